@@ -1,0 +1,34 @@
+# make export   installs into .venv, exports the bundled example and asks the exported graph a question
+# make test     installs into .venv-test, then lint, types and tests
+# PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer)
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0# pinned: a newer release may need another exporter; on a CPU machine install a CPU build
+
+.PHONY: export test benchmark clean
+
+export: .venv/installed
+	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
+	.venv/bin/python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
+
+test: .venv-test/installed
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile
+
+benchmark: .venv-test/installed
+	.venv-test/bin/python -m benchmarks --quick
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu]'
+	touch $@
+
+.venv-test/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu,benchmark,training,test]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-test

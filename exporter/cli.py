@@ -1,0 +1,109 @@
+"""The command line: python -m exporter --drop 5."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+# Names arguments alone: importing torch takes seconds, and --help and a typing error should not.
+
+_DESCRIPTION = """\
+Export all tasks of an adapter model into one ONNX graph with a shared trunk, verified against PyTorch.
+
+Without --model, the bundled example is exported: eight adapters on all-MiniLM-L6-v2.
+"""
+_EPILOG = """\
+exit status: 0 done and verified; 1 verification failed, nothing written; 2 wrong use, unsupported model or bad input
+
+examples:
+  python -m exporter --drop 5
+  python -m exporter --model my-model --tasks sst2,mnli --drop 3 --output onnx-sst2-mnli
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def _drop(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number of layers, found {text!r}") from None
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m exporter",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", type=Path, metavar="PATH", help="a folder from model.save_pretrained")
+    parser.add_argument("--tasks", type=_names, metavar="A,B", help="adapters to export, each with a head of its name; all by default")
+    parser.add_argument("--drop", type=_drop, default=0, metavar="N", help="take the adapters out of the lowest N layers; default 0")
+    parser.add_argument("--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder where an export wrote it")
+    parser.add_argument("--precision", default="fp32", metavar="P", help="fp32")
+    parser.add_argument("--target", default="portable", metavar="T", help="portable: standard ONNX operators only")
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
+    parser.add_argument("--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no report")
+    parser.add_argument("--json", action="store_true", help="the report as one JSON object on standard output")
+    return parser
+
+
+def _raise_interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    # A terminated export cleans up like an interrupted one.
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    # Nothing here needs a tokenizer's threads, and forking after they ran prints a warning.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    from rich.console import Console
+
+    from .errors import ExportError, VerificationError
+    from .export import export
+    from .report import print_report
+
+    try:
+        report = export(
+            options.model,
+            tasks=options.tasks,
+            drop=options.drop,
+            output=options.output,
+            precision=options.precision,
+            target=options.target,
+            opset=options.opset,
+            atol=options.atol,
+            overwrite=options.overwrite,
+            console=None if options.quiet else Console(stderr=True),
+        )
+    except ExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, VerificationError) else 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    elif not options.quiet:
+        print_report(report, Console())
+    return 0

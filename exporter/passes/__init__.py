@@ -1,0 +1,33 @@
+"""The graph compiler. One pass a file; the order stands in _pipeline.py alone."""
+
+from ._drop_expands import DropExpandsPass
+from ._fold_constants import FoldConstantsPass
+from ._fold_scales import FoldScalesPass
+from ._join_groups import JoinGroupsPass
+from ._merge_transposes import MergeTransposesPass
+from ._pipeline import Group, PassReport, branch_size, compile_groups, final_passes, graph_size, template_passes
+from ._push_slices import PushSlicesPass
+from ._remove_no_ops import RemoveNoOpsPass
+from ._reuse_sums import ReuseSumsPass
+from ._static_reshapes import StaticReshapesPass
+from ._vectorize_tasks import VectorizeTasksPass
+
+__all__ = [
+    "DropExpandsPass",
+    "FoldConstantsPass",
+    "FoldScalesPass",
+    "Group",
+    "JoinGroupsPass",
+    "MergeTransposesPass",
+    "PassReport",
+    "PushSlicesPass",
+    "RemoveNoOpsPass",
+    "ReuseSumsPass",
+    "StaticReshapesPass",
+    "VectorizeTasksPass",
+    "branch_size",
+    "compile_groups",
+    "final_passes",
+    "graph_size",
+    "template_passes",
+]

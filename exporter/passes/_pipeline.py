@@ -1,0 +1,135 @@
+"""The order of the passes, and the run that measures them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from ._drop_expands import DropExpandsPass
+from ._fold_constants import FoldConstantsPass
+from ._fold_scales import FoldScalesPass
+from ._join_groups import JoinGroupsPass
+from ._merge_transposes import MergeTransposesPass
+from ._push_slices import PushSlicesPass
+from ._remove_no_ops import RemoveNoOpsPass
+from ._reuse_sums import ReuseSumsPass
+from ._static_reshapes import StaticReshapesPass
+from ._vectorize_tasks import VectorizeTasksPass
+
+_BRANCH = re.compile(r"tasks\d+/")
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass did: node counts and initializer bytes before and after."""
+
+    name: str
+    nodes_before: int
+    nodes_after: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The traced graph of one task structure and the weights of all its tasks.
+
+    Attributes:
+        tasks: the output names.
+        model: the template, traced for one of the tasks.
+        weights: initializer name in the template -> one array per task.
+    """
+
+    tasks: tuple[str, ...]
+    model: ir.Model
+    weights: Mapping[str, Sequence[np.ndarray]]
+
+
+def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:
+    """Cleans one traced template. `protected` names the task weights, which keep their names until they are bound."""
+    return (
+        # Constants become initializers first: the library's CSE looks at no Constant of more than 10 elements.
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        FoldConstantsPass(protected),
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        # torch annotates its own operators alone; everything below reads the shapes in between, too.
+        common.ShapeInferencePass(),
+        RemoveNoOpsPass(),
+        MergeTransposesPass(),
+        DropExpandsPass(),
+        # After the no-ops are gone: their outputs hide that two shapes are equal.
+        StaticReshapesPass(),
+        ReuseSumsPass(),
+        # Sums of shape arithmetic that StaticReshapes left behind.
+        FoldConstantsPass(protected),
+        common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.ShapeInferencePass(),
+        # Before the tasks are vectorised, because it reads symbolic shapes that are still simple.
+        PushSlicesPass(),
+        common.CommonSubexpressionEliminationPass(),
+    )
+
+
+def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
+    """Merges what the groups have in common and cleans up behind the vectoriser."""
+    return (
+        common.IdentityEliminationPass(),
+        common.DeduplicateInitializersPass(size_limit=4096),
+        common.CommonSubexpressionEliminationPass(),
+        # After merging, so that a weight which two groups share is transposed and scaled once and stays shared.
+        FoldConstantsPass(transpose_weights=True),
+        FoldScalesPass(),
+        common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.TopologicalSortPass(),
+    )
+
+
+def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[PassReport]]:
+    """One graph with one output per task, in the order of the groups."""
+    reports: list[PassReport] = []
+    vectorized = []
+    for number, group in enumerate(groups):
+        passes = template_passes(group.weights.keys())
+        bind = VectorizeTasksPass(group.tasks, group.weights, f"tasks{number}", batch)  # _BRANCH matches these names
+        vectorized.append(_run(group.model, (*passes, bind), reports))
+    joined = (JoinGroupsPass(vectorized[1:]), *final_passes())
+    return _run(vectorized[0], joined, reports), reports
+
+
+def _run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], reports: list[PassReport]) -> ir.Model:
+    for step in passes:
+        nodes_before, bytes_before = graph_size(model)
+        model = step(model).model
+        nodes_after, bytes_after = graph_size(model)
+        name = type(step).__name__.removesuffix("Pass")
+        reports.append(PassReport(name, nodes_before, nodes_after, bytes_before, bytes_after))
+    return model
+
+
+def graph_size(model: ir.Model) -> tuple[int, int]:
+    """Node count and initializer bytes."""
+    return len(model.graph), _nbytes(model.graph.initializers.values())
+
+
+def branch_size(model: ir.Model) -> tuple[int, int]:
+    """Node count and initializer bytes of what depends on a task: all that the vectoriser named, and all that follows."""
+    weights = [value for name, value in model.graph.initializers.items() if _BRANCH.match(name)]
+    branch, nodes = set(weights), 0
+    for node in model.graph:
+        if any(value in branch for value in node.inputs):
+            branch.update(node.outputs)
+            nodes += 1
+    return nodes, _nbytes(weights)
+
+
+def _nbytes(values: Iterable[ir.Value]) -> int:
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)

@@ -1,0 +1,207 @@
+"""What to export: the tasks with their heads, the layers dropped, the graph's inputs. Decided once, then frozen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters import BnConfig
+from adapters.heads import PredictionHead
+
+from runtime.bundle import HEADS, HeadType
+
+from .errors import ExportError
+
+# How the library's head types are called in a bundle.
+_HEAD_TYPES: dict[str, HeadType] = {
+    "classification": "classification",
+    "multilabel_classification": "multilabel",
+    "tagging": "tagging",
+}
+DEFAULT_OPSET = 20
+OPSETS = range(18, 24)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One adapter with the head of its own name.
+
+    Attributes:
+        name: the adapter's and the head's name, and the graph's output.
+        head: classification, multilabel, regression or tagging.
+        labels: the label names in the order of the logits; empty for regression.
+        structure: equal for tasks that one trace serves: adapter configuration and head, apart from label count and weights.
+    """
+
+    name: str
+    head: HeadType
+    labels: tuple[str, ...]
+    structure: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Attributes:
+    tasks: in the order of the graph's outputs.
+    drop: adapters leave the layers 0 to drop - 1.
+    layers: how many layers the model has.
+    inputs: the graph's input names, in order.
+    max_length: the longest sequence the model takes, in tokens.
+    opset: the ONNX operator set.
+    atol: parity tolerance relative to max(1, max |eager|).
+    """
+
+    tasks: tuple[Task, ...]
+    drop: int
+    layers: int
+    inputs: tuple[str, ...]
+    max_length: int
+    opset: int
+    atol: float
+
+    @property
+    def groups(self) -> tuple[tuple[Task, ...], ...]:
+        """The tasks by structure, groups and tasks in the order given."""
+        by_structure: dict[str, list[Task]] = {}
+        for task in self.tasks:
+            by_structure.setdefault(task.structure, []).append(task)
+        return tuple(tuple(group) for group in by_structure.values())
+
+
+def _choose(model: Any, wanted: Sequence[str] | None) -> list[str]:
+    """The task names to export; by default all adapters, each of which must then have a head of its own name."""
+    adapters = list(model.adapters_config.adapters)
+    heads = list(getattr(model, "heads", {}))
+    if not adapters:
+        raise ExportError("the model has no adapters: add or load some (model.load_adapter), or name another --model")
+    if not hasattr(model, "heads"):
+        raise ExportError(
+            f"{type(model).__name__} has no named prediction heads: load it with AutoAdapterModel.from_pretrained and add one "
+            "head per adapter, each under the adapter's name"
+        )
+    if wanted is None:
+        headless = [name for name in adapters if name not in heads]
+        orphans = [name for name in heads if name not in adapters]
+        problems = [f"the adapter {name!r} has no prediction head of its own name" for name in headless]
+        problems += [f"the head {name!r} has no adapter of its own name" for name in orphans]
+        if problems:
+            remedy = "add what is missing, delete it, or name the tasks to export (--tasks a,b)"
+            raise ExportError("; ".join(problems) + ": " + remedy)
+        return adapters
+    wanted = list(wanted)
+    if not wanted:
+        raise ExportError("no task was named: expected at least one adapter name, or leave tasks out for all of them")
+    for name in wanted:
+        if not isinstance(name, str):
+            raise ExportError(f"a task is expected to be an adapter's name, found {name!r}; compositions are not supported")
+        if name not in adapters:
+            raise ExportError(f"there is no adapter {name!r}; the model has {', '.join(adapters)}")
+        if name not in heads:
+            raise ExportError(f"the adapter {name!r} has no prediction head of its own name; heads: {', '.join(heads) or 'none'}")
+        if wanted.count(name) > 1:
+            raise ExportError(f"the task {name!r} is named twice")
+    return wanted
+
+
+def _refuse_name(name: str, inputs: Sequence[str]) -> None:
+    # The name becomes a graph output beside the inputs.
+    if name in inputs:
+        raise ExportError(f"the task {name!r} is called like an input of the graph: rename the adapter")
+
+
+def _labels(head: PredictionHead) -> tuple[str, ...]:
+    count = int(head.config["num_labels"])
+    by_id = {int(number): str(label) for label, number in (head.config.get("label2id") or {}).items()}
+    return tuple(by_id.get(number, f"LABEL_{number}") for number in range(count))
+
+
+def _head_type(name: str, head: PredictionHead) -> HeadType:
+    found = head.config.get("head_type")
+    kind = _HEAD_TYPES.get(str(found))
+    if kind is None:
+        raise ExportError(
+            f"the head {name!r} is of type {found!r}, which is not supported: expected one of {', '.join(HEADS)}; "
+            "leave it out with --tasks"
+        )
+    if kind == "classification" and int(head.config["num_labels"]) == 1:
+        return "regression"  # the library's own reading of one label: its loss is the mean squared error
+    return kind
+
+
+def _refuse_method(name: str, config: Any) -> None:
+    if not isinstance(config, BnConfig):
+        raise ExportError(
+            f"the adapter {name!r} is a {type(config).__name__}: only bottleneck adapters (BnConfig and its kinds) are supported"
+        )
+
+
+def _structure(model: Any, name: str, head: HeadType) -> str:
+    config = model.adapters_config.get(name)
+    _refuse_method(name, config)
+    adapter = config.to_dict()
+    kept = {key: value for key, value in model.heads[name].config.items() if key not in ("num_labels", "label2id")}
+    # Regression differs from classification by its label count alone.
+    kept["head_type"] = "classification" if head == "regression" else head
+    return json.dumps({"adapter": adapter, "head": kept}, sort_keys=True, default=str)
+
+
+def check_drop(drop: object, layers: int) -> int:
+    """`drop` as a number of layers.
+
+    Raises:
+        ExportError: it is no whole number from 0 to `layers`.
+    """
+    if isinstance(drop, bool) or not isinstance(drop, int):
+        raise ExportError(f"drop must be a whole number of layers from 0 to {layers}, found {drop!r}")
+    if not 0 <= drop <= layers:
+        raise ExportError(f"drop must be from 0 to {layers}, the model's number of layers; found {drop}")
+    return drop
+
+
+def input_names(model: Any, tokenizer: Any) -> tuple[str, ...]:
+    """The graph's inputs: the tokenizer's where there is one, else what the model's embeddings can tell apart."""
+    names = ["input_ids", "attention_mask"]
+    if tokenizer is not None:
+        segments = "token_type_ids" in tokenizer.model_input_names
+    else:
+        segments = getattr(model.config, "type_vocab_size", 0) > 1
+    return (*names, "token_type_ids") if segments else tuple(names)
+
+
+def max_length(model: Any) -> int:
+    """The longest sequence in tokens that the position embeddings allow."""
+    positions = int(getattr(model.config, "max_position_embeddings", 0))
+    # RoBERTa and its relatives count positions from padding_idx + 1; see create_position_ids_from_input_ids.
+    for module in model.modules():
+        if type(module).__name__.endswith("Embeddings") and hasattr(module, "create_position_ids_from_input_ids"):
+            return positions - int(module.padding_idx) - 1
+    return positions
+
+
+def make_plan(
+    model: Any, tokenizer: Any, tasks: Sequence[str] | None, drop: int, opset: int | None, atol: float | None
+) -> Plan:
+    """Checks the request against the model.
+
+    Raises:
+        ExportError: a task, head, method, drop or opset that cannot be exported.
+    """
+    layers = sum(1 for _ in model.iter_layers())
+    drop = check_drop(drop, layers)
+    opset = DEFAULT_OPSET if opset is None else opset
+    if opset not in OPSETS:
+        raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+    atol = 1e-4 if atol is None else atol
+    if not atol > 0:
+        raise ExportError(f"atol must be above 0, found {atol}")
+    inputs = input_names(model, tokenizer)
+    chosen = []
+    for name in _choose(model, tasks):
+        _refuse_name(name, inputs)
+        head = model.heads[name]
+        kind = _head_type(name, head)
+        labels = () if kind == "regression" else _labels(head)
+        chosen.append(Task(name, kind, labels, _structure(model, name, kind)))
+    return Plan(tuple(chosen), drop, layers, inputs, max_length(model), opset, atol)

@@ -1,0 +1,123 @@
+"""What an export did, as data and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from runtime.bundle import ParityRow
+
+from .passes import PassReport
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """A task, its head and how many labels it has (1 for regression); `group` numbers the structure it is computed with."""
+
+    name: str
+    head: str
+    labels: tuple[str, ...]
+    group: int
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """Sizes of the exported graph.
+
+    Attributes:
+        nodes: operators in the graph; trunk_nodes + branch_nodes.
+        trunk_nodes: operators that no task weight reaches: computed once per text.
+        branch_nodes: operators of the tasks.
+        initializer_bytes: all weights; trunk_bytes + branch_bytes.
+        trunk_bytes: weights that all tasks share.
+        branch_bytes: adapters and heads.
+        passes: nodes and bytes before and after each pass, in order.
+    """
+
+    nodes: int
+    trunk_nodes: int
+    branch_nodes: int
+    initializer_bytes: int
+    trunk_bytes: int
+    branch_bytes: int
+    passes: tuple[PassReport, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `export`.
+
+    Attributes:
+        output: the folder that was written.
+        source: what was exported.
+        tasks: in the order of the graph's outputs.
+        drop: adapters were taken out of the layers 0 to drop - 1 ...
+        layers: ... of this many.
+        shared: what is computed once for all tasks, in words.
+        graph: sizes, also pass by pass.
+        parity: one row per task and shape, all within tolerance.
+        seconds: time per stage, in order.
+    """
+
+    output: Path
+    source: str
+    tasks: tuple[TaskReport, ...]
+    drop: int
+    layers: int
+    shared: str
+    graph: GraphReport
+    parity: tuple[ParityRow, ...]
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        return {**asdict(self), "output": str(self.output), "seconds": dict(self.seconds)}
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def print_report(report: Report, console: Console) -> None:
+    """What a person wants to know, without a table wider than a terminal."""
+    tasks = Table(title=f"{report.source}: {len(report.tasks)} tasks, drop {report.drop} of {report.layers} layers")
+    for column in ("task", "head", "labels", "batched with", "max |onnx - torch|", "same argmax"):
+        tasks.add_column(column)
+    for task in report.tasks:
+        rows = [row for row in report.parity if row.task == task.name]
+        peers = sum(1 for other in report.tasks if other.group == task.group) - 1
+        tasks.add_row(
+            task.name,
+            task.head,
+            str(max(1, len(task.labels))),
+            f"{peers} others" if peers else "alone",
+            f"{max(row.max_abs_diff for row in rows):.1e}",
+            f"{100 * min(row.argmax_agreement for row in rows):.0f} %" if task.head != "regression" else "-",
+        )
+    console.print(tasks)
+    console.print(f"computed once: {report.shared}")
+    graph = report.graph
+    console.print(
+        f"graph: {graph.nodes} nodes ({graph.trunk_nodes} trunk, {graph.branch_nodes} tasks), {_size(graph.initializer_bytes)} "
+        f"({_size(graph.trunk_bytes)} trunk, {_size(graph.branch_bytes)} adapters and heads)"
+    )
+    passes = Table(title="passes that changed the graph")
+    for column, justify in (("pass", "left"), ("nodes", "right"), ("", "right"), ("weights", "right"), ("", "right")):
+        passes.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for step in graph.passes:
+        if (step.nodes_before, step.bytes_before) != (step.nodes_after, step.bytes_after):
+            passes.add_row(
+                step.name, str(step.nodes_before), str(step.nodes_after), _size(step.bytes_before), _size(step.bytes_after)
+            )
+    console.print(passes)
+    shapes = ", ".join(dict.fromkeys(f"{row.batch}x{row.sequence}" for row in report.parity))
+    console.print(f"verified against single-task PyTorch at {shapes} (batch x length)")
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
+    console.print(f"time: {stages}; {sum(report.seconds.values()):.1f} s in all")
+    console.print(f"wrote {report.output}", soft_wrap=True)
+    console.print(f'try it: python -m runtime {report.output} --text "…"', soft_wrap=True)

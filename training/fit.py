@@ -1,0 +1,86 @@
+"""Trains one adapter with robust AdapterDrop (arXiv 2010.11918, section 3.1).
+
+For every batch a number n is drawn uniformly from 0 to L-1 inclusive, and the adapters of the lowest n layers are skipped: one
+adapter learns to work at any drop.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .batches import Encoded, collate, training_batches
+from .tasks import TaskSpec
+
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-3
+WARM_UP_SHARE = 0.06
+CHECKPOINT_EVERY = 200
+
+
+def _rate(step: int, steps: int) -> float:
+    """Linear warm-up, then linear decay to zero, as a factor of LEARNING_RATE."""
+    warm_up = max(1, int(WARM_UP_SHARE * steps))
+    return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], seed: int, checkpoint: Path) -> None:
+    """Trains the adapter and head named `task.name` of `model` in place; goes on from `checkpoint` where it exists.
+
+    The k-th step's batch, drop and dropout depend on (seed, k) alone, so a resumed run ends with the weights of an
+    uninterrupted one.
+    """
+    model.train_adapter(task.name)
+    model.train()
+    layers = model.config.num_hidden_layers
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, task.steps))
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state["parameters"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        start = state["step"]
+
+    batches = itertools.islice(training_batches(examples, BATCH_SIZE, seed), start, task.steps)
+    with tqdm(total=task.steps, initial=start, desc=f"train {task.name}", unit="step", smoothing=0.05) as bar:
+        for step, batch in enumerate(batches, start):
+            torch.manual_seed(seed * 1_000_003 + step)
+            drop = int(np.random.default_rng((seed, step)).integers(0, layers))
+            model.set_active_adapters(task.name, skip_layers=list(range(drop)))
+            loss = model(**collate(task, tokenizer, batch)).loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            bar.update()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{loss.item():.3f}", drop=drop)
+            if (step + 1) % CHECKPOINT_EVERY == 0:
+                _save(
+                    checkpoint,
+                    {
+                        "step": step + 1,
+                        "parameters": {name: p.detach() for name, p in parameters.items()},
+                        "optimizer": optimizer.state_dict(),
+                        "scheduler": scheduler.state_dict(),
+                    },
+                )
+    model.set_active_adapters(task.name)
+    model.eval()

