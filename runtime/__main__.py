@@ -1,0 +1,119 @@
+"""Ask an exported bundle about texts on the command line; see `python -m runtime --help`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from runtime.batch import Text
+from runtime.errors import AdapterDropError, InputError
+from runtime.predict import Prediction, Predictor, load
+from runtime.providers import NAMES
+
+_DONE, _FAILED, _INTERRUPTED = 0, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_FAILED, f"error: {message}; see python -m runtime --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 2 wrong use or bad input, 130 interrupted."""
+    try:
+        options = _parser().parse_args(arguments)
+        texts: list[Text] = [*options.texts, *(_read(options.file) if options.file else ())]
+        if not texts:
+            raise InputError("no text: give some with --text, --pair or --file")
+        tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
+        predictor = load(options.folder, provider=options.provider, drop=options.drop, threads=options.threads)
+        predictions = predictor.predict(texts, tasks, truncate=options.truncate)
+        _print(_as_json(predictor, texts, predictions) if options.json else _as_text(predictor, texts, predictions))
+    except AdapterDropError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
+    except BrokenPipeError:  # the reader, say `head`, has seen enough; Python's own flush at exit must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return _DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m runtime", description="Ask an exported bundle about texts.")
+    parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
+    # one destination for both, so that the order of the command line is kept
+    add = parser.add_argument
+    add("--text", dest="texts", action="append", default=[], help="a text; write --text=-… where it starts with a dash")
+    add("--pair", dest="texts", action="append", nargs=2, metavar=("A", "B"), help="a pair of texts")
+    add("--file", metavar="F", help="UTF-8 texts, one a line, a TAB within a pair, after those above; - is standard input")
+    add("--tasks", metavar="a,b", help="only these tasks, in this order")
+    add("--provider", choices=NAMES, default="auto", help="execution provider; auto takes the best that works here")
+    add("--drop", type=int, metavar="N", help="number of lowest layers without adapters, as exported")
+    add("--threads", type=int, metavar="N", help="threads within one operation")
+    add("--truncate", action="store_true", help="cut texts that are too long for the model")
+    add("--json", action="store_true", help="one JSON object on standard output")
+    return parser
+
+
+def _read(name: str) -> list[Text]:
+    """The texts of a file. Raises InputError naming the line: not UTF-8, or more than one TAB."""
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        lines = content.decode("utf-8-sig").split("\n")  # not splitlines(), which also breaks at U+2028 and the like
+    except OSError as error:
+        raise InputError(f"--file {name}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"--file {name}: line {line}: expected UTF-8, found: {error.reason}; convert the file") from error
+    texts: list[Text] = []
+    for number, line_text in enumerate(lines, 1):
+        parts = line_text.rstrip("\r").split("\t")
+        if len(parts) > 2:
+            raise InputError(f"--file {name}: line {number}: expected at most one TAB, found {len(parts) - 1}")
+        if any(part.strip() for part in parts):
+            texts.append(tuple(parts) if len(parts) == 2 else parts[0])
+    return texts
+
+
+def _as_json(predictor: Predictor, texts: Sequence[Text], predictions: dict[str, list[Prediction]]) -> str:
+    rows = [
+        {"text": text, "predictions": {task: rows[index].to_dict() for task, rows in predictions.items()}}
+        for index, text in enumerate(texts)
+    ]
+    try:
+        return json.dumps({"provider": predictor.provider, "drop": predictor.manifest.drop, "texts": rows}, allow_nan=False)
+    except ValueError as error:
+        raise AdapterDropError("the model answered with NaN or an infinity, which JSON cannot hold") from error
+
+
+def _as_text(predictor: Predictor, texts: Sequence[Text], predictions: dict[str, list[Prediction]]) -> str:
+    lines = [f"provider {predictor.provider}, drop {predictor.manifest.drop}"]
+    width = max(map(len, predictions))
+    for index, text in enumerate(texts):
+        lines += ["", text if isinstance(text, str) else " | ".join(text)]
+        lines += [f"  {task:<{width}}  {_summary(rows[index])}" for task, rows in predictions.items()]
+    return "\n".join(lines)
+
+
+def _summary(prediction: Prediction) -> str:
+    if prediction.head == "classification":
+        return f"{prediction.label}  {prediction.score:.2f}"
+    if prediction.head == "multilabel":
+        return ", ".join(f"{label} {prediction.scores[label]:.2f}" for label in prediction.labels) or "-"
+    if prediction.head == "regression":
+        return f"{prediction.value:+.2f}"
+    return " ".join(f"{word.text}/{word.label}" for word in prediction.words)
+
+
+def _print(text: str) -> None:
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that lacks a character shows its code instead of a traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""`load` a bundle into a `Predictor`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from runtime.batch import Text, TextEncoder
+from runtime.bundle import Manifest, TaskEntry, check_files, read_manifest
+from runtime.errors import AdapterDropError, InputError
+from runtime.prediction import Prediction, Word, interpret
+from runtime.providers import short_name
+from runtime.session import check_feeds, open_session
+
+__all__ = ["Prediction", "Predictor", "Word", "load"]
+
+
+def load(
+    folder: str | os.PathLike[str],
+    provider: str = "auto",
+    drop: int | None = None,
+    threads: int | None = None,
+    verify: bool = True,
+) -> "Predictor":
+    """Load the bundle in `folder`.
+
+    Args:
+        provider: "cpu", "cuda", "tensorrt" or "openvino"; "auto" takes the best that works here.
+        drop: number of lowest layers without adapters; None takes the bundle's own.
+        threads: threads within one operation; None leaves it to ONNX Runtime.
+        verify: compare every file's sha256 with the manifest. Missing files are refused in any case.
+
+    Raises:
+        BundleError: the folder is no bundle, or a file of it is missing, altered or not loadable.
+        ProviderError: the provider is unknown, not installed or not working.
+        InputError: `drop` was not exported, or `threads` is not a positive integer.
+    """
+    manifest = read_manifest(folder)
+    _check_drop(drop, (manifest.drop,))
+    check_files(folder, manifest, contents=verify)
+    session = open_session(Path(folder), manifest, provider, threads)
+    return Predictor(manifest, session, TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A loaded bundle; made by `load`. Nothing in it changes afterwards: many threads may share one."""
+
+    manifest: Manifest
+    _session: Any
+    _encoder: TextEncoder | None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks, in the order of the export."""
+        return tuple(task.name for task in self.manifest.tasks)
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """The numbers of lowest layers without adapters that were exported."""
+        return (self.manifest.drop,)
+
+    @property
+    def provider(self) -> str:
+        """What really runs, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
+        return short_name(self._session.get_providers()[0])
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Logits of `tasks` (None = all), in that order: [batch, labels], or [batch, sequence, labels] for tagging.
+
+        `feeds`: the inputs of `manifest.inputs`, int64 [batch, sequence]. `attention_mask` (1 = token, 0 = padding) must be
+        given; `token_type_ids` may be left out and is then all zeros, as in transformers.
+
+        Raises:
+            InputError: names every mismatch of the feeds; an unknown task; a drop that was not exported.
+        """
+        entries = self._entries(tasks)
+        _check_drop(drop, self.drops)
+        checked = check_feeds(feeds, self.manifest)
+        # RunOptions.only_execute_path_to_fetches is not set: inference builds of ONNX Runtime ignore it (1.31 does), so the
+        # other tasks' heads run too; only their copies are saved.
+        try:
+            logits = self._session.run([entry.output for entry in entries], checked)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            shape = list(checked["input_ids"].shape)
+            raise AdapterDropError(f"ONNX Runtime ({self.provider}) failed on a batch of shape {shape}: {error}") from error
+        return {entry.name: array for entry, array in zip(entries, logits, strict=True)}
+
+    def predict(
+        self,
+        texts: Sequence[Text],
+        tasks: Sequence[str] | None = None,
+        drop: int | None = None,
+        truncate: bool = False,
+        batch_size: int = 32,
+    ) -> dict[str, list[Prediction]]:
+        """Predictions of `tasks` (None = all), in that order, for every text, in the order of `texts`.
+
+        `texts`: a list of str and of pairs (str, str). Over-long texts are an error unless `truncate`, which cuts the longer
+        one of a pair first; tagging then has no words beyond the cut. Texts of similar length share a batch of at most
+        `batch_size` rows.
+
+        Raises:
+            InputError: as `run`; texts that are none or too long; a bundle without a tokenizer.
+        """
+        entries = self._entries(tasks)
+        _check_drop(drop, self.drops)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size: expected a positive integer, found {batch_size!r}")
+        if self._encoder is None:
+            raise InputError("this bundle was exported without a tokenizer: tokenize the texts yourself and call run()")
+        rows = self._encoder.encode(texts, truncate)
+        found: dict[str, dict[int, Prediction]] = {entry.name: {} for entry in entries}
+        for batch in self._encoder.batches(rows, batch_size):
+            logits = self.run(batch.feeds, tuple(found), drop)
+            width = batch.feeds["input_ids"].shape[1]
+            for place, index in enumerate(batch.rows):
+                for entry in entries:
+                    values = logits[entry.name][place]
+                    if entry.head == "tagging":  # without the padding
+                        start = self._encoder.offset(rows[index], width)
+                        values = values[start : start + len(rows[index])]
+                    found[entry.name][index] = interpret(entry, values, texts[index], rows[index])
+        return {name: [answers[index] for index in range(len(texts))] for name, answers in found.items()}
+
+    def _entries(self, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
+        if tasks is None:
+            return self.manifest.tasks
+        if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+            raise InputError(f"tasks: expected a list of names or None, found {type(tasks).__name__}; pass [name]")
+        known = {task.name: task for task in self.manifest.tasks}
+        if unknown := [name for name in tasks if name not in known]:
+            raise InputError(f"tasks: expected some of {', '.join(known)}, found {', '.join(map(repr, unknown))}")
+        if not tasks:
+            raise InputError(f"tasks: expected some of {', '.join(known)}, found an empty list; None takes all")
+        return tuple(known[name] for name in dict.fromkeys(tasks))  # a task that is named twice is answered once
+
+
+def _check_drop(drop: int | None, drops: tuple[int, ...]) -> None:
+    if drop is not None and (isinstance(drop, bool) or drop not in drops):
+        raise InputError(
+            f"drop: this bundle was exported with {', '.join(map(str, drops))}, found {drop!r}; take that, or export again "
+            f"with `python -m exporter --drop {drop}`"
+        )

@@ -1,0 +1,196 @@
+"""The format: round trip, every refusal by name, and what an import pulls in."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from runtime_bundles import TASKS, rewrite, write_bundle
+
+import runtime
+from runtime.bundle import MANIFEST, MODEL, WEIGHTS, TaskEntry, check_files, digest, read_manifest
+
+ROOT = Path(runtime.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("template") / "bundle", tokenizer=False)
+
+
+@pytest.fixture
+def bundle(template: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(template, tmp_path / "bundle")
+
+
+def edit(folder: Path, *path: Any, value: Any = None, remove: bool = False) -> None:
+    document = json.loads((folder / MANIFEST).read_text())
+    target = document
+    for key in path[:-1]:
+        target = target[key]
+    if remove:
+        del target[path[-1]]
+    else:
+        target[path[-1]] = value
+    (folder / MANIFEST).write_text(json.dumps(document))
+
+
+def test_manifest_survives_the_round_trip_byte_for_byte(bundle: Path) -> None:
+    before = (bundle / MANIFEST).read_bytes()
+    manifest = read_manifest(bundle)
+    assert manifest.tasks == TASKS
+    assert manifest.drop == 5
+    assert manifest.files[MODEL] == digest(bundle / MODEL)
+    manifest.write(bundle)
+    assert (bundle / MANIFEST).read_bytes() == before
+    assert before.endswith(b"}\n")
+    keys = list(json.loads(before))
+    assert keys[:3] == ["format_version", "model", "inputs"]
+    assert keys[-2:] == ["files", "parity"]
+    assert list(json.loads(before)["versions"]) == ["adapters", "onnx"]
+
+
+def test_write_refuses_what_read_would_refuse(bundle: Path) -> None:
+    before = (bundle / MANIFEST).read_bytes()
+    with pytest.raises(runtime.BundleError, match="opset: expected at least 1, found 0"):
+        rewrite(bundle, opset=0)
+    assert (bundle / MANIFEST).read_bytes() == before
+
+
+FIELDS = "model inputs max_length vocab_size segments layers tasks drop precision target opset tokenizer versions files parity"
+
+
+@pytest.mark.parametrize("field", ["format_version", *FIELDS.split()])
+def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> None:
+    edit(bundle, field, value=None)
+    with pytest.raises(runtime.BundleError, match=rf"{MANIFEST}: {field}: expected .* found None"):
+        read_manifest(bundle)
+    edit(bundle, field, remove=True)
+    with pytest.raises(runtime.BundleError, match=f"{field}: missing"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["format_version"], 7, "exported by a newer version .format 7, this one reads 1.; upgrade"),
+        (["format_version"], 0, "format_version: expected 1, found 0"),
+        (["layers"], True, "layers: expected an integer, found True"),
+        (["drop"], 7, r"drop: expected 0\.\.6"),
+        (["segments"], 0, "segments: expected at least 1 with"),
+        (["inputs"], ["pixel_values"], "found 'pixel_values'.*expected input_ids"),
+        (["inputs"], ["input_ids", "input_ids", "token_type_ids"], "'input_ids' 2 times"),
+        (["model"], "other.onnx", "model: expected one of the listed files"),
+        (["tokenizer"], True, "does not list tokenizer.json"),
+        (["tasks"], [], "tasks: expected at least one"),
+        (["tasks", 0, "head"], "sorcery", r"tasks\[0\].head: expected one of classification, .* found 'sorcery'"),
+        (["tasks", 1, "name"], "topic", "tasks: name: expected different names, found 'topic' 2 times"),
+        (["tasks", 1, "output"], "topic", "tasks: output: expected different names"),
+        (["tasks", 1, "output"], "", "output: expected a name"),
+        (["tasks", 2, "labels"], ["x"], "labels: expected none for regression"),
+        (["tasks", 0, "labels"], ["x", "x"], "labels: expected different names"),
+        (["tasks", 0, "labels"], "xy", r"tasks\[0\].labels: expected a list"),
+        (["tasks", 0, "labels", 1], 3, r"tasks\[0\].labels\[1\]: expected a string"),
+        (["tasks", 0, "dropped"], [0, 6], r"dropped: expected ascending layer indices in 0\.\.5"),
+        (["tasks", 0, "surprise"], 1, "surprise: unknown field"),
+        (["parity", 0, "max_abs_diff"], "small", r"parity\[0\].max_abs_diff: expected a finite number"),
+        (["parity", 0, "max_abs_diff"], float("nan"), "expected a finite number"),
+        (["parity", 0, "task"], "none", "expected a task of this bundle"),
+        (["parity", 0, "argmax_agreement"], 2, "argmax_agreement: expected 0..1"),
+        (["files", MODEL], "abc", "expected a sha256"),
+        *[
+            (["files", name], "0" * 64, "expected plain names")
+            for name in ("../model.onnx", "/etc/hosts", "a/b", "a\\b", "C:b", "..", ".", "", MANIFEST)
+        ],
+    ],
+)
+def test_faulty_fields_are_refused_by_name(bundle: Path, path: list[Any], value: Any, message: str) -> None:
+    edit(bundle, *path, value=value)
+    with pytest.raises(runtime.BundleError, match=message):
+        read_manifest(bundle)
+
+
+def test_all_faults_are_named_at_once(bundle: Path) -> None:
+    edit(bundle, "opset", value="x")
+    edit(bundle, "drop", value=1.5)
+    with pytest.raises(runtime.BundleError, match=r"drop: .*; opset: "):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 100_000])
+def test_a_manifest_that_is_no_json_object_is_refused(bundle: Path, content: bytes) -> None:
+    (bundle / MANIFEST).write_bytes(content)
+    with pytest.raises(runtime.BundleError, match=MANIFEST):
+        runtime.load(bundle)
+
+
+def test_no_folder_and_no_manifest_say_how_to_export(tmp_path: Path) -> None:
+    with pytest.raises(runtime.BundleError, match="no such folder; make one with `python -m exporter --output DIR`"):
+        runtime.load(tmp_path / "nowhere")
+    with pytest.raises(runtime.BundleError, match=f"it has no {MANIFEST}"):
+        runtime.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [MODEL, WEIGHTS])
+def test_missing_truncated_and_altered_files_are_refused_by_name(bundle: Path, name: str) -> None:
+    content = (bundle / name).read_bytes()
+    for other in (content[:-1], content[:-1] + bytes([content[-1] ^ 1])):
+        (bundle / name).write_bytes(other)
+        with pytest.raises(runtime.BundleError, match=f"{name}: truncated or altered"):
+            runtime.load(bundle, provider="cpu")
+    check_files(bundle, read_manifest(bundle), contents=False)
+    (bundle / name).unlink()
+    with pytest.raises(runtime.BundleError, match=f"{name}: missing"):
+        runtime.load(bundle, provider="cpu", verify=False)
+
+
+def test_a_link_that_leaves_the_folder_is_refused(bundle: Path, tmp_path: Path) -> None:
+    (bundle / WEIGHTS).rename(tmp_path / "elsewhere")
+    (bundle / WEIGHTS).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(runtime.BundleError, match=f"{WEIGHTS}: a link that leaves the folder"):
+        runtime.load(bundle)
+
+
+def test_a_graph_that_does_not_load_is_named(bundle: Path) -> None:
+    (bundle / MODEL).write_bytes(b"no model")
+    with pytest.raises(runtime.BundleError, match=f"{MODEL}: ONNX Runtime .* cannot load it"):
+        runtime.load(bundle, provider="auto", verify=False)
+
+
+def test_a_graph_that_the_manifest_does_not_describe_is_refused(bundle: Path) -> None:
+    model = onnx.load(bundle / MODEL, load_external_data=False)
+    del model.graph.output[0]
+    onnx.save(model, bundle / MODEL)
+    tasks = (*TASKS[:1], TASKS[3], TaskEntry("flags", "multilabel", ("a", "b", "c"), "flags", ()))
+    rewrite(bundle, tasks=tasks)
+    with pytest.raises(runtime.BundleError, match="no output 'topic'; task flags: expected 3 logits of rank 2"):
+        runtime.load(bundle)
+
+
+def fresh(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+def test_importing_runtime_pulls_in_no_training_library() -> None:
+    found = fresh(
+        "import runtime, runtime.__main__, sys\n"
+        "print(sorted({'torch', 'transformers', 'adapters', 'onnx', 'onnx_ir', 'exporter'} & set(sys.modules)))"
+    )
+    assert found.stdout.strip() == "[]", found.stderr
+
+
+def test_without_onnxruntime_the_import_says_what_to_install() -> None:
+    found = fresh("import sys; sys.modules['onnxruntime'] = None\nimport runtime")
+    message = found.stderr.strip().splitlines()[-1]
+    assert message.startswith("ModuleNotFoundError: ONNX Runtime is not installed; install exactly one of")
+    assert "pip install 'adapterdrop-onnx[cpu]'" in message
+    assert "onnxruntime-openvino" in message
+
+
+def test_a_broken_onnxruntime_is_told_apart() -> None:
+    found = fresh("import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\nimport runtime")
+    assert "installed incompletely" in found.stderr.strip().splitlines()[-1]
