@@ -52,14 +52,22 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--model", type=Path, metavar="PATH", help="a folder from model.save_pretrained")
-    parser.add_argument("--tasks", type=_names, metavar="A,B", help="adapters to export, each with a head of its name; all by default")
-    parser.add_argument("--drop", type=_drop, default=0, metavar="N", help="take the adapters out of the lowest N layers; default 0")
-    parser.add_argument("--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx")
+    parser.add_argument(
+        "--tasks", type=_names, metavar="A,B", help="adapters to export, each with a head of its name; all by default"
+    )
+    parser.add_argument(
+        "--drop", type=_drop, default=0, metavar="N", help="take the adapters out of the lowest N layers; default 0"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder where an export wrote it")
     parser.add_argument("--precision", default="fp32", metavar="P", help="fp32")
     parser.add_argument("--target", default="portable", metavar="T", help="portable: standard ONNX operators only")
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
-    parser.add_argument("--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4")
+    parser.add_argument(
+        "--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress and no report")
     parser.add_argument("--json", action="store_true", help="the report as one JSON object on standard output")
     return parser

@@ -72,12 +72,13 @@ def export(
     with stages("prune"):
         pruned = prune(checkpoint.model, plan)
         check_finite(pruned)
+        # The file holds each weight once; asked before the long stages rather than after them.
+        check_space(output, sum(parameter.nbytes for parameter in pruned.parameters()))
     with stages("trace", f"{len(plan.groups)} structure(s) of {len(plan.tasks)} task(s)"):
         groups = [_trace_group(pruned, plan, number) for number in range(len(plan.groups))]
     with stages("compile"):
-        graph, passes = compile_groups(groups, BATCH)
+        graph, passes = _compile(groups)
         finish(graph, plan)
-    check_space(output, graph_size(graph)[1])
     with staged(output) as folder:
         with stages("save"):
             save_graph(graph, folder)
@@ -109,6 +110,13 @@ def _trace_group(pruned: Any, plan: Plan, number: int) -> Group:
     weights = task_weights(pruned, names[0], names)
     graph = trace(pruned, plan, tasks[0])
     return Group(names, graph, {name: [tensor.numpy() for tensor in tensors] for name, tensors in weights.items()})
+
+
+def _compile(groups: Sequence[Group]) -> tuple[ir.Model, list[PassReport]]:
+    try:
+        return compile_groups(groups, BATCH)
+    except (ir.passes.InvariantError, ir.passes.PassError) as error:
+        raise ExportError(f"the graph compiler refuses this model: {error}") from error
 
 
 def _task_reports(plan: Plan) -> tuple[TaskReport, ...]:

@@ -15,7 +15,14 @@ from .errors import ExportError
 from .example import ADAPTERS, trunk_folder
 from .quiet import quiet
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ExportError(f"{str(folder)!r} is no model folder: it has no config.json; write one with model.save_pretrained") from error
+        raise ExportError(
+            f"{str(folder)!r} is no model folder: it has no config.json; write one with model.save_pretrained"
+        ) from error
     except (OSError, ValueError) as error:
         raise ExportError(f"{str(path)!r} cannot be read as JSON ({error}): save the model again") from error
     if not isinstance(config, dict) or "model_type" not in config:
@@ -107,7 +116,7 @@ def _check_complete(folder: Path, model: Any, info: dict[str, Any]) -> None:
     missing = [key for key in missing if "prompt_tuning.base_model_embeddings" not in key]
     if missing:
         raise ExportError(
-            f"the model folder {str(folder)!r} lacks {len(missing)} weights that its configuration names, first {missing[0]!r}: "
+            f"the model folder {str(folder)!r} lacks {len(missing)} weights that its config.json names, first {missing[0]!r}: "
             "save the complete model again"
         )
     strange = sorted(key for key in info["unexpected_keys"] if ".adapters." in key or key.startswith("heads."))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters import BnConfig
+import torch
+from adapters import AdapterConfig, BnConfig
 from adapters.heads import PredictionHead
 
 from runtime.bundle import HEADS, HeadType
@@ -20,6 +21,8 @@ _HEAD_TYPES: dict[str, HeadType] = {
     "multilabel_classification": "multilabel",
     "tagging": "tagging",
 }
+# Adapter settings that change nothing in evaluation mode.
+_ONLY_IN_TRAINING = frozenset({"dropout", "init_weights", "init_weights_seed", "stochastic_depth"})
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
 
@@ -99,7 +102,9 @@ def _choose(model: Any, wanted: Sequence[str] | None) -> list[str]:
         if name not in adapters:
             raise ExportError(f"there is no adapter {name!r}; the model has {', '.join(adapters)}")
         if name not in heads:
-            raise ExportError(f"the adapter {name!r} has no prediction head of its own name; heads: {', '.join(heads) or 'none'}")
+            raise ExportError(
+                f"the adapter {name!r} has no prediction head of its own name; heads: {', '.join(heads) or 'none'}"
+            )
         if wanted.count(name) > 1:
             raise ExportError(f"the task {name!r} is named twice")
     return wanted
@@ -130,18 +135,24 @@ def _head_type(name: str, head: PredictionHead) -> HeadType:
     return kind
 
 
-def _refuse_method(name: str, config: Any) -> None:
+def _bottleneck(model: Any, name: str) -> BnConfig:
+    # A model that comes from a folder holds plain dictionaries.
+    config = AdapterConfig.load(model.adapters_config.get(name))
     if not isinstance(config, BnConfig):
         raise ExportError(
-            f"the adapter {name!r} is a {type(config).__name__}: only bottleneck adapters (BnConfig and its kinds) are supported"
+            f"the adapter {name!r} is a {type(config).__name__}: only bottleneck adapters (BnConfig and its kinds) work so far"
         )
+    return config
 
 
-def _structure(model: Any, name: str, head: HeadType) -> str:
-    config = model.adapters_config.get(name)
-    _refuse_method(name, config)
-    adapter = config.to_dict()
-    kept = {key: value for key, value in model.heads[name].config.items() if key not in ("num_labels", "label2id")}
+def _structure(model: Any, name: str, head: HeadType, drop: int) -> str:
+    config = _bottleneck(model, name)
+    adapter = {key: value for key, value in config.to_dict().items() if key not in _ONLY_IN_TRAINING}
+    # Tasks that differ in dropped layers alone are one structure.
+    adapter["leave_out"] = sorted({*range(drop), *config.leave_out})
+    kept = {
+        key: value for key, value in model.heads[name].config.items() if key not in ("num_labels", "label2id", "dropout_prob")
+    }
     # Regression differs from classification by its label count alone.
     kept["head_type"] = "classification" if head == "regression" else head
     return json.dumps({"adapter": adapter, "head": kept}, sort_keys=True, default=str)
@@ -172,12 +183,11 @@ def input_names(model: Any, tokenizer: Any) -> tuple[str, ...]:
 
 def max_length(model: Any) -> int:
     """The longest sequence in tokens that the position embeddings allow."""
-    positions = int(getattr(model.config, "max_position_embeddings", 0))
-    # RoBERTa and its relatives count positions from padding_idx + 1; see create_position_ids_from_input_ids.
-    for module in model.modules():
-        if type(module).__name__.endswith("Embeddings") and hasattr(module, "create_position_ids_from_input_ids"):
-            return positions - int(module.padding_idx) - 1
-    return positions
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            # RoBERTa and its relatives keep the positions up to the padding index free and count from the next one.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return int(model.config.max_position_embeddings)
 
 
 def make_plan(
@@ -203,5 +213,5 @@ def make_plan(
         head = model.heads[name]
         kind = _head_type(name, head)
         labels = () if kind == "regression" else _labels(head)
-        chosen.append(Task(name, kind, labels, _structure(model, name, kind)))
+        chosen.append(Task(name, kind, labels, _structure(model, name, kind, drop)))
     return Plan(tuple(chosen), drop, layers, inputs, max_length(model), opset, atol)

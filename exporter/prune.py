@@ -56,7 +56,9 @@ def activate(model: Any, task: str) -> None:
 def layers_without_adapter(model: Any, plan: Plan, task: str) -> tuple[int, ...]:
     """The layers of a pruned model in which `task` has no adapter: dropped, or left out by the adapter's own configuration."""
     used = {
-        module.layer_idx for module in model.modules() if isinstance(module, AdapterLayerBase) and task in module.adapter_modules
+        module.layer_idx
+        for module in model.modules()
+        if isinstance(module, AdapterLayerBase) and task in module.adapter_modules
     }
     return tuple(layer for layer in range(plan.layers) if layer not in used)
 

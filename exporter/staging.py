@@ -30,7 +30,9 @@ def check_destination(output: Path, overwrite: bool) -> None:
                 raise ExportError(f"the output folder {str(output)!r} is not empty: name another one, or pass --overwrite")
             if not (output / MANIFEST).exists():
                 # --overwrite replaces the folder as a whole; nobody means to lose a folder of other things.
-                raise ExportError(f"the output folder {str(output)!r} was not written by an export (no {MANIFEST}): name another one")
+                raise ExportError(
+                    f"the output folder {str(output)!r} was not written by an export (no {MANIFEST}): name another one"
+                )
         parent = next(path for path in output.absolute().parents if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise ExportError(f"the output {str(output)!r} cannot be written: no permission to write in {str(parent)!r}")

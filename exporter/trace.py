@@ -68,10 +68,11 @@ def trace(model: Any, plan: Plan, task: Task) -> ir.Model:
         raise ExportError(
             f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {reason[0] if reason else error}"
         ) from error
+    assert program is not None  # it is None with f= alone
     graph = program.model.graph
     prefix = f"{_MODEL}."
     for value in list(graph.initializers.values()):
-        value.name = value.name.removeprefix(prefix)
+        value.name = str(value.name).removeprefix(prefix)
     for name, value in zip(plan.inputs, graph.inputs, strict=True):
         if value.shape != ir.Shape([BATCH, SEQUENCE]):
             raise ExportError(

@@ -59,7 +59,7 @@ def verify(model: Any, plan: Plan, graph: Path, outputs: dict[str, str]) -> tupl
     failed = [row for row in rows if not row.max_abs_diff <= row.tolerance]
     if failed:
         lines = [
-            f"  {row.task} at {row.batch}x{row.sequence}: max |onnx - torch| is {row.max_abs_diff:.2e}, allowed is {row.tolerance:.2e}"
+            f"  {row.task} at {row.batch}x{row.sequence}: max |onnx - torch| {row.max_abs_diff:.2e}, over {row.tolerance:.2e}"
             for row in failed
         ]
         raise VerificationError("the exported graph differs from PyTorch; nothing was written:\n" + "\n".join(lines))
@@ -71,7 +71,10 @@ def _compare(
 ) -> list[ParityRow]:
     inputs = make_inputs(model, plan, *shape)
     answers = session.run([outputs[task.name] for task in tasks], inputs)
-    return [_row(task, eager(model, task.name, inputs), answer, shape, plan.atol) for task, answer in zip(tasks, answers, strict=True)]
+    return [
+        _row(task, eager(model, task.name, inputs), answer, shape, plan.atol)
+        for task, answer in zip(tasks, answers, strict=True)
+    ]
 
 
 def _row(task: Task, expected: np.ndarray, found: np.ndarray, shape: tuple[int, int], atol: float) -> ParityRow:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Encoding, Tokenizer
 
 from runtime.bundle import TOKENIZER, Manifest
 from runtime.errors import BundleError, InputError

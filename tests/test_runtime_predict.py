@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from runtime_bundles import MAX_LENGTH, TASKS, TOKENIZER_FILES, expected, rewrite, write_bundle
-from tokenizers import Tokenizer, models, pre_tokenizers  # type: ignore[import-untyped]
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import runtime
 from runtime.batch import TextEncoder, Tokens, _longest_first
@@ -40,7 +40,7 @@ def predictor(bundle: Path) -> runtime.Predictor:
 def auto_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # here: it takes seconds, and most tests do without
 
-    return AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def reference(bundle: Path, texts: list[Any], **options: Any) -> dict[str, np.ndarray[Any, Any]]:

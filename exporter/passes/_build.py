@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -54,7 +54,7 @@ class Builder:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         *,
-        attributes: dict[str, int | float | str | Sequence[int]] | Sequence[ir.Attr] = (),
+        attributes: Mapping[str, int | float | str | Sequence[int]] | Sequence[ir.Attr] = (),
         shape: ir.Shape | None = None,
         dtype: ir.DataType | None = None,
         hint: str | None = None,
@@ -67,19 +67,20 @@ class Builder:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         *,
-        attributes: dict[str, int | float | str | Sequence[int]] | Sequence[ir.Attr] = (),
+        attributes: Mapping[str, int | float | str | Sequence[int]] | Sequence[ir.Attr] = (),
         shapes: Sequence[ir.Shape | None],
         dtypes: Sequence[ir.DataType | None],
         hints: Sequence[str | None],
         domain: str = "",
     ) -> Sequence[ir.Value]:
         """A node with several outputs."""
-        attrs = ir.convenience.convert_attributes(attributes) if isinstance(attributes, dict) else list(attributes)
+        attrs = ir.convenience.convert_attributes(attributes) if isinstance(attributes, Mapping) else list(attributes)
         node = ir.Node(domain, op_type, list(inputs), attributes=attrs, num_outputs=len(shapes))
         for output, shape, dtype, hint in zip(node.outputs, shapes, dtypes, hints, strict=True):
             output.name = self._name(hint or op_type.lower())
             output.shape = shape
-            output.dtype = dtype
+            if dtype is not None:
+                output.dtype = dtype
         node.name = f"{node.outputs[0].name}_node"
         self._nodes.append(node)
         return node.outputs
@@ -125,3 +126,31 @@ def const_scalar(value: ir.Value | None) -> float | None:
     """The number of a constant with one element, which broadcasts against any tensor of at least its rank."""
     array = const_array(value)
     return float(array.item()) if array is not None and array.size == 1 else None
+
+
+def claim_names(graph: ir.Graph, names: Iterable[str]) -> None:
+    """Gives every inner value that has one of `names` another one: the names are about to become outputs."""
+    wanted, outputs = set(names), set(graph.outputs)
+    inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
+    taken = wanted | {value.name for value in (*inner, *graph.inputs, *outputs)}
+    for value in inner:
+        if value.name in wanted and value not in outputs:
+            number = 1
+            while f"{value.name}_{number}" in taken:
+                number += 1
+            value.name = f"{value.name}_{number}"
+            taken.add(value.name)
+
+
+def refuse_subgraphs(step: ir.passes.PassBase, model: ir.Model) -> None:
+    """For passes that follow values by their readers in the main graph alone.
+
+    Raises:
+        onnx_ir.passes.PreconditionError: an If, Loop or Scan could read a value unseen.
+    """
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    for node in model.graph:
+        if any(attribute.type in kinds for attribute in node.attributes.values()):
+            raise ir.passes.PreconditionError(
+                f"{type(step).__name__}: expected a graph without control flow, found {node.op_type} ({node.name!r})"
+            )

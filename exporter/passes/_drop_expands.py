@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ._build import const_scalar, known_shape
+from ._build import const_scalar, known_shape, refuse_subgraphs
+from ._operators import BINARY, UNARY
 
 __all__ = ["DropExpandsPass"]
 
-_ELEMENTWISE = frozenset("Add And Cast Div Equal Greater Less Max Min Mul Neg Not Or Pow Sub Where".split())
+_ELEMENTWISE = UNARY | BINARY | {"Where"}
 
 
 class DropExpandsPass(ir.passes.InPlacePass):
@@ -18,6 +19,9 @@ class DropExpandsPass(ir.passes.InPlacePass):
     one. The Expand goes if each path ends in an elementwise operator whose other operand has the output's full shape already:
     an attention mask [batch, 1, sequence, sequence] then stays [batch, 1, 1, sequence] until it meets the scores.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        refuse_subgraphs(self, model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -55,8 +59,9 @@ def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | None:
             return None
         others = [value for value in node.inputs if value is not None and value not in small and const_scalar(value) is None]
         if not others and not output.is_graph_output():
+            if len(output.shape or ()) != len(expand.outputs[0].shape or ()):
+                return None  # a scalar of higher rank
             small.add(output)
         elif known_shape(output) is None or all(known_shape(value) != known_shape(output) for value in others):
             return None
     return small
-

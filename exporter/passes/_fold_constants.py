@@ -7,13 +7,16 @@ from collections.abc import Collection
 import onnx_ir as ir
 import onnxscript.optimizer
 
+from ._build import const_array
+
 __all__ = ["FoldConstantsPass"]
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
     """onnxscript's constant folding, which also follows symbolic shapes, with two limits of our own.
 
-    1. Nothing that reads a protected initializer is folded: task weights must keep their names until they are bound.
+    1. No operator that reads a protected initializer is folded, its Shape apart: task weights must keep their names until
+       they are bound.
     2. Above `size_limit` elements nothing is folded but, with `transpose_weights`, a Transpose of a weight. Before groups are
        joined it is not: a folded copy hides that two groups read the same weight.
     """
@@ -28,8 +31,9 @@ class FoldConstantsPass(ir.passes.InPlacePass):
         def should_fold(node: ir.Node) -> bool | None:
             if any(value is not None and value.name in self.protected for value in node.inputs):
                 return False  # rule 1
-            if self.transpose_weights and node.op_type == "Transpose" and all(value is not None and value.is_initializer() for value in node.inputs):
-                return True  # rule 2
+            source = const_array(node.inputs[0]) if node.op_type == "Transpose" else None
+            if source is not None and source.size > self.size_limit:
+                return self.transpose_weights  # rule 2
             return None
 
         result = onnxscript.optimizer.fold_constants(

@@ -71,12 +71,19 @@ def _fold_scale(node: ir.Node, build: Builder, scaled: dict[tuple[ir.Value, floa
         if x is None or factor is None or known_shape(x) is None or known_shape(x) != known_shape(output):
             continue
         add = _source_of_moves(x)
-        if add is None or add.op_type != "Add" or output.is_graph_output():
+        if add is None or add.op_type != "Add" or add.domain != "" or output.is_graph_output():
             return False
         for product, bias in (add.inputs, tuple(reversed(add.inputs))):
             matmul = product.producer() if product is not None else None
             offset = const_array(bias)
-            if product is None or matmul is None or matmul.op_type != "MatMul" or offset is None or not _used_once(product):
+            if (
+                product is None
+                or matmul is None
+                or matmul.op_type != "MatMul"
+                or matmul.domain != ""
+                or offset is None
+                or not _used_once(product)
+            ):
                 continue
             weight = const_array(matmul.inputs[1])
             if weight is None:

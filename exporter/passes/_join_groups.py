@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from ._build import claim_names
+
 __all__ = ["JoinGroupsPass"]
 
 # Up to here, equal contents are found by comparison; above, only weights of one name and one storage count as equal.
@@ -17,7 +19,7 @@ class JoinGroupsPass(ir.passes.InPlacePass):
 
     1. Graph inputs are the model's own, by name.
     2. An initializer of one name and the same numbers is shared.
-    3. Everything else keeps its name, with a number behind it where the name is taken.
+    3. Everything else keeps its name, inner values with a number behind it where the name is taken. Outputs come first.
     """
 
     def __init__(self, others: Sequence[ir.Model]) -> None:
@@ -26,15 +28,29 @@ class JoinGroupsPass(ir.passes.InPlacePass):
 
     def requires(self, model: ir.Model) -> None:
         names = [value.name for value in model.graph.inputs]
+        outputs = [value.name for graph in (model.graph, *(other.graph for other in self.others)) for value in graph.outputs]
+        if len(set(outputs)) != len(outputs):
+            raise ir.passes.PreconditionError(f"{type(self).__name__}: expected distinct outputs, found {outputs}")
         for other in self.others:
             found = [value.name for value in other.graph.inputs]
             if found != names:
                 raise ir.passes.PreconditionError(f"{type(self).__name__}: expected the inputs {names}, found {found}")
+            shared = model.graph.opset_imports.items() & other.graph.opset_imports.items()
+            if len(shared) != len(model.graph.opset_imports.keys() & other.graph.opset_imports.keys()):
+                raise ir.passes.PreconditionError(
+                    f"{type(self).__name__}: expected the operator sets {dict(model.graph.opset_imports)}, "
+                    f"found {dict(other.graph.opset_imports)}"
+                )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        taken = {value.name for node in graph for value in node.outputs} | {*graph.initializers}
+        names = [str(value.name) for each in (graph, *(other.graph for other in self.others)) for value in each.outputs]
+        claim_names(graph, names)
+        taken = {value.name for node in graph for value in node.outputs} | {*graph.initializers, *names}
+        taken |= {value.name for value in graph.inputs}
         for other in self.others:
+            graph.opset_imports.update(other.graph.opset_imports)
+            model.functions.update(other.functions)
             for old, new in zip(list(other.graph.inputs), graph.inputs, strict=True):
                 old.replace_all_uses_with(new)  # rule 1
             for value in list(other.graph.initializers.values()):
@@ -50,7 +66,8 @@ class JoinGroupsPass(ir.passes.InPlacePass):
             for node in list(other.graph):
                 other.graph.remove(node)
                 for value in node.outputs:
-                    value.name = _free(str(value.name), taken)
+                    if value not in outputs:
+                        value.name = _free(str(value.name), taken)
                 graph.append(node)
             graph.outputs.extend(outputs)
         return ir.passes.PassResult(model, modified=bool(self.others))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ._build import Builder, known_shape
+from ._build import Builder, const_array, known_shape
 
 __all__ = ["MergeTransposesPass"]
 
@@ -22,11 +22,14 @@ def _swaps_last_axes(node: ir.Node) -> ir.Value | None:
     if node.op_type != "Reshape" or transpose is None or _perm(transpose) != [0, 2, 1]:
         return None
     inner = transpose.inputs[0].producer() if transpose.inputs[0] is not None else None
-    x = inner.inputs[0] if inner is not None and inner.op_type == "Reshape" else None
-    before, after = known_shape(x), known_shape(node.outputs[0])
+    x = inner.inputs[0] if inner is not None and inner.op_type == "Reshape" and inner.domain == "" else None
+    before, between, after = known_shape(x), known_shape(transpose.inputs[0]), known_shape(node.outputs[0])
     if x is None or before is None or after is None or len(before) < 3:
         return None
-    return x if after == (*before[:-2], before[-1], before[-2]) else None
+    # The leading axes become one, whose length nobody notes: the target tells the other two.
+    target = const_array(inner.inputs[1]) if inner is not None else None
+    last = between[-2:] if between is not None else tuple(target[-2:].tolist()) if target is not None else ()
+    return x if last == before[-2:] and after == (*before[:-2], before[-1], before[-2]) else None
 
 
 class MergeTransposesPass(ir.passes.InPlacePass):
@@ -41,6 +44,8 @@ class MergeTransposesPass(ir.passes.InPlacePass):
         modified = False
         for node in list(model.graph):
             output = node.outputs[0]
+            if output.is_graph_output():
+                continue  # its name is part of the interface
             perm, source = _perm(node), node.inputs[0] if node.inputs else None
             before = _swaps_last_axes(node)
             if before is not None and before.shape is not None:  # rule 1
@@ -52,9 +57,10 @@ class MergeTransposesPass(ir.passes.InPlacePass):
                 source, perm = inner.inputs[0], [first[axis] for axis in perm]
             elif before is None:
                 continue
-            assert source is not None and perm is not None
+            assert source is not None
+            assert perm is not None
             merged = build.node("Transpose", [source], attributes={"perm": perm}, shape=output.shape, dtype=output.dtype)
             model.graph.insert_before(node, build.take())
-            ir.convenience.replace_all_uses_with(output, merged, replace_graph_outputs=True)
+            output.replace_all_uses_with(merged)
             modified = True
         return ir.passes.PassResult(model, modified=modified)

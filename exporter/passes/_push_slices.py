@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ._build import Builder, const_array, const_scalar, known_shape
+from ._build import Builder, const_array, const_scalar, known_shape, refuse_subgraphs
+from ._operators import BINARY, UNARY
 
 __all__ = ["PushSlicesPass"]
 
-_ELEMENTWISE = frozenset(
-    "Add Cast Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow Relu Selu Sigmoid "
-    "Softplus Sqrt Sub Tanh Where".split()
-)
+_ELEMENTWISE = UNARY | BINARY | {"Where"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,9 @@ class PushSlicesPass(ir.passes.InPlacePass):
     2. An operator whose result is wanted as one row asks its inputs for that row, where it can.
     3. Where a wanted row meets a value that others need whole, a Slice takes the row.
     """
+
+    def requires(self, model: ir.Model) -> None:
+        refuse_subgraphs(self, model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
@@ -74,12 +75,12 @@ class PushSlicesPass(ir.passes.InPlacePass):
             graph.insert_before(node, build.take())
             output = node.outputs[0]
             output.shape = _narrow(output, row.axis)
-        for node, start in gathers:
+        for node, _ in gathers:
             if node.inputs[0] in small:
                 # The axis has one position left; the index keeps its rank, which decides the output's.
-                index = const_array(node.inputs[1])
-                assert index is not None and start is not None
-                node.replace_input_with(1, build.constant(np.zeros_like(index)))
+                position = const_array(node.inputs[1])
+                assert position is not None
+                node.replace_input_with(1, build.constant(np.zeros_like(position)))
 
 
 def _narrow(value: ir.Value, axis: int) -> ir.Shape:
@@ -102,7 +103,7 @@ def _start(node: ir.Node) -> _Row | None:
         return None
     axis = node.attributes.get_int("axis", 0) % len(shape)
     # Along the batch there is nothing to save: it is the caller's.
-    return _Row(axis, int(index)) if axis > 0 else None
+    return _Row(axis, int(index)) if axis > 0 and shape[axis] != 1 else None
 
 
 def _only(node: ir.Node, wanted: dict[ir.Value, set[_Row | None]]) -> _Row | None:
@@ -126,7 +127,7 @@ def _asks(node: ir.Node, row: _Row) -> list[_Row | None] | None:
         return [row, *rest]
     if node.op_type == "Softmax" and node.attributes.get_int("axis", -1) % rank != row.axis:
         return [row]
-    if node.op_type == "MatMul" and row.axis == rank - 2 and len(first) >= 2:
+    if node.op_type == "MatMul" and row.axis == rank - 2 and len(first) >= 2 and len(shapes[1] or ()) >= 2:
         return [_Row(len(first) - 2, row.index), _ALL]
     if node.op_type == "Transpose":
         return [_Row(node.attributes.get_ints("perm", list(reversed(range(rank))))[row.axis], row.index)]
@@ -138,9 +139,7 @@ def _asks(node: ir.Node, row: _Row) -> list[_Row | None] | None:
     return None
 
 
-def _asks_elementwise(
-    shapes: list[tuple[int | ir.SymbolicDim, ...] | None], rank: int, row: _Row
-) -> list[_Row | None] | None:
+def _asks_elementwise(shapes: list[tuple[int | ir.SymbolicDim, ...] | None], rank: int, row: _Row) -> list[_Row | None] | None:
     asked: list[_Row | None] = []
     for shape in shapes:
         if shape is None:

@@ -53,7 +53,9 @@ def _neutral(number: float) -> Callable[[ir.Node], bool]:
     def rule(node: ir.Node) -> bool:
         """x combined with a scalar that leaves it as it is; the scalar is the second operand, as torch.onnx writes it."""
         array, shape = const_array(node.inputs[1]), known_shape(node.inputs[0])
-        return array is not None and array.size == 1 and shape is not None and array.ndim <= len(shape) and array.item() == number
+        return (
+            array is not None and array.size == 1 and shape is not None and array.ndim <= len(shape) and array.item() == number
+        )
 
     return rule
 
@@ -72,10 +74,10 @@ _RULES: dict[str, Callable[[ir.Node], bool]] = {
 
 
 class RemoveNoOpsPass(ir.passes.InPlacePass):
-    """Short-cuts each operator whose output is its input: Cast, Expand, Reshape, Slice, Tile, Transpose, times one, plus zero.
+    """Short-cuts each operator whose output is its input: Cast, Expand, Reshape, Slice, Tile, Transpose, times 1, plus 0.
 
-    The `adapters` library repeats q, k and v once for every parallel channel, also where there is one; until these operators are
-    gone, ONNX Runtime recognises no attention.
+    The `adapters` library repeats q, k and v once for every parallel channel, also where there is one; until these operators
+    are gone, ONNX Runtime recognises no attention.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -32,10 +32,18 @@ def _reuse(node: ir.Node, known: dict[frozenset[ir.Value | None], ir.Value]) -> 
     for index, value in enumerate(node.inputs):
         other = node.inputs[1 - index]
         inner = value.producer() if value is not None else None
-        if inner is None or inner.op_type != "Add" or inner.domain != "" or len(list(inner.outputs[0].uses())) != 1:
+        if (
+            inner is None
+            or inner.outputs[0].is_graph_output()
+            or inner.op_type != "Add"
+            or inner.domain != ""
+            or len(list(inner.outputs[0].uses())) != 1
+        ):
             continue
         for kept, moved in (inner.inputs, tuple(reversed(inner.inputs))):
             total = known.get(frozenset((moved, other)))
+            if total is value:  # (a + b) + a would turn round for ever
+                continue
             # Shapes are compared so that no broadcast changes sides.
             if total is None or shape is None or any(known_shape(v) != shape for v in (kept, moved, other, total)):
                 continue

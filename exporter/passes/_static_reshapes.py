@@ -10,7 +10,7 @@ __all__ = ["StaticReshapesPass"]
 
 
 def _target(before: tuple[int | ir.SymbolicDim, ...], after: tuple[int | ir.SymbolicDim, ...]) -> list[int] | None:
-    """The output's dimensions with 0 for "as in the input" and -1 for one other unknown; None with more unknowns or empty axes."""
+    """The output's dimensions with 0 for "as in the input" and -1 for one other; None with more unknowns or empty axes."""
     target: list[int] = []
     for axis, dim in enumerate(after):
         if isinstance(dim, int):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from ._build import Builder, const_array
+from ._build import Builder, const_array, known_shape
 
 _Kind = Literal["constant", "shape", "data"]
 
@@ -23,12 +23,42 @@ def batch_axis(value: ir.Value, batch: str) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
+# Operators that combine, order, cut or join positions along one axis or several.
+_ALONG_AXES = frozenset(
+    {"ArgMax", "ArgMin", "Concat", "CumSum", "Gather", "GatherElements", "GroupNormalization", "Hardmax", "LayerNormalization"}
+    | {"LogSoftmax", "LpNormalization", "Pad", "ReverseSequence", "Slice", "Softmax", "Split", "TopK"}
+    | {f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")}
+)
+_DEFAULT_AXIS = {"ArgMax": 0, "ArgMin": 0, "Gather": 0, "GatherElements": 0, "Split": 0}
+# Where the axes are an input.
+_AXES_INPUT = {"CumSum": 1, "Slice": 3} | {name: 1 for name in _ALONG_AXES if name.startswith("Reduce")}
+
+
+def _axes(node: ir.Node, rank: int) -> set[int] | None:
+    """The axes along which one of _ALONG_AXES works; None where that is not known."""
+    if node.op_type in _AXES_INPUT:
+        position = _AXES_INPUT[node.op_type]
+        given = node.inputs[position] if len(node.inputs) > position else None
+        if given is None:
+            return set(range(rank))
+        array = const_array(given)
+        return None if array is None else {int(axis) % rank for axis in array.reshape(-1)}
+    if node.op_type == "LayerNormalization":
+        return set(range(node.attributes.get_int("axis", -1) % rank, rank))
+    if node.op_type in ("GroupNormalization", "Pad", "ReverseSequence"):
+        return None
+    return {node.attributes.get_int("axis", _DEFAULT_AXIS.get(node.op_type, -1)) % rank}
+
+
 class TaskFold:
     """Maps a trunk value to the same value at T times the batch size; remembers what it made.
 
     - constants stay as they are;
     - shape arithmetic (computed from Shape operators and constants alone) is made again from T x batch;
     - data is tiled along its batch axis, once.
+
+    Attributes:
+        branch: branch value of the template -> its folded form; filled by the vectoriser.
     """
 
     def __init__(self, graph: ir.Graph, build: Builder, tasks: int, batch: str) -> None:
@@ -36,7 +66,8 @@ class TaskFold:
         self._tasks = tasks
         self._batch = batch
         self._inputs = list(graph.inputs)
-        self.folded: dict[ir.Value, ir.Value] = {}
+        self.branch: dict[ir.Value, ir.Value] = {}
+        self._trunk: dict[ir.Value, ir.Value] = {}
         self._kinds: dict[ir.Value, _Kind] = {}
         for node in graph:
             self._classify(node)
@@ -57,22 +88,24 @@ class TaskFold:
 
     def __call__(self, value: ir.Value) -> ir.Value:
         """The folded form of a trunk value, or of a branch value that has one already."""
-        if value not in self.folded:
+        if value in self.branch:
+            return self.branch[value]
+        if value not in self._trunk:
             kind = self._kind(value)
-            self.folded[value] = value if kind == "constant" else self._again(value) if kind == "shape" else self._tile(value)
-        return self.folded[value]
+            self._trunk[value] = value if kind == "constant" else self._again(value) if kind == "shape" else self._tile(value)
+        return self._trunk[value]
 
     def _again(self, value: ir.Value) -> ir.Value:
         node = value.producer()
         assert node is not None  # a shape value is computed
-        if node.op_type == "Shape" and node.inputs[0] is not None and node.inputs[0] not in self.folded:
+        if node.op_type == "Shape" and node.inputs[0] is not None and node.inputs[0] not in self.branch:
             return self._scaled_shape(node)
         inputs = [None if v is None else self(v) for v in node.inputs]
         if all(new is old for new, old in zip(inputs, node.inputs, strict=True)):
             return value
         outputs = self._build.clone(node, inputs, [self.folded_shape(output) for output in node.outputs], "_folded")
-        self.folded.update(zip(node.outputs, outputs, strict=True))
-        return self.folded[value]
+        self._trunk.update(zip(node.outputs, outputs, strict=True))
+        return self._trunk[value]
 
     def _scaled_shape(self, node: ir.Node) -> ir.Value:
         """Shape(x) with the batch axis's length times T."""
@@ -98,6 +131,26 @@ class TaskFold:
         return self._build.node(
             "Tile", [value, repeats], shape=self.folded_shape(value), dtype=value.dtype, hint=f"{value.name}_tasks"
         )
+
+    def keeps_tasks_apart(self, node: ir.Node) -> bool:
+        """Whether the operator treats each position of the batch axis by itself, so that tasks do not mix.
+
+        1. It must not reduce, order, cut or join along the batch axis.
+        2. A Reshape must leave the batch where it is, outermost or behind the same axes.
+        """
+        axes = [batch_axis(value, self._batch) for value in (*node.inputs, *node.outputs) if value is not None]
+        x = node.inputs[0]
+        axis = None if x is None else batch_axis(x, self._batch)
+        if x is None or axis is None:
+            return not any(a is not None for a in axes[len(node.inputs) :]) or node.op_type not in _ALONG_AXES | {"Reshape"}
+        if node.op_type == "Reshape":
+            before, after = known_shape(x), known_shape(node.outputs[0])
+            same = batch_axis(node.outputs[0], self._batch) == axis
+            return before is not None and after is not None and same and before[:axis] == after[:axis]
+        if node.op_type in _ALONG_AXES:
+            touched = _axes(node, len(x.shape or ()))
+            return touched is not None and axis not in touched
+        return True
 
     def folded_shape(self, value: ir.Value) -> ir.Shape | None:
         """The template's shape with the batch axis T times as long."""

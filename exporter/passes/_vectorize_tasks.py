@@ -9,15 +9,12 @@ import onnx
 import onnx.reference
 import onnx_ir as ir
 
-from ._build import Builder, const_array, known_shape
+from ._build import Builder, claim_names, const_array, known_shape, refuse_subgraphs
+from ._operators import BINARY, UNARY
+from ._task_flat import TaskFlat
 from ._task_fold import TaskFold, batch_axis
 
 __all__ = ["VectorizeTasksPass"]
-
-_UNARY = frozenset(
-    "Abs Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mish Neg Relu Selu Sigmoid Softplus Softsign Sqrt Tanh".split()
-)
-_BINARY = frozenset("Add Div Max Min Mul Pow Sub".split())
 
 
 class VectorizeTasksPass(ir.passes.InPlacePass):
@@ -55,11 +52,21 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
         self.batch = batch
 
     def requires(self, model: ir.Model) -> None:
-        wrong = [name for name, arrays in self.weights.items() if len(arrays) != len(self.tasks)]
-        if wrong:
-            raise ir.passes.PreconditionError(f"{type(self).__name__}: expected {len(self.tasks)} arrays for {', '.join(wrong)}")
-        if len(model.graph.outputs) != 1:
-            raise ir.passes.PreconditionError(f"{type(self).__name__}: the template has {len(model.graph.outputs)} outputs, not one")
+        graph = model.graph
+        refuse_subgraphs(self, model)
+        problems = []
+        if len(graph.outputs) != 1:
+            problems.append(f"the template has {len(graph.outputs)} outputs, not one")
+        if len(set(self.tasks)) != len(self.tasks) or set(self.tasks) & {value.name for value in graph.inputs}:
+            problems.append(f"the tasks {', '.join(self.tasks)} are not distinct names other than the inputs'")
+        for name, arrays in self.weights.items():
+            if len(arrays) != len(self.tasks):
+                problems.append(f"expected {len(self.tasks)} arrays for {name}, found {len(arrays)}")
+            template = const_array(graph.initializers.get(name))
+            if template is not None and any(a.dtype != template.dtype or a.ndim != template.ndim for a in arrays):
+                problems.append(f"{name} differs from the template in type or rank")
+        if problems:
+            raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         if len(self.tasks) == 1:
@@ -75,6 +82,7 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
                 branch.update(node.outputs)
         for value in branch:
             value.name = f"{self.group}/{value.name}"
+        claim_names(graph, self.tasks)
         graph.outputs[0].name = self.tasks[0]
 
 
@@ -87,13 +95,12 @@ class _Vectorizer:
         self.group = settings.group
         self.batch = settings.batch
         self.build = Builder(graph, f"{settings.group}/")
-        self.fold = TaskFold(graph, self.build, len(settings.tasks), settings.batch)
         self.weights: dict[ir.Value, Sequence[np.ndarray]] = {
             graph.initializers[name]: arrays for name, arrays in settings.weights.items() if name in graph.initializers
         }
-        self.flat: dict[ir.Value, ir.Value] = {}
+        self.fold = TaskFold(graph, self.build, len(settings.tasks), settings.batch)
+        self.flat = TaskFlat(self.build, self.fold, self.weights, len(settings.tasks), settings.batch)
         self.split: dict[ir.Value, list[ir.Value]] = {}
-        self._stacks: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
         self._singles: dict[ir.Value, list[ir.Value]] = {}
 
     def run(self) -> None:
@@ -106,24 +113,23 @@ class _Vectorizer:
         per_task = self._per_task(output)
         self.graph.outputs.clear()
         for name, value in zip(self.tasks, per_task, strict=True):
-            # An Identity gives the output its name even where one value answers two tasks; clean-up removes it elsewhere.
-            named = self.build.node("Identity", [value], shape=output.shape, dtype=output.dtype, hint=f"{name}_logits")
-            if value.shape is not None:
-                named.shape = ir.Shape(value.shape)
+            # An Identity has a name of its own even where one value answers two tasks; clean-up removes it elsewhere.
+            rank = len(output.shape or ())
+            shape = value.shape if value.shape is not None else ir.Shape([None] * rank)
+            named = self.build.node("Identity", [value], shape=shape, dtype=output.dtype, hint=f"{name}_logits")
             self.graph.outputs.append(named)
-        new_nodes = self.build.take()
         self.graph.remove(reversed(branch), safe=True)
-        self.graph.extend(new_nodes)
-        for value in list(self.weights):
+        self.graph.extend(self.build.take())
+        for value in self.weights:
             if value.is_initializer() and not value.uses():
-                del self.graph.initializers[value.name]
+                del self.graph.initializers[str(value.name)]
+        claim_names(self.graph, self.tasks)
         for name, value in zip(self.tasks, self.graph.outputs, strict=True):
             value.name = name
 
     def _in_branch(self, value: ir.Value | None) -> bool:
-        return value is not None and (
-            value in self.weights or value in self.flat or value in self.split or value in self.fold.folded
-        )
+        forms = (self.weights, self.fold.branch, self.flat.values, self.split)
+        return value is not None and any(value in form for form in forms)
 
     def _visit(self, node: ir.Node) -> None:
         inputs = [value for value in node.inputs if value is not None]
@@ -137,7 +143,9 @@ class _Vectorizer:
     def _evaluate(self, node: ir.Node) -> None:
         results = []
         for task in range(len(self.tasks)):
-            arrays = [None if v is None else self.weights[v][task] if v in self.weights else const_array(v) for v in node.inputs]
+            arrays = [
+                None if v is None else self.weights[v][task] if v in self.weights else const_array(v) for v in node.inputs
+            ]
             results.append(_run_node(node, arrays))
         for index, output in enumerate(node.outputs):
             self.weights[output] = [result[index] for result in results]
@@ -145,174 +153,50 @@ class _Vectorizer:
     # Forms 2 and 3
 
     def _vectorized(self, node: ir.Node) -> bool:
-        """Whether the node could be computed for all tasks at once."""
+        """Computes the node for all tasks at once, if there is a way."""
         if any(value in self.weights for value in node.inputs):
-            rule = {"MatMul": self._matmul, "Gemm": self._gemm, "LayerNormalization": self._layer_norm}.get(node.op_type)
-            if rule is not None:
-                return rule(node)
-            return node.op_type in _BINARY and self._arithmetic(node)
-        if node.op_type in _UNARY | _BINARY and self._elementwise(node):
+            return self.flat.rule(node)
+        if self.flat.elementwise(node):
             return True
-        return self._folded_clone(node)
-
-    def _folded_clone(self, node: ir.Node) -> bool:
-        inputs = [None if value is None else self._folded(value) for value in node.inputs]
+        if not self.fold.keeps_tasks_apart(node):
+            return False
+        inputs = [None if value is None else self.flat.folded(value) for value in node.inputs]
         shapes = [self.fold.folded_shape(output) for output in node.outputs]
-        for output, new in zip(node.outputs, self.build.clone(node, inputs, shapes, ""), strict=True):
-            self.fold.folded[output] = new
+        self.fold.branch.update(zip(node.outputs, self.build.clone(node, inputs, shapes, ""), strict=True))
         return True
-
-    def _elementwise(self, node: ir.Node) -> bool:
-        """Flat arithmetic among flat values of one shape and scalars: nothing to reshape in between."""
-        flats = [value for value in node.inputs if value in self.flat]
-        others = [value for value in node.inputs if value not in self.flat]
-        if not flats or any(known_shape(value) != known_shape(flats[0]) for value in flats):
-            return False
-        if any((array := const_array(value)) is None or array.size != 1 for value in others):
-            return False
-        inputs = [self.flat.get(value, value) for value in node.inputs if value is not None]
-        self.flat[node.outputs[0]] = self.build.clone(node, inputs, [self.flat[flats[0]].shape], "")[0]
-        return True
-
-    def _matmul(self, node: ir.Node) -> bool:
-        x, weight = node.inputs
-        if x is None or weight is None or x in self.weights:
-            return False
-        stack = self._stack(weight, 3)
-        if stack is None or not self._can_flatten(x):
-            return False
-        self.flat[node.outputs[0]] = self._flat_node("MatMul", [self._flat(x), stack], node.outputs[0])
-        return True
-
-    def _gemm(self, node: ir.Node) -> bool:
-        x, weight, bias = [*node.inputs, None][:3]
-        scaled = any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
-        if x is None or weight not in self.weights or x in self.weights or scaled or node.attributes.get_int("transA", 0):
-            return False
-        if bias is not None and bias not in self.weights:
-            return False
-        order = (1, 0) if node.attributes.get_int("transB", 0) else (0, 1)
-        stack = self._stack(weight, 3, order)
-        offset = None if bias is None else self._row_stack(bias)
-        if stack is None or (bias is not None and offset is None) or not self._can_flatten(x):
-            return False
-        y = self._flat_node("MatMul", [self._flat(x), stack], node.outputs[0])
-        self.flat[node.outputs[0]] = y if offset is None else self._flat_node("Add", [y, offset], node.outputs[0])
-        return True
-
-    def _arithmetic(self, node: ir.Node) -> bool:
-        """x with a task weight that broadcasts along the last axis."""
-        weight = next(value for value in node.inputs if value in self.weights)
-        x = next((value for value in node.inputs if value not in self.weights), None)
-        stack = self._row_stack(weight)
-        if x is None or stack is None or not self._can_flatten(x):
-            return False
-        if known_shape(x) != known_shape(node.outputs[0]):
-            return False  # the weight would widen x
-        flat = self._flat(x)
-        self.flat[node.outputs[0]] = self._flat_node(
-            node.op_type, [stack if value is weight else flat for value in node.inputs], node.outputs[0]
-        )
-        return True
-
-    def _layer_norm(self, node: ir.Node) -> bool:
-        """LN(x) with task weights = scale x LN(x) with unit weights + bias."""
-        x, scale, bias = [*node.inputs, None][:3]
-        rank = None if x is None or x.shape is None else len(x.shape)
-        if x is None or scale not in self.weights or x in self.weights or rank is None:
-            return False
-        if node.attributes.get_int("axis", -1) not in (-1, rank - 1) or len(node.outputs) != 1:
-            return False
-        scales, biases = self._row_stack(scale), None if bias is None else self._row_stack(bias)
-        if scales is None or (bias is not None and biases is None) or not self._can_flatten(x):
-            return False
-        output = node.outputs[0]
-        unit = self.build.constant(np.ones_like(self.weights[scale][0]))
-        flat = self._flat(x)
-        # The flat form has rank 3, so the last axis is named from the end.
-        kept = {"epsilon": node.attributes.get_float("epsilon", 1e-5), "stash_type": node.attributes.get_int("stash_type", 1), "axis": -1}
-        y = self.build.node("LayerNormalization", [flat, unit], attributes=kept, shape=flat.shape, dtype=output.dtype)
-        y = self._flat_node("Mul", [y, scales], output)
-        self.flat[output] = y if biases is None else self._flat_node("Add", [y, biases], output)
-        return True
-
-    def _flat_node(self, op_type: str, inputs: Sequence[ir.Value], like: ir.Value) -> ir.Value:
-        shape = ir.Shape([len(self.tasks), None, like.shape[-1] if like.shape else None])
-        return self.build.node(op_type, inputs, shape=shape, dtype=like.dtype, hint=like.name)
-
-    def _can_flatten(self, value: ir.Value) -> bool:
-        shape = known_shape(value)
-        return shape is not None and len(shape) > 1 and isinstance(shape[-1], int) and batch_axis(value, self.batch) == 0
-
-    def _flat(self, value: ir.Value) -> ir.Value:
-        if value not in self.flat:
-            assert value.shape is not None  # _can_flatten
-            target = self.build.ints([len(self.tasks), -1, int(value.shape[-1])])  # type: ignore[arg-type]
-            shape = ir.Shape([len(self.tasks), None, value.shape[-1]])
-            self.flat[value] = self.build.node(
-                "Reshape", [self._folded(value), target], shape=shape, dtype=value.dtype, hint=f"{value.name}_flat"
-            )
-        return self.flat[value]
-
-    def _folded(self, value: ir.Value) -> ir.Value:
-        if value in self.flat and value not in self.fold.folded:
-            self.fold.folded[value] = self.build.node(
-                "Reshape",
-                [self.flat[value], self.fold.folded_dims(value)],
-                shape=self.fold.folded_shape(value),
-                dtype=value.dtype,
-                hint=f"{value.name}_folded",
-            )
-        return self.fold(value)
-
-    def _stack(self, weight: ir.Value, rank: int, order: tuple[int, ...] | None = None) -> ir.Value | None:
-        """The tasks' weights as one initializer [T, ...]; None where their shapes differ or have another rank."""
-        arrays = self.weights.get(weight)
-        if arrays is None or len({array.shape for array in arrays}) != 1 or arrays[0].ndim != rank - 1:
-            return None
-        order = order or tuple(range(rank - 1))
-        key = (weight, order)
-        if key not in self._stacks:
-            name = str(weight.name)
-            self._stacks[key] = self.build.initializer(np.stack([array.transpose(order) for array in arrays]), name)
-        return self._stacks[key]
-
-    def _row_stack(self, weight: ir.Value) -> ir.Value | None:
-        """A weight that varies along the last axis at most, as [T, 1, n]."""
-        arrays = self.weights.get(weight)
-        if arrays is None or len({array.shape for array in arrays}) != 1 or arrays[0].size != (arrays[0].shape or (1,))[-1]:
-            return None
-        key = (weight, (-1,))
-        if key not in self._stacks:
-            stacked = np.stack([array.reshape(1, -1) for array in arrays])
-            self._stacks[key] = self.build.initializer(stacked, str(weight.name))
-        return self._stacks[key]
 
     # Form 4
 
     def _visit_split(self, node: ir.Node) -> None:
+        self.split.update(zip(node.outputs, self._split_node(node), strict=True))
+
+    def _split_node(self, node: ir.Node) -> list[list[ir.Value]]:
+        """The node once per task: for each of its outputs, the values of the tasks."""
         inputs = [None if value is None else self._per_task(value) for value in node.inputs]
-        for output in node.outputs:
-            self.split[output] = []
+        results = []
         for task, name in enumerate(self.tasks):
             chosen = [None if values is None else values[task] for values in inputs]
             shapes = [self._split_shape(output, node, task) for output in node.outputs]
-            for output, new in zip(node.outputs, self.build.clone(node, chosen, shapes, f".{name}"), strict=True):
-                self.split[output].append(new)
+            results.append(self.build.clone(node, chosen, shapes, f".{name}"))
+        return [list(values) for values in zip(*results, strict=True)]
 
     def _split_shape(self, output: ir.Value, node: ir.Node, task: int) -> ir.Shape | None:
-        """The template's shape, unless the tasks' weights differ in shape: then the last axis is this task's own."""
-        sizes = [self.weights[value][task].shape for value in node.inputs if value in self.weights]
+        """The shape of one task's own value, where it is certain: tasks may differ in label counts."""
         own = [self.weights[value] for value in node.inputs if value in self.weights]
-        if all(len({array.shape for array in arrays}) == 1 for arrays in own) and not any(v in self.split for v in node.inputs):
+        split = [value for value in node.inputs if value in self.split]
+        alike = all(len({array.shape for array in arrays}) == 1 for arrays in own)
+        if alike and all(known_shape(self.split[value][task]) == known_shape(value) for value in split):
             return output.shape
-        if node.op_type in ("Gemm", "MatMul") and len(sizes) >= 1 and output.shape is not None:
-            columns = sizes[0][0] if node.attributes.get_int("transB", 0) else sizes[0][-1]
-            return ir.Shape([*list(output.shape)[:-1], columns])
-        if node.op_type in _UNARY | _BINARY and output.shape is not None:
-            widths = [self.split[v][task].shape for v in node.inputs if v in self.split]
-            if widths and widths[0] is not None:
-                return ir.Shape([*list(output.shape)[:-1], widths[0][-1]])
+        if node.domain != "" or output.shape is None:
+            return None
+        if node.op_type in ("Gemm", "MatMul") and node.inputs[1] in self.weights:
+            shape = self.weights[node.inputs[1]][task].shape
+            columns = shape[-1] if node.attributes.get_int("transB", 0) == 0 else shape[0]
+            return ir.Shape([*list(output.shape)[:-1], columns]) if len(shape) == 2 else None
+        if node.op_type in UNARY or (node.op_type in BINARY and known_shape(output) == known_shape(node.inputs[0])):
+            # The first operand's shape is the result's: other operands broadcast into it.
+            first = node.inputs[0]
+            return self.split[first][task].shape if first in self.split else None
         return None
 
     def _per_task(self, value: ir.Value) -> list[ir.Value]:
@@ -330,13 +214,14 @@ class _Vectorizer:
             return [self.build.initializer(a, f"{value.name}.{task}") for a, task in zip(arrays, self.tasks, strict=True)]
         if not self._in_branch(value):
             return [value] * count
-        folded = self._folded(value)
+        folded = self.flat.folded(value)
         axis = batch_axis(value, self.batch)
+        node = value.producer()
+        if axis is None and node is not None:
+            # Nothing to cut (a shape, say): computed again from what can be.
+            return self._split_node(node)[list(node.outputs).index(value)]
         if axis is None:
-            raise ir.passes.PassError(
-                f"VectorizeTasksPass: the value {value.name!r} of shape {value.shape} depends on the task but has no batch axis; "
-                "expected one axis named after the batch"
-            )
+            raise ir.passes.PassError(f"VectorizeTasksPass: {value.name!r} of shape {value.shape} has no batch axis to cut")
         parts = self.build.nodes(
             "Split",
             [folded],
@@ -351,10 +236,14 @@ class _Vectorizer:
 def _run_node(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     """Evaluates one node by ONNX's reference implementation."""
     inputs = [
-        None if array is None else ir.Value(name=f"x{i}", shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
+        None
+        if array is None
+        else ir.Value(name=f"x{i}", shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
         for i, array in enumerate(arrays)
     ]
-    single = ir.Node(node.domain, node.op_type, inputs, attributes=list(node.attributes.values()), num_outputs=len(node.outputs))
+    single = ir.Node(
+        node.domain, node.op_type, inputs, attributes=list(node.attributes.values()), num_outputs=len(node.outputs)
+    )
     for index, output in enumerate(single.outputs):
         output.name = f"y{index}"
     opset = {"": node.graph.opset_imports[""]} if node.graph is not None else {"": 20}

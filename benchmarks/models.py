@@ -1,0 +1,96 @@
+"""The models to measure."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from adapters import BertAdapterModel, SeqBnConfig
+from transformers import BertConfig
+
+from exporter import ExportError
+from exporter.load import load
+from exporter.plan import Plan, make_plan
+from exporter.quiet import quiet
+
+# A fresh adapter computes almost nothing; with this deviation, mixing up two tasks shows in the numbers.
+_ADAPTER_STD = 0.05
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test and what of it is measured.
+
+    Attributes:
+        model: a live adapters model, fp32, in evaluation mode.
+        tokenizer: its tokenizer, or None.
+        plan: the exporter's plan for all tasks at the drop.
+        description: what it is, in JSON types.
+    """
+
+    model: Any
+    tokenizer: Any
+    plan: Plan
+    description: dict[str, str | int]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.plan.tasks)
+
+    @property
+    def title(self) -> str:
+        what = self.description
+        return f"{what['name']}: {what['layers']} layers, hidden {what['hidden']}, {what['tasks']} tasks, drop {what['drop']}"
+
+
+def example(drop: int) -> Subject:
+    """The bundled example.
+
+    Raises:
+        ExportError: it is not installed, or `drop` is more than its layers.
+    """
+    checkpoint = load(None)
+    return _subject(checkpoint.model, checkpoint.tokenizer, drop, "the bundled example on all-MiniLM-L6-v2")
+
+
+def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> Subject:
+    """A BERT with seeded random weights and `tasks` seq_bn adapters, each with a one-layer head of 2, 3 or 4 labels."""
+    head_size = 64 if hidden % 64 == 0 else 32
+    config = BertConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // head_size, intermediate_size=4 * hidden
+    )
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(seed)
+        model = BertAdapterModel(config)
+        for number in range(tasks):
+            model.add_adapter(f"task{number}", config=SeqBnConfig())
+            model.add_classification_head(f"task{number}", num_labels=2 + number % 3, layers=1)
+        for name, parameter in model.named_parameters():
+            if ".adapters." in name:
+                torch.nn.init.normal_(parameter, std=_ADAPTER_STD)
+    name = "BERT-base, random weights" if (layers, hidden) == (12, 768) else "BERT, random weights"
+    return _subject(model.eval(), None, drop, name)
+
+
+def _subject(model: Any, tokenizer: Any, drop: int, name: str) -> Subject:
+    plan = make_plan(model, tokenizer, None, drop, None, None)
+    if len(plan.tasks) < 2:
+        raise ExportError(f"expected a model of at least two tasks to measure, found {len(plan.tasks)}")
+    description: dict[str, str | int] = {
+        "name": name,
+        "layers": plan.layers,
+        "hidden": int(model.config.hidden_size),
+        "tasks": len(plan.tasks),
+        "drop": drop,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    return Subject(model, tokenizer, plan, description)
+
+
+def twin(model: Any) -> Any:
+    """A copy with an active setup of its own, which shares the weights with the original."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()

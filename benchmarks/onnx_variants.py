@@ -1,0 +1,109 @@
+"""The variants in ONNX Runtime: a file per task, and all tasks in one graph."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+import runtime
+from exporter import export
+from runtime.bundle import MODEL
+
+from .models import Subject
+from .task_files import export_task_files
+from .variant import Answers, Call, Feeds, Prepared, Variant
+
+
+def _session(folder: Path, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # its warnings are about its own optimisations
+    return onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+
+
+def _graph_bytes(folder: Path) -> int:
+    """Bytes of the graph and its weights; tokenizer, configuration and manifest do not count."""
+    return sum(path.stat().st_size for path in folder.rglob(f"{MODEL}*"))
+
+
+class _OurExport:
+    """The export that both of our variants run; made on first use."""
+
+    def __init__(self, subject: Subject, folder: Path) -> None:
+        self._subject = subject
+        self._folder = folder
+
+    @cached_property
+    def written(self) -> tuple[Path, float]:
+        """The folder and how many seconds it took, verification against PyTorch included."""
+        start = time.perf_counter()
+        subject = self._subject
+        export(subject.model, subject.tokenizer, tasks=subject.tasks, drop=subject.plan.drop, output=self._folder)
+        return self._folder, time.perf_counter() - start
+
+
+def _prepare_files(subject: Subject, folder: Path, threads: int) -> Prepared:
+    start = time.perf_counter()
+    folders = export_task_files(subject, folder)
+    seconds = time.perf_counter() - start
+    sessions = [_session(folders[task], threads) for task in subject.tasks]
+
+    def bind(feeds: Feeds) -> Call:
+        def call() -> Answers:
+            return [session.run(["logits"], feeds)[0] for session in sessions]
+
+        return call
+
+    return Prepared(bind, _graph_bytes(folder), seconds)
+
+
+def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Prepared:
+    folder, seconds = ours.written
+    session = _session(folder, threads)
+
+    def bind(feeds: Feeds) -> Call:
+        def call() -> Answers:
+            answers: Answers = session.run(list(tasks), feeds)
+            return answers
+
+        return call
+
+    return Prepared(bind, _graph_bytes(folder), seconds)
+
+
+def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Prepared:
+    folder, _ = ours.written
+    predictor = runtime.load(folder, provider="cpu", threads=threads)
+
+    def bind(feeds: Feeds) -> Call:
+        def call() -> Answers:
+            answers = predictor.run(feeds)
+            return [answers[task] for task in tasks]
+
+        return call
+
+    return Prepared(bind)
+
+
+def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]:
+    """All variants in ONNX Runtime on the CPU; their files go into `folder`."""
+    drop, tasks = subject.plan.drop, subject.tasks
+    ours = _OurExport(subject, folder / "ours")
+    return [
+        Variant(
+            "files",
+            "ONNX, one file per task",
+            "files",
+            "fp32",
+            drop,
+            lambda: _prepare_files(subject, folder / "files", threads),
+        ),
+        Variant("ours", "ours, one graph", "ours", "fp32", drop, lambda: _prepare_ours(ours, tasks, threads)),
+        Variant(
+            "ours-runtime", "ours, runtime.load().run()", "ours", "fp32", drop, lambda: _prepare_runtime(ours, tasks, threads)
+        ),
+    ]

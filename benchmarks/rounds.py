@@ -1,0 +1,120 @@
+"""Interleaved timing, and what is computed from the times."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .variant import Answers, Call
+
+# Thread pools spin for a few milliseconds after their work. Without a pause, a variant would be timed against the threads of
+# the one before it.
+_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the times of one variant at one shape say. Ratios are medians of the ratios within each round.
+
+    Attributes:
+        median_ms: milliseconds until all tasks are answered for the batch.
+        p95_ms: the same in all but the worst 5 % of the rounds.
+        answers_per_second: texts x tasks per second, from the median.
+        time_saved: 1 - t / t_ref, with t_ref of the fastest eager variant at the same drop; None where none ran.
+        throughput_ratio: t_ref / t.
+        versus_parallel: t_parallel / t, with t_parallel of the library's Parallel block in fp32 at the same drop.
+    """
+
+    median_ms: float
+    p95_ms: float
+    answers_per_second: float
+    time_saved: float | None
+    throughput_ratio: float | None
+    versus_parallel: float | None
+
+
+def timed(call: Call) -> tuple[Answers, float]:
+    """What a call answers, and its seconds."""
+    start = time.perf_counter()
+    answers = call()
+    return answers, time.perf_counter() - start
+
+
+def rounds_within(seconds: float, one_round: float, least: int, most: int) -> int:
+    """How many rounds of `one_round` seconds fit into `seconds`, from `least` to `most`."""
+    return max(least, min(most, int(seconds / max(one_round, 1e-9))))
+
+
+def measure(calls: Mapping[str, Call], rounds: int, seed: int, on_call: Callable[[str], None]) -> dict[str, list[float]]:
+    """Seconds of every call in every round: key -> `rounds` times, in the order of the rounds.
+
+    Each round runs every call once, in an order shuffled by the seed. `on_call` is told the key after each call, untimed.
+    """
+    shuffle = random.Random(seed)  # noqa: S311 - an order, not a secret
+    times: dict[str, list[float]] = {key: [] for key in calls}
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            order = list(calls)
+            shuffle.shuffle(order)
+            for key in order:
+                time.sleep(_PAUSE_SECONDS)
+                times[key].append(timed(calls[key])[1])
+                on_call(key)
+            gc.collect()
+    finally:
+        if enabled:
+            gc.enable()
+    return times
+
+
+def p95(times: Sequence[float]) -> float:
+    """The 95th percentile, interpolated between neighbours."""
+    return float(np.percentile(times, 95))
+
+
+def paired_ratio(reference: Sequence[float], times: Sequence[float]) -> float:
+    """The median of reference / time over the rounds: what hits a whole round cancels out."""
+    return statistics.median(before / after for before, after in zip(reference, times, strict=True))
+
+
+def paired_saving(reference: Sequence[float], times: Sequence[float]) -> float:
+    """The median of 1 - time / reference over the rounds."""
+    return statistics.median(1 - after / before for before, after in zip(reference, times, strict=True))
+
+
+def fastest(times: Mapping[str, Sequence[float]], keys: Sequence[str]) -> str | None:
+    """The key of the smallest median among those of `keys` that have times."""
+    return min((key for key in keys if key in times), key=lambda key: statistics.median(times[key]), default=None)
+
+
+def summarize(times: Mapping[str, Sequence[float]], references: Sequence[str], parallel: str, answers: int) -> dict[str, Stats]:
+    """Statistics of every variant of one shape.
+
+    Args:
+        times: key -> seconds per round.
+        references: keys of the eager variants at the same drop.
+        parallel: key of the Parallel block in fp32 at the same drop.
+        answers: texts x tasks of one call.
+    """
+    best = fastest(times, references)
+    found = {}
+    for key, own in times.items():
+        median = statistics.median(own)
+        found[key] = Stats(
+            median_ms=1e3 * median,
+            p95_ms=1e3 * p95(own),
+            answers_per_second=answers / median,
+            time_saved=None if best is None else paired_saving(times[best], own),
+            throughput_ratio=None if best is None else paired_ratio(times[best], own),
+            versus_parallel=paired_ratio(times[parallel], own) if parallel in times else None,
+        )
+    return found

@@ -1,0 +1,197 @@
+"""One run: build, prepare, check, time, report."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from tqdm import tqdm
+
+from exporter import ExportError
+from exporter.quiet import quiet
+from exporter.verify import make_inputs
+
+from .cli import Options, Shape
+from .machine import inspect
+from .models import Subject, example, random_bert
+from .onnx_variants import onnx_variants
+from .plot import plot
+from .report import Result, Row, print_result, write_jsonl
+from .rounds import measure, rounds_within, summarize, timed
+from .torch_variants import task_by_task, torch_variants
+from .variant import Answers, Call, Feeds, Prepared, Variant, max_difference, one_line
+
+# fp32 differs by the order of additions; a task mixed up with another one differs by tenths.
+TOLERANCE = 1e-3
+
+
+class MismatchError(Exception):
+    """A variant in fp32 gives other numbers than PyTorch task by task. Nothing was written."""
+
+
+@dataclass(frozen=True)
+class _Time:
+    """Seconds that a whole run may take, and the fewest and most rounds of a shape."""
+
+    seconds: float
+    least: int
+    most: int
+
+
+_DEFAULT = _Time(600.0, 5, 100)
+_QUICK = _Time(40.0, 3, 50)
+
+
+def run(options: Options) -> Result:
+    """Measures what the options say, prints the tables and writes the results.
+
+    Raises:
+        MismatchError: an fp32 variant is wrong.
+        ExportError: the model or a shape cannot be measured.
+    """
+    start = time.monotonic()
+    machine = inspect(options.threads)
+    limits = _QUICK if options.quick else _DEFAULT
+    torch.set_num_threads(options.threads)
+    with quiet(), tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        subject = _subject(options)
+        _check_shapes(options.shapes, subject)
+        options.output.mkdir(parents=True, exist_ok=True)
+        variants = torch_variants(subject, options.compile) + onnx_variants(subject, Path(folder), options.threads)
+        bench = _prepare(subject, variants, options.seed)
+        rows: list[Row] = []
+        # All numbers are checked, and everything is compiled, before the first shape is timed.
+        checked = [_check(bench, shape) for shape in options.shapes]
+        for done, (shape, able) in enumerate(zip(options.shapes, checked, strict=True)):
+            one_round = _warm_up(able)
+            left = limits.seconds - (time.monotonic() - start)
+            affordable = rounds_within(left / (len(options.shapes) - done), one_round, limits.least, limits.most)
+            rows += _measure_shape(bench, shape, able, options.rounds or affordable)
+    result = Result(subject, machine, options, datetime.datetime.now(datetime.UTC), tuple(rows))
+    # Written before anything is printed, so that a closed pipe costs no results.
+    stem = options.output / f"{options.name}-{result.date:%Y%m%d}"
+    written = (stem.with_suffix(".jsonl"), stem.with_suffix(".png"))
+    write_jsonl(result, written[0])
+    plot(result, written[1])
+    print_result(result, Console() if sys.stdout.isatty() else Console(width=120))
+    print("wrote " + " and ".join(map(str, written)))
+    return result
+
+
+def _subject(options: Options) -> Subject:
+    print("building the model …", file=sys.stderr, flush=True)
+    if options.quick:
+        return example(options.drop)
+    return random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
+
+
+def _check_shapes(shapes: Sequence[Shape], subject: Subject) -> None:
+    longest = subject.plan.max_length
+    if too_long := [str(shape) for shape in shapes if shape.length > longest]:
+        raise ExportError(f"--shapes: the model takes at most {longest} tokens, found {', '.join(too_long)}")
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What is measured: all variants, those that are ready, and the reasons of those that could not be made ready."""
+
+    subject: Subject
+    variants: Sequence[Variant]
+    seed: int
+    prepared: dict[str, Prepared]
+    failures: dict[str, str]
+
+
+def _prepare(subject: Subject, variants: Sequence[Variant], seed: int) -> _Bench:
+    bench = _Bench(subject, variants, seed, {}, {})
+    for variant in variants:
+        print(f"preparing {variant.label} …", file=sys.stderr, flush=True)
+        try:
+            bench.prepared[variant.key] = variant.prepare()
+        except Exception as error:  # libraries raise what they like; the table shows the reason
+            bench.failures[variant.key] = one_line(error)
+    return bench
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A call that ran once: its seconds and its difference from PyTorch task by task."""
+
+    call: Call
+    first: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class _Able:
+    """The variants that run at one shape, and the reasons of those that failed."""
+
+    ready: dict[str, _Checked]
+    failures: dict[str, str]
+
+
+def _warm_up(able: _Able) -> float:
+    """Runs every variant twice; returns the seconds that one round is expected to take."""
+    for item in able.ready.values():
+        item.call()
+    return sum(timed(item.call)[1] for item in able.ready.values())
+
+
+def _measure_shape(bench: _Bench, shape: Shape, able: _Able, rounds: int) -> list[Row]:
+    subject = bench.subject
+    with tqdm(total=rounds * len(able.ready), desc=f"{shape}, {rounds} rounds", file=sys.stderr, unit="run") as bar:
+        times = measure(
+            {key: item.call for key, item in able.ready.items()}, rounds, bench.seed, lambda _: bar.update() and None
+        )
+    eager = [variant.key for variant in bench.variants if variant.family == "eager" and variant.drop == subject.plan.drop]
+    stats = summarize(times, eager, "parallel", shape.batch * len(subject.tasks))
+    reasons = {**bench.failures, **able.failures}
+    rows = []
+    for variant in bench.variants:
+        item, key = able.ready.get(variant.key), variant.key
+        if item is None:
+            rows.append(Row(variant, shape, bench.prepared.get(key), failure=reasons[key]))
+        else:
+            rows.append(Row(variant, shape, bench.prepared[key], stats[key], tuple(times[key]), item.difference, item.first))
+    return rows
+
+
+def _check(bench: _Bench, shape: Shape) -> _Able:
+    """Runs every variant once and checks its numbers.
+
+    Raises:
+        MismatchError: names every variant in fp32 that is out of tolerance.
+    """
+    subject = bench.subject
+    feeds: Feeds = make_inputs(subject.model, subject.plan, shape.batch, shape.length, bench.seed)
+    expected: dict[int, Answers] = {
+        drop: task_by_task(subject.model, subject.tasks, drop)(feeds)() for drop in {variant.drop for variant in bench.variants}
+    }
+    print(f"checking the numbers at {shape} …", file=sys.stderr, flush=True)
+    found = _Able({}, {})
+    for variant in bench.variants:
+        if variant.key not in bench.prepared:
+            continue
+        try:
+            call = bench.prepared[variant.key].bind(feeds)
+            answers, seconds = timed(call)
+            found.ready[variant.key] = _Checked(call, seconds, max_difference(answers, expected[variant.drop]))
+        except Exception as error:  # as above
+            found.failures[variant.key] = one_line(error)
+    wrong = [
+        f"{variant.label} at {shape}: max difference {found.ready[variant.key].difference:.1e}"
+        for variant in bench.variants
+        if variant.precision == "fp32" and variant.key in found.ready and not found.ready[variant.key].difference <= TOLERANCE
+    ]
+    if wrong:
+        raise MismatchError(
+            f"expected the numbers of PyTorch task by task to {TOLERANCE:.0e}; nothing was written: " + "; ".join(wrong)
+        )
+    return found

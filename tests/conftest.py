@@ -1,0 +1,24 @@
+"""Fixtures that several files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing in the tests may reach for a hub; set before transformers is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m exporter --drop 5` writes."""
+    from exporter.cli import main
+
+    folder = tmp_path_factory.mktemp("example") / "onnx"
+    assert main(["--drop", "5", "--output", str(folder), "--quiet"]) == 0
+    return folder

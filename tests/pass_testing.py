@@ -1,0 +1,134 @@
+"""What the tests of the graph passes share: models from ONNX text, and the proof that a pass is one."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.parser
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import onnxruntime
+
+Arrays = Mapping[str, np.ndarray]
+Sizes = Mapping[str, int]
+
+SIZES: tuple[Sizes, ...] = ({"batch": 1, "sequence": 3}, {"batch": 2, "sequence": 5}, {"batch": 5, "sequence": 1})
+_HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
+
+
+def parse(text: str, initializers: Arrays | None = None) -> ir.Model:
+    """A model with lifted constants and inferred shapes.
+
+    Args:
+        text: a graph in ONNX text, without the model's header. Shapes of inputs and outputs may name `batch` and `sequence`;
+            small initializers and shapes of inner values may stand in the angle brackets behind the outputs.
+        initializers: further weights, by name.
+    """
+    proto = onnx.parser.parse_model(f"{_HEADER} agraph {text}")
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in (initializers or {}).items()]
+    proto.graph.initializer.extend(tensors)
+    model = ir.from_proto(proto)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.ShapeInferencePass()(model)
+    return model
+
+
+def op_types(model: ir.Model) -> list[str]:
+    """The operators in the order of the graph."""
+    return [node.op_type for node in model.graph]
+
+
+def rand(*shape: int, seed: int = 0) -> np.ndarray:
+    """Normally distributed float32 of that shape."""
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def random_feeds(model: ir.Model, sizes: Sizes) -> dict[str, np.ndarray]:
+    """Inputs for the model at those sizes: normal floats, integers from 0 to 2, and booleans."""
+    generator = np.random.default_rng(sum(sizes.values()))
+    feeds = {}
+    for value in model.graph.inputs:
+        assert value.shape is not None
+        assert value.dtype is not None
+        shape = [dim if isinstance(dim, int) else sizes[str(dim.value)] for dim in value.shape]
+        numbers = generator.standard_normal(shape) if value.dtype.is_floating_point() else generator.integers(0, 3, shape)
+        feeds[str(value.name)] = np.asarray(numbers).astype(value.dtype.numpy())
+    return feeds
+
+
+def compute(model: ir.Model, feeds: Arrays) -> list[np.ndarray]:
+    """The model's outputs by ONNX Runtime, with its own optimizations off."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(array) for array in session.run(None, dict(feeds))]
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The model as one protobuf message, with the weights inside."""
+    proto: onnx.ModelProto = ir.to_proto(model)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def check_valid(model: ir.Model) -> None:
+    """Asks ONNX's checker, which also infers every shape and compares it with the declared one."""
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def prove(
+    step: ir.passes.InPlacePass,
+    text: str,
+    operators: str | None,
+    *,
+    initializers: Arrays | None = None,
+    tolerance: float = 0.0,
+    sizes: Sequence[Sizes] = SIZES,
+    idempotent: bool = True,
+) -> ir.Model:
+    """Proves a pass on one graph: its operators, its numbers, its idempotence, and the checker's verdict.
+
+    Args:
+        step: the pass.
+        text: as in `parse`.
+        operators: the operators after the pass and the removal of dead nodes, in the graph's order and separated by spaces;
+            None if the pass must leave the model alone.
+        initializers: as in `parse`.
+        tolerance: the largest difference allowed relative to max(1, |number|); 0 demands equal bits, up to the sign of zero.
+        sizes: the batch and sequence sizes at which numbers are compared.
+        idempotent: whether a second run must change nothing.
+
+    Returns:
+        The model behind the pass.
+    """
+    before, model = parse(text, initializers), parse(text, initializers)
+    check_valid(before)
+    untouched = serialize(model)
+    modified = step(model).modified
+    if operators is None:
+        assert not modified
+        assert serialize(model) == untouched
+        return model
+    assert modified
+    common.RemoveUnusedNodesPass()(model)
+    assert op_types(model) == operators.split()
+    assert [value.name for value in model.graph.inputs] == [value.name for value in before.graph.inputs]
+    assert [value.name for value in model.graph.outputs] == [value.name for value in before.graph.outputs]
+    check_valid(model)
+    for size in sizes:
+        feeds = random_feeds(before, size)
+        for expected, found in zip(compute(before, feeds), compute(model, feeds), strict=True):
+            assert_close(found, expected, tolerance)
+    once = serialize(model)
+    step(model)
+    common.RemoveUnusedNodesPass()(model)
+    assert not idempotent or serialize(model) == once
+    return model
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """Same type, same shape, and numbers within tolerance x max(1, |expected|)."""
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance, strict=True)

@@ -1,0 +1,88 @@
+"""The bundled example: what is shipped, and that the main command answers real sentences with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from adapters import AutoAdapterModel
+from tiny_models import reference, tokenizer
+
+import runtime
+from exporter.example import ADAPTERS, trunk_folder
+
+ROOT = Path(__file__).parent.parent
+RESULTS: dict[str, dict[str, Any]] = json.loads((ADAPTERS / "results.json").read_text())
+PAIR = ("the bank was steep and muddy", "bank : sloping land beside a body of water")
+TEXTS = [
+    "the film is a moving , funny and beautifully acted little gem .",
+    "a tedious mess : badly written , badly played and twice as long as it should be .",
+    PAIR,
+]
+
+
+def test_it_is_small_and_complete() -> None:
+    shipped = [path for path in ADAPTERS.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert sum(path.stat().st_size for path in shipped) <= 10_000_000
+    assert {path.suffix for path in shipped} == {".py", ".md", ".json", ".safetensors"}
+    folders = {path.parent.name for path in ADAPTERS.glob("*/adapter_config.json")}
+    assert folders == set(RESULTS)
+    assert len(folders) == 8
+
+
+def test_every_task_beats_its_baseline_and_the_card_shows_it() -> None:
+    card = (ADAPTERS / "README.md").read_text()
+    for name, result in RESULTS.items():
+        better = (
+            result["baseline"] - result["by_drop"][0]
+            if result["metric"] == "RMSE"
+            else result["by_drop"][0] - result["baseline"]
+        )
+        assert better > 0.1, name
+        assert len(result["by_drop"]) == 7
+        assert f"| {name} |" in card
+    kinds = [result["kind"] for result in RESULTS.values()]
+    counts = {len(result["labels"]) for result in RESULTS.values() if result["kind"] == "classification"}
+    assert kinds.count("regression") == kinds.count("tagging") == 1
+    assert len(counts) >= 5
+
+
+def test_the_exported_example_equals_the_library(example_bundle: Path) -> None:
+    model = AutoAdapterModel.from_pretrained(trunk_folder())
+    for name in RESULTS:
+        model.load_adapter(str(ADAPTERS / name), load_as=name, use_safetensors=True)
+    words = tokenizer()
+    batch = words([text for text in TEXTS if isinstance(text, str)], padding=True, return_tensors="np")
+    feeds = {name: value.astype(np.int64) for name, value in batch.items()}
+    answers = runtime.load(example_bundle, provider="cpu").run(feeds)
+    assert set(answers) == set(RESULTS)
+    for name, answer in answers.items():
+        expected = reference(model, name, feeds, 5)
+        assert np.abs(answer - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+
+
+def test_it_understands_sentences(example_bundle: Path) -> None:
+    answers = runtime.load(example_bundle, provider="cpu").predict(TEXTS)
+    assert [prediction.label for prediction in answers["movie_sentiment"][:2]] == ["positive", "negative"]
+    liked, disliked = (prediction.value for prediction in answers["sentiment_intensity"][:2])
+    assert liked is not None
+    assert disliked is not None
+    assert liked > disliked
+    words = answers["part_of_speech"][0].words
+    assert [(word.text, word.label) for word in words if word.text in ("film", ".")] == [("film", "NOUN"), (".", "PUNCT")]
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_the_runtime_command_answers(example_bundle: Path, extra: list[str]) -> None:
+    command = [sys.executable, "-m", "runtime", str(example_bundle), "--text", str(TEXTS[0]), "--pair", *PAIR, *extra]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert all(name in result.stdout for name in RESULTS)
+    if extra:
+        texts = json.loads(result.stdout)["texts"]
+        assert [text["text"] for text in texts] == [TEXTS[0], list(PAIR)]

@@ -1,0 +1,112 @@
+"""Only the rows that somebody reads."""
+
+import onnx_ir as ir
+import pytest
+from pass_testing import parse, prove, rand
+
+from exporter.passes import PushSlicesPass
+
+HEAD = "(float[batch, sequence, 4] x) => (float[batch, 4] y)"
+WEIGHTS = {"w": rand(4, 4), "b": rand(4)}
+SIZES = ({"batch": 1, "sequence": 3}, {"batch": 2, "sequence": 5}, {"batch": 3, "sequence": 2})
+
+
+@pytest.mark.parametrize("index", ["int64 i = {0}", "int64 i = {1}", "int64 i = {-1}", "int64 i = {-2}", "int32 i = {0}"])
+def test_computes_one_row_wherever_it_stands(index: str) -> None:
+    text = f"{HEAD} <{index}> {{ h = MatMul(x, w) r = Relu(h) y = Gather<axis = 1>(r, i) }}"
+    prove(PushSlicesPass(), text, "Slice MatMul Relu Gather", initializers=WEIGHTS, tolerance=1e-5, sizes=SIZES)
+
+
+@pytest.mark.parametrize(
+    ("body", "operators"),
+    [
+        ("h = Relu(x) r = Add(h, b)", "Slice Relu Add"),
+        ("h = Relu(x) r = Add(h, x)", "Slice Relu Slice Add"),
+        ("c = Cast<to = 9>(x) r = Where(c, x, b)", "Slice Cast Slice Where"),
+        ("r = LayerNormalization(x, b, b)", "Slice LayerNormalization"),
+        ("r = Softmax(x)", "Slice Softmax"),
+        ("r = MatMul(x, w)", "Slice MatMul"),
+        ("h = Transpose<perm = [1, 0, 2]>(x) g = Relu(h) r = Transpose<perm = [1, 0, 2]>(g)", "Slice Transpose Relu Transpose"),
+        ("h = Reshape(x, heads) g = Relu(h) r = Reshape(g, flat)", "Slice Reshape Relu Reshape"),
+    ],
+)
+def test_moves_a_row_through(body: str, operators: str) -> None:
+    constants = "<int64 i = {1}, int64[4] heads = {0, 0, 2, 2}, int64[3] flat = {0, 0, 4}>"
+    text = f"{HEAD} {constants} {{ {body} y = Gather<axis = 1>(r, i) }}"
+    prove(PushSlicesPass(), text, f"{operators} Gather", initializers=WEIGHTS, tolerance=1e-5, sizes=SIZES)
+
+
+def test_computes_one_row_of_attention_and_all_of_k_and_v() -> None:
+    text = f"""{HEAD} <int64 i = {{0}}> {{
+        q = MatMul(x, w) k = MatMul(x, w2) v = Relu(x) t = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, t) p = Softmax(s)
+        c = MatMul(p, v) r = Add(c, x) y = Gather<axis = 1>(r, i) }}"""
+    operators = "Slice MatMul MatMul Relu Transpose MatMul Softmax MatMul Slice Add Gather"
+    weights = {**WEIGHTS, "w2": rand(4, 4, seed=1)}
+    prove(PushSlicesPass(), text, operators, initializers=weights, tolerance=1e-5, sizes=SIZES)
+
+
+def test_lets_several_readers_share_one_row() -> None:
+    text = """(float[batch, sequence, 4] x) => (float[batch, 4] y, float[batch, 1, 4] z) <int64 i = {0}, int64[1] j = {0}> {
+        h = Relu(x) y = Gather<axis = 1>(h, i) z = Gather<axis = -2>(h, j) }"""
+    prove(PushSlicesPass(), text, "Slice Relu Gather Gather")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = Relu(x) g = Gather<axis = 1>(h, i) p = Gather<axis = 1>(h, j) y = Add(g, p)",  # two rows
+        "h = Relu(x) g = Gather<axis = 1>(h, i) p = ReduceSum<keepdims = 0>(h, one) y = Add(g, p)",  # all rows
+        "h = Softmax<axis = 1>(x) y = Gather<axis = 1>(h, i)",
+        "h = LayerNormalization<axis = 1>(x, lone) y = Gather<axis = 1>(h, i)",
+        "h = CumSum(x, ax) y = Gather<axis = 1>(h, i)",
+        "h = Reshape(x, minus) y = Gather<axis = 1>(h, i)",
+        "h = Relu(x) g = Gather<axis = 1>(h, both) y = ReduceSum<keepdims = 0>(g, one)",
+        "y = Gather<axis = 1>(x, i)",
+    ],
+)
+def test_computes_all_rows_that_someone_reads(body: str) -> None:
+    constants = """<int64 i = {0}, int64 j = {1}, int64[1] one = {1}, int64 ax = {1}, int64[2] both = {0, 1}, float lone = {1},
+        int64[3] minus = {-1, 0, 4}>"""
+    prove(PushSlicesPass(), f"{HEAD} {constants} {{ {body} }}", None)
+
+
+def test_leaves_a_value_whole_that_is_an_output() -> None:
+    text = """(float[batch, sequence, 4] x) => (float[batch, 4] y, float[batch, sequence, 4] h) <int64 i = {0}> {
+        h = Relu(x) y = Gather<axis = 1>(h, i) }"""
+    prove(PushSlicesPass(), text, None)
+
+
+def test_leaves_the_batch_to_the_caller() -> None:
+    text = "(float[batch, 4] x) => (float[4] y) <int64 i = {0}> { h = Relu(x) y = Gather<axis = 0>(h, i) }"
+    prove(PushSlicesPass(), text, None)
+
+
+def test_leaves_an_index_alone_that_the_caller_feeds() -> None:
+    text = "(float[batch, sequence, 4] x, int64 i) => (float[batch, 4] y) { h = Relu(x) y = Gather<axis = 1>(h, i) }"
+    prove(PushSlicesPass(), text, None)
+
+
+def test_leaves_a_broadcast_axis_of_an_operand_whole() -> None:
+    text = """(float[batch, sequence, 4] x, float[batch, 1, 4] m) => (float[batch, 4] y) <int64 i = {1}> {
+        h = Relu(x) n = Neg(m) a = Add(h, n) y = Gather<axis = 1>(a, i) }"""
+    prove(PushSlicesPass(), text, "Slice Relu Neg Add Gather", sizes=SIZES)
+
+
+def test_takes_the_right_axis_of_a_matrix_times_a_vector() -> None:
+    text = """(float[batch, 3, sequence, 4] x) => (float[batch, sequence] y) <int64 i = {1}> {
+        h = MatMul(x, b) y = Gather<axis = 1>(h, i) }"""
+    prove(PushSlicesPass(), text, None, initializers=WEIGHTS)
+
+
+def test_refuses_subgraphs_which_could_read_a_value_whole() -> None:
+    branch = "g () => (float[batch, sequence, 4] {0}) {{ {0} = {1}(h) }}"
+    text = f"""(float[batch, sequence, 4] x, bool c) => (float[batch, 4] y, float[batch, sequence, 4] z) <int64 i = {{0}}> {{
+        h = Relu(x) y = Gather<axis = 1>(h, i)
+        z = If(c) <then_branch = {branch.format("u", "Neg")}, else_branch = {branch.format("v", "Abs")}> }}"""
+    with pytest.raises(ir.passes.PreconditionError, match="expected a graph without control flow, found If"):
+        PushSlicesPass()(parse(text))
+
+
+def test_cuts_a_row_once() -> None:
+    text = f"{HEAD} <int64 i = {{1}}> {{ h = MatMul(x, w) y = Gather<axis = 1>(h, i) }}"
+    prove(PushSlicesPass(), text, "Slice MatMul Gather", initializers=WEIGHTS, tolerance=1e-5, sizes=SIZES)
