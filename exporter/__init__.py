@@ -4,8 +4,23 @@ from exporter import export
 report = export(model, tokenizer, drop=5, output="onnx")
 """
 
-from .errors import ExportError, VerificationError
-from .export import export
-from .report import Report
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._export import export
+    from .errors import ExportError, VerificationError
+    from .report import Report
 
 __all__ = ["ExportError", "Report", "VerificationError", "export"]
+
+_HOMES = {"ExportError": "errors", "Report": "report", "VerificationError": "errors", "export": "_export"}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch takes seconds, which `python -m exporter --help` and a mistyped option should not.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value

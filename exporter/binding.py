@@ -22,7 +22,7 @@ def task_weights(model: nn.Module, template: str, tasks: Sequence[str]) -> dict[
         ExportError: a task lacks a weight that the template has, or has one more.
     """
     found: dict[str, list[torch.Tensor]] = {}
-    for prefix, container in model.named_modules():
+    for prefix, container in model.named_modules(remove_duplicate=False):
         if not isinstance(container, nn.ModuleDict | nn.ParameterDict) or template not in container:
             continue
         bound = [_tensors(container[task]) if task in container else {} for task in tasks]
@@ -43,4 +43,6 @@ def task_weights(model: nn.Module, template: str, tasks: Sequence[str]) -> dict[
 def _tensors(entry: nn.Module | torch.Tensor) -> dict[str, torch.Tensor]:
     if isinstance(entry, torch.Tensor):
         return {"": entry.detach()}
-    return {name: tensor.detach() for name, tensor in (*entry.named_parameters(), *entry.named_buffers())}
+    # With duplicates: a module that is registered twice has two names, and the trace may use either.
+    parameters = entry.named_parameters(remove_duplicate=False)
+    return {name: tensor.detach() for name, tensor in (*parameters, *entry.named_buffers(remove_duplicate=False))}

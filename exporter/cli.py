@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -81,14 +80,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     options = _parser().parse_args(arguments)
     # A terminated export cleans up like an interrupted one.
-    signal.signal(signal.SIGTERM, _raise_interrupt)
-    # Nothing here needs a tokenizer's threads, and forking after they ran prints a warning.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    before = signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        return _run(options)
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; to export, install adapterdrop-onnx[export,cpu]", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
+
+def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from ._export import export
     from .errors import ExportError, VerificationError
-    from .export import export
     from .report import print_report
 
     try:
@@ -107,9 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, VerificationError) else 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     elif not options.quiet:

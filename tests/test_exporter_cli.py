@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
         (folder / "model.onnx.data").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys.modules["exporter.export"], "save_graph", full)
+    monkeypatch.setattr(sys.modules["exporter._export"], "save_graph", full)
     assert "No space left on device" in _refused(capsys, tmp_path, "--model", str(saved), "--tasks", "a")
 
 
@@ -204,7 +204,7 @@ def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[s
 def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: signal.Signals) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
     script = (
-        "import sys, time\nimport exporter\nexport = sys.modules['exporter.export']\n"
+        "import sys, time\nimport exporter._export as export\n"
         "def wait(*_):\n    print('verifying', flush=True)\n    time.sleep(60)\n"
         "export.verify = wait\nfrom exporter.cli import main\nsys.exit(main(sys.argv[1:]))"
     )

@@ -1,0 +1,110 @@
+"""Draws docs/graph.svg, the README's picture: what is computed for three tasks today, and in an exported graph.
+
+python docs/draw_graph.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("svg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+LAYERS, DROP = 6, 4
+# Okabe and Ito's palette, which people with any colour vision can tell apart.
+TRUNK, INK, PAPER = "#d9dee4", "#1f2933", "#ffffff"
+TASKS = {"topic": "#0072b2", "mood": "#e69f00", "words": "#009e73"}
+HEIGHT, GAP = 0.62, 0.16
+
+
+def box(axes: Axes, x: float, y: float, width: float, text: str, colour: str, ink: str = INK) -> None:
+    axes.add_patch(
+        FancyBboxPatch(
+            (x, y), width, HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=colour, edgecolor=INK, lw=0.8
+        )
+    )
+    axes.text(x + width / 2, y + HEIGHT / 2, text, ha="center", va="center", fontsize=9, color=ink)
+
+
+def arrow(axes: Axes, x: float, y: float, to_x: float, to_y: float) -> None:
+    axes.annotate(
+        "", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
+    )
+
+
+def adapter(axes: Axes, x: float, y: float, colour: str, width: float = 0.2) -> None:
+    axes.add_patch(Rectangle((x, y + 0.12), width, HEIGHT - 0.24, facecolor=colour, edgecolor=INK, lw=0.6))
+
+
+def level(row: int) -> float:
+    return row * (HEIGHT + GAP)
+
+
+def draw_today(axes: Axes) -> None:
+    axes.set_title("today: one file per task, every layer every time", fontsize=11, color=INK, pad=8)
+    for column, (name, colour) in enumerate(TASKS.items()):
+        x = column * 2.3
+        axes.text(x + 1, level(0) - 0.12, "text", ha="center", va="top", fontsize=9, color=INK)
+        box(axes, x, level(0), 2, "embeddings", TRUNK)
+        for row in range(LAYERS):
+            arrow(axes, x + 1, level(row) + HEIGHT, x + 1, level(row + 1))
+            box(axes, x, level(row + 1), 2, f"layer {row}", TRUNK)
+            adapter(axes, x + 1.7, level(row + 1), colour)
+        arrow(axes, x + 1, level(LAYERS) + HEIGHT, x + 1, level(LAYERS + 1))
+        box(axes, x + 0.3, level(LAYERS + 1), 1.4, name, colour, PAPER)
+
+
+def draw_exported(axes: Axes) -> None:
+    axes.set_title(f"exported with --drop {DROP}: one graph", fontsize=11, color=INK, pad=8)
+    middle = 3.3
+    axes.text(middle, level(0) - 0.12, "text", ha="center", va="top", fontsize=9, color=INK)
+    box(axes, middle - 1, level(0), 2, "embeddings", TRUNK)
+    for row in range(LAYERS):
+        shared = row < DROP
+        arrow(axes, middle, level(row) + HEIGHT, middle, level(row + 1))
+        box(axes, *(middle - 1, level(row + 1), 2.0) if shared else (0.6, level(row + 1), 5.4), "", TRUNK)
+        label = f"layer {row}" if shared else f"layer {row}, all tasks as one batch"
+        axes.text(
+            middle - (0 if shared else 0.5), level(row + 1) + HEIGHT / 2, label, ha="center", va="center", fontsize=9, color=INK
+        )
+        if not shared:
+            for number, colour in enumerate(TASKS.values()):
+                adapter(axes, 5.05 + number * 0.28, level(row + 1), colour)
+    for column, (name, colour) in enumerate(TASKS.items()):
+        x = middle + (column - 1) * 1.9
+        arrow(axes, x, level(LAYERS) + HEIGHT, x, level(LAYERS + 1))
+        box(axes, x - 0.7, level(LAYERS + 1), 1.4, name, colour, PAPER)
+    axes.annotate(
+        "computed once",
+        (middle - 1.15, (level(0) + level(DROP) + HEIGHT) / 2),
+        ha="right",
+        va="center",
+        fontsize=9,
+        color=INK,
+    )
+
+
+def main() -> None:
+    mpl.rcParams["svg.hashsalt"] = "graph"  # the same picture is the same file
+    mpl.rcParams["svg.fonttype"] = "none"
+    mpl.rcParams["font.family"] = "sans-serif"
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2))
+    draw_today(left)
+    draw_exported(right)
+    for axes in (left, right):
+        axes.set_xlim(-0.2, 6.8)
+        axes.set_ylim(-0.5, level(LAYERS + 1) + HEIGHT + 0.1)
+        axes.set_axis_off()
+    figure.patch.set_facecolor(PAPER)
+    figure.text(0.5, 0.015, "coloured bars: the adapters of the three tasks", ha="center", fontsize=9, color=INK)
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    target = Path(__file__).parent / "graph.svg"
+    figure.savefig(target, metadata={"Date": None, "Creator": None})
+
+
+if __name__ == "__main__":
+    main()
