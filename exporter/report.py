@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -79,6 +79,16 @@ class Report:
         return {**asdict(self), "output": str(self.output), "seconds": dict(self.seconds)}
 
 
+_PASS_COLUMNS: dict[str, Literal["left", "right"]] = {
+    "pass": "left",
+    "graph": "left",
+    "nodes": "right",
+    "after": "right",
+    "weights": "right",
+    "after ": "right",
+}
+
+
 def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
@@ -86,16 +96,15 @@ def _size(count: int) -> str:
 def print_report(report: Report, console: Console) -> None:
     """What a person wants to know, without a table wider than a terminal."""
     tasks = Table(title=f"{report.source}: {len(report.tasks)} tasks, drop {report.drop} of {report.layers} layers")
-    for column in ("task", "head", "labels", "batched with", "max |onnx - torch|", "same argmax"):
-        tasks.add_column(column)
+    for column in ("task", "head", "labels", "in graph", "max diff", "argmax"):
+        tasks.add_column(column, no_wrap=True)
     for task in report.tasks:
         rows = [row for row in report.parity if row.task == task.name]
-        peers = sum(1 for other in report.tasks if other.group == task.group) - 1
         tasks.add_row(
             task.name,
             task.head,
             str(max(1, len(task.labels))),
-            f"{peers} others" if peers else "alone",
+            f"tasks{task.group}",
             f"{max(row.max_abs_diff for row in rows):.1e}",
             f"{100 * min(row.argmax_agreement for row in rows):.0f} %" if task.head != "regression" else "-",
         )
@@ -104,20 +113,20 @@ def print_report(report: Report, console: Console) -> None:
     graph = report.graph
     console.print(
         f"graph: {graph.nodes} nodes ({graph.trunk_nodes} trunk, {graph.branch_nodes} tasks), {_size(graph.initializer_bytes)} "
-        f"({_size(graph.trunk_bytes)} trunk, {_size(graph.branch_bytes)} adapters and heads)"
+        f"({_size(graph.trunk_bytes)} trunk, {_size(graph.branch_bytes)} adapters and heads)",
+        soft_wrap=True,
     )
     passes = Table(title="passes that changed the graph")
-    for column, justify in (("pass", "left"), ("nodes", "right"), ("", "right"), ("weights", "right"), ("", "right")):
-        passes.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for column, justify in _PASS_COLUMNS.items():
+        passes.add_column(column, justify=justify)
     for step in graph.passes:
-        if (step.nodes_before, step.bytes_before) != (step.nodes_after, step.bytes_after):
-            passes.add_row(
-                step.name, str(step.nodes_before), str(step.nodes_after), _size(step.bytes_before), _size(step.bytes_after)
-            )
+        nodes, weights = (step.nodes_before, step.nodes_after), (step.bytes_before, step.bytes_after)
+        if nodes[0] != nodes[1] or weights[0] != weights[1]:
+            passes.add_row(step.name, step.graph, *map(str, nodes), *map(_size, weights))
     console.print(passes)
     shapes = ", ".join(dict.fromkeys(f"{row.batch}x{row.sequence}" for row in report.parity))
-    console.print(f"verified against single-task PyTorch at {shapes} (batch x length)")
+    console.print(f"verified against single-task PyTorch at {shapes} (batch x length)", soft_wrap=True)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
-    console.print(f"time: {stages}; {sum(report.seconds.values()):.1f} s in all")
+    console.print(f"time: {stages}; {sum(report.seconds.values()):.1f} s in all", soft_wrap=True)
     console.print(f"wrote {report.output}", soft_wrap=True)
     console.print(f'try it: python -m runtime {report.output} --text "…"', soft_wrap=True)

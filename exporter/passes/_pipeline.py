@@ -26,9 +26,13 @@ _BRANCH = re.compile(r"tasks\d+/")
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one pass did: node counts and initializer bytes before and after."""
+    """What one pass did: node counts and initializer bytes before and after.
+
+    `graph` is what it ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all").
+    """
 
     name: str
+    graph: str
     nodes_before: int
     nodes_after: int
     bytes_before: int
@@ -99,19 +103,20 @@ def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[
     vectorized = []
     for number, group in enumerate(groups):
         passes = template_passes(group.weights.keys())
-        bind = VectorizeTasksPass(group.tasks, group.weights, f"tasks{number}", batch)  # _BRANCH matches these names
-        vectorized.append(_run(group.model, (*passes, bind), reports))
+        name = f"tasks{number}"  # _BRANCH matches it
+        bind = VectorizeTasksPass(group.tasks, group.weights, name, batch)
+        vectorized.append(_run(group.model, (*passes, bind), name, reports))
     joined = (JoinGroupsPass(vectorized[1:]), *final_passes())
-    return _run(vectorized[0], joined, reports), reports
+    return _run(vectorized[0], joined, "all", reports), reports
 
 
-def _run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], reports: list[PassReport]) -> ir.Model:
+def _run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassReport]) -> ir.Model:
     for step in passes:
         nodes_before, bytes_before = graph_size(model)
         model = step(model).model
         nodes_after, bytes_after = graph_size(model)
         name = type(step).__name__.removesuffix("Pass")
-        reports.append(PassReport(name, nodes_before, nodes_after, bytes_before, bytes_after))
+        reports.append(PassReport(name, graph, nodes_before, nodes_after, bytes_before, bytes_after))
     return model
 
 

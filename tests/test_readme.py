@@ -1,0 +1,49 @@
+"""The README's commands work as they stand there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from exporter.cli import _parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _commands(prefix: str) -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line[: len(prefix.split())] == prefix.split()]
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    targets = {line[1] for line in _commands("make")}
+    assert targets == {"export", "test"}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_the_export_commands_are_understood() -> None:
+    commands = _commands("python -m exporter")
+    assert ["python", "-m", "exporter", "--drop", "5"] in commands
+    for command in commands:
+        assert _parser().parse_args(command[3:]).drop == 5
+
+
+def test_the_runtime_commands_answer(example_bundle: Path) -> None:
+    commands = _commands("python -m runtime")
+    assert len(commands) >= 2
+    for command in commands:
+        assert command[3] == "onnx"
+        result = subprocess.run([sys.executable, "-m", "runtime", str(example_bundle), *command[4:]], cwd=ROOT, check=True)
+        assert result.returncode == 0
+
+
+def test_files_that_the_readme_links_to_are_there() -> None:
+    links = re.findall(r"\]\(([^):#]+)\)", README)
+    assert "docs/graph.svg" in links
+    assert all((ROOT / link).exists() for link in links)
