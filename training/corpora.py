@@ -206,21 +206,25 @@ def _wordnet_senses(root: Path) -> dict[str, list[tuple[str, list[str]]]]:
     return senses
 
 
-def word_sense(root: Path) -> Splits:
-    """Does this definition of a word fit its use in this sentence? WordNet 3.1; the unit is the lemma.
+def word_usage(root: Path) -> Splits:
+    """Does this sentence use the word of this dictionary entry? WordNet 3.1; the unit is the word.
 
-    A pair is (usage, "word : definition"). A usage's other half is drawn from another sense of the same word, so neither the
-    word nor the definition alone gives the answer away.
+    A pair is (usage, "word : definition"). The wrong entry is another word's of the same part of speech.
     """
+    senses = _wordnet_senses(root)
+    lemmas: dict[str, list[str]] = {}
+    for lemma in sorted(senses):
+        lemmas.setdefault(lemma.rpartition(".")[2], []).append(lemma)
     examples = []
-    for lemma, senses in sorted(_wordnet_senses(root).items()):
-        word = lemma.rpartition(".")[0]
-        for index, (definition, usages) in enumerate(senses):
-            others = [other for number, (other, _) in enumerate(senses) if number != index]
-            for usage in usages if others else ():
-                wrong = others[int(_digest(f"{lemma}:{usage}") * len(others))]
-                for text, label in ((definition, "same"), (wrong, "other")):
-                    examples.append(Example((usage, f"{word} : {text}"), label, word))
+    for lemma in sorted(senses):
+        word, _, part = lemma.rpartition(".")
+        for definition, usages in senses[lemma]:
+            for usage in usages:
+                other = lemmas[part][int(_digest(f"{lemma}:{usage}") * len(lemmas[part]))]
+                entries = {"used": (word, definition), "other": (other.rpartition(".")[0], senses[other][0][0])}
+                # A wrong entry may be right by chance: its word stands in the sentence, too.
+                if entries["other"][0] not in usage.lower():
+                    examples += [Example((usage, " : ".join(entry)), label, word) for label, entry in entries.items()]
     return split_by_unit(examples)
 
 
@@ -234,6 +238,6 @@ READERS: dict[str, Callable[[Path], Splits]] = {
         newsgroup,
         sentiment_intensity,
         part_of_speech,
-        word_sense,
+        word_usage,
     )
 }

