@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def export(
         ExportError: wrong use, an unsupported model or bad input.
         VerificationError: the graph differs from PyTorch. In either case nothing was written.
     """
-    output = Path(output)
+    output = _path(output)
     _check_choice("precision", precision, "fp32")
     _check_choice("target", target, "portable")
     check_destination(output, overwrite)
@@ -79,7 +80,7 @@ def export(
     with stages("compile"):
         graph, passes = _compile(groups)
         finish(graph, plan)
-    with staged(output) as folder:
+    with staged(output, overwrite) as folder:
         with stages("save"):
             save_graph(graph, folder)
             save_config(pruned, plan, checkpoint.tokenizer, folder)
@@ -99,6 +100,12 @@ def export(
     )
 
 
+def _path(output: object) -> Path:
+    if not isinstance(output, str | os.PathLike) or "\0" in str(output) or not str(output):
+        raise ExportError(f"the output must be the path of a folder, found {output!r}")
+    return Path(output).expanduser()
+
+
 def _check_choice(name: str, value: str, only: str) -> None:
     if value != only:
         raise ExportError(f"{name} must be {only!r}, the only one there is so far; found {value!r}")
@@ -115,8 +122,8 @@ def _trace_group(pruned: Any, plan: Plan, number: int) -> Group:
 def _compile(groups: Sequence[Group]) -> tuple[ir.Model, list[PassReport]]:
     try:
         return compile_groups(groups, BATCH)
-    except (ir.passes.InvariantError, ir.passes.PassError) as error:
-        raise ExportError(f"the graph compiler refuses this model: {error}") from error
+    except Exception as error:  # ours, onnx-ir's, onnxscript's and the reference implementation's
+        raise ExportError(f"the graph compiler cannot work on this model: {error or type(error).__name__}") from error
 
 
 def _task_reports(plan: Plan) -> tuple[TaskReport, ...]:

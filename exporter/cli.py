@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace) -> int:
             opset=options.opset,
             atol=options.atol,
             overwrite=options.overwrite,
-            console=None if options.quiet else Console(stderr=True),
+            console=None if options.quiet else Console(file=sys.stderr),
         )
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)

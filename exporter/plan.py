@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +95,15 @@ def _choose(model: Any, wanted: Sequence[str] | None) -> list[str]:
             remedy = "add what is missing, delete it, or name the tasks to export (--tasks a,b)"
             raise ExportError("; ".join(problems) + ": " + remedy)
         return adapters
-    wanted = list(wanted)
+    if isinstance(wanted, Mapping):
+        raise ExportError("tasks must be a list of adapter names: compositions (Stack, Fuse, …) are not supported so far")
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise ExportError(f"tasks must be a list of adapter names, found {wanted!r}: write [{wanted!r}] for a single one")
     if not wanted:
         raise ExportError("no task was named: expected at least one adapter name, or leave tasks out for all of them")
     for name in wanted:
         if not isinstance(name, str):
-            raise ExportError(f"a task is expected to be an adapter's name, found {name!r}; compositions are not supported")
+            raise ExportError(f"a task must be an adapter's name, found {name!r}: compositions are not supported so far")
         if name not in adapters:
             raise ExportError(f"there is no adapter {name!r}; the model has {', '.join(adapters)}")
         if name not in heads:
@@ -107,7 +112,7 @@ def _choose(model: Any, wanted: Sequence[str] | None) -> list[str]:
             )
         if wanted.count(name) > 1:
             raise ExportError(f"the task {name!r} is named twice")
-    return wanted
+    return list(wanted)
 
 
 def _refuse_name(name: str, inputs: Sequence[str]) -> None:
@@ -116,9 +121,18 @@ def _refuse_name(name: str, inputs: Sequence[str]) -> None:
         raise ExportError(f"the task {name!r} is called like an input of the graph: rename the adapter")
 
 
-def _labels(head: PredictionHead) -> tuple[str, ...]:
+def _labels(name: str, head: PredictionHead) -> tuple[str, ...]:
     count = int(head.config["num_labels"])
-    by_id = {int(number): str(label) for label, number in (head.config.get("label2id") or {}).items()}
+    label2id = head.config.get("label2id") or {}
+    try:
+        by_id = {int(number): str(label) for label, number in label2id.items()}
+    except (AttributeError, TypeError, ValueError):
+        by_id = {-1: ""}
+    if len(by_id) != len(label2id) or not all(0 <= number < count for number in by_id):
+        raise ExportError(
+            f"the labels of the head {name!r} must have different ids from 0 to {count - 1}, found {label2id!r}: "
+            "correct its label2id"
+        )
     return tuple(by_id.get(number, f"LABEL_{number}") for number in range(count))
 
 
@@ -164,21 +178,24 @@ def check_drop(drop: object, layers: int) -> int:
     Raises:
         ExportError: it is no whole number from 0 to `layers`.
     """
-    if isinstance(drop, bool) or not isinstance(drop, int):
+    try:
+        number = operator.index(drop)  # type: ignore[arg-type]  # numpy's integers are welcome
+    except TypeError:
+        number = None
+    if number is None or isinstance(drop, bool):
         raise ExportError(f"drop must be a whole number of layers from 0 to {layers}, found {drop!r}")
-    if not 0 <= drop <= layers:
-        raise ExportError(f"drop must be from 0 to {layers}, the model's number of layers; found {drop}")
-    return drop
+    if not 0 <= number <= layers:
+        raise ExportError(f"drop must be from 0 to {layers}, the model's number of layers; found {number}")
+    return number
 
 
 def input_names(model: Any, tokenizer: Any) -> tuple[str, ...]:
     """The graph's inputs: the tokenizer's where there is one, else what the model's embeddings can tell apart."""
-    names = ["input_ids", "attention_mask"]
-    if tokenizer is not None:
-        segments = "token_type_ids" in tokenizer.model_input_names
-    else:
-        segments = getattr(model.config, "type_vocab_size", 0) > 1
-    return (*names, "token_type_ids") if segments else tuple(names)
+    names = ("input_ids", "attention_mask")
+    segments = getattr(model.config, "type_vocab_size", 0) or 0
+    # RoBERTa has one segment, which only a tokenizer that names it makes worth feeding.
+    wanted = segments > 1 if tokenizer is None else segments > 0 and "token_type_ids" in tokenizer.model_input_names
+    return (*names, "token_type_ids") if wanted else names
 
 
 def max_length(model: Any) -> int:
@@ -187,7 +204,28 @@ def max_length(model: Any) -> int:
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             # RoBERTa and its relatives keep the positions up to the padding index free and count from the next one.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return int(model.config.max_position_embeddings)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int):
+        raise ExportError(f"the configuration of {type(model).__name__} has no max_position_embeddings: no length to check")
+    return limit
+
+
+def _check_encoder(model: Any) -> None:
+    config, name = model.config, type(model).__name__
+    if getattr(config, "is_encoder_decoder", False):
+        raise ExportError(f"{name} is an encoder with a decoder: only text encoders are supported so far")
+    if not isinstance(getattr(config, "vocab_size", None), int):
+        raise ExportError(f"the configuration of {name} has no vocab_size: only text encoders are supported so far")
+    if max_length(model) < 2:
+        raise ExportError(f"{name} takes no more than one token (max_position_embeddings): nothing to export")
+
+
+def _check_vocabulary(model: Any, tokenizer: Any) -> None:
+    if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
+        raise ExportError(
+            f"the tokenizer has {len(tokenizer):,} tokens, the model's vocabulary {model.config.vocab_size:,}: they do not "
+            "belong together"
+        )
 
 
 def make_plan(
@@ -198,20 +236,22 @@ def make_plan(
     Raises:
         ExportError: a task, head, method, drop or opset that cannot be exported.
     """
+    _check_encoder(model)
     layers = sum(1 for _ in model.iter_layers())
     drop = check_drop(drop, layers)
     opset = DEFAULT_OPSET if opset is None else opset
-    if opset not in OPSETS:
+    if not isinstance(opset, int) or opset not in OPSETS:
         raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
     atol = 1e-4 if atol is None else atol
-    if not atol > 0:
-        raise ExportError(f"atol must be above 0, found {atol}")
+    if not isinstance(atol, int | float) or not 0 < atol < math.inf:
+        raise ExportError(f"atol must be a finite number above 0, found {atol}")
+    _check_vocabulary(model, tokenizer)
     inputs = input_names(model, tokenizer)
     chosen = []
     for name in _choose(model, tasks):
         _refuse_name(name, inputs)
         head = model.heads[name]
         kind = _head_type(name, head)
-        labels = () if kind == "regression" else _labels(head)
+        labels = () if kind == "regression" else _labels(name, head)
         chosen.append(Task(name, kind, labels, _structure(model, name, kind, drop)))
     return Plan(tuple(chosen), drop, layers, inputs, max_length(model), opset, atol)

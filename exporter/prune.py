@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from adapters.methods.adapter_layer_base import AdapterLayerBase
 
+from .errors import ExportError
 from .plan import Plan
 from .quiet import quiet
 
@@ -21,7 +22,15 @@ def _copy(model: Any) -> Any:
     """
     tensors = list(itertools.chain(model.parameters(), model.buffers()))
     shareable = all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors)
-    clone = copy.deepcopy(model, {id(t): t for t in tensors} if shareable else {})
+    if any(t.device.type == "meta" for t in tensors):
+        raise ExportError("the model's weights are not loaded (they are on the meta device): load it with its weights")
+    try:
+        clone = copy.deepcopy(model, {id(t): t for t in tensors} if shareable else {})
+    except (TypeError, RuntimeError) as error:
+        raise ExportError(
+            f"the model cannot be copied ({error}): remove its hooks and re-parametrizations first, with "
+            "torch.nn.utils.prune.remove for instance"
+        ) from error
     if not shareable:
         clone.to("cpu", torch.float32)
     return clone.eval()

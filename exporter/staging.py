@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,45 +59,61 @@ def check_space(output: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def staged(output: Path) -> Iterator[Path]:
+def staged(output: Path, overwrite: bool) -> Iterator[Path]:
     """A folder beside `output` that becomes `output` when the block ends well and vanishes when it does not.
 
     What a killed export left behind is removed by the next export to the same place.
 
     Raises:
-        ExportError: the disk is full or refuses.
+        ExportError: the disk is full or refuses, or somebody else wrote to `output` in the meantime.
     """
-    partial = output.absolute().parent / f".{output.name}.partial-{os.getpid()}"
+    partial = _beside(output, "partial")
+    created = [parent for parent in partial.parents if not parent.exists()]
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(output)
         partial.mkdir()
         try:
             yield partial
+            check_destination(output, overwrite)
             _replace(partial, output)
-        finally:
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            for parent in created:
+                with contextlib.suppress(OSError):  # another export's by now
+                    parent.rmdir()
+            raise
     except OSError as error:
         raise ExportError(f"the output {str(output)!r} cannot be written, nothing was kept: {error}") from error
 
 
+def _beside(output: Path, kind: str) -> Path:
+    """A hidden name beside `output` that tells which process made it, and that no other export uses."""
+    return output.absolute().parent / f".{output.name}.{kind}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 def _replace(partial: Path, output: Path) -> None:
-    if not output.exists():
-        partial.rename(output)
+    try:
+        partial.rename(output)  # onto nothing or an empty folder; never onto one that has something in it
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    else:
         return
-    old = output.absolute().parent / f".{output.name}.replaced-{os.getpid()}"
+    # check_destination has seen an earlier export there, which is to be replaced.
+    old = _beside(output, "replaced")
     output.rename(old)
     try:
         partial.rename(output)
-    except OSError:
+    except BaseException:
         old.rename(output)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_leftovers(output: Path) -> None:
-    for folder in output.absolute().parent.glob(f".{output.name}.*-*"):
-        kind, _, pid = folder.name.removeprefix(f".{output.name}.").rpartition("-")
+    for folder in output.absolute().parent.glob(f".{glob.escape(output.name)}.*-*-*"):
+        kind, pid, _ = folder.name.removeprefix(f".{output.name}.").split("-", 2)
         if kind in ("partial", "replaced") and pid.isdigit() and not _alive(int(pid)):
             if kind == "replaced" and not output.exists():
                 folder.rename(output)  # killed between the two renames: this is the folder that was to be replaced

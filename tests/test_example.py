@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,11 @@ def test_the_runtime_command_answers(example_bundle: Path, extra: list[str]) -> 
     if extra:
         texts = json.loads(result.stdout)["texts"]
         assert [text["text"] for text in texts] == [TEXTS[0], list(PAIR)]
+
+
+def test_the_runtime_commands_of_the_readme_answer(example_bundle: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in readme.splitlines() if line.startswith("python -m runtime onnx ")]
+    assert len(commands) >= 2
+    for command in commands:
+        subprocess.run([sys.executable, "-m", "runtime", str(example_bundle), *command[4:]], cwd=ROOT, check=True)

@@ -184,7 +184,7 @@ def test_a_failed_export_keeps_the_folder_that_it_was_to_replace(tmp_path: Path)
 
 @pytest.mark.parametrize("opset", [18, 23])
 def test_other_operator_sets(tmp_path: Path, opset: int) -> None:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "tag")})
+    model = tiny_model({"a": ("seq_bn", "tag"), "b": ("seq_bn", "tag")})
     export(model, output=tmp_path / "onnx", opset=opset)
     graph = onnx.load(tmp_path / "onnx" / "model.onnx", load_external_data=False)
     assert graph.opset_import[0].version == opset

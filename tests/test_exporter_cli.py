@@ -57,7 +57,7 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--tasks", "a,a"], "the task 'a' is named twice"),
         (["--tasks", ","], "no task was named"),
         (["--opset", "9"], "opset must be from 18 to 23, found 9"),
-        (["--atol", "0"], "atol must be above 0"),
+        (["--atol", "0"], "atol must be a finite number above 0"),
         (["--precision", "fp16"], "precision must be 'fp32'"),
         (["--target", "cuda"], "target must be 'portable'"),
         (["--frobnicate"], "unrecognized arguments"),
@@ -200,7 +200,7 @@ def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[s
     assert (tmp_path / "onnx" / "model.onnx").exists()
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: signal.Signals) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
     script = (
@@ -228,7 +228,8 @@ def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path
         error = process.stderr.read()
     left = sorted(path.name for path in tmp_path.iterdir())
     if kind == signal.SIGKILL:
-        assert left == [f".onnx.partial-{process.pid}"]
+        assert len(left) == 1
+        assert left[0].startswith(f".onnx.partial-{process.pid}-")
         assert main(["--model", str(saved), "--tasks", "a", "--output", str(tmp_path / "onnx"), "--quiet"]) == 0
         assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
     else:

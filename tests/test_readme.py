@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 from exporter.cli import _parser
@@ -32,15 +30,6 @@ def test_the_export_commands_are_understood() -> None:
     assert ["python", "-m", "exporter", "--drop", "5"] in commands
     for command in commands:
         assert _parser().parse_args(command[3:]).drop == 5
-
-
-def test_the_runtime_commands_answer(example_bundle: Path) -> None:
-    commands = _commands("python -m runtime")
-    assert len(commands) >= 2
-    for command in commands:
-        assert command[3] == "onnx"
-        result = subprocess.run([sys.executable, "-m", "runtime", str(example_bundle), *command[4:]], cwd=ROOT, check=True)
-        assert result.returncode == 0
 
 
 def test_files_that_the_readme_links_to_are_there() -> None:

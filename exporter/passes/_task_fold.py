@@ -7,6 +7,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from ._build import Builder, const_array, known_shape
+from ._operators import BINARY, UNARY
 
 _Kind = Literal["constant", "shape", "data"]
 
@@ -23,6 +24,27 @@ def batch_axis(value: ir.Value, batch: str) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
+# Operators whose results at one position of any axis come from that position of their operands.
+_BY_POSITION = (
+    UNARY
+    | BINARY
+    | {"Clip", "ConstantOfShape", "Expand", "GatherND", "Gemm", "IsInf", "IsNaN", "PRelu", "Range", "Round", "Shape"}
+    | {
+        "Sign",
+        "Sin",
+        "Cos",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+        "Where",
+        "Xor",
+        "LessOrEqual",
+        "GreaterOrEqual",
+    }
+    | {"Ceil", "Floor", "Reciprocal", "Mod", "Pow"}
+)
 # Operators that combine, order, cut or join positions along one axis or several.
 _ALONG_AXES = frozenset(
     {"ArgMax", "ArgMin", "Concat", "CumSum", "Gather", "GatherElements", "GroupNormalization", "Hardmax", "LayerNormalization"}
@@ -135,18 +157,23 @@ class TaskFold:
     def keeps_tasks_apart(self, node: ir.Node) -> bool:
         """Whether the operator treats each position of the batch axis by itself, so that tasks do not mix.
 
-        1. It must not reduce, order, cut or join along the batch axis.
-        2. A Reshape must leave the batch where it is, outermost or behind the same axes.
+        1. Of operators that are not listed here, nothing is assumed.
+        2. It must not reduce, order, cut, join or contract along the batch axis.
+        3. A Reshape must leave the batch where it is, outermost or behind the same axes.
         """
-        axes = [batch_axis(value, self._batch) for value in (*node.inputs, *node.outputs) if value is not None]
-        x = node.inputs[0]
+        x, output = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if node.domain != "" or node.op_type not in _BY_POSITION | _ALONG_AXES | {"MatMul", "Reshape"}:
+            return False  # rule 1
         axis = None if x is None else batch_axis(x, self._batch)
         if x is None or axis is None:
-            return not any(a is not None for a in axes[len(node.inputs) :]) or node.op_type not in _ALONG_AXES | {"Reshape"}
-        if node.op_type == "Reshape":
-            before, after = known_shape(x), known_shape(node.outputs[0])
-            same = batch_axis(node.outputs[0], self._batch) == axis
+            # What varies along the batch is another operand (the indices of a Gather, the scores of a MatMul).
+            return node.op_type in _BY_POSITION | {"Gather", "MatMul"} or batch_axis(output, self._batch) is None
+        if node.op_type == "Reshape":  # rule 3
+            before, after = known_shape(x), known_shape(output)
+            same = batch_axis(output, self._batch) == axis
             return before is not None and after is not None and same and before[:axis] == after[:axis]
+        if node.op_type == "MatMul":
+            return axis != len(x.shape or ()) - 1
         if node.op_type in _ALONG_AXES:
             touched = _axes(node, len(x.shape or ()))
             return touched is not None and axis not in touched
