@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+from benchmarks.markdown import table
 from exporter.cli import _parser
 
 ROOT = Path(__file__).parent.parent
@@ -36,3 +37,9 @@ def test_files_that_the_readme_links_to_are_there() -> None:
     links = re.findall(r"\]\(([^):#]+)\)", README)
     assert "docs/graph.svg" in links
     assert all((ROOT / link).exists() for link in links)
+
+
+def test_the_measured_table_is_that_of_the_results_file() -> None:
+    results = set(re.findall(r"benchmarks/results/[\w-]+\.jsonl", README))
+    assert len(results) == 1
+    assert table(ROOT / results.pop()) in README
