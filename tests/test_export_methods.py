@@ -23,7 +23,6 @@ CONFIGS: dict[str, BnConfig] = {
     "invertible": SeqBnInvConfig(),
     "swish": SeqBnConfig(non_linearity="swish", reduction_factor=4),
     "gelu": DoubleSeqBnConfig(non_linearity="gelu"),
-    "leaky relu": SeqBnConfig(non_linearity="leakyrelu"),
     "leave out": SeqBnConfig(leave_out=[0, 2]),
     "factors by layer": SeqBnConfig(reduction_factor={"1": 8, "default": 4}),
     "parallel twice": ParBnConfig(mh_adapter=True, ln_before=True, use_gating=True),
@@ -66,7 +65,7 @@ def test_architectures(name: str, tmp_path: Path) -> None:
     _check(model, tmp_path / "onnx", drop=1, segments=segments)
 
 
-@pytest.mark.parametrize("drop", [0, 2, 3])
+@pytest.mark.parametrize("drop", [0, 3])
 def test_any_drop(drop: int, tmp_path: Path) -> None:
     _check(tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "tag"), "c": ("seq_bn", "2")}), tmp_path / "onnx", drop)
 

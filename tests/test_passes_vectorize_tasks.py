@@ -392,3 +392,12 @@ def test_refuses_weights_of_another_type() -> None:
     model = parse(f"{HEAD} {{ y = Mul(x, w) }}", {"w": rand(4)})
     with pytest.raises(ir.passes.PreconditionError):
         VectorizeTasksPass(TASKS, {"w": [a.astype(np.float64) for a in tasks_of(4)]}, "group", "batch")(model)
+
+
+def test_a_trunk_value_that_a_task_reads_first_does_not_draw_the_trunk_into_the_branch() -> None:
+    text = """(float[batch, sequence, 4] x) => (float[batch, sequence, 4] y) {
+        h = Relu(x) a = MatMul(h, w) t = Tanh(h) u = Sigmoid(t) y = Add(a, u) }"""
+    model = parse(text, {"w": rand(4, 4)})
+    VectorizeTasksPass(TASKS, {"w": tasks_of(4, 4)}, "group", "batch")(model)
+    trunk = [node.op_type for node in model.graph if not str(node.outputs[0].name).startswith(("group/", *TASKS))]
+    assert trunk == ["Relu", "Tanh", "Sigmoid"]

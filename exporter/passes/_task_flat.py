@@ -29,6 +29,7 @@ class TaskFlat:
         self, build: Builder, fold: TaskFold, weights: Mapping[ir.Value, Sequence[np.ndarray]], tasks: int, batch: str
     ) -> None:
         self.values: dict[ir.Value, ir.Value] = {}
+        self._trunk: dict[ir.Value, ir.Value] = {}
         self._build = build
         self._fold = fold
         self._weights = weights
@@ -64,16 +65,17 @@ class TaskFlat:
         """Arithmetic among flat values of one shape and scalars. False: the node is something else."""
         if node.op_type not in UNARY | BINARY or node.domain != "":
             return False
-        flats = [value for value in node.inputs if value in self.values]
-        others = [const_array(value) for value in node.inputs if value not in self.values]
+        known = {**self._trunk, **self.values}
+        flats = [value for value in node.inputs if value in known]
+        others = [const_array(value) for value in node.inputs if value not in known]
         if not flats or known_shape(flats[0]) is None:
             return False
         if any(known_shape(value) != known_shape(flats[0]) for value in (*flats, node.outputs[0])):
             return False
         if any(array is None or array.size != 1 or array.ndim > _RANK for array in others):
             return False
-        inputs = [self.values.get(value, value) for value in node.inputs if value is not None]
-        self.values[node.outputs[0]] = self._build.clone(node, inputs, [self.values[flats[0]].shape], "")[0]
+        inputs = [known.get(value, value) for value in node.inputs if value is not None]
+        self.values[node.outputs[0]] = self._build.clone(node, inputs, [known[flats[0]].shape], "")[0]
         return True
 
     def _matmul(self, node: ir.Node) -> bool:
@@ -143,17 +145,19 @@ class TaskFlat:
         return len(shape) > 1 and isinstance(shape[-1], int) and batch_axis(value, self._batch) == 0
 
     def _flat(self, value: ir.Value) -> ir.Value:
-        if value not in self.values:
+        # A trunk value stays one: what else reads it is not part of the branch for that.
+        forms = self.values if value in self.values or value in self._fold.branch else self._trunk
+        if value not in forms:
             features = (known_shape(value) or (0,))[-1]
             assert isinstance(features, int)  # _can_flatten
-            self.values[value] = self._build.node(
+            forms[value] = self._build.node(
                 "Reshape",
                 [self.folded(value), self._build.ints([self._tasks, -1, features])],
                 shape=ir.Shape([self._tasks, None, features]),
                 dtype=value.dtype,
                 hint=f"{value.name}_flat",
             )
-        return self.values[value]
+        return forms[value]
 
     def _matrix_stack(self, weight: ir.Value | None, order: tuple[int, int]) -> ir.Value | None:
         """The tasks' matrices as one initializer [T, in, out]; None where there are none or their shapes differ."""
