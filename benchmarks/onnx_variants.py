@@ -10,11 +10,10 @@ from typing import Any
 import onnxruntime
 
 import runtime
-from exporter import export
 from runtime.bundle import MODEL
 
 from .models import Subject
-from .task_files import export_task_files
+from .task_files import Traces, export_one_graph, export_task_files
 from .variant import Answers, Call, Feeds, Prepared, Variant
 
 
@@ -33,23 +32,25 @@ def _graph_bytes(folder: Path) -> int:
 class _OurExport:
     """The export that both of our variants run; made on first use."""
 
-    def __init__(self, subject: Subject, folder: Path) -> None:
+    def __init__(self, subject: Subject, traces: Traces, folder: Path) -> None:
         self._subject = subject
+        self._traces = traces
         self._folder = folder
 
     @cached_property
     def written(self) -> tuple[Path, float]:
         """The folder and how many seconds it took, verification against PyTorch included."""
+        tracing = self._traces.made[2]
         start = time.perf_counter()
-        subject = self._subject
-        export(subject.model, subject.tokenizer, tasks=subject.tasks, drop=subject.plan.drop, output=self._folder)
-        return self._folder, time.perf_counter() - start
+        export_one_graph(self._subject, self._traces, self._folder)
+        return self._folder, tracing + time.perf_counter() - start
 
 
-def _prepare_files(subject: Subject, folder: Path, threads: int) -> Prepared:
+def _prepare_files(subject: Subject, traces: Traces, folder: Path, threads: int) -> Prepared:
+    tracing = traces.made[2]
     start = time.perf_counter()
-    folders = export_task_files(subject, folder)
-    seconds = time.perf_counter() - start
+    folders = export_task_files(subject, traces, folder)
+    seconds = tracing + time.perf_counter() - start
     sessions = [_session(folders[task], threads) for task in subject.tasks]
 
     def bind(feeds: Feeds) -> Call:
@@ -92,7 +93,8 @@ def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> 
 def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]:
     """All variants in ONNX Runtime on the CPU; their files go into `folder`."""
     drop, tasks = subject.plan.drop, subject.tasks
-    ours = _OurExport(subject, folder / "ours")
+    traces = Traces(subject)
+    ours = _OurExport(subject, traces, folder / "ours")
     return [
         Variant(
             "files",
@@ -100,7 +102,7 @@ def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]
             "files",
             "fp32",
             drop,
-            lambda: _prepare_files(subject, folder / "files", threads),
+            lambda: _prepare_files(subject, traces, folder / "files", threads),
         ),
         Variant("ours", "ours, one graph", "ours", "fp32", drop, lambda: _prepare_ours(ours, tasks, threads)),
         Variant(

@@ -46,7 +46,7 @@ class _Time:
 
 
 _DEFAULT = _Time(600.0, 5, 100)
-_QUICK = _Time(40.0, 3, 50)
+_QUICK = _Time(30.0, 3, 50)
 
 
 def run(options: Options) -> Result:
