@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from exporter.cli import Parser
+
 # Imports no torch: --help and a typing error should not take seconds.
 
 _DESCRIPTION = """\
@@ -97,20 +99,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m benchmarks",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--quick", action="store_true", help="the bundled example in less than a minute, without torch.compile")
+    parser.add_argument("--quick", action="store_true", help="the bundled example in about a minute, without torch.compile")
     parser.add_argument(
         "--rounds", type=_whole(1), help="rounds per shape; default: as many as fit into about ten minutes", metavar="N"
     )

@@ -16,7 +16,7 @@ from .binding import task_weights
 from .errors import ExportError
 from .load import check_finite, load
 from .passes import Group, PassReport, branch_size, compile_groups, graph_size
-from .plan import Plan, make_plan
+from .plan import Plan, Task, make_plan
 from .progress import Stages
 from .prune import prune, shared_part
 from .report import GraphReport, Report, TaskReport
@@ -76,7 +76,7 @@ def export(
         # The file holds each weight once; asked before the long stages rather than after them.
         check_space(output, sum(parameter.nbytes for parameter in pruned.parameters()))
     with stages("trace", f"{len(plan.groups)} structure(s) of {len(plan.tasks)} task(s)"):
-        groups = [_trace_group(pruned, plan, number) for number in range(len(plan.groups))]
+        groups = [_trace_group(pruned, plan, tasks) for tasks in plan.groups]
     with stages("compile"):
         graph, passes = _compile(groups)
         finish(graph, plan)
@@ -111,8 +111,7 @@ def _check_choice(name: str, value: str, only: str) -> None:
         raise ExportError(f"{name} must be {only!r}, the only one there is so far; found {value!r}")
 
 
-def _trace_group(pruned: Any, plan: Plan, number: int) -> Group:
-    tasks = plan.groups[number]
+def _trace_group(pruned: Any, plan: Plan, tasks: Sequence[Task]) -> Group:
     names = tuple(task.name for task in tasks)
     weights = task_weights(pruned, names[0], names)
     graph = trace(pruned, plan, tasks[0])

@@ -26,7 +26,9 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Answers wrong use with one line and status 2, as every other bad input is answered."""
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
 
@@ -43,7 +45,7 @@ def _names(text: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m exporter",
         description=_DESCRIPTION,
         epilog=_EPILOG,

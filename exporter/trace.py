@@ -49,11 +49,10 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def example_inputs(plan: Plan, batch: int = EXAMPLE_BATCH, sequence: int = EXAMPLE_SEQUENCE) -> dict[str, torch.Tensor]:
-    """Unpadded int64 inputs of shape (batch, sequence)."""
-    values = {name: torch.zeros(batch, sequence, dtype=torch.int64) for name in plan.inputs}
-    values["attention_mask"].fill_(1)
-    return values
+def _example_inputs(plan: Plan) -> tuple[torch.Tensor, ...]:
+    """Unpadded int64 inputs in the plan's order."""
+    shape = (EXAMPLE_BATCH, min(EXAMPLE_SEQUENCE, plan.max_length))
+    return tuple(torch.full(shape, int(name == "attention_mask"), dtype=torch.int64) for name in plan.inputs)
 
 
 def trace(model: Any, plan: Plan, task: Task) -> ir.Model:
@@ -71,7 +70,7 @@ def trace(model: Any, plan: Plan, task: Task) -> ir.Model:
         with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _no_collection():
             program = torch.onnx.export(
                 _SingleTask(model, plan.inputs),
-                tuple(example_inputs(plan, sequence=min(EXAMPLE_SEQUENCE, plan.max_length)).values()),
+                _example_inputs(plan),
                 dynamo=True,
                 input_names=list(plan.inputs),
                 output_names=["logits"],

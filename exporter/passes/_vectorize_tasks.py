@@ -92,7 +92,6 @@ class _Vectorizer:
     def __init__(self, graph: ir.Graph, settings: VectorizeTasksPass) -> None:
         self.graph = graph
         self.tasks = settings.tasks
-        self.group = settings.group
         self.batch = settings.batch
         self.build = Builder(graph, f"{settings.group}/")
         self.weights: dict[ir.Value, Sequence[np.ndarray]] = {
