@@ -48,7 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     # one destination for both, so that the order of the command line is kept
     add = parser.add_argument
     add("--text", dest="texts", action="append", default=[], help="a text; write --text=-… where it starts with a dash")
-    add("--pair", dest="texts", action="append", nargs=2, metavar=("A", "B"), help="a pair of texts")
+    add(
+        "--pair",
+        dest="texts",
+        action="append",
+        nargs=2,
+        metavar=("A", "B"),
+        help="a pair of texts, say a question and its context",
+    )
     add("--file", metavar="F", help="UTF-8 texts, one a line, a TAB within a pair, after those above; - is standard input")
     add("--tasks", metavar="a,b", help="only these tasks, in this order")
     add("--provider", choices=NAMES, default="auto", help="execution provider; auto takes the best that works here")
@@ -104,8 +111,12 @@ def _summary(prediction: Prediction) -> str:
         return f"{prediction.label}  {prediction.score:.2f}"
     if prediction.head == "multilabel":
         return ", ".join(f"{label} {prediction.scores[label]:.2f}" for label in prediction.labels) or "-"
-    if prediction.head == "regression":
+    if prediction.head in ("regression", "multiple_choice"):
         return f"{prediction.value:+.2f}"
+    if prediction.head == "question_answering":
+        return f"{prediction.answer or '-'}  {prediction.score:.2f}"
+    if prediction.head == "masked_lm":
+        return ", ".join(f"{word.label} {word.score:.2f}" for word in prediction.words) or "-"
     return " ".join(f"{word.text}/{word.label}" for word in prediction.words)
 
 

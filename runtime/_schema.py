@@ -1,6 +1,6 @@
 """Plain JSON values <-> frozen dataclasses, checked type by type; the dataclass is the schema.
 
-Understood field types: str, int, float, bool, Literal of strings, tuple[X, ...], Mapping[str, str], nested dataclasses.
+Understood field types: str, int, float, bool, Literal of strings, tuple[X, ...], Mapping[str, X], nested dataclasses.
 """
 
 import dataclasses

@@ -5,21 +5,25 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from runtime.bundle import TOKENIZER, Manifest
+from runtime.bundle import TOKENIZER, InputEntry, Manifest
+from runtime.entries import BATCH, SEQUENCE
 from runtime.errors import BundleError, InputError
+
+TEXT_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")  # what a text fills
 
 Text: TypeAlias = str | Sequence[str]  # a text, or a tuple or list of exactly two
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of similar length: `rows` are their indices among the caller's texts, `feeds` int64 [rows, longest row]."""
+    """Rows of similar length: `rows` are their indices among the caller's texts, `feeds` what the graph takes, with texts as
+    int64 [rows, longest row]."""
 
     rows: tuple[int, ...]
     feeds: dict[str, npt.NDArray[np.int64]]
@@ -61,11 +65,15 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A tokenizer with its padding rules. Nothing changes after `load`, so that threads may share it."""
+    """A tokenizer with its padding rules. Nothing changes after `load`, so that threads may share it.
+
+    `mask_id`: the id of the mask token, None where the files beside the tokenizer name none.
+    """
 
     tokenizer: Tokenizer
     manifest: Manifest
     pad_id: int
+    mask_id: int | None
     pad_left: bool
     cut_left: bool
 
@@ -77,12 +85,14 @@ class TextEncoder:
         except Exception as error:  # tokenizers raises plain Exception
             raise BundleError(f"{folder / TOKENIZER}: not a tokenizer: {error}; export the bundle again") from error
         config = _read_json(folder / "tokenizer_config.json")
-        pad_id = _pad_id(tokenizer, folder, config)
+        sources = (config, _read_json(folder / "special_tokens_map.json"))
+        pad_id = _pad_id(tokenizer, folder, sources)
         # What training left behind here (say, 128 tokens always) is not what transformers does when called
         tokenizer.no_padding()
         tokenizer.no_truncation()
         left = ("padding_side", "truncation_side")
-        return cls(tokenizer, manifest, pad_id, *(config.get(side) == "left" for side in left))
+        mask_id = _named_id(tokenizer, sources, "mask_token")
+        return cls(tokenizer, manifest, pad_id, mask_id, *(config.get(side) == "left" for side in left))
 
     def encode(self, texts: Sequence[Text], truncate: bool = False) -> list[Tokens]:
         """The tokens of each text, special tokens included, none longer than the model takes.
@@ -91,8 +101,10 @@ class TextEncoder:
             InputError: `texts` is no list of texts and pairs, it is empty, or a text is too long and `truncate` is false.
         """
         pairs = _checked(texts)
-        limit = self.manifest.max_length
         encodings: list[Encoding] = self.tokenizer.encode_batch(pairs)
+        limit = self.manifest.max_lengths.get(SEQUENCE)
+        if limit is None:
+            return [Tokens.of(encoding) for encoding in encodings]
         long = [index for index, encoding in enumerate(encodings) if len(encoding) > limit]
         if long and not truncate:
             found = ", ".join(f"texts[{index}] has {len(encodings[index])}" for index in long[:10])
@@ -112,7 +124,7 @@ class TextEncoder:
     def _pad(self, rows: Sequence[Tokens]) -> dict[str, npt.NDArray[np.int64]]:
         # at least one token: a tokenizer without special tokens makes none of an empty text
         shape = (len(rows), max(1, *(len(row) for row in rows)))
-        feeds = {name: np.zeros(shape, np.int64) for name in self.manifest.inputs}
+        feeds = {entry.name: _blank(entry, {BATCH: shape[0], SEQUENCE: shape[1]}) for entry in self.manifest.inputs}
         feeds["input_ids"].fill(self.pad_id)
         for index, row in enumerate(rows):
             place = slice(start := self.offset(row, shape[1]), start + len(row))
@@ -123,9 +135,21 @@ class TextEncoder:
                 feeds["token_type_ids"][index, place] = row.type_ids
         return feeds
 
+    def token_text(self, token_id: int) -> str:
+        """A token as people read it, without the spaces around it; its id in words where the tokenizer does not know it."""
+        text = self.tokenizer.decode([token_id], skip_special_tokens=False).strip()
+        return text or self.tokenizer.id_to_token(token_id) or f"token {token_id}"
+
     def offset(self, row: Tokens, width: int) -> int:
         """Column of the row's first token in a batch that is `width` tokens wide."""
         return width - len(row) if self.pad_left else 0
+
+
+def _blank(entry: InputEntry, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """An input that texts do not fill, or not yet: zeros, one column where its axis has another name, as in a decoder whose
+    output nobody asked for. Masks of such inputs are all ones, so that no row is empty."""
+    shape = [int(axis) if axis.isdecimal() else sizes.get(axis, 1) for axis in entry.shape]
+    return (np.ones if entry.name == "decoder_attention_mask" else np.zeros)(shape, np.int64)
 
 
 def _longest_first(lengths: Sequence[int], room: int) -> list[int]:
@@ -164,14 +188,21 @@ def _shown(value: object) -> str:
     return type(value).__name__
 
 
-def _pad_id(tokenizer: Tokenizer, folder: Path, config: Mapping[str, Any]) -> int:
-    """The id that transformers pads with, then what tokenizer.json stores, then what the model's config says. Without any
-    of them 0: the attention mask hides padding, whatever its id."""
-    for source in (config, _read_json(folder / "special_tokens_map.json")):
-        token = source.get("pad_token")  # a string, or an AddedToken as an object
+def _named_id(tokenizer: Tokenizer, sources: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    """The id of a special token that one of `sources` names; the first one that the tokenizer knows."""
+    for source in sources:
+        token = source.get(name)  # a string, or an AddedToken as an object
         token_id = tokenizer.token_to_id(str(token.get("content") if isinstance(token, dict) else token)) if token else None
         if token_id is not None:
             return int(token_id)
+    return None
+
+
+def _pad_id(tokenizer: Tokenizer, folder: Path, sources: Sequence[Mapping[str, Any]]) -> int:
+    """The id that transformers pads with, then what tokenizer.json stores, then what the model's config says. Without any
+    of them 0: the attention mask hides padding, whatever its id."""
+    if (named := _named_id(tokenizer, sources, "pad_token")) is not None:
+        return named
     if tokenizer.padding is not None:
         return int(tokenizer.padding["pad_id"])
     pad_id = _read_json(folder / "config.json").get("pad_token_id")

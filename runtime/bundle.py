@@ -8,73 +8,58 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Final, Literal, get_args
+from typing import Final
 
 from runtime._schema import decode, encode
+from runtime.entries import BATCH, HEADS, INPUTS, OUTPUTS, HeadType, InputEntry, InputType, ParityRow, TaskEntry, repeated
 from runtime.errors import BundleError
 
-FORMAT_VERSION: Final = 1
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADS",
+    "INPUTS",
+    "MANIFEST",
+    "MODEL",
+    "OUTPUTS",
+    "TOKENIZER",
+    "WEIGHTS",
+    "HeadType",
+    "InputEntry",
+    "InputType",
+    "Manifest",
+    "ParityRow",
+    "TaskEntry",
+    "check_files",
+    "digest",
+    "read_manifest",
+]
+
+FORMAT_VERSION: Final = 2
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
 TOKENIZER: Final = "tokenizer.json"
 
-HeadType = Literal["classification", "multilabel", "regression", "tagging"]
-HEADS: Final[tuple[HeadType, ...]] = get_args(HeadType)
-INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
-
 _EXPORT_AGAIN: Final = "export it again with `python -m exporter --output DIR`"
-
-
-@dataclass(frozen=True)
-class TaskEntry:
-    """One task. `labels` in the order of the logits, empty for regression; `output`: name of the graph's output;
-    `dropped`: indices (0 = lowest) of the layers in which this task has no adapter, ascending."""
-
-    name: str
-    head: HeadType
-    labels: tuple[str, ...]
-    output: str
-    dropped: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ParityRow:
-    """One comparison of a task's logits with single-task eager PyTorch at shape [batch, sequence].
-
-    `max_abs_diff` and `tolerance` are in logits, `max_rel_diff` is relative to the largest reference logit,
-    `argmax_agreement` is a share in 0..1.
-    """
-
-    task: str
-    batch: int
-    sequence: int
-    max_abs_diff: float
-    max_rel_diff: float
-    argmax_agreement: float
-    tolerance: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a bundle says about itself; the JSON keys are these fields, in this order.
 
-    `model`: file name of the graph; `inputs`: its input names; `max_length`: tokens in the longest row; `segments`:
-    number of token types, 0 when the graph has no `token_type_ids`; `layers`: hidden layers of the trunk; `drop`: the
-    number of lowest layers without adapters; `tokenizer`: whether tokenizer.json is there; `versions`: package ->
+    `model`: file name of the graph; `inputs`: its inputs; `max_lengths`: named axis other than batch -> longest allowed
+    length, an axis without a limit is absent; `layers`: layers of the trunk; `drop`: the lowest `drop` of all tasks, so that
+    in the layers 0..drop-1 no task has an adapter; `tokenizer`: whether tokenizer.json is there; `versions`: package ->
     version at export; `files`: name -> sha256 in hex of every file but the manifest.
     """
 
     format_version: int = FORMAT_VERSION
     model: str = MODEL
-    inputs: tuple[str, ...]
-    max_length: int
-    vocab_size: int
-    segments: int
+    inputs: tuple[InputEntry, ...]
+    max_lengths: Mapping[str, int]
     layers: int
     tasks: tuple[TaskEntry, ...]
     drop: int
@@ -103,7 +88,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """The checked manifest of the bundle in `folder`. Reads no other file; see `check_files`.
 
     Raises:
-        BundleError: no folder, no manifest, a newer format, or a faulty field; all faulty fields are named at once.
+        BundleError: no folder, no manifest, another format, or a faulty field; all faulty fields are named at once.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -114,11 +99,10 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
         raise BundleError(f"{path}: expected UTF-8 JSON, found: {error}; {_EXPORT_AGAIN}") from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:  # before the fields: a newer format may have others
-        raise BundleError(
-            f"{path}: format_version: exported by a newer version (format {version}, this one reads {FORMAT_VERSION}); "
-            "upgrade adapterdrop-onnx"
-        )
+    if isinstance(version, int) and version != FORMAT_VERSION:  # before the fields: another format may have others
+        age, remedy = ("a newer", "upgrade adapterdrop-onnx") if version > FORMAT_VERSION else ("another", _EXPORT_AGAIN)
+        found = f"exported by {age} version (format {version}, this one reads {FORMAT_VERSION})"
+        raise BundleError(f"{path}: format_version: {found}; {remedy}")
     problems: list[str] = []
     manifest = decode(Manifest, document, "", problems)
     if not isinstance(document, dict):
@@ -160,19 +144,20 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     """What is wrong with a manifest whose fields have the right types."""
     if manifest.format_version != FORMAT_VERSION:
         yield f"format_version: expected {FORMAT_VERSION}, found {manifest.format_version}"
-    for field in ("max_length", "vocab_size", "layers", "opset"):
+    for field in ("layers", "opset"):
         if getattr(manifest, field) < 1:
             yield f"{field}: expected at least 1, found {getattr(manifest, field)}"
-    if not 0 <= manifest.drop <= manifest.layers:
-        yield f"drop: expected 0..{manifest.layers} (layers), found {manifest.drop}"
     yield from _input_faults(manifest)
     yield from _file_faults(manifest)
     if not manifest.tasks:
         yield "tasks: expected at least one, found none"
-    yield from _repeated("tasks: name", (task.name for task in manifest.tasks))
-    yield from _repeated("tasks: output", (task.output for task in manifest.tasks))
+    elif manifest.drop != (lowest := min(task.drop for task in manifest.tasks)):
+        yield f"drop: expected {lowest}, the lowest of all tasks, found {manifest.drop}"
+    same = list(repeated("tasks: name", (task.name for task in manifest.tasks)))
+    yield from same or repeated("tasks: name in the answers", (name for task in manifest.tasks for name in task.answers))
+    yield from repeated("tasks: outputs", (output for task in manifest.tasks for output in task.outputs))
     for index, task in enumerate(manifest.tasks):
-        yield from _task_faults(f"tasks[{index}]", task, manifest.layers)
+        yield from task.faults(f"tasks[{index}]", manifest.layers)
     names = {task.name for task in manifest.tasks}
     for index, row in enumerate(manifest.parity):
         if row.task not in names:
@@ -182,14 +167,20 @@ def _faults(manifest: Manifest) -> Iterator[str]:
 
 
 def _input_faults(manifest: Manifest) -> Iterator[str]:
-    yield from _repeated("inputs", manifest.inputs)
-    for name in manifest.inputs:
-        if name not in INPUTS:
-            yield f"inputs: this version knows {', '.join(INPUTS)}, found {name!r}"
-    if "input_ids" not in manifest.inputs:
-        yield "inputs: expected input_ids among them"
-    if manifest.segments < 0 or (manifest.segments > 0) != ("token_type_ids" in manifest.inputs):
-        yield f"segments: expected at least 1 with the input token_type_ids and 0 without, found {manifest.segments}"
+    yield from repeated("inputs", names := [entry.name for entry in manifest.inputs])
+    for index, entry in enumerate(manifest.inputs):
+        yield from entry.faults(f"inputs[{index}]")
+    if not {"input_ids", "pixel_values"} & set(names):
+        yield f"inputs: expected input_ids or pixel_values among them, found {', '.join(names) or 'none'}"
+    shapes = {entry.name: entry.shape for entry in manifest.inputs}
+    if "token_type_ids" in shapes and shapes["token_type_ids"] != shapes.get("input_ids"):
+        yield "inputs: expected token_type_ids only beside input_ids and of its shape"  # run() makes it from input_ids
+    axes = {axis for entry in manifest.inputs for axis in entry.axes} - {BATCH}
+    for axis, length in manifest.max_lengths.items():
+        if axis not in axes:
+            yield f"max_lengths: expected axes of the inputs ({', '.join(sorted(axes)) or 'none'}), found {axis!r}"
+        if length < 1:
+            yield f"max_lengths[{axis!r}]: expected at least 1, found {length}"
 
 
 def _file_faults(manifest: Manifest) -> Iterator[str]:
@@ -204,20 +195,3 @@ def _file_faults(manifest: Manifest) -> Iterator[str]:
         yield f"model: expected one of the listed files, found {manifest.model!r}"
     if manifest.tokenizer and TOKENIZER not in manifest.files:
         yield f"tokenizer: is true, but files does not list {TOKENIZER}"
-
-
-def _task_faults(where: str, task: TaskEntry, layers: int) -> Iterator[str]:
-    for field in ("name", "output"):
-        if not getattr(task, field):
-            yield f"{where}.{field}: expected a name, found an empty string"
-    if (task.head == "regression") != (not task.labels):
-        yield f"{where}.labels: expected {'none' if task.head == 'regression' else 'some'} for {task.head}, found {task.labels}"
-    yield from _repeated(f"{where}.labels", task.labels)
-    if list(task.dropped) != sorted({index for index in task.dropped if 0 <= index < layers}):
-        yield f"{where}.dropped: expected ascending layer indices in 0..{layers - 1}, found {list(task.dropped)}"
-
-
-def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
-    for name, count in Counter(names).items():
-        if count > 1:
-            yield f"{what}: expected different names, found {name!r} {count} times"

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-from runtime.batch import Text, TextEncoder
+from runtime.batch import TEXT_INPUTS, Text, TextEncoder
 from runtime.bundle import Manifest, TaskEntry, check_files, read_manifest
 from runtime.errors import AdapterDropError, InputError
-from runtime.prediction import Prediction, Word, interpret
+from runtime.feeds import check_feeds
+from runtime.interpret import TOKENWISE, interpret
+from runtime.prediction import FIELDS, Prediction, Word
 from runtime.providers import short_name
-from runtime.session import check_feeds, open_session
+from runtime.session import open_session
 
 __all__ = ["Prediction", "Predictor", "Word", "load"]
 
@@ -71,10 +73,16 @@ class Predictor:
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
     ) -> dict[str, npt.NDArray[Any]]:
-        """Logits of `tasks` (None = all), in that order: [batch, labels], or [batch, sequence, labels] for tagging.
+        """Logits of `tasks` (None = all), in that order, by the name of the task; a task with several outputs has one key for
+        each, whatever the graph calls them: "task.start_logits" and "task.end_logits" for question answering,
+        "task.rel_preds" and "task.arc_preds" for dependency parsing.
 
-        `feeds`: the inputs of `manifest.inputs`, int64 [batch, sequence]. `attention_mask` (1 = token, 0 = padding) must be
-        given; `token_type_ids` may be left out and is then all zeros, as in transformers.
+        Shapes: [batch, labels]; [batch, sequence, labels] for tagging; [batch, sequence, vocabulary] for language models
+        (of the decoder's sequence for seq2seq_lm); [batch, sequence] twice for question answering; [rows, 1] for multiple
+        choice, where a row is one choice of one question.
+
+        `feeds`: the inputs of `manifest.inputs`, each of its dtype, shape and limit. `attention_mask` (1 = token,
+        0 = padding) must be given; `token_type_ids` may be left out and is then all zeros, as in transformers.
 
         Raises:
             InputError: names every mismatch of the feeds; an unknown task; a drop that was not exported.
@@ -85,11 +93,11 @@ class Predictor:
         # RunOptions.only_execute_path_to_fetches is not set: inference builds of ONNX Runtime ignore it (1.31 does), so the
         # other tasks' heads run too; only their copies are saved.
         try:
-            logits = self._session.run([entry.output for entry in entries], checked)
+            logits = self._session.run([output for entry in entries for output in entry.outputs], checked)
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            shape = list(checked["input_ids"].shape)
-            raise AdapterDropError(f"ONNX Runtime ({self.provider}) failed on a batch of shape {shape}: {error}") from error
-        return {entry.name: array for entry, array in zip(entries, logits, strict=True)}
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in checked.items())
+            raise AdapterDropError(f"ONNX Runtime ({self.provider}) failed on {shapes}: {error}") from error
+        return dict(zip((name for entry in entries for name in entry.answers), logits, strict=True))
 
     def predict(
         self,
@@ -101,31 +109,34 @@ class Predictor:
     ) -> dict[str, list[Prediction]]:
         """Predictions of `tasks` (None = all), in that order, for every text, in the order of `texts`.
 
-        `texts`: a list of str and of pairs (str, str). Over-long texts are an error unless `truncate`, which cuts the longer
-        one of a pair first; tagging then has no words beyond the cut. Texts of similar length share a batch of at most
-        `batch_size` rows.
+        `texts`: a list of str and of pairs (str, str); question answering takes pairs (question, context) only. In multiple
+        choice a text is one choice: give each choice of a question as a pair of its own and compare the values. Over-long
+        texts are an error unless `truncate`, which cuts the longer one of a pair first; beyond the cut there are no words
+        and no answers. Texts of similar length share a batch of at most `batch_size` rows.
 
         Raises:
-            InputError: as `run`; texts that are none or too long; a bundle without a tokenizer.
+            InputError: as `run`; texts that are none or too long, or no pairs for question answering; a bundle without a
+                tokenizer or with images; a task of which a text tells too little (causal_lm, seq2seq_lm,
+                dependency_parsing): call `run` for it, or name the others in `tasks`.
         """
         entries = self._entries(tasks)
         _check_drop(drop, self.drops)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"batch_size: expected a positive integer, found {batch_size!r}")
-        if self._encoder is None:
-            raise InputError("this bundle was exported without a tokenizer: tokenize the texts yourself and call run()")
-        rows = self._encoder.encode(texts, truncate)
+        encoder = self._checked_encoder(entries)
+        rows = encoder.encode(texts, truncate)
+        _check_pairs(entries, texts)
         found: dict[str, dict[int, Prediction]] = {entry.name: {} for entry in entries}
-        for batch in self._encoder.batches(rows, batch_size):
+        for batch in encoder.batches(rows, batch_size):
             logits = self.run(batch.feeds, tuple(found), drop)
             width = batch.feeds["input_ids"].shape[1]
             for place, index in enumerate(batch.rows):
                 for entry in entries:
-                    values = logits[entry.name][place]
-                    if entry.head == "tagging":  # without the padding
-                        start = self._encoder.offset(rows[index], width)
-                        values = values[start : start + len(rows[index])]
-                    found[entry.name][index] = interpret(entry, values, texts[index], rows[index])
+                    values = [logits[name][place] for name in entry.answers]
+                    if entry.head in TOKENWISE:  # without the padding
+                        start = encoder.offset(rows[index], width)
+                        values = [array[start : start + len(rows[index])] for array in values]
+                    found[entry.name][index] = interpret(entry, values, texts[index], rows[index], encoder)
         return {name: [answers[index] for index in range(len(texts))] for name, answers in found.items()}
 
     def _entries(self, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
@@ -139,6 +150,37 @@ class Predictor:
         if not tasks:
             raise InputError(f"tasks: expected some of {', '.join(known)}, found an empty list; None takes all")
         return tuple(known[name] for name in dict.fromkeys(tasks))  # a task that is named twice is answered once
+
+    def _checked_encoder(self, entries: Sequence[TaskEntry]) -> TextEncoder:
+        """The encoder, where texts alone are enough for every one of `entries`."""
+        refusal = "call run()"
+        if silent := [task for task in entries if task.head not in FIELDS]:
+            found = ", ".join(f"{task.name} ({task.head})" for task in silent)
+            others = ", ".join(task.name for task in self.manifest.tasks if task.head in FIELDS)
+            choice = f"{refusal}, or name others in tasks: {others}" if others else refusal
+            raise InputError(f"tasks: predict() expects tasks that a text alone answers, found {found}; {choice}")
+        # A decoder's inputs belong to the seq2seq tasks alone where there are such (InputEntry), so that any value does here
+        dummies = {"word_starts"}
+        if any(task.head == "seq2seq_lm" for task in self.manifest.tasks):
+            dummies |= {"decoder_input_ids", "decoder_attention_mask"}
+        names = [entry.name for entry in self.manifest.inputs]
+        if missing := [name for name in names if name not in {*TEXT_INPUTS, *dummies}]:
+            raise InputError(
+                f"predict() expects a graph that takes texts alone, this one takes {', '.join(missing)}; {refusal}"
+            )
+        if self._encoder is None:
+            raise InputError("this bundle was exported without a tokenizer: tokenize the texts yourself and call run()")
+        if (masked := [task.name for task in entries if task.head == "masked_lm"]) and self._encoder.mask_id is None:
+            found = "neither tokenizer_config.json nor special_tokens_map.json names one that it knows"
+            raise InputError(f"task {masked[0]}: expected a tokenizer with a mask token, {found}; {refusal}")
+        return self._encoder
+
+
+def _check_pairs(entries: Sequence[TaskEntry], texts: Sequence[Text]) -> None:
+    tasks = [entry.name for entry in entries if entry.head == "question_answering"]
+    if tasks and (single := [index for index, text in enumerate(texts) if isinstance(text, str)]):
+        found = ", ".join(f"texts[{index}]" for index in single[:10]) + (", …" if len(single) > 10 else "")
+        raise InputError(f"task {tasks[0]}: expected pairs (question, context), found a single text: {found}")
 
 
 def _check_drop(drop: int | None, drops: tuple[int, ...]) -> None:

@@ -1,21 +1,32 @@
-"""An ONNX Runtime session for a bundle that runs on the provider it was asked for, and the check of what is fed to it."""
+"""An ONNX Runtime session for a bundle that runs on the provider it was asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Final
 
 from runtime._ort import ort
-from runtime.bundle import Manifest
+from runtime.bundle import HeadType, InputEntry, InputType, Manifest, TaskEntry
 from runtime.errors import BundleError, InputError, ProviderError
 from runtime.providers import Provider, resolve, short_name
 
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity; its warnings are about its own optimisations
 
-# Logits of a head by rank: [batch, labels] or [batch, sequence, labels]
-_RANKS = {"classification": 2, "multilabel": 2, "regression": 2, "tagging": 3}
+_TYPES: Final[Mapping[InputType, str]] = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+
+# Logits of a head by rank: [batch, labels], [batch, sequence] or [batch, sequence, labels or vocabulary]; 0 = not checked,
+# because the axes of a parse are those of words, which exporters lay out in several ways
+_RANKS: Final[Mapping[HeadType, int]] = {
+    "classification": 2,
+    "multilabel": 2,
+    "regression": 2,
+    "tagging": 3,
+    "question_answering": 2,
+    "multiple_choice": 2,
+    "masked_lm": 3,
+    "causal_lm": 3,
+    "seq2seq_lm": 3,
+    "dependency_parsing": 0,
+}
 
 
 def open_session(folder: Path, manifest: Manifest, provider: str = "auto", threads: int | None = None) -> Any:
@@ -41,29 +52,6 @@ def open_session(folder: Path, manifest: Manifest, provider: str = "auto", threa
         session = _create(folder / manifest.model, last, threads)
     _check_graph(session, folder / manifest.model, manifest)
     return session
-
-
-def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> dict[str, npt.NDArray[np.int64]]:
-    """`feeds` as ONNX Runtime takes them: int64 [batch, sequence], with `token_type_ids` of zeros where they were left out.
-
-    Raises:
-        InputError: names every mismatch: names, types, shapes, lengths and values.
-    """
-    if not isinstance(feeds, Mapping):
-        raise InputError(f"feeds: expected a mapping from input name to array, found {type(feeds).__name__}")
-    problems = [f"{name}: missing" for name in manifest.inputs if name not in feeds and name != "token_type_ids"]
-    problems += [f"{name}: unknown, expected {', '.join(manifest.inputs)}" for name in feeds if name not in manifest.inputs]
-    given = {name: feeds[name] for name in manifest.inputs if name in feeds}
-    for name, array in given.items():
-        problems.extend(_array_faults(name, array, manifest))
-    shapes = {name: array.shape for name, array in given.items() if isinstance(array, np.ndarray)}
-    if len(set(shapes.values())) > 1:
-        problems.append("expected equal shapes, found " + ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()))
-    if problems:
-        raise InputError("feeds: " + "; ".join(problems))
-    if "token_type_ids" in manifest.inputs:
-        given.setdefault("token_type_ids", np.zeros_like(given["input_ids"]))
-    return given
 
 
 def _create(path: Path, provider: Provider, threads: int | None) -> Any:
@@ -94,36 +82,35 @@ def _failed(provider: Provider, reason: str) -> str:
 
 
 def _check_graph(session: Any, path: Path, manifest: Manifest) -> None:
-    inputs = {value.name for value in session.get_inputs()}
+    inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value.shape for value in session.get_outputs()}
     problems = []
-    if inputs != set(manifest.inputs):
-        problems.append(f"inputs: the manifest says {sorted(manifest.inputs)}, the graph {sorted(inputs)}")
+    if sorted(inputs) != sorted(names := [entry.name for entry in manifest.inputs]):
+        problems.append(f"inputs: the manifest says {sorted(names)}, the graph {sorted(inputs)}")
+    for entry in manifest.inputs:
+        if (value := inputs.get(entry.name)) is not None and not _agree(entry, value):
+            expected = f"{_TYPES[entry.dtype]} [{', '.join(entry.shape)}]"
+            problems.append(f"input {entry.name}: expected {expected}, the graph takes {value.type} {value.shape}")
     for task in manifest.tasks:
-        width = len(task.labels) or 1
-        shape = outputs.get(task.output)
-        if shape is None:
-            problems.append(f"task {task.name}: the graph has no output {task.output!r}")
-        # ONNX Runtime gives [] for an unknown shape and a string or None for a dynamic axis
-        elif shape and (len(shape) != _RANKS[task.head] or (isinstance(shape[-1], int) and shape[-1] != width)):
-            problems.append(f"task {task.name}: expected {width} logits of rank {_RANKS[task.head]}, the graph gives {shape}")
+        problems.extend(_output_faults(task, outputs))
     if problems:
         raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
 
 
-def _array_faults(name: str, array: object, manifest: Manifest) -> list[str]:
-    if not isinstance(array, np.ndarray):
-        return [f"{name}: expected a numpy array, found {type(array).__name__}; use numpy.array(..., dtype=numpy.int64)"]
-    problems = []
-    if array.dtype != np.int64:
-        problems.append(f"{name}: expected int64, found {array.dtype}; cast it with .astype(numpy.int64)")
-    if array.ndim != 2:
-        return [*problems, f"{name}: expected rank 2 [batch, sequence], found shape {list(array.shape)}"]
-    if array.shape[0] < 1:
-        problems.append(f"{name}: expected at least one row, found an empty batch")
-    if not 1 <= array.shape[1] <= manifest.max_length:
-        problems.append(f"{name}: expected 1..{manifest.max_length} tokens in a row, found {array.shape[1]}")
-    limit = {"input_ids": manifest.vocab_size, "attention_mask": 2, "token_type_ids": manifest.segments}[name]
-    if array.dtype.kind in "iu" and array.size and not (array.min() >= 0 and array.max() < limit):
-        problems.append(f"{name}: expected values in 0..{limit - 1}, found {array.min()}..{array.max()}")
-    return problems
+def _agree(entry: InputEntry, value: Any) -> bool:
+    # ONNX Runtime gives [] for an unknown shape and a string or None for a dynamic axis
+    if value.type != _TYPES[entry.dtype] or len(value.shape) not in (0, len(entry.shape)):
+        return False
+    return all(not isinstance(size, int) or str(size) == axis for size, axis in zip(value.shape, entry.shape, strict=False))
+
+
+def _output_faults(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    rank = _RANKS[task.head]
+    width = 1 if task.head in ("regression", "multiple_choice") else len(task.labels)  # 0: the width is not known here
+    expected = f"{f'{width} ' if width else ''}logits of rank {rank}"
+    for output in task.outputs:
+        shape = outputs.get(output)
+        if shape is None:
+            yield f"task {task.name}: the graph has no output {output!r}"
+        elif rank and shape and (len(shape) != rank or (width and isinstance(shape[-1], int) and shape[-1] != width)):
+            yield f"task {task.name}: expected {expected}, the graph gives {output!r} of shape {shape}"

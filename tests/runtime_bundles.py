@@ -1,4 +1,5 @@
-"""A tiny bundle for the runtime's tests: four tasks, one of each head, whose logits numpy can compute too."""
+"""Tiny bundles for the runtime's tests, whose logits numpy can compute too: one of texts with four kinds of labels, one with
+the heads of other shapes, one with a decoder and a parser, one of images."""
 
 import importlib.util
 import shutil
@@ -10,13 +11,42 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from runtime.bundle import MANIFEST, MODEL, WEIGHTS, Manifest, ParityRow, TaskEntry, digest, read_manifest
+from runtime.bundle import (
+    MANIFEST,
+    MODEL,
+    WEIGHTS,
+    HeadType,
+    InputEntry,
+    InputType,
+    Manifest,
+    ParityRow,
+    TaskEntry,
+    digest,
+    read_manifest,
+)
+
+LAYERS = 6
+VOCABULARY = 30522
+
+
+def task(name: str, head: HeadType, labels: tuple[str, ...] = (), outputs: tuple[str, ...] = (), drop: int = 5) -> TaskEntry:
+    return TaskEntry(name, head, labels, outputs or (name,), name, drop, tuple(range(drop)))
+
+
+def entry(name: str, *shape: str, limit: int, dtype: InputType = "int64") -> InputEntry:
+    return InputEntry(name, dtype, ("batch", *(shape or ("sequence",))), limit)
+
 
 TASKS = (
-    TaskEntry("topic", "classification", ("sport", "news", "arts"), "topic", (0, 1)),
-    TaskEntry("flags", "multilabel", ("rude", "spam"), "flags", (0, 1)),
-    TaskEntry("stars", "regression", (), "stars", (0,)),
-    TaskEntry("names", "tagging", ("O", "PER", "LOC"), "names", ()),
+    task("topic", "classification", ("sport", "news", "arts")),
+    task("flags", "multilabel", ("rude", "spam")),
+    task("stars", "regression", drop=6),
+    task("names", "tagging", ("O", "PER", "LOC")),
+)
+TEXT_INPUTS = (
+    entry("input_ids", limit=VOCABULARY),
+    entry("attention_mask", limit=2),
+    entry("token_type_ids", limit=2),
 )
 MAX_LENGTH = 16
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json", "vocab.txt")
@@ -71,28 +101,135 @@ def expected(feeds: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any
 
 
 def write_bundle(folder: Path, tokenizer: bool = True) -> Path:
-    """A complete bundle in `folder`, which is made."""
+    """A complete bundle of labelled texts in `folder`, which is made."""
+    return _write(folder, _GRAPH, weights(), TEXT_INPUTS, TASKS, {"sequence": MAX_LENGTH}, tokenizer)
+
+
+HEAD_TASKS = (
+    task("topic", "classification", ("sport", "news")),
+    task("reader", "question_answering", outputs=("begin", "finish")),
+    task("chooser", "multiple_choice"),
+    task("filler", "masked_lm"),
+    task("writer", "causal_lm"),
+)
+_HEADS_GRAPH = """<ir_version: 9, opset_import: ["" : 18]>
+heads (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask)
+  => (float[batch,2] topic, float[batch,sequence] begin, float[batch,sequence] finish, float[batch,1] chooser,
+      float[batch,sequence,30522] filler, float[batch,sequence,30522] writer) {
+  words = Gather(words_w, input_ids)
+  mask = Cast<to=1>(attention_mask)
+  last = Constant<value_ints=[-1]>()
+  column = Unsqueeze(mask, last)
+  masked = Mul(words, column)
+  second = Constant<value_ints=[1]>()
+  total = ReduceSum<keepdims=0>(masked, second)
+  topic = MatMul(total, topic_w)
+  begins = MatMul(words, begin_w)
+  begin = Squeeze(begins, last)
+  finishes = MatMul(words, finish_w)
+  finish = Squeeze(finishes, last)
+  chooser = MatMul(total, begin_w)
+  filler = MatMul(words, out_w)
+  writer = Neg(filler)
+}"""
+
+
+def head_weights() -> dict[str, np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(3)
+    shapes = {"words_w": (VOCABULARY, 8), "topic_w": (8, 2), "begin_w": (8, 1), "finish_w": (8, 1), "out_w": (8, VOCABULARY)}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def write_heads(folder: Path) -> Path:
+    """A bundle whose tasks have logits of every other shape."""
+    return _write(folder, _HEADS_GRAPH, head_weights(), TEXT_INPUTS[:2], HEAD_TASKS, {"sequence": 64}, tokenizer=True)
+
+
+DECODER_TASKS = (
+    task("topic", "classification", ("sport", "news")),
+    task("translate", "seq2seq_lm"),
+    task("parse", "dependency_parsing", ("subject", "object"), ("relations", "arcs")),
+)
+_DECODER_GRAPH = """<ir_version: 9, opset_import: ["" : 18]>
+decoder (int64[batch,sequence] input_ids, int64[batch,decoder_sequence] decoder_input_ids,
+         int64[batch,decoder_sequence] decoder_attention_mask, int64[batch,sequence] word_starts)
+  => (float[batch,2] topic, float[batch,decoder_sequence,30522] translate, float[batch,sequence,2] relations,
+      float[batch,sequence,sequence] arcs) {
+  words = Gather(words_w, input_ids)
+  second = Constant<value_ints=[1]>()
+  total = ReduceSum<keepdims=0>(words, second)
+  topic = MatMul(total, topic_w)
+  told = Gather(words_w, decoder_input_ids)
+  mask = Cast<to=1>(decoder_attention_mask)
+  last = Constant<value_ints=[-1]>()
+  column = Unsqueeze(mask, last)
+  seen = Mul(told, column)
+  translate = MatMul(seen, out_w)
+  starts = Gather(words_w, word_starts)
+  relations = MatMul(starts, topic_w)
+  turned = Transpose<perm=[0,2,1]>(starts)
+  arcs = MatMul(starts, turned)
+}"""
+
+
+def write_decoder(folder: Path) -> Path:
+    """A bundle that takes more than texts, for some of its tasks."""
+    inputs = (
+        TEXT_INPUTS[0],
+        entry("decoder_input_ids", "decoder_sequence", limit=VOCABULARY),
+        entry("decoder_attention_mask", "decoder_sequence", limit=2),
+        entry("word_starts", limit=0),
+    )
+    given = {name: head_weights()[name] for name in ("words_w", "topic_w", "out_w")}
+    return _write(folder, _DECODER_GRAPH, given, inputs, DECODER_TASKS, {"decoder_sequence": 8}, tokenizer=True)
+
+
+_VISION_GRAPH = """<ir_version: 9, opset_import: ["" : 18]>
+vision (float[batch,3,4,4] pixel_values) => (float[batch,2] animal) {
+  axes = Constant<value_ints=[2,3]>()
+  mean = ReduceMean<keepdims=0>(pixel_values, axes)
+  animal = MatMul(mean, animal_w)
+}"""
+
+
+def vision_weights() -> dict[str, np.ndarray[Any, Any]]:
+    return {"animal_w": np.arange(6, dtype=np.float32).reshape(3, 2)}
+
+
+def write_vision(folder: Path) -> Path:
+    """A bundle that takes images."""
+    inputs = (entry("pixel_values", "3", "4", "4", limit=0, dtype="float32"),)
+    return _write(folder, _VISION_GRAPH, vision_weights(), inputs, (task("animal", "classification", ("cat", "dog")),), {})
+
+
+def _write(
+    folder: Path,
+    graph: str,
+    initializers: dict[str, np.ndarray[Any, Any]],
+    inputs: tuple[InputEntry, ...],
+    tasks: tuple[TaskEntry, ...],
+    max_lengths: dict[str, int],
+    tokenizer: bool = False,
+) -> Path:
     folder.mkdir(parents=True)
-    model = parser.parse_model(_GRAPH)
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights().items())
+    model = parser.parse_model(graph)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
     onnx.save(model, folder / MODEL, save_as_external_data=True, location=WEIGHTS, size_threshold=0)
     if tokenizer:
         for name in TOKENIZER_FILES:
             if (trunk() / name).is_file():
                 shutil.copy(trunk() / name, folder / name)
     manifest = Manifest(
-        inputs=("input_ids", "attention_mask", "token_type_ids"),
-        max_length=MAX_LENGTH,
-        vocab_size=30522,
-        segments=2,
-        layers=6,
-        tasks=TASKS,
+        inputs=inputs,
+        max_lengths=max_lengths,
+        layers=LAYERS,
+        tasks=tasks,
         drop=5,
         opset=18,
         tokenizer=tokenizer,
         versions={"onnx": "1", "adapters": "1"},
         files={path.name: digest(path) for path in folder.iterdir()},
-        parity=(ParityRow("topic", 1, 7, 1e-7, 1e-6, 1.0, 1e-4),),
+        parity=(ParityRow(tasks[0].name, 1, 7, 1e-7, 1e-6, 1.0, 1e-4),),
     )
     manifest.write(folder)
     return folder

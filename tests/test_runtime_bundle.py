@@ -1,18 +1,22 @@
 """The format: round trip, every refusal by name, and what an import pulls in."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from runtime_bundles import TASKS, rewrite, write_bundle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime_bundles import TASKS, TEXT_INPUTS, entry, rewrite, task, write_bundle
 
 import runtime
-from runtime.bundle import MANIFEST, MODEL, WEIGHTS, TaskEntry, check_files, digest, read_manifest
+from runtime.bundle import HEADS, MANIFEST, MODEL, WEIGHTS, check_files, digest, read_manifest
 
 ROOT = Path(runtime.__file__).parents[1]
 
@@ -61,7 +65,7 @@ def test_write_refuses_what_read_would_refuse(bundle: Path) -> None:
     assert (bundle / MANIFEST).read_bytes() == before
 
 
-FIELDS = "model inputs max_length vocab_size segments layers tasks drop precision target opset tokenizer versions files parity"
+FIELDS = "model inputs max_lengths layers tasks drop precision target opset tokenizer versions files parity"
 
 
 @pytest.mark.parametrize("field", ["format_version", *FIELDS.split()])
@@ -77,21 +81,56 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format_version"], 7, "exported by a newer version .format 7, this one reads 1.; upgrade"),
-        (["format_version"], 0, "format_version: expected 1, found 0"),
+        (["format_version"], 7, "exported by a newer version .format 7, this one reads 2.; upgrade"),
+        (["format_version"], 1, "format_version: exported by another version .format 1, this one reads 2.; export it again"),
         (["layers"], True, "layers: expected an integer, found True"),
-        (["drop"], 7, r"drop: expected 0\.\.6"),
-        (["segments"], 0, "segments: expected at least 1 with"),
-        (["inputs"], ["pixel_values"], "found 'pixel_values'.*expected input_ids"),
-        (["inputs"], ["input_ids", "input_ids", "token_type_ids"], "'input_ids' 2 times"),
+        (["drop"], 6, "drop: expected 5, the lowest of all tasks, found 6"),
+        (["inputs"], [], "inputs: expected input_ids or pixel_values among them, found none"),
+        (["inputs", 0], "input_ids", r"inputs\[0\]: expected an object, found 'input_ids'"),
+        (["inputs", 1, "name"], "input_ids", "inputs: expected different names, found 'input_ids' 2 times"),
+        (["inputs", 1, "name"], "labels", r"inputs\[1\].name: this version knows input_ids, .*, found 'labels'"),
+        (["inputs", 1, "dtype"], "float16", r"inputs\[1\].dtype: expected one of int64, float32, found 'float16'"),
+        (
+            ["inputs", 1, "dtype"],
+            "float32",
+            r"inputs\[1\].dtype: expected int64 for attention_mask.*limit: expected 0 for floats",
+        ),
+        (["inputs", 1, "limit"], -1, r"inputs\[1\].limit: expected at least 0, found -1"),
+        (["inputs", 1, "limit"], True, r"inputs\[1\].limit: expected an integer, found True"),
+        (["inputs", 1, "shape"], [], r"inputs\[1\].shape: expected batch as the first axis and nowhere else, found \[\]"),
+        (["inputs", 1, "shape"], ["batch", "batch"], "expected batch as the first axis and nowhere else"),
+        (["inputs", 1, "shape", 1], 16, r"inputs\[1\].shape\[1\]: expected a string, found 16"),
+        (["inputs", 2, "shape", 1], "words", "expected token_type_ids only beside input_ids and of its shape"),
+        *[
+            (["inputs", 1, "shape", 1], axis, "expected names such as sequence and sizes")
+            for axis in ("0", "", "-1", "٣", "A b")
+        ],
+        (["max_lengths", "sequence"], 0, r"max_lengths\['sequence'\]: expected at least 1, found 0"),
+        (["max_lengths", "sequence"], "16", r"max_lengths\['sequence'\]: expected an integer, found '16'"),
+        (["max_lengths", "sequence"], True, r"max_lengths\['sequence'\]: expected an integer, found True"),
+        (["max_lengths", "batch"], 3, r"max_lengths: expected axes of the inputs \(sequence\), found 'batch'"),
         (["model"], "other.onnx", "model: expected one of the listed files"),
         (["tokenizer"], True, "does not list tokenizer.json"),
         (["tasks"], [], "tasks: expected at least one"),
         (["tasks", 0, "head"], "sorcery", r"tasks\[0\].head: expected one of classification, .* found 'sorcery'"),
         (["tasks", 1, "name"], "topic", "tasks: name: expected different names, found 'topic' 2 times"),
-        (["tasks", 1, "output"], "topic", "tasks: output: expected different names"),
-        (["tasks", 1, "output"], "", "output: expected a name"),
+        (["tasks", 1, "name"], "", r"tasks\[1\].name: expected a name"),
+        (["tasks", 1, "outputs"], ["topic"], "tasks: outputs: expected different names, found 'topic' 2 times"),
+        (["tasks", 1, "outputs"], [], r"tasks\[1\].outputs: expected 1 \(logits\) for multilabel, found \[\]"),
+        (["tasks", 1, "outputs"], [""], r"tasks\[1\].outputs: expected 1 "),
+        (
+            ["tasks", 2, "head"],
+            "question_answering",
+            r"outputs: expected 2 \(start_logits, end_logits\) for question_answering",
+        ),
         (["tasks", 2, "labels"], ["x"], "labels: expected none for regression"),
+        (["tasks", 2, "head"], "tagging", "labels: expected some for tagging, found"),
+        (["tasks", 2, "drop"], 7, r"tasks\[2\].drop: expected 0\.\.6 \(layers\), found 7"),
+        (["tasks", 2, "dropped"], [0, 1, 2, 3, 5], r"dropped: expected all of the lowest 6 layers \(drop\), found"),
+        (["tasks", 0, "members"], [["a"]], "members: expected none or one list for each of 6 layers, found 1"),
+        (["tasks", 0, "members"], [[], [], [], [], [], [""]], "members: expected names, found an empty string"),
+        (["tasks", 0, "members"], [[], "ab"], r"tasks\[0\].members\[1\]: expected a list, found 'ab'"),
+        (["tasks", 0, "members"], [[], [3]], r"tasks\[0\].members\[1\]\[0\]: expected a string, found 3"),
         (["tasks", 0, "labels"], ["x", "x"], "labels: expected different names"),
         (["tasks", 0, "labels"], "xy", r"tasks\[0\].labels: expected a list"),
         (["tasks", 0, "labels", 1], 3, r"tasks\[0\].labels\[1\]: expected a string"),
@@ -165,10 +204,61 @@ def test_a_graph_that_the_manifest_does_not_describe_is_refused(bundle: Path) ->
     model = onnx.load(bundle / MODEL, load_external_data=False)
     del model.graph.output[0]
     onnx.save(model, bundle / MODEL)
-    tasks = (*TASKS[:1], TASKS[3], TaskEntry("flags", "multilabel", ("a", "b", "c"), "flags", ()))
-    rewrite(bundle, tasks=tasks)
-    with pytest.raises(runtime.BundleError, match="no output 'topic'; task flags: expected 3 logits of rank 2"):
+    tasks = (*TASKS[:1], TASKS[3], task("flags", "multilabel", ("a", "b", "c")), task("stars", "masked_lm"))
+    rewrite(bundle, tasks=tasks, inputs=(*TEXT_INPUTS[:1], entry("attention_mask", "1", limit=2)))
+    with pytest.raises(runtime.BundleError) as caught:
         runtime.load(bundle)
+    for part in (
+        "inputs: the manifest says ['attention_mask', 'input_ids'], the graph ['attention_mask', 'input_ids', 'token_",
+        "task topic: the graph has no output 'topic'",
+        "task flags: expected 3 logits of rank 2, the graph gives 'flags' of shape ['batch', 2]",
+        "task stars: expected logits of rank 3",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_graph_whose_inputs_differ_from_the_manifest_is_refused(bundle: Path) -> None:
+    model = onnx.load(bundle / MODEL, load_external_data=False)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
+    model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    onnx.save(model, bundle / MODEL)
+    rewrite(bundle)
+    with pytest.raises(runtime.BundleError) as caught:
+        runtime.load(bundle)
+    expected = r"expected tensor\(int64\) \[batch, sequence\], the graph takes"
+    assert re.search(rf"input input_ids: {expected} tensor\(int64\) \['batch', 7\]", str(caught.value))
+    assert re.search(rf"input attention_mask: {expected} tensor\(int32\)", str(caught.value))
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [found for key, item in items for found in _paths(item, (*path, key))]
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["0", "batch", *HEADS]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_other_value_anywhere_is_accepted_or_refused_never_a_crash(template: Path, data: st.DataObject) -> None:
+    document = json.loads((template / MANIFEST).read_text())
+    path = data.draw(st.sampled_from(_paths(document)))
+    target = document
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = data.draw(_JSON)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / MANIFEST).write_text(json.dumps(document))
+        try:
+            manifest = read_manifest(folder)
+        except runtime.BundleError:
+            return
+        manifest.write(folder)  # what is read can be written again
+        assert read_manifest(folder) == manifest
 
 
 def fresh(code: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from runtime_bundles import MAX_LENGTH, expected, feeds, write_bundle
 
 import runtime
@@ -69,14 +71,14 @@ def test_arrays_need_not_be_contiguous(predictor: runtime.Predictor) -> None:
         ({"input_ids": np.zeros((2, 5), ">i8")}, "input_ids: expected int64, found >i8"),
         ({"input_ids": [[1, 2]]}, "input_ids: expected a numpy array, found list"),
         ({"input_ids": np.zeros(5, np.int64)}, r"input_ids: expected rank 2 \[batch, sequence\], found shape \[5\]"),
-        ({"input_ids": np.zeros((2, 4), np.int64)}, r"equal shapes, found input_ids \[2, 4\], attention_mask \[2, 5\]"),
+        ({"input_ids": np.zeros((2, 4), np.int64)}, "axis sequence: expected one length, found input_ids 4, attention_mask 5"),
         ({"input_ids": np.full((2, 5), 30522)}, r"input_ids: expected values in 0\.\.30521, found 30522"),
         ({"input_ids": np.full((2, 5), -1)}, "input_ids: expected values in"),
         ({"attention_mask": np.full((2, 5), 2)}, r"attention_mask: expected values in 0\.\.1"),
         ({"token_type_ids": np.full((2, 5), 2)}, r"token_type_ids: expected values in 0\.\.1"),
         ({"token_type_ids": np.full((2, 5), -1)}, r"token_type_ids: expected values in 0\.\.1"),
-        (feeds(2, MAX_LENGTH + 1), r"expected 1\.\.16 tokens in a row, found 17"),
-        ({name: array[:, :0] for name, array in feeds().items()}, r"expected 1\.\.16 tokens in a row, found 0"),
+        (feeds(2, MAX_LENGTH + 1), r"axis sequence: expected a length of 1\.\.16, found 17"),
+        ({name: array[:, :0] for name, array in feeds().items()}, r"axis sequence: expected a length of 1\.\.16, found 0"),
         ({name: array[:0] for name, array in feeds().items()}, "expected at least one row, found an empty batch"),
     ],
 )
@@ -93,6 +95,25 @@ def test_all_mismatches_are_named_at_once(predictor: runtime.Predictor) -> None:
         assert part in str(caught.value)
     with pytest.raises(runtime.InputError, match="expected a mapping"):
         predictor.run([1])  # type: ignore[arg-type]
+
+
+_ARRAYS = st.builds(
+    lambda shape, value, dtype: np.full(shape, value).astype(dtype),
+    st.lists(st.integers(0, 3), max_size=3),
+    st.integers(-1, 3),
+    st.sampled_from(["int64", "int32", "uint64", "float32", "bool", "object", "str", "complex64", "datetime64[s]"]),
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(given=st.dictionaries(st.sampled_from([*feeds(), "more"]), _ARRAYS | st.just(feeds()["input_ids"]) | st.none()))
+def test_any_other_feeds_are_answered_or_refused_never_a_crash(predictor: runtime.Predictor, given: dict[str, Any]) -> None:
+    try:
+        found = predictor.run(feeds() | given)
+    except runtime.InputError as error:
+        assert str(error).startswith("feeds: ")  # noqa: PT017
+    else:
+        assert found["topic"].shape == (2, 3)
 
 
 @pytest.mark.parametrize(

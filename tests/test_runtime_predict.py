@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import runtime
 from runtime.batch import TextEncoder, Tokens, _longest_first
 from runtime.bundle import read_manifest
-from runtime.prediction import interpret, sigmoid, softmax
+from runtime.interpret import interpret, sigmoid, softmax
 
 TEXTS: list[Any] = [
     "Angela Merkel visited Lützowplatz, twice!",
@@ -207,12 +207,13 @@ def test_many_threads_share_one_tokenizer(predictor: runtime.Predictor) -> None:
     assert found == [predictor.predict(given, ["topic"], truncate=True) for given in texts]
 
 
-def test_spaces_that_a_tokenizer_counts_to_a_word_are_left_out() -> None:
+def test_spaces_that_a_tokenizer_counts_to_a_word_are_left_out(bundle: Path) -> None:
     tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *((letter, -1.0) for letter in "abcd▁")], 0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     text = "ab cd  ab"
     tokens = Tokens.of(tokenizer.encode(text))
-    words = interpret(TASKS[3], np.zeros((len(tokens), 3), np.float32), text, tokens).words
+    encoder = TextEncoder(tokenizer, read_manifest(bundle), 0, None, False, False)
+    words = interpret(TASKS[3], [np.zeros((len(tokens), 3), np.float32)], text, tokens, encoder).words
     assert [(word.text, word.start, word.end) for word in words] == [("ab", 0, 2), ("cd", 3, 5), ("ab", 7, 9)]
 
 
