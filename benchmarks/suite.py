@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from exporter import ExportError
+from exporter.inputs import SEQUENCE
 from exporter.quiet import quiet
 from exporter.verify import make_inputs
 
@@ -93,7 +95,7 @@ def _subject(options: Options) -> Subject:
 
 
 def _check_shapes(shapes: Sequence[Shape], subject: Subject) -> None:
-    longest = subject.plan.max_length
+    longest = subject.plan.max_lengths.get(SEQUENCE, math.inf)
     if too_long := [str(shape) for shape in shapes if shape.length > longest]:
         raise ExportError(f"--shapes: the model takes at most {longest} tokens, found {', '.join(too_long)}")
 
@@ -170,7 +172,7 @@ def _check(bench: _Bench, shape: Shape) -> _Able:
         MismatchError: names every variant in fp32 that is out of tolerance.
     """
     subject = bench.subject
-    feeds: Feeds = make_inputs(subject.model, subject.plan, shape.batch, shape.length, bench.seed)
+    feeds: Feeds = make_inputs(subject.plan, shape.batch, shape.length, bench.seed)
     expected: dict[int, Answers] = {
         drop: task_by_task(subject.model, subject.tasks, drop)(feeds)() for drop in {variant.drop for variant in bench.variants}
     }

@@ -7,19 +7,16 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import onnx_ir as ir
-import torch
 
-from exporter.binding import task_weights
-from exporter.passes import Group, compile_groups
-from exporter.prune import prune
-from exporter.save import finish, output_names, save_config, save_graph, save_manifest
+from exporter.groups import compile_plan, prove, trace_group, write
+from exporter.load import Checkpoint
+from exporter.passes import Group
+from exporter.prune import Branch, prune, stored_bytes
+from exporter.save import save_graph
 from exporter.staging import check_space
-from exporter.trace import BATCH, trace
-from exporter.verify import verify
-from runtime.bundle import MODEL
 
 from .models import Subject
 
@@ -31,33 +28,24 @@ class Traces:
         self._subject = subject
 
     @cached_property
-    def made(self) -> tuple[Any, list[tuple[dict[str, list[torch.Tensor]], ir.Model]], float]:
-        """The pruned model, weights and template per structure, and how many seconds that took."""
+    def made(self) -> tuple[tuple[Branch, ...], list[Group], float]:
+        """The pruned models and the traced group of each, and how many seconds that took."""
         start = time.perf_counter()
         plan = self._subject.plan
-        pruned = prune(self._subject.model, plan)
-        traced = []
-        for group in plan.groups:
-            names = tuple(task.name for task in group)
-            traced.append((task_weights(pruned, names[0], names), trace(pruned, plan, group[0])))
-        return pruned, traced, time.perf_counter() - start
+        branches = prune(self._subject.model, plan)
+        return branches, [trace_group(branch, plan) for branch in branches], time.perf_counter() - start
 
 
 def export_one_graph(subject: Subject, traces: Traces, folder: Path) -> None:
     """What `exporter.export` writes, verified as there, from traces that are made already."""
-    pruned, traced, _ = traces.made
-    plan, groups = subject.plan, []
-    for group, (weights, template) in zip(subject.plan.groups, traced, strict=True):
-        names = tuple(task.name for task in group)
-        arrays = {name: [tensor.numpy() for tensor in tensors] for name, tensors in weights.items()}
-        groups.append(Group(names, template.clone(), arrays))
-    graph, _ = compile_groups(groups, BATCH)
-    finish(graph, plan)
+    branches, groups, _ = traces.made
+    # The compiler changes the graphs that it is given.
+    fresh = [dataclasses.replace(group, model=group.model.clone()) for group in groups]
+    graph, _ = compile_plan(fresh, subject.plan)
+    checkpoint = Checkpoint(subject.model, subject.tokenizer, subject.title)
     folder.mkdir(parents=True)
-    save_graph(graph, folder)
-    save_config(pruned, plan, subject.tokenizer, folder)
-    parity = verify(pruned, plan, folder / MODEL, output_names(plan))
-    save_manifest(pruned, plan, subject.tokenizer, parity, folder)
+    write(graph, subject.plan, branches, checkpoint, folder)
+    prove(subject.plan, branches, checkpoint, folder)
 
 
 def export_task_files(subject: Subject, traces: Traces, folder: Path) -> dict[str, Path]:
@@ -65,36 +53,31 @@ def export_task_files(subject: Subject, traces: Traces, folder: Path) -> dict[st
 
     A task's graph is its structure's trace with its own weights in it, compiled by itself.
     """
-    pruned, traced, _ = traces.made
-    kept = sum(parameter.numel() * parameter.element_size() for parameter in pruned.parameters())
-    check_space(folder / "task", kept * len(subject.tasks))
+    branches, groups, _ = traces.made
+    check_space(folder / "task", stored_bytes(branches) * len(subject.tasks))
     folders: dict[str, Path] = {}
-    for group, (weights, template) in zip(subject.plan.groups, traced, strict=True):
-        for number, task in enumerate(group):
-            own = {name: tensors[number] for name, tensors in weights.items()}
-            graph = _with_weights(template, own)
-            arrays = {name: [tensor.numpy()] for name, tensor in own.items()}
-            compiled, _ = compile_groups([Group((task.name,), graph, arrays)], BATCH)
-            finish(compiled, dataclasses.replace(subject.plan, tasks=(task,)))
+    for branch, group in zip(branches, groups, strict=True):
+        for number, task in enumerate(branch.tasks):
+            own = {name: arrays[number] for name, arrays in group.weights.items()}
+            single = Group((task.name,), _with_weights(group.model, own), {name: [array] for name, array in own.items()})
+            graph, _ = compile_plan([single], dataclasses.replace(subject.plan, tasks=(task,)))
             target = folder / str(subject.tasks.index(task.name))
             target.mkdir(parents=True)
-            save_graph(compiled, target)
+            save_graph(graph, target)
             folders[task.name] = target
     return {task: folders[task] for task in subject.tasks}
 
 
-def _with_weights(template: ir.Model, weights: Mapping[str, torch.Tensor]) -> ir.Model:
+def _with_weights(template: ir.Model, weights: Mapping[str, np.ndarray]) -> ir.Model:
     """A copy of the traced template that holds the weights of one task."""
     clone = template.clone()
     resized = []
-    for name, tensor in weights.items():
-        value = clone.graph.initializers.get(name)
-        if value is None:
-            continue  # the trace found no use for it
-        if value.const_value is None or list(value.const_value.shape) != list(tensor.shape):
+    for name, array in weights.items():
+        value = clone.graph.initializers[name]
+        if value.const_value is None or list(value.const_value.shape) != list(array.shape):
             resized.append(value)
-        value.const_value = ir.tensor(tensor.contiguous().numpy(), name=name)
-        value.shape = ir.Shape(tensor.shape)
+        value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
+        value.shape = ir.Shape(array.shape)
     _forget_shapes(clone, resized)
     return clone
 

@@ -3,60 +3,70 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 from rich.console import Console
 
-from runtime.bundle import MODEL
-
-from .binding import task_weights
+from .drift import Drift
 from .errors import ExportError
+from .groups import compile_plan, prove, trace_group, write
 from .load import check_finite, load
-from .passes import Group, PassReport, branch_size, compile_groups, graph_size
-from .plan import Plan, Task, make_plan
+from .passes import PassReport, branch_size, graph_size
+from .plan import Plan, make_plan
 from .progress import Stages
-from .prune import prune, shared_part
+from .prune import prune, shared_part, stored_bytes
+from .prune_members import FusionReport, drifts, measure_fusions, open_calibration, with_members
 from .report import GraphReport, Report, TaskReport
-from .save import finish, output_names, save_config, save_graph, save_manifest
+from .setups import describe
+from .sharing import adapter_parameters
 from .staging import check_destination, check_space, staged
-from .trace import BATCH, trace
-from .verify import verify
 
 
 def export(
     model: Any = None,
     tokenizer: Any = None,
-    tasks: Sequence[str] | None = None,
-    drop: int = 0,
+    tasks: Sequence[str] | Mapping[str, Any] | None = None,
+    drop: int | Mapping[str, int] = 0,
     output: str | Path = "onnx",
+    keep_fused: int | None = None,
+    calibration: str | Path | None = None,
     precision: str = "fp32",
     target: str = "portable",
     opset: int | None = None,
     atol: float | None = None,
     overwrite: bool = False,
+    adapters: Sequence[str] = (),
+    fusions: Sequence[str] = (),
     console: Console | None = None,
 ) -> Report:
     """Exports all tasks of an adapter model into one ONNX graph with a shared trunk, and verifies it against PyTorch.
 
     Args:
-        model: a live model of the adapters library with one head per adapter, a folder from `save_pretrained`, or None for the
-            bundled example. A live model is handed back as it came.
+        model: a live model of the adapters library or of PEFT, a folder or hub id of one, or None for the bundled example. A
+            live model is handed back as it came.
         tokenizer: a fast tokenizer to save beside the graph; a folder's own is found by itself.
-        tasks: adapter names, each with a head of its own name; None for all adapters.
-        drop: adapters leave the layers 0 to drop - 1.
+        tasks: adapter names, each with a head of its own name, or a mapping from task name to a composition of the adapters
+            library (Stack, Fuse, Average); None for the checkpoint's own setup, or all adapters where it has none.
+        drop: adapters leave the layers 0 to drop - 1; a mapping gives a number per task, 0 where a task is not named.
         output: the folder to write; new or empty, or an earlier export with `overwrite`.
+        keep_fused: keep this many members of each fusion, in each layer those with the most attention.
+        calibration: a file with texts to measure that attention on (.txt, .jsonl, .csv, .tsv; labels are optional), or with
+            scores (.json).
         precision: "fp32".
         target: "portable", standard ONNX operators only.
         opset: ONNX operator set, 20 by default.
         atol: allowed |onnx - torch| relative to max(1, max |torch|), 1e-4 by default.
         overwrite: replace the output folder where an export wrote it.
+        adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
+        fusions: folders or hub ids of fusion layers to load into the model.
         console: where progress is shown; None for silence.
 
     Returns:
-        The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging.
+        The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
+        [batch, sequence, vocabulary] for language modelling, [batch, 1] for multiple choice, where one row is one choice.
 
     Raises:
         ExportError: wrong use, an unsupported model or bad input.
@@ -68,33 +78,45 @@ def export(
     check_destination(output, overwrite)
     stages = Stages(console)
     with stages("load"):
-        checkpoint = load(model, tokenizer)
-        plan = make_plan(checkpoint.model, checkpoint.tokenizer, tasks, drop, opset, atol)
+        checkpoint = load(model, tokenizer, adapters, fusions)
+        plan = make_plan(checkpoint.model, checkpoint.tokenizer, tasks, drop, opset, atol, checkpoint.setup)
+        texts = open_calibration(calibration, keep_fused, checkpoint.tokenizer, plan)
     with stages("prune"):
-        pruned = prune(checkpoint.model, plan)
-        check_finite(pruned)
+        branches = prune(checkpoint.model, plan)
+        for branch in branches:
+            check_finite(branch.model)
         # The file holds each weight once; asked before the long stages rather than after them.
-        check_space(output, sum(parameter.nbytes for parameter in pruned.parameters()))
-    with stages("trace", f"{len(plan.groups)} structure(s) of {len(plan.tasks)} task(s)"):
-        groups = [_trace_group(pruned, plan, tasks) for tasks in plan.groups]
+        check_space(output, stored_bytes(branches))
+    attention: dict[str, list[FusionReport]] = {}
+    drift: tuple[Drift, ...] = ()
+    if texts is not None:
+        with stages("calibrate", f"on {len(texts.texts)} text(s)" if texts.texts else ""):
+            attention = measure_fusions(branches, texts, keep_fused)
+            plan = with_members(plan, attention)
+            branches = prune(checkpoint.model, plan)
+            drift = drifts(checkpoint.model, plan, branches, texts)
+    with stages("trace", f"{len(branches)} structure(s) of {len(plan.tasks)} task(s)"):
+        groups = [trace_group(branch, plan) for branch in branches]
     with stages("compile"):
-        graph, passes = _compile(groups)
-        finish(graph, plan)
+        graph, passes = compile_plan(groups, plan)
     with staged(output, overwrite) as folder:
         with stages("save"):
-            save_graph(graph, folder)
-            save_config(pruned, plan, checkpoint.tokenizer, folder)
+            write(graph, plan, branches, checkpoint, folder)
         with stages("verify"):
-            parity = verify(pruned, plan, folder / MODEL, output_names(plan))
-            save_manifest(pruned, plan, checkpoint.tokenizer, parity, folder)
+            parity = prove(plan, branches, checkpoint, folder)
+    parameters, stored = adapter_parameters(branches)
     return Report(
         output=output,
         source=checkpoint.source,
         tasks=_task_reports(plan),
         drop=plan.drop,
         layers=plan.layers,
-        shared=shared_part(pruned, plan),
+        shared=shared_part(branches, plan),
+        adapter_parameters=parameters,
+        stored_adapter_parameters=stored,
         graph=_graph_report(graph, passes),
+        fusions=tuple(report for reports in attention.values() for report in reports),
+        drift=drift,
         parity=parity,
         seconds=stages.seconds,
     )
@@ -111,23 +133,12 @@ def _check_choice(name: str, value: str, only: str) -> None:
         raise ExportError(f"{name} must be {only!r}, the only one there is so far; found {value!r}")
 
 
-def _trace_group(pruned: Any, plan: Plan, tasks: Sequence[Task]) -> Group:
-    names = tuple(task.name for task in tasks)
-    weights = task_weights(pruned, names[0], names)
-    graph = trace(pruned, plan, tasks[0])
-    return Group(names, graph, {name: [tensor.numpy() for tensor in tensors] for name, tensors in weights.items()})
-
-
-def _compile(groups: Sequence[Group]) -> tuple[ir.Model, list[PassReport]]:
-    try:
-        return compile_groups(groups, BATCH)
-    except Exception as error:  # ours, onnx-ir's, onnxscript's and the reference implementation's
-        raise ExportError(f"the graph compiler cannot work on this model: {error or type(error).__name__}") from error
-
-
 def _task_reports(plan: Plan) -> tuple[TaskReport, ...]:
     number = {task.name: index for index, group in enumerate(plan.groups) for task in group}
-    return tuple(TaskReport(task.name, task.head, task.labels, number[task.name]) for task in plan.tasks)
+    return tuple(
+        TaskReport(task.name, describe(task.setup), task.head.kind, task.head.labels, task.drop, number[task.name])
+        for task in plan.tasks
+    )
 
 
 def _graph_report(graph: ir.Model, passes: Sequence[PassReport]) -> GraphReport:

@@ -23,6 +23,8 @@ exit status: 0 done and verified; 1 verification failed, nothing written; 2 wron
 examples:
   python -m exporter --drop 5
   python -m exporter --model my-model --tasks sst2,mnli --drop 3 --output onnx-sst2-mnli
+  python -m exporter --model bert-base-uncased --adapter sst2=adapters/sst2 --adapter AdapterHub/bert-base-uncased-pf-mnli
+  python -m exporter --model my-fusion --keep-fused 2 --calibration texts.jsonl
 """
 
 
@@ -33,7 +35,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
-def _drop(text: str) -> int:
+def _drop(text: str) -> int | dict[str, int]:
+    if "=" not in text:
+        return _layers(text)
+    drops: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, number = part.rpartition("=")
+        if not equals or not name.strip():
+            raise argparse.ArgumentTypeError(f"must be N or task=N,task=N, found {part.strip()!r}")
+        if name.strip() in drops:
+            raise argparse.ArgumentTypeError(f"names the task {name.strip()!r} twice")
+        drops[name.strip()] = _layers(number)
+    return drops
+
+
+def _layers(text: str) -> int:
     try:
         return int(text)
     except ValueError:
@@ -52,12 +68,39 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", type=Path, metavar="PATH", help="a folder from model.save_pretrained")
+    parser.add_argument("--model", metavar="SOURCE", help="a folder from model.save_pretrained, or a hub id")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]SOURCE",
+        help="a folder or hub id of adapters to load into the model: save_adapter, save_all_adapters or PEFT; may be repeated",
+    )
+    parser.add_argument(
+        "--fusion",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="a folder or hub id of save_adapter_fusion to load into the model; may be repeated",
+    )
     parser.add_argument(
         "--tasks", type=_names, metavar="A,B", help="adapters to export, each with a head of its name; all by default"
     )
     parser.add_argument(
-        "--drop", type=_drop, default=0, metavar="N", help="take the adapters out of the lowest N layers; default 0"
+        "--drop",
+        type=_drop,
+        default=0,
+        metavar="N",
+        help="take the adapters out of the lowest N layers, or task=N,task=N; default 0",
+    )
+    parser.add_argument(
+        "--keep-fused", type=int, metavar="K", help="keep the K most important members of each fusion in each layer"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="texts on which the members' attention is measured (.txt, .jsonl, .csv, .tsv), or scores (.json)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx"
@@ -108,11 +151,15 @@ def _run(options: argparse.Namespace) -> int:
             tasks=options.tasks,
             drop=options.drop,
             output=options.output,
+            keep_fused=options.keep_fused,
+            calibration=options.calibration,
             precision=options.precision,
             target=options.target,
             opset=options.opset,
             atol=options.atol,
             overwrite=options.overwrite,
+            adapters=options.adapter,
+            fusions=options.fusion,
             console=None if options.quiet else Console(file=sys.stderr),
         )
     except ExportError as error:

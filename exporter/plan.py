@@ -5,66 +5,81 @@ from __future__ import annotations
 import json
 import math
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from adapters import AdapterConfig, BnConfig
-from adapters.heads import PredictionHead
-
-from runtime.bundle import HEADS, HeadType
+from runtime.bundle import OUTPUTS, InputEntry
 
 from .errors import ExportError
+from .family import Family, family_of
+from .heads import Head, find_head
+from .inputs import check_vocabulary, max_lengths, model_inputs
+from .passes import output_names
+from .setups import adapters_of, fusions_of, parse_setup, split_tasks, task_name
 
-# How the library's head types are called in a bundle.
-_HEAD_TYPES: dict[str, HeadType] = {
-    "classification": "classification",
-    "multilabel_classification": "multilabel",
-    "tagging": "tagging",
-}
-# Adapter settings that change nothing in evaluation mode.
-_ONLY_IN_TRAINING = frozenset({"dropout", "init_weights", "init_weights_seed", "stochastic_depth"})
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One adapter with the head of its own name.
+    """One adapter or composition of adapters, with a head.
 
     Attributes:
-        name: the adapter's and the head's name, and the graph's output.
-        head: classification, multilabel, regression or tagging.
-        labels: the label names in the order of the logits; empty for regression.
-        structure: equal for tasks that one trace serves: adapter configuration and head, apart from label count and weights.
+        name: the task's own name; graph outputs begin with it.
+        setup: an adapter's name, or a composition of the adapters library.
+        head: its prediction head.
+        drop: adapters leave the layers 0 to drop - 1.
+        kept: fusion -> layer -> the members that stay there; a fusion or layer that is absent keeps all.
+        structure: equal for tasks that one trace serves: everything but weights and label count.
     """
 
     name: str
-    head: HeadType
-    labels: tuple[str, ...]
+    setup: Any
+    head: Head
+    drop: int
+    kept: Mapping[str, Mapping[int, tuple[str, ...]]]
     structure: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters and fusion layers by name, in an order that is the same for tasks of one structure."""
+        return (*adapters_of(self.setup), *fusions_of(self.setup))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The graph's outputs for this task, beside other tasks'."""
+        return output_names(self.name, OUTPUTS[self.head.kind])
 
 
 @dataclass(frozen=True)
 class Plan:
     """Attributes:
     tasks: in the order of the graph's outputs.
-    drop: adapters leave the layers 0 to drop - 1.
     layers: how many layers the model has.
-    inputs: the graph's input names, in order.
-    max_length: the longest sequence the model takes, in tokens.
+    inputs: the graph's inputs, in order.
+    max_lengths: the longest sequence per axis, in tokens; an axis without a limit is absent.
+    padding_id: the token that fills up short rows, if the model knows one.
+    end_id: the token with which texts end, where the model looks for it.
     opset: the ONNX operator set.
     atol: parity tolerance relative to max(1, max |eager|).
     """
 
     tasks: tuple[Task, ...]
-    drop: int
     layers: int
-    inputs: tuple[str, ...]
-    max_length: int
+    inputs: tuple[InputEntry, ...]
+    max_lengths: Mapping[str, int]
+    padding_id: int | None
+    end_id: int | None
     opset: int
     atol: float
+
+    @property
+    def drop(self) -> int:
+        """In the layers 0 to drop - 1 no task has an adapter."""
+        return min(task.drop for task in self.tasks)
 
     @property
     def groups(self) -> tuple[tuple[Task, ...], ...]:
@@ -72,104 +87,145 @@ class Plan:
         by_structure: dict[str, list[Task]] = {}
         for task in self.tasks:
             by_structure.setdefault(task.structure, []).append(task)
-        return tuple(tuple(group) for group in by_structure.values())
+        return tuple(part for group in by_structure.values() for part in _by_common_adapters(tuple(group), 0))
 
 
-def _choose(model: Any, wanted: Sequence[str] | None) -> list[str]:
-    """The task names to export; by default all adapters, each of which must then have a head of its own name."""
-    adapters = list(model.adapters_config.adapters)
-    heads = list(getattr(model, "heads", {}))
+def _by_common_adapters(group: tuple[Task, ...], role: int) -> list[tuple[Task, ...]]:
+    """Divides tasks whose first adapters are common to some of them: Stack(en, a) and Stack(en, b) share en, which is then part
+    of their trunk, and Stack(de, c) has another one."""
+    if role >= len(group[0].names):
+        return [group]
+    by_name: dict[str, list[Task]] = {}
+    for task in group:
+        by_name.setdefault(task.names[role], []).append(task)
+    if len(by_name) == len(group):
+        return [group]
+    return [part for tasks in by_name.values() for part in _by_common_adapters(tuple(tasks), role + 1)]
+
+
+def make_plan(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str] | Mapping[str, Any] | None,
+    drop: int | Mapping[str, int],
+    opset: int | None,
+    atol: float | None,
+    setup: Any = None,
+) -> Plan:
+    """Checks the request against the model. `setup` is the checkpoint's own, which says what its tasks are if `tasks` does not.
+
+    Raises:
+        ExportError: a task, head, method, drop or opset that cannot be exported.
+    """
+    family = family_of(model)
+    layers = family.layers_of(model)
+    opset = DEFAULT_OPSET if opset is None else opset
+    if not isinstance(opset, int) or opset not in OPSETS:
+        raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+    atol = 1e-4 if atol is None else atol
+    if not isinstance(atol, int | float) or not 0 < atol < math.inf:
+        raise ExportError(f"atol must be a finite number above 0, found {atol}")
+    check_vocabulary(model, tokenizer)
+    setups = _choose(model, family, tasks, setup)
+    drops = _drops(drop, layers, list(setups))
+    chosen = tuple(_task(model, family, name, setup, drops[name]) for name, setup in setups.items())
+    inputs = model_inputs(model, tokenizer, {task.head.kind for task in chosen})
+    _check_names(chosen, inputs)
+    return Plan(
+        tasks=chosen,
+        layers=layers,
+        inputs=inputs,
+        max_lengths=max_lengths(model, inputs),
+        padding_id=getattr(model.config, "pad_token_id", None),
+        end_id=model.config.eos_token_id if getattr(model.config, "is_encoder_decoder", False) else None,
+        opset=opset,
+        atol=atol,
+    )
+
+
+def _task(model: Any, family: Family, name: str, setup: Any, drop: int) -> Task:
+    head = find_head(model, name, _head_name(model, name, setup))
+    structure = {"setup": family.structure_of(model, name, setup, drop), "head": [head.structure, OUTPUTS[head.kind]]}
+    return Task(name, setup, head, drop, {}, json.dumps(structure, sort_keys=True, default=str))
+
+
+def _head_name(model: Any, task: str, setup: Any) -> str:
+    """The head of the task's name, or the one that the library would activate with the setup."""
+    return task if task in getattr(model, "heads", {}) else task_name(setup)
+
+
+def _choose(model: Any, family: Family, wanted: Sequence[str] | Mapping[str, Any] | None, own: Any) -> dict[str, Any]:
+    """Task name -> setup; by default the checkpoint's own setup, or all adapters and fusions that have a head."""
+    adapters, fusions = family.adapters_of(model), family.compositions_of(model)
     if not adapters:
         raise ExportError("the model has no adapters: add or load some (model.load_adapter), or name another --model")
-    if not hasattr(model, "heads"):
-        raise ExportError(
-            f"{type(model).__name__} has no named prediction heads: load it with AutoAdapterModel.from_pretrained and add one "
-            "head per adapter, each under the adapter's name"
-        )
     if wanted is None:
-        headless = [name for name in adapters if name not in heads]
-        orphans = [name for name in heads if name not in adapters]
-        problems = [f"the adapter {name!r} has no prediction head of its own name" for name in headless]
-        problems += [f"the head {name!r} has no adapter of its own name" for name in orphans]
-        if problems:
-            remedy = "add what is missing, delete it, or name the tasks to export (--tasks a,b)"
-            raise ExportError("; ".join(problems) + ": " + remedy)
-        return adapters
-    if isinstance(wanted, Mapping):
-        raise ExportError("tasks must be a list of adapter names: compositions (Stack, Fuse, …) are not supported so far")
-    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        setups = _default(model, adapters, fusions, own)
+    elif isinstance(wanted, Mapping):
+        setups = dict(wanted)
+    elif isinstance(wanted, str) or not isinstance(wanted, Sequence):
         raise ExportError(f"tasks must be a list of adapter names, found {wanted!r}: write [{wanted!r}] for a single one")
-    if not wanted:
+    else:
+        setups = _named(wanted, fusions)
+    if not setups:
         raise ExportError("no task was named: expected at least one adapter name, or leave tasks out for all of them")
+    parsed = {}
+    for name, setup in setups.items():
+        if not isinstance(name, str) or not name:
+            raise ExportError(f"a task must have a name, found {name!r}")
+        parsed[name] = parse_setup(name, setup)
+        for adapter in adapters_of(parsed[name]):
+            if adapter not in adapters:
+                raise ExportError(f"there is no adapter {adapter!r}; the model has {', '.join(adapters)}")
+    return parsed
+
+
+def _named(wanted: Sequence[str], fusions: Mapping[str, Any]) -> dict[str, Any]:
     for name in wanted:
         if not isinstance(name, str):
-            raise ExportError(f"a task must be an adapter's name, found {name!r}: compositions are not supported so far")
-        if name not in adapters:
-            raise ExportError(f"there is no adapter {name!r}; the model has {', '.join(adapters)}")
-        if name not in heads:
             raise ExportError(
-                f"the adapter {name!r} has no prediction head of its own name; heads: {', '.join(heads) or 'none'}"
+                f"a task must be an adapter's name, found {name!r}: give compositions as a mapping, {{'name': composition}}"
             )
-        if wanted.count(name) > 1:
+        if list(wanted).count(name) > 1:
             raise ExportError(f"the task {name!r} is named twice")
-    return list(wanted)
+    return {name: fusions.get(name, name) for name in wanted}
 
 
-def _refuse_name(name: str, inputs: Sequence[str]) -> None:
-    # The name becomes a graph output beside the inputs.
-    if name in inputs:
-        raise ExportError(f"the task {name!r} is called like an input of the graph: rename the adapter")
+def _default(model: Any, adapters: list[str], fusions: Mapping[str, Any], own: Any) -> dict[str, Any]:
+    if own is not None:
+        setups = split_tasks(own)
+        names = [task_name(setup) for setup in setups]
+        if len(set(names)) != len(names):
+            raise ExportError(
+                f"the checkpoint's setup gives several tasks one name ({', '.join(names)}): name them with tasks="
+            )
+        return dict(zip(names, setups, strict=True))
+    if not hasattr(model, "heads"):
+        return {name: name for name in adapters}
+    heads = list(model.heads)
+    known = {**{name: name for name in adapters}, **fusions}
+    # A member of a fusion needs no head.
+    members = {name for fusion in fusions.values() for name in adapters_of(fusion)}
+    headless = [name for name in known if name not in heads and name not in members]
+    problems = [f"the {_kind(name, fusions)} {name!r} has no prediction head of its own name" for name in headless]
+    problems += [f"the head {name!r} has no adapter of its own name" for name in heads if name not in known]
+    if problems:
+        remedy = "add what is missing, delete it, or name the tasks to export (--tasks a,b)"
+        raise ExportError("; ".join(problems) + ": " + remedy)
+    return {name: setup for name, setup in known.items() if name in heads}
 
 
-def _labels(name: str, head: PredictionHead) -> tuple[str, ...]:
-    count = int(head.config["num_labels"])
-    label2id = head.config.get("label2id") or {}
-    try:
-        by_id = {int(number): str(label) for label, number in label2id.items()}
-    except (AttributeError, TypeError, ValueError):
-        by_id = {-1: ""}
-    if len(by_id) != len(label2id) or not all(0 <= number < count for number in by_id):
-        raise ExportError(
-            f"the labels of the head {name!r} must have different ids from 0 to {count - 1}, found {label2id!r}: "
-            "correct its label2id"
-        )
-    return tuple(by_id.get(number, f"LABEL_{number}") for number in range(count))
+def _kind(name: str, fusions: Mapping[str, Any]) -> str:
+    return "fusion" if name in fusions else "adapter"
 
 
-def _head_type(name: str, head: PredictionHead) -> HeadType:
-    found = head.config.get("head_type")
-    kind = _HEAD_TYPES.get(str(found))
-    if kind is None:
-        raise ExportError(
-            f"the head {name!r} is of type {found!r}, which is not supported: expected one of {', '.join(HEADS)}; "
-            "leave it out with --tasks"
-        )
-    if kind == "classification" and int(head.config["num_labels"]) == 1:
-        return "regression"  # the library's own reading of one label: its loss is the mean squared error
-    return kind
-
-
-def _bottleneck(model: Any, name: str) -> BnConfig:
-    # A model that comes from a folder holds plain dictionaries.
-    config = AdapterConfig.load(model.adapters_config.get(name))
-    if not isinstance(config, BnConfig):
-        raise ExportError(
-            f"the adapter {name!r} is a {type(config).__name__}: only bottleneck adapters (BnConfig and its kinds) work so far"
-        )
-    return config
-
-
-def _structure(model: Any, name: str, head: HeadType, drop: int) -> str:
-    config = _bottleneck(model, name)
-    adapter = {key: value for key, value in config.to_dict().items() if key not in _ONLY_IN_TRAINING}
-    # Tasks that differ in dropped layers alone are one structure.
-    adapter["leave_out"] = sorted({*range(drop), *config.leave_out})
-    kept = {
-        key: value for key, value in model.heads[name].config.items() if key not in ("num_labels", "label2id", "dropout_prob")
-    }
-    # Regression differs from classification by its label count alone.
-    kept["head_type"] = "classification" if head == "regression" else head
-    return json.dumps({"adapter": adapter, "head": kept}, sort_keys=True, default=str)
+def _drops(drop: object, layers: int, tasks: list[str]) -> dict[str, int]:
+    if not isinstance(drop, Mapping):
+        return dict.fromkeys(tasks, check_drop(drop, layers))
+    unknown = [name for name in drop if name not in tasks]
+    if unknown:
+        raise ExportError(f"drop names {', '.join(map(repr, unknown))}, which is no task; tasks: {', '.join(tasks)}")
+    return {name: check_drop(drop.get(name, 0), layers) for name in tasks}
 
 
 def check_drop(drop: object, layers: int) -> int:
@@ -189,69 +245,10 @@ def check_drop(drop: object, layers: int) -> int:
     return number
 
 
-def input_names(model: Any, tokenizer: Any) -> tuple[str, ...]:
-    """The graph's inputs: the tokenizer's where there is one, else what the model's embeddings can tell apart."""
-    names = ("input_ids", "attention_mask")
-    segments = getattr(model.config, "type_vocab_size", 0) or 0
-    # RoBERTa has one segment, which only a tokenizer that names it makes worth feeding.
-    wanted = segments > 1 if tokenizer is None else segments > 0 and "token_type_ids" in tokenizer.model_input_names
-    return (*names, "token_type_ids") if wanted else names
-
-
-def max_length(model: Any) -> int:
-    """The longest sequence in tokens that the position embeddings allow."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            # RoBERTa and its relatives keep the positions up to the padding index free and count from the next one.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(limit, int):
-        raise ExportError(f"the configuration of {type(model).__name__} has no max_position_embeddings: no length to check")
-    return limit
-
-
-def _check_encoder(model: Any) -> None:
-    config, name = model.config, type(model).__name__
-    if getattr(config, "is_encoder_decoder", False):
-        raise ExportError(f"{name} is an encoder with a decoder: only text encoders are supported so far")
-    if not isinstance(getattr(config, "vocab_size", None), int):
-        raise ExportError(f"the configuration of {name} has no vocab_size: only text encoders are supported so far")
-    if max_length(model) < 2:
-        raise ExportError(f"{name} takes no more than one token (max_position_embeddings): nothing to export")
-
-
-def _check_vocabulary(model: Any, tokenizer: Any) -> None:
-    if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
-        raise ExportError(
-            f"the tokenizer has {len(tokenizer):,} tokens, the model's vocabulary {model.config.vocab_size:,}: they do not "
-            "belong together"
-        )
-
-
-def make_plan(
-    model: Any, tokenizer: Any, tasks: Sequence[str] | None, drop: int, opset: int | None, atol: float | None
-) -> Plan:
-    """Checks the request against the model.
-
-    Raises:
-        ExportError: a task, head, method, drop or opset that cannot be exported.
-    """
-    _check_encoder(model)
-    layers = sum(1 for _ in model.iter_layers())
-    drop = check_drop(drop, layers)
-    opset = DEFAULT_OPSET if opset is None else opset
-    if not isinstance(opset, int) or opset not in OPSETS:
-        raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
-    atol = 1e-4 if atol is None else atol
-    if not isinstance(atol, int | float) or not 0 < atol < math.inf:
-        raise ExportError(f"atol must be a finite number above 0, found {atol}")
-    _check_vocabulary(model, tokenizer)
-    inputs = input_names(model, tokenizer)
-    chosen = []
-    for name in _choose(model, tasks):
-        _refuse_name(name, inputs)
-        head = model.heads[name]
-        kind = _head_type(name, head)
-        labels = () if kind == "regression" else _labels(name, head)
-        chosen.append(Task(name, kind, labels, _structure(model, name, kind, drop)))
-    return Plan(tuple(chosen), drop, layers, inputs, max_length(model), opset, atol)
+def _check_names(tasks: Sequence[Task], inputs: Sequence[InputEntry]) -> None:
+    """Refuses tasks whose outputs would be called like another value of the graph's surface."""
+    for name, count in Counter(name for task in tasks for name in task.outputs).items():
+        if count > 1:
+            raise ExportError(f"two tasks would give one output {name!r}: rename one of them")
+        if name in {entry.name for entry in inputs}:
+            raise ExportError(f"the task {name!r} is called like an input of the graph: rename the adapter")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,16 +12,28 @@ from rich.table import Table
 
 from runtime.bundle import ParityRow
 
+from .attention import attention_table
+from .drift import Drift
 from .passes import PassReport
+from .prune_members import FusionReport
 
 
 @dataclass(frozen=True)
 class TaskReport:
-    """A task, its head and how many labels it has (1 for regression); `group` numbers the structure it is computed with."""
+    """Attributes:
+    name: the task's own.
+    setup: the adapters it composes, in words.
+    head: the head's type.
+    labels: their names in the order of the logits; empty where the head has none.
+    drop: its adapters were taken out of the layers 0 to drop - 1.
+    group: numbers the structure that it is computed with.
+    """
 
     name: str
+    setup: str
     head: str
     labels: tuple[str, ...]
+    drop: int
     group: int
 
 
@@ -56,10 +68,14 @@ class Report:
         output: the folder that was written.
         source: what was exported.
         tasks: in the order of the graph's outputs.
-        drop: adapters were taken out of the layers 0 to drop - 1 ...
+        drop: no task has an adapter in the layers 0 to drop - 1 ...
         layers: ... of this many.
         shared: what is computed once for all tasks, in words.
+        adapter_parameters: of all tasks in the layers that are left, each adapter of each layer for itself.
+        stored_adapter_parameters: the same with equal weights counted once, as the file holds them.
         graph: sizes, also pass by pass.
+        fusions: attention per member and layer, and the members kept, where a calibration file was given.
+        drift: what dropping and pruning change in each task's answers to the calibration texts.
         parity: one row per task and shape, all within tolerance.
         seconds: time per stage, in order.
     """
@@ -70,13 +86,19 @@ class Report:
     drop: int
     layers: int
     shared: str
+    adapter_parameters: int
+    stored_adapter_parameters: int
     graph: GraphReport
+    fusions: tuple[FusionReport, ...]
+    drift: tuple[Drift, ...]
     parity: tuple[ParityRow, ...]
     seconds: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
-        return {**asdict(self), "output": str(self.output), "seconds": dict(self.seconds)}
+        plain = replace(self, fusions=())
+        fusions = [report.to_dict() for report in self.fusions]
+        return {**asdict(plain), "output": str(self.output), "seconds": dict(self.seconds), "fusions": fusions}
 
 
 _PASS_COLUMNS: dict[str, Literal["left", "right"]] = {
@@ -93,23 +115,50 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
+def _shape(row: ParityRow) -> str:
+    return f"{row.batch}x{row.sequence}" if row.sequence else str(row.batch)
+
+
+def _print_sharing(report: Report, console: Console) -> None:
+    total, stored = report.adapter_parameters, report.stored_adapter_parameters
+    if stored < total:
+        saved = 100 * (1 - stored / total)
+        console.print(f"adapters: {total:,} parameters, {stored:,} in the file ({saved:.0f} % are shared)", soft_wrap=True)
+
+
+def _drift_table(drifts: Sequence[Drift]) -> Table:
+    table = Table(title="calibration texts: as exported against all adapters in all layers")
+    for column in ("task", "mean |diff|", "max |diff|", "same answer", "metric", "before", "after"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    for row in drifts:
+        agreement = "-" if row.argmax_agreement is None else f"{100 * row.argmax_agreement:.1f} %"
+        metric = ["-" if value is None else f"{value:.3f}" for value in (row.metric_before, row.metric_after)]
+        table.add_row(row.task, f"{row.mean_abs:.3f}", f"{row.max_abs:.3f}", agreement, row.metric or "-", *metric)
+    return table
+
+
 def print_report(report: Report, console: Console) -> None:
     """What a person wants to know, without a table wider than a terminal."""
     tasks = Table(title=f"{report.source}: {len(report.tasks)} tasks, drop {report.drop} of {report.layers} layers")
     for column in ("task", "head", "labels", "in graph", "max diff", "argmax"):
-        tasks.add_column(column, no_wrap=True)
+        tasks.add_column(column, no_wrap=column != "task")
     for task in report.tasks:
         rows = [row for row in report.parity if row.task == task.name]
         tasks.add_row(
-            task.name,
+            task.name if task.setup == task.name else f"{task.name} = {task.setup}",
             task.head,
-            str(max(1, len(task.labels))),
+            str(len(task.labels)) if task.labels else "-",
             f"tasks{task.group}",
             f"{max(row.max_abs_diff for row in rows):.1e}",
             f"{100 * min(row.argmax_agreement for row in rows):.0f} %" if task.head != "regression" else "-",
         )
     console.print(tasks)
     console.print(f"computed once: {report.shared}")
+    _print_sharing(report, console)
+    for fusion in report.fusions:
+        console.print(attention_table(fusion.table, fusion.kept))
+    if report.drift:
+        console.print(_drift_table(report.drift))
     graph = report.graph
     console.print(
         f"graph: {graph.nodes} nodes ({graph.trunk_nodes} trunk, {graph.branch_nodes} tasks), {_size(graph.initializer_bytes)} "
@@ -124,7 +173,7 @@ def print_report(report: Report, console: Console) -> None:
         if nodes[0] != nodes[1] or weights[0] != weights[1]:
             passes.add_row(step.name, step.graph, *map(str, nodes), *map(_size, weights))
     console.print(passes)
-    shapes = ", ".join(dict.fromkeys(f"{row.batch}x{row.sequence}" for row in report.parity))
+    shapes = ", ".join(dict.fromkeys(_shape(row) for row in report.parity))
     console.print(f"verified against single-task PyTorch at {shapes} (batch x length)", soft_wrap=True)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
     console.print(f"time: {stages}; {sum(report.seconds.values()):.1f} s in all", soft_wrap=True)

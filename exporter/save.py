@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from runtime.bundle import MODEL, WEIGHTS, Manifest, ParityRow, TaskEntry, digest
+from runtime.bundle import MODEL, OUTPUTS, WEIGHTS, Manifest, ParityRow, TaskEntry, digest
 
+from .fusion import fuses_of, members_of
 from .plan import Plan, Task
-from .prune import layers_without_adapter
+from .prune import Branch
+from .setups import describe
 
-_PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+_PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
-def output_names(plan: Plan) -> dict[str, str]:
-    """Task -> graph output. A single task's is called "logits", as in transformers, so that Optimum loads the folder."""
+def graph_outputs(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Task -> its outputs in the graph. A single task's are called as in transformers, so that Optimum loads the folder."""
     if len(plan.tasks) == 1:
-        return {plan.tasks[0].name: "logits"}
-    return {task.name: task.name for task in plan.tasks}
+        return {plan.tasks[0].name: OUTPUTS[plan.tasks[0].head.kind]}
+    return {task.name: task.outputs for task in plan.tasks}
 
 
 def finish(graph: ir.Model, plan: Plan) -> None:
     """Gives outputs their names and order, and removes what is true of the trace alone."""
-    names = output_names(plan)
+    names = graph_outputs(plan)
     by_name = {value.name: value for value in graph.graph.outputs}
-    ordered = [by_name[task.name] for task in plan.tasks]
+    ordered = [(by_name[old], new) for task in plan.tasks for old, new in zip(task.outputs, names[task.name], strict=True)]
     graph.graph.outputs.clear()
-    graph.graph.outputs.extend(ordered)
-    for task, value in zip(plan.tasks, ordered, strict=True):
-        value.name = names[task.name]
+    graph.graph.outputs.extend(value for value, _ in ordered)
+    for value, name in ordered:
+        value.name = name
     # torch notes stack traces with the paths of this machine.
     common.ClearMetadataAndDocStringPass()(graph)
     for node in graph.graph:
@@ -50,8 +53,8 @@ def save_graph(graph: ir.Model, folder: Path) -> None:
     ir.save(graph, folder / MODEL, external_data=WEIGHTS)
 
 
-def save_config(model: Any, plan: Plan, tokenizer: Any, folder: Path) -> None:
-    """config.json and the tokenizer's files, as transformers writes them."""
+def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path) -> None:
+    """config.json and the files of the tokenizer or image processor, as transformers writes them."""
     config = copy.deepcopy(model.config)
     config._name_or_path = ""
     for name in ("prediction_heads", "adapters", "custom_heads"):
@@ -59,36 +62,62 @@ def save_config(model: Any, plan: Plan, tokenizer: Any, folder: Path) -> None:
         if hasattr(config, name):
             delattr(config, name)
     only: Task | None = plan.tasks[0] if len(plan.tasks) == 1 else None
-    labels = only.labels if only is not None and only.labels else ("LABEL_0",) if only is not None else ()
+    labels = only.head.labels if only is not None else ()
+    if only is not None and only.head.kind == "regression":
+        labels = ("LABEL_0",)
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
     config.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+    for processor in processors:
+        processor.save_pretrained(folder)
 
 
-def save_manifest(model: Any, plan: Plan, tokenizer: Any, parity: tuple[ParityRow, ...], folder: Path) -> None:
+def save_manifest(
+    branches: tuple[Branch, ...], plan: Plan, tokenizer: bool, parity: tuple[ParityRow, ...], folder: Path
+) -> None:
     """adapterdrop.json: written last, because it names every other file with its hash."""
-    names = output_names(plan)
     manifest = Manifest(
         inputs=plan.inputs,
-        max_length=plan.max_length,
-        vocab_size=int(model.config.vocab_size),
-        segments=int(model.config.type_vocab_size) if "token_type_ids" in plan.inputs else 0,
+        max_lengths=plan.max_lengths,
         layers=plan.layers,
-        tasks=tuple(
-            TaskEntry(task.name, task.head, task.labels, names[task.name], layers_without_adapter(model, plan, task.name))
-            for task in plan.tasks
-        ),
+        tasks=_entries(branches, plan),
         drop=plan.drop,
         opset=plan.opset,
-        tokenizer=tokenizer is not None,
+        tokenizer=tokenizer,
         versions={name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)},
         files={path.name: digest(path) for path in sorted(folder.iterdir())},
         parity=parity,
     )
     manifest.write(folder)
+
+
+def _entries(branches: tuple[Branch, ...], plan: Plan) -> tuple[TaskEntry, ...]:
+    names = graph_outputs(plan)
+    entries = {
+        task.name: TaskEntry(
+            name=task.name,
+            head=task.head.kind,
+            labels=task.head.labels,
+            outputs=names[task.name],
+            setup=describe(task.setup),
+            drop=task.drop,
+            dropped=branch.layers_without_adapter(task),
+            members=_members(branch, task, plan),
+        )
+        for branch in branches
+        for task in branch.tasks
+    }
+    return tuple(entries[task.name] for task in plan.tasks)
+
+
+def _members(branch: Branch, task: Task, plan: Plan) -> tuple[tuple[str, ...], ...]:
+    """The members that the task's first fusion has left, layer by layer; empty for a task without a fusion."""
+    fuse = next(fuses_of(task.setup), None)
+    if fuse is None:
+        return ()
+    kept, members, without = task.kept.get(fuse.name, {}), members_of(fuse), branch.layers_without_adapter(task)
+    return tuple(() if layer in without else kept.get(layer, members) for layer in range(plan.layers))
 
 
 def _installed(name: str) -> bool:

@@ -12,29 +12,34 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from runtime.bundle import OUTPUTS
+
+from .cures import cure
 from .errors import ExportError
-from .plan import Plan, Task
-from .prune import activate
+from .inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
+from .plan import Plan
+from .prune import Branch, shared_copy
 from .quiet import quiet
 
-# The axes' names in the graph, as transformers and Optimum call them.
-BATCH, SEQUENCE = "batch", "sequence"
-# Any shape does; two different numbers above one keep torch.export from taking an axis for a constant or for the other axis.
-EXAMPLE_BATCH, EXAMPLE_SEQUENCE = 2, 7
+# Any lengths do; different numbers above one keep torch.export from taking an axis for a constant or for another axis.
+EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 7, DECODER_SEQUENCE: 5, "words": 3}
 _MODEL = "model"
 
 
 class _SingleTask(nn.Module):
-    """The model as a function from the plan's inputs, by position, to the active head's logits."""
+    """The model as a function from the plan's inputs, by position, to the active head's fields."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, inputs: tuple[str, ...], used: tuple[str, ...], fields: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
         self.inputs = inputs
+        self.used = used
+        self.fields = fields
 
-    def forward(self, *values: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(**dict(zip(self.inputs, values, strict=True))).logits
-        return logits
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = {name: value for name, value in zip(self.inputs, values, strict=True) if name in self.used}
+        output = self.model(**given)
+        return tuple(output[field] for field in self.fields)
 
 
 @contextmanager
@@ -50,31 +55,52 @@ def _no_collection() -> Iterator[None]:
 
 
 def _example_inputs(plan: Plan) -> tuple[torch.Tensor, ...]:
-    """Unpadded int64 inputs in the plan's order."""
-    shape = (EXAMPLE_BATCH, min(EXAMPLE_SEQUENCE, plan.max_length))
-    return tuple(torch.full(shape, int(name == "attention_mask"), dtype=torch.int64) for name in plan.inputs)
+    """Unpadded inputs in the plan's order."""
+    shapes = sizes(plan.inputs, {axis: min(size, plan.max_lengths.get(axis, size)) for axis, size in EXAMPLE_SIZES.items()})
+    return tuple(
+        torch.full(shapes[entry.name], int(entry.name == "attention_mask"), dtype=getattr(torch, entry.dtype))
+        for entry in plan.inputs
+    )
 
 
-def trace(model: Any, plan: Plan, task: Task) -> ir.Model:
-    """The graph of one task, unoptimised: task weights keep their names, which the vectoriser binds.
+def _dynamic_axes(plan: Plan) -> tuple[dict[int, Any], ...]:
+    named = {axis for entry in plan.inputs for axis in entry.shape if not axis.isdigit()}
+    dims = {axis: torch.export.Dim(axis, min=1, max=plan.max_lengths.get(axis)) for axis in sorted(named)}
+    return tuple({number: dims[axis] for number, axis in enumerate(entry.shape) if axis in dims} for entry in plan.inputs)
 
-    The only output is "logits"; initializers are called like the model's parameters.
+
+def traceable(branch: Branch) -> Branch:
+    """The branch with a copy of its model that torch.export can trace.
+
+    For the trace alone: the reference for verification stays the library's own code.
+    """
+    model = shared_copy(branch.model)
+    cure(model)
+    return Branch(branch.tasks, model)
+
+
+def trace(branch: Branch, plan: Plan) -> ir.Model:
+    """The graph of a traceable branch's first task, unoptimised: task weights keep their names, which the vectoriser binds.
+
+    Its outputs are called like the fields of the head's output; initializers like the model's parameters.
 
     Raises:
         ExportError: torch.export cannot trace the model, or fixed an axis that must stay dynamic.
     """
-    activate(model, task.name)
-    axes = {0: torch.export.Dim(BATCH, min=1), 1: torch.export.Dim(SEQUENCE, min=1, max=plan.max_length)}
+    task = branch.tasks[0]
+    model = branch.activate(task)
+    fields = OUTPUTS[task.head.kind]
+    names = tuple(entry.name for entry in plan.inputs)
     try:
         # torch prints whole graphs when it fails; its exception says enough.
         with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _no_collection():
             program = torch.onnx.export(
-                _SingleTask(model, plan.inputs),
+                _SingleTask(model, names, used_inputs(plan.inputs, task.head.kind), fields),
                 _example_inputs(plan),
                 dynamo=True,
-                input_names=list(plan.inputs),
-                output_names=["logits"],
-                dynamic_shapes=(tuple(axes for _ in plan.inputs),),
+                input_names=list(names),
+                output_names=list(fields),
+                dynamic_shapes=(_dynamic_axes(plan),),
                 opset_version=plan.opset,
                 optimize=False,
                 verbose=False,
@@ -89,10 +115,11 @@ def trace(model: Any, plan: Plan, task: Task) -> ir.Model:
     prefix = f"{_MODEL}."
     for value in list(graph.initializers.values()):
         value.name = str(value.name).removeprefix(prefix)
-    for name, value in zip(plan.inputs, graph.inputs, strict=True):
-        if value.shape != ir.Shape([BATCH, SEQUENCE]):
+    for entry, value in zip(plan.inputs, graph.inputs, strict=True):
+        expected = ir.Shape([int(axis) if axis.isdigit() else axis for axis in entry.shape])
+        if value.shape != expected:
             raise ExportError(
-                f"torch.export fixed an axis of the input {name!r} of {type(model).__name__}: expected [batch, sequence], "
+                f"torch.export fixed an axis of the input {entry.name!r} of {type(model).__name__}: expected {expected}, "
                 f"found {value.shape}"
             )
     return program.model

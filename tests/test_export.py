@@ -105,7 +105,7 @@ def test_the_manifest_describes_the_folder(exported: tuple[Path, Report]) -> Non
     manifest = read_manifest(exported[0])
     assert manifest.drop == DROP
     assert manifest.layers == LAYERS
-    assert manifest.max_length == MAX_LENGTH
+    assert manifest.max_lengths == {"sequence": MAX_LENGTH}
     assert {task.name: task.dropped for task in manifest.tasks}["topic"] == (0,)
     assert set(manifest.files) == {path.name for path in exported[0].iterdir()} - {"adapterdrop.json"}
 

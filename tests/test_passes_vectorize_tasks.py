@@ -281,10 +281,17 @@ def test_refuses_another_number_of_weights_than_tasks(name: str) -> None:
         VectorizeTasksPass(TASKS, weights, "group", "batch")(template(ADAPTER, ADAPTER_WEIGHTS, {}))
 
 
-def test_refuses_a_template_with_two_outputs() -> None:
-    text = "(float[batch, 4] x) => (float[batch, 4] y, float[batch, 4] z) { y = Mul(x, w) z = Relu(y) }"
-    with pytest.raises(ir.passes.PreconditionError, match="2 outputs, not one"):
-        VectorizeTasksPass(TASKS, {"w": tasks_of(4)}, "group", "batch")(parse(text, {"w": rand(4)}))
+@pytest.mark.parametrize("tasks", [TASKS, ("only",)])
+def test_gives_each_task_all_outputs_of_the_template(tasks: Sequence[str]) -> None:
+    text = "(float[batch, 4] x) => (float[batch, 4] y, float[batch, 4] z) { y = Mul(x, w) z = Relu(x) }"
+    weights = {"w": tasks_of(4, count=len(tasks))}
+    model = VectorizeTasksPass(tasks, weights, "group", "batch")(parse(text, {"w": weights["w"][0]})).model
+    assert [value.name for value in model.graph.outputs] == [f"{task}.{field}" for task in tasks for field in "yz"]
+    check_valid(model)
+    feeds = random_feeds(model, {"batch": 3})
+    for number, found in enumerate(compute(model, feeds)):
+        expected = feeds["x"] * weights["w"][number // 2] if number % 2 == 0 else np.maximum(feeds["x"], 0)
+        assert_close(found, expected, 1e-6)
 
 
 def test_splits_before_a_reshape_whose_result_is_unknown() -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.utils.prune
-from adapters.composition import Stack
+from adapters.composition import BatchSplit, Fuse, Parallel, Split, Stack
 from tiny_models import add_task, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
-from transformers import BertForSequenceClassification, BertModel, DistilBertConfig, T5Config, ViTConfig
+from transformers import BertModel, DistilBertConfig
 
 from exporter import ExportError, export
 from exporter.staging import staged
@@ -27,8 +27,21 @@ def model() -> Any:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tasks": {"b": Stack("a", "b")}}, "compositions"),
-        ({"tasks": [Stack("a", "b")]}, "compositions"),
+        ({"tasks": [Stack("a", "b")]}, "give compositions as a mapping"),
+        ({"tasks": {"b": Stack("a", "c")}}, "there is no adapter 'c'; the model has a, b"),
+        ({"tasks": {"c": Stack("a", Fuse("a", "b"))}}, "the task 'c' has no prediction head 'a,b'; heads: a, b"),
+        ({"tasks": {"a": Fuse("a", "b")}}, "the task 'a' has no fusion layer 'a,b'; fusions: none"),
+        ({"tasks": {"a": Parallel("a", "b")}}, "Parallel runs several tasks"),
+        ({"tasks": {"a": Split("a", "b", splits=3)}}, "Split cuts a batch or a text into parts of fixed size"),
+        ({"tasks": {"a": BatchSplit("a", "b", batch_sizes=1)}}, "BatchSplit cuts a batch"),
+        ({"tasks": {"a": Fuse("a", Fuse("a", "b"))}}, "the setup of the task 'a' is no composition of adapters"),
+        ({"tasks": {"a": ""}}, "the setup of the task 'a' is empty"),
+        ({"tasks": {}}, "no task was named"),
+        ({"tasks": {"x": "a", "x.y": "b", "a": "z"}}, "there is no adapter 'z'"),
+        ({"keep_fused": 1}, "keep_fused was given, but no task is a fusion"),
+        ({"drop": {"c": 1}}, "drop names 'c', which is no task; tasks: a, b"),
+        ({"drop": {"a": -1}}, "drop must be from 0 to 3"),
+        ({"adapters": ["x"]}, "adapters and fusions are for a model from a folder"),
         ({"tasks": "a"}, "found 'a': write \\['a'\\]"),
         ({"tasks": 5}, "found 5"),
         ({"drop": 1.0}, "drop must be a whole number"),
@@ -73,21 +86,9 @@ def _short() -> Any:
 
 
 def _static() -> Any:
-    model: Any = BertForSequenceClassification(bert_config())
+    model: Any = BertModel(bert_config())
     adapters.init(model)
     model.add_adapter("a", config="seq_bn")
-    return model
-
-
-def _t5() -> Any:
-    return tiny_model({"a": ("seq_bn", "2")}, T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=50))
-
-
-def _vit() -> Any:
-    sizes: dict[str, int] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    model = adapters.AutoAdapterModel.from_config(ViTConfig(image_size=8, patch_size=4, **sizes))
-    model.add_adapter("a", config="seq_bn")
-    model.add_image_classification_head("a")
     return model
 
 
@@ -96,9 +97,7 @@ def _vit() -> Any:
     [
         (lambda: BertModel(bert_config()), "expected a model with adapters, found BertModel"),
         (lambda: torch.nn.Linear(2, 2), "expected a model with adapters, found Linear"),
-        (_static, "BertForSequenceClassification has no named prediction heads"),
-        (_t5, "is an encoder with a decoder"),
-        (_vit, "only text encoders"),
+        (_static, "BertModel has no prediction head that is known"),
         (_hooked, "the model cannot be copied"),
         (_pruned, "the model cannot be copied"),
         (_short, "takes no more than one token"),

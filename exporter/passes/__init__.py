@@ -5,12 +5,13 @@ from ._fold_constants import FoldConstantsPass
 from ._fold_scales import FoldScalesPass
 from ._join_groups import JoinGroupsPass
 from ._merge_transposes import MergeTransposesPass
+from ._merge_weights import MergeWeightsPass
 from ._pipeline import Group, PassReport, branch_size, compile_groups, final_passes, graph_size, template_passes
 from ._push_slices import PushSlicesPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
 from ._static_reshapes import StaticReshapesPass
-from ._vectorize_tasks import VectorizeTasksPass
+from ._vectorize_tasks import VectorizeTasksPass, output_names
 
 __all__ = [
     "DropExpandsPass",
@@ -19,6 +20,7 @@ __all__ = [
     "Group",
     "JoinGroupsPass",
     "MergeTransposesPass",
+    "MergeWeightsPass",
     "PassReport",
     "PushSlicesPass",
     "RemoveNoOpsPass",
@@ -29,5 +31,6 @@ __all__ = [
     "compile_groups",
     "final_passes",
     "graph_size",
+    "output_names",
     "template_passes",
 ]

@@ -15,6 +15,7 @@ from ._fold_constants import FoldConstantsPass
 from ._fold_scales import FoldScalesPass
 from ._join_groups import JoinGroupsPass
 from ._merge_transposes import MergeTransposesPass
+from ._merge_weights import MergeWeightsPass
 from ._push_slices import PushSlicesPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
@@ -44,7 +45,7 @@ class Group:
     """The traced graph of one task structure and the weights of all its tasks.
 
     Attributes:
-        tasks: the output names.
+        tasks: their names; outputs are called as `output_names` says.
         model: the template, traced for one of the tasks.
         weights: initializer name in the template -> one array per task.
     """
@@ -86,7 +87,7 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
     """Merges what the groups have in common and cleans up behind the vectoriser."""
     return (
         common.IdentityEliminationPass(),
-        common.DeduplicateInitializersPass(size_limit=4096),
+        MergeWeightsPass(),
         common.CommonSubexpressionEliminationPass(),
         # After merging, so that a weight which two groups share is transposed and scaled once and stays shared.
         FoldConstantsPass(transpose_weights=True),
@@ -98,7 +99,7 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
 
 
 def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[PassReport]]:
-    """One graph with one output per task, in the order of the groups."""
+    """One graph with the outputs of all tasks, in the order of the groups."""
     reports: list[PassReport] = []
     vectorized = []
     for number, group in enumerate(groups):

@@ -14,7 +14,7 @@ from ._operators import BINARY, UNARY
 from ._task_flat import TaskFlat
 from ._task_fold import TaskFold, batch_axis
 
-__all__ = ["VectorizeTasksPass"]
+__all__ = ["VectorizeTasksPass", "output_names"]
 
 
 class VectorizeTasksPass(ir.passes.InPlacePass):
@@ -33,14 +33,14 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
     4. split: one value per task. Where an operator has no rule above, or the tasks' weights differ in shape (heads with other
        label counts), each task goes on alone: slower, never wrong.
 
-    The template's output becomes one output per task; names of the branch begin with "<group>/". With a single task there is
-    nothing to vectorise: the template is its graph already.
+    Each output of the template becomes one output per task, called as `output_names` says; names of the branch begin with
+    "<group>/". With a single task there is nothing to vectorise: the template is its graph already.
     """
 
     def __init__(self, tasks: Sequence[str], weights: Mapping[str, Sequence[np.ndarray]], group: str, batch: str) -> None:
         """
         Args:
-            tasks: the T output names.
+            tasks: the T names.
             weights: initializer name in the template -> T arrays, one per task.
             group: the first part of the branch's names.
             batch: the batch axis's name.
@@ -55,8 +55,8 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
         graph = model.graph
         refuse_subgraphs(self, model)
         problems = []
-        if len(graph.outputs) != 1:
-            problems.append(f"the template has {len(graph.outputs)} outputs, not one")
+        if not graph.outputs:
+            problems.append("the template has no output")
         if len(set(self.tasks)) != len(self.tasks) or set(self.tasks) & {value.name for value in graph.inputs}:
             problems.append(f"the tasks {', '.join(self.tasks)} are not distinct names other than the inputs'")
         for name, arrays in self.weights.items():
@@ -76,14 +76,25 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _name_branch(self, graph: ir.Graph) -> None:
+        names = output_names(self.tasks[0], _fields(graph))
         branch = {value for name, value in graph.initializers.items() if name in self.weights}
         for node in graph:
             if any(value in branch for value in node.inputs):
                 branch.update(node.outputs)
         for value in branch:
             value.name = f"{self.group}/{value.name}"
-        claim_names(graph, self.tasks)
-        graph.outputs[0].name = self.tasks[0]
+        claim_names(graph, names)
+        for value, name in zip(graph.outputs, names, strict=True):
+            value.name = name
+
+
+def output_names(task: str, fields: Sequence[str]) -> tuple[str, ...]:
+    """A task lends its name to its only output; several are called task.field."""
+    return (task,) if len(fields) == 1 else tuple(f"{task}.{field}" for field in fields)
+
+
+def _fields(graph: ir.Graph) -> list[str]:
+    return [str(value.name) for value in graph.outputs]
 
 
 class _Vectorizer:
@@ -108,23 +119,31 @@ class _Vectorizer:
             if any(self._in_branch(value) for value in node.inputs):
                 branch.append(node)
                 self._visit(node)
-        output = self.graph.outputs[0]
-        per_task = self._per_task(output)
+        fields = _fields(self.graph)
+        outputs = [self._bind_output(value) for value in self.graph.outputs]
         self.graph.outputs.clear()
-        for name, value in zip(self.tasks, per_task, strict=True):
-            # An Identity has a name of its own even where one value answers two tasks; clean-up removes it elsewhere.
-            rank = len(output.shape or ())
-            shape = value.shape if value.shape is not None else ir.Shape([None] * rank)
-            named = self.build.node("Identity", [value], shape=shape, dtype=output.dtype, hint=f"{name}_logits")
-            self.graph.outputs.append(named)
+        for bound in zip(*outputs, strict=True):
+            self.graph.outputs.extend(bound)
         self.graph.remove(reversed(branch), safe=True)
         self.graph.extend(self.build.take())
         for value in self.weights:
             if value.is_initializer() and not value.uses():
                 del self.graph.initializers[str(value.name)]
-        claim_names(self.graph, self.tasks)
-        for name, value in zip(self.tasks, self.graph.outputs, strict=True):
+        names = [name for task in self.tasks for name in output_names(task, fields)]
+        claim_names(self.graph, names)
+        for name, value in zip(names, self.graph.outputs, strict=True):
             value.name = name
+
+    def _bind_output(self, output: ir.Value) -> list[ir.Value]:
+        """A value of its own per task."""
+        bound = []
+        for task, value in zip(self.tasks, self._per_task(output), strict=True):
+            # An Identity has a name of its own even where one value answers two tasks; clean-up removes it elsewhere.
+            rank = len(output.shape or ())
+            shape = value.shape if value.shape is not None else ir.Shape([None] * rank)
+            hint = f"{task}_{output.name}"
+            bound.append(self.build.node("Identity", [value], shape=shape, dtype=output.dtype, hint=hint))
+        return bound
 
     def _in_branch(self, value: ir.Value | None) -> bool:
         forms = (self.weights, self.fold.branch, self.flat.values, self.split)

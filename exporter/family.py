@@ -1,0 +1,45 @@
+"""What the exporter asks of a model, whichever library its adapters come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from . import adapters_models
+
+if TYPE_CHECKING:
+    from .plan import Task
+
+
+class Family(Protocol):
+    """A module of functions over models of one adapter library."""
+
+    def adapters_of(self, model: Any) -> list[str]:
+        """The adapters' names."""
+
+    def compositions_of(self, model: Any) -> dict[str, Any]:
+        """The compositions that the model knows by a name of their own."""
+
+    def layers_of(self, model: Any) -> int:
+        """How many transformer layers can have adapters; an encoder's come before a decoder's."""
+
+    def structure_of(self, model: Any, task: str, setup: Any, drop: int) -> Any:
+        """What the graph depends on beside weights; JSON-able. Tasks of equal structure are traced once."""
+
+    def prune(self, model: Any, tasks: Sequence[Task]) -> None:
+        """Takes everything out of a copy that `tasks` do not use."""
+
+    def activate(self, model: Any, task: Task) -> None:
+        """Makes `model` a single-task model of `task`."""
+
+    def layers_without_adapter(self, model: Any, task: Task) -> tuple[int, ...]:
+        """The layers of a pruned model in which `task` has no adapter."""
+
+
+def family_of(model: Any) -> Family:
+    """The adapter library of a live model."""
+    if hasattr(model, "peft_config"):
+        from . import peft_models
+
+        return cast(Family, peft_models)
+    return adapters_models

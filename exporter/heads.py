@@ -1,0 +1,124 @@
+"""What a prediction head gives: its kind, its labels and the fields of its output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.bundle import HEADS, HeadType
+
+from .errors import ExportError
+
+# How the library's head types are called in a bundle.
+_FLEX: dict[str, HeadType] = {
+    "classification": "classification",
+    "image_classification": "classification",
+    "multilabel_classification": "multilabel",
+    "tagging": "tagging",
+    "question_answering": "question_answering",
+    "multiple_choice": "multiple_choice",
+    "masked_lm": "masked_lm",
+    "causal_lm": "causal_lm",
+    "seq2seq_lm": "seq2seq_lm",
+    "dependency_parsing": "dependency_parsing",
+}
+# How transformers names the classes of models with one head.
+_STATIC: dict[str, HeadType] = {
+    "ForSequenceClassification": "classification",
+    "ForImageClassification": "classification",
+    "ForTokenClassification": "tagging",
+    "ForQuestionAnswering": "question_answering",
+    "ForMultipleChoice": "multiple_choice",
+    "ForMaskedLM": "masked_lm",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "ForConditionalGeneration": "seq2seq_lm",
+}
+_LABELLED = ("classification", "multilabel", "tagging")
+# What of a flex head's configuration changes its weights' shapes or only its training.
+_NOT_STRUCTURE = ("num_labels", "label2id", "dropout_prob", "num_choices")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Attributes:
+    name: the head's name in a model with named heads; None for a model's own head.
+    kind: the bundle's name of the head type.
+    labels: the label names in the order of the logits; empty where there are none.
+    choices: answers per question of a multiple choice head, else 1.
+    structure: equal for heads that differ in weights and label count alone; JSON-able.
+    """
+
+    name: str | None
+    kind: HeadType
+    labels: tuple[str, ...]
+    choices: int
+    structure: Any
+
+
+def find_head(model: Any, task: str, name: str) -> Head:
+    """The head `name` of a model with named heads, or the one head of a model that has no other.
+
+    Raises:
+        ExportError: there is none, or one of a type that cannot be exported.
+    """
+    heads = getattr(model, "heads", None)
+    if heads is None:
+        return _static_head(model)
+    if name not in heads:
+        raise ExportError(f"the task {task!r} has no prediction head {name!r}; heads: {', '.join(heads) or 'none'}")
+    config = heads[name].config
+    found = str(config.get("head_type"))
+    kind = _FLEX.get(found)
+    if kind is None:
+        raise ExportError(
+            f"the head {name!r} is of type {found!r}, which is not supported: expected one of {', '.join(HEADS)}; "
+            "leave it out with --tasks"
+        )
+    labels: tuple[str, ...] = ()
+    if kind in _LABELLED:
+        labels = _labels(f"head {name!r}", int(config["num_labels"]), config.get("label2id") or {})
+    if kind == "classification" and config.get("multilabel"):
+        kind = "multilabel"
+    structure = {key: value for key, value in config.items() if key not in _NOT_STRUCTURE}
+    return _finished(name, kind, labels, int(config.get("num_choices") or 1), structure)
+
+
+def _static_head(model: Any) -> Head:
+    name = type(_base(model)).__name__
+    kind = next((kind for suffix, kind in _STATIC.items() if name.endswith(suffix)), None)
+    if kind is None:
+        raise ExportError(
+            f"{name} has no prediction head that is known: load it with AutoAdapterModel.from_pretrained and add one head per "
+            f"adapter, or take a class that ends in {', '.join(_STATIC)}"
+        )
+    config = model.config
+    labels: tuple[str, ...] = ()
+    if kind in _LABELLED:
+        labels = _labels(f"configuration of {name}", int(config.num_labels), config.label2id or {})
+    if kind == "classification" and getattr(config, "problem_type", None) == "multi_label_classification":
+        kind = "multilabel"
+    return _finished(None, kind, labels, 1, name)
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") and hasattr(model, "peft_config") else model
+
+
+def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices: int, structure: Any) -> Head:
+    if kind == "classification" and len(labels) == 1:
+        # The library's own reading of one label: its loss is the mean squared error.
+        return Head(name, "regression", (), choices, structure)
+    return Head(name, kind, labels, choices, structure)
+
+
+def _labels(where: str, count: int, label2id: Any) -> tuple[str, ...]:
+    try:
+        by_id = {int(number): str(label) for label, number in label2id.items()}
+    except (AttributeError, TypeError, ValueError):
+        by_id = {-1: ""}
+    if len(by_id) != len(label2id) or not all(0 <= number < count for number in by_id):
+        raise ExportError(
+            f"the labels of the {where} must have different ids from 0 to {count - 1}, found {label2id!r}: correct its label2id"
+        )
+    return tuple(by_id.get(number, f"LABEL_{number}") for number in range(count))

@@ -1,0 +1,114 @@
+"""Chooses the fusion members that stay, and reports what pruning changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .attention import AttentionTable, attention_tables, choose
+from .calibration import Calibration, read_calibration
+from .drift import Drift, drift
+from .errors import ExportError
+from .family import family_of
+from .fusion import Kept, fuses_of
+from .inputs import SEQUENCE
+from .plan import Plan, Task
+from .prune import Branch, prune
+
+# Where the model sets no limit, texts are cut here.
+_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class FusionReport:
+    """The attention of one fusion's members, and the members that stay: layer -> names; None where all do."""
+
+    table: AttentionTable
+    kept: Kept | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        kept = None if self.kept is None else {str(layer): list(names) for layer, names in self.kept.items()}
+        return {**self.table.to_dict(), "kept": kept}
+
+
+def open_calibration(path: str | Path | None, keep: int | None, tokenizer: Any, plan: Plan) -> Calibration | None:
+    """Reads the calibration file, if there is one.
+
+    Raises:
+        ExportError: fusions are to be pruned without a file or a fusion; the file or the tokenizer is missing or damaged.
+    """
+    fused = any(True for task in plan.tasks for _ in fuses_of(task.setup))
+    if keep is not None and not fused:
+        raise ExportError("keep_fused was given, but no task is a fusion: leave it out, or name a task with a Fuse")
+    if keep is not None and path is None:
+        raise ExportError("keep_fused needs a calibration file with texts or given scores: add --calibration FILE")
+    if path is None:
+        return None
+    if tokenizer is None and Path(path).suffix.lower() != ".json":
+        raise ExportError("the calibration texts need a tokenizer: save one beside the model, or give scores in a .json file")
+    names = [entry.name for entry in plan.inputs]
+    return read_calibration(path, tokenizer, names, plan.max_lengths.get(SEQUENCE, _MAX_LENGTH))
+
+
+def measure_fusions(branches: Sequence[Branch], calibration: Calibration, keep: int | None) -> dict[str, list[FusionReport]]:
+    """Task -> a report per fusion, with the `keep` most important members of each layer chosen.
+
+    Raises:
+        ExportError: `keep` is below one or more than every fusion has; scores that do not fit.
+    """
+    found = {}
+    for branch in branches:
+        for task in branch.tasks:
+            if any(True for _ in fuses_of(task.setup)):
+                tables = attention_tables(branch.activate(task), task.name, task.setup, calibration)
+                found[task.name] = [FusionReport(table, None if keep is None else choose(table, keep)) for table in tables]
+    return found
+
+
+def with_members(plan: Plan, reports: Mapping[str, Sequence[FusionReport]]) -> Plan:
+    """The plan in which fusions keep the members chosen."""
+    return replace(plan, tasks=tuple(_with_members(task, reports.get(task.name, ())) for task in plan.tasks))
+
+
+def _with_members(task: Task, reports: Sequence[FusionReport]) -> Task:
+    kept = {report.table.fusion: report.kept for report in reports if report.kept is not None}
+    if not kept:
+        return task
+    # By position: members are called differently in tasks that one trace serves.
+    places = [
+        {layer: [report.table.members.index(name) for name in names] for layer, names in report.kept.items()}
+        for report in reports
+        if report.kept is not None
+    ]
+    return replace(task, kept=kept, structure=task.structure + json.dumps(places))
+
+
+def drifts(model: Any, plan: Plan, branches: Sequence[Branch], calibration: Calibration) -> tuple[Drift, ...]:
+    """Each task as it is exported against the task with all its adapters in all layers, on the calibration texts.
+
+    Labels in the file are those of the fusions that are calibrated with it.
+    """
+    if not calibration.batches:
+        return ()
+    whole = replace(plan, tasks=tuple(replace(task, drop=0, kept={}) for task in plan.tasks))
+    originals = {task.name: (branch, task) for branch in prune(model, whole) for task in branch.tasks}
+    found = {}
+    for branch in branches:
+        for task in branch.tasks:
+            original, unpruned = originals[task.name]
+            setups = {id(original.model): unpruned, id(branch.model): task}
+            fused = any(True for _ in fuses_of(task.setup))
+            found[task.name] = drift(
+                original.model,
+                branch.model,
+                lambda model, setups=setups: family_of(model).activate(model, setups[id(model)]),  # type: ignore[misc]
+                calibration if fused else replace(calibration, labels=None),
+                task=task.name,
+                head=task.head.kind,
+                labels=task.head.labels,
+            )
+    return tuple(found[task.name] for task in plan.tasks)
