@@ -1,16 +1,18 @@
-"""A checkpoint folder, the bundled example or a live model -> Checkpoint."""
+"""A checkpoint folder, a hub id, the bundled example or a live model -> Checkpoint."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import adapters
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from adapters.composition import Stack
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
+from .checkpoints.assemble import assemble
+from .checkpoints.sources import Source, find, first_line, read_json
 from .errors import ExportError
 from .example import ADAPTERS, trunk_folder
 from .quiet import quiet
@@ -23,119 +25,113 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+_PROCESSOR_FILE = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Attributes:
-    model: an adapters model, as the user handed it over or freshly loaded.
+    model: an adapters or PEFT model, as the user handed it over or freshly loaded.
     tokenizer: a fast transformers tokenizer, or None where there is none.
     source: what the user named, for messages.
+    processor: a transformers image processor, or None where there is none.
+    setup: the composition that the checkpoint asks for, or None; several, from several folders, are a MultiTask.
+    head: the heads' setup that was saved with it: a name, names, a composition, True or None.
     """
 
     model: Any
     tokenizer: Any
     source: str
+    processor: Any = None
+    setup: Any = None
+    head: Any = None
 
 
-def load(model: Any, tokenizer: Any = None) -> Checkpoint:
-    """`model`: None for the bundled example, a folder from save_pretrained, or a live adapters model.
+def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusions: Sequence[str] = ()) -> Checkpoint:
+    """Args:
+        model: None for the bundled example; a folder from save_pretrained or a hub id, of a model with adapters inside or of a
+            plain one; or a live model with adapters.
+        tokenizer: a fast tokenizer in place of the model's own.
+        adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT.
+        fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without its members beside it.
 
     Raises:
-        ExportError: no such folder, a damaged one, or a model that is none of the adapters library's.
+        ExportError: no such folder or hub id; a file that is damaged or missing or could run code; weights that are missing,
+            superfluous or made for another model; two adapters, fusions or heads of one name.
     """
-    if model is None:
-        found = _example()
-    elif isinstance(model, str | Path):
-        found = _folder(Path(model))
-    else:
-        found = Checkpoint(_live(model), None, type(model).__name__)
     if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
         raise ExportError(
             f"expected a fast tokenizer, found {type(tokenizer).__name__}: load it with AutoTokenizer.from_pretrained(...), "
             "or leave the tokenizer out and give the graph token ids"
         )
-    return found if tokenizer is None else Checkpoint(found.model, tokenizer, found.source)
+    for option, sources in (("adapters", adapters), ("fusions", fusions)):
+        if isinstance(sources, str) or not isinstance(sources, Sequence):
+            raise ExportError(f"{option} must be a list of folders or hub ids, found {sources!r}: write [{sources!r}]")
+    if model is None:
+        found = _example(adapters, fusions)
+    elif isinstance(model, str | Path):
+        found = _folder(find(model, "model"), adapters, fusions)
+    else:
+        if adapters or fusions:
+            raise ExportError(
+                f"adapters and fusions are for a model from a folder, found a live {type(model).__name__}: load them into it "
+                "with model.load_adapter and model.load_adapter_fusion"
+            )
+        found = _live(model)
+    return found if tokenizer is None else replace(found, tokenizer=tokenizer)
 
 
-def _live(model: Any) -> Any:
+def _live(model: Any) -> Checkpoint:
+    name = type(model).__name__
     if isinstance(model, PreTrainedModel) and hasattr(model, "adapters_config") and hasattr(model, "iter_layers"):
-        return model
-    raise ExportError(
-        f"expected a model with adapters, found {type(model).__name__}: load it with adapters.AutoAdapterModel.from_pretrained"
-    )
+        setup: Any = model.adapters_config.active_setup  # type: ignore[union-attr]  # torch types every attribute so
+        # An active adapter is a Stack of one: nothing that the adapter's name would not say.
+        if setup is None or isinstance(setup, str) or (isinstance(setup, Stack) and setup.children == [setup.last()]):
+            return Checkpoint(model, None, name)
+        return Checkpoint(model, None, name, setup=setup, head=getattr(model, "active_head", None))
+    if hasattr(model, "peft_config"):
+        from .peft_models import is_peft
+
+        if is_peft(model):
+            return Checkpoint(model, None, name)
+    raise ExportError(f"expected a model with adapters, found {name}: load it with adapters.AutoAdapterModel.from_pretrained")
 
 
-def _example() -> Checkpoint:
+def _example(adapters: Sequence[str], fusions: Sequence[str]) -> Checkpoint:
     try:
         trunk = trunk_folder()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
-    checkpoint = _folder(trunk)
-    for folder in sorted(path.parent for path in ADAPTERS.glob("*/adapter_config.json")):
-        # Without use_safetensors the library looks for .bin files alone.
-        checkpoint.model.load_adapter(str(folder), load_as=folder.name, use_safetensors=True)
-    return Checkpoint(checkpoint.model, checkpoint.tokenizer, "the bundled example")
+    own = [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))]
+    return replace(_folder(Source(str(trunk), trunk), [*own, *adapters], fusions), source="the bundled example")
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise ExportError(f"there is no model folder {str(folder)!r}: expected what model.save_pretrained(folder) writes")
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ExportError(
-            f"{str(folder)!r} is no model folder: it has no config.json; write one with model.save_pretrained"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{str(path)!r} cannot be read as JSON ({error}): save the model again") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ExportError(f"{str(path)!r} names no model_type: expected what model.save_pretrained(folder) writes")
-    return config
-
-
-def _folder(folder: Path) -> Checkpoint:
-    _read_config(folder)
-    try:
-        with quiet():
-            model, info = adapters.AutoAdapterModel.from_pretrained(folder, output_loading_info=True, local_files_only=True)
-    # Libraries raise what they like on a damaged file (OSError, ValueError, KeyError, SafetensorError, UnpicklingError, …).
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"the model folder {str(folder)!r} cannot be loaded: {reason[0]}") from error
-    _check_complete(folder, model, info)
-    return Checkpoint(model.eval(), _tokenizer(folder), str(folder))
-
-
-def _check_complete(folder: Path, model: Any, info: dict[str, Any]) -> None:
-    """Refuses a checkpoint that transformers completed with random weights, which it does with a mere warning."""
-    uses_pooler = any(head.config.get("use_pooler") for head in getattr(model, "heads", {}).values())
-    missing = sorted(key for key in info["missing_keys"] if uses_pooler or ".pooler." not in key)
-    # Adapters embed the word embeddings a second time, under a name that checkpoints do not have.
-    missing = [key for key in missing if "prompt_tuning.base_model_embeddings" not in key]
-    if missing:
-        raise ExportError(
-            f"the model folder {str(folder)!r} lacks {len(missing)} weights that its config.json names, first {missing[0]!r}: "
-            "save the complete model again"
-        )
-    strange = sorted(key for key in info["unexpected_keys"] if ".adapters." in key or key.startswith("heads."))
-    if strange:
-        raise ExportError(
-            f"the model folder {str(folder)!r} holds weights of adapters or heads that its config.json does not name, first "
-            f"{strange[0]!r}: save the model again"
-        )
+def _folder(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Checkpoint:
+    found = assemble(source, adapters, fusions)
+    folder = source.folder
+    return Checkpoint(found.model, _tokenizer(folder), source.text, _processor(folder), found.setup, found.head)
 
 
 def _tokenizer(folder: Path) -> Any:
     if not any((folder / name).exists() for name in _TOKENIZER_FILES):
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"the tokenizer in {str(folder)!r} cannot be loaded: {reason[0]}") from error
+        raise ExportError(f"the tokenizer in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
     return tokenizer if tokenizer.is_fast else None
+
+
+def _processor(folder: Path) -> Any:
+    path = folder / _PROCESSOR_FILE
+    # Speech models keep a feature extractor under the same name.
+    if not path.exists() or "sampling_rate" in read_json(path):
+        return None
+    try:
+        with quiet():
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ExportError(f"the image processor in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
 
 
 def check_finite(model: Any) -> None:

@@ -1,0 +1,176 @@
+"""A model folder and the folders of its adapters and fusions -> one model with everything in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.composition import MultiTask, Parallel
+
+from ..errors import ExportError
+from ..quiet import quiet
+from .adapters import add_adapter, add_fusion, as_objects
+from .fit import check_base_name, same
+from .heads import add_head
+from .models import Loaded, check_complete, load_folder, read_config
+from .parts import Part, scan, scan_below
+from .setups import Setup, complete, read_setup
+from .sources import Source, find, split_name
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """Attributes:
+    model: in evaluation mode, no weight of it random.
+    setup: the composition that the folders ask for, or None.
+    head: the heads' setup that was saved with it, or None; a list of them for several setups.
+    """
+
+    model: Any
+    setup: Any
+    head: Any
+
+
+def assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Assembled:
+    """Args:
+        source: the model folder.
+        adapters: [NAME=]SOURCE each.
+        fusions: SOURCE each.
+
+    Raises:
+        ExportError: something is damaged, missing, superfluous, called twice, or made for another model.
+    """
+    read_config(source.folder)
+    named = [(find(text, "adapter"), name) for name, text in map(split_name, adapters)]
+    named += [(find(text, "fusion"), None) for text in fusions]
+    parts = [part for folder, name in named for part in scan(folder, name)]
+    _check_fusions(parts, named[len(adapters) :])
+    folders = [folder for folder, _ in named]
+    own: list[Part] = []
+    if read_setup(source.folder):
+        # A setup saved into the model's own folder: its adapters lie below and may be in the model already.
+        folders.append(source)
+        own = scan_below(source)
+    parts = _distinct(parts)
+    loaded = load_folder(source, [*parts, *own])
+    if any(part.kind == "peft" for part in parts):
+        return Assembled(_with_peft(loaded, parts), None, None)
+    model = loaded.model
+    with quiet():
+        filled = _install(model, parts, own)
+    check_complete(source.folder, model, loaded.missing - filled)
+    setups = [setup for setup in (read_setup(folder.folder) for folder in folders) if setup]
+    for setup in setups:
+        _complete(setup, model)
+    return Assembled(model.eval(), *_joined(setups))
+
+
+def _check_fusions(parts: Iterable[Part], fusions: Iterable[tuple[Source, Any]]) -> None:
+    for source, _ in fusions:
+        if not any(part.kind == "fusion" and source.folder in (part.folder, part.folder.parent) for part in parts):
+            raise ExportError(
+                f"{source.text!r} holds no fusion: expected what model.save_adapter_fusion writes; adapters are named with "
+                "--adapter"
+            )
+
+
+def _distinct(parts: Iterable[Part]) -> list[Part]:
+    """Each part once; setups that share an adapter bring a copy each."""
+    chosen: dict[tuple[str, str], Part] = {}
+    for part in parts:
+        key = ("adapter" if part.kind == "peft" else part.kind, part.name)
+        first = chosen.setdefault(key, part)
+        if first is not part and first.folder.resolve() != part.folder.resolve() and not same(first, part):
+            raise ExportError(
+                f"two different {key[0]}s are called {part.name!r}, one from {str(first.folder)!r} and one from "
+                f"{str(part.folder)!r}: give one another name (--adapter NAME=SOURCE)"
+            )
+    return list(chosen.values())
+
+
+def _install(model: Any, parts: Sequence[Part], own: Sequence[Part]) -> set[str]:
+    """Adds all parts. Returns the names of the model's own weights that they have set."""
+    config = model.adapters_config
+    as_objects(config)
+    heads = getattr(model, "heads", None)
+    there = {"adapter": list(config.adapters), "fusion": list(config.fusions), "head": list(heads or ())}
+    for part in parts:
+        if part.name in there[part.kind]:
+            raise ExportError(
+                f"{part.label} is called like one that the model has already: give it another name (--adapter NAME=SOURCE)"
+            )
+    every = [*parts, *(part for part in own if part.name not in there[part.kind])]
+    for part in _of("adapter", every):
+        add_adapter(model, part)
+    renamed = {str(part.saved): part.name for part in _of("adapter", every)}
+    for part in _of("fusion", every):
+        add_fusion(model, part, renamed)
+    if heads is None:
+        return _fill_only_head(model, _of("head", every), in_use=bool(there["adapter"]))
+    for part in _of("head", every):
+        add_head(model, part)
+    return set()
+
+
+def _of(kind: str, parts: Iterable[Part]) -> list[Part]:
+    return [part for part in parts if part.kind == kind]
+
+
+def _fill_only_head(model: Any, heads: Sequence[Part], in_use: bool) -> set[str]:
+    """`in_use`: adapters that came with the model use its head as it is."""
+    filled: set[str] = set()
+    state = {key: value.clone() for key, value in model.state_dict().items()} if in_use and heads else {}
+    for part in heads:
+        if filled and not same(heads[0], part):
+            raise ExportError(
+                f"{heads[0].label} and {part.label} differ, and a {type(model).__name__} has one head for all its adapters: "
+                "export them one at a time"
+            )
+        filled = add_head(model, part)
+    changed = [key for key in filled if key in state and not state[key].equal(model.state_dict()[key])]
+    if changed:
+        raise ExportError(
+            f"{heads[0].label} differs from the head of the {type(model).__name__}, which the model's own adapters use: such a "
+            "model has one head for all its adapters; export them one at a time"
+        )
+    return filled
+
+
+def _with_peft(loaded: Loaded, parts: Sequence[Part]) -> Any:
+    from ..peft_load import load_peft
+
+    others = [part for part in parts if part.kind != "peft"]
+    if others:
+        raise ExportError(
+            f"{others[0].label} is one of the adapters library, and there are adapters of PEFT: one model cannot have both; "
+            "export them separately"
+        )
+    for part in parts:
+        check_base_name(part, part.config.get("base_model_name_or_path"), loaded.model.config.name_or_path)
+    return load_peft(loaded.model, {part.name: part.folder for part in parts}, loaded.missing)
+
+
+def _complete(setup: Setup, model: Any) -> None:
+    config = model.adapters_config
+    fusions = {name: config.get_fusion(name)[1] for name in config.fusions}
+    beside = [path.name for path in setup.folder.iterdir() if path.is_dir()]
+    complete(setup, config.adapters, fusions, [name for name in fusions if name in beside])
+
+
+def _joined(setups: Sequence[Setup]) -> tuple[Any, Any]:
+    """One composition with its heads; the tasks of several setups are a MultiTask with a list of heads."""
+    if len(setups) < 2:
+        return (setups[0].composition, setups[0].head) if setups else (None, None)
+    tasks: list[Any] = []
+    heads: list[Any] = []
+    for setup in setups:
+        many = isinstance(setup.composition, Parallel | MultiTask)
+        children = setup.composition.children if many else [setup.composition]
+        tasks += children
+        heads += (
+            setup.head if many and isinstance(setup.head, list) and len(setup.head) == len(children) else [None] * len(children)
+        )
+        if not many:
+            heads[-1] = setup.head
+    return MultiTask(*tasks), heads
