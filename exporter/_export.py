@@ -79,7 +79,7 @@ def export(
     stages = Stages(console)
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions)
-        plan = make_plan(checkpoint.model, checkpoint.tokenizer, tasks, drop, opset, atol, checkpoint.setup)
+        plan = make_plan(checkpoint.model, checkpoint.tokenizer, tasks, drop, opset, atol, checkpoint.setup, checkpoint.head)
         texts = open_calibration(calibration, keep_fused, checkpoint.tokenizer, plan)
     with stages("prune"):
         branches = prune(checkpoint.model, plan)

@@ -11,7 +11,7 @@ from adapters.methods.adapter_layer_base import AdapterLayerBase
 
 from .cures.lora import unmerge
 from .errors import ExportError
-from .fusion import Pruning, freeze_temperature, prune_fusion
+from .fusion import Pruning, freeze_temperature, fuses_of, fusion_layers, prune_fusion
 from .quiet import quiet
 from .setups import adapters_of as names_of
 from .setups import fusions_of, shape_of
@@ -59,7 +59,9 @@ def _adapter_config(model: Any, name: str) -> AdapterConfig:
 def _comparable(config: AdapterConfig) -> dict[str, Any]:
     if isinstance(config, ConfigUnion):
         return {"union": [_comparable(part) for part in config.configs]}
-    return {key: value for key, value in config.to_dict().items() if key not in _ONLY_IN_TRAINING}
+    found = {key: value for key, value in config.to_dict().items() if key not in _ONLY_IN_TRAINING}
+    # A class attribute, which alone tells DiReFT from NoReFT and which to_dict leaves out.
+    return {**found, "subtract_projection": getattr(config, "subtract_projection", None)}
 
 
 def _fusion_config(model: Any, task: str, name: str) -> Any:
@@ -88,6 +90,11 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
     heads = {task.head.name for task in tasks}
     for name in [name for name in getattr(model, "heads", {}) if name not in heads]:
         model.delete_head(name)
+    for task in tasks:
+        activate(model, task)
+        for fuse in fuses_of(task.setup):
+            # Walked for its errors: what the library cannot run, it answers with a KeyError from its insides.
+            list(fusion_layers(model, fuse))
     if any(task.kept for task in tasks):
         prune_fusion(model, [Pruning(task.setup, task.kept) for task in tasks])
     freeze_temperature(model)

@@ -64,7 +64,7 @@ def find_head(model: Any, task: str, name: str) -> Head:
     """
     heads = getattr(model, "heads", None)
     if heads is None:
-        return _static_head(model)
+        return _static_head(model, task)
     if name not in heads:
         raise ExportError(f"the task {task!r} has no prediction head {name!r}; heads: {', '.join(heads) or 'none'}")
     config = heads[name].config
@@ -84,7 +84,7 @@ def find_head(model: Any, task: str, name: str) -> Head:
     return _finished(name, kind, labels, int(config.get("num_choices") or 1), structure)
 
 
-def _static_head(model: Any) -> Head:
+def _static_head(model: Any, task: str) -> Head:
     name = type(_base(model)).__name__
     kind = next((kind for suffix, kind in _STATIC.items() if name.endswith(suffix)), None)
     if kind is None:
@@ -95,10 +95,21 @@ def _static_head(model: Any) -> Head:
     config = model.config
     labels: tuple[str, ...] = ()
     if kind in _LABELLED:
-        labels = _labels(f"configuration of {name}", int(config.num_labels), config.label2id or {})
+        count = _label_count(model, task)
+        # Adapters of PEFT bring heads of their own size, whose labels the base model's configuration does not know.
+        label2id = config.label2id if count == config.num_labels else None
+        labels = _labels(f"configuration of {name}", count, label2id or {})
     if kind == "classification" and getattr(config, "problem_type", None) == "multi_label_classification":
         kind = "multilabel"
     return _finished(None, kind, labels, 1, name)
+
+
+def _label_count(model: Any, task: str) -> int:
+    if not hasattr(model, "peft_config"):
+        return int(model.config.num_labels)
+    from .peft_structure import label_count
+
+    return label_count(model, task)
 
 
 def _base(model: Any) -> Any:

@@ -74,7 +74,9 @@ def max_lengths(model: Any, inputs: Collection[InputEntry]) -> dict[str, int]:
 
 
 def _positions(model: Any) -> int | None:
-    for name, module in model.named_modules():
+    for name, found in model.named_modules():
+        # PEFT wraps an embedding that it adapts.
+        module = getattr(found, "base_layer", found)
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             # RoBERTa and its relatives keep the positions up to the padding index free and count from the next one.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)

@@ -111,8 +111,9 @@ def make_plan(
     opset: int | None,
     atol: float | None,
     setup: Any = None,
+    head: Any = None,
 ) -> Plan:
-    """Checks the request against the model. `setup` is the checkpoint's own, which says what its tasks are if `tasks` does not.
+    """Checks the request against the model. `setup` and `head` are the checkpoint's own: its tasks where `tasks` names none.
 
     Raises:
         ExportError: a task, head, method, drop or opset that cannot be exported.
@@ -128,7 +129,8 @@ def make_plan(
     check_vocabulary(model, tokenizer)
     setups = _choose(model, family, tasks, setup)
     drops = _drops(drop, layers, list(setups))
-    chosen = tuple(_task(model, family, name, setup, drops[name]) for name, setup in setups.items())
+    heads = _own_heads(setups, head) if tasks is None and setup is not None else {}
+    chosen = tuple(_task(model, family, name, setup, drops[name], heads.get(name)) for name, setup in setups.items())
     inputs = model_inputs(model, tokenizer, {task.head.kind for task in chosen})
     _check_names(chosen, inputs)
     return Plan(
@@ -143,8 +145,15 @@ def make_plan(
     )
 
 
-def _task(model: Any, family: Family, name: str, setup: Any, drop: int) -> Task:
-    head = find_head(model, name, _head_name(model, name, setup))
+def _own_heads(tasks: Mapping[str, Any], heads: Any) -> dict[str, str]:
+    """Task -> head, as the checkpoint's own setup of heads says it."""
+    names = [heads] if isinstance(heads, str) else list(heads or ())
+    fits = len(names) == len(tasks) and all(isinstance(name, str) for name in names)
+    return dict(zip(tasks, names, strict=True)) if fits else {}
+
+
+def _task(model: Any, family: Family, name: str, setup: Any, drop: int, own_head: str | None) -> Task:
+    head = find_head(model, name, own_head or _head_name(model, name, setup))
     structure = {"setup": family.structure_of(model, name, setup, drop), "head": [head.structure, OUTPUTS[head.kind]]}
     return Task(name, setup, head, drop, {}, json.dumps(structure, sort_keys=True, default=str))
 

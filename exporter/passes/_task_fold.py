@@ -28,7 +28,7 @@ def batch_axis(value: ir.Value, batch: str) -> int | None:
 _BY_POSITION = (
     UNARY
     | BINARY
-    | {"Clip", "ConstantOfShape", "Expand", "GatherND", "Gemm", "IsInf", "IsNaN", "PRelu", "Range", "Round", "Shape"}
+    | {"Clip", "ConstantOfShape", "Expand", "Gemm", "IsInf", "IsNaN", "PRelu", "Range", "Round", "Shape"}
     | {
         "Sign",
         "Sin",

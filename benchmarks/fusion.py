@@ -1,0 +1,248 @@
+"""AdapterFusion, eager PyTorch against one ONNX graph: python -m benchmarks.fusion
+
+2, 8 and 16 members; 8 of which 2 are kept; 8 without the first five layers. All of them in one run of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from adapters import BertAdapterModel
+from adapters.composition import Fuse
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+from transformers import BertConfig
+
+from exporter import ExportError, export
+from exporter.cli import Parser
+from exporter.plan import make_plan
+from exporter.quiet import quiet
+from exporter.verify import make_inputs
+
+from .cli import Shape, cores, parse_shapes
+from .machine import inspect
+from .models import twin
+from .onnx_variants import open_session
+from .rounds import measure, p95, paired_ratio
+from .suite import TOLERANCE, MismatchError
+from .variant import Answers, Call, Feeds, max_difference
+
+_TASK = "fused"
+_MEMBERS = (2, 8, 16)
+_STD = 0.05
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fusion of `members` adapters, `kept` of which stay in each layer, without the layers 0 to drop - 1."""
+
+    members: int
+    kept: int
+    drop: int
+
+    @property
+    def name(self) -> str:
+        pruned = f", {self.kept} kept" if self.kept < self.members else ""
+        return f"{self.members} members{pruned}" + (f", drop {self.drop}" if self.drop else "")
+
+    def setup(self, members: int) -> Fuse:
+        """The first `members` of the fusion, with the whole fusion's weights: how the library runs a part of one."""
+        return Fuse(*_names(members), name=",".join(_names(self.members)))
+
+
+def _names(count: int) -> list[str]:
+    return [f"m{number}" for number in range(count)]
+
+
+def cases(drop: int) -> tuple[Case, ...]:
+    """The fusions that are measured."""
+    return (*(Case(members, members, 0) for members in _MEMBERS), Case(8, 2, 0), Case(8, 8, drop))
+
+
+def random_fusions(layers: int, hidden: int, seed: int) -> Any:
+    """A BERT with seeded random weights, 16 seq_bn adapters, a fusion of the first 2, 8 and 16, and one head."""
+    config = BertConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 32, intermediate_size=4 * hidden
+    )
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(seed)
+        model = BertAdapterModel(config)
+        for name in _names(max(_MEMBERS)):
+            model.add_adapter(name, config="seq_bn")
+        for members in _MEMBERS:
+            model.add_adapter_fusion(Fuse(*_names(members)))
+        model.add_classification_head(_TASK, num_labels=3, layers=1)
+        for name, parameter in model.named_parameters():
+            if ".adapters." in name:
+                torch.nn.init.normal_(parameter, std=_STD)
+    return model.eval()
+
+
+def _eager(model: Any, case: Case, feeds: Feeds) -> Call:
+    own = twin(model)
+    own.set_active_adapters(case.setup(case.kept), skip_layers=list(range(case.drop)) or None)
+    own.active_head = _TASK
+    inputs = {name: torch.from_numpy(value) for name, value in feeds.items()}
+
+    def call() -> Answers:
+        with torch.inference_mode():
+            return [own(**inputs).logits.numpy()]
+
+    return call
+
+
+def _export(model: Any, case: Case, folder: Path) -> Path:
+    scores = folder / "scores.json"
+    layers = range(case.drop, model.config.num_hidden_layers)
+    ranked = {name: float(-number) for number, name in enumerate(_names(case.members))}
+    scores.write_text(json.dumps({str(layer): ranked for layer in layers}), encoding="utf-8")
+    pruned = {"keep_fused": case.kept, "calibration": scores} if case.kept < case.members else {}
+    export(model, tasks={_TASK: case.setup(case.members)}, drop=case.drop, output=folder / "onnx", **pruned)  # type: ignore[arg-type]
+    return folder / "onnx"
+
+
+def _ours(folder: Path, threads: int, feeds: Feeds) -> Call:
+    session = open_session(folder, threads)
+
+    def call() -> Answers:
+        answers: Answers = session.run(["logits"], feeds)
+        return answers
+
+    return call
+
+
+@dataclass(frozen=True)
+class Row:
+    """The times of one case at one shape, in milliseconds; `ratio` is the median of eager / ours over the rounds."""
+
+    case: str
+    shape: str
+    rounds: int
+    eager_ms: float
+    eager_p95_ms: float
+    ours_ms: float
+    ours_p95_ms: float
+    ratio: float
+    max_difference: float
+
+
+def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argparse.Namespace) -> list[Row]:
+    plan = make_plan(model, None, {_TASK: next(iter(folders)).setup(2)}, 0, None, None)
+    feeds: Feeds = make_inputs(plan, shape.batch, shape.length, options.seed)
+    calls, differences = {}, {}
+    for case, folder in folders.items():
+        calls[f"eager {case.name}"], calls[f"ours {case.name}"] = (
+            _eager(model, case, feeds),
+            _ours(folder, options.threads, feeds),
+        )
+        differences[case] = max_difference(calls[f"ours {case.name}"](), calls[f"eager {case.name}"]())
+        if not differences[case] <= TOLERANCE:
+            raise MismatchError(f"{case.name} at {shape} differs from PyTorch by {differences[case]:.1e}: nothing was written")
+    with tqdm(total=options.rounds * len(calls), desc=str(shape), file=sys.stderr, unit="run") as bar:
+        times = measure(calls, options.rounds, options.seed, lambda _: bar.update() and None)
+    rows = []
+    for case, difference in differences.items():
+        eager, ours = times[f"eager {case.name}"], times[f"ours {case.name}"]
+        rows.append(
+            Row(
+                case=case.name,
+                shape=str(shape),
+                rounds=options.rounds,
+                eager_ms=1e3 * statistics.median(eager),
+                eager_p95_ms=1e3 * p95(eager),
+                ours_ms=1e3 * statistics.median(ours),
+                ours_p95_ms=1e3 * p95(ours),
+                ratio=paired_ratio(eager, ours),
+                max_difference=difference,
+            )
+        )
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for the README: a line per case, a column per shape."""
+    shapes = list(dict.fromkeys(row.shape for row in rows))
+    lines = [f"| fusion | {' | '.join(shape.replace('x', ' x ') for shape in shapes)} |", "| --- |" + " ---: |" * len(shapes)]
+    for case in dict.fromkeys(row.case for row in rows):
+        own = [row for row in rows if row.case == case]
+        cells = [f"{row.eager_ms:,.0f} → {row.ours_ms:,.0f} ms ({row.ratio:.2f}x)" for row in own]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m benchmarks.fusion", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--shapes", type=parse_shapes, default=parse_shapes("1x32,1x128"), metavar="BxL,…", help="batch x tokens"
+    )
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds per shape; default 15")
+    parser.add_argument("--layers", type=int, default=12, metavar="N", help="layers, more than 5; default 12")
+    parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
+    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, inputs and order; default 0")
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    machine = inspect(options.threads)
+    torch.set_num_threads(options.threads)
+    rows: list[Row] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
+            model, folders = random_fusions(options.layers, options.hidden, options.seed), {}
+            for number, case in enumerate(cases(5)):
+                print(f"exporting {case.name} …", file=sys.stderr, flush=True)
+                folder = Path(scratch) / str(number)
+                folder.mkdir()
+                folders[case] = _export(model, case, folder)
+            for shape in options.shapes:
+                rows += _measure(model, folders, shape, options)
+    except (ExportError, MismatchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, MismatchError) else 2
+    _write(rows, machine, options)
+    return 0
+
+
+def _write(rows: Sequence[Row], machine: Any, options: argparse.Namespace) -> None:
+    today = datetime.datetime.now(datetime.UTC)
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "adapters", "onnxruntime")}
+    head = {"layers": options.layers, "hidden": options.hidden, "seed": options.seed, "date": f"{today:%Y-%m-%d}"}
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"fusion-{today:%Y%m%d}.jsonl"
+    lines = [
+        {"kind": "run", **head, "versions": versions, "machine": asdict(machine)},
+        *({"kind": "row", **asdict(r)} for r in rows),
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    table = Table(title="AdapterFusion: eager PyTorch against one ONNX graph, fp32")
+    for column in ("fusion", "shape", "eager ms", "p95", "ours ms", "p95 ", "ratio", "max diff"):
+        table.add_column(column, justify="left" if column in ("fusion", "shape") else "right", no_wrap=True)
+    for row in rows:
+        numbers = (row.eager_ms, row.eager_p95_ms, row.ours_ms, row.ours_p95_ms)
+        cells = [f"{value:,.1f}" for value in numbers]
+        table.add_row(row.case, row.shape, *cells, f"{row.ratio:.2f} x", f"{row.max_difference:.0e}")
+    (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
+    print(markdown(rows))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

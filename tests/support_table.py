@@ -1,0 +1,130 @@
+"""Exports every row of the support table and compares it with the library; `python tests/support_table.py` writes the table."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from support_rows import ROWS, Row
+from tiny_models import run_graph
+from tqdm import tqdm
+
+from exporter import ExportError, VerificationError, export
+from runtime.bundle import OUTPUTS, InputEntry, Manifest, TaskEntry, read_manifest
+
+TABLE = Path(__file__).parent.parent / "docs" / "support.md"
+SHAPES = ((1, 3), (4, 10), (2, 21))
+_LEVELS = (1e-5, 1e-4)
+_HEADER = """\
+# What can be exported
+
+Every row is a test: two tasks of tiny random models in one graph, the lowest layer dropped where adapters allow it, against
+single-task PyTorch by the library's own means, at three shapes that were never traced, padded and unpadded. The number is the
+largest difference relative to max(1, max |logit|), to the next power of ten; a refusal is what the user reads. The continuous
+integration fails when a row gets worse. Written by `python tests/support_table.py`.
+
+| method | composition | head | architecture | result |
+|---|---|---|---|---|
+"""
+
+
+def result(row: Row) -> str:
+    """ "within 1e-05", or "refused: …"."""
+    model = row.build()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "onnx"
+        try:
+            export(model, tasks=row.tasks, drop=row.drop, output=folder)
+        except VerificationError:
+            raise
+        except ExportError as error:
+            return f"refused: {error}".splitlines()[0].replace("|", "\\|")
+        manifest = read_manifest(folder)
+        worst = max(_difference(model, row, manifest, folder, shape) for shape in SHAPES)
+    level = next((level for level in _LEVELS if worst <= level), None)
+    return f"differs by {worst:.0e}" if level is None else f"within {level:.0e}"
+
+
+def worse(found: str, documented: str) -> bool:
+    """Whether a result is worse than what the table says."""
+    return _rank(found) > _rank(documented) or (found.startswith("refused") and found != documented)
+
+
+def _rank(text: str) -> int:
+    ranked = [f"within {level:.0e}" for level in _LEVELS]
+    return ranked.index(text) if text in ranked else len(ranked) + (not text.startswith("refused"))
+
+
+def documented() -> dict[str, str]:
+    """Row -> result, as the table says."""
+    lines = [line.strip("| ") for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return {key: result for key, _, result in (line.rpartition(" | ") for line in lines[1:])}
+
+
+def _difference(model: Any, row: Row, manifest: Manifest, folder: Path, shape: tuple[int, int]) -> float:
+    feeds = _feeds(manifest, model.config, shape)
+    answers, worst = run_graph(folder, feeds), 0.0
+    for task in manifest.tasks:
+        expected = _reference(model, task, row, feeds)
+        for name, values in zip(task.outputs, expected, strict=True):
+            assert answers[name].shape == values.shape
+            worst = max(worst, float(np.abs(answers[name] - values).max() / max(1.0, np.abs(values).max())))
+    return worst
+
+
+def _reference(model: Any, task: TaskEntry, row: Row, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The library's own answers; multiple choice as one score per row."""
+    given = {name: value for name, value in feeds.items() if _reads(task.head, name)}
+    rows = len(next(iter(given.values())))
+    if task.head == "multiple_choice":
+        # Twelve rows are whole questions whatever the number of choices.
+        given = {name: np.resize(value, (12, *value.shape[1:])) for name, value in given.items()}
+        if not hasattr(model, "heads"):
+            given = {name: value[:, None] for name, value in given.items()}
+    # set_active_adapters takes a merged adapter out of the weights: not from the user's model.
+    model = copy.deepcopy(model).eval()
+    model.set_active_adapters((row.tasks or {}).get(task.name, task.name), skip_layers=list(range(row.drop)))
+    if hasattr(model, "heads"):
+        model.active_head = task.name
+    with torch.no_grad():
+        output = model(**{name: torch.from_numpy(value) for name, value in given.items()})
+    found = [output[name].numpy() for name in OUTPUTS[task.head]]
+    return [values.reshape(-1, 1)[:rows] for values in found] if task.head == "multiple_choice" else found
+
+
+def _reads(head: str, name: str) -> bool:
+    return {"decoder_input_ids": head == "seq2seq_lm", "word_starts": head == "dependency_parsing"}.get(name, True)
+
+
+def _feeds(manifest: Manifest, config: Any, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(shape)
+    batch, length = shape
+    sizes = {"batch": batch, "sequence": length, "decoder_sequence": length // 2 + 1, "words": length // 2 + 1}
+    mask = np.ones(shape, np.int64)
+    for row in range(1, batch):  # a text of at least three tokens
+        mask[row, max(3, int(generator.integers(3, length + 1))) :] = 0
+    ids = np.where(mask == 1, generator.integers(5, 60, shape), getattr(config, "pad_token_id", None) or 0)
+    if getattr(config, "is_encoder_decoder", False):
+        ids[np.arange(batch), mask.sum(1) - 1] = config.eos_token_id
+    known = {"input_ids": ids, "attention_mask": mask}
+    return {entry.name: known.get(entry.name, _random(entry, sizes, generator)) for entry in manifest.inputs}
+
+
+def _random(entry: InputEntry, sizes: Mapping[str, int], generator: np.random.Generator) -> np.ndarray:
+    shape = tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in entry.shape)
+    if entry.dtype == "float32":
+        return generator.standard_normal(shape).astype(np.float32)
+    if entry.name == "word_starts":
+        return np.cumsum(generator.integers(1, 3, shape), 1)
+    return generator.integers(0, entry.limit, shape)
+
+
+if __name__ == "__main__":
+    lines = [f"| {row.key} | {result(row)} |\n" for row in tqdm(ROWS, file=sys.stderr)]
+    TABLE.write_text(_HEADER + "".join(lines), encoding="utf-8")
