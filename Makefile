@@ -1,11 +1,12 @@
 # make export   installs into .venv, exports the bundled example and asks the exported graph a question
 # make test     installs into .venv-test, then lint, types and tests
+# make support  exports every combination of the support table and writes docs/support.md
 # PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0# pinned: a newer release may need another exporter; on a CPU machine install a CPU build
 
-.PHONY: export test benchmark clean
+.PHONY: export test support benchmark clean
 
 export: .venv/installed
 	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
@@ -16,6 +17,9 @@ test: .venv-test/installed
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest -n 2 --dist loadfile
+
+support: .venv-test/installed
+	.venv-test/bin/python tests/support_table.py
 
 benchmark: .venv-test/installed
 	.venv-test/bin/python -m benchmarks --quick

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from adapters import AdapterConfig, BnConfig, ConfigUnion
 from adapters.composition import Fuse
 from adapters.methods.adapter_layer_base import AdapterLayerBase
+from adapters.methods.prefix_tuning import PrefixTuningLayer
 
 from .cures.lora import unmerge
 from .errors import ExportError
@@ -79,6 +80,7 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
     """As with the library's own `skip_layers`, the dropped layers' adapters stay in the module tree and are never run, and
     invertible adapters and prompts, which belong to no layer, are kept. Tracing leaves behind what does not run."""
     unmerge(model)
+    _relink_prefixes(model)
     model.adapters_config.active_setup = None
     adapters = {name for task in tasks for name in names_of(task.setup)}
     fusions = {name for task in tasks for name in fusions_of(task.setup)}
@@ -98,6 +100,14 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
     if any(task.kept for task in tasks):
         prune_fusion(model, [Pruning(task.setup, task.kept) for task in tasks])
     freeze_temperature(model)
+
+
+def _relink_prefixes(model: Any) -> None:
+    """`save_pretrained` takes the prefixes' pool out of the layers and leaves it out: deleting an adapter then fails."""
+    pool = getattr(model.base_model, "prefix_tuning", None)
+    for layer in model.modules():
+        if isinstance(layer, PrefixTuningLayer) and layer.pool is None and pool is not None:
+            layer.set_pool(pool)
 
 
 def activate(model: Any, task: Task) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from .checkpoints.assemble import assemble
 from .checkpoints.sources import Source, find, first_line, read_json
 from .errors import ExportError
-from .example import ADAPTERS, trunk_folder
+from .example import ADAPTERS, fusion_folders, trunk_folder
 from .quiet import quiet
 
 _TOKENIZER_FILES = (
@@ -103,7 +103,9 @@ def _example(adapters: Sequence[str], fusions: Sequence[str]) -> Checkpoint:
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
     own = [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))]
-    return replace(_folder(Source(str(trunk), trunk), [*own, *adapters], fusions), source="the bundled example")
+    fused = [str(folder) for folder in fusion_folders()]
+    found = _folder(Source(str(trunk), trunk), [*own, *adapters], [*fused, *fusions])
+    return replace(found, source="the bundled example")
 
 
 def _folder(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Checkpoint:

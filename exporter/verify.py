@@ -46,7 +46,11 @@ def _random(entry: InputEntry, shape: tuple[int, ...], generator: np.random.Gene
         return generator.standard_normal(shape).astype(np.float32)
     if entry.name == "attention_mask":
         return _mask(shape, generator)
-    return generator.integers(0, entry.limit or shape[-1], shape).astype(np.int64)
+    if entry.name == "word_starts":
+        # Growing positions; 0, which no word after the first token has, behind the last word.
+        starts = np.cumsum(generator.integers(1, 3, shape), 1)
+        return np.where(starts < shape[1], starts, 0).astype(np.int64)
+    return generator.integers(0, entry.limit, shape).astype(np.int64)
 
 
 def _mask(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
@@ -76,9 +80,15 @@ def eager(branch: Branch, plan: Plan, task: Task, inputs: Mapping[str, np.ndarra
         # One row is one choice in the graph; the library wants all choices of a question.
         filled = -(-rows // task.head.choices) * task.head.choices
         used = {name: np.resize(value, (filled, *value.shape[1:])) for name, value in used.items()}
+    elif task.head.kind == "multiple_choice":
+        # A model with one head reads [questions, choices, sequence]: here, questions with one choice each.
+        used = {name: value[:, None] for name, value in used.items()}
     with torch.inference_mode():
         output = branch.activate(task)(**{name: torch.from_numpy(value) for name, value in used.items()})
     fields = [output[field].numpy() for field in OUTPUTS[task.head.kind]]
+    if task.head.kind == "dependency_parsing":
+        # The library squeezes axes of length one out of the arcs' scores, the graph does not.
+        fields[1] = fields[1].reshape(fields[0].shape[:3])
     return [field.reshape(-1, 1)[:rows] for field in fields] if task.head.choices > 1 else fields
 
 

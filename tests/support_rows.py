@@ -176,7 +176,7 @@ class Flex:
     architecture: str
     tasks: Mapping[str, tuple[Any, str, Mapping[str, Any]]]
     members: Mapping[str, Any] = field(default_factory=dict)
-    fusions: tuple[tuple[Fuse, Any], ...] = ()
+    fusions: tuple[tuple[list[str], Any], ...] = ()
     merged: str | None = None
 
     def __call__(self) -> Any:
@@ -189,8 +189,8 @@ class Flex:
             if method is not None:
                 model.add_adapter(name, config=method)
             getattr(model, f"add_{head}_head")(name, **options)
-        for fuse, options in self.fusions:
-            model.add_adapter_fusion(fuse, config=options)
+        for names, options in self.fusions:
+            model.add_adapter_fusion(names, config=options)
         _randomize(model)
         if self.merged is not None:
             model.merge_adapter(self.merged)
@@ -221,7 +221,11 @@ def _randomize(model: Any) -> None:
     """Far from the identity: a fresh adapter computes almost nothing, and a mistake in it would not show."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0, 0.15)
+            # A rotation is given by a matrix with a diagonal of -1 and 1: any other numbers would make it zero.
+            if not name.endswith("weight.original"):
+                centre = 1.0 if name.endswith(".m.weight") or ("norm" in name.lower() and name.endswith("weight")) else 0.0
+                # Kronecker products and products of four matrices need larger factors.
+                parameter.normal_(centre, 0.6 if any(part in name for part in ("phm_rule", "W_", "vera_")) else 0.15)
 
 
 def _two(method: Any, architecture: str = "Bert", head: str = "classification", **options: Any) -> Flex:
@@ -253,10 +257,10 @@ def _compositions() -> Iterator[Row]:
             yield Row(name, "Average", "classification", "bert", plain, tasks)
     members = dict.fromkeys("abcd", _BOTTLENECKS["seq_bn"])
     for label, options in (("dynamic", "dynamic"), ("static", "static")):
-        fused = Flex("Bert", head, members, ((Fuse("a", "b", "c"), options), (Fuse("b", "c", "d"), options)))
+        fused = Flex("Bert", head, members, ((["a", "b", "c"], options), (["b", "c", "d"], options)))
         tasks = {"x": Fuse("a", "b", "c"), "y": Fuse("b", "c", "d")}
         yield Row("seq_bn", f"Fuse ({label})", "classification", "bert", fused, tasks, drop=0)
-    fused = Flex("Bert", head, members, ((Fuse("b", "c"), "dynamic"), (Fuse("b", Stack("a", "d")), "dynamic")))
+    fused = Flex("Bert", head, members, ((["b", "c"], "dynamic"), (["b", "d"], "dynamic")))
     yield Row("seq_bn", "Stack with Fuse", "classification", "bert", fused, {"x": Stack("a", Fuse("b", "c"))}, drop=0)
     yield Row("seq_bn", "Fuse of Stack", "classification", "bert", fused, {"x": Fuse("b", Stack("a", "d"))}, drop=0)
     tasks = {"x": Average("a", Stack("b", "c"))}

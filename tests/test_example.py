@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from adapters import AutoAdapterModel
+from adapters.composition import Fuse
+from safetensors.torch import load_file
 from tiny_models import inputs, reference, tokenizer
 
 import runtime
-from exporter.example import ADAPTERS, trunk_folder
+from exporter.example import ADAPTERS, fusion_folders, trunk_folder
 
 ROOT = Path(__file__).parent.parent
 RESULTS: dict[str, dict[str, Any]] = json.loads((ADAPTERS / "results.json").read_text())
+FUSIONS = {folder.name: folder for folder in fusion_folders()}
 PAIR = ("the bank was steep and muddy", "bank : sloping land beside a body of water")
 TEXTS = [
     "the film is a moving , funny and beautifully acted little gem .",
@@ -33,8 +37,9 @@ def test_it_is_small_and_complete() -> None:
     assert sum(path.stat().st_size for path in shipped) <= 10_000_000
     assert {path.suffix for path in shipped} == {".py", ".md", ".json", ".safetensors"}
     folders = {path.parent.name for path in ADAPTERS.glob("*/adapter_config.json")}
-    assert folders == set(RESULTS)
     assert len(folders) == 8
+    assert folders | set(FUSIONS) == set(RESULTS)
+    assert [RESULTS[name]["members"] for name in FUSIONS] == [[name for name in RESULTS if name in folders]]
 
 
 def test_every_task_beats_its_baseline_and_the_card_shows_it() -> None:
@@ -48,10 +53,46 @@ def test_every_task_beats_its_baseline_and_the_card_shows_it() -> None:
         assert better > 0.1, name
         assert len(result["by_drop"]) == 7
         assert f"| {name} |" in card
+        if "shared" in result:
+            assert len(result["shared"]["by_drop"]) == 7
+            assert result["shared"]["parameters"] * 6 == result["parameters"]
+            assert f"| {name} | one for all layers | {result['shared']['parameters']:,} |" in card
+    assert any("shared" in result for result in RESULTS.values())
     kinds = [result["kind"] for result in RESULTS.values()]
     counts = {len(result["labels"]) for result in RESULTS.values() if result["kind"] == "classification"}
     assert kinds.count("regression") == kinds.count("tagging") == 1
     assert len(counts) >= 5
+
+
+def _model() -> Any:
+    """The example by the library's own means."""
+    model = AutoAdapterModel.from_pretrained(trunk_folder())
+    for name in RESULTS:
+        if name not in FUSIONS:
+            model.load_adapter(str(ADAPTERS / name), load_as=name, use_safetensors=True)
+    for folder in FUSIONS.values():
+        model.load_adapter_fusion(str(folder), use_safetensors=True)
+    return model.eval()
+
+
+def _fused(model: Any, name: str, feeds: dict[str, np.ndarray], drop: int) -> np.ndarray:
+    model.set_active_adapters(Fuse(*RESULTS[name]["members"], name=name), skip_layers=list(range(drop)))
+    model.active_head = name
+    with torch.no_grad():
+        logits: np.ndarray = model(**{key: torch.from_numpy(value) for key, value in feeds.items()}).logits.numpy()
+    return logits
+
+
+def test_the_fusion_is_stored_in_float16_and_loaded_in_float32() -> None:
+    model = _model()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    state = model.state_dict()
+    for name, folder in FUSIONS.items():
+        stored = load_file(folder / "model_adapter_fusion.safetensors")
+        assert len(stored) == 6 * 5
+        assert all(tensor.dtype == torch.float16 and torch.equal(state[key], tensor.float()) for key, tensor in stored.items())
+        answers = [_fused(model, name, dict(tokenizer()(text, return_tensors="np")), 0).argmax() for text in TEXTS[:2]]
+        assert [RESULTS[name]["labels"][answer] for answer in answers] == ["positive", "negative"]
 
 
 def _feeds(kind: str) -> dict[str, np.ndarray]:
@@ -64,14 +105,12 @@ def _feeds(kind: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["texts", "longest"])
 def test_the_exported_example_equals_the_library(example_bundle: Path, kind: str) -> None:
-    model = AutoAdapterModel.from_pretrained(trunk_folder())
-    for name in RESULTS:
-        model.load_adapter(str(ADAPTERS / name), load_as=name, use_safetensors=True)
+    model = _model()
     feeds = _feeds(kind)
     answers = runtime.load(example_bundle, provider="cpu").run(feeds)
     assert set(answers) == set(RESULTS)
     for name, answer in answers.items():
-        expected = reference(model, name, feeds, 5)
+        expected = reference(model, name, feeds, 5) if name not in FUSIONS else _fused(model, name, feeds, 5)
         assert np.abs(answer - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
 
 

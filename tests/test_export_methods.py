@@ -1,4 +1,4 @@
-"""Every bottleneck configuration and architecture that this version supports, against single-task PyTorch."""
+"""Any drop, and tasks that differ in everything, against single-task PyTorch; test_support.py has the methods one by one."""
 
 from __future__ import annotations
 
@@ -6,63 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapters import AdapterPlusConfig, BnConfig, DoubleSeqBnConfig, ParBnConfig, SeqBnConfig, SeqBnInvConfig
-from tiny_models import MAX_LENGTH, assert_parity, inputs, reference, run_graph, tiny_model
-from transformers import AlbertConfig, DistilBertConfig, ElectraConfig, PretrainedConfig, RobertaConfig
+from adapters import LoRAConfig, SeqBnConfig, SeqBnInvConfig
+from adapters.composition import Fuse, Stack
+from tiny_models import LAYERS, add_task, assert_parity, inputs, reference, run_graph, tiny_model
 
 from exporter import export
 
-CONFIGS: dict[str, BnConfig] = {
-    "gated": SeqBnConfig(use_gating=True),
-    "own norms": SeqBnConfig(ln_before=True, ln_after=True),
-    "scale per channel": DoubleSeqBnConfig(scaling="channel"),
-    "learned scale": ParBnConfig(scaling="learned"),
-    "residual orders": SeqBnConfig(residual_before_ln=False, adapter_residual_before_ln=True, ln_after=True),
-    "no norms": SeqBnConfig(original_ln_before=False, original_ln_after=False),
-    "adapter plus": AdapterPlusConfig(stochastic_depth=0.0),
-    "invertible": SeqBnInvConfig(),
-    "swish": SeqBnConfig(non_linearity="swish", reduction_factor=4),
-    "gelu": DoubleSeqBnConfig(non_linearity="gelu"),
-    "leave out": SeqBnConfig(leave_out=[0, 2]),
-    "factors by layer": SeqBnConfig(reduction_factor={"1": 8, "default": 4}),
-    "parallel twice": ParBnConfig(mh_adapter=True, ln_before=True, use_gating=True),
-}
-SMALL: dict[str, Any] = {
-    "num_hidden_layers": 3,
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "vocab_size": 101,
-    "max_position_embeddings": MAX_LENGTH,
-}
-ARCHITECTURES: dict[str, PretrainedConfig] = {
-    "roberta": RobertaConfig(**SMALL),
-    "distilbert": DistilBertConfig(
-        n_layers=3, dim=32, n_heads=4, hidden_dim=64, vocab_size=101, max_position_embeddings=MAX_LENGTH
-    ),
-    "electra": ElectraConfig(embedding_size=16, **SMALL),
-    "albert": AlbertConfig(embedding_size=16, num_hidden_groups=3, **SMALL),
-}
 
-
-def _check(model: Any, folder: Path, drop: int, segments: bool = True) -> None:
+def _check(model: Any, folder: Path, drop: int) -> None:
     export(model, drop=drop, output=folder)
     for shape in ((1, 3), (6, 10)):
-        feeds = inputs(shape, segments=segments)
+        feeds = inputs(shape)
         for task, answer in run_graph(folder, feeds).items():
             assert_parity(answer, reference(model, task, feeds, drop))
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_bottleneck_configurations(name: str, tmp_path: Path) -> None:
-    _check(tiny_model({"a": (CONFIGS[name], "2"), "b": (CONFIGS[name], "3")}), tmp_path / "onnx", drop=1)
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_architectures(name: str, tmp_path: Path) -> None:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "reg")}, ARCHITECTURES[name])
-    segments = getattr(model.config, "type_vocab_size", 0) > 1
-    _check(model, tmp_path / "onnx", drop=1, segments=segments)
 
 
 @pytest.mark.parametrize("drop", [0, 3])
@@ -74,10 +30,46 @@ def test_tasks_that_differ_in_everything(tmp_path: Path) -> None:
     model = tiny_model(
         {
             "a": ("seq_bn", "2"),
-            "b": (CONFIGS["invertible"], "reg"),
-            "c": (CONFIGS["leave out"], "tag"),
-            "d": (CONFIGS["swish"], "pooler"),
-            "e": ("par_bn", "multi"),
+            "b": (SeqBnInvConfig(), "reg"),
+            "c": (SeqBnConfig(leave_out=[0, 2]), "tag"),
+            "d": (SeqBnConfig(non_linearity="swish", reduction_factor=4), "pooler"),
+            "e": (LoRAConfig(r=2), "multi"),
         }
     )
     _check(model, tmp_path / "onnx", drop=1)
+
+
+def test_a_drop_per_task_and_compositions_in_one_graph(tmp_path: Path) -> None:
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("seq_bn", "2")})
+    model.add_adapter_fusion(Fuse("a", "b"))
+    model.add_classification_head("fused", num_labels=4)
+    tasks = {"a": "a", "b": "b", "c": Stack("a", "c"), "fused": Fuse("a", "b")}
+    drops = {"a": 3, "b": 1, "fused": 2}
+    report = export(model, tasks=tasks, drop=drops, output=tmp_path / "onnx")
+    assert {task.name: task.drop for task in report.tasks} == {**drops, "c": 0}
+    assert report.drop == 0
+    feeds = inputs((4, 9))
+    answers = run_graph(tmp_path / "onnx", feeds)
+    for name, setup in tasks.items():
+        assert_parity(answers[name], reference(model, setup, feeds, drops.get(name, 0), head=name))
+
+
+def test_adapters_tied_across_layers_are_stored_once(tmp_path: Path) -> None:
+    """In one task by the same modules, in the other by equal content, as a checkpoint has it; the lowest layer is dropped."""
+    model = tiny_model({})
+    for name in ("tied", "equal"):
+        add_task(model, name, SeqBnConfig(reduction_factor=2), "2")
+    for name in ("tied", "equal"):
+        layers = [layer.output.adapters for layer in model.bert.encoder.layer]
+        for layer in layers[1:]:
+            if name == "tied":
+                layer[name] = layers[0][name]
+            else:
+                layer[name].load_state_dict(layers[0][name].state_dict())
+    report = export(model, drop=1, output=tmp_path / "onnx")
+    assert report.adapter_parameters == (LAYERS - 1) * report.stored_adapter_parameters
+    heads = sum(parameter.numel() for parameter in model.heads.parameters())
+    assert report.graph.branch_bytes == 4 * (report.stored_adapter_parameters + heads)
+    feeds = inputs((4, 9))
+    for task, answer in run_graph(tmp_path / "onnx", feeds).items():
+        assert_parity(answer, reference(model, task, feeds, 1))

@@ -73,11 +73,14 @@ def inputs(shape: tuple[int, int], vocab_size: int = 101, seed: int = 5, segment
     return values
 
 
-def reference(model: Any, task: str, feeds: Mapping[str, np.ndarray], drop: int = 0) -> np.ndarray:
-    """Single-task eager PyTorch by the library's own means, without anything of the exporter."""
+def reference(model: Any, setup: Any, feeds: Mapping[str, np.ndarray], drop: int = 0, head: str | None = None) -> np.ndarray:
+    """Single-task eager PyTorch by the library's own means, without anything of the exporter.
+
+    `setup`: an adapter, whose head is of its name, or a composition with the head given.
+    """
     model.eval()
-    model.set_active_adapters(task, skip_layers=list(range(drop)))
-    model.active_head = task
+    model.set_active_adapters(setup, skip_layers=list(range(drop)))
+    model.active_head = head or setup
     with torch.no_grad():
         logits: np.ndarray = model(**{name: torch.from_numpy(value) for name, value in feeds.items()}).logits.numpy()
     return logits

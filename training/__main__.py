@@ -1,4 +1,4 @@
-"""python -m training: trains the bundled example's adapters and writes them, with their model card, into the package.
+"""python -m training: trains the bundled example's adapters and fusion; they and their model card go into the package.
 
 Every task is resumable: a finished one is skipped, an interrupted one goes on from its last checkpoint in the cache.
 """
@@ -11,101 +11,135 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import adapters
 import torch
 import transformers
 from transformers import AutoTokenizer
 
-from exporter.example import ADAPTERS, TRUNK_NAME, trunk_folder
+from exporter.example import ADAPTERS, trunk_folder
 
 from .batches import Encoded, encode, labels_of
 from .card import write_card
 from .corpora import READERS, sample
 from .download import DownloadError, corpora
 from .evaluate import baseline, metric_name, scores_by_drop
-from .fit import BATCH_SIZE, LEARNING_RATE, fit
-from .tasks import TASKS, TaskSpec
+from .fit import BATCH_SIZE, fit
+from .models import (
+    FUSION_CONFIG,
+    MissingMemberError,
+    adapter_parameters,
+    add_task,
+    fusion_parameters,
+    load,
+    save,
+    tie_layers,
+    trunk,
+    untie_layers,
+)
+from .tasks import FUSION, TASKS, TaskSpec
 
 RESULTS = "results.json"
+ALL_TASKS = (*TASKS, FUSION)
 
 
-def _new_model(task: TaskSpec, labels: list[str], seed: int) -> Any:
-    model = adapters.AutoAdapterModel.from_pretrained(trunk_folder())
-    # The name is written into adapter_config.json; a path of this machine would mean nothing elsewhere.
-    model.config._name_or_path = TRUNK_NAME
-    torch.manual_seed(seed)
-    model.add_adapter(task.name, config="seq_bn")
-    if task.kind == "tagging":
-        model.add_tagging_head(task.name, num_labels=len(labels), id2label=dict(enumerate(labels)))
-    elif task.kind == "regression":
-        model.add_classification_head(task.name, num_labels=1, layers=1)
-    else:
-        model.add_classification_head(task.name, num_labels=len(labels), layers=1, id2label=dict(enumerate(labels)))
-    return model
-
-
-def _train(task: TaskSpec, root: Path, output: Path, cache: Path, seed: int) -> dict[str, Any]:
+def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: bool = False) -> dict[str, Any]:
+    """Trains, saves, and scores what was saved."""
     tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
-    splits = READERS[task.name](root)
+    splits = READERS[task.name](corpus)
     labels = labels_of(task, splits.train)
     train: list[Encoded] = encode(task, tokenizer, splits.train, labels)
     test: list[Encoded] = encode(task, tokenizer, sample(splits.test, task.test_limit), labels)
-    model = _new_model(task, labels, seed)
-    checkpoint = cache / "checkpoints" / f"{task.name}-{seed}-{task.steps}.pt"
+    model = trunk()
+    torch.manual_seed(arguments.seed)
+    add_task(model, task, labels, arguments.output)
+    if shared:
+        tie_layers(model, task.name)
+    parameters = (fusion_parameters if task.members else adapter_parameters)(model, task.name)
+    variant = "-shared" if shared else ""
+    checkpoint = arguments.cache / "checkpoints" / f"{task.name}{variant}-{arguments.seed}-{task.steps}.pt"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    fit(model, tokenizer, task, train, seed, checkpoint)
-    scores = scores_by_drop(model, tokenizer, task, test)
-    model.save_adapter(str(output / task.name), task.name, use_safetensors=True)
+    fit(model, tokenizer, task, train, arguments.seed, checkpoint)
+    if shared:
+        untie_layers(model, task.name)
+    # A shared variant is no task of the example, so its files stay out of the package.
+    folder = arguments.cache / "shared" / task.name if shared else task.folder(arguments.output)
+    save(model, task, folder)
+    scores = scores_by_drop(load(task, folder, arguments.output), tokenizer, task, test)
     checkpoint.unlink(missing_ok=True)
-    return {
+    result = {
         "kind": task.kind,
         "labels": labels,
         "source": task.source,
         "max_length": task.max_length,
         "steps": task.steps,
         "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
-        "seed": seed,
+        "learning_rate": task.learning_rate,
+        "seed": arguments.seed,
         "train_examples": len(train),
         "test_examples": len(test),
         "metric": metric_name(task),
         "baseline": baseline(task, train, test),
         "by_drop": scores,
+        "parameters": parameters,
     }
+    return result | ({"members": list(task.members), "fusion": FUSION_CONFIG} if task.members else {})
+
+
+def _write(output: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Written after every task, in the tasks' order, so that an interruption loses nothing that is finished."""
+    results = {task.name: results[task.name] for task in ALL_TASKS if task.name in results}
+    (output / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
+    write_card(output / "README.md", results)
+    return results
+
+
+def _train_wanted(arguments: argparse.Namespace, wanted: list[str], corpus: Path) -> None:
+    results_file = arguments.output / RESULTS
+    results: dict[str, Any] = json.loads(results_file.read_text()) if results_file.exists() else {}
+    for task in ALL_TASKS:
+        # With --shared, --again is for the shared variant.
+        if task.name not in wanted or (task.name in results and (arguments.shared or not arguments.again)):
+            continue
+        shared = results.get(task.name, {}).get("shared")
+        results[task.name] = _train(task, arguments, corpus) | ({"shared": shared} if shared else {})
+        results = _write(arguments.output, results)
+    for task in TASKS:
+        if task.name == arguments.shared and (arguments.again or "shared" not in results[task.name]):
+            row = _train(task, arguments, corpus, shared=True)
+            results[task.name]["shared"] = {name: row[name] for name in ("steps", "seed", "by_drop", "parameters")}
+            results = _write(arguments.output, results)
 
 
 def main() -> int:
+    names = [task.name for task in ALL_TASKS]
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--output", type=Path, default=ADAPTERS, help="where the adapters and the card go")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "adapterdrop-training")
-    parser.add_argument("--tasks", default=",".join(task.name for task in TASKS), help="comma-separated; all by default")
+    parser.add_argument("--tasks", default=None, help="comma-separated; all by default")
+    parser.add_argument(
+        "--shared",
+        choices=[task.name for task in TASKS],
+        help="train only this task, one adapter for all layers: its row goes into the card, its files into the cache",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None, help="PyTorch threads; all cores by default")
     parser.add_argument("--again", action="store_true", help="train tasks that are already there once more")
     arguments = parser.parse_args()
-    wanted = arguments.tasks.split(",")
-    unknown = sorted(set(wanted) - {task.name for task in TASKS})
+    if arguments.shared and arguments.tasks:
+        parser.error("--shared names its task: leave out --tasks")
+    # A shared variant's row stands beside the unshared one, which is trained first where there is none.
+    wanted = [arguments.shared] if arguments.shared else arguments.tasks.split(",") if arguments.tasks else names
+    unknown = sorted(set(wanted) - set(names))
     if unknown:
-        parser.error(f"unknown task {', '.join(unknown)}; there are {', '.join(task.name for task in TASKS)}")
+        parser.error(f"unknown task {', '.join(unknown)}; there are {', '.join(names)}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
 
     try:
-        root = corpora(arguments.cache)
-    except DownloadError as error:
+        _train_wanted(arguments, wanted, corpora(arguments.cache))
+    except (DownloadError, MissingMemberError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    results_file = arguments.output / RESULTS
-    results: dict[str, Any] = json.loads(results_file.read_text()) if results_file.exists() else {}
-    for task in TASKS:
-        if task.name not in wanted or (task.name in results and not arguments.again):
-            continue
-        results[task.name] = _train(task, root, arguments.output, arguments.cache, arguments.seed)
-        # Written after every task, in the tasks' order, so that an interruption loses nothing that is finished.
-        results = {t.name: results[t.name] for t in TASKS if t.name in results}
-        results_file.write_text(json.dumps(results, indent=1) + "\n")
-        write_card(arguments.output / "README.md", results)
     return 0
 
 

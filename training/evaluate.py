@@ -46,7 +46,7 @@ def scores_by_drop(model: Any, tokenizer: Any, task: TaskSpec, test: list[Encode
     scores = []
     with tqdm(total=(layers + 1) * len(batches), desc=f"test {task.name}", unit="batch") as bar:
         for drop in range(layers + 1):
-            model.set_active_adapters(task.name, skip_layers=list(range(drop)))
+            model.set_active_adapters(task.setup, skip_layers=list(range(drop)))
             predicted, wanted = [], []
             for batch in batches:
                 labels = batch["labels"]

