@@ -67,6 +67,7 @@ def find_head(model: Any, task: str, name: str) -> Head:
         return _static_head(model, task)
     if name not in heads:
         raise ExportError(f"the task {task!r} has no prediction head {name!r}; heads: {', '.join(heads) or 'none'}")
+    _check_first_head(model, heads)
     config = heads[name].config
     found = str(config.get("head_type"))
     kind = _FLEX.get(found)
@@ -84,6 +85,15 @@ def find_head(model: Any, task: str, name: str) -> Head:
     return _finished(name, kind, labels, int(config.get("num_choices") or 1), structure)
 
 
+def _check_first_head(model: Any, heads: Any) -> None:
+    first = str(next(iter(heads.values())).config.get("head_type"))
+    if type(model).__name__ == "MBartAdapterModel" and "classification" not in first:
+        raise ExportError(
+            f"the first head of {type(model).__name__} is of type {first!r}: the library asks it, and not the active head, how "
+            "texts are classified; add a classification head before it, or delete it"
+        )
+
+
 def _static_head(model: Any, task: str) -> Head:
     name = type(_base(model)).__name__
     kind = next((kind for suffix, kind in _STATIC.items() if name.endswith(suffix)), None)
@@ -93,6 +103,9 @@ def _static_head(model: Any, task: str) -> Head:
             f"adapter, or take a class that ends in {', '.join(_STATIC)}"
         )
     config = model.config
+    decoder = getattr(config, "is_decoder", False) or name.startswith(("GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi"))
+    if kind == "classification" and decoder and config.pad_token_id is None:
+        raise ExportError(f"{name} classifies a text's last token, which needs a padding id: set config.pad_token_id")
     labels: tuple[str, ...] = ()
     if kind in _LABELLED:
         count = _label_count(model, task)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import adapters
+import peft
 import torch
 import transformers
 from adapters import AdapterModelInterface
@@ -217,6 +218,24 @@ class Static:
         return model
 
 
+@dataclass(frozen=True)
+class Peft:
+    """Builds a PEFT model over a model with one head, with two adapters, a and b; each has a classifier of its own."""
+
+    method: str
+    options: Mapping[str, Any]
+
+    def __call__(self) -> Any:
+        torch.manual_seed(11)
+        config = transformers.BertConfig(**CONFIGS["Bert"], num_labels=3)
+        kind = getattr(peft, f"{self.method}Config")
+        settings = kind(task_type="SEQ_CLS", target_modules=["query", "value"], **self.options)
+        model = peft.get_peft_model(transformers.BertForSequenceClassification(config), settings, adapter_name="a")
+        model.add_adapter("b", settings)
+        _randomize(model)
+        return model
+
+
 def _randomize(model: Any) -> None:
     """Far from the identity: a fresh adapter computes almost nothing, and a mistake in it would not show."""
     with torch.no_grad():
@@ -326,4 +345,14 @@ def _architectures() -> Iterator[Row]:
         yield Row(method, "single", label, name.lower(), Static(name, head, method))
 
 
-ROWS = (*_methods(), *_compositions(), *_heads(), *_architectures())
+def _peft() -> Iterator[Row]:
+    for label, method, options in (
+        ("PEFT lora", "Lora", {"r": 4}),
+        ("PEFT dora", "Lora", {"r": 4, "use_dora": True}),
+        ("PEFT ia3", "IA3", {"feedforward_modules": []}),
+        ("PEFT vera", "Vera", {"r": 4}),
+    ):
+        yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft(method, options), drop=0)
+
+
+ROWS = (*_methods(), *_compositions(), *_heads(), *_architectures(), *_peft())

@@ -89,7 +89,10 @@ def _reference(model: Any, task: TaskEntry, row: Row, feeds: Mapping[str, np.nda
             given = {name: value[:, None] for name, value in given.items()}
     # set_active_adapters takes a merged adapter out of the weights: not from the user's model.
     model = copy.deepcopy(model).eval()
-    model.set_active_adapters((row.tasks or {}).get(task.name, task.name), skip_layers=list(range(row.drop)))
+    if hasattr(model, "peft_config"):
+        model.set_adapter(task.name)
+    else:
+        model.set_active_adapters((row.tasks or {}).get(task.name, task.name), skip_layers=list(range(row.drop)))
     if hasattr(model, "heads"):
         model.active_head = task.name
     with torch.no_grad():
