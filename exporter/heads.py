@@ -67,7 +67,6 @@ def find_head(model: Any, task: str, name: str) -> Head:
         return _static_head(model, task)
     if name not in heads:
         raise ExportError(f"the task {task!r} has no prediction head {name!r}; heads: {', '.join(heads) or 'none'}")
-    _check_first_head(model, heads)
     config = heads[name].config
     found = str(config.get("head_type"))
     kind = _FLEX.get(found)
@@ -76,6 +75,8 @@ def find_head(model: Any, task: str, name: str) -> Head:
             f"the head {name!r} is of type {found!r}, which is not supported: expected one of {', '.join(HEADS)}; "
             "leave it out with --tasks"
         )
+    if "classification" in found:
+        _check_first_head(model, heads)
     labels: tuple[str, ...] = ()
     if kind in _LABELLED:
         labels = _labels(f"head {name!r}", int(config["num_labels"]), config.get("label2id") or {})

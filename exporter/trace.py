@@ -69,6 +69,13 @@ def _dynamic_axes(plan: Plan) -> tuple[dict[int, Any], ...]:
     return tuple({number: dims[axis] for number, axis in enumerate(entry.shape) if axis in dims} for entry in plan.inputs)
 
 
+def _refusal(error: BaseException | None) -> ExportError | None:
+    """A cure's own refusal, which torch.export wraps into errors of its own."""
+    while error is not None and not isinstance(error, ExportError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def traceable(branch: Branch) -> Branch:
     """The branch with a copy of its model that torch.export can trace.
 
@@ -106,6 +113,8 @@ def trace(branch: Branch, plan: Plan) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:  # torch.export hands on whatever the model's code raises
+        if (refusal := _refusal(error)) is not None:
+            raise refusal from error
         reason = str(error.__cause__ or error).strip().splitlines()
         raise ExportError(
             f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {reason[0] if reason else error}"
