@@ -16,7 +16,7 @@ test: .venv-test/installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
-	.venv-test/bin/python -m pytest -n 2 --dist loadfile
+	.venv-test/bin/python -m pytest -n 2 --dist loadgroup
 
 support: .venv-test/installed
 	.venv-test/bin/python tests/support_table.py

@@ -22,3 +22,10 @@ def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("example") / "onnx"
     assert main(["--drop", "5", "--output", str(folder), "--quiet"]) == 0
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share their fixtures in one worker; the rows of the support table share nothing and go to any."""
+    for item in items:
+        if item.path.name != "test_support.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))

@@ -53,7 +53,8 @@ def result(row: Row) -> str:
 
 def worse(found: str, documented: str) -> bool:
     """Whether a result is worse than what the table says."""
-    return _rank(found) > _rank(documented) or (found.startswith("refused") and found != documented)
+    other_reason = found != documented and found.startswith("refused") and documented.startswith("refused")
+    return _rank(found) > _rank(documented) or other_reason
 
 
 def _rank(text: str) -> int:
