@@ -171,6 +171,12 @@ def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argpa
     return rows
 
 
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results file."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Row(**{key: value for key, value in line.items() if key != "kind"}) for line in lines if line["kind"] == "row"]
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """A table for the README: a line per case, a column per shape."""
     shapes = list(dict.fromkeys(row.shape for row in rows))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from adapters import LoRAConfig, SeqBnConfig, SeqBnInvConfig
 from adapters.composition import Fuse, Stack
-from tiny_models import LAYERS, add_task, assert_parity, inputs, reference, run_graph, tiny_model
+from tiny_models import LAYERS, assert_parity, inputs, reference, run_graph, tiny_model
 
 from exporter import export
 
@@ -56,9 +56,7 @@ def test_a_drop_per_task_and_compositions_in_one_graph(tmp_path: Path) -> None:
 
 def test_adapters_tied_across_layers_are_stored_once(tmp_path: Path) -> None:
     """In one task by the same modules, in the other by equal content, as a checkpoint has it; the lowest layer is dropped."""
-    model = tiny_model({})
-    for name in ("tied", "equal"):
-        add_task(model, name, SeqBnConfig(reduction_factor=2), "2")
+    model = tiny_model(dict.fromkeys(("tied", "equal"), (SeqBnConfig(reduction_factor=2), "2")))
     for name in ("tied", "equal"):
         layers = [layer.output.adapters for layer in model.bert.encoder.layer]
         for layer in layers[1:]:
@@ -69,7 +67,8 @@ def test_adapters_tied_across_layers_are_stored_once(tmp_path: Path) -> None:
     report = export(model, drop=1, output=tmp_path / "onnx")
     assert report.adapter_parameters == (LAYERS - 1) * report.stored_adapter_parameters
     heads = sum(parameter.numel() for parameter in model.heads.parameters())
-    assert report.graph.branch_bytes == 4 * (report.stored_adapter_parameters + heads)
+    # A few shapes and ones on top; a second copy of an adapter would be 4 kB.
+    assert 0 <= report.graph.branch_bytes - 4 * (report.stored_adapter_parameters + heads) < 1024
     feeds = inputs((4, 9))
     for task, answer in run_graph(tmp_path / "onnx", feeds).items():
         assert_parity(answer, reference(model, task, feeds, 1))

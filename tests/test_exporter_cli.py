@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
+import exporter.groups
 from exporter.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -141,17 +142,18 @@ def test_adapters_and_heads_that_do_not_match(
     assert message in _refused(capsys, tmp_path, "--model", str(tmp_path / "model"))
 
 
-def test_methods_and_heads_that_are_not_supported_are_refused_by_name(
+def test_adapters_and_heads_that_do_not_fit_together_are_refused_by_name(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    model = tiny_model({"a": ("lora", "2"), "b": ("seq_bn", "2")})
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "2")})
     model.add_adapter("c", config="seq_bn")
-    model.add_qa_head("c")
     model.save_pretrained(tmp_path / "model")
-    message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "a,b")
-    assert "the adapter 'a' is a LoRAConfig" in message
+    message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"))
+    assert "the adapter 'c' has no prediction head of its own name" in message
     message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "b,c")
-    assert "the head 'c' is of type 'question_answering'" in message
+    assert "the task 'c' has no prediction head 'c'; heads: a, b" in message
+    message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "a", "--drop", "b=1")
+    assert "drop names 'b', which is no task; tasks: a" in message
 
 
 def test_an_output_that_is_in_use_is_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path) -> None:
@@ -183,7 +185,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
         (folder / "model.onnx.data").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys.modules["exporter._export"], "save_graph", full)
+    monkeypatch.setattr(exporter.groups, "save_graph", full)
     assert "No space left on device" in _refused(capsys, tmp_path, "--model", str(saved), "--tasks", "a")
 
 
@@ -204,9 +206,9 @@ def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[s
 def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: signal.Signals) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
     script = (
-        "import sys, time\nimport exporter._export as export\n"
+        "import sys, time\nimport exporter.groups as groups\n"
         "def wait(*_):\n    print('verifying', flush=True)\n    time.sleep(60)\n"
-        "export.verify = wait\nfrom exporter.cli import main\nsys.exit(main(sys.argv[1:]))"
+        "groups.verify = wait\nfrom exporter.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [
         sys.executable,

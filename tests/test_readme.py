@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+from benchmarks.fusion import markdown, read_rows
 from benchmarks.markdown import table
 from exporter.cli import _parser
 
@@ -40,6 +41,11 @@ def test_files_that_the_readme_links_to_are_there() -> None:
 
 
 def test_the_measured_table_is_that_of_the_results_file() -> None:
-    results = set(re.findall(r"benchmarks/results/[\w-]+\.jsonl", README))
+    results = set(re.findall(r"benchmarks/results/bert-base-\d+\.jsonl", README))
     assert len(results) == 1
     assert table(ROOT / results.pop()) in README
+
+
+def test_the_table_of_fusions_is_that_of_its_results_file() -> None:
+    (results,) = set(re.findall(r"benchmarks/results/fusion-\d+\.jsonl", README))
+    assert markdown(read_rows(ROOT / results)) in README

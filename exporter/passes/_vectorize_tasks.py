@@ -77,10 +77,11 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
 
     def _name_branch(self, graph: ir.Graph) -> None:
         names = output_names(self.tasks[0], _fields(graph))
-        branch = {value for name, value in graph.initializers.items() if name in self.weights}
+        # A dictionary: a set would rename, and thereby store, the weights in an order of its own at every run.
+        branch = {value: None for name, value in graph.initializers.items() if name in self.weights}
         for node in graph:
             if any(value in branch for value in node.inputs):
-                branch.update(node.outputs)
+                branch.update(dict.fromkeys(node.outputs))
         for value in branch:
             value.name = f"{self.group}/{value.name}"
         claim_names(graph, names)
