@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from transformers import BertConfig
 from exporter import ExportError
 from exporter.load import load
 from exporter.plan import Plan, make_plan
+from exporter.prune import shared_copy
 from exporter.quiet import quiet
 
 # A fresh adapter computes almost nothing; with this deviation, mixing up two tasks shows in the numbers.
@@ -94,5 +93,4 @@ def _subject(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, nam
 
 def twin(model: Any) -> Any:
     """A copy with an active setup of its own, which shares the weights with the original."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+    return shared_copy(model).eval()

@@ -12,10 +12,10 @@ from adapters.methods.prefix_tuning import PrefixTuningLayer
 
 from .cures.lora import unmerge
 from .errors import ExportError
-from .fusion import Pruning, freeze_temperature, fuses_of, fusion_layers, prune_fusion
+from .fusion import Pruning, freeze_temperature, fusion_layers, prune_fusion
 from .quiet import quiet
 from .setups import adapters_of as names_of
-from .setups import fusions_of, shape_of
+from .setups import fuses_of, fusions_of, shape_of
 
 if TYPE_CHECKING:
     from .plan import Task

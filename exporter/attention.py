@@ -16,7 +16,8 @@ from rich.table import Table
 from .calibration import Calibration
 from .calibration_file import Scores
 from .errors import ExportError
-from .fusion import Kept, fuses_of, fusion_layers, members_of
+from .fusion import Kept, fusion_layers, members_of
+from .setups import fuses_of
 
 
 @dataclass(frozen=True)

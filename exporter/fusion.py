@@ -18,7 +18,7 @@ from adapters.methods.bottleneck import BottleneckLayer
 from adapters.methods.modeling import BertFusion
 
 from .errors import ExportError
-from .setups import describe
+from .setups import adapters_of, describe, fuses_of
 
 # layer -> the members that stay there, in the fusion's order. A layer that is not named keeps them all.
 Kept = Mapping[int, tuple[str, ...]]
@@ -40,15 +40,6 @@ class Pruning:
         return {name: {str(layer): list(members) for layer, members in kept.items()} for name, kept in self.kept.items()}
 
 
-def fuses_of(setup: Any) -> Iterator[Fuse]:
-    """The Fuse blocks of a composition, in order."""
-    if isinstance(setup, Fuse):
-        yield setup
-    if isinstance(setup, AdapterCompositionBlock):
-        for child in setup.children:
-            yield from fuses_of(child)
-
-
 def members_of(fuse: Fuse) -> tuple[str, ...]:
     """The members' names.
 
@@ -67,7 +58,7 @@ def fusion_layers(model: Any, fuse: Fuse) -> Iterator[tuple[Any, tuple[str, ...]
     Raises:
         ExportError: the fusion has no weights in a layer, or the library could not run it there.
     """
-    for name in dict.fromkeys(_names(fuse)):
+    for name in dict.fromkeys(adapters_of(fuse)):
         # A folder's model holds plain dictionaries.
         config = AdapterConfig.load(model.adapters_config.get(name))
         if not isinstance(config, BnConfig):
@@ -78,7 +69,7 @@ def fusion_layers(model: Any, fuse: Fuse) -> Iterator[tuple[Any, tuple[str, ...]
         if not isinstance(layer, BottleneckLayer) or layer.layer_idx < 0 or layer.get_active_setup() is None:
             continue
         where = f"layer {layer.layer_idx} ({layer.location_key})"
-        here = [[name in layer.adapters for name in _names(child)] for child in fuse.children]
+        here = [[name in layer.adapters for name in adapters_of(child)] for child in fuse.children]
         if not any(map(any, here)):
             raise ExportError(
                 f"the fusion {fuse.name!r} is active in {where}, where none of its members has an adapter: the library cannot "
@@ -114,12 +105,12 @@ def prune_fusion(model: Any, tasks: Sequence[Pruning]) -> None:
     for task in tasks:
         for fuse in fuses_of(task.setup):
             _check_kept(fuse, task.kept.get(fuse.name, {}))
-    named = dict.fromkeys(name for task in tasks for name in _names(task.setup))
+    named = dict.fromkeys(name for task in tasks for name in adapters_of(task.setup))
     for layer in model.modules():
         if not isinstance(layer, AdapterLayerBase) or layer.layer_idx < 0:
             continue
         setups = {_key(task.setup): task.at(layer.layer_idx) for task in tasks}
-        used = {name for setup in setups.values() for name in _names(setup)}
+        used = {name for setup in setups.values() for name in adapters_of(setup)}
         for name in named:
             if name not in used:
                 layer.delete_adapter(name)
@@ -132,7 +123,7 @@ def prune_fusion(model: Any, tasks: Sequence[Pruning]) -> None:
 
 def _check_last(layer: BottleneckLayer, setups: Iterable[Any]) -> None:
     for fuse in (fuse for setup in setups for fuse in fuses_of(setup)):
-        if fuse.last() not in layer.adapters and any(name in layer.adapters for name in _names(fuse)):
+        if fuse.last() not in layer.adapters and any(name in layer.adapters for name in adapters_of(fuse)):
             raise ExportError(
                 f"the fusion {fuse.name!r} cannot keep {describe(fuse.children[-1])} as its last member in layer "
                 f"{layer.layer_idx}, where {fuse.last()!r} has no adapter: keep more members, or leave no layer out"
@@ -182,10 +173,6 @@ def _rewrite(setup: Any, layer: int, kept: Mapping[str, Kept]) -> Any:
         # Only a Stack may hold a Fuse: nothing but its children to carry over.
         return type(setup)(*(_rewrite(child, layer, kept) for child in setup.children))
     return setup
-
-
-def _names(setup: Any) -> tuple[str, ...]:
-    return (setup,) if isinstance(setup, str) else tuple(name for child in setup.children for name in _names(child))
 
 
 def _key(setup: Any) -> str:

@@ -13,10 +13,11 @@ from .calibration import Calibration, read_calibration
 from .drift import Drift, drift
 from .errors import ExportError
 from .family import family_of
-from .fusion import Kept, fuses_of
+from .fusion import Kept
 from .inputs import SEQUENCE
 from .plan import Plan, Task
 from .prune import Branch, prune
+from .setups import fuses_of
 
 # Where the model sets no limit, texts are cut here.
 _MAX_LENGTH = 512

@@ -13,10 +13,10 @@ import onnx_ir.passes.common as common
 
 from runtime.bundle import MODEL, OUTPUTS, WEIGHTS, Manifest, ParityRow, TaskEntry, digest
 
-from .fusion import fuses_of, members_of
+from .fusion import members_of
 from .plan import Plan, Task
 from .prune import Branch
-from .setups import describe
+from .setups import describe, fuses_of
 
 _PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 

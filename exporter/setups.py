@@ -63,7 +63,12 @@ def adapters_of(setup: Any) -> tuple[str, ...]:
 
 def fusions_of(setup: Any) -> tuple[str, ...]:
     """The names of the fusion layers, in order."""
-    return tuple(str(block.name) for block in _blocks(setup) if isinstance(block, Fuse))
+    return tuple(str(fuse.name) for fuse in fuses_of(setup))
+
+
+def fuses_of(setup: Any) -> Iterator[Fuse]:
+    """The Fuse blocks of a composition, in order."""
+    return (block for block in _blocks(setup) if isinstance(block, Fuse))
 
 
 def describe(setup: Any) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import AdapterModelInterface
 from adapters.composition import Fuse
 from tiny_models import bert_config, inputs, tiny_model
 from transformers import BertConfig, BertModel
@@ -18,22 +17,6 @@ from exporter import ExportError
 from exporter.load import Checkpoint, load
 
 FEEDS = {name: torch.from_numpy(value) for name, value in inputs((3, 7)).items()}
-# MPNet has no class in the adapters library.
-MPNET = AdapterModelInterface(
-    adapter_methods=["bottleneck", "lora", "reft", "invertible"],
-    model_embeddings="embeddings",
-    model_layers="encoder.layer",
-    layer_self_attn="attention",
-    layer_cross_attn=None,
-    attn_k_proj="attn.k",
-    attn_q_proj="attn.q",
-    attn_v_proj="attn.v",
-    attn_o_proj="attn.o",
-    layer_intermediate_proj="intermediate.dense",
-    layer_output_proj="output.dense",
-    layer_pre_self_attn="attention",
-    layer_pre_ffn="intermediate",
-)
 
 
 def answer(model: Any, setup: Any, head: str | None = None, feeds: Any = None) -> torch.Tensor:

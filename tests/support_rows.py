@@ -10,8 +10,8 @@ import adapters
 import peft
 import torch
 import transformers
-from adapters import AdapterModelInterface
 from adapters.composition import Average, BatchSplit, Fuse, Split, Stack
+from tiny_models import MPNET
 
 LAYERS, VOCABULARY, LONGEST = 2, 60, 32
 _SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": LAYERS}
@@ -85,21 +85,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen2": _GROUPED,
     "Qwen3": {**_GROUPED, "head_dim": 8},
 }
-MPNET = AdapterModelInterface(
-    adapter_methods=["bottleneck", "lora", "reft", "invertible"],
-    model_embeddings="embeddings",
-    model_layers="encoder.layer",
-    layer_self_attn="attention",
-    layer_cross_attn=None,
-    attn_q_proj="attn.q",
-    attn_k_proj="attn.k",
-    attn_v_proj="attn.v",
-    attn_o_proj="attn.o",
-    layer_intermediate_proj="intermediate.dense",
-    layer_output_proj="output.dense",
-    layer_pre_self_attn="attention",
-    layer_pre_ffn="intermediate",
-)
 _BOTTLENECKS: dict[str, Any] = {
     "seq_bn": adapters.SeqBnConfig(),
     "seq_bn, gated": adapters.SeqBnConfig(use_gating=True),

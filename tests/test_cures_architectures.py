@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import torch
 import transformers
-from adapters import AdapterModelInterface
+from tiny_models import MPNET
 from torch import nn
 
 from exporter.cures.architectures import ARCHITECTURE_CURES
@@ -69,21 +69,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen2": _GROUPED,
     "Qwen3": {**_GROUPED, "head_dim": 8},
 }
-_MPNET = AdapterModelInterface(
-    adapter_methods=["bottleneck", "lora", "reft", "invertible"],
-    model_embeddings="embeddings",
-    model_layers="encoder.layer",
-    layer_self_attn="attention",
-    layer_cross_attn=None,
-    attn_q_proj="attn.q",
-    attn_k_proj="attn.k",
-    attn_v_proj="attn.v",
-    attn_o_proj="attn.o",
-    layer_intermediate_proj="intermediate.dense",
-    layer_output_proj="output.dense",
-    layer_pre_self_attn="attention",
-    layer_pre_ffn="intermediate",
-)
 _FIELDS = {
     "qa": ("start_logits", "end_logits"),
     "QuestionAnswering": ("start_logits", "end_logits"),
@@ -121,7 +106,7 @@ def build(case: Case) -> Any:
     if case.head[0].isupper():
         config.num_labels = 2 if case.head == "ForQuestionAnswering" else 3
         model = getattr(transformers, f"{case.architecture}{case.head}")(config)
-        adapters.init(model, interface=_MPNET if case.architecture == "MPNet" else None)
+        adapters.init(model, interface=MPNET if case.architecture == "MPNet" else None)
         model.add_adapter("task", config=case.method)
     else:
         model = adapters.AutoAdapterModel.from_config(config)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from adapters import AutoAdapterModel
 from adapters.composition import Fuse, Parallel, Stack
-from load_testing import FEEDS, MPNET, answer, assert_refused, edit, fused_model, load_quietly, randomize, save_trunk
-from tiny_models import bert_config, inputs, tiny_model, tokenizer
+from load_testing import FEEDS, answer, assert_refused, edit, fused_model, load_quietly, randomize, save_trunk
+from tiny_models import MPNET, bert_config, inputs, tiny_model, tokenizer
 from transformers import (
     BertForSequenceClassification,
     DebertaConfig,

@@ -10,11 +10,29 @@ from typing import Any
 import adapters
 import numpy as np
 import torch
+from adapters import AdapterModelInterface
 from transformers import AutoTokenizer, BertConfig, PretrainedConfig
 
 from exporter.example import trunk_folder
 
 LAYERS, MAX_LENGTH = 3, 48
+
+# MPNet has no class in the adapters library.
+MPNET = AdapterModelInterface(
+    adapter_methods=["bottleneck", "lora", "reft", "invertible"],
+    model_embeddings="embeddings",
+    model_layers="encoder.layer",
+    layer_self_attn="attention",
+    layer_cross_attn=None,
+    attn_k_proj="attn.k",
+    attn_q_proj="attn.q",
+    attn_v_proj="attn.v",
+    attn_o_proj="attn.o",
+    layer_intermediate_proj="intermediate.dense",
+    layer_output_proj="output.dense",
+    layer_pre_self_attn="attention",
+    layer_pre_ffn="intermediate",
+)
 
 
 def bert_config(vocab_size: int = 101) -> PretrainedConfig:
