@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter.groups import compile_plan, prove, trace_group, write
-from exporter.load import Checkpoint
+from exporter.groups import compile_plan, prove, trace_group
 from exporter.passes import Group
 from exporter.prune import Branch, prune, stored_bytes
-from exporter.save import save_graph
+from exporter.save import save_config, save_graph, save_manifest, variant_entry
 from exporter.staging import check_space
+from exporter.weights_file import WeightsFile
+from runtime.bundle import MODEL, WEIGHTS
 
 from .models import Subject
 
@@ -41,11 +42,15 @@ def export_one_graph(subject: Subject, traces: Traces, folder: Path) -> None:
     branches, groups, _ = traces.made
     # The compiler changes the graphs that it is given.
     fresh = [dataclasses.replace(group, model=group.model.clone()) for group in groups]
-    graph, _ = compile_plan(fresh, subject.plan)
-    checkpoint = Checkpoint(subject.model, subject.tokenizer, subject.title)
+    graph, passes = compile_plan(fresh, subject.plan)
     folder.mkdir(parents=True)
-    write(graph, subject.plan, branches, checkpoint, folder)
-    prove(subject.plan, branches, checkpoint, folder)
+    with WeightsFile(folder / WEIGHTS) as weights:
+        save_graph(graph, weights, folder / MODEL)
+    parity = prove(subject.plan, branches, folder / MODEL)
+    tokenizer = subject.tokenizer
+    save_config(branches[0].model, subject.plan, [] if tokenizer is None else [tokenizer], folder)
+    entry = variant_entry(branches, subject.plan, MODEL, parity, passes)
+    save_manifest(subject.plan, tokenizer is not None, [entry], folder)
 
 
 def export_task_files(subject: Subject, traces: Traces, folder: Path) -> dict[str, Path]:
@@ -63,7 +68,8 @@ def export_task_files(subject: Subject, traces: Traces, folder: Path) -> dict[st
             graph, _ = compile_plan([single], dataclasses.replace(subject.plan, tasks=(task,)))
             target = folder / str(subject.tasks.index(task.name))
             target.mkdir(parents=True)
-            save_graph(graph, target)
+            with WeightsFile(target / WEIGHTS) as weights:
+                save_graph(graph, weights, target / MODEL)
             folders[task.name] = target
     return {task: folders[task] for task in subject.tasks}
 

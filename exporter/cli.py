@@ -35,14 +35,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
-def _drop(text: str) -> int | dict[str, int]:
+def _drop(text: str) -> int | list[int] | dict[str, int]:
     if "=" not in text:
-        return _layers(text)
+        numbers = [_layers(part) for part in text.split(",")]
+        return numbers if len(numbers) > 1 else numbers[0]
     drops: dict[str, int] = {}
     for part in text.split(","):
         name, equals, number = part.rpartition("=")
         if not equals or not name.strip():
-            raise argparse.ArgumentTypeError(f"must be N or task=N,task=N, found {part.strip()!r}")
+            raise argparse.ArgumentTypeError(f"must be N, N,N or task=N,task=N, found {part.strip()!r}")
         if name.strip() in drops:
             raise argparse.ArgumentTypeError(f"names the task {name.strip()!r} twice")
         drops[name.strip()] = _layers(number)
@@ -91,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_drop,
         default=0,
         metavar="N",
-        help="take the adapters out of the lowest N layers, or task=N,task=N; default 0",
+        help="take the adapters out of the lowest N layers; N,N,N for several variants over one weights file; "
+        "task=N,task=N for a number per task; default 0",
     )
     parser.add_argument(
         "--keep-fused", type=int, metavar="K", help="keep the K most important members of each fusion in each layer"

@@ -1,4 +1,4 @@
-"""From pruned models to one compiled graph, and from there to a verified folder."""
+"""From pruned models to one compiled graph, and the proof that it is right."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from runtime.bundle import MODEL, ParityRow
+from runtime.bundle import ParityRow, PassRow
 
 from .binding import task_weights
 from .errors import ExportError
 from .inputs import BATCH
-from .load import Checkpoint
-from .passes import Group, PassReport, compile_groups
+from .passes import Group, compile_groups
 from .plan import Plan
 from .prune import Branch
-from .save import finish, graph_outputs, save_config, save_graph, save_manifest
+from .save import finish, graph_outputs
 from .trace import trace, traceable
 from .verify import verify
 
@@ -33,7 +32,7 @@ def trace_group(branch: Branch, plan: Plan) -> Group:
     return Group(tuple(task.name for task in branch.tasks), graph, weights)
 
 
-def compile_plan(groups: Sequence[Group], plan: Plan) -> tuple[ir.Model, list[PassReport]]:
+def compile_plan(groups: Sequence[Group], plan: Plan) -> tuple[ir.Model, list[PassRow]]:
     """The finished graph of all tasks.
 
     Raises:
@@ -47,19 +46,10 @@ def compile_plan(groups: Sequence[Group], plan: Plan) -> tuple[ir.Model, list[Pa
     return graph, passes
 
 
-def write(graph: ir.Model, plan: Plan, branches: tuple[Branch, ...], checkpoint: Checkpoint, folder: Path) -> None:
-    """Everything but the manifest, which says that the rest is verified."""
-    save_graph(graph, folder)
-    processors = [each for each in (checkpoint.tokenizer, checkpoint.processor) if each is not None]
-    save_config(branches[0].model, plan, processors, folder)
-
-
-def prove(plan: Plan, branches: tuple[Branch, ...], checkpoint: Checkpoint, folder: Path) -> tuple[ParityRow, ...]:
-    """Verifies what `write` wrote, and then writes the manifest.
+def prove(plan: Plan, branches: tuple[Branch, ...], graph: Path) -> tuple[ParityRow, ...]:
+    """Verifies the saved `graph`.
 
     Raises:
         VerificationError: the graph differs from PyTorch.
     """
-    parity = verify(branches, plan, folder / MODEL, graph_outputs(plan))
-    save_manifest(branches, plan, checkpoint.tokenizer is not None, parity, folder)
-    return parity
+    return verify(branches, plan, graph, graph_outputs(plan))

@@ -16,11 +16,14 @@ from .errors import ExportError
 from .family import Family, family_of
 from .heads import Head, find_head
 from .inputs import check_vocabulary, max_lengths, model_inputs
+from .load import Checkpoint
 from .passes import output_names
 from .setups import adapters_of, fusions_of, parse_setup, split_tasks, task_name
 
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
+PRECISIONS = ("fp32",)
+TARGETS = ("portable",)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Plan:
     padding_id: the token that fills up short rows, if the model knows one.
     end_id: the token with which texts end, where the model looks for it.
     opset: the ONNX operator set.
+    precision, target: what the graph is compiled for.
     atol: parity tolerance relative to max(1, max |eager|).
     """
 
@@ -74,6 +78,8 @@ class Plan:
     padding_id: int | None
     end_id: int | None
     opset: int
+    precision: str
+    target: str
     atol: float
 
     @property
@@ -108,10 +114,12 @@ def make_plan(
     tokenizer: Any,
     tasks: Sequence[str] | Mapping[str, Any] | None,
     drop: int | Mapping[str, int],
-    opset: int | None,
-    atol: float | None,
+    opset: int | None = None,
+    atol: float | None = None,
     setup: Any = None,
     head: Any = None,
+    precision: str = "fp32",
+    target: str = "portable",
 ) -> Plan:
     """Checks the request against the model. `setup` and `head` are the checkpoint's own: its tasks where `tasks` names none.
 
@@ -123,6 +131,8 @@ def make_plan(
     opset = DEFAULT_OPSET if opset is None else opset
     if not isinstance(opset, int) or opset not in OPSETS:
         raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+    _check_choice("precision", precision, PRECISIONS)
+    _check_choice("target", target, TARGETS)
     atol = 1e-4 if atol is None else atol
     if not isinstance(atol, int | float) or not 0 < atol < math.inf:
         raise ExportError(f"atol must be a finite number above 0, found {atol}")
@@ -141,8 +151,40 @@ def make_plan(
         padding_id=getattr(model.config, "pad_token_id", None),
         end_id=model.config.eos_token_id if getattr(model.config, "is_encoder_decoder", False) else None,
         opset=opset,
+        precision=precision,
+        target=target,
         atol=atol,
     )
+
+
+def make_plans(
+    checkpoint: Checkpoint,
+    tasks: Sequence[str] | Mapping[str, Any] | None,
+    drop: int | Sequence[int] | Mapping[str, int],
+    opset: int | None,
+    atol: float | None,
+    precision: str,
+    target: str,
+) -> list[Plan]:
+    """One plan per variant.
+
+    Raises:
+        ExportError: a task, head, method, drop, opset, precision or target that cannot be exported.
+    """
+    model, tokenizer, setup, head = checkpoint.model, checkpoint.tokenizer, checkpoint.setup, checkpoint.head
+    drops = list(drop) if isinstance(drop, Sequence) and not isinstance(drop, str) else [drop]
+    if not drops:
+        raise ExportError("drop must name at least one number of layers, found none")
+    plans = [make_plan(model, tokenizer, tasks, each, opset, atol, setup, head, precision, target) for each in drops]
+    for number, count in Counter(plan.drop for plan in plans).items():
+        if count > 1:
+            raise ExportError(f"drop names {number} twice: each variant has a drop of its own")
+    return plans
+
+
+def _check_choice(name: str, found: str, known: Sequence[str]) -> None:
+    if found not in known:
+        raise ExportError(f"{name} must be one of {', '.join(known)}, found {found!r}")
 
 
 def _own_heads(tasks: Mapping[str, Any], heads: Any) -> dict[str, str]:

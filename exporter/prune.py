@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ def _plain(model: Any) -> Any:
     return _copy(model, {}).to("cpu", torch.float32)
 
 
-def stored_bytes(branches: tuple[Branch, ...]) -> int:
+def stored_bytes(branches: Iterable[Branch]) -> int:
     """What the branches' weights take, each counted once."""
     tensors = {p.data_ptr(): p.nbytes for branch in branches for p in branch.model.parameters()}
     return sum(tensors.values())

@@ -10,11 +10,10 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from runtime.bundle import ParityRow
+from runtime.bundle import ParityRow, PassRow
 
 from .attention import attention_table
 from .drift import Drift
-from .passes import PassReport
 from .prune_members import FusionReport
 
 
@@ -57,7 +56,40 @@ class GraphReport:
     initializer_bytes: int
     trunk_bytes: int
     branch_bytes: int
-    passes: tuple[PassReport, ...]
+    passes: tuple[PassRow, ...]
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """The tasks at one drop.
+
+    Attributes:
+        model: the graph's file name.
+        tasks: in the order of the graph's outputs.
+        drop: no task has an adapter in the layers 0 to drop - 1.
+        shared: what is computed once for all tasks, in words.
+        adapter_parameters: of all tasks in the layers that are left, each adapter of each layer for itself.
+        stored_adapter_parameters: the same with equal weights counted once, as the file holds them.
+        graph: sizes, also pass by pass.
+        fusions: attention per member and layer, and the members kept, where a calibration file was given.
+        drift: what dropping and pruning change in each task's answers to the calibration texts.
+        parity: one row per task and shape, all within tolerance.
+    """
+
+    model: str
+    tasks: tuple[TaskReport, ...]
+    drop: int
+    shared: str
+    adapter_parameters: int
+    stored_adapter_parameters: int
+    graph: GraphReport
+    fusions: tuple[FusionReport, ...]
+    drift: tuple[Drift, ...]
+    parity: tuple[ParityRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        return {**asdict(replace(self, fusions=())), "fusions": [report.to_dict() for report in self.fusions]}
 
 
 @dataclass(frozen=True)
@@ -67,38 +99,34 @@ class Report:
     Attributes:
         output: the folder that was written.
         source: what was exported.
-        tasks: in the order of the graph's outputs.
-        drop: no task has an adapter in the layers 0 to drop - 1 ...
-        layers: ... of this many.
-        shared: what is computed once for all tasks, in words.
-        adapter_parameters: of all tasks in the layers that are left, each adapter of each layer for itself.
-        stored_adapter_parameters: the same with equal weights counted once, as the file holds them.
-        graph: sizes, also pass by pass.
-        fusions: attention per member and layer, and the members kept, where a calibration file was given.
-        drift: what dropping and pruning change in each task's answers to the calibration texts.
-        parity: one row per task and shape, all within tolerance.
+        layers: of the trunk.
+        variants: one per drop, in the order asked for; tasks, graph and parity of the first are also the report's own.
         seconds: time per stage, in order.
     """
 
     output: Path
     source: str
-    tasks: tuple[TaskReport, ...]
-    drop: int
     layers: int
-    shared: str
-    adapter_parameters: int
-    stored_adapter_parameters: int
-    graph: GraphReport
-    fusions: tuple[FusionReport, ...]
-    drift: tuple[Drift, ...]
-    parity: tuple[ParityRow, ...]
+    variants: tuple[VariantReport, ...]
     seconds: Mapping[str, float]
 
+    @property
+    def tasks(self) -> tuple[TaskReport, ...]:
+        return self.variants[0].tasks
+
+    @property
+    def graph(self) -> GraphReport:
+        return self.variants[0].graph
+
+    @property
+    def parity(self) -> tuple[ParityRow, ...]:
+        return self.variants[0].parity
+
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON types."""
-        plain = replace(self, fusions=())
-        fusions = [report.to_dict() for report in self.fusions]
-        return {**asdict(plain), "output": str(self.output), "seconds": dict(self.seconds), "fusions": fusions}
+        """The report as JSON types: the first variant's fields, and all variants."""
+        variants = [variant.to_dict() for variant in self.variants]
+        own = {"output": str(self.output), "source": self.source, "layers": self.layers, "seconds": dict(self.seconds)}
+        return {**own, **variants[0], "variants": variants}
 
 
 _PASS_COLUMNS: dict[str, Literal["left", "right"]] = {
@@ -119,7 +147,7 @@ def _shape(row: ParityRow) -> str:
     return f"{row.batch}x{row.sequence}" if row.sequence else str(row.batch)
 
 
-def _print_sharing(report: Report, console: Console) -> None:
+def _print_sharing(report: VariantReport, console: Console) -> None:
     total, stored = report.adapter_parameters, report.stored_adapter_parameters
     if stored < total:
         saved = 100 * (1 - stored / total)
@@ -139,7 +167,20 @@ def _drift_table(drifts: Sequence[Drift]) -> Table:
 
 def print_report(report: Report, console: Console) -> None:
     """What a person wants to know, without a table wider than a terminal."""
-    tasks = Table(title=f"{report.source}: {len(report.tasks)} tasks, drop {report.drop} of {report.layers} layers")
+    for variant in report.variants:
+        _print_variant(
+            variant, f"{report.source}: {len(variant.tasks)} tasks, drop {variant.drop} of {report.layers} layers", console
+        )
+    shapes = ", ".join(dict.fromkeys(_shape(row) for row in report.parity))
+    console.print(f"verified against single-task PyTorch at {shapes} (batch x length)", soft_wrap=True)
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
+    console.print(f"time: {stages}; {sum(report.seconds.values()):.1f} s in all", soft_wrap=True)
+    console.print(f"wrote {report.output}", soft_wrap=True)
+    console.print(f'try it: python -m runtime {report.output} --text "…"', soft_wrap=True)
+
+
+def _print_variant(report: VariantReport, title: str, console: Console) -> None:
+    tasks = Table(title=title)
     for column in ("task", "head", "labels", "in graph", "max diff", "argmax"):
         tasks.add_column(column, no_wrap=column != "task")
     for task in report.tasks:
@@ -165,17 +206,15 @@ def print_report(report: Report, console: Console) -> None:
         f"({_size(graph.trunk_bytes)} trunk, {_size(graph.branch_bytes)} adapters and heads)",
         soft_wrap=True,
     )
+    console.print(_pass_table(graph.passes))
+
+
+def _pass_table(steps: Sequence[PassRow]) -> Table:
     passes = Table(title="passes that changed the graph")
     for column, justify in _PASS_COLUMNS.items():
         passes.add_column(column, justify=justify)
-    for step in graph.passes:
+    for step in steps:
         nodes, weights = (step.nodes_before, step.nodes_after), (step.bytes_before, step.bytes_after)
         if nodes[0] != nodes[1] or weights[0] != weights[1]:
             passes.add_row(step.name, step.graph, *map(str, nodes), *map(_size, weights))
-    console.print(passes)
-    shapes = ", ".join(dict.fromkeys(_shape(row) for row in report.parity))
-    console.print(f"verified against single-task PyTorch at {shapes} (batch x length)", soft_wrap=True)
-    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
-    console.print(f"time: {stages}; {sum(report.seconds.values()):.1f} s in all", soft_wrap=True)
-    console.print(f"wrote {report.output}", soft_wrap=True)
-    console.print(f'try it: python -m runtime {report.output} --text "…"', soft_wrap=True)
+    return passes

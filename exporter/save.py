@@ -11,12 +11,13 @@ from typing import Any
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from runtime.bundle import MODEL, OUTPUTS, WEIGHTS, Manifest, ParityRow, TaskEntry, digest
+from runtime.bundle import MODEL, OUTPUTS, Manifest, ParityRow, PassRow, TaskEntry, TaskLayers, VariantEntry, digest
 
 from .fusion import members_of
 from .plan import Plan, Task
 from .prune import Branch
 from .setups import describe, fuses_of
+from .weights_file import WeightsFile
 
 _PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -49,8 +50,15 @@ def finish(graph: ir.Model, plan: Plan) -> None:
     common.NameFixPass()(graph)
 
 
-def save_graph(graph: ir.Model, folder: Path) -> None:
-    ir.save(graph, folder / MODEL, external_data=WEIGHTS)
+def save_graph(graph: ir.Model, weights: WeightsFile, path: Path) -> None:
+    """The graph at `path`, its weights in the file beside it."""
+    weights.place(graph)
+    ir.save(graph, path)
+
+
+def variant_files(plans: Sequence[Plan]) -> list[str]:
+    """What the graphs of a bundle's variants are called, the first one plainly."""
+    return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
 
 
 def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path) -> None:
@@ -73,42 +81,38 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
         processor.save_pretrained(folder)
 
 
-def save_manifest(
-    branches: tuple[Branch, ...], plan: Plan, tokenizer: bool, parity: tuple[ParityRow, ...], folder: Path
-) -> None:
+def variant_entry(
+    branches: Sequence[Branch], plan: Plan, model: str, parity: Sequence[ParityRow], passes: Sequence[PassRow]
+) -> VariantEntry:
+    """What the manifest says of one variant, whose graph is the file `model`."""
+    layers = {
+        task.name: TaskLayers(task.drop, branch.layers_without_adapter(task), _members(branch, task, plan))
+        for branch in branches
+        for task in branch.tasks
+    }
+    return VariantEntry(plan.drop, model, "", layers, tuple(parity), tuple(passes))
+
+
+def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path) -> None:
     """adapterdrop.json: written last, because it names every other file with its hash."""
+    outputs = graph_outputs(plan)
     manifest = Manifest(
         inputs=plan.inputs,
         max_lengths=plan.max_lengths,
         layers=plan.layers,
-        tasks=_entries(branches, plan),
-        drop=plan.drop,
+        tasks=tuple(
+            TaskEntry(task.name, task.head.kind, task.head.labels, outputs[task.name], describe(task.setup))
+            for task in plan.tasks
+        ),
+        variants=tuple(variants),
+        precision=plan.precision,
+        target=plan.target,
         opset=plan.opset,
         tokenizer=tokenizer,
         versions={name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)},
         files={path.name: digest(path) for path in sorted(folder.iterdir())},
-        parity=parity,
     )
     manifest.write(folder)
-
-
-def _entries(branches: tuple[Branch, ...], plan: Plan) -> tuple[TaskEntry, ...]:
-    names = graph_outputs(plan)
-    entries = {
-        task.name: TaskEntry(
-            name=task.name,
-            head=task.head.kind,
-            labels=task.head.labels,
-            outputs=names[task.name],
-            setup=describe(task.setup),
-            drop=task.drop,
-            dropped=branch.layers_without_adapter(task),
-            members=_members(branch, task, plan),
-        )
-        for branch in branches
-        for task in branch.tasks
-    }
-    return tuple(entries[task.name] for task in plan.tasks)
 
 
 def _members(branch: Branch, task: Task, plan: Plan) -> tuple[tuple[str, ...], ...]:

@@ -92,13 +92,13 @@ def _as_json(predictor: Predictor, texts: Sequence[Text], predictions: dict[str,
         for index, text in enumerate(texts)
     ]
     try:
-        return json.dumps({"provider": predictor.provider, "drop": predictor.manifest.drop, "texts": rows}, allow_nan=False)
+        return json.dumps({"provider": predictor.provider, "drop": predictor.drops[0], "texts": rows}, allow_nan=False)
     except ValueError as error:
         raise AdapterDropError("the model answered with NaN or an infinity, which JSON cannot hold") from error
 
 
 def _as_text(predictor: Predictor, texts: Sequence[Text], predictions: dict[str, list[Prediction]]) -> str:
-    lines = [f"provider {predictor.provider}, drop {predictor.manifest.drop}"]
+    lines = [f"provider {predictor.provider}, drop {predictor.drops[0]}"]
     width = max(map(len, predictions))
     for index, text in enumerate(texts):
         lines += ["", text if isinstance(text, str) else " | ".join(text)]

@@ -14,7 +14,21 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
 from runtime._schema import decode, encode
-from runtime.entries import BATCH, HEADS, INPUTS, OUTPUTS, HeadType, InputEntry, InputType, ParityRow, TaskEntry, repeated
+from runtime.entries import (
+    BATCH,
+    HEADS,
+    INPUTS,
+    OUTPUTS,
+    HeadType,
+    InputEntry,
+    InputType,
+    ParityRow,
+    PassRow,
+    TaskEntry,
+    TaskLayers,
+    VariantEntry,
+    repeated,
+)
 from runtime.errors import BundleError
 
 __all__ = [
@@ -31,13 +45,16 @@ __all__ = [
     "InputType",
     "Manifest",
     "ParityRow",
+    "PassRow",
     "TaskEntry",
+    "TaskLayers",
+    "VariantEntry",
     "check_files",
     "digest",
     "read_manifest",
 ]
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
@@ -50,26 +67,33 @@ _EXPORT_AGAIN: Final = "export it again with `python -m exporter --output DIR`"
 class Manifest:
     """What a bundle says about itself; the JSON keys are these fields, in this order.
 
-    `model`: file name of the graph; `inputs`: its inputs; `max_lengths`: named axis other than batch -> longest allowed
-    length, an axis without a limit is absent; `layers`: layers of the trunk; `drop`: the lowest `drop` of all tasks, so that
-    in the layers 0..drop-1 no task has an adapter; `tokenizer`: whether tokenizer.json is there; `versions`: package ->
-    version at export; `files`: name -> sha256 in hex of every file but the manifest.
+    `inputs`: the graphs' inputs; `max_lengths`: named axis other than batch -> longest allowed length, an axis without a limit
+    is absent; `layers`: layers of the trunk; `variants`: one per drop, the bundle's own first; `tokenizer`: whether
+    tokenizer.json is there; `versions`: package -> version at export; `files`: name -> sha256 in hex of every file but the
+    manifest.
     """
 
     format_version: int = FORMAT_VERSION
-    model: str = MODEL
     inputs: tuple[InputEntry, ...]
     max_lengths: Mapping[str, int]
     layers: int
     tasks: tuple[TaskEntry, ...]
-    drop: int
+    variants: tuple[VariantEntry, ...]
     precision: str = "fp32"
     target: str = "portable"
     opset: int
     tokenizer: bool
     versions: Mapping[str, str]
     files: Mapping[str, str]
-    parity: tuple[ParityRow, ...]
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """The drop of every variant, the bundle's own first."""
+        return tuple(variant.drop for variant in self.variants)
+
+    def variant(self, drop: int | None = None) -> VariantEntry:
+        """The variant of that drop; the bundle's own where it is None. Raises KeyError for a drop that was not exported."""
+        return self.variants[0] if drop is None else {variant.drop: variant for variant in self.variants}[drop]
 
     def to_json(self) -> str:
         """Deterministic, indented JSON with a trailing newline. Raises ValueError on a NaN or an infinity."""
@@ -151,19 +175,27 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     yield from _file_faults(manifest)
     if not manifest.tasks:
         yield "tasks: expected at least one, found none"
-    elif manifest.drop != (lowest := min(task.drop for task in manifest.tasks)):
-        yield f"drop: expected {lowest}, the lowest of all tasks, found {manifest.drop}"
     same = list(repeated("tasks: name", (task.name for task in manifest.tasks)))
     yield from same or repeated("tasks: name in the answers", (name for task in manifest.tasks for name in task.answers))
     yield from repeated("tasks: outputs", (output for task in manifest.tasks for output in task.outputs))
     for index, task in enumerate(manifest.tasks):
-        yield from task.faults(f"tasks[{index}]", manifest.layers)
+        yield from task.faults(f"tasks[{index}]")
+    yield from _variant_faults(manifest)
+
+
+def _variant_faults(manifest: Manifest) -> Iterator[str]:
+    if not manifest.variants:
+        yield "variants: expected at least one, found none"
     names = {task.name for task in manifest.tasks}
-    for index, row in enumerate(manifest.parity):
-        if row.task not in names:
-            yield f"parity[{index}].task: expected a task of this bundle, found {row.task!r}"
-        if not 0 <= row.argmax_agreement <= 1:
-            yield f"parity[{index}].argmax_agreement: expected 0..1, found {row.argmax_agreement}"
+    yield from repeated("variants: drop", (str(variant.drop) for variant in manifest.variants))
+    graphs = [graph for variant in manifest.variants for graph in (variant.model, variant.routed) if graph]
+    yield from repeated("variants: file", graphs)
+    for index, variant in enumerate(manifest.variants):
+        yield from variant.faults(f"variants[{index}]", manifest.layers, names)
+        for field in ("model", "routed"):
+            graph = getattr(variant, field)
+            if graph not in manifest.files and (graph or field == "model"):
+                yield f"variants[{index}].{field}: expected one of the listed files, found {graph!r}"
 
 
 def _input_faults(manifest: Manifest) -> Iterator[str]:
@@ -191,7 +223,5 @@ def _file_faults(manifest: Manifest) -> Iterator[str]:
             yield f"files: expected plain names of other files in the folder, found {name!r}"
         if not re.fullmatch("[0-9a-f]{64}", value):
             yield f"files[{name!r}]: expected a sha256 in lower-case hex, found {value!r}"
-    if manifest.model not in manifest.files:
-        yield f"model: expected one of the listed files, found {manifest.model!r}"
     if manifest.tokenizer and TOKENIZER not in manifest.files:
         yield f"tokenizer: is true, but files does not list {TOKENIZER}"

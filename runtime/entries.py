@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -78,10 +78,8 @@ class InputEntry:
 class TaskEntry:
     """One task of the bundle.
 
-    `labels`: in the order of the logits, empty where the head has none; `outputs`: names of the graph's outputs, in the order
-    of `OUTPUTS[head]`; `setup`: the composition in words, say "Stack(en, qnli)", empty for a head on the bare trunk; `drop`:
-    the number of lowest layers whose adapters were dropped; `dropped`: indices (0 = lowest) of all layers in which this task
-    has no adapter, ascending; `members`: the fusion members that were kept, per layer, empty where the task is no fusion.
+    `labels`: in the order of the logits, empty where the head has none; `outputs`: names of the graphs' outputs, in the order
+    of `OUTPUTS[head]`; `setup`: the composition in words, say "Stack(en, qnli)", empty for a head on the bare trunk.
     """
 
     name: str
@@ -89,9 +87,6 @@ class TaskEntry:
     labels: tuple[str, ...]
     outputs: tuple[str, ...]
     setup: str
-    drop: int
-    dropped: tuple[int, ...]
-    members: tuple[tuple[str, ...], ...] = ()
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -99,8 +94,7 @@ class TaskEntry:
         names = OUTPUTS[self.head]
         return (self.name,) if len(names) == 1 else tuple(f"{self.name}.{name}" for name in names)
 
-    def faults(self, where: str, layers: int) -> Iterator[str]:
-        """`layers`: number of layers of the trunk."""
+    def faults(self, where: str) -> Iterator[str]:
         if not self.name:
             yield f"{where}.name: expected a name, found an empty string"
         names = OUTPUTS[self.head]
@@ -110,6 +104,22 @@ class TaskEntry:
             expected = "some" if self.head in _LABELLED else "none"
             yield f"{where}.labels: expected {expected} for {self.head}, found {list(self.labels)}"
         yield from repeated(f"{where}.labels", self.labels)
+
+
+@dataclass(frozen=True)
+class TaskLayers:
+    """What a variant leaves of one task.
+
+    `drop`: the number of lowest layers whose adapters were dropped; `dropped`: indices (0 = lowest) of all layers in which the
+    task has no adapter, ascending; `members`: the fusion members that were kept, per layer, empty where the task is no fusion.
+    """
+
+    drop: int
+    dropped: tuple[int, ...]
+    members: tuple[tuple[str, ...], ...] = ()
+
+    def faults(self, where: str, layers: int) -> Iterator[str]:
+        """`layers`: number of layers of the trunk."""
         if not 0 <= self.drop <= layers:
             yield f"{where}.drop: expected 0..{layers} (layers), found {self.drop}"
         elif list(self.dropped) != sorted({index for index in self.dropped if 0 <= index < layers}):
@@ -137,6 +147,52 @@ class ParityRow:
     max_rel_diff: float
     argmax_agreement: float
     tolerance: float
+
+
+@dataclass(frozen=True)
+class PassRow:
+    """What one pass of the graph compiler did: node counts and initializer bytes before and after.
+
+    `graph` is what it ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all").
+    """
+
+    name: str
+    graph: str
+    nodes_before: int
+    nodes_after: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class VariantEntry:
+    """The tasks at one drop. All variants of a bundle share one weights file.
+
+    `drop`: the lowest drop of all tasks, so that in the layers 0..drop-1 no task has an adapter; `model`: file name of the
+    graph of all tasks; `routed`: file name of the graph whose rows choose their task, empty where there is none; `tasks`: task
+    -> what is left of it; `parity`: how far the graph is from PyTorch; `passes`: what the compiler did, in order.
+    """
+
+    drop: int
+    model: str
+    routed: str
+    tasks: Mapping[str, TaskLayers]
+    parity: tuple[ParityRow, ...]
+    passes: tuple[PassRow, ...]
+
+    def faults(self, where: str, layers: int, names: Collection[str]) -> Iterator[str]:
+        """`layers`: number of layers of the trunk; `names`: the bundle's tasks."""
+        if sorted(self.tasks) != sorted(names):
+            yield f"{where}.tasks: expected {', '.join(sorted(names))}, found {', '.join(sorted(self.tasks)) or 'none'}"
+        elif self.tasks and self.drop != (lowest := min(task.drop for task in self.tasks.values())):
+            yield f"{where}.drop: expected {lowest}, the lowest of all tasks, found {self.drop}"
+        for name, task in self.tasks.items():
+            yield from task.faults(f"{where}.tasks[{name!r}]", layers)
+        for index, row in enumerate(self.parity):
+            if row.task not in names:
+                yield f"{where}.parity[{index}].task: expected a task of this bundle, found {row.task!r}"
+            if not 0 <= row.argmax_agreement <= 1:
+                yield f"{where}.parity[{index}].argmax_agreement: expected 0..1, found {row.argmax_agreement}"
 
 
 def repeated(what: str, names: Iterable[str]) -> Iterator[str]:

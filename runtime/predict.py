@@ -31,7 +31,7 @@ def load(
 
     Args:
         provider: "cpu", "cuda", "tensorrt" or "openvino"; "auto" takes the best that works here.
-        drop: number of lowest layers without adapters; None takes the bundle's own.
+        drop: load the variant of that drop alone; None loads all of them, so that `run` and `predict` can choose.
         threads: threads within one operation; None leaves it to ONNX Runtime.
         verify: compare every file's sha256 with the manifest. Missing files are refused in any case.
 
@@ -41,10 +41,11 @@ def load(
         InputError: `drop` was not exported, or `threads` is not a positive integer.
     """
     manifest = read_manifest(folder)
-    _check_drop(drop, (manifest.drop,))
+    _check_drop(drop, manifest.drops, "exported")
     check_files(folder, manifest, contents=verify)
-    session = open_session(Path(folder), manifest, provider, threads)
-    return Predictor(manifest, session, TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None)
+    drops = manifest.drops if drop is None else (drop,)
+    sessions = {each: open_session(Path(folder), manifest, provider, threads, each) for each in drops}
+    return Predictor(manifest, sessions, TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Predictor:
     """A loaded bundle; made by `load`. Nothing in it changes afterwards: many threads may share one."""
 
     manifest: Manifest
-    _session: Any
+    _sessions: Mapping[int, Any]
     _encoder: TextEncoder | None
 
     @property
@@ -62,13 +63,13 @@ class Predictor:
 
     @property
     def drops(self) -> tuple[int, ...]:
-        """The numbers of lowest layers without adapters that were exported."""
-        return (self.manifest.drop,)
+        """The numbers of lowest layers without adapters that are loaded; the first is the default."""
+        return tuple(self._sessions)
 
     @property
     def provider(self) -> str:
         """What really runs, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
-        return short_name(self._session.get_providers()[0])
+        return short_name(self._sessions[self.drops[0]].get_providers()[0])
 
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
@@ -81,19 +82,22 @@ class Predictor:
         (of the decoder's sequence for seq2seq_lm); [batch, sequence] twice for question answering; [rows, 1] for multiple
         choice, where a row is one choice of one question.
 
+        `drop`: which variant answers, one of `drops`; None takes the first.
+
         `feeds`: the inputs of `manifest.inputs`, each of its dtype, shape and limit. `attention_mask` (1 = token,
         0 = padding) must be given; `token_type_ids` may be left out and is then all zeros, as in transformers.
 
         Raises:
-            InputError: names every mismatch of the feeds; an unknown task; a drop that was not exported.
+            InputError: names every mismatch of the feeds; an unknown task; a drop that was not loaded.
         """
         entries = self._entries(tasks)
-        _check_drop(drop, self.drops)
+        _check_drop(drop, self.drops, "loaded")
         checked = check_feeds(feeds, self.manifest)
         # RunOptions.only_execute_path_to_fetches is not set: inference builds of ONNX Runtime ignore it (1.31 does), so the
         # other tasks' heads run too; only their copies are saved.
+        session = self._sessions[self.drops[0] if drop is None else drop]
         try:
-            logits = self._session.run([output for entry in entries for output in entry.outputs], checked)
+            logits = session.run([output for entry in entries for output in entry.outputs], checked)
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in checked.items())
             raise AdapterDropError(f"ONNX Runtime ({self.provider}) failed on {shapes}: {error}") from error
@@ -120,7 +124,7 @@ class Predictor:
                 dependency_parsing): call `run` for it, or name the others in `tasks`.
         """
         entries = self._entries(tasks)
-        _check_drop(drop, self.drops)
+        _check_drop(drop, self.drops, "loaded")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"batch_size: expected a positive integer, found {batch_size!r}")
         encoder = self._checked_encoder(entries)
@@ -183,9 +187,9 @@ def _check_pairs(entries: Sequence[TaskEntry], texts: Sequence[Text]) -> None:
         raise InputError(f"task {tasks[0]}: expected pairs (question, context), found a single text: {found}")
 
 
-def _check_drop(drop: int | None, drops: tuple[int, ...]) -> None:
+def _check_drop(drop: int | None, drops: tuple[int, ...], what: str) -> None:
     if drop is not None and (isinstance(drop, bool) or drop not in drops):
         raise InputError(
-            f"drop: this bundle was exported with {', '.join(map(str, drops))}, found {drop!r}; take that, or export again "
+            f"drop: this bundle was {what} with {', '.join(map(str, drops))}, found {drop!r}; take that, or export again "
             f"with `python -m exporter --drop {drop}`"
         )

@@ -29,10 +29,13 @@ _RANKS: Final[Mapping[HeadType, int]] = {
 }
 
 
-def open_session(folder: Path, manifest: Manifest, provider: str = "auto", threads: int | None = None) -> Any:
-    """An `onnxruntime.InferenceSession` of the bundle's graph whose inputs and outputs are those of the manifest.
+def open_session(
+    folder: Path, manifest: Manifest, provider: str = "auto", threads: int | None = None, drop: int | None = None
+) -> Any:
+    """An `onnxruntime.InferenceSession` of a variant's graph whose inputs and outputs are those of the manifest.
 
-    `threads`: threads within one operation, None = ONNX Runtime's choice (one per physical core).
+    `drop`: which variant, None = the bundle's own. `threads`: threads within one operation, None = ONNX Runtime's choice (one
+    per physical core).
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph, or the graph and the manifest disagree.
@@ -42,15 +45,16 @@ def open_session(folder: Path, manifest: Manifest, provider: str = "auto", threa
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads: expected a positive integer or None, found {threads!r}")
     *optional, last = resolve(provider)
+    path = folder / manifest.variant(drop).model
     for candidate in optional:  # only "auto" has several, and what cannot run here is no error then
         try:
-            session = _create(folder / manifest.model, candidate, threads)
+            session = _create(path, candidate, threads)
             break
         except ProviderError:
             continue
     else:
-        session = _create(folder / manifest.model, last, threads)
-    _check_graph(session, folder / manifest.model, manifest)
+        session = _create(path, last, threads)
+    _check_graph(session, path, manifest)
     return session
 
 

@@ -21,6 +21,8 @@ from runtime.bundle import (
     Manifest,
     ParityRow,
     TaskEntry,
+    TaskLayers,
+    VariantEntry,
     digest,
     read_manifest,
 )
@@ -29,8 +31,15 @@ LAYERS = 6
 VOCABULARY = 30522
 
 
-def task(name: str, head: HeadType, labels: tuple[str, ...] = (), outputs: tuple[str, ...] = (), drop: int = 5) -> TaskEntry:
-    return TaskEntry(name, head, labels, outputs or (name,), name, drop, tuple(range(drop)))
+def task(name: str, head: HeadType, labels: tuple[str, ...] = (), outputs: tuple[str, ...] = ()) -> TaskEntry:
+    return TaskEntry(name, head, labels, outputs or (name,), name)
+
+
+def variant(tasks: tuple[TaskEntry, ...], drop: int = 5, model: str = MODEL) -> VariantEntry:
+    """All tasks at one drop, but for the stars, which have no adapter at all."""
+    drops = {task.name: LAYERS if task.name == "stars" else drop for task in tasks}
+    layers = {name: TaskLayers(each, tuple(range(each))) for name, each in drops.items()}
+    return VariantEntry(drop, model, "", layers, (ParityRow(tasks[0].name, 1, 7, 1e-7, 1e-6, 1.0, 1e-4),), ())
 
 
 def entry(name: str, *shape: str, limit: int, dtype: InputType = "int64") -> InputEntry:
@@ -40,7 +49,7 @@ def entry(name: str, *shape: str, limit: int, dtype: InputType = "int64") -> Inp
 TASKS = (
     task("topic", "classification", ("sport", "news", "arts")),
     task("flags", "multilabel", ("rude", "spam")),
-    task("stars", "regression", drop=6),
+    task("stars", "regression"),
     task("names", "tagging", ("O", "PER", "LOC")),
 )
 TEXT_INPUTS = (
@@ -224,12 +233,11 @@ def _write(
         max_lengths=max_lengths,
         layers=LAYERS,
         tasks=tasks,
-        drop=5,
+        variants=(variant(tasks),),
         opset=18,
         tokenizer=tokenizer,
         versions={"onnx": "1", "adapters": "1"},
         files={path.name: digest(path) for path in folder.iterdir()},
-        parity=(ParityRow(tasks[0].name, 1, 7, 1e-7, 1e-6, 1.0, 1e-4),),
     )
     manifest.write(folder)
     return folder

@@ -97,16 +97,16 @@ def test_the_report_says_what_happened(exported: tuple[Path, Report]) -> None:
     assert report.graph.trunk_nodes > 0
     assert report.graph.passes[0].nodes_before > report.graph.nodes / 2
     assert set(report.seconds) == {"load", "prune", "trace", "compile", "save", "verify"}
-    assert "layer 0" in report.shared
+    assert "layer 0" in report.variants[0].shared
     assert json.loads(json.dumps(report.to_dict()))["drop"] == DROP
 
 
 def test_the_manifest_describes_the_folder(exported: tuple[Path, Report]) -> None:
     manifest = read_manifest(exported[0])
-    assert manifest.drop == DROP
+    assert manifest.drops == (DROP,)
     assert manifest.layers == LAYERS
     assert manifest.max_lengths == {"sequence": MAX_LENGTH}
-    assert {task.name: task.dropped for task in manifest.tasks}["topic"] == (0,)
+    assert manifest.variant().tasks["topic"].dropped == (0,)
     assert set(manifest.files) == {path.name for path in exported[0].iterdir()} - {"adapterdrop.json"}
 
 
@@ -178,7 +178,7 @@ def test_a_failed_export_keeps_the_folder_that_it_was_to_replace(tmp_path: Path)
         export(model, output=tmp_path / "onnx", atol=1e-15, overwrite=True)
     assert (tmp_path / "onnx" / "adapterdrop.json").read_bytes() == before
     export(model, output=tmp_path / "onnx", drop=1, overwrite=True)
-    assert read_manifest(tmp_path / "onnx").drop == 1
+    assert read_manifest(tmp_path / "onnx").drops == (1,)
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 

@@ -47,7 +47,7 @@ def test_a_drop_per_task_and_compositions_in_one_graph(tmp_path: Path) -> None:
     drops = {"a": 3, "b": 1, "fused": 2}
     report = export(model, tasks=tasks, drop=drops, output=tmp_path / "onnx")
     assert {task.name: task.drop for task in report.tasks} == {**drops, "c": 0}
-    assert report.drop == 0
+    assert report.variants[0].drop == 0
     feeds = inputs((4, 9))
     answers = run_graph(tmp_path / "onnx", feeds)
     for name, setup in tasks.items():
@@ -65,10 +65,10 @@ def test_adapters_tied_across_layers_are_stored_once(tmp_path: Path) -> None:
             else:
                 layer[name].load_state_dict(layers[0][name].state_dict())
     report = export(model, drop=1, output=tmp_path / "onnx")
-    assert report.adapter_parameters == (LAYERS - 1) * report.stored_adapter_parameters
+    assert report.variants[0].adapter_parameters == (LAYERS - 1) * report.variants[0].stored_adapter_parameters
     heads = sum(parameter.numel() for parameter in model.heads.parameters())
     # A few shapes and ones on top; a second copy of an adapter would be 4 kB.
-    assert 0 <= report.graph.branch_bytes - 4 * (report.stored_adapter_parameters + heads) < 1024
+    assert 0 <= report.graph.branch_bytes - 4 * (report.variants[0].stored_adapter_parameters + heads) < 1024
     feeds = inputs((4, 9))
     for task, answer in run_graph(tmp_path / "onnx", feeds).items():
         assert_parity(answer, reference(model, task, feeds, 1))

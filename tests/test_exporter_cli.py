@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
-import exporter.groups
 from exporter.cli import main
+from exporter.weights_file import WeightsFile
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,8 +59,9 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--tasks", ","], "no task was named"),
         (["--opset", "9"], "opset must be from 18 to 23, found 9"),
         (["--atol", "0"], "atol must be a finite number above 0"),
-        (["--precision", "fp16"], "precision must be 'fp32'"),
-        (["--target", "cuda"], "target must be 'portable'"),
+        (["--precision", "fp4"], "precision must be one of fp32"),
+        (["--target", "toaster"], "target must be one of portable"),
+        (["--drop", "1,1"], "drop names 1 twice: each variant has a drop of its own"),
         (["--frobnicate"], "unrecognized arguments"),
     ],
 )
@@ -181,11 +182,11 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
 def test_a_disk_that_fills_up_while_writing_leaves_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(graph: Any, folder: Path) -> None:
-        (folder / "model.onnx.data").write_bytes(b"half")
+    def full(self: WeightsFile, model: Any) -> None:
+        self._file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporter.groups, "save_graph", full)
+    monkeypatch.setattr(WeightsFile, "place", full)
     assert "No space left on device" in _refused(capsys, tmp_path, "--model", str(saved), "--tasks", "a")
 
 

@@ -47,14 +47,14 @@ def test_manifest_survives_the_round_trip_byte_for_byte(bundle: Path) -> None:
     before = (bundle / MANIFEST).read_bytes()
     manifest = read_manifest(bundle)
     assert manifest.tasks == TASKS
-    assert manifest.drop == 5
+    assert manifest.drops == (5,)
     assert manifest.files[MODEL] == digest(bundle / MODEL)
     manifest.write(bundle)
     assert (bundle / MANIFEST).read_bytes() == before
     assert before.endswith(b"}\n")
     keys = list(json.loads(before))
-    assert keys[:3] == ["format_version", "model", "inputs"]
-    assert keys[-2:] == ["files", "parity"]
+    assert keys[:3] == ["format_version", "inputs", "max_lengths"]
+    assert keys[-2:] == ["versions", "files"]
     assert list(json.loads(before)["versions"]) == ["adapters", "onnx"]
 
 
@@ -65,7 +65,8 @@ def test_write_refuses_what_read_would_refuse(bundle: Path) -> None:
     assert (bundle / MANIFEST).read_bytes() == before
 
 
-FIELDS = "model inputs max_lengths layers tasks drop precision target opset tokenizer versions files parity"
+_LAYERS = ("variants", 0, "tasks")
+FIELDS = "inputs max_lengths layers tasks variants precision target opset tokenizer versions files"
 
 
 @pytest.mark.parametrize("field", ["format_version", *FIELDS.split()])
@@ -81,10 +82,12 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format_version"], 7, "exported by a newer version .format 7, this one reads 2.; upgrade"),
-        (["format_version"], 1, "format_version: exported by another version .format 1, this one reads 2.; export it again"),
+        (["format_version"], 7, "exported by a newer version .format 7, this one reads 3.; upgrade"),
+        (["format_version"], 1, "format_version: exported by another version .format 1, this one reads 3.; export it again"),
         (["layers"], True, "layers: expected an integer, found True"),
-        (["drop"], 6, "drop: expected 5, the lowest of all tasks, found 6"),
+        (["variants"], [], "variants: expected at least one, found none"),
+        (["variants", 0, "drop"], 6, r"variants\[0\].drop: expected 5, the lowest of all tasks, found 6"),
+        (["variants", 0, "tasks"], {}, r"variants\[0\].tasks: expected flags, names, stars, topic, found none"),
         (["inputs"], [], "inputs: expected input_ids or pixel_values among them, found none"),
         (["inputs", 0], "input_ids", r"inputs\[0\]: expected an object, found 'input_ids'"),
         (["inputs", 1, "name"], "input_ids", "inputs: expected different names, found 'input_ids' 2 times"),
@@ -109,7 +112,9 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
         (["max_lengths", "sequence"], "16", r"max_lengths\['sequence'\]: expected an integer, found '16'"),
         (["max_lengths", "sequence"], True, r"max_lengths\['sequence'\]: expected an integer, found True"),
         (["max_lengths", "batch"], 3, r"max_lengths: expected axes of the inputs \(sequence\), found 'batch'"),
-        (["model"], "other.onnx", "model: expected one of the listed files"),
+        (["variants", 0, "model"], "other.onnx", r"variants\[0\].model: expected one of the listed files"),
+        (["variants", 0, "routed"], "other.onnx", r"variants\[0\].routed: expected one of the listed files"),
+        (["variants", 0, "routed"], MODEL, "variants: file: expected different names, found 'model.onnx' 2 times"),
         (["tokenizer"], True, "does not list tokenizer.json"),
         (["tasks"], [], "tasks: expected at least one"),
         (["tasks", 0, "head"], "sorcery", r"tasks\[0\].head: expected one of classification, .* found 'sorcery'"),
@@ -125,21 +130,45 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
         ),
         (["tasks", 2, "labels"], ["x"], "labels: expected none for regression"),
         (["tasks", 2, "head"], "tagging", "labels: expected some for tagging, found"),
-        (["tasks", 2, "drop"], 7, r"tasks\[2\].drop: expected 0\.\.6 \(layers\), found 7"),
-        (["tasks", 2, "dropped"], [0, 1, 2, 3, 5], r"dropped: expected all of the lowest 6 layers \(drop\), found"),
-        (["tasks", 0, "members"], [["a"]], "members: expected none or one list for each of 6 layers, found 1"),
-        (["tasks", 0, "members"], [[], [], [], [], [], [""]], "members: expected names, found an empty string"),
-        (["tasks", 0, "members"], [[], "ab"], r"tasks\[0\].members\[1\]: expected a list, found 'ab'"),
-        (["tasks", 0, "members"], [[], [3]], r"tasks\[0\].members\[1\]\[0\]: expected a string, found 3"),
+        ([*_LAYERS, "stars", "drop"], 7, r"tasks\['stars'\].drop: expected 0\.\.6 \(layers\), found 7"),
+        (
+            [*_LAYERS, "stars", "dropped"],
+            [0, 1, 2, 3, 5],
+            r"dropped: expected all of the lowest 6 layers \(drop\), found",
+        ),
+        (
+            [*_LAYERS, "topic", "members"],
+            [["a"]],
+            "members: expected none or one list for each of 6 layers, found 1",
+        ),
+        (
+            [*_LAYERS, "topic", "members"],
+            [[], [], [], [], [], [""]],
+            "members: expected names, found an empty string",
+        ),
+        (
+            [*_LAYERS, "topic", "members"],
+            [[], "ab"],
+            r"tasks\['topic'\].members\[1\]: expected a list, found 'ab'",
+        ),
+        (
+            [*_LAYERS, "topic", "members"],
+            [[], [3]],
+            r"tasks\['topic'\].members\[1\]\[0\]: expected a string, found 3",
+        ),
         (["tasks", 0, "labels"], ["x", "x"], "labels: expected different names"),
         (["tasks", 0, "labels"], "xy", r"tasks\[0\].labels: expected a list"),
         (["tasks", 0, "labels", 1], 3, r"tasks\[0\].labels\[1\]: expected a string"),
-        (["tasks", 0, "dropped"], [0, 6], r"dropped: expected ascending layer indices in 0\.\.5"),
+        ([*_LAYERS, "topic", "dropped"], [0, 6], r"dropped: expected ascending layer indices in 0\.\.5"),
         (["tasks", 0, "surprise"], 1, "surprise: unknown field"),
-        (["parity", 0, "max_abs_diff"], "small", r"parity\[0\].max_abs_diff: expected a finite number"),
-        (["parity", 0, "max_abs_diff"], float("nan"), "expected a finite number"),
-        (["parity", 0, "task"], "none", "expected a task of this bundle"),
-        (["parity", 0, "argmax_agreement"], 2, "argmax_agreement: expected 0..1"),
+        (
+            ["variants", 0, "parity", 0, "max_abs_diff"],
+            "small",
+            r"variants\[0\].parity\[0\].max_abs_diff: expected a finite number",
+        ),
+        (["variants", 0, "parity", 0, "max_abs_diff"], float("nan"), "expected a finite number"),
+        (["variants", 0, "parity", 0, "task"], "none", "expected a task of this bundle"),
+        (["variants", 0, "parity", 0, "argmax_agreement"], 2, "argmax_agreement: expected 0..1"),
         (["files", MODEL], "abc", "expected a sha256"),
         *[
             (["files", name], "0" * 64, "expected plain names")
@@ -155,8 +184,8 @@ def test_faulty_fields_are_refused_by_name(bundle: Path, path: list[Any], value:
 
 def test_all_faults_are_named_at_once(bundle: Path) -> None:
     edit(bundle, "opset", value="x")
-    edit(bundle, "drop", value=1.5)
-    with pytest.raises(runtime.BundleError, match=r"drop: .*; opset: "):
+    edit(bundle, "layers", value=1.5)
+    with pytest.raises(runtime.BundleError, match=r"layers: .*; opset: "):
         read_manifest(bundle)
 
 

@@ -130,7 +130,7 @@ def test_tasks_that_are_not_there_are_refused(predictor: runtime.Predictor, task
 
 
 def test_drops_and_threads_are_checked(bundle: Path, predictor: runtime.Predictor) -> None:
-    with pytest.raises(runtime.InputError, match="exported with 5, found 3"):
+    with pytest.raises(runtime.InputError, match="loaded with 5, found 3"):
         predictor.run(feeds(), drop=3)
     with pytest.raises(runtime.InputError, match="exported with 5, found 0"):
         runtime.load(bundle, drop=0)

@@ -6,7 +6,7 @@ from ._fold_scales import FoldScalesPass
 from ._join_groups import JoinGroupsPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
-from ._pipeline import Group, PassReport, branch_size, compile_groups, final_passes, graph_size, template_passes
+from ._pipeline import Group, branch_size, compile_groups, final_passes, graph_size, template_passes
 from ._push_slices import PushSlicesPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
@@ -21,7 +21,6 @@ __all__ = [
     "JoinGroupsPass",
     "MergeTransposesPass",
     "MergeWeightsPass",
-    "PassReport",
     "PushSlicesPass",
     "RemoveNoOpsPass",
     "ReuseSumsPass",

@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from runtime.bundle import PassRow
+
 from ._drop_expands import DropExpandsPass
 from ._fold_constants import FoldConstantsPass
 from ._fold_scales import FoldScalesPass
@@ -23,21 +25,6 @@ from ._static_reshapes import StaticReshapesPass
 from ._vectorize_tasks import VectorizeTasksPass
 
 _BRANCH = re.compile(r"tasks\d+/")
-
-
-@dataclass(frozen=True)
-class PassReport:
-    """What one pass did: node counts and initializer bytes before and after.
-
-    `graph` is what it ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all").
-    """
-
-    name: str
-    graph: str
-    nodes_before: int
-    nodes_after: int
-    bytes_before: int
-    bytes_after: int
 
 
 @dataclass(frozen=True)
@@ -98,9 +85,9 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
     )
 
 
-def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[PassReport]]:
+def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[PassRow]]:
     """One graph with the outputs of all tasks, in the order of the groups."""
-    reports: list[PassReport] = []
+    reports: list[PassRow] = []
     vectorized = []
     for number, group in enumerate(groups):
         passes = template_passes(group.weights.keys())
@@ -111,13 +98,13 @@ def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[
     return _run(vectorized[0], joined, "all", reports), reports
 
 
-def _run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassReport]) -> ir.Model:
+def _run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassRow]) -> ir.Model:
     for step in passes:
         nodes_before, bytes_before = graph_size(model)
         model = step(model).model
         nodes_after, bytes_after = graph_size(model)
         name = type(step).__name__.removesuffix("Pass")
-        reports.append(PassReport(name, graph, nodes_before, nodes_after, bytes_before, bytes_after))
+        reports.append(PassRow(name, graph, nodes_before, nodes_after, bytes_before, bytes_after))
     return model
 
 

@@ -1,0 +1,96 @@
+"""One variant of a bundle: from pruned models to a verified graph on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from runtime.bundle import PassRow, VariantEntry
+
+from .calibration import Calibration
+from .drift import Drift
+from .groups import compile_plan, prove, trace_group
+from .load import Checkpoint
+from .passes import branch_size, graph_size
+from .plan import Plan
+from .progress import Stages
+from .prune import Branch, prune, shared_part
+from .prune_members import FusionReport, drifts, measure_fusions, with_members
+from .report import GraphReport, TaskReport, VariantReport
+from .save import save_graph, variant_entry
+from .setups import describe
+from .sharing import adapter_parameters
+from .weights_file import WeightsFile
+
+
+def export_variant(
+    plan: Plan,
+    branches: tuple[Branch, ...],
+    checkpoint: Checkpoint,
+    texts: Calibration | None,
+    keep_fused: int | None,
+    path: Path,
+    weights: WeightsFile,
+    stages: Stages,
+) -> tuple[VariantEntry, VariantReport]:
+    """Writes the graph of `plan` to `path` and proves it; returns what the manifest and the report say of it.
+
+    Raises:
+        ExportError: the model cannot be traced or compiled.
+        VerificationError: the graph differs from PyTorch.
+    """
+    attention: dict[str, list[FusionReport]] = {}
+    drift: tuple[Drift, ...] = ()
+    if texts is not None:
+        with stages("calibrate", f"on {len(texts.texts)} text(s)" if texts.texts else ""):
+            attention = measure_fusions(branches, texts, keep_fused)
+            plan = with_members(plan, attention)
+            branches = prune(checkpoint.model, plan)
+            drift = drifts(checkpoint.model, plan, branches, texts)
+    with stages("trace", f"{len(branches)} structure(s) of {len(plan.tasks)} task(s), drop {plan.drop}"):
+        groups = [trace_group(branch, plan) for branch in branches]
+    with stages("compile"):
+        graph, passes = compile_plan(groups, plan)
+    size = _graph_report(graph, passes)
+    with stages("save"):
+        save_graph(graph, weights, path)
+    with stages("verify"):
+        parity = prove(plan, branches, path)
+    parameters, stored = adapter_parameters(branches)
+    report = VariantReport(
+        model=path.name,
+        tasks=_task_reports(plan),
+        drop=plan.drop,
+        shared=shared_part(branches, plan),
+        adapter_parameters=parameters,
+        stored_adapter_parameters=stored,
+        graph=size,
+        fusions=tuple(report for reports in attention.values() for report in reports),
+        drift=drift,
+        parity=parity,
+    )
+    return variant_entry(branches, plan, path.name, parity, passes), report
+
+
+def _task_reports(plan: Plan) -> tuple[TaskReport, ...]:
+    number = {task.name: index for index, group in enumerate(plan.groups) for task in group}
+    return tuple(
+        TaskReport(task.name, describe(task.setup), task.head.kind, task.head.labels, task.drop, number[task.name])
+        for task in plan.tasks
+    )
+
+
+def _graph_report(graph: ir.Model, passes: Sequence[PassRow]) -> GraphReport:
+    nodes, size = graph_size(graph)
+    branch_nodes, branch_bytes = branch_size(graph)
+    return GraphReport(
+        nodes=nodes,
+        trunk_nodes=nodes - branch_nodes,
+        branch_nodes=branch_nodes,
+        initializer_bytes=size,
+        trunk_bytes=size - branch_bytes,
+        branch_bytes=branch_bytes,
+        passes=tuple(passes),
+    )
