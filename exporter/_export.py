@@ -12,6 +12,7 @@ from rich.console import Console
 from runtime.bundle import WEIGHTS
 
 from .errors import ExportError
+from .evaluate import open_evaluation
 from .load import check_finite, load
 from .plan import make_plans
 from .progress import Stages
@@ -37,6 +38,8 @@ def export(
     opset: int | None = None,
     atol: float | None = None,
     overwrite: bool = False,
+    evaluation: str | Path | Mapping[str, str | Path] | None = None,
+    max_disagreement: float | None = None,
     adapters: Sequence[str] = (),
     fusions: Sequence[str] = (),
     console: Console | None = None,
@@ -55,11 +58,16 @@ def export(
         keep_fused: keep this many members of each fusion, in each layer those with the most attention.
         calibration: a file with texts to measure that attention on (.txt, .jsonl, .csv, .tsv; labels are optional), or with
             scores (.json).
-        precision: "fp32".
-        target: "portable", standard ONNX operators only.
+        precision: "fp32", "fp16", "int8" (weights per output column, activations at run time), or "bf16", in which some targets
+            compute from a graph in fp32.
+        target: "portable", standard ONNX operators only; "cpu", "cuda", with ONNX Runtime's fused operators; "openvino";
+            "tensorrt".
         opset: ONNX operator set, 20 by default.
-        atol: allowed |onnx - torch| relative to max(1, max |torch|), 1e-4 by default.
+        atol: allowed |onnx - torch| relative to max(1, max |torch|), by default 1e-4 in fp32, 0.02 in fp16, 0.5 in int8.
         overwrite: replace the output folder where an export wrote it.
+        evaluation: texts on which the graph's answers are compared with PyTorch's: a file as for `calibration`, or task ->
+            file.
+        max_disagreement: refuse a graph that answers otherwise on more than this share of a task's evaluation texts.
         adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
         fusions: folders or hub ids of fusion layers to load into the model.
         console: where progress is shown; None for silence.
@@ -70,7 +78,7 @@ def export(
 
     Raises:
         ExportError: wrong use, an unsupported model or bad input.
-        VerificationError: the graph differs from PyTorch. In either case nothing was written.
+        VerificationError: the graph differs from PyTorch, or answers otherwise too often. In either case nothing was written.
     """
     output = _path(output)
     check_destination(output, overwrite)
@@ -79,6 +87,7 @@ def export(
         checkpoint = load(model, tokenizer, adapters, fusions)
         plans = make_plans(checkpoint, tasks, drop, opset, atol, precision, target)
         texts = open_calibration(calibration, keep_fused, checkpoint.tokenizer, plans[0])
+        examples = open_evaluation(evaluation, max_disagreement, checkpoint.tokenizer, plans[0])
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         every = [branch for branches in pruned for branch in branches]
@@ -89,7 +98,7 @@ def export(
     with staged(output, overwrite) as folder:
         with WeightsFile(folder / WEIGHTS) as weights:
             done = [
-                export_variant(plan, branches, checkpoint, texts, keep_fused, folder / name, weights, stages)
+                export_variant(plan, branches, checkpoint, texts, keep_fused, examples, folder / name, weights, stages)
                 for plan, branches, name in zip(plans, pruned, variant_files(plans), strict=True)
             ]
         processors = [each for each in (checkpoint.tokenizer, checkpoint.processor) if each is not None]

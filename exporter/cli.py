@@ -57,6 +57,13 @@ def _layers(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be a whole number of layers, found {text!r}") from None
 
 
+def _evaluation(files: list[str]) -> str | dict[str, str] | None:
+    """FILE once, or TASK=FILE for as many tasks."""
+    if len(files) == 1 and "=" not in files[0]:
+        return files[0]
+    return {task.strip(): file for task, _, file in (each.partition("=") for each in files)} or None
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -108,11 +115,35 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder where an export wrote it")
-    parser.add_argument("--precision", default="fp32", metavar="P", help="fp32")
-    parser.add_argument("--target", default="portable", metavar="T", help="portable: standard ONNX operators only")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="P",
+        help="fp32, fp16, bf16 (which OpenVINO and TensorRT compute in) or int8 (dynamic, per channel); default fp32",
+    )
+    parser.add_argument(
+        "--target",
+        default="portable",
+        metavar="T",
+        help="portable: standard ONNX operators only, for every provider; cpu, cuda: ONNX Runtime's fused operators; openvino, "
+        "tensorrt; default portable",
+    )
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="[TASK=]FILE",
+        help="texts, with labels or without, on which the graph is compared with PyTorch; may be repeated",
+    )
+    parser.add_argument(
+        "--max-disagreement",
+        type=float,
+        metavar="X",
+        help="refuse a graph that answers otherwise than PyTorch on more than this share of a task's evaluation texts, 0 to 1",
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
     parser.add_argument(
-        "--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4"
+        "--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4 in fp32"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress and no report")
     parser.add_argument("--json", action="store_true", help="the report as one JSON object on standard output")
@@ -160,6 +191,8 @@ def _run(options: argparse.Namespace) -> int:
             opset=options.opset,
             atol=options.atol,
             overwrite=options.overwrite,
+            evaluation=_evaluation(options.evaluation),
+            max_disagreement=options.max_disagreement,
             adapters=options.adapter,
             fusions=options.fusion,
             console=None if options.quiet else Console(file=sys.stderr),

@@ -1,8 +1,8 @@
-"""What pruning changes: the logits of a task before and after, on the user's texts."""
+"""What pruning or rounding changes: the logits of a task before and after, on the user's texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Drift:
-    """A pruned task compared with the original, both eager PyTorch, on the calibration texts.
+    """A task's answers compared with those before a change, on the user's texts: a pruned model with the original, or the
+    exported graph with eager PyTorch of the pruned model.
 
     Attributes:
         task: its name.
@@ -65,17 +66,41 @@ def drift(
     Raises:
         ExportError: a label is none of the head's, or the head takes no single texts (multiple choice).
     """
-    expected = _labels(calibration, head, labels)
-    comparison = _Comparison(head)
     for model in (original, pruned):
         activate(model)
+    return compare(
+        calibration,
+        lambda batch: _run(original, batch, task),
+        lambda batch: _run(pruned, batch, task),
+        task=task,
+        head=head,
+        labels=labels,
+    )
+
+
+def compare(
+    calibration: Calibration,
+    before: Callable[[Batch], Mapping[str, Array]],
+    after: Callable[[Batch], Mapping[str, Array]],
+    *,
+    task: str,
+    head: str,
+    labels: Sequence[str] = (),
+) -> Drift:
+    """Compares two ways to answer the texts; each gives the head's fields of one batch, [rows, …] by name.
+
+    Raises:
+        ExportError: a label is none of the head's.
+    """
+    expected = _labels(calibration, head, labels)
+    comparison = _Comparison(head)
     answers: list[tuple[Array, Array]] = []
     for batch in calibration.batches:
-        before, after = (_run(model, batch, task) for model in (original, pruned))
-        for name in before:
-            comparison.add(before[name], after[name], batch.mask)
+        first, second = before(batch), after(batch)
+        for name in first:
+            comparison.add(first[name], second[name], batch.mask)
         if expected is not None:
-            answers.append((before["logits"], after["logits"]))
+            answers.append((first["logits"], second["logits"]))
     if expected is None:
         return Drift(task, *comparison.result())
     rows = [row for batch in calibration.batches for row in batch.rows]

@@ -12,7 +12,7 @@ from runtime.bundle import ParityRow, PassRow
 from .binding import task_weights
 from .errors import ExportError
 from .inputs import BATCH
-from .passes import Group, compile_groups
+from .passes import Group, compile_groups, target_passes
 from .plan import Plan
 from .prune import Branch
 from .save import finish, graph_outputs
@@ -39,7 +39,7 @@ def compile_plan(groups: Sequence[Group], plan: Plan) -> tuple[ir.Model, list[Pa
         ExportError: a pass cannot work on this model.
     """
     try:
-        graph, passes = compile_groups(groups, BATCH)
+        graph, passes = compile_groups(groups, BATCH, target_passes(plan.target, plan.precision))
     except Exception as error:  # ours, onnx-ir's, onnxscript's and the reference implementation's
         raise ExportError(f"the graph compiler cannot work on this model: {error or type(error).__name__}") from error
     finish(graph, plan)

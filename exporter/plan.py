@@ -17,13 +17,13 @@ from .family import Family, family_of
 from .heads import Head, find_head
 from .inputs import check_vocabulary, max_lengths, model_inputs
 from .load import Checkpoint
-from .passes import output_names
+from .passes import PRECISIONS, TARGETS, output_names
 from .setups import adapters_of, fusions_of, parse_setup, split_tasks, task_name
 
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
-PRECISIONS = ("fp32",)
-TARGETS = ("portable",)
+# Allowed |onnx - torch| relative to max(1, max |torch|). What a provider rounds by an option of its own, the graph does not.
+TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-4, "int8": 0.5}
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,8 @@ def make_plan(
     opset = DEFAULT_OPSET if opset is None else opset
     if not isinstance(opset, int) or opset not in OPSETS:
         raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
-    _check_choice("precision", precision, PRECISIONS)
-    _check_choice("target", target, TARGETS)
-    atol = 1e-4 if atol is None else atol
+    _check_target(target, precision)
+    atol = TOLERANCES[precision] if atol is None else atol
     if not isinstance(atol, int | float) or not 0 < atol < math.inf:
         raise ExportError(f"atol must be a finite number above 0, found {atol}")
     check_vocabulary(model, tokenizer)
@@ -182,9 +181,17 @@ def make_plans(
     return plans
 
 
-def _check_choice(name: str, found: str, known: Sequence[str]) -> None:
-    if found not in known:
-        raise ExportError(f"{name} must be one of {', '.join(known)}, found {found!r}")
+def _check_target(target: str, precision: str) -> None:
+    if target not in TARGETS:
+        raise ExportError(f"target must be one of {', '.join(TARGETS)}, found {target!r}")
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
+    if precision not in TARGETS[target]:
+        able = [name for name, precisions in TARGETS.items() if precision in precisions]
+        raise ExportError(
+            f"the target {target} computes in {', '.join(TARGETS[target])}, found {precision}: choose one of these, or for "
+            f"{precision} one of the targets {', '.join(able)}"
+        )
 
 
 def _own_heads(tasks: Mapping[str, Any], heads: Any) -> dict[str, str]:

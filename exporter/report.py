@@ -74,6 +74,7 @@ class VariantReport:
         fusions: attention per member and layer, and the members kept, where a calibration file was given.
         drift: what dropping and pruning change in each task's answers to the calibration texts.
         parity: one row per task and shape, all within tolerance.
+        evaluation: the graph's answers to the evaluation texts against PyTorch's, where such texts were given.
     """
 
     model: str
@@ -86,6 +87,7 @@ class VariantReport:
     fusions: tuple[FusionReport, ...]
     drift: tuple[Drift, ...]
     parity: tuple[ParityRow, ...]
+    evaluation: tuple[Drift, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
@@ -154,8 +156,8 @@ def _print_sharing(report: VariantReport, console: Console) -> None:
         console.print(f"adapters: {total:,} parameters, {stored:,} in the file ({saved:.0f} % are shared)", soft_wrap=True)
 
 
-def _drift_table(drifts: Sequence[Drift]) -> Table:
-    table = Table(title="calibration texts: as exported against all adapters in all layers")
+def _drift_table(drifts: Sequence[Drift], title: str) -> Table:
+    table = Table(title=title)
     for column in ("task", "mean |diff|", "max |diff|", "same answer", "metric", "before", "after"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
     for row in drifts:
@@ -199,7 +201,9 @@ def _print_variant(report: VariantReport, title: str, console: Console) -> None:
     for fusion in report.fusions:
         console.print(attention_table(fusion.table, fusion.kept))
     if report.drift:
-        console.print(_drift_table(report.drift))
+        console.print(_drift_table(report.drift, "calibration texts: as exported against all adapters in all layers"))
+    if report.evaluation:
+        console.print(_drift_table(report.evaluation, "evaluation texts: the graph against PyTorch in fp32"))
     graph = report.graph
     console.print(
         f"graph: {graph.nodes} nodes ({graph.trunk_nodes} trunk, {graph.branch_nodes} tasks), {_size(graph.initializer_bytes)} "

@@ -11,6 +11,7 @@ from runtime.bundle import PassRow, VariantEntry
 
 from .calibration import Calibration
 from .drift import Drift
+from .evaluate import Evaluation, evaluate
 from .groups import compile_plan, prove, trace_group
 from .load import Checkpoint
 from .passes import branch_size, graph_size
@@ -31,6 +32,7 @@ def export_variant(
     checkpoint: Checkpoint,
     texts: Calibration | None,
     keep_fused: int | None,
+    evaluation: Evaluation,
     path: Path,
     weights: WeightsFile,
     stages: Stages,
@@ -39,7 +41,7 @@ def export_variant(
 
     Raises:
         ExportError: the model cannot be traced or compiled.
-        VerificationError: the graph differs from PyTorch.
+        VerificationError: the graph differs from PyTorch, or answers otherwise too often.
     """
     attention: dict[str, list[FusionReport]] = {}
     drift: tuple[Drift, ...] = ()
@@ -58,6 +60,10 @@ def export_variant(
         save_graph(graph, weights, path)
     with stages("verify"):
         parity = prove(plan, branches, path)
+    answers: tuple[Drift, ...] = ()
+    if evaluation.texts:
+        with stages("evaluate"):
+            answers = evaluate(branches, plan, path, evaluation)
     parameters, stored = adapter_parameters(branches)
     report = VariantReport(
         model=path.name,
@@ -70,6 +76,7 @@ def export_variant(
         fusions=tuple(report for reports in attention.values() for report in reports),
         drift=drift,
         parity=parity,
+        evaluation=answers,
     )
     return variant_entry(branches, plan, path.name, parity, passes), report
 

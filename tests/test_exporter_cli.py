@@ -59,7 +59,7 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--tasks", ","], "no task was named"),
         (["--opset", "9"], "opset must be from 18 to 23, found 9"),
         (["--atol", "0"], "atol must be a finite number above 0"),
-        (["--precision", "fp4"], "precision must be one of fp32"),
+        (["--precision", "fp4"], "precision must be one of fp32, fp16"),
         (["--target", "toaster"], "target must be one of portable"),
         (["--drop", "1,1"], "drop names 1 twice: each variant has a drop of its own"),
         (["--frobnicate"], "unrecognized arguments"),

@@ -1,27 +1,38 @@
 """The graph compiler. One pass a file; the order stands in _pipeline.py alone."""
 
+from ._convert_to_half import ConvertToHalfPass
 from ._drop_expands import DropExpandsPass
 from ._fold_constants import FoldConstantsPass
 from ._fold_scales import FoldScalesPass
+from ._fuse_attention import FuseAttentionPass
+from ._fuse_skip_layer_norm import FuseSkipLayerNormPass
 from ._join_groups import JoinGroupsPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
 from ._pipeline import Group, branch_size, compile_groups, final_passes, graph_size, template_passes
 from ._push_slices import PushSlicesPass
+from ._quantize_dynamic import QuantizeDynamicPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
 from ._static_reshapes import StaticReshapesPass
+from ._targets import PRECISIONS, TARGETS, target_passes
 from ._vectorize_tasks import VectorizeTasksPass, output_names
 
 __all__ = [
+    "PRECISIONS",
+    "TARGETS",
+    "ConvertToHalfPass",
     "DropExpandsPass",
     "FoldConstantsPass",
     "FoldScalesPass",
+    "FuseAttentionPass",
+    "FuseSkipLayerNormPass",
     "Group",
     "JoinGroupsPass",
     "MergeTransposesPass",
     "MergeWeightsPass",
     "PushSlicesPass",
+    "QuantizeDynamicPass",
     "RemoveNoOpsPass",
     "ReuseSumsPass",
     "StaticReshapesPass",
@@ -31,5 +42,6 @@ __all__ = [
     "final_passes",
     "graph_size",
     "output_names",
+    "target_passes",
     "template_passes",
 ]

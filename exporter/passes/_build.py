@@ -128,6 +128,14 @@ def const_scalar(value: ir.Value | None) -> float | None:
     return float(array.item()) if array is not None and array.size == 1 else None
 
 
+def take_over(old: ir.Value, new: ir.Value) -> None:
+    """Lets `new` take the place of `old` everywhere; as an output of the graph it takes its name, too."""
+    output, name = old.is_graph_output(), old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if output:
+        old.name, new.name = f"{name}_before", name
+
+
 def claim_names(graph: ir.Graph, names: Iterable[str]) -> None:
     """Gives every inner value that has one of `names` another one: the names are about to become outputs."""
     wanted, outputs = set(names), set(graph.outputs)

@@ -85,8 +85,10 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
     )
 
 
-def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[PassRow]]:
-    """One graph with the outputs of all tasks, in the order of the groups."""
+def compile_groups(
+    groups: Sequence[Group], batch: str, for_target: Sequence[ir.passes.InPlacePass] = ()
+) -> tuple[ir.Model, list[PassRow]]:
+    """One graph with the outputs of all tasks, in the order of the groups. `for_target` runs last, see `target_passes`."""
     reports: list[PassRow] = []
     vectorized = []
     for number, group in enumerate(groups):
@@ -94,7 +96,7 @@ def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[
         name = f"tasks{number}"  # _BRANCH matches it
         bind = VectorizeTasksPass(group.tasks, group.weights, name, batch)
         vectorized.append(_run(group.model, (*passes, bind), name, reports))
-    joined = (JoinGroupsPass(vectorized[1:]), *final_passes())
+    joined = (JoinGroupsPass(vectorized[1:]), *final_passes(), *for_target)
     return _run(vectorized[0], joined, "all", reports), reports
 
 
