@@ -30,19 +30,22 @@ def _graph_bytes(folder: Path) -> int:
 
 
 class _OurExport:
-    """The export that both of our variants run; made on first use."""
+    """An export of ours, which several variants may run; made on first use."""
 
-    def __init__(self, subject: Subject, traces: Traces, folder: Path) -> None:
+    def __init__(
+        self, subject: Subject, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
+    ) -> None:
         self._subject = subject
         self._traces = traces
         self._folder = folder
+        self._compiled_for = target, precision
 
     @cached_property
     def written(self) -> tuple[Path, float]:
         """The folder and how many seconds it took, verification against PyTorch included."""
         tracing = self._traces.made[2]
         start = time.perf_counter()
-        export_one_graph(self._subject, self._traces, self._folder)
+        export_one_graph(self._subject, self._traces, self._folder, *self._compiled_for)
         return self._folder, tracing + time.perf_counter() - start
 
 
@@ -95,6 +98,7 @@ def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]
     drop, tasks = subject.plan.drop, subject.tasks
     traces = Traces(subject)
     ours = _OurExport(subject, traces, folder / "ours")
+    integers = _OurExport(subject, traces, folder / "ours-int8", "cpu", "int8")
     return [
         Variant(
             "files",
@@ -108,4 +112,5 @@ def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]
         Variant(
             "ours-runtime", "ours, runtime.load().run()", "ours", "fp32", drop, lambda: _prepare_runtime(ours, tasks, threads)
         ),
+        Variant("ours-int8", "ours, int8", "ours", "int8", drop, lambda: _prepare_ours(integers, tasks, threads)),
     ]

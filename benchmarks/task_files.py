@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter.groups import compile_plan, prove, trace_group
+from exporter.groups import compile_plan, prove, save, trace_group
 from exporter.passes import Group
+from exporter.plan import TOLERANCES
 from exporter.prune import Branch, prune, stored_bytes
 from exporter.save import save_config, save_graph, save_manifest, variant_entry
 from exporter.staging import check_space
@@ -37,20 +38,21 @@ class Traces:
         return branches, [trace_group(branch, plan) for branch in branches], time.perf_counter() - start
 
 
-def export_one_graph(subject: Subject, traces: Traces, folder: Path) -> None:
+def export_one_graph(subject: Subject, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32") -> None:
     """What `exporter.export` writes, verified as there, from traces that are made already."""
+    plan = dataclasses.replace(subject.plan, target=target, precision=precision, atol=TOLERANCES[precision])
     branches, groups, _ = traces.made
     # The compiler changes the graphs that it is given.
     fresh = [dataclasses.replace(group, model=group.model.clone()) for group in groups]
-    graph, passes = compile_plan(fresh, subject.plan)
+    compiled = compile_plan(fresh, plan)
     folder.mkdir(parents=True)
     with WeightsFile(folder / WEIGHTS) as weights:
-        save_graph(graph, weights, folder / MODEL)
-    parity = prove(subject.plan, branches, folder / MODEL)
+        exact = save(compiled, weights, folder / MODEL)
+    parity = prove(plan, branches, folder / MODEL, exact)
     tokenizer = subject.tokenizer
-    save_config(branches[0].model, subject.plan, [] if tokenizer is None else [tokenizer], folder)
-    entry = variant_entry(branches, subject.plan, MODEL, parity, passes)
-    save_manifest(subject.plan, tokenizer is not None, [entry], folder)
+    save_config(branches[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
+    entry = variant_entry(branches, plan, MODEL, parity, compiled.passes)
+    save_manifest(plan, tokenizer is not None, [entry], folder)
 
 
 def export_task_files(subject: Subject, traces: Traces, folder: Path) -> dict[str, Path]:
@@ -65,7 +67,7 @@ def export_task_files(subject: Subject, traces: Traces, folder: Path) -> dict[st
         for number, task in enumerate(branch.tasks):
             own = {name: arrays[number] for name, arrays in group.weights.items()}
             single = Group((task.name,), _with_weights(group.model, own), {name: [array] for name, array in own.items()})
-            graph, _ = compile_plan([single], dataclasses.replace(subject.plan, tasks=(task,)))
+            graph = compile_plan([single], dataclasses.replace(subject.plan, tasks=(task,))).graph
             target = folder / str(subject.tasks.index(task.name))
             target.mkdir(parents=True)
             with WeightsFile(target / WEIGHTS) as weights:

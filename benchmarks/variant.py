@@ -45,7 +45,7 @@ class Variant:
         key: its name in the results.
         label: its name for people.
         family: "eager" variants are what the others are compared with.
-        precision: "fp32" variants must give the numbers of PyTorch task by task; "bf16" ones only report the difference.
+        precision: "fp32" variants must give the numbers of PyTorch task by task; others only report the difference.
         drop: adapters are left out of the layers 0 to drop - 1.
         prepare: does all that a service does once, at its start. May raise anything: the variant then counts as failed.
     """
@@ -53,7 +53,7 @@ class Variant:
     key: str
     label: str
     family: Family
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "int8"]
     drop: int
     prepare: Callable[[], Prepared]
 

@@ -63,7 +63,7 @@ def export(
         target: "portable", standard ONNX operators only; "cpu", "cuda", with ONNX Runtime's fused operators; "openvino";
             "tensorrt".
         opset: ONNX operator set, 20 by default.
-        atol: allowed |onnx - torch| relative to max(1, max |torch|), by default 1e-4 in fp32, 0.02 in fp16, 0.5 in int8.
+        atol: allowed |onnx - torch| relative to max(1, max |torch|), by default 1e-4 in fp32, 0.02 in fp16, 1 in int8.
         overwrite: replace the output folder where an export wrote it.
         evaluation: texts on which the graph's answers are compared with PyTorch's: a file as for `calibration`, or task ->
             file.

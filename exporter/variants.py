@@ -12,7 +12,7 @@ from runtime.bundle import PassRow, VariantEntry
 from .calibration import Calibration
 from .drift import Drift
 from .evaluate import Evaluation, evaluate
-from .groups import compile_plan, prove, trace_group
+from .groups import compile_plan, prove, save, trace_group
 from .load import Checkpoint
 from .passes import branch_size, graph_size
 from .plan import Plan
@@ -20,7 +20,7 @@ from .progress import Stages
 from .prune import Branch, prune, shared_part
 from .prune_members import FusionReport, drifts, measure_fusions, with_members
 from .report import GraphReport, TaskReport, VariantReport
-from .save import save_graph, variant_entry
+from .save import variant_entry
 from .setups import describe
 from .sharing import adapter_parameters
 from .weights_file import WeightsFile
@@ -54,12 +54,12 @@ def export_variant(
     with stages("trace", f"{len(branches)} structure(s) of {len(plan.tasks)} task(s), drop {plan.drop}"):
         groups = [trace_group(branch, plan) for branch in branches]
     with stages("compile"):
-        graph, passes = compile_plan(groups, plan)
-    size = _graph_report(graph, passes)
+        compiled = compile_plan(groups, plan)
+    size = _graph_report(compiled.graph, compiled.passes)
     with stages("save"):
-        save_graph(graph, weights, path)
+        exact = save(compiled, weights, path)
     with stages("verify"):
-        parity = prove(plan, branches, path)
+        parity = prove(plan, branches, path, exact)
     answers: tuple[Drift, ...] = ()
     if evaluation.texts:
         with stages("evaluate"):
@@ -78,7 +78,7 @@ def export_variant(
         parity=parity,
         evaluation=answers,
     )
-    return variant_entry(branches, plan, path.name, parity, passes), report
+    return variant_entry(branches, plan, path.name, parity, compiled.passes), report
 
 
 def _task_reports(plan: Plan) -> tuple[TaskReport, ...]:

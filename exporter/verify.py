@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,26 +93,38 @@ def eager(branch: Branch, plan: Plan, task: Task, inputs: Mapping[str, np.ndarra
     return [field.reshape(-1, 1)[:rows] for field in fields] if task.head.choices > 1 else fields
 
 
-def verify(branches: Sequence[Branch], plan: Plan, graph: Path, outputs: Mapping[str, Sequence[str]]) -> tuple[ParityRow, ...]:
-    """One row per task and shape.
+@dataclass(frozen=True)
+class Subject:
+    """A graph on disk, and how far it may be from PyTorch: |onnx - torch| relative to max(1, max |torch|)."""
 
-    `outputs` maps a task to its outputs in the graph. Every task is compared at SHAPES; the first task of each structure also
+    path: Path
+    atol: float
+
+
+def verify(
+    branches: Sequence[Branch], plan: Plan, subjects: Sequence[Subject], outputs: Mapping[str, Sequence[str]]
+) -> tuple[ParityRow, ...]:
+    """One row per task and shape, of the first of `subjects`; all of them must be right.
+
+    `outputs` maps a task to its outputs in the graphs. Every task is compared at SHAPES; the first task of each structure also
     at the model's greatest length (with many tasks, at a shorter one).
 
     Raises:
         VerificationError: names each task and shape out of tolerance.
     """
     try:
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        sessions = [
+            (onnxruntime.InferenceSession(each.path, providers=["CPUExecutionProvider"]), each.atol) for each in subjects
+        ]
     except Exception as error:  # ONNX Runtime's exceptions have no base of their own
         raise VerificationError(f"ONNX Runtime cannot load the exported graph; nothing was written: {error}") from error
     every = [(branch, task) for branch in branches for task in branch.tasks]
-    rows = [row for shape in _shapes(plan) for row in _compare(session, plan, every, outputs, shape)]
+    rows = [row for shape in _shapes(plan) for row in _compare(sessions, plan, every, outputs, shape)]
     longest = plan.max_lengths.get(SEQUENCE)
     if longest is not None:
         longest = max(1, min(longest, _LONGEST // len(plan.tasks)))
-        rows += _compare(session, plan, [(branch, branch.tasks[0]) for branch in branches], outputs, (1, longest))
-    failed = [row for row in rows if not row.max_abs_diff <= row.tolerance]
+        rows += _compare(sessions, plan, [(branch, branch.tasks[0]) for branch in branches], outputs, (1, longest))
+    failed = [row for found in rows for row in found if not row.max_abs_diff <= row.tolerance]
     if failed:
         lines = [
             f"  {row.task} at {row.batch}x{row.sequence}: max |onnx - torch| {row.max_abs_diff:.2e}, over {row.tolerance:.2e}"
@@ -119,7 +132,7 @@ def verify(branches: Sequence[Branch], plan: Plan, graph: Path, outputs: Mapping
         ]
         raise VerificationError(_NOTHING_WRITTEN + "\n".join(lines))
     order = {task.name: number for number, task in enumerate(plan.tasks)}
-    return tuple(sorted(rows, key=lambda row: order[row.task]))
+    return tuple(sorted((found[0] for found in rows), key=lambda row: order[row.task]))
 
 
 def _shapes(plan: Plan) -> list[tuple[int, int]]:
@@ -130,17 +143,18 @@ def _shapes(plan: Plan) -> list[tuple[int, int]]:
 
 
 def _compare(
-    session: Any,
+    sessions: Sequence[tuple[Any, float]],
     plan: Plan,
     tasks: Sequence[tuple[Branch, Task]],
     outputs: Mapping[str, Sequence[str]],
     shape: tuple[int, int],
     padded: bool = True,
-) -> list[ParityRow]:
+) -> list[list[ParityRow]]:
+    """For each task a row per session."""
     inputs = make_inputs(plan, *shape, padded=padded)
     names = [name for _, task in tasks for name in outputs[task.name]]
     try:
-        answers = dict(zip(names, session.run(names, inputs), strict=True))
+        answers = [dict(zip(names, session.run(names, inputs), strict=True)) for session, _ in sessions]
     except Exception as error:
         raise VerificationError(f"the exported graph fails at {shape[0]}x{shape[1]}; nothing was written: {error}") from error
     rows, unpadded = [], []
@@ -153,11 +167,20 @@ def _compare(
                 raise VerificationError(f"{reason}; nothing was written: {error}") from error
             unpadded.append((branch, task))
             continue
-        found = [answers[name] for name in outputs[task.name]]
-        parts = [_row(task, one, other, shape, plan.atol) for one, other in zip(expected, found, strict=True)]
-        # Of a head with several outputs, the one that is furthest off stands for it.
-        rows.append(max(parts, key=_excess))
-    return rows + (_compare(session, plan, unpadded, outputs, shape, padded=False) if unpadded else [])
+        rows.append(
+            [
+                _worst(task, expected, [found[name] for name in outputs[task.name]], shape, atol)
+                for found, (_, atol) in zip(answers, sessions, strict=True)
+            ]
+        )
+    return rows + (_compare(sessions, plan, unpadded, outputs, shape, padded=False) if unpadded else [])
+
+
+def _worst(
+    task: Task, expected: Sequence[np.ndarray], found: Sequence[np.ndarray], shape: tuple[int, int], atol: float
+) -> ParityRow:
+    """Of a head with several outputs, the one that is furthest off stands for it."""
+    return max((_row(task, one, other, shape, atol) for one, other in zip(expected, found, strict=True)), key=_excess)
 
 
 def _excess(row: ParityRow) -> float:

@@ -15,6 +15,7 @@ from transformers import BertConfig
 
 import exporter.evaluate
 import exporter.variants
+import exporter.verify
 import runtime
 from exporter import ExportError, VerificationError, export
 from exporter.passes import TARGETS, Group
@@ -76,6 +77,14 @@ def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: 
             expected = reference(model, task, feeds, 1)
             assert answers[task].dtype == np.float32
             assert np.abs(answers[task] - expected).max() <= TOLERANCES[precision] * max(1.0, np.abs(expected).max())
+
+
+def test_a_mistake_that_rounding_would_hide_is_found(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = exporter.verify.eager
+    monkeypatch.setattr(exporter.verify, "eager", lambda *arguments: [field + 0.01 for field in eager(*arguments)])
+    with pytest.raises(VerificationError, match=r"max .onnx - torch. 1.0\de-02, over 1.00e-04"):
+        export(model, precision="int8", output=tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_precision_that_a_target_lacks_is_refused(model: Any, tmp_path: Path) -> None:

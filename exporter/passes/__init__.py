@@ -9,7 +9,7 @@ from ._fuse_skip_layer_norm import FuseSkipLayerNormPass
 from ._join_groups import JoinGroupsPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
-from ._pipeline import Group, branch_size, compile_groups, final_passes, graph_size, template_passes
+from ._pipeline import JOINED, Group, branch_size, compile_groups, final_passes, graph_size, run_passes, template_passes
 from ._push_slices import PushSlicesPass
 from ._quantize_dynamic import QuantizeDynamicPass
 from ._remove_no_ops import RemoveNoOpsPass
@@ -19,6 +19,7 @@ from ._targets import PRECISIONS, TARGETS, target_passes
 from ._vectorize_tasks import VectorizeTasksPass, output_names
 
 __all__ = [
+    "JOINED",
     "PRECISIONS",
     "TARGETS",
     "ConvertToHalfPass",
@@ -42,6 +43,7 @@ __all__ = [
     "final_passes",
     "graph_size",
     "output_names",
+    "run_passes",
     "target_passes",
     "template_passes",
 ]

@@ -24,6 +24,7 @@ from ._reuse_sums import ReuseSumsPass
 from ._static_reshapes import StaticReshapesPass
 from ._vectorize_tasks import VectorizeTasksPass
 
+JOINED = "all"  # what the joined graph is called in reports
 _BRANCH = re.compile(r"tasks\d+/")
 
 
@@ -85,22 +86,21 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
     )
 
 
-def compile_groups(
-    groups: Sequence[Group], batch: str, for_target: Sequence[ir.passes.InPlacePass] = ()
-) -> tuple[ir.Model, list[PassRow]]:
-    """One graph with the outputs of all tasks, in the order of the groups. `for_target` runs last, see `target_passes`."""
+def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[PassRow]]:
+    """One graph with the outputs of all tasks, in the order of the groups."""
     reports: list[PassRow] = []
     vectorized = []
     for number, group in enumerate(groups):
         passes = template_passes(group.weights.keys())
         name = f"tasks{number}"  # _BRANCH matches it
         bind = VectorizeTasksPass(group.tasks, group.weights, name, batch)
-        vectorized.append(_run(group.model, (*passes, bind), name, reports))
-    joined = (JoinGroupsPass(vectorized[1:]), *final_passes(), *for_target)
-    return _run(vectorized[0], joined, "all", reports), reports
+        vectorized.append(run_passes(group.model, (*passes, bind), name, reports))
+    joined = (JoinGroupsPass(vectorized[1:]), *final_passes())
+    return run_passes(vectorized[0], joined, JOINED, reports), reports
 
 
-def _run(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassRow]) -> ir.Model:
+def run_passes(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassRow]) -> ir.Model:
+    """The model behind the passes; a row for each is added to `reports`."""
     for step in passes:
         nodes_before, bytes_before = graph_size(model)
         model = step(model).model
