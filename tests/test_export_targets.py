@@ -18,9 +18,11 @@ import exporter.variants
 import exporter.verify
 import runtime
 from exporter import ExportError, VerificationError, export
+from exporter.groups import trace_group
 from exporter.passes import TARGETS, Group
 from exporter.plan import TOLERANCES, Plan
 from exporter.prune import Branch
+from exporter.verify import eager
 
 TASKS = {"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}
 CASES = [(target, precision) for target, precisions in TARGETS.items() for precision in precisions]
@@ -49,7 +51,6 @@ def traces() -> dict[int, Group]:
 @pytest.fixture(autouse=True)
 def one_trace(traces: dict[int, Group], monkeypatch: pytest.MonkeyPatch) -> None:
     """A target changes what follows the trace: one per drop serves all tests."""
-    trace_group = exporter.variants.trace_group
 
     def trace(branch: Branch, plan: Plan) -> Group:
         if plan.drop not in traces:
@@ -80,7 +81,6 @@ def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: 
 
 
 def test_a_mistake_that_rounding_would_hide_is_found(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    eager = exporter.verify.eager
     monkeypatch.setattr(exporter.verify, "eager", lambda *arguments: [field + 0.01 for field in eager(*arguments)])
     with pytest.raises(VerificationError, match=r"max .onnx - torch. 1.0\de-02, over 1.00e-04"):
         export(model, precision="int8", output=tmp_path / "onnx")
@@ -113,7 +113,6 @@ def test_evaluation_texts_tell_what_a_precision_costs(model: Any, tmp_path: Path
 def test_a_graph_that_answers_otherwise_too_often_is_refused(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    eager = exporter.evaluate.eager
     monkeypatch.setattr(exporter.evaluate, "eager", lambda *arguments: [-field for field in eager(*arguments)])
     with pytest.raises(VerificationError, match=r"differs from PyTorch on more than 10.00% of the evaluation texts"):
         export(
