@@ -12,11 +12,13 @@ import onnx_ir as ir
 from runtime.bundle import MODEL, WEIGHTS, ParityRow, PassRow
 
 from .binding import task_weights
+from .calibration import Calibration
 from .errors import ExportError
 from .inputs import BATCH
-from .passes import JOINED, Group, compile_groups, run_passes, target_passes
+from .passes import JOINED, Group, Measure, compile_groups, run_passes, target_passes
 from .plan import TOLERANCES, Plan
 from .prune import Branch
+from .ranges import measure_ranges
 from .save import finish, graph_outputs, save_graph
 from .trace import trace, traceable
 from .verify import Subject, verify
@@ -48,8 +50,8 @@ class Compiled:
     passes: tuple[PassRow, ...]
 
 
-def compile_plan(groups: Sequence[Group], plan: Plan) -> Compiled:
-    """Compiles the traced groups.
+def compile_plan(groups: Sequence[Group], plan: Plan, texts: Calibration | None = None) -> Compiled:
+    """Compiles the traced groups. `texts` tell the activations' ranges to a target that must know them.
 
     Raises:
         ExportError: a pass cannot work on this model.
@@ -60,11 +62,18 @@ def compile_plan(groups: Sequence[Group], plan: Plan) -> Compiled:
         if plan.rounds:
             exact = graph.clone()
             finish(exact, plan)
-        graph = run_passes(graph, target_passes(plan.target, plan.precision), JOINED, passes)
+        graph = run_passes(graph, target_passes(plan.target, plan.precision, graph, _measure(texts)), JOINED, passes)
     except Exception as error:  # ours, onnx-ir's, onnxscript's and the reference implementation's
         raise ExportError(f"the graph compiler cannot work on this model: {error or type(error).__name__}") from error
     finish(graph, plan)
     return Compiled(graph, exact, tuple(passes))
+
+
+def _measure(texts: Calibration | None) -> Measure | None:
+    if texts is None:
+        return None
+    batches = [batch.feeds for batch in texts.batches]
+    return lambda model, names: measure_ranges(model, names, batches)
 
 
 def save(compiled: Compiled, weights: WeightsFile, path: Path) -> Path | None:

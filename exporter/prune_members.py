@@ -15,6 +15,7 @@ from .errors import ExportError
 from .family import family_of
 from .fusion import Kept
 from .inputs import SEQUENCE
+from .passes import needs_ranges
 from .plan import Plan, Task
 from .prune import Branch, prune
 from .setups import fuses_of
@@ -47,12 +48,21 @@ def open_calibration(path: str | Path | None, keep: int | None, tokenizer: Any, 
         raise ExportError("keep_fused was given, but no task is a fusion: leave it out, or name a task with a Fuse")
     if keep is not None and path is None:
         raise ExportError("keep_fused needs a calibration file with texts or given scores: add --calibration FILE")
+    if path is None and needs_ranges(plan.target, plan.precision):
+        raise ExportError(
+            f"{plan.precision} for the target {plan.target} quantizes by the numbers that texts bring about: add "
+            "--calibration FILE with some hundred typical texts"
+        )
     if path is None:
         return None
     if tokenizer is None and Path(path).suffix.lower() != ".json":
         raise ExportError("the calibration texts need a tokenizer: save one beside the model, or give scores in a .json file")
     names = [entry.name for entry in plan.inputs]
-    return read_calibration(path, tokenizer, names, plan.max_lengths.get(SEQUENCE, _MAX_LENGTH))
+    read = read_calibration(path, tokenizer, names, plan.max_lengths.get(SEQUENCE, _MAX_LENGTH))
+    if read.scores is not None and needs_ranges(plan.target, plan.precision):
+        what = f"{plan.precision} for the target {plan.target}"
+        raise ExportError(f"{what} needs calibration texts, found scores in {str(path)!r}: give a file of texts")
+    return read
 
 
 def measure_fusions(branches: Sequence[Branch], calibration: Calibration, keep: int | None) -> dict[str, list[FusionReport]]:

@@ -54,7 +54,7 @@ def export_variant(
     with stages("trace", f"{len(branches)} structure(s) of {len(plan.tasks)} task(s), drop {plan.drop}"):
         groups = [trace_group(branch, plan) for branch in branches]
     with stages("compile"):
-        compiled = compile_plan(groups, plan)
+        compiled = compile_plan(groups, plan, texts)
     size = _graph_report(compiled.graph, compiled.passes)
     with stages("save"):
         exact = save(compiled, weights, path)

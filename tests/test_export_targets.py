@@ -19,7 +19,7 @@ import exporter.verify
 import runtime
 from exporter import ExportError, VerificationError, export
 from exporter.groups import trace_group
-from exporter.passes import TARGETS, Group
+from exporter.passes import TARGETS, Group, needs_ranges
 from exporter.plan import TOLERANCES, Plan
 from exporter.prune import Branch
 from exporter.verify import eager
@@ -62,7 +62,9 @@ def one_trace(traces: dict[int, Group], monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(("target", "precision"), [case for case in CASES if case != ("portable", "fp32")])
 def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: str, precision: str) -> None:
-    export(model, drop=1, target=target, precision=precision, output=tmp_path / "onnx")
+    texts = _texts(tmp_path / "texts.jsonl", labels=False) if needs_ranges(target, precision) else None
+    words = None if texts is None else tokenizer()
+    export(model, words, drop=1, target=target, precision=precision, calibration=texts, output=tmp_path / "onnx")
     graph = onnx.load(tmp_path / "onnx" / "model.onnx", load_external_data=False).graph
     own = {node.op_type for node in graph.node if node.domain == "com.microsoft"}
     assert own == FUSED.get(target, set())
@@ -90,6 +92,11 @@ def test_a_mistake_that_rounding_would_hide_is_found(model: Any, tmp_path: Path,
 def test_a_precision_that_a_target_lacks_is_refused(model: Any, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"the target cuda computes in fp32, fp16, found int8.*targets portable, cpu"):
         export(model, target="cuda", precision="int8", output=tmp_path / "onnx")
+
+
+def test_static_ranges_need_texts(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"int8 for the target openvino quantizes by .*: add --calibration FILE"):
+        export(model, target="openvino", precision="int8", output=tmp_path / "onnx")
 
 
 def _texts(path: Path, labels: bool) -> Path:

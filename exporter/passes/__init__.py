@@ -12,10 +12,11 @@ from ._merge_weights import MergeWeightsPass
 from ._pipeline import JOINED, Group, branch_size, compile_groups, final_passes, graph_size, run_passes, template_passes
 from ._push_slices import PushSlicesPass
 from ._quantize_dynamic import QuantizeDynamicPass
+from ._quantize_static import QuantizeStaticPass, quantized_activations
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
 from ._static_reshapes import StaticReshapesPass
-from ._targets import PRECISIONS, TARGETS, target_passes
+from ._targets import PRECISIONS, TARGETS, Measure, needs_ranges, target_passes
 from ._vectorize_tasks import VectorizeTasksPass, output_names
 
 __all__ = [
@@ -30,10 +31,12 @@ __all__ = [
     "FuseSkipLayerNormPass",
     "Group",
     "JoinGroupsPass",
+    "Measure",
     "MergeTransposesPass",
     "MergeWeightsPass",
     "PushSlicesPass",
     "QuantizeDynamicPass",
+    "QuantizeStaticPass",
     "RemoveNoOpsPass",
     "ReuseSumsPass",
     "StaticReshapesPass",
@@ -42,7 +45,9 @@ __all__ = [
     "compile_groups",
     "final_passes",
     "graph_size",
+    "needs_ranges",
     "output_names",
+    "quantized_activations",
     "run_passes",
     "target_passes",
     "template_passes",

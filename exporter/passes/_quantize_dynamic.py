@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from ._build import Builder, const_array, known_shape, take_over
 
-__all__ = ["QuantizeDynamicPass"]
+__all__ = ["QuantizeDynamicPass", "quantized_weight"]
 
 _LARGEST = 127
 
@@ -41,7 +41,7 @@ class QuantizeDynamicPass(ir.passes.InPlacePass):
             if x is None or weight is None or not self._fits(weight):
                 continue
             if weight not in weights:
-                weights[weight] = _quantized(weight, build)
+                weights[weight] = quantized_weight(weight, build)
             if x not in activations:
                 activations[x] = tuple(_quantize(x, build))
             model.graph.insert_before(node, [*build.take(), *_product(node, activations[x], weights[weight], build)])
@@ -58,7 +58,7 @@ class QuantizeDynamicPass(ir.passes.InPlacePass):
         return array is not None and array.dtype == np.float32 and array.ndim in (2, 3) and array.size >= self.least
 
 
-def _quantized(weight: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:  # rule 2
+def quantized_weight(weight: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:  # rule 2
     array = const_array(weight)
     assert array is not None  # _fits
     scale = np.abs(array).max(axis=-2, keepdims=True).astype(np.float32) / np.float32(_LARGEST)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -11,8 +11,14 @@ from ._convert_to_half import ConvertToHalfPass
 from ._fuse_attention import FuseAttentionPass
 from ._fuse_skip_layer_norm import FuseSkipLayerNormPass
 from ._quantize_dynamic import QuantizeDynamicPass
+from ._quantize_static import QuantizeStaticPass, quantized_activations
 
-__all__ = ["PRECISIONS", "TARGETS", "target_passes"]
+__all__ = ["PRECISIONS", "TARGETS", "Measure", "needs_ranges", "target_passes"]
+
+# Gives the smallest and greatest number of each of a graph's values, by name.
+Measure = Callable[[ir.Model, Sequence[str]], Mapping[str, tuple[float, float]]]
+# A product with fewer weights is not worth quantizing its operand.
+_LEAST = 1 << 14
 
 # Target -> the precisions that are worth having there.
 TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -22,24 +28,41 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
     "cuda": ("fp32", "fp16"),
     # These compute in 16 bits by an option of their own, from a graph in fp32.
     "tensorrt": ("fp32", "fp16", "bf16"),
-    "openvino": ("fp32", "bf16"),
+    "openvino": ("fp32", "bf16", "int8"),
 }
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
-def target_passes(target: str, precision: str) -> tuple[ir.passes.InPlacePass, ...]:
-    """The passes for one of TARGETS in one of its precisions; empty where the portable graph is what the target wants."""
+def needs_ranges(target: str, precision: str) -> bool:
+    """Whether the target quantizes activations by ranges that are measured beforehand: OpenVINO computes in floats what is
+    quantized at run time."""
+    return target == "openvino" and precision == "int8"
+
+
+def target_passes(
+    target: str, precision: str, model: ir.Model, measure: Measure | None = None
+) -> tuple[ir.passes.InPlacePass, ...]:
+    """The passes that make `model` one for a target of TARGETS in one of its precisions; empty where it is that already.
+
+    Raises:
+        ValueError: `measure` is missing where the target needs it.
+    """
     passes: list[ir.passes.InPlacePass] = []
     if precision == "fp16":
         passes.append(ConvertToHalfPass())
     if target in ("cpu", "cuda"):
-        # While q, k and v are still plain products: quantized ones hide the pattern no less than fused ones hide a product.
+        # Before products are quantized: the pattern ends in plain ones.
         passes.append(FuseAttentionPass())
     if target == "cuda":
         # On the CPU the fused norm is slower than its parts: 0.92 to 0.98 of the speed, measured on BERT-base.
         passes.append(FuseSkipLayerNormPass())
-    if precision == "int8":
-        passes.append(QuantizeDynamicPass())
+    if needs_ranges(target, precision):
+        if measure is None:
+            raise ValueError(f"expected a way to measure activations for the target {target} in {precision}, found none")
+        names = [str(value.name) for value in quantized_activations(model, _LEAST)]
+        passes.append(QuantizeStaticPass(measure(model, names), _LEAST))
+    elif precision == "int8":
+        passes.append(QuantizeDynamicPass(_LEAST))
     if not passes:
         return ()
     return (*passes, common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass(), common.TopologicalSortPass())
