@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import signal
 import sys
@@ -16,7 +17,12 @@ _DESCRIPTION = """\
 Export all tasks of an adapter model into one ONNX graph with a shared trunk, verified against PyTorch.
 
 Without --model, the bundled example is exported: eight adapters on all-MiniLM-L6-v2.
+
+A first argument that is a command does something else; python -m exporter COMMAND --help says more:
+  inspect DIR   what is in an exported folder, what it costs and what it saves, as text and as a picture
 """
+# First argument -> the module whose main(arguments) it is.
+_COMMANDS = {"inspect": ".inspect.command"}
 _EPILOG = """\
 exit status: 0 done and verified; 1 verification failed, nothing written; 2 wrong use, unsupported model or bad input
 
@@ -156,6 +162,9 @@ def _raise_interrupt(*_: object) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in _COMMANDS:
+        return _run_command(arguments[0], arguments[1:])
     options = _parser().parse_args(arguments)
     # A terminated export cleans up like an interrupted one.
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -169,6 +178,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _run_command(name: str, arguments: Sequence[str]) -> int:
+    try:
+        return int(importlib.import_module(_COMMANDS[name], __package__).main(arguments))
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; to look into a folder or to change one, install adapterdrop-onnx[export,cpu]", file=sys.stderr)
+        return 2
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,0 +1,152 @@
+"""Which layer each node belongs to, whether it is trunk or branch, and which tasks need it.
+
+All of it is read from names and edges, so it holds for any graph that this package writes:
+
+1. A weight called "tasksN/…" is of the tasks of group N; what one reaches is branch, everything else is trunk.
+2. A node serves the tasks whose outputs it reaches.
+3. A layer's number is the first integer in the dotted name of a trunk weight ("bert.encoder.layer.3.…"). A node belongs to the
+   highest layer that it or its ancestors read a weight of. Equal weights of several layers are stored once, under the name of
+   the lowest, which this maximum forgives. A matrix without such a name belongs to the lowest layer that reads its product.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+TRUNK = "trunk"
+_GROUP = re.compile(r"(tasks\d+)/")
+_INDEXED = re.compile(r"(.+?)\.(\d+)\.")
+_HEADS = "heads."
+_INDICES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+
+# Levels below and above the layers, which are numbered from 0.
+_BELOW = -1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Attributes:
+    levels: names from the input up: "embeddings", "layer 0", …, "heads".
+    level: node -> index in `levels`.
+    owner: node -> "trunk", or its group: "tasks0", ….
+    serves: node -> the tasks that need it, as bits in the order of the tasks; 0 for a node that none needs.
+    """
+
+    levels: tuple[str, ...]
+    level: Mapping[ir.Node, int]
+    owner: Mapping[ir.Node, str]
+    serves: Mapping[ir.Node, int]
+
+
+def find_parts(graph: ir.Graph, outputs: Mapping[str, int]) -> Parts:
+    """`outputs`: output name -> the bits of the tasks that it answers."""
+    nodes = list(graph)
+    layers = _layers(graph)
+    numbers = {key: number for number, key in enumerate(layers)}
+    level = _levels(nodes, numbers)
+    names = ("embeddings", *_layer_names(list(layers)), "heads")
+    owner = _owners(nodes)
+    return Parts(names, {node: number - _BELOW for node, number in level.items()}, owner, _serves(nodes, outputs))
+
+
+def group_of(name: str | None) -> str | None:
+    """The group of tasks that a weight or value is called after."""
+    match = _GROUP.match(name or "")
+    return match[1] if match else None
+
+
+def _owners(nodes: list[ir.Node]) -> dict[ir.Node, str]:
+    owner: dict[ir.Node, str] = {}
+    for node in nodes:
+        sources = [value for value in node.inputs if value is not None]
+        groups = [group_of(value.name) for value in sources if value.is_initializer()]
+        groups += [owner[producer] for value in sources if (producer := value.producer()) is not None]
+        found = [group for group in groups if group not in (None, TRUNK)]
+        # The name decides between groups that share a node: it is the one that made it.
+        own = next((group for value in node.outputs if (group := group_of(value.name))), None)
+        owner[node] = (own or found[0] or TRUNK) if found else TRUNK
+    return owner
+
+
+def _serves(nodes: list[ir.Node], outputs: Mapping[str, int]) -> dict[ir.Node, int]:
+    serves: dict[ir.Node, int] = {}
+    for node in reversed(nodes):
+        bits = 0
+        for value in node.outputs:
+            if value.is_graph_output():
+                bits |= outputs.get(str(value.name), 0)
+            for reader, _ in value.uses():
+                bits |= serves.get(reader, 0)
+        serves[node] = bits
+    return serves
+
+
+_Layer = tuple[str, int]
+
+
+def _layers(graph: ir.Graph) -> tuple[_Layer, ...]:
+    """(dotted path of the stack, number) of every layer, in the order of computation."""
+    found = set()
+    for name in graph.initializers:
+        match = _INDEXED.match(name)
+        if match and group_of(name) is None and not name.startswith(_HEADS):
+            found.add((match[1], int(match[2])))
+    # A decoder reads what the encoder made.
+    return tuple(sorted(found, key=lambda layer: ("decoder" in layer[0], layer)))
+
+
+def _layer_names(layers: list[_Layer]) -> list[str]:
+    stacks = {stack for stack, _ in layers}
+    if len(stacks) < 2:
+        return [f"layer {number}" for _, number in layers]
+    kinds = {stack: next((k for k in ("decoder", "encoder") if k in stack.split(".")), stack) for stack in stacks}
+    return [f"{kinds[stack]} {number}" for stack, number in layers]
+
+
+def _levels(nodes: list[ir.Node], numbers: Mapping[_Layer, int]) -> dict[ir.Node, int]:
+    above = len(numbers)
+    named = {node: _named(node, numbers) for node in nodes}
+    upcoming: dict[ir.Node, int] = {}
+    for node in reversed(nodes):
+        readers = [reader for value in node.outputs for reader, _ in value.uses()]
+        nearest = [number for reader in readers for number in (upcoming[reader], named[reader]) if number is not None]
+        upcoming[node] = min(nearest, default=above)
+    level: dict[ir.Node, int] = {}
+    for node in nodes:
+        sources = [value.producer() for value in node.inputs if value is not None]
+        below = max((level[source] for source in sources if source is not None), default=_BELOW)
+        own = named[node]
+        if own is None and below > _BELOW and upcoming[node] == above and _reads_other(node, numbers):
+            own = above  # a pooler, a last norm or a head
+        level[node] = max(below, _BELOW if own is None else own)
+    for node in reversed(nodes):
+        if named[node] is None and _reads_nameless_matrix(node):
+            lowest = min((level[reader] for value in node.outputs for reader, _ in value.uses()), default=above)
+            level[node] = max(level[node], lowest)
+    return level
+
+
+def _weights(node: ir.Node) -> list[ir.Value]:
+    """What the node reads from the file, sizes and indices apart."""
+    constants = [value for value in node.inputs if value is not None and value.const_value is not None]
+    return [value for value in constants if value.dtype not in _INDICES]
+
+
+def _named(node: ir.Node, numbers: Mapping[_Layer, int]) -> int | None:
+    """The highest layer among the names of the node's weights."""
+    matches = [_INDEXED.match(_GROUP.sub("", str(value.name))) for value in _weights(node)]
+    found = [numbers.get((match[1], int(match[2]))) for match in matches if match]
+    return max((number for number in found if number is not None), default=None)
+
+
+def _reads_other(node: ir.Node, numbers: Mapping[_Layer, int]) -> bool:
+    """Whether the node reads a weight with a dotted name outside the layers."""
+    return _named(node, numbers) is None and any("." in str(value.name) for value in _weights(node))
+
+
+def _reads_nameless_matrix(node: ir.Node) -> bool:
+    return any(len(value.shape or ()) > 1 and "." not in str(value.name) for value in _weights(node))
