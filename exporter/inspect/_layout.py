@@ -15,6 +15,7 @@ MARGIN, LABELS = 28.0, 84.0
 COLUMN_GAP, GROUP_GAP, TRUNK_GAP = 5.0, 20.0, 30.0
 NAME_SIZE = 12.0
 _WIDE, _COLUMN_MOST, _COLUMN_LEAST = 760.0, 150.0, 11.0
+_TRUNK_LEAST = 46.0
 _TALL, _ROW_MOST, _ROW_LEAST = 480.0, 44.0, 15.0
 # cos 45°, of the task names above narrow columns
 _DIAGONAL = 0.7071
@@ -78,7 +79,7 @@ def lay_out(graph: GraphView, head: float) -> Layout:
     # Wide enough to tell the narrowest column, and no wider than a screen where that is possible.
     scale = max(min(_WIDE / total, _COLUMN_MOST / most), min(_COLUMN_LEAST / least, 3 * _COLUMN_MOST / most)) if most else 1
     x = MARGIN + LABELS
-    trunk = Column(trunk.name, trunk.group, trunk.own, trunk.again, x, max(widest[0] * scale, 2 * _COLUMN_LEAST))
+    trunk = Column(trunk.name, trunk.group, trunk.own, trunk.again, x, max(widest[0] * scale, _TRUNK_LEAST))
     x += trunk.width + TRUNK_GAP
     placed: list[Column] = []
     for column, count in zip(columns, widest[1:], strict=True):

@@ -6,7 +6,8 @@ All of it is read from names and edges, so it holds for any graph that this pack
 2. A node serves the tasks whose outputs it reaches.
 3. A layer's number is the first integer in the dotted name of a trunk weight ("bert.encoder.layer.3.…"). A node belongs to the
    highest layer that it or its ancestors read a weight of. Equal weights of several layers are stored once, under the name of
-   the lowest, which this maximum forgives. A matrix without such a name belongs to the lowest layer that reads its product.
+   the lowest, which this maximum forgives; under the name of another group's weight they say nothing. A matrix without such a
+   name belongs to the lowest layer that reads its product.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ def find_parts(graph: ir.Graph, outputs: Mapping[str, int]) -> Parts:
     nodes = list(graph)
     layers = _layers(graph)
     numbers = {key: number for number, key in enumerate(layers)}
-    level = _levels(nodes, numbers)
-    names = ("embeddings", *_layer_names(list(layers)), "heads")
     owner = _owners(nodes)
+    level = _levels(nodes, numbers, owner)
+    names = ("embeddings", *_layer_names(list(layers)), "heads")
     return Parts(names, {node: number - _BELOW for node, number in level.items()}, owner, _serves(nodes, outputs))
 
 
@@ -107,9 +108,10 @@ def _layer_names(layers: list[_Layer]) -> list[str]:
     return [f"{kinds[stack]} {number}" for stack, number in layers]
 
 
-def _levels(nodes: list[ir.Node], numbers: Mapping[_Layer, int]) -> dict[ir.Node, int]:
+def _levels(nodes: list[ir.Node], numbers: Mapping[_Layer, int], owner: Mapping[ir.Node, str]) -> dict[ir.Node, int]:
     above = len(numbers)
-    named = {node: _named(node, numbers) for node in nodes}
+    weights = {node: _weights(node, owner[node]) for node in nodes}
+    named = {node: _named(names, numbers) for node, names in weights.items()}
     upcoming: dict[ir.Node, int] = {}
     for node in reversed(nodes):
         readers = [reader for value in node.outputs for reader, _ in value.uses()]
@@ -120,33 +122,32 @@ def _levels(nodes: list[ir.Node], numbers: Mapping[_Layer, int]) -> dict[ir.Node
         sources = [value.producer() for value in node.inputs if value is not None]
         below = max((level[source] for source in sources if source is not None), default=_BELOW)
         own = named[node]
-        if own is None and below > _BELOW and upcoming[node] == above and _reads_other(node, numbers):
+        if own is None and below > _BELOW and upcoming[node] == above and any("." in str(name) for name in weights[node]):
             own = above  # a pooler, a last norm or a head
         level[node] = max(below, _BELOW if own is None else own)
     for node in reversed(nodes):
-        if named[node] is None and _reads_nameless_matrix(node):
+        if any(name is None for name in weights[node]) and named[node] is None:
             lowest = min((level[reader] for value in node.outputs for reader, _ in value.uses()), default=above)
             level[node] = max(level[node], lowest)
     return level
 
 
-def _weights(node: ir.Node) -> list[ir.Value]:
-    """What the node reads from the file, sizes and indices apart."""
-    constants = [value for value in node.inputs if value is not None and value.const_value is not None]
-    return [value for value in constants if value.dtype not in _INDICES]
+def _weights(node: ir.Node, owner: str) -> list[str | None]:
+    """Names of what the node reads from the file, sizes and indices apart; None for a matrix whose name says nothing."""
+    found: list[str | None] = []
+    for value in node.inputs:
+        if value is None or value.const_value is None or value.dtype in _INDICES:
+            continue
+        name = str(value.name)
+        if "." in name and group_of(name) in (None, owner):
+            found.append(_GROUP.sub("", name))
+        elif len(value.shape or ()) > 1:
+            found.append(None)
+    return found
 
 
-def _named(node: ir.Node, numbers: Mapping[_Layer, int]) -> int | None:
-    """The highest layer among the names of the node's weights."""
-    matches = [_INDEXED.match(_GROUP.sub("", str(value.name))) for value in _weights(node)]
+def _named(names: list[str | None], numbers: Mapping[_Layer, int]) -> int | None:
+    """The highest layer among the names."""
+    matches = [_INDEXED.match(name) for name in names if name]
     found = [numbers.get((match[1], int(match[2]))) for match in matches if match]
     return max((number for number in found if number is not None), default=None)
-
-
-def _reads_other(node: ir.Node, numbers: Mapping[_Layer, int]) -> bool:
-    """Whether the node reads a weight with a dotted name outside the layers."""
-    return _named(node, numbers) is None and any("." in str(value.name) for value in _weights(node))
-
-
-def _reads_nameless_matrix(node: ir.Node) -> bool:
-    return any(len(value.shape or ()) > 1 and "." not in str(value.name) for value in _weights(node))

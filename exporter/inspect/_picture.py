@@ -32,9 +32,9 @@ def draw(inspection: Inspection, graph: GraphView) -> Picture:
     layout = lay_out(graph, _HEAD)
     summary, summary_end = _summary(graph, layout)
     legend, end = _legend(graph, layout, summary_end + 30)
-    title = f"{graph.file}: {_tasks(len(graph.tasks))}, drop {graph.drop} of {inspection.layers} layers"
+    title = f"{graph.file}: {_tasks(len(graph.tasks))}, drop {graph.drops} of {inspection.layers} layers"
     if graph.routed:
-        title = f"{graph.file}: each row asks one task, drop {graph.drop} of {inspection.layers} layers"
+        title = f"{graph.file}: each row asks one task, drop {graph.drops} of {inspection.layers} layers"
     shapes = join(
         (
             _title(inspection, graph, title),

@@ -27,7 +27,9 @@ def print_inspection(inspection: Inspection, graph: GraphView, console: Console)
         markup=False,
     )
     console.print(_graph_table(inspection, shape))
-    stored = f"stored once: {_numbers.size(inspection.weights_bytes)} of weights; the graphs read {_numbers.size(inspection.read_bytes)}"
+    stored = f"stored once: {_numbers.size(inspection.weights_bytes)} of weights"
+    if len(inspection.graphs) > 1:
+        stored += f"; the {len(inspection.graphs)} graphs would take {_numbers.size(inspection.read_bytes)} apart"
     if graph.alone_bytes:
         stored += (
             f"; a file per task of {graph.file} would take {_numbers.size(graph.alone_bytes)}, "

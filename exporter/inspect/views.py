@@ -122,9 +122,16 @@ class GraphView:
         return sum(task.alone_bytes for task in self.tasks)
 
     @property
+    def drops(self) -> str:
+        """The tasks' drops in words: "3", or "0 to 5" where they differ."""
+        drops = [task.drop for task in self.tasks] or [self.drop]
+        return str(min(drops)) if min(drops) == max(drops) else f"{min(drops)} to {max(drops)}"
+
+    @property
     def groups(self) -> tuple[str, ...]:
-        """The owners but the trunk, in order."""
-        return tuple(dict.fromkeys(cell.owner for cell in self.cells if cell.owner != "trunk"))
+        """The owners but the trunk, by number."""
+        found = {cell.owner for cell in self.cells} - {"trunk"}
+        return tuple(sorted(found, key=lambda name: (len(name), name)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from ._fuse_skip_layer_norm import FuseSkipLayerNormPass
 from ._join_groups import JoinGroupsPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
+from ._name_transposed import NameTransposedPass
 from ._pipeline import JOINED, Group, branch_size, compile_groups, final_passes, graph_size, run_passes, template_passes
 from ._push_slices import PushSlicesPass
 from ._quantize_dynamic import QuantizeDynamicPass
@@ -34,6 +35,7 @@ __all__ = [
     "Measure",
     "MergeTransposesPass",
     "MergeWeightsPass",
+    "NameTransposedPass",
     "PushSlicesPass",
     "QuantizeDynamicPass",
     "QuantizeStaticPass",

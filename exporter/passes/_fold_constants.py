@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -19,8 +19,6 @@ class FoldConstantsPass(ir.passes.InPlacePass):
        they are bound.
     2. Above `size_limit` elements nothing is folded but, with `transpose_weights`, a Transpose of a weight. Before groups are
        joined it is not: a folded copy hides that two groups read the same weight.
-
-    A transposed weight is called after its source, "<source>_transposed", so that the graph still says which layer it is of.
     """
 
     def __init__(self, protected: Collection[str] = (), transpose_weights: bool = False, size_limit: int = 4096) -> None:
@@ -38,26 +36,7 @@ class FoldConstantsPass(ir.passes.InPlacePass):
                 return self.transpose_weights  # rule 2
             return None
 
-        sources = {
-            node.outputs[0]: f"{node.inputs[0].name}_transposed"
-            for node in model.graph
-            if node.op_type == "Transpose" and node.inputs[0] is not None and node.inputs[0].is_initializer()
-        }
         result = onnxscript.optimizer.fold_constants(
             model, input_size_limit=self.size_limit, output_size_limit=self.size_limit, should_fold=should_fold
         )
-        _rename(model.graph, {str(value.name): name for value, name in sources.items()})
         return ir.passes.PassResult(model, modified=bool(result.modified))
-
-
-def _rename(graph: ir.Graph, names: Mapping[str, str]) -> None:
-    """Gives the initializers among the keys the names behind them, made unique."""
-    taken = {value.name for node in graph for value in node.outputs} | {*graph.initializers}
-    for old, name in names.items():
-        if (value := graph.initializers.get(old)) is not None:
-            number, new = 1, name
-            while new in taken:
-                number += 1
-                new = f"{name}_{number}"
-            taken.add(new)
-            value.name = new

@@ -18,6 +18,7 @@ from ._fold_scales import FoldScalesPass
 from ._join_groups import JoinGroupsPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
+from ._name_transposed import NameTransposedPass
 from ._push_slices import PushSlicesPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
@@ -48,6 +49,8 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
     return (
         # Constants become initializers first: the library's CSE looks at no Constant of more than 10 elements.
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        # Before any of them is folded.
+        NameTransposedPass(),
         FoldConstantsPass(protected),
         common.IdentityEliminationPass(),
         common.CommonSubexpressionEliminationPass(),

@@ -1,0 +1,36 @@
+"""Calls transposed weights after their source."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+__all__ = ["NameTransposedPass"]
+
+
+class NameTransposedPass(ir.passes.InPlacePass):
+    """The result of a Transpose of the weight "w" is called "w_transposed"; bit-exact.
+
+    The initializer that takes its place when it is computed at export, once or once per task, inherits the name: a graph then
+    says which layer each of its matrices is of, where torch.onnx calls them val_61.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        taken = {value.name for node in graph for value in node.outputs} | {*graph.initializers}
+        taken |= {value.name for value in graph.inputs}
+        modified = False
+        for node in graph:
+            source, output = node.inputs[0] if node.inputs else None, node.outputs[0]
+            if node.op_type != "Transpose" or node.domain != "" or source is None or not source.is_initializer():
+                continue
+            wanted = f"{source.name}_transposed"
+            if output.is_graph_output() or str(output.name).startswith(wanted):
+                continue
+            name, number = wanted, 1
+            while name in taken:
+                number += 1
+                name = f"{wanted}_{number}"
+            taken.add(name)
+            output.name = name
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)
