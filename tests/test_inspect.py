@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from exporter.inspect import Inspection, inspect_bundle
 from exporter.inspect._flops import Cost, node_cost
 from exporter.inspect._shapes import concrete_values
 
+ROOT = Path(__file__).parent.parent
 HIDDEN, INNER, HEADS, BOTTLENECK = 32, 64, 4, 2
 LENGTH = 16
 
@@ -147,6 +150,15 @@ def test_shapes_that_arithmetic_makes_are_followed() -> None:
         t = Concat<axis = 0>(n, f) y = Reshape(x, t) }"""
     graph = parse(text).graph
     assert concrete_values(graph, {"batch": 3, "sequence": 5})[graph.outputs[0]].dims == (15, 4)
+
+
+def test_it_needs_no_torch(bundle: Path) -> None:
+    code = (
+        "import sys; from exporter.cli import main; status = main(['inspect', sys.argv[1], '--json']); "
+        "sys.exit(status or 3 * bool({'torch', 'transformers', 'adapters', 'onnxscript'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(bundle)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_command_shows_and_draws(capsys: pytest.CaptureFixture[str], tmp_path: Path, bundle: Path) -> None:

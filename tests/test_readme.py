@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.fusion import markdown, read_rows
 from benchmarks.markdown import table
 from exporter.cli import _parser
+from exporter.inspect.command import command_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,8 +31,13 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
 def test_the_export_commands_are_understood() -> None:
     commands = _commands("python -m exporter")
     assert ["python", "-m", "exporter", "--drop", "5"] in commands
+    assert ["python", "-m", "exporter", "inspect", "onnx-drop3", "--picture", "docs/inspect.svg"] in commands
     for command in commands:
-        _parser().parse_args(command[3:])  # leaves the process where it does not understand
+        # leaves the process where it does not understand
+        if command[3] == "inspect":
+            command_parser().parse_args(command[4:])
+        else:
+            _parser().parse_args(command[3:])
 
 
 def test_files_that_the_readme_links_to_are_there() -> None:

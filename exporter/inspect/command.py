@@ -33,7 +33,8 @@ def _shape(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be BATCHxLENGTH, say 1x128, found {text!r}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """What the command understands."""
     parser = Parser(
         prog="python -m exporter inspect",
         description=_DESCRIPTION,
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     from ..errors import ExportError
 
     try:
