@@ -10,8 +10,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from adapters import GPT2AdapterModel
 from pass_testing import parse
 from tiny_models import tiny_model
+from transformers import GPT2Config
 
 from exporter import ExportError, export
 from exporter.cli import main
@@ -86,6 +88,23 @@ def test_a_task_alone_costs_what_an_export_of_it_costs(tmp_path: Path, inspectio
     expected = {view.name: view for view in inspection.graphs[0].tasks}[task]
     assert sum(expected.alone_flops) == pytest.approx(alone.flops, abs=10)
     assert expected.alone_bytes == pytest.approx(alone.bytes, abs=500)  # but for constants of shapes
+
+
+def test_layers_are_told_where_biases_are_equal_and_weights_are_transposed_twice(tmp_path: Path) -> None:
+    model = GPT2AdapterModel(
+        GPT2Config(n_embd=32, n_layer=3, n_head=4, n_inner=64, vocab_size=101, n_positions=48, pad_token_id=0)
+    )
+    for name in "ab":  # as they are initialized: the biases are zeros, and one of them is stored for all
+        model.add_adapter(name, config="seq_bn")
+        model.add_classification_head(name, num_labels=2)
+    export(model, drop=2, output=tmp_path / "onnx")
+    graph = inspect_bundle(tmp_path / "onnx", (1, LENGTH)).graphs[0]
+    matrix = 2 * LENGTH * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER) + 4 * LENGTH * LENGTH * HIDDEN
+    for cell in graph.cells:
+        if cell.owner == "trunk" and cell.level in ("layer 0", "layer 1"):
+            assert matrix < cell.flops < 1.4 * matrix
+            assert cell.trunk_bytes > 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+    assert [cell.level for cell in graph.cells if cell.owner == "tasks0" and cell.flops][-2:] == ["layer 2", "heads"]
 
 
 def test_doubling_the_batch_doubles_the_operations(bundle: Path, inspection: Inspection) -> None:

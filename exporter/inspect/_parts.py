@@ -147,7 +147,9 @@ def _weights(node: ir.Node, owner: str) -> list[str | None]:
 
 
 def _named(names: list[str | None], numbers: Mapping[_Layer, int]) -> int | None:
-    """The highest layer among the names."""
+    """The highest layer among the names, heads being above all."""
+    if any(name and name.startswith(_HEADS) for name in names):
+        return len(numbers)
     matches = [_INDEXED.match(name) for name in names if name]
     found = [numbers.get((match[1], int(match[2]))) for match in matches if match]
     return max((number for number in found if number is not None), default=None)

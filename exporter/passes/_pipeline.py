@@ -59,6 +59,8 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         common.ShapeInferencePass(),
         RemoveNoOpsPass(),
         MergeTransposesPass(),
+        # Again, for the Transposes that are new.
+        NameTransposedPass(),
         DropExpandsPass(),
         # After the no-ops are gone: their outputs hide that two shapes are equal.
         StaticReshapesPass(),
