@@ -217,5 +217,10 @@ def test_what_is_no_bundle_is_refused(capsys: pytest.CaptureFixture[str], tmp_pa
     (tmp_path / "model.onnx").write_bytes(b"graph")
     with pytest.raises(ExportError, match=r"model\.onnx: truncated or altered"):
         inspect_bundle(tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    for name in ("config.json", "model.onnx.data"):
+        (tmp_path / name).write_bytes((bundle / name).read_bytes())
+    with pytest.raises(ExportError, match=r"model\.onnx: missing"):
+        inspect_bundle(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main(["inspect"])

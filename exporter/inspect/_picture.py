@@ -18,20 +18,21 @@ from ._layout import (
     colour_of,
     lay_out,
 )
+from ._legend import GHOST, legend, summary
 from ._svg import INK, MUTED, PAPER, Box, Line, Picture, Shape, Text, join, text_width, to_svg
 from .views import GraphView, Inspection
 
-_GHOST, _TINT = "#c3cad3", "#f3f5f8"
+_TINT = "#f3f5f8"
 _HEAD = 74.0
 _LEAST = 2.0  # pixels of the thinnest box
-_MINI, _BAR = 11.0, 16.0
+_MINI = 11.0
 
 
 def draw(inspection: Inspection, graph: GraphView) -> Picture:
     """`graph` is one of the inspection's; boxes of one height have widths to the scale of their operations."""
     layout = lay_out(graph, _HEAD)
-    summary, summary_end = _summary(graph, layout)
-    legend, end = _legend(graph, layout, summary_end + 30)
+    bars, bars_end = summary(graph, layout)
+    keys, end = legend(graph, layout, bars_end + 30)
     title = f"{graph.file}: {_tasks(len(graph.tasks))}, drop {graph.drops} of {inspection.layers} layers"
     if graph.routed:
         title = f"{graph.file}: each row asks one task, drop {graph.drops} of {inspection.layers} layers"
@@ -41,8 +42,8 @@ def draw(inspection: Inspection, graph: GraphView) -> Picture:
             _levels(graph, layout),
             _columns(graph, layout),
             _side(graph, layout),
-            summary,
-            legend,
+            bars,
+            keys,
         )
     )
     return Picture(layout.width, end + MARGIN - 8, title, shapes)
@@ -113,7 +114,7 @@ def _boxes(column: Column, layout: Layout, colour: str) -> Iterator[Shape]:
         width = max(width, _LEAST) if own else 0.0
         left = column.x + (column.width - width - ghost) / 2
         if ghost >= _LEAST:
-            yield Box(left, y, ghost, layout.row, "none", _GHOST, dashed=True)
+            yield Box(left, y, ghost, layout.row, "none", GHOST, dashed=True)
         if own:
             yield Box(left + ghost, y, width, layout.row, colour, radius=min(2.0, width / 2))
         text = _numbers.flops(own).removesuffix("FLOP")
@@ -185,63 +186,3 @@ def _side(graph: GraphView, layout: Layout) -> Iterator[Shape]:
                 yield Box(left, top + (layout.row - height) / 2, width, height, colour, radius=0)
                 left += width
         yield Text(left + 6, baseline, _numbers.size(sum(count for count, _ in parts)), size, INK)
-
-
-def _summary(graph: GraphView, layout: Layout) -> tuple[list[Shape], float]:
-    """Two pairs of bars, this graph against a graph per task; and where they end."""
-    y = layout.bottom + 62
-    if len(graph.tasks) < 2:
-        return [], y - 34
-    shapes: list[Shape] = []
-    left = MARGIN + 2 * LABELS
-    room = layout.width - MARGIN - left - 190
-    trunk, tasks = graph.trunk_flops, dict.fromkeys(graph.groups, 0)
-    weights = dict(tasks)
-    for cell in graph.cells:
-        if cell.owner != "trunk":
-            tasks[cell.owner] += cell.flops
-            weights[cell.owner] += cell.task_bytes
-    rows = (
-        ("computed", _numbers.flops, {"trunk": trunk, **tasks}, graph.alone_flops),
-        ("stored", _numbers.size, {"trunk": graph.bytes - sum(weights.values()), **weights}, graph.alone_bytes),
-    )
-    for name, show, parts, alone in rows:
-        total = sum(parts.values())
-        scale = room / max(alone, total, 1)
-        shapes.append(Text(MARGIN, y + 12, name, 13, INK, bold=True))
-        shapes.append(Text(left - 10, y + 12, "this graph", 11, INK, "end"))
-        x = left
-        for owner, count in parts.items():
-            shapes.append(Box(x, y, count * scale, _BAR, colour_of(graph, owner), radius=0))
-            x += count * scale
-        shapes.append(Text(x + 8, y + 12, show(total), 12, INK, bold=True))
-        y += _BAR + 4
-        shapes.append(Text(left - 10, y + 12, "a graph per task", 11, INK, "end"))
-        shapes.append(Box(left, y, alone * scale, _BAR, "none", _GHOST, dashed=True, radius=0))
-        label = f"{show(alone)}, {_numbers.times(alone, total)} times as much"
-        shapes.append(Text(left + alone * scale + 8, y + 12, label, 12, MUTED))
-        y += _BAR + 18
-    return shapes, y - 18
-
-
-def _legend(graph: GraphView, layout: Layout, y: float) -> tuple[list[Shape], float]:
-    """What the colours mean, as many a line as fit; and where it ends."""
-    entries = [("trunk: computed once", TRUNK_COLOUR)]
-    for group in graph.groups:
-        count = sum(task.group == group for task in graph.tasks)
-        what = f"{count} tasks of one structure, as one batch" if count > 1 else "1 task" if count else "the branch"
-        entries.append((f"{group}: {what}", colour_of(graph, group)))
-    if graph.tasks:
-        entries.append(("the trunk's work that a graph per task would do again", ""))
-    shapes: list[Shape] = []
-    x = MARGIN
-    for text, colour in entries:
-        width = 20 + text_width(text, 11.5) + 18
-        if x > MARGIN and x + width > layout.width - MARGIN:
-            x, y = MARGIN, y + 20
-        shapes.append(Box(x, y - 9, 12, 11, colour or "none", "none" if colour else _GHOST, dashed=not colour))
-        shapes.append(Text(x + 19, y, text, 11.5, INK))
-        x += width
-    y += 20
-    shapes.append(Text(MARGIN, y, "Widths of boxes are to the scale of their floating-point operations.", 11.5, MUTED))
-    return shapes, y

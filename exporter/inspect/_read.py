@@ -79,9 +79,15 @@ def _sizes(manifest: Manifest, shape: Sequence[int] | None) -> tuple[dict[str, i
 def _read_graph(folder: Path, manifest: Manifest, variant: VariantEntry, name: str, sizes: Mapping[str, int]) -> GraphView:
     try:
         graph = ir.load(folder / name).graph
-        known = concrete_values(graph, sizes)
-    except Exception as error:  # protobuf and ONNX raise many kinds for a file that is none
+    except Exception as error:  # protobuf and onnx-ir raise many kinds for a file that is no graph
         raise ExportError(f"{folder / name}: cannot be read as an ONNX graph: {error}; export it again") from error
+    try:
+        known = concrete_values(graph, sizes)
+    except KeyError as error:
+        expected = ", ".join(sizes)
+        raise ExportError(
+            f"{folder / name}: expected inputs with the axes {expected}, found {error}; export it again"
+        ) from error
     routed = name == variant.routed
     bits = {output: 1 << number for number, task in enumerate(manifest.tasks) for output in task.outputs}
     if routed:
