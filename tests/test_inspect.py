@@ -51,8 +51,8 @@ def _layer(batch: int, length: int) -> int:
 
 
 def _adapter(rows: int) -> int:
-    """Down, up, their biases, the activation, the sum with what it adapts."""
-    return 4 * rows * HIDDEN * BOTTLENECK + rows * (2 * BOTTLENECK + 2 * HIDDEN)
+    """Down, up, their biases and the activation; the residual and the norm behind them."""
+    return 4 * rows * HIDDEN * BOTTLENECK + rows * (2 * BOTTLENECK + HIDDEN) + rows * HIDDEN * (1 + 8)
 
 
 def _flops(inspection: Inspection, level: str, owner: str) -> int:
@@ -62,9 +62,8 @@ def _flops(inspection: Inspection, level: str, owner: str) -> int:
 def test_a_layer_costs_what_its_definition_says(inspection: Inspection) -> None:
     assert inspection.graphs[0].levels == ("embeddings", "layer 0", "layer 1", "layer 2", "heads")
     assert _flops(inspection, "layer 0", "trunk") == _layer(2, LENGTH)
-    norm = 2 * LENGTH * HIDDEN * (1 + 8)  # the last norm of layer 1 comes behind the adapter
-    assert _flops(inspection, "layer 1", "trunk") == _layer(2, LENGTH) - norm + 2 * LENGTH * HIDDEN
-    assert _flops(inspection, "layer 1", "tasks1") == _adapter(2 * LENGTH) + norm - 2 * LENGTH * HIDDEN
+    assert _flops(inspection, "layer 1", "trunk") == _layer(2, LENGTH)  # the adapter reads the layer's result
+    assert _flops(inspection, "layer 1", "tasks1") == _adapter(2 * LENGTH)
     assert _flops(inspection, "layer 2", "tasks1") == _layer(2, LENGTH) + _adapter(2 * LENGTH)
     assert _flops(inspection, "layer 1", "tasks0") == 2 * _flops(inspection, "layer 1", "tasks1")
     # classification reads [CLS] alone: of the last layer, keys and values are computed in full
@@ -103,7 +102,7 @@ def test_layers_are_told_where_biases_are_equal_and_weights_are_transposed_twice
     for cell in graph.cells:
         if cell.owner == "trunk" and cell.level in ("layer 0", "layer 1"):
             assert matrix < cell.flops < 1.4 * matrix
-            assert cell.trunk_bytes > 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+            assert cell.trunk_bytes >= 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
     assert [cell.level for cell in graph.cells if cell.owner == "tasks0" and cell.flops][-2:] == ["layer 2", "heads"]
 
 

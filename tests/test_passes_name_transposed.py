@@ -28,3 +28,9 @@ def test_a_taken_name_stays_whose_it_is() -> None:
     model = parse(text, {"w": rand(6, 4)})
     NameTransposedPass()(model)
     assert [node.outputs[0].name for node in model.graph] == ["w_transposed", "w_transposed_2", "y"]
+
+
+def test_a_transpose_of_a_transpose_is_of_the_same_weight() -> None:
+    text = "(float[batch, 6] x) => (float[batch, 4] y) { t = Transpose(w) u = Transpose(t) y = MatMul(x, u) }"
+    model = prove(NameTransposedPass(), text, "Transpose Transpose MatMul", initializers={"w": rand(6, 4)})
+    assert [node.outputs[0].name for node in model.graph] == ["w_transposed", "w_transposed_2", "y"]
