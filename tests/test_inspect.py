@@ -179,6 +179,13 @@ def test_it_needs_no_torch(bundle: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_rows_that_are_chosen_at_run_time_are_counted_in_full() -> None:
+    text = """(float[rows, 4] x, bool[rows] mine) => (float[m, 4] y) <int64[1] flat = {-1}> {
+        n = NonZero(mine) i = Reshape(n, flat) y = Gather<axis = 0>(x, i) }"""
+    graph = parse(text).graph
+    assert concrete_values(graph, {"rows": 7})[graph.outputs[0]].dims == (7, 4)
+
+
 def test_the_command_shows_and_draws(capsys: pytest.CaptureFixture[str], tmp_path: Path, bundle: Path) -> None:
     for suffix in (".svg", ".png"):
         assert main(["inspect", str(bundle), "--shape", "2x16", "--drop", "3", "--picture", str(tmp_path / f"p{suffix}")]) == 0

@@ -46,7 +46,8 @@ def concrete_values(graph: ir.Graph, sizes: Mapping[str, int]) -> dict[ir.Value,
         known[value] = Known(dims, value.dtype or ir.DataType.FLOAT)
     for value in graph.initializers.values():
         if (tensor := value.const_value) is not None:
-            few = tensor.size <= _COMPUTED_ELEMENTS
+            # Weights stay in their file: an export keeps all that shapes are made of in the graph.
+            few = tensor.size <= _COMPUTED_ELEMENTS and not isinstance(tensor, ir.ExternalTensor)
             known[value] = Known(tuple(tensor.shape.numpy()), tensor.dtype, tensor.numpy() if few else None)
     for node in graph:
         inputs = [None if value is None else known.get(value) for value in node.inputs]
@@ -66,6 +67,9 @@ def _outputs(node: ir.Node, inputs: Sequence[Known | None], opsets: Mapping[str,
     if node.op_type == "Shape" and given:
         start, end = (node.attributes.get_int(name, default) for name, default in (("start", 0), ("end", None)))
         return [_computed(np.array(given[0].dims[start:end], np.int64))]
+    if node.op_type == "NonZero" and given and len(given[0].dims) == 1:
+        # At most. A routed graph picks the rows of each group so: it is counted as if all rows asked for that group.
+        return [Known((1, *given[0].dims), ir.DataType.INT64)]
     proto = ir.to_proto(node)
     if all(entry.array is not None for entry in given):
         evaluator = onnx.reference.ReferenceEvaluator(proto, opsets={"": opsets[""]})

@@ -37,6 +37,8 @@ def print_inspection(inspection: Inspection, graph: GraphView, console: Console)
         )
     console.print(stored, soft_wrap=True, markup=False)
     console.print(_level_table(graph, shape))
+    if graph.routed and len(graph.groups) > 1:
+        console.print("each group is counted as if all rows asked for its tasks: a row runs the branch of its own group alone")
     if graph.tasks:
         console.print(_task_table(graph))
         console.print(_model(graph), soft_wrap=True, markup=False)
