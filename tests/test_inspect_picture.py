@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from exporter.inspect._layout import colour_of
 from exporter.inspect._picture import draw
 from exporter.inspect._svg import Box, Picture, Text, text_width
+from exporter.inspect._text import print_inspection
 from exporter.inspect.views import Cell, GraphView, Inspection, TaskView
 
 
@@ -86,3 +90,12 @@ def test_a_routed_graph_has_a_column_per_group() -> None:
     inspection = _inspection(4, 2, 6, routed=True)
     texts = [shape.text for shape in draw(inspection, inspection.graphs[0]).shapes if isinstance(shape, Text)]
     assert texts.count("the row's task") == 2
+
+
+def test_layers_that_no_name_tells_apart_are_said_so() -> None:
+    inspection = _inspection(2, 1, 6)
+    for layers, said in ((6, False), (12, True)):
+        console = Console(file=io.StringIO(), width=200)
+        print_inspection(replace(inspection, layers=layers), inspection.graphs[0], console)
+        assert isinstance(console.file, io.StringIO)
+        assert ("tell 6 of 12 layers apart" in console.file.getvalue()) == said

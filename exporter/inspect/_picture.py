@@ -46,7 +46,8 @@ def draw(inspection: Inspection, graph: GraphView) -> Picture:
             keys,
         )
     )
-    return Picture(layout.width, end + MARGIN - 8, title, shapes)
+    width = max(layout.width, 2 * MARGIN + text_width(title, 20, bold=True))
+    return Picture(width, end + MARGIN - 8, title, shapes)
 
 
 def save_picture(inspection: Inspection, graph: GraphView, path: Path) -> None:
