@@ -39,8 +39,8 @@ def print_inspection(inspection: Inspection, graph: GraphView, console: Console)
     console.print(_level_table(graph, shape))
     if (told := len(graph.levels) - 2) < inspection.layers:
         console.print(
-            f"the names of the weights tell {told} of {inspection.layers} layers apart: layers that share their weights, or whose "
-            "weights have no name of their own, stand in one row",
+            f"the names of the weights tell {told} of {inspection.layers} layers apart: layers that share their weights, or "
+            "whose weights have no name of their own, stand in one row",
             soft_wrap=True,
         )
     if graph.routed and len(graph.groups) > 1:
