@@ -150,6 +150,7 @@ def _cost(text: str) -> Cost | None:
             2 * 8 * 9 * 4 + 2 * 8 * 9 * 6,
         ),
         ("(float[2, 3] a) => (float[3, 2] y) { y = Transpose(a) }", 0),
+        ("(float s) => (float[2] y) <int8[2] w = {1, 2}> { y = DequantizeLinear(w, s) }", 0),
     ],
 )
 def test_matrix_products_are_counted_exactly(text: str, matrix: int) -> None:

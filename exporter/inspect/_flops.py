@@ -70,6 +70,8 @@ def node_cost(node: ir.Node, known: Mapping[ir.Value, Known]) -> Cost | None:
     """The operations of `node`; None where a shape that they depend on is unknown."""
     if node.op_type in _MOVES:
         return Cost()
+    if node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].is_initializer():
+        return Cost()  # a weight: done once, when the graph is loaded, or inside the product
     inputs: list[Dims | None] = []
     for value in node.inputs:
         if value is not None and value not in known:

@@ -173,7 +173,12 @@ def _tasks(
 
 def _operand(node: ir.Node) -> str:
     """By what a matrix product multiplies."""
-    weights = [value for value in node.inputs if value is not None and value.is_initializer()]
+    # A weight may be stored in 8 bits.
+    makers = [value.producer() for value in node.inputs if value is not None]
+    stored = [
+        value for maker in makers if maker is not None and maker.op_type == "DequantizeLinear" for value in maker.inputs[:1]
+    ]
+    weights = [value for value in (*node.inputs, *stored) if value is not None and value.is_initializer()]
     if not weights:
         return "activations"
     return "task weights" if any(group_of(value.name) for value in weights) else "trunk weights"
