@@ -1,23 +1,26 @@
 """`load` a bundle into a `Predictor`."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from runtime.batch import TEXT_INPUTS, Text, TextEncoder
+from runtime.batch import CPU_LIMITS, GPU_LIMITS, TEXT_INPUTS, Text, TextEncoder
 from runtime.bundle import Manifest, TaskEntry, check_files, read_manifest
 from runtime.errors import AdapterDropError, InputError
 from runtime.feeds import check_feeds
 from runtime.interpret import TOKENWISE, interpret
+from runtime.options import Options
+from runtime.policy import DropPolicy
 from runtime.prediction import FIELDS, Prediction, Word
 from runtime.providers import short_name
-from runtime.session import open_session
+from runtime.session import Opened, open_sessions
 
-__all__ = ["Prediction", "Predictor", "Word", "load"]
+__all__ = ["Answers", "Prediction", "Predictor", "Word", "load"]
 
 
 def load(
@@ -26,6 +29,8 @@ def load(
     drop: int | None = None,
     threads: int | None = None,
     verify: bool = True,
+    options: Options | None = None,
+    policy: DropPolicy | None = None,
 ) -> "Predictor":
     """Load the bundle in `folder`.
 
@@ -34,18 +39,31 @@ def load(
         drop: load the variant of that drop alone; None loads all of them, so that `run` and `predict` can choose.
         threads: threads within one operation; None leaves it to ONNX Runtime.
         verify: compare every file's sha256 with the manifest. Missing files are refused in any case.
+        policy: chooses the drop of every call that names none, say `LatencyTarget`; None = the first drop.
+        options: how sessions are made, see `Options`; `threads` above goes before the one there.
 
     Raises:
         BundleError: the folder is no bundle, or a file of it is missing, altered or not loadable.
         ProviderError: the provider is unknown, not installed or not working.
-        InputError: `drop` was not exported, or `threads` is not a positive integer.
+        InputError: `drop` was not exported, `threads` is not a positive integer, or the cache folder cannot be used.
     """
+    options = Options() if options is None else options
+    options = options if threads is None else replace(options, threads=threads)
     manifest = read_manifest(folder)
     _check_drop(drop, manifest.drops, "exported")
     check_files(folder, manifest, contents=verify)
     drops = manifest.drops if drop is None else (drop,)
-    sessions = {each: open_session(Path(folder), manifest, provider, threads, each) for each in drops}
-    return Predictor(manifest, sessions, TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None)
+    opened = open_sessions(Path(folder), manifest, drops, provider, options)
+    encoder = TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None
+    return Predictor(manifest, options, policy, opened, encoder)
+
+
+class Answers(dict[str, npt.NDArray[Any]]):
+    """Name -> logits, and `drop`: the variant that answered."""
+
+    def __init__(self, logits: Iterable[tuple[str, npt.NDArray[Any]]], drop: int) -> None:
+        super().__init__(logits)
+        self.drop = drop
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +71,9 @@ class Predictor:
     """A loaded bundle; made by `load`. Nothing in it changes afterwards: many threads may share one."""
 
     manifest: Manifest
-    _sessions: Mapping[int, Any]
+    options: Options
+    policy: DropPolicy | None
+    _opened: Opened
     _encoder: TextEncoder | None
 
     @property
@@ -64,16 +84,22 @@ class Predictor:
     @property
     def drops(self) -> tuple[int, ...]:
         """The numbers of lowest layers without adapters that are loaded; the first is the default."""
-        return tuple(self._sessions)
+        return tuple(self._opened.sessions)
 
     @property
     def provider(self) -> str:
         """What really runs, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
-        return short_name(self._sessions[self.drops[0]].get_providers()[0])
+        return short_name(self._opened.sessions[self.drops[0]].get_providers()[0])
+
+    def node_counts(self, drop: int | None = None) -> dict[str, int]:
+        """Provider -> nodes of that variant (None = the first) that it ran, counted by ONNX Runtime in one small run of a
+        session of its own: what a provider left to the CPU shows here. A part that a provider compiled is one node."""
+        _check_drop(drop, self.drops, "loaded")
+        return self._opened.node_counts(self.drops[0] if drop is None else drop, self.manifest, self.options)
 
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> "Answers":
         """Logits of `tasks` (None = all), in that order, by the name of the task; a task with several outputs has one key for
         each, whatever the graph calls them: "task.start_logits" and "task.end_logits" for question answering,
         "task.rel_preds" and "task.arc_preds" for dependency parsing.
@@ -82,7 +108,8 @@ class Predictor:
         (of the decoder's sequence for seq2seq_lm); [batch, sequence] twice for question answering; [rows, 1] for multiple
         choice, where a row is one choice of one question.
 
-        `drop`: which variant answers, one of `drops`; None takes the first.
+        `drop`: which variant answers, one of `drops`; None takes what the policy of `load` chooses, without one the first. The
+        answers' attribute `drop` says which it was.
 
         `feeds`: the inputs of `manifest.inputs`, each of its dtype, shape and limit. `attention_mask` (1 = token,
         0 = padding) must be given; `token_type_ids` may be left out and is then all zeros, as in transformers.
@@ -95,13 +122,17 @@ class Predictor:
         checked = check_feeds(feeds, self.manifest)
         # RunOptions.only_execute_path_to_fetches is not set: inference builds of ONNX Runtime ignore it (1.31 does), so the
         # other tasks' heads run too; only their copies are saved.
-        session = self._sessions[self.drops[0] if drop is None else drop]
+        chosen = self._choose(drop)
+        started = time.perf_counter()
         try:
-            logits = session.run([output for entry in entries for output in entry.outputs], checked)
+            logits = self._opened.run(chosen, [output for entry in entries for output in entry.outputs], checked)
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in checked.items())
             raise AdapterDropError(f"ONNX Runtime ({self.provider}) failed on {shapes}: {error}") from error
-        return dict(zip((name for entry in entries for name in entry.answers), logits, strict=True))
+        finally:
+            if self.policy is not None:
+                self.policy.done(chosen, time.perf_counter() - started)
+        return Answers(zip((name for entry in entries for name in entry.answers), logits, strict=True), chosen)
 
     def predict(
         self,
@@ -109,14 +140,14 @@ class Predictor:
         tasks: Sequence[str] | None = None,
         drop: int | None = None,
         truncate: bool = False,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ) -> dict[str, list[Prediction]]:
         """Predictions of `tasks` (None = all), in that order, for every text, in the order of `texts`.
 
         `texts`: a list of str and of pairs (str, str); question answering takes pairs (question, context) only. In multiple
         choice a text is one choice: give each choice of a question as a pair of its own and compare the values. Over-long
         texts are an error unless `truncate`, which cuts the longer one of a pair first; beyond the cut there are no words
-        and no answers. Texts of similar length share a batch of at most `batch_size` rows.
+        and no answers. Texts of similar length share a batch, of at most `batch_size` rows where that is given.
 
         Raises:
             InputError: as `run`; texts that are none or too long, or no pairs for question answering; a bundle without a
@@ -125,13 +156,15 @@ class Predictor:
         """
         entries = self._entries(tasks)
         _check_drop(drop, self.drops, "loaded")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size: expected a positive integer, found {batch_size!r}")
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"batch_size: expected a positive integer or None, found {batch_size!r}")
         encoder = self._checked_encoder(entries)
         rows = encoder.encode(texts, truncate)
         _check_pairs(entries, texts)
         found: dict[str, dict[int, Prediction]] = {entry.name: {} for entry in entries}
-        for batch in encoder.batches(rows, batch_size):
+        on_gpu = self.provider in ("cuda", "tensorrt")
+        shapes = self.options.cuda.graphs if self.provider == "cuda" else ()
+        for batch in encoder.batches(rows, GPU_LIMITS if on_gpu else CPU_LIMITS, batch_size, shapes):
             logits = self.run(batch.feeds, tuple(found), drop)
             width = batch.feeds["input_ids"].shape[1]
             for place, index in enumerate(batch.rows):
@@ -140,8 +173,17 @@ class Predictor:
                     if entry.head in TOKENWISE:  # without the padding
                         start = encoder.offset(rows[index], width)
                         values = [array[start : start + len(rows[index])] for array in values]
-                    found[entry.name][index] = interpret(entry, values, texts[index], rows[index], encoder)
+                    answer = interpret(entry, values, texts[index], rows[index], encoder)
+                    found[entry.name][index] = replace(answer, drop=logits.drop)
         return {name: [answers[index] for index in range(len(texts))] for name, answers in found.items()}
+
+    def _choose(self, drop: int | None) -> int:
+        if drop is not None:
+            return drop
+        if self.policy is None:
+            return self.drops[0]
+        _check_drop(chosen := self.policy.choose(self.drops), self.drops, "loaded")
+        return chosen
 
     def _entries(self, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
         if tasks is None:

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runtime_bundles import HEAD_TASKS, head_weights, rewrite, task, vision_weights, write_decoder, write_heads, write_vision
+from runtime_bundles import (
+    HEAD_TASKS,
+    head_weights,
+    rewrite,
+    task,
+    variant,
+    vision_weights,
+    write_decoder,
+    write_heads,
+    write_vision,
+)
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import runtime
@@ -246,7 +256,8 @@ def test_tasks_beside_a_decoder_still_answer_texts(decoder: runtime.Predictor, r
 
 def test_a_decoder_that_may_belong_to_any_task_is_not_guessed(tmp_path: Path) -> None:
     folder = write_decoder(tmp_path / "bundle")
-    rewrite(folder, tasks=(task("topic", "classification", ("sport", "news")),), parity=())
+    tasks = (task("topic", "classification", ("sport", "news")),)
+    rewrite(folder, tasks=tasks, variants=(variant(tasks),))
     predictor = runtime.load(folder, provider="cpu", threads=1)
     with pytest.raises(runtime.InputError, match=r"this one takes decoder_input_ids, decoder_attention_mask; call run\(\)"):
         predictor.predict(["a"])
