@@ -1,4 +1,4 @@
-"""Ask an exported bundle about texts on the command line; see `python -m runtime --help`."""
+"""Ask an exported bundle about texts on the command line, or write it for Triton; see `python -m runtime --help`."""
 
 import argparse
 import json
@@ -23,7 +23,12 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 2 wrong use or bad input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if list(arguments[:1]) == ["triton"]:
+            from runtime.serving import triton  # here: nobody else needs it
+
+            return triton.main(arguments[1:])
         options = _parser().parse_args(arguments)
         texts: list[Text] = [*options.texts, *(_read(options.file) if options.file else ())]
         if not texts:
@@ -43,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m runtime", description="Ask an exported bundle about texts.")
+    parser = _Parser(
+        prog="python -m runtime",
+        description="Ask an exported bundle about texts.",
+        epilog="`python -m runtime triton DIR REPOSITORY` writes the bundle as a model repository of Triton; `triton --help`.",
+    )
     parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
     # one destination for both, so that the order of the command line is kept
     add = parser.add_argument

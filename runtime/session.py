@@ -12,8 +12,9 @@ import numpy.typing as npt
 from runtime._ort import ort
 from runtime.bundle import Manifest
 from runtime.caches import cache_folder
+from runtime.cancel import Cancellation
 from runtime.cuda_graphs import CapturedGraphs
-from runtime.errors import BundleError, InputError, ProviderError
+from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
 from runtime.graphs import check_graph
 from runtime.nodes import count_nodes, example_feeds
 from runtime.options import Options
@@ -34,11 +35,31 @@ class Opened:
     packed: bool
     captured: Mapping[int, CapturedGraphs] = field(default_factory=dict)
 
-    def run(self, drop: int, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> Sequence[npt.NDArray[Any]]:
-        """The named outputs of that variant, through a CUDA graph where the feeds have one of its shapes."""
-        if self.captured:
-            return self.captured[drop].run(outputs, feeds)
-        return self.sessions[drop].run(outputs, feeds)  # type: ignore[no-any-return]
+    def run(
+        self,
+        drop: int,
+        outputs: Sequence[str],
+        feeds: Mapping[str, npt.NDArray[Any]],
+        cancel: Cancellation | None = None,
+    ) -> Sequence[npt.NDArray[Any]]:
+        """The named outputs of that variant, through a CUDA graph where the feeds have one of its shapes.
+
+        Raises:
+            AdapterDropError: ONNX Runtime failed.
+            CancelledError: by `cancel`.
+        """
+        try:
+            if self.captured:  # a replay has nothing to interrupt
+                return self.captured[drop].run(outputs, feeds)
+            if cancel is None:
+                return self.sessions[drop].run(outputs, feeds)  # type: ignore[no-any-return]
+            with cancel.run_options() as options:
+                return self.sessions[drop].run(outputs, feeds, options)  # type: ignore[no-any-return]
+        except CancelledError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+            raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
 
     def node_counts(self, drop: int, manifest: Manifest, options: Options) -> dict[str, int]:
         """Provider -> nodes that it ran in one run of that variant, by ONNX Runtime's own record."""

@@ -94,7 +94,7 @@ def test_the_answer_is_the_best_span_of_the_context(bundle: Path, tmp_path: Path
         start, end = encoding["offset_mapping"][first][0], encoding["offset_mapping"][last][1]
         assert (prediction.answer, prediction.start, prediction.end) == (pair[1][start:end], start, end)
         assert prediction.score == pytest.approx(score, rel=1e-4)
-        assert list(prediction.to_dict()) == ["head", "answer", "start", "end", "score"]
+        assert list(prediction.to_dict()) == ["head", "drop", "answer", "start", "end", "score"]
     assert limited == 1  # so that the limit of 30 tokens is tried too
 
 
