@@ -3,6 +3,7 @@
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,24 @@ def test_a_text_is_answered_alike_in_any_company(predictor: runtime.Predictor, c
                 assert found[task][index].value == pytest.approx(alone.value, abs=1e-5)
             else:
                 assert dict(found[task][index].scores) == pytest.approx(dict(alone.scores), abs=1e-5)
+
+
+_PARTS = st.text(max_size=40) | st.sampled_from(["", "\x00", "\ufeff\u200b", "🏳️‍🌈" * 9, "[MASK] [PAD]", "x" * 500, "\ud800"])
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(texts=st.lists(_PARTS | st.tuples(_PARTS, _PARTS) | st.none() | st.lists(_PARTS, max_size=3), max_size=5))
+def test_any_texts_are_answered_or_refused_never_a_crash(predictor: runtime.Predictor, texts: list[Any]) -> None:
+    try:
+        found = predictor.predict(texts, truncate=True)
+    except runtime.InputError as error:
+        assert "texts" in str(error)  # noqa: PT017
+    else:
+        for rows in found.values():
+            assert len(rows) == len(texts)
+            for text, row in zip(texts, rows, strict=True):
+                for word in row.words:
+                    assert (text if isinstance(text, str) else text[word.part])[word.start : word.end] == word.text
 
 
 def test_batches_are_padded_to_the_smallest_given_shape(bundle: Path) -> None:

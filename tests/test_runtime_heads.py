@@ -115,7 +115,7 @@ def test_a_row_of_multiple_choice_is_the_value_of_one_choice(predictor: runtime.
     for text, prediction in zip(texts, found, strict=True):
         ids = reference(*([text] if isinstance(text, str) else text))["input_ids"]
         value = (embedded(ids).sum(0) @ head_weights()["begin_w"])[0]
-        assert prediction.to_dict() == {"head": "multiple_choice", "value": pytest.approx(value, abs=1e-4)}
+        assert prediction.to_dict() == {"head": "multiple_choice", "drop": 5, "value": pytest.approx(value, abs=1e-4)}
 
 
 def test_every_mask_gets_its_most_probable_token(predictor: runtime.Predictor, reference: Any) -> None:
