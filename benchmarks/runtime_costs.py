@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,25 @@ def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - as
     """Each way in a process of its own: MB of PSS over the bare import, and of memory that the system cannot reclaim."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
-        for variants in ("one", "all"):
+        for variants, processes in (("one", 1), ("all", 1), ("all", 4)):
             for way in ("own", "shared", "cached"):
                 command = [sys.executable, "-m", "benchmarks.runtime_memory", str(folder), variants, way, cache]
-                found[f"{variants} {way}"] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+                found[f"{processes} x {variants} {way}"] = _together(command, processes)
     return found
+
+
+def _together(command: Sequence[str], count: int) -> dict[str, int]:
+    """What `count` processes that run at once say, added up."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with ExitStack() as stack:
+        running = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(count)]  # type: ignore[call-overload]
+        for process in running:
+            process.stdout.readline()  # all have loaded before the first one measures: shared pages are shared then
+        for process in running:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = [json.loads(process.stdout.readline()) for process in running]
+    return {name: sum(each[name] for each in said) for name in said[0]}
 
 
 def _rows(predictor: runtime.Predictor, lengths: Sequence[int], width: int) -> dict[str, npt.NDArray[Any]]:

@@ -1,4 +1,5 @@
-"""One process's part of `benchmarks.runtime_costs DIR memory`: loads variants, runs each once, prints its memory as JSON."""
+"""One process of `benchmarks.runtime_costs DIR memory`: loads variants, runs each once, says "ready", waits for a line and prints
+its memory as JSON."""
 
 from __future__ import annotations
 
@@ -21,8 +22,11 @@ def main(folder: str, variants: str, way: str, cache: str) -> None:
     predictor = runtime.load(folder, provider="cpu", drop=min(drops) if variants == "one" else None, options=options)
     for drop in predictor.drops:
         predictor.run(example_feeds(predictor.manifest, 1, 128), drop=drop)
+    print("ready", flush=True)
+    sys.stdin.readline()
     after = _memory()
-    print(json.dumps({name: (after[name] - before[name]) // 1024 for name in after}))
+    print(json.dumps({name: (after[name] - before[name]) // 1024 for name in after}), flush=True)
+    sys.stdin.readline()  # the others may still be measuring
 
 
 def _memory() -> dict[str, int]:

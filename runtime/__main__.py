@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from runtime.batch import Text
 from runtime.errors import AdapterDropError, InputError
+from runtime.options import Options
 from runtime.predict import Prediction, Predictor, load
 from runtime.providers import NAMES
 
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not texts:
             raise InputError("no text: give some with --text, --pair or --file")
         tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
-        predictor = load(options.folder, provider=options.provider, drop=options.drop, threads=options.threads)
+        settings = Options(threads=options.threads, cache=options.cache)
+        predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
         predictions = predictor.predict(texts, tasks, truncate=options.truncate)
         _print(_as_json(predictor, texts, predictions) if options.json else _as_text(predictor, texts, predictions))
     except AdapterDropError as error:
@@ -70,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--provider", choices=NAMES, default="auto", help="execution provider; auto takes the best that works here")
     add("--drop", type=int, metavar="N", help="number of lowest layers without adapters, as exported")
     add("--threads", type=int, metavar="N", help="threads within one operation")
+    add("--cache", metavar="DIR", help="folder for packed weights, TensorRT engines and the like; they are made once then")
     add("--truncate", action="store_true", help="cut texts that are too long for the model")
     add("--json", action="store_true", help="one JSON object on standard output")
     return parser

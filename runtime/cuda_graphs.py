@@ -40,7 +40,7 @@ class CapturedGraphs:
         shapes = {array.shape for array in feeds.values()}
         shape = next(iter(shapes)) if len(shapes) == 1 else None
         if shape not in self._numbers:
-            return self._session.run(outputs, feeds, _options(_NO_GRAPH))  # type: ignore[no-any-return]
+            return self._session.run(outputs, feeds, plain_run())  # type: ignore[no-any-return]
         with self._lock:
             bound = self._bound.get(shape) or self._bind(shape, feeds)
             for name, array in feeds.items():
@@ -50,9 +50,7 @@ class CapturedGraphs:
 
     def _bind(self, shape: tuple[int, int], feeds: Mapping[str, npt.NDArray[Any]]) -> _Bound:
         names = [value.name for value in self._session.get_outputs()]
-        examples = self._session.run(
-            names, feeds, _options(_NO_GRAPH)
-        )  # a graph needs its outputs' shapes before its first run
+        examples = self._session.run(names, feeds, plain_run())  # a graph needs its outputs' shapes before its first run
         values = ort.OrtValue.ortvalue_from_numpy
         bound = _Bound(
             self._session.io_binding(),
@@ -65,6 +63,11 @@ class CapturedGraphs:
             bound.binding.bind_ortvalue_output(name, value)
         self._bound[shape] = bound
         return bound
+
+
+def plain_run() -> Any:
+    """Options of a run without a graph, in a session that captures graphs."""
+    return _options(_NO_GRAPH)
 
 
 def _options(graph: str) -> Any:

@@ -149,6 +149,21 @@ class Predictor:
                 self.policy.done(chosen, time.perf_counter() - started)
         return Answers(zip((name for entry in entries for name in entry.answers), logits, strict=True), chosen)
 
+    def run_on_device(
+        self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
+    ) -> dict[str, Any]:
+        """As `run`, but the logits stay where they were computed: name -> `onnxruntime.OrtValue`, on the GPU for "cuda" and
+        "tensorrt", for a next step there. `.numpy()` copies one to the host. No hook and no policy sees it.
+
+        Raises:
+            InputError: as `run`.
+        """
+        entries = chosen_tasks(self.manifest, tasks)
+        check_drop(drop, self.drops, "loaded")
+        outputs = [output for entry in entries for output in entry.outputs]
+        values = self._opened.bound(self.drops[0] if drop is None else drop, outputs, check_feeds(feeds, self.manifest))
+        return dict(zip((name for entry in entries for name in entry.answers), values, strict=True))
+
     def predict(
         self,
         texts: Sequence[Text],

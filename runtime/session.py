@@ -13,7 +13,7 @@ from runtime._ort import ort
 from runtime.bundle import Manifest
 from runtime.caches import cache_folder
 from runtime.cancel import Cancellation
-from runtime.cuda_graphs import CapturedGraphs
+from runtime.cuda_graphs import CapturedGraphs, plain_run
 from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
 from runtime.graphs import check_graph
 from runtime.nodes import count_nodes, example_feeds
@@ -34,6 +34,7 @@ class Opened:
     graphs: Mapping[int, Path]
     packed: bool
     captured: Mapping[int, CapturedGraphs] = field(default_factory=dict)
+    device: int = 0
 
     def run(
         self,
@@ -60,6 +61,21 @@ class Opened:
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
+
+    def bound(self, drop: int, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
+        """The named outputs as OrtValues on the session's device. Raises AdapterDropError where ONNX Runtime failed."""
+        session = self.sessions[drop]
+        device, index = ("cuda", self.device) if self.provider in (CUDA, TENSORRT) else ("cpu", 0)
+        binding = session.io_binding()
+        try:
+            for name, array in feeds.items():
+                binding.bind_cpu_input(name, array)
+            for name in outputs:
+                binding.bind_output(name, device, index)
+            session.run_with_iobinding(binding, plain_run())
+            return list(binding.get_outputs())
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed: {error}") from error
 
     def node_counts(self, drop: int, manifest: Manifest, options: Options) -> dict[str, int]:
         """Provider -> nodes that it ran in one run of that variant, by ONNX Runtime's own record."""
@@ -129,7 +145,7 @@ def _all(graphs: Mapping[int, Path], provider: Provider, manifest: Manifest, opt
     captured = {}
     if provider is CUDA and (shapes := options.cuda.graphs):
         captured = {drop: CapturedGraphs(session, shapes, "cuda", options.cuda.device) for drop, session in sessions.items()}
-    return Opened(provider, sessions, graphs, packed, captured)
+    return Opened(provider, sessions, graphs, packed, captured, options.cuda.device)
 
 
 def _create(path: Path, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:
