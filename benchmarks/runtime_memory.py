@@ -1,5 +1,5 @@
-"""One process of `benchmarks.runtime_costs DIR memory`: loads variants, runs each once, says "ready", waits for a line and prints
-its memory as JSON."""
+"""One process of `benchmarks.runtime_costs DIR memory`: loads variants, runs each once, says "ready", waits for a line, prints
+its memory as JSON and waits for another."""
 
 from __future__ import annotations
 
