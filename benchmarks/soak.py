@@ -29,6 +29,7 @@ import psutil
 import runtime
 
 _POOL = 96
+_MOST = 8  # texts of a call
 _WORDS = ("the", "phone", "is", "fast", "and", "screen", "gorgeous", "but", "battery", "weak", "news", "of", "Berlin", "again")
 _TOLERANCE = 1e-3  # of probabilities: a batch rounds otherwise than a text alone
 
@@ -61,11 +62,17 @@ class Soak:
             for drop in self.predictor.drops
         }
 
+    def fill(self) -> None:
+        """The largest call of each drop, so that what may grow to a largest size has it before memory is watched."""
+        texts = sorted(self.texts, key=len)[-_MOST:]
+        for drop in self.predictor.drops:
+            self.predictor.predict(texts, drop=drop)
+
     def call(self, choose: random.Random, findings: Findings) -> None:
         kind = choose.choices(["predict", "cancel", "faulty"], [90, 6, 4])[0]
         drop = choose.choice(self.predictor.drops)
         tasks = choose.sample(self.predictor.tasks, choose.randint(1, len(self.predictor.tasks)))
-        chosen = [choose.randrange(_POOL) for _ in range(choose.choice([1, 1, 1, 2, 4, 8]))]
+        chosen = [choose.randrange(_POOL) for _ in range(choose.choice([1, 1, 1, 2, 4, _MOST]))]
         if kind == "faulty":
             self._faulty(choose, findings)
         elif kind == "cancel":
@@ -111,10 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     soak = Soak(options.folder, options.intra, options.longest)
     findings, process = Findings(), psutil.Process()
-    ends = time.monotonic() + 60 * options.minutes
+    together = threading.Barrier(options.threads + 1)  # the last one is this thread
 
     def work(seed: int) -> None:
+        together.wait()
+        soak.fill()
+        together.wait()
         choose = random.Random(seed)  # noqa: S311 - an order, not a secret
+        ends = time.monotonic() + 60 * options.minutes
         while time.monotonic() < ends:
             try:
                 soak.call(choose, findings)
@@ -124,6 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(options.threads)]
     for thread in threads:
         thread.start()
+    together.wait()
+    together.wait()
+    ends = time.monotonic() + 60 * options.minutes
     memory = []
     for _ in range(10):
         time.sleep(max(0.0, min(6 * options.minutes, ends - time.monotonic())))

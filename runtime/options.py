@@ -61,7 +61,8 @@ class Options:
 
     `threads`: threads within one operation, None = one per physical core; `spin`: whether idle threads wait actively, which is
     faster alone and slower where processes share cores; `memory_limit`: bytes of the CPU arena that all sessions of the process
-    share, None = no limit (the first predictor of a process decides); `share_weights`: variants on the CPU read one copy of the
+    share, packed weights of their own included, None = no limit; one for the process, and ONNX Runtime 1.32 ignores a limit
+    that those weights exceed; `share_weights`: variants on the CPU read one copy of the
     packed weights from a file instead of packing their own; `cache`: folder for what is made for this machine (packed weights,
     TensorRT engines, OpenVINO blobs), None = nothing outlives the predictor; `progress`: told about work that takes seconds.
 

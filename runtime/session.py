@@ -190,7 +190,8 @@ def _session_options(provider: Provider, options: Options, packed: bool) -> Any:
 def _shared_arena(limit: int | None) -> None:
     """One arena for all sessions on the CPU: variants do not each keep room for their activations."""
     where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(where, None if limit is None else ort.OrtArenaCfg({"max_mem": limit}))
+    settings = {"arena_extend_strategy": 1}  # as requested: the other one doubles the arena at every growth
+    ort.create_and_register_allocator(where, ort.OrtArenaCfg(settings | ({} if limit is None else {"max_mem": limit})))
 
 
 def _unloadable(error: Exception) -> str:

@@ -39,10 +39,8 @@ def test_a_soak_notices_wrong_answers(bundle: str, capsys: pytest.CaptureFixture
 
 
 def test_figures_are_json(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(runtime.InputError, match="sequence"):  # 128 tokens are too many for the tiny bundle
-        runtime_costs.main([bundle, "batching", "--seconds", "0.1"])
-    assert runtime_costs.main([bundle, "overhead", "--seconds", "0.1"]) == 0
-    assert runtime_costs.main([bundle, "memory"]) == 0
-    overhead, memory = map(json.loads, capsys.readouterr().out.splitlines())
+    assert runtime_costs.main([bundle, "batching", "overhead", "memory", "--seconds", "0.1"]) == 0
+    batching, overhead, memory = map(json.loads, capsys.readouterr().out.splitlines())
+    assert batching["rounds"] >= 5
     assert overhead["1x1"]["bare_ms"] > 0
     assert memory["4 x all shared"]["pss_mb"] > 0

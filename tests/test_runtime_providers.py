@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +21,8 @@ from runtime.bundle import read_manifest
 from runtime.caches import cache_folder
 from runtime.progress import announced
 from runtime.providers import CUDA, OPENVINO, TENSORRT, profile, requests
+
+ROOT = Path(runtime.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,22 @@ def test_nodes_are_counted_where_they_ran(bundle: Path) -> None:
     (provider, count), *rest = predictor.node_counts().items()
     assert (provider, rest) == ("cpu", [])
     assert 8 < count < 20
+
+
+def test_the_arena_has_a_limit(bundle: Path) -> None:
+    # in a process of its own: the arena belongs to the process
+    code = f"""
+import runtime, numpy
+predictor = runtime.load({str(bundle)!r}, provider="cpu", options=runtime.Options(memory_limit=2**20))
+ones = numpy.ones((1, 16), numpy.int64)
+predictor.run({{"input_ids": ones, "attention_mask": ones}})
+try:
+    predictor.run({{"input_ids": ones.repeat(4096, 0), "attention_mask": ones.repeat(4096, 0)}})
+except runtime.AdapterDropError as error:
+    print("refused", error)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
+    assert found.stdout.startswith("refused ONNX Runtime (cpu) failed on input_ids [4096, 16]")
 
 
 def test_long_work_says_so_and_short_work_does_not() -> None:
