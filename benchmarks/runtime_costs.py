@@ -65,7 +65,7 @@ def batching(folder: Path, seconds: float) -> dict[str, Any]:
         "padded": lambda: run(naive, lambda _: max(lengths)),
         "split": lambda: run(ours, lambda batch: max(lengths[index] for index in batch)),
     }
-    return _compared(calls, "padded", seconds)  # type: ignore[arg-type]
+    return _compared(calls, "padded", seconds)
 
 
 def overhead(folder: Path, seconds: float) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def overhead(folder: Path, seconds: float) -> dict[str, Any]:
         ends = time.perf_counter() + seconds / 2
         while time.perf_counter() < ends:
             for name in ("bare", "predictor", "predictor", "bare"):  # neither is always the first
-                times[name].append(timed(calls[name])[1])  # type: ignore[arg-type]
+                times[name].append(timed(calls[name])[1])
         found[f"1x{width}"] = _summary(times, "bare", "predictor")
     return found
 
@@ -133,8 +133,8 @@ def _rows(predictor: runtime.Predictor, lengths: Sequence[int], width: int) -> d
 
 def _compared(calls: Mapping[str, Callable[[], Any]], reference: str, seconds: float) -> dict[str, Any]:
     (other,) = calls.keys() - {reference}
-    one_round = sum(timed(call)[1] for _ in range(2) for call in calls.values()) / 2  # type: ignore[arg-type]
-    times = measure(calls, rounds_within(seconds, one_round + 0.04, 5, 2000), 0, lambda _: None)  # type: ignore[arg-type]
+    one_round = sum(timed(call)[1] for _ in range(2) for call in calls.values()) / 2
+    times = measure(calls, rounds_within(seconds, one_round + 0.04, 5, 2000), 0, lambda _: None)
     return _summary(times, reference, other)
 
 
