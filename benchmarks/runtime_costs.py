@@ -106,6 +106,8 @@ def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - as
         for variants, processes in (("one", 1), ("all", 1), ("all", 4)):
             for way in ("own", "shared", "cached"):
                 command = [sys.executable, "-m", "benchmarks.runtime_memory", str(folder), variants, way, cache]
+                if way == "cached":
+                    _together(command, 1)  # makes the cache
                 found[f"{processes} x {variants} {way}"] = _together(command, processes)
     return found
 

@@ -102,11 +102,10 @@ class Replica:
         status, body = await self._ask(question)
         return JSONResponse(body, status)
 
-    async def _answered(self, questions: list[Question]) -> list[tuple[int, dict[str, Any]]]:
+    @serve.batch  # type: ignore[untyped-decorator]
+    async def _ask(self, questions: list[Question]) -> list[tuple[int, dict[str, Any]]]:
         # In a thread: the replica answers health checks and takes requests while ONNX Runtime computes
         return await asyncio.to_thread(answer, self._predictor, questions)
-
-    _ask: Any = serve.batch(_answered)
 
     def check_health(self) -> None:
         """Raises where the graph does not run any more; Serve then replaces the replica."""
