@@ -4,6 +4,7 @@ Figures, each printed as a line of JSON:
   batching   predict's batches against batches of 32 padded to the longest text, lengths uniform in 1..128
   overhead   Predictor.run against InferenceSession.run at 1x128 and 1x1
   start      a fresh process: import, runtime.load and the first answer
+  speed      one copy of the packed weights against each variant's own, time of a call
   memory     resident memory (PSS) and time of one variant and of all, with each its own packed weights and with one copy
 """
 
@@ -99,6 +100,21 @@ def start(folder: Path, seconds: float) -> dict[str, Any]:
     return {"median_s": round(statistics.median(times), 3), "runs": len(times)}
 
 
+def speed(folder: Path, seconds: float) -> dict[str, Any]:
+    """Seconds of one call at the highest and the lowest drop, with own packed weights and with one copy of them."""
+    own, shared = (
+        runtime.load(folder, provider="cpu", options=runtime.Options(threads=cores(), share_weights=share))
+        for share in (False, True)
+    )
+    found = {}
+    for drop in (max(own.drops), min(own.drops)):
+        for width in (16, 128):
+            feeds = example_feeds(own.manifest, 1, width)
+            calls = {"own": lambda: own.run(feeds, drop=drop), "shared": lambda: shared.run(feeds, drop=drop)}  # noqa: B023
+            found[f"drop {drop}, 1x{width}"] = _compared(calls, "own", seconds)
+    return found
+
+
 def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - as the others
     """Each way in a process of its own: MB of PSS over the bare import, and of memory that the system cannot reclaim."""
     found: dict[str, Any] = {}
@@ -153,6 +169,7 @@ _FIGURES: dict[str, Callable[[Path, float], dict[str, Any]]] = {
     "batching": batching,
     "overhead": overhead,
     "start": start,
+    "speed": speed,
     "memory": memory,
 }
 
