@@ -73,7 +73,7 @@ def overhead(folder: Path, seconds: float) -> dict[str, Any]:
     """A call through the predictor and without it, on the same session: one after the other without a pause, as in a busy
     service, and each after a pause, when the processor's caches have gone cold."""
     predictor = runtime.load(folder, provider="cpu", threads=cores())
-    session = predictor._opened.sessions[predictor.drops[0]]
+    session = predictor._opened.sessions[predictor.manifest.variants[0].model]
     outputs = [output for task in predictor.manifest.tasks for output in task.outputs]
     found = {}
     for width in (128, 1):

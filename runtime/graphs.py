@@ -27,19 +27,22 @@ _RANKS: Final[Mapping[HeadType, int]] = {
 
 def check_graph(session: Any, path: Path, manifest: Manifest) -> None:
     """Raise BundleError naming every input and output of the graph at `path` that is not as the manifest says."""
-    inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value.shape for value in session.get_outputs()}
-    problems = []
-    if sorted(inputs) != sorted(names := [entry.name for entry in manifest.inputs]):
-        problems.append(f"inputs: the manifest says {sorted(names)}, the graph {sorted(inputs)}")
-    for entry in manifest.inputs:
-        if (value := inputs.get(entry.name)) is not None and not _agree(entry, value):
-            expected = f"{_TYPES[entry.dtype]} [{', '.join(entry.shape)}]"
-            problems.append(f"input {entry.name}: expected {expected}, the graph takes {value.type} {value.shape}")
+    problems = list(input_faults({value.name: value for value in session.get_inputs()}, manifest))
     for task in manifest.tasks:
         problems.extend(_output_faults(task, outputs))
     if problems:
         raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
+
+
+def input_faults(inputs: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    """How a graph's inputs, name -> what ONNX Runtime says of it, differ from the manifest's."""
+    if sorted(inputs) != sorted(names := [entry.name for entry in manifest.inputs]):
+        yield f"inputs: the manifest says {sorted(names)}, the graph {sorted(inputs)}"
+    for entry in manifest.inputs:
+        if (value := inputs.get(entry.name)) is not None and not _agree(entry, value):
+            expected = f"{_TYPES[entry.dtype]} [{', '.join(entry.shape)}]"
+            yield f"input {entry.name}: expected {expected}, the graph takes {value.type} {value.shape}"
 
 
 def _agree(entry: InputEntry, value: Any) -> bool:

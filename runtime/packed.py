@@ -1,4 +1,4 @@
-"""One copy of the weights for all variants on the CPU.
+"""One copy of the packed weights for all graphs of a bundle on the CPU.
 
 ONNX Runtime packs the weights of matrix products into the layout of its kernels, a private copy in every session, and its
 Python API has no way to share them. It can save an optimized graph with its packed weights, though, and maps such a file into
@@ -25,9 +25,9 @@ _ALIGNMENT: Final = 64  # kernels read whole cache lines
 _PACKED: Final = "prepacked_"  # ONNX Runtime's keys: "prepacked_0" -> "MatMul+hash|offset;length;checksum|…"
 
 
-def packed_graphs(graphs: Mapping[int, Path], folder: Path) -> dict[int, Path]:
-    """Drop -> an optimized graph in `folder` whose weights are packed for this processor and stored once for all of `graphs`;
-    load it without further optimization. What is there already is used where it is complete.
+def packed_graphs(graphs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """File name -> an optimized graph in `folder` whose weights are packed for this processor and stored once for all of
+    `graphs`; load it without further optimization. What is there already is used where it is complete.
 
     Raises:
         OSError: no space or no permission; nothing half-written is left behind.
@@ -41,7 +41,7 @@ def packed_graphs(graphs: Mapping[int, Path], folder: Path) -> dict[int, Path]:
             _make(graphs, making)
             if place.exists():  # truncated, or another process was faster
                 if _complete(place):
-                    return {drop: place / path.name for drop, path in graphs.items()}
+                    return {graph: place / path.name for graph, path in graphs.items()}
                 shutil.rmtree(place)
             making.rename(place)
         except OSError:
@@ -49,10 +49,10 @@ def packed_graphs(graphs: Mapping[int, Path], folder: Path) -> dict[int, Path]:
                 raise
         finally:
             shutil.rmtree(making, ignore_errors=True)
-    return {drop: place / path.name for drop, path in graphs.items()}
+    return {graph: place / path.name for graph, path in graphs.items()}
 
 
-def _make(graphs: Mapping[int, Path], folder: Path) -> None:
+def _make(graphs: Mapping[str, Path], folder: Path) -> None:
     offsets: dict[tuple[int, bytes], int] = {}
     with (folder / _STORE).open("wb") as store:
         for path in graphs.values():

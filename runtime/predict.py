@@ -16,6 +16,7 @@ from runtime.cancel import Cancellation
 from runtime.checks import check_drop, check_pairs, checked_encoder, chosen_tasks
 from runtime.errors import InputError
 from runtime.feeds import check_feeds
+from runtime.graphs import check_graph
 from runtime.hooks import Hook, Run
 from runtime.interpret import TOKENWISE, interpret
 from runtime.options import Options
@@ -59,9 +60,12 @@ def load(
     check_drop(drop, manifest.drops, "exported")
     check_files(folder, manifest, contents=verify)
     drops = manifest.drops if drop is None else (drop,)
-    opened = open_sessions(Path(folder), manifest, drops, provider, options)
+    graphs = [manifest.variant(each).model for each in drops]
+    opened = open_sessions(Path(folder), manifest, graphs, provider, options)
+    for graph in graphs:
+        check_graph(opened.sessions[graph], Path(folder) / graph, manifest)
     encoder = TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None
-    return Predictor(manifest, options, policy, tuple(hooks), opened, encoder)
+    return Predictor(manifest, drops, options, policy, tuple(hooks), opened, encoder)
 
 
 class Answers(dict[str, npt.NDArray[Any]]):
@@ -74,9 +78,14 @@ class Answers(dict[str, npt.NDArray[Any]]):
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A loaded bundle; made by `load`. Nothing in it changes afterwards: many threads may share one."""
+    """A loaded bundle; made by `load`. Nothing in it changes afterwards: many threads may share one.
+
+    `drops`: the numbers of lowest layers without adapters that are loaded, the first is the default; `options`, `policy` and
+    `hooks`: as given to `load`.
+    """
 
     manifest: Manifest
+    drops: tuple[int, ...]
     options: Options
     policy: DropPolicy | None
     hooks: tuple[Hook, ...]
@@ -89,20 +98,15 @@ class Predictor:
         return tuple(task.name for task in self.manifest.tasks)
 
     @property
-    def drops(self) -> tuple[int, ...]:
-        """The numbers of lowest layers without adapters that are loaded; the first is the default."""
-        return tuple(self._opened.sessions)
-
-    @property
     def provider(self) -> str:
         """What really runs, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
-        return short_name(self._opened.sessions[self.drops[0]].get_providers()[0])
+        return short_name(next(iter(self._opened.sessions.values())).get_providers()[0])
 
     def node_counts(self, drop: int | None = None) -> dict[str, int]:
         """Provider -> nodes of that variant (None = the first) that it ran, counted by ONNX Runtime in one small run of a
         session of its own: what a provider left to the CPU shows here. A part that a provider compiled is one node."""
         check_drop(drop, self.drops, "loaded")
-        return self._opened.node_counts(self.drops[0] if drop is None else drop, self.manifest, self.options)
+        return self._opened.node_counts(self._graph(drop), self.manifest, self.options)
 
     def run(
         self,
@@ -143,7 +147,7 @@ class Predictor:
                     run = _described(self.provider, chosen, [entry.name for entry in entries], checked)
                     for hook in self.hooks:
                         stack.enter_context(hook(run))
-                logits = self._opened.run(chosen, outputs, checked, cancel)
+                logits = self._opened.run(self._graph(chosen), outputs, checked, cancel)
         finally:
             if self.policy is not None:
                 self.policy.done(chosen, time.perf_counter() - started)
@@ -161,7 +165,7 @@ class Predictor:
         entries = chosen_tasks(self.manifest, tasks)
         check_drop(drop, self.drops, "loaded")
         outputs = [output for entry in entries for output in entry.outputs]
-        values = self._opened.bound(self.drops[0] if drop is None else drop, outputs, check_feeds(feeds, self.manifest))
+        values = self._opened.bound(self._graph(drop), outputs, check_feeds(feeds, self.manifest))
         return dict(zip((name for entry in entries for name in entry.answers), values, strict=True))
 
     def predict(
@@ -207,6 +211,9 @@ class Predictor:
                     answer = interpret(entry, values, texts[index], rows[index], encoder)
                     found[entry.name][index] = replace(answer, drop=logits.drop)
         return {name: [answers[index] for index in range(len(texts))] for name, answers in found.items()}
+
+    def _graph(self, drop: int | None) -> str:
+        return self.manifest.variant(self.drops[0] if drop is None else drop).model
 
     def _choose(self, drop: int | None) -> int:
         if drop is not None:

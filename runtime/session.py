@@ -15,7 +15,6 @@ from runtime.caches import cache_folder
 from runtime.cancel import Cancellation
 from runtime.cuda_graphs import CapturedGraphs, plain_run
 from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
-from runtime.graphs import check_graph
 from runtime.nodes import count_nodes, example_feeds
 from runtime.options import Options
 from runtime.packed import packed_graphs
@@ -27,23 +26,23 @@ _ERRORS_ONLY = 3  # ONNX Runtime's log severity; its warnings are about its own 
 
 @dataclass(frozen=True)
 class Opened:
-    """Sessions of a bundle's variants, all on one provider: drop -> session, and drop -> the graph that it runs."""
+    """Sessions of a bundle's graphs, all on one provider: file name -> session, and -> the path that it was read from."""
 
     provider: Provider
-    sessions: Mapping[int, Any]
-    graphs: Mapping[int, Path]
+    sessions: Mapping[str, Any]
+    graphs: Mapping[str, Path]
     packed: bool
-    captured: Mapping[int, CapturedGraphs] = field(default_factory=dict)
+    captured: Mapping[str, CapturedGraphs] = field(default_factory=dict)
     device: int = 0
 
     def run(
         self,
-        drop: int,
+        graph: str,
         outputs: Sequence[str],
         feeds: Mapping[str, npt.NDArray[Any]],
         cancel: Cancellation | None = None,
     ) -> Sequence[npt.NDArray[Any]]:
-        """The named outputs of that variant, through a CUDA graph where the feeds have one of its shapes.
+        """The named outputs of that graph, through a CUDA graph where the feeds have one of its shapes.
 
         Raises:
             AdapterDropError: ONNX Runtime failed.
@@ -51,20 +50,20 @@ class Opened:
         """
         try:
             if self.captured:  # a replay has nothing to interrupt
-                return self.captured[drop].run(outputs, feeds)
+                return self.captured[graph].run(outputs, feeds)
             if cancel is None:
-                return self.sessions[drop].run(outputs, feeds)  # type: ignore[no-any-return]
+                return self.sessions[graph].run(outputs, feeds)  # type: ignore[no-any-return]
             with cancel.run_options() as options:
-                return self.sessions[drop].run(outputs, feeds, options)  # type: ignore[no-any-return]
+                return self.sessions[graph].run(outputs, feeds, options)  # type: ignore[no-any-return]
         except CancelledError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
 
-    def bound(self, drop: int, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
+    def bound(self, graph: str, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
         """The named outputs as OrtValues on the session's device. Raises AdapterDropError where ONNX Runtime failed."""
-        session = self.sessions[drop]
+        session = self.sessions[graph]
         device, index = ("cuda", self.device) if self.provider in (CUDA, TENSORRT) else ("cpu", 0)
         binding = session.io_binding()
         try:
@@ -77,38 +76,38 @@ class Opened:
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed: {error}") from error
 
-    def node_counts(self, drop: int, manifest: Manifest, options: Options) -> dict[str, int]:
-        """Provider -> nodes that it ran in one run of that variant, by ONNX Runtime's own record."""
+    def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
+        """Provider -> nodes that it ran in one run of that graph, by ONNX Runtime's own record."""
         settings = _session_options(self.provider, options, self.packed)
         asked = requests(self.provider, options, manifest)
-        return count_nodes(self.graphs[drop], asked, settings, example_feeds(manifest))
+        return count_nodes(self.graphs[graph], asked, settings, example_feeds(manifest))
 
 
 def open_sessions(
-    folder: Path, manifest: Manifest, drops: Sequence[int], provider: str = "auto", options: Options | None = None
+    folder: Path, manifest: Manifest, graphs: Sequence[str], provider: str = "auto", options: Options | None = None
 ) -> Opened:
-    """Sessions of the variants `drops`, whose inputs and outputs are those of the manifest.
+    """Sessions of those graphs, named by their files, of the bundle in `folder`.
 
-    On the CPU, several variants, or one where there is a cache, run over one copy of their packed weights
+    On the CPU, several graphs, or one where there is a cache, run over one copy of their packed weights
     (`Options.share_weights`).
 
     Raises:
-        BundleError: ONNX Runtime cannot load a graph, or a graph and the manifest disagree.
+        BundleError: ONNX Runtime cannot load a graph.
         ProviderError: the provider that was asked for by name cannot run it. "auto" goes on to the next one instead.
         InputError: the cache folder cannot be used.
     """
     options = Options() if options is None else options
-    graphs = {drop: folder / manifest.variant(drop).model for drop in drops}
+    paths = {graph: folder / graph for graph in graphs}
     *optional, last = resolve(provider)
     for candidate in optional:  # only "auto" has several, and what cannot run here is no error then
         try:
-            return _opened(graphs, candidate, manifest, options)
+            return _opened(paths, candidate, manifest, options)
         except ProviderError:
             continue
-    return _opened(graphs, last, manifest, options)
+    return _opened(paths, last, manifest, options)
 
 
-def _opened(graphs: Mapping[int, Path], provider: Provider, manifest: Manifest, options: Options) -> Opened:
+def _opened(graphs: Mapping[str, Path], provider: Provider, manifest: Manifest, options: Options) -> Opened:
     if provider is CPU and options.share_weights and (options.cache is not None or len(graphs) > 1):
         if options.cache is not None:
             place = cache_folder(options.cache, manifest, "packed")
@@ -121,14 +120,13 @@ def _opened(graphs: Mapping[int, Path], provider: Provider, manifest: Manifest, 
             with tempfile.TemporaryDirectory(prefix="adapterdrop-packed-", ignore_cleanup_errors=True) as temporary:
                 opened = _all(_packed(graphs, Path(temporary), options), provider, manifest, options, packed=True)
                 return replace(opened, graphs=graphs, packed=False)
-        except OSError as error:
-            options.progress(
-                f"the variants cannot share packed weights ({error.strerror}): each packs its own, which takes memory"
-            )
+        except (OSError, BundleError) as error:  # a graph that does not load at all is named below
+            reason = error.strerror if isinstance(error, OSError) else error
+            options.progress(f"the graphs cannot share packed weights ({reason}): each packs its own, which takes memory")
     return _all(graphs, provider, manifest, options, packed=False)
 
 
-def _packed(graphs: Mapping[int, Path], place: Path, options: Options) -> dict[int, Path]:
+def _packed(graphs: Mapping[str, Path], place: Path, options: Options) -> dict[str, Path]:
     with announced("packing weights for this processor", options.progress):
         try:
             return packed_graphs(graphs, place)
@@ -138,13 +136,11 @@ def _packed(graphs: Mapping[int, Path], place: Path, options: Options) -> dict[i
             raise BundleError(f"{', '.join(map(str, graphs.values()))}: {_unloadable(error)}") from error
 
 
-def _all(graphs: Mapping[int, Path], provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Opened:
-    sessions = {drop: _create(path, provider, manifest, options, packed) for drop, path in graphs.items()}
-    for drop, session in sessions.items():
-        check_graph(session, graphs[drop], manifest)
+def _all(graphs: Mapping[str, Path], provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Opened:
+    sessions = {graph: _create(path, provider, manifest, options, packed) for graph, path in graphs.items()}
     captured = {}
     if provider is CUDA and (shapes := options.cuda.graphs):
-        captured = {drop: CapturedGraphs(session, shapes, "cuda", options.cuda.device) for drop, session in sessions.items()}
+        captured = {graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device) for graph, session in sessions.items()}
     return Opened(provider, sessions, graphs, packed, captured, options.cuda.device)
 
 

@@ -106,7 +106,7 @@ def test_batches_are_padded_to_the_smallest_given_shape(bundle: Path) -> None:
 
 
 def test_captured_shapes_answer_as_plain_ones(predictor: runtime.Predictor) -> None:
-    session = predictor._opened.sessions[5]
+    session = predictor._opened.sessions["model.onnx"]
     runner = CapturedGraphs(session, [(2, 5), (1, 3)], "cpu", 0)  # on a CPU the same path, without the graph
     given = [feeds(*shape) for shape in [(2, 5), (1, 3), (3, 4)] * 8]
     with ThreadPoolExecutor(4) as pool:

@@ -61,7 +61,7 @@ def write_repository(
     options = TritonOptions() if options is None else options
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    sessions = open_sessions(Path(folder), manifest, manifest.drops, "cpu").sessions
+    sessions = open_sessions(Path(folder), manifest, [variant.model for variant in manifest.variants], "cpu").sessions
     written = []
     for variant in manifest.variants:
         several = len(manifest.variants) > 1
@@ -72,7 +72,7 @@ def write_repository(
             shutil.copyfile(Path(folder) / variant.model, model / "1" / "model.onnx")
             if WEIGHTS in manifest.files:
                 _link(Path(folder) / WEIGHTS, model / "1" / WEIGHTS)
-            (model / "config.pbtxt").write_text(config(name, manifest, sessions[variant.drop], options), encoding="utf-8")
+            (model / "config.pbtxt").write_text(config(name, manifest, sessions[variant.model], options), encoding="utf-8")
         except OSError as error:
             found = "it is there already; remove it or choose another name" if model.exists() else error.strerror
             raise InputError(f"{model}: cannot be written: {found}") from error
