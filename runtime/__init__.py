@@ -8,17 +8,32 @@ Importing this package raises ModuleNotFoundError, saying what to install, where
 """
 
 from runtime.bundle import Manifest
-from runtime.errors import AdapterDropError, BundleError, InputError, ProviderError
-from runtime.predict import Prediction, Predictor, Word, load
+from runtime.cancel import Cancellation
+from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
+from runtime.hooks import Hook, Run
+from runtime.options import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
+from runtime.policy import DropPolicy, LatencyTarget
+from runtime.predict import Answers, Prediction, Predictor, Word, load
 
 __all__ = [
     "AdapterDropError",
+    "Answers",
     "BundleError",
+    "Cancellation",
+    "CancelledError",
+    "CudaOptions",
+    "DropPolicy",
+    "Hook",
     "InputError",
+    "LatencyTarget",
     "Manifest",
+    "OpenVINOOptions",
+    "Options",
     "Prediction",
     "Predictor",
     "ProviderError",
+    "Run",
+    "TensorRTOptions",
     "Word",
     "load",
 ]

@@ -1,4 +1,4 @@
-"""Ask an exported bundle about texts on the command line; see `python -m runtime --help`."""
+"""Ask an exported bundle about texts on the command line, or write it for Triton; see `python -m runtime --help`."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from runtime.batch import Text
 from runtime.errors import AdapterDropError, InputError
+from runtime.options import Options
 from runtime.predict import Prediction, Predictor, load
 from runtime.providers import NAMES
 
@@ -23,13 +24,19 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 2 wrong use or bad input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if list(arguments[:1]) == ["triton"]:
+            from runtime.serving import triton  # here: nobody else needs it
+
+            return triton.main(arguments[1:])
         options = _parser().parse_args(arguments)
         texts: list[Text] = [*options.texts, *(_read(options.file) if options.file else ())]
         if not texts:
             raise InputError("no text: give some with --text, --pair or --file")
         tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
-        predictor = load(options.folder, provider=options.provider, drop=options.drop, threads=options.threads)
+        settings = Options(threads=options.threads, cache=options.cache)
+        predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
         predictions = predictor.predict(texts, tasks, truncate=options.truncate)
         _print(_as_json(predictor, texts, predictions) if options.json else _as_text(predictor, texts, predictions))
     except AdapterDropError as error:
@@ -43,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m runtime", description="Ask an exported bundle about texts.")
+    parser = _Parser(
+        prog="python -m runtime",
+        description="Ask an exported bundle about texts.",
+        epilog="`python -m runtime triton DIR REPOSITORY` writes the bundle as a model repository of Triton; `triton --help`.",
+    )
     parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
     # one destination for both, so that the order of the command line is kept
     add = parser.add_argument
@@ -61,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--provider", choices=NAMES, default="auto", help="execution provider; auto takes the best that works here")
     add("--drop", type=int, metavar="N", help="number of lowest layers without adapters, as exported")
     add("--threads", type=int, metavar="N", help="threads within one operation")
+    add("--cache", metavar="DIR", help="folder for packed weights, TensorRT engines and the like; they are made once then")
     add("--truncate", action="store_true", help="cut texts that are too long for the model")
     add("--json", action="store_true", help="one JSON object on standard output")
     return parser

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from runtime.bucketing import split
 from runtime.bundle import TOKENIZER, InputEntry, Manifest
 from runtime.entries import BATCH, SEQUENCE
 from runtime.errors import BundleError, InputError
@@ -21,9 +22,24 @@ Text: TypeAlias = str | Sequence[str]  # a text, or a tuple or list of exactly t
 
 
 @dataclass(frozen=True)
+class BatchLimits:
+    """`rows` and `tokens` (padding included) that a batch has at most, and `call`: the cost of one more call, in tokens."""
+
+    rows: int
+    tokens: int
+    call: int
+
+
+# Measured on the bundled example, docs/runtime.md: a CPU gains nothing from more tokens at once, and a call costs it little.
+# A GPU, which runs many tokens in the time of few, was not measured.
+CPU_LIMITS: Final = BatchLimits(rows=64, tokens=1024, call=24)
+GPU_LIMITS: Final = BatchLimits(rows=256, tokens=16384, call=1024)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows of similar length: `rows` are their indices among the caller's texts, `feeds` what the graph takes, with texts as
-    int64 [rows, longest row]."""
+    int64 [rows, longest row], or larger where the batch was padded to a given shape; surplus rows repeat the last one."""
 
     rows: tuple[int, ...]
     feeds: dict[str, npt.NDArray[np.int64]]
@@ -114,16 +130,21 @@ class TextEncoder:
         # of every combination of cut-off pieces, which takes gigabytes for two long texts.
         return [Tokens.of(encoding).cut(limit, self.cut_left) for encoding in encodings]
 
-    def batches(self, rows: Sequence[Tokens], size: int) -> Iterator[Batch]:
-        """Batches of at most `size` rows, shortest rows first, so that little of the work is padding."""
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            yield Batch(tuple(chosen), self._pad([rows[index] for index in chosen]))
+    def batches(
+        self, rows: Sequence[Tokens], limits: BatchLimits, size: int | None = None, shapes: Sequence[tuple[int, int]] = ()
+    ) -> Iterator[Batch]:
+        """Batches of at most `size` rows (None = as `limits` says), shortest first, split so that padding and calls together
+        cost least. A batch is padded to the smallest of `shapes` (rows, tokens) that holds it, where one does."""
+        most = limits.rows if size is None else size
+        for chosen in split([len(row) for row in rows], most, limits.tokens, limits.call):
+            yield Batch(tuple(chosen), self._pad([rows[index] for index in chosen], shapes))
 
-    def _pad(self, rows: Sequence[Tokens]) -> dict[str, npt.NDArray[np.int64]]:
+    def _pad(self, rows: Sequence[Tokens], shapes: Sequence[tuple[int, int]]) -> dict[str, npt.NDArray[np.int64]]:
         # at least one token: a tokenizer without special tokens makes none of an empty text
         shape = (len(rows), max(1, *(len(row) for row in rows)))
+        fitting = [wider for wider in shapes if wider[0] >= shape[0] and wider[1] >= shape[1]]
+        shape = min(fitting, key=lambda wider: wider[0] * wider[1], default=shape)
+        rows = [*rows, *[rows[-1]] * (shape[0] - len(rows))]
         feeds = {entry.name: _blank(entry, {BATCH: shape[0], SEQUENCE: shape[1]}) for entry in self.manifest.inputs}
         feeds["input_ids"].fill(self.pad_id)
         for index, row in enumerate(rows):

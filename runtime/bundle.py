@@ -122,6 +122,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
         raise BundleError(f"{path}: expected UTF-8 JSON, found: {error}; {_EXPORT_AGAIN}") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version != FORMAT_VERSION:  # before the fields: another format may have others
         age, remedy = ("a newer", "upgrade adapterdrop-onnx") if version > FORMAT_VERSION else ("another", _EXPORT_AGAIN)
@@ -153,10 +155,20 @@ def check_files(folder: str | os.PathLike[str], manifest: Manifest, contents: bo
             problems.append(f"{name}: missing")
         elif not path.resolve().is_relative_to(root):
             problems.append(f"{name}: a link that leaves the folder; put the file itself there")
-        elif contents and (found := digest(path)) != expected:
-            problems.append(f"{name}: truncated or altered: expected sha256 {expected}, found {found}")
+        elif contents:
+            problems.extend(_altered(path, expected))
     if problems:
         raise BundleError(f"{os.fspath(folder)}: {'; '.join(problems)}; copy the bundle again or {_EXPORT_AGAIN}")
+
+
+def _altered(path: Path, expected: str) -> Iterator[str]:
+    try:
+        found = digest(path)
+    except OSError as error:  # no permission, or a disk that fails
+        yield f"{path.name}: cannot be read: {error.strerror}"
+        return
+    if found != expected:
+        yield f"{path.name}: truncated or altered: expected sha256 {expected}, found {found}"
 
 
 def _refuse(path: Path, problems: list[str]) -> None:

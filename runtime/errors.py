@@ -13,5 +13,9 @@ class ProviderError(AdapterDropError):
     """An execution provider that was asked for by name is unknown, not installed or does not work here."""
 
 
+class CancelledError(AdapterDropError):
+    """The caller ended the call through its `Cancellation`."""
+
+
 class InputError(AdapterDropError):
     """What the caller passed does not fit the bundle: feeds, texts, task names, a drop or an option."""

@@ -54,10 +54,16 @@ def _array_faults(entry: InputEntry, array: object) -> Iterator[str]:
         yield f"{name}: expected shape [{', '.join(entry.shape)}], found {list(array.shape)}"
     if not array.size:
         return
-    if array.dtype.kind in "iu" and entry.limit and not (array.min() >= 0 and array.max() < entry.limit):
+    if array.dtype.kind in "iu" and entry.limit and not _within(array, entry.limit):
         yield f"{name}: expected values in 0..{entry.limit - 1}, found {array.min()}..{array.max()}"
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         yield f"{name}: expected finite numbers, found NaN or an infinity"
+
+
+def _within(array: npt.NDArray[Any], limit: int) -> bool:
+    if array.dtype == np.int64 and array.dtype.isnative:
+        return bool(array.view(np.uint64).max() < limit)  # negative numbers are the largest then: one pass for both bounds
+    return bool(array.min() >= 0 and array.max() < limit)
 
 
 def _axis_faults(lengths: Mapping[str, Mapping[str, int]], longest: Mapping[str, int]) -> Iterator[str]:

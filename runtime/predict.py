@@ -1,23 +1,31 @@
 """`load` a bundle into a `Predictor`."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from runtime.batch import TEXT_INPUTS, Text, TextEncoder
-from runtime.bundle import Manifest, TaskEntry, check_files, read_manifest
-from runtime.errors import AdapterDropError, InputError
+from runtime.batch import CPU_LIMITS, GPU_LIMITS, Text, TextEncoder
+from runtime.bundle import Manifest, check_files, read_manifest
+from runtime.cancel import Cancellation
+from runtime.checks import check_drop, check_pairs, checked_encoder, chosen_tasks
+from runtime.errors import InputError
 from runtime.feeds import check_feeds
+from runtime.graphs import check_graph
+from runtime.hooks import Hook, Run
 from runtime.interpret import TOKENWISE, interpret
-from runtime.prediction import FIELDS, Prediction, Word
+from runtime.options import Options
+from runtime.policy import DropPolicy
+from runtime.prediction import Prediction, Word
 from runtime.providers import short_name
-from runtime.session import open_session
+from runtime.session import Opened, open_sessions
 
-__all__ = ["Prediction", "Predictor", "Word", "load"]
+__all__ = ["Answers", "Prediction", "Predictor", "Word", "load"]
 
 
 def load(
@@ -26,6 +34,9 @@ def load(
     drop: int | None = None,
     threads: int | None = None,
     verify: bool = True,
+    options: Options | None = None,
+    policy: DropPolicy | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> "Predictor":
     """Load the bundle in `folder`.
 
@@ -34,26 +45,51 @@ def load(
         drop: load the variant of that drop alone; None loads all of them, so that `run` and `predict` can choose.
         threads: threads within one operation; None leaves it to ONNX Runtime.
         verify: compare every file's sha256 with the manifest. Missing files are refused in any case.
+        policy: chooses the drop of every call that names none, say `LatencyTarget`; None = the first drop.
+        options: how sessions are made, see `Options`; `threads` above goes before the one there.
+        hooks: entered around every run of a graph, the first one outermost; for metrics and traces, see `Hook`.
 
     Raises:
         BundleError: the folder is no bundle, or a file of it is missing, altered or not loadable.
         ProviderError: the provider is unknown, not installed or not working.
-        InputError: `drop` was not exported, or `threads` is not a positive integer.
+        InputError: `drop` was not exported, `threads` is not a positive integer, or the cache folder cannot be used.
     """
+    options = Options() if options is None else options
+    options = options if threads is None else replace(options, threads=threads)
     manifest = read_manifest(folder)
-    _check_drop(drop, manifest.drops, "exported")
+    check_drop(drop, manifest.drops, "exported")
     check_files(folder, manifest, contents=verify)
     drops = manifest.drops if drop is None else (drop,)
-    sessions = {each: open_session(Path(folder), manifest, provider, threads, each) for each in drops}
-    return Predictor(manifest, sessions, TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None)
+    graphs = [manifest.variant(each).model for each in drops]
+    opened = open_sessions(Path(folder), manifest, graphs, provider, options)
+    for graph in graphs:
+        check_graph(opened.sessions[graph], Path(folder) / graph, manifest)
+    encoder = TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None
+    return Predictor(manifest, drops, options, policy, tuple(hooks), opened, encoder)
+
+
+class Answers(dict[str, npt.NDArray[Any]]):
+    """Name -> logits, and `drop`: the variant that answered."""
+
+    def __init__(self, logits: Iterable[tuple[str, npt.NDArray[Any]]], drop: int) -> None:
+        super().__init__(logits)
+        self.drop = drop
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A loaded bundle; made by `load`. Nothing in it changes afterwards: many threads may share one."""
+    """A loaded bundle; made by `load`. Nothing in it changes afterwards: many threads may share one.
+
+    `drops`: the numbers of lowest layers without adapters that are loaded, the first is the default; `options`, `policy` and
+    `hooks`: as given to `load`.
+    """
 
     manifest: Manifest
-    _sessions: Mapping[int, Any]
+    drops: tuple[int, ...]
+    options: Options
+    policy: DropPolicy | None
+    hooks: tuple[Hook, ...]
+    _opened: Opened
     _encoder: TextEncoder | None
 
     @property
@@ -62,18 +98,23 @@ class Predictor:
         return tuple(task.name for task in self.manifest.tasks)
 
     @property
-    def drops(self) -> tuple[int, ...]:
-        """The numbers of lowest layers without adapters that are loaded; the first is the default."""
-        return tuple(self._sessions)
-
-    @property
     def provider(self) -> str:
         """What really runs, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
-        return short_name(self._sessions[self.drops[0]].get_providers()[0])
+        return short_name(next(iter(self._opened.sessions.values())).get_providers()[0])
+
+    def node_counts(self, drop: int | None = None) -> dict[str, int]:
+        """Provider -> nodes of that variant (None = the first) that it ran, counted by ONNX Runtime in one small run of a
+        session of its own: what a provider left to the CPU shows here. A part that a provider compiled is one node."""
+        check_drop(drop, self.drops, "loaded")
+        return self._opened.node_counts(self._graph(drop), self.manifest, self.options)
 
     def run(
-        self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
-    ) -> dict[str, npt.NDArray[Any]]:
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        tasks: Sequence[str] | None = None,
+        drop: int | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Answers:
         """Logits of `tasks` (None = all), in that order, by the name of the task; a task with several outputs has one key for
         each, whatever the graph calls them: "task.start_logits" and "task.end_logits" for question answering,
         "task.rel_preds" and "task.arc_preds" for dependency parsing.
@@ -82,26 +123,50 @@ class Predictor:
         (of the decoder's sequence for seq2seq_lm); [batch, sequence] twice for question answering; [rows, 1] for multiple
         choice, where a row is one choice of one question.
 
-        `drop`: which variant answers, one of `drops`; None takes the first.
+        `drop`: which variant answers, one of `drops`; None takes what the policy of `load` chooses, without one the first. The
+        answers' attribute `drop` says which it was.
 
         `feeds`: the inputs of `manifest.inputs`, each of its dtype, shape and limit. `attention_mask` (1 = token,
         0 = padding) must be given; `token_type_ids` may be left out and is then all zeros, as in transformers.
 
         Raises:
             InputError: names every mismatch of the feeds; an unknown task; a drop that was not loaded.
+            CancelledError: `cancel` was used from another thread.
         """
-        entries = self._entries(tasks)
-        _check_drop(drop, self.drops, "loaded")
+        entries = chosen_tasks(self.manifest, tasks)
+        check_drop(drop, self.drops, "loaded")
         checked = check_feeds(feeds, self.manifest)
         # RunOptions.only_execute_path_to_fetches is not set: inference builds of ONNX Runtime ignore it (1.31 does), so the
         # other tasks' heads run too; only their copies are saved.
-        session = self._sessions[self.drops[0] if drop is None else drop]
+        chosen = self._choose(drop)
+        outputs = [output for entry in entries for output in entry.outputs]
+        started = time.perf_counter()
         try:
-            logits = session.run([output for entry in entries for output in entry.outputs], checked)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in checked.items())
-            raise AdapterDropError(f"ONNX Runtime ({self.provider}) failed on {shapes}: {error}") from error
-        return dict(zip((name for entry in entries for name in entry.answers), logits, strict=True))
+            with ExitStack() as stack:
+                if self.hooks:
+                    run = _described(self.provider, chosen, [entry.name for entry in entries], checked)
+                    for hook in self.hooks:
+                        stack.enter_context(hook(run))
+                logits = self._opened.run(self._graph(chosen), outputs, checked, cancel)
+        finally:
+            if self.policy is not None:
+                self.policy.done(chosen, time.perf_counter() - started)
+        return Answers(zip((name for entry in entries for name in entry.answers), logits, strict=True), chosen)
+
+    def run_on_device(
+        self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
+    ) -> dict[str, Any]:
+        """As `run`, but the logits stay where they were computed: name -> `onnxruntime.OrtValue`, on the GPU for "cuda" and
+        "tensorrt", for a next step there. `.numpy()` copies one to the host. No hook and no policy sees it.
+
+        Raises:
+            InputError: as `run`.
+        """
+        entries = chosen_tasks(self.manifest, tasks)
+        check_drop(drop, self.drops, "loaded")
+        outputs = [output for entry in entries for output in entry.outputs]
+        values = self._opened.bound(self._graph(drop), outputs, check_feeds(feeds, self.manifest))
+        return dict(zip((name for entry in entries for name in entry.answers), values, strict=True))
 
     def predict(
         self,
@@ -109,30 +174,33 @@ class Predictor:
         tasks: Sequence[str] | None = None,
         drop: int | None = None,
         truncate: bool = False,
-        batch_size: int = 32,
+        batch_size: int | None = None,
+        cancel: Cancellation | None = None,
     ) -> dict[str, list[Prediction]]:
         """Predictions of `tasks` (None = all), in that order, for every text, in the order of `texts`.
 
         `texts`: a list of str and of pairs (str, str); question answering takes pairs (question, context) only. In multiple
         choice a text is one choice: give each choice of a question as a pair of its own and compare the values. Over-long
         texts are an error unless `truncate`, which cuts the longer one of a pair first; beyond the cut there are no words
-        and no answers. Texts of similar length share a batch of at most `batch_size` rows.
+        and no answers. Texts of similar length share a batch, of at most `batch_size` rows where that is given.
 
         Raises:
             InputError: as `run`; texts that are none or too long, or no pairs for question answering; a bundle without a
                 tokenizer or with images; a task of which a text tells too little (causal_lm, seq2seq_lm,
                 dependency_parsing): call `run` for it, or name the others in `tasks`.
         """
-        entries = self._entries(tasks)
-        _check_drop(drop, self.drops, "loaded")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size: expected a positive integer, found {batch_size!r}")
-        encoder = self._checked_encoder(entries)
+        entries = chosen_tasks(self.manifest, tasks)
+        check_drop(drop, self.drops, "loaded")
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"batch_size: expected a positive integer or None, found {batch_size!r}")
+        encoder = checked_encoder(self.manifest, self._encoder, entries)
         rows = encoder.encode(texts, truncate)
-        _check_pairs(entries, texts)
+        check_pairs(entries, texts)
         found: dict[str, dict[int, Prediction]] = {entry.name: {} for entry in entries}
-        for batch in encoder.batches(rows, batch_size):
-            logits = self.run(batch.feeds, tuple(found), drop)
+        on_gpu = self.provider in ("cuda", "tensorrt")
+        shapes = self.options.cuda.graphs if self.provider == "cuda" else ()
+        for batch in encoder.batches(rows, GPU_LIMITS if on_gpu else CPU_LIMITS, batch_size, shapes):
+            logits = self.run(batch.feeds, tuple(found), drop, cancel)
             width = batch.feeds["input_ids"].shape[1]
             for place, index in enumerate(batch.rows):
                 for entry in entries:
@@ -140,56 +208,23 @@ class Predictor:
                     if entry.head in TOKENWISE:  # without the padding
                         start = encoder.offset(rows[index], width)
                         values = [array[start : start + len(rows[index])] for array in values]
-                    found[entry.name][index] = interpret(entry, values, texts[index], rows[index], encoder)
+                    answer = interpret(entry, values, texts[index], rows[index], encoder)
+                    found[entry.name][index] = replace(answer, drop=logits.drop)
         return {name: [answers[index] for index in range(len(texts))] for name, answers in found.items()}
 
-    def _entries(self, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
-        if tasks is None:
-            return self.manifest.tasks
-        if isinstance(tasks, str) or not isinstance(tasks, Sequence):
-            raise InputError(f"tasks: expected a list of names or None, found {type(tasks).__name__}; pass [name]")
-        known = {task.name: task for task in self.manifest.tasks}
-        if unknown := [name for name in tasks if name not in known]:
-            raise InputError(f"tasks: expected some of {', '.join(known)}, found {', '.join(map(repr, unknown))}")
-        if not tasks:
-            raise InputError(f"tasks: expected some of {', '.join(known)}, found an empty list; None takes all")
-        return tuple(known[name] for name in dict.fromkeys(tasks))  # a task that is named twice is answered once
+    def _graph(self, drop: int | None) -> str:
+        return self.manifest.variant(self.drops[0] if drop is None else drop).model
 
-    def _checked_encoder(self, entries: Sequence[TaskEntry]) -> TextEncoder:
-        """The encoder, where texts alone are enough for every one of `entries`."""
-        refusal = "call run()"
-        if silent := [task for task in entries if task.head not in FIELDS]:
-            found = ", ".join(f"{task.name} ({task.head})" for task in silent)
-            others = ", ".join(task.name for task in self.manifest.tasks if task.head in FIELDS)
-            choice = f"{refusal}, or name others in tasks: {others}" if others else refusal
-            raise InputError(f"tasks: predict() expects tasks that a text alone answers, found {found}; {choice}")
-        # A decoder's inputs belong to the seq2seq tasks alone where there are such (InputEntry), so that any value does here
-        dummies = {"word_starts"}
-        if any(task.head == "seq2seq_lm" for task in self.manifest.tasks):
-            dummies |= {"decoder_input_ids", "decoder_attention_mask"}
-        names = [entry.name for entry in self.manifest.inputs]
-        if missing := [name for name in names if name not in {*TEXT_INPUTS, *dummies}]:
-            raise InputError(
-                f"predict() expects a graph that takes texts alone, this one takes {', '.join(missing)}; {refusal}"
-            )
-        if self._encoder is None:
-            raise InputError("this bundle was exported without a tokenizer: tokenize the texts yourself and call run()")
-        if (masked := [task.name for task in entries if task.head == "masked_lm"]) and self._encoder.mask_id is None:
-            found = "neither tokenizer_config.json nor special_tokens_map.json names one that it knows"
-            raise InputError(f"task {masked[0]}: expected a tokenizer with a mask token, {found}; {refusal}")
-        return self._encoder
+    def _choose(self, drop: int | None) -> int:
+        if drop is not None:
+            return drop
+        if self.policy is None:
+            return self.drops[0]
+        check_drop(chosen := self.policy.choose(self.drops), self.drops, "loaded")
+        return chosen
 
 
-def _check_pairs(entries: Sequence[TaskEntry], texts: Sequence[Text]) -> None:
-    tasks = [entry.name for entry in entries if entry.head == "question_answering"]
-    if tasks and (single := [index for index, text in enumerate(texts) if isinstance(text, str)]):
-        found = ", ".join(f"texts[{index}]" for index in single[:10]) + (", …" if len(single) > 10 else "")
-        raise InputError(f"task {tasks[0]}: expected pairs (question, context), found a single text: {found}")
-
-
-def _check_drop(drop: int | None, drops: tuple[int, ...], what: str) -> None:
-    if drop is not None and (isinstance(drop, bool) or drop not in drops):
-        raise InputError(
-            f"drop: this bundle was {what} with {', '.join(map(str, drops))}, found {drop!r}; take that, or export again "
-            f"with `python -m exporter --drop {drop}`"
-        )
+def _described(provider: str, drop: int, tasks: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> Run:
+    first = next(iter(feeds.values()))
+    tokens = int(feeds["attention_mask"].sum()) if "attention_mask" in feeds else len(first)
+    return Run(provider, drop, tuple(tasks), len(first), first.shape[1] if first.ndim == 2 else 1, tokens)

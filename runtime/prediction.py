@@ -36,7 +36,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One task's answer to one text; which fields are set depends on `head`.
+    """One task's answer to one text; which fields are set depends on `head`. `drop`: the variant that answered.
 
     classification: `label`, its probability `score`, and `scores` of all labels (softmax).
     multilabel: `labels` with probability >= 0.5, and `scores` of all labels (sigmoid).
@@ -60,8 +60,9 @@ class Prediction:
     answer: str | None = None
     start: int | None = None
     end: int | None = None
+    drop: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: `head` and the fields that this head sets."""
+        """JSON-ready: `head`, `drop` and the fields that this head sets."""
         document = asdict(self)
-        return {name: document[name] for name in ("head", *FIELDS[self.head])}
+        return {name: document[name] for name in ("head", "drop", *FIELDS[self.head])}

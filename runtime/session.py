@@ -1,76 +1,162 @@
-"""An ONNX Runtime session for a bundle that runs on the provider it was asked for."""
+"""ONNX Runtime sessions for a bundle that run on the provider they were asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
+
+import numpy.typing as npt
 
 from runtime._ort import ort
-from runtime.bundle import HeadType, InputEntry, InputType, Manifest, TaskEntry
-from runtime.errors import BundleError, InputError, ProviderError
-from runtime.providers import Provider, resolve, short_name
+from runtime.bundle import Manifest
+from runtime.caches import cache_folder
+from runtime.cancel import Cancellation
+from runtime.cuda_graphs import CapturedGraphs, plain_run
+from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
+from runtime.nodes import count_nodes, example_feeds
+from runtime.options import Options
+from runtime.packed import packed_graphs
+from runtime.progress import announced
+from runtime.providers import CPU, CUDA, OPENVINO, TENSORRT, Provider, requests, resolve, short_name
 
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity; its warnings are about its own optimisations
 
-_TYPES: Final[Mapping[InputType, str]] = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
-# Logits of a head by rank: [batch, labels], [batch, sequence] or [batch, sequence, labels or vocabulary]; 0 = not checked,
-# because the axes of a parse are those of words, which exporters lay out in several ways
-_RANKS: Final[Mapping[HeadType, int]] = {
-    "classification": 2,
-    "multilabel": 2,
-    "regression": 2,
-    "tagging": 3,
-    "question_answering": 2,
-    "multiple_choice": 2,
-    "masked_lm": 3,
-    "causal_lm": 3,
-    "seq2seq_lm": 3,
-    "dependency_parsing": 0,
-}
+@dataclass(frozen=True)
+class Opened:
+    """Sessions of a bundle's graphs, all on one provider: file name -> session, and -> the path that it was read from."""
+
+    provider: Provider
+    sessions: Mapping[str, Any]
+    graphs: Mapping[str, Path]
+    packed: bool
+    captured: Mapping[str, CapturedGraphs] = field(default_factory=dict)
+    device: int = 0
+
+    def run(
+        self,
+        graph: str,
+        outputs: Sequence[str],
+        feeds: Mapping[str, npt.NDArray[Any]],
+        cancel: Cancellation | None = None,
+    ) -> Sequence[npt.NDArray[Any]]:
+        """The named outputs of that graph, through a CUDA graph where the feeds have one of its shapes.
+
+        Raises:
+            AdapterDropError: ONNX Runtime failed.
+            CancelledError: by `cancel`.
+        """
+        try:
+            if self.captured:  # a replay has nothing to interrupt
+                return self.captured[graph].run(outputs, feeds)
+            if cancel is None:
+                return self.sessions[graph].run(outputs, feeds)  # type: ignore[no-any-return]
+            with cancel.run_options() as options:
+                return self.sessions[graph].run(outputs, feeds, options)  # type: ignore[no-any-return]
+        except CancelledError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+            raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
+
+    def bound(self, graph: str, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
+        """The named outputs as OrtValues on the session's device. Raises AdapterDropError where ONNX Runtime failed."""
+        session = self.sessions[graph]
+        device, index = ("cuda", self.device) if self.provider in (CUDA, TENSORRT) else ("cpu", 0)
+        binding = session.io_binding()
+        try:
+            for name, array in feeds.items():
+                binding.bind_cpu_input(name, array)
+            for name in outputs:
+                binding.bind_output(name, device, index)
+            session.run_with_iobinding(binding, plain_run())
+            return list(binding.get_outputs())
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed: {error}") from error
+
+    def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
+        """Provider -> nodes that it ran in one run of that graph, by ONNX Runtime's own record."""
+        settings = _session_options(self.provider, options, self.packed)
+        asked = requests(self.provider, options, manifest)
+        return count_nodes(self.graphs[graph], asked, settings, example_feeds(manifest))
 
 
-def open_session(
-    folder: Path, manifest: Manifest, provider: str = "auto", threads: int | None = None, drop: int | None = None
-) -> Any:
-    """An `onnxruntime.InferenceSession` of a variant's graph whose inputs and outputs are those of the manifest.
+def open_sessions(
+    folder: Path, manifest: Manifest, graphs: Sequence[str], provider: str = "auto", options: Options | None = None
+) -> Opened:
+    """Sessions of those graphs, named by their files, of the bundle in `folder`.
 
-    `drop`: which variant, None = the bundle's own. `threads`: threads within one operation, None = ONNX Runtime's choice (one
-    per physical core).
+    On the CPU, several graphs, or one where there is a cache, run over one copy of their packed weights
+    (`Options.share_weights`).
 
     Raises:
-        BundleError: ONNX Runtime cannot load the graph, or the graph and the manifest disagree.
+        BundleError: ONNX Runtime cannot load a graph.
         ProviderError: the provider that was asked for by name cannot run it. "auto" goes on to the next one instead.
-        InputError: `threads` is not a positive integer.
+        InputError: the cache folder cannot be used.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads: expected a positive integer or None, found {threads!r}")
+    options = Options() if options is None else options
+    paths = {graph: folder / graph for graph in graphs}
     *optional, last = resolve(provider)
-    path = folder / manifest.variant(drop).model
     for candidate in optional:  # only "auto" has several, and what cannot run here is no error then
         try:
-            session = _create(path, candidate, threads)
-            break
+            return _opened(paths, candidate, manifest, options)
         except ProviderError:
             continue
-    else:
-        session = _create(path, last, threads)
-    _check_graph(session, path, manifest)
-    return session
+    return _opened(paths, last, manifest, options)
 
 
-def _create(path: Path, provider: Provider, threads: int | None) -> Any:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = _ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    providers = [(provider.key, dict(provider.options))]
+def _opened(graphs: Mapping[str, Path], provider: Provider, manifest: Manifest, options: Options) -> Opened:
+    if provider is CPU and options.share_weights and (options.cache is not None or len(graphs) > 1):
+        if options.cache is not None:
+            place = cache_folder(options.cache, manifest, "packed")
+            try:
+                return _all(_packed(graphs, place, options), provider, manifest, options, packed=True)
+            except OSError as error:
+                raise InputError(f"options.cache: {place}: {error.strerror}; make room or give another folder") from error
+        try:
+            # What is mapped stays readable when the folder is gone, but for systems that then keep the folder
+            with tempfile.TemporaryDirectory(prefix="adapterdrop-packed-", ignore_cleanup_errors=True) as temporary:
+                opened = _all(_packed(graphs, Path(temporary), options), provider, manifest, options, packed=True)
+                return replace(opened, graphs=graphs, packed=False)
+        except (OSError, BundleError) as error:  # a graph that does not load at all is named below
+            reason = error.strerror if isinstance(error, OSError) else error
+            options.progress(f"the graphs cannot share packed weights ({reason}): each packs its own, which takes memory")
+    return _all(graphs, provider, manifest, options, packed=False)
+
+
+def _packed(graphs: Mapping[str, Path], place: Path, options: Options) -> dict[str, Path]:
+    with announced("packing weights for this processor", options.progress):
+        try:
+            return packed_graphs(graphs, place)
+        except OSError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            raise BundleError(f"{', '.join(map(str, graphs.values()))}: {_unloadable(error)}") from error
+
+
+def _all(graphs: Mapping[str, Path], provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Opened:
+    sessions = {graph: _create(path, provider, manifest, options, packed) for graph, path in graphs.items()}
+    captured = {}
+    if provider is CUDA and (shapes := options.cuda.graphs):
+        captured = {graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device) for graph, session in sessions.items()}
+    return Opened(provider, sessions, graphs, packed, captured, options.cuda.device)
+
+
+def _create(path: Path, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:
+    settings = _session_options(provider, options, packed)
+    asked = requests(provider, options, manifest)
+    if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls(cuda=True, cudnn=True)  # those that pip installed; the system's are found anyway
     try:
-        # enable_fallback=0: ONNX Runtime would otherwise print, retry on the CPU and say no more
-        session = ort.InferenceSession(str(path), options, providers, enable_fallback=0)
+        # An engine build takes minutes
+        with announced(f"provider {provider.name}: preparing {path.name}", options.progress):
+            # enable_fallback=0: ONNX Runtime would otherwise print, retry on the CPU and say no more
+            session = ort.InferenceSession(str(path), settings, asked, enable_fallback=0)
     except Exception as error:  # its exceptions have no common base but Exception
-        if provider.name == "cpu":
-            raise BundleError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error
+        if provider is CPU:
+            raise BundleError(f"{path}: {_unloadable(error)}") from error
         raise ProviderError(_failed(provider, str(error))) from error
     # A provider whose own libraries are missing is left out without an exception
     if (found := session.get_providers()[0]) != provider.key:
@@ -78,43 +164,38 @@ def _create(path: Path, provider: Provider, threads: int | None) -> Any:
     return session
 
 
+def _session_options(provider: Provider, options: Options, packed: bool) -> Any:
+    found = ort.SessionOptions()
+    levels = ort.GraphOptimizationLevel
+    # OpenVINO does its own and knows standard operators only
+    plain = packed or provider is OPENVINO
+    found.graph_optimization_level = levels.ORT_DISABLE_ALL if plain else levels.ORT_ENABLE_ALL
+    found.log_severity_level = _ERRORS_ONLY
+    if options.threads is not None:
+        found.intra_op_num_threads = options.threads
+    if not options.spin:
+        found.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        found.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if provider is CPU:
+        _shared_arena(options.memory_limit)
+        found.add_session_config_entry("session.use_env_allocators", "1")
+    return found
+
+
+@functools.cache
+def _shared_arena(limit: int | None) -> None:
+    """One arena for all sessions on the CPU: variants do not each keep room for their activations."""
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    settings = {"arena_extend_strategy": 1}  # as requested: the other one doubles the arena at every growth
+    ort.create_and_register_allocator(where, ort.OrtArenaCfg(settings | ({} if limit is None else {"max_mem": limit})))
+
+
+def _unloadable(error: Exception) -> str:
+    return f"ONNX Runtime {ort.__version__} cannot load it: {error}"
+
+
 def _failed(provider: Provider, reason: str) -> str:
     return (
         f"provider {provider.name}: it is installed but does not work here: {reason}; see that the device, its driver and the "
         f"libraries that {provider.package} {ort.__version__} needs are there, or take provider cpu"
     )
-
-
-def _check_graph(session: Any, path: Path, manifest: Manifest) -> None:
-    inputs = {value.name: value for value in session.get_inputs()}
-    outputs = {value.name: value.shape for value in session.get_outputs()}
-    problems = []
-    if sorted(inputs) != sorted(names := [entry.name for entry in manifest.inputs]):
-        problems.append(f"inputs: the manifest says {sorted(names)}, the graph {sorted(inputs)}")
-    for entry in manifest.inputs:
-        if (value := inputs.get(entry.name)) is not None and not _agree(entry, value):
-            expected = f"{_TYPES[entry.dtype]} [{', '.join(entry.shape)}]"
-            problems.append(f"input {entry.name}: expected {expected}, the graph takes {value.type} {value.shape}")
-    for task in manifest.tasks:
-        problems.extend(_output_faults(task, outputs))
-    if problems:
-        raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
-
-
-def _agree(entry: InputEntry, value: Any) -> bool:
-    # ONNX Runtime gives [] for an unknown shape and a string or None for a dynamic axis
-    if value.type != _TYPES[entry.dtype] or len(value.shape) not in (0, len(entry.shape)):
-        return False
-    return all(not isinstance(size, int) or str(size) == axis for size, axis in zip(value.shape, entry.shape, strict=False))
-
-
-def _output_faults(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
-    rank = _RANKS[task.head]
-    width = 1 if task.head in ("regression", "multiple_choice") else len(task.labels)  # 0: the width is not known here
-    expected = f"{f'{width} ' if width else ''}logits of rank {rank}"
-    for output in task.outputs:
-        shape = outputs.get(output)
-        if shape is None:
-            yield f"task {task.name}: the graph has no output {output!r}"
-        elif rank and shape and (len(shape) != rank or (width and isinstance(shape[-1], int) and shape[-1] != width)):
-            yield f"task {task.name}: expected {expected}, the graph gives {output!r} of shape {shape}"

@@ -216,6 +216,18 @@ def test_missing_truncated_and_altered_files_are_refused_by_name(bundle: Path, n
         runtime.load(bundle, provider="cpu", verify=False)
 
 
+def test_files_that_cannot_be_read_are_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("runtime.bundle.digest", fail)
+    with pytest.raises(runtime.BundleError, match=r"model\.onnx: cannot be read: Permission denied; model\.onnx\.data: cannot"):
+        runtime.load(bundle)
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(runtime.BundleError, match=r"adapterdrop\.json: cannot be read: Permission denied"):
+        runtime.load(bundle)
+
+
 def test_a_link_that_leaves_the_folder_is_refused(bundle: Path, tmp_path: Path) -> None:
     (bundle / WEIGHTS).rename(tmp_path / "elsewhere")
     (bundle / WEIGHTS).symlink_to(tmp_path / "elsewhere")

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runtime_bundles import HEAD_TASKS, head_weights, rewrite, task, vision_weights, write_decoder, write_heads, write_vision
+from runtime_bundles import (
+    HEAD_TASKS,
+    head_weights,
+    rewrite,
+    task,
+    variant,
+    vision_weights,
+    write_decoder,
+    write_heads,
+    write_vision,
+)
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import runtime
@@ -84,7 +94,7 @@ def test_the_answer_is_the_best_span_of_the_context(bundle: Path, tmp_path: Path
         start, end = encoding["offset_mapping"][first][0], encoding["offset_mapping"][last][1]
         assert (prediction.answer, prediction.start, prediction.end) == (pair[1][start:end], start, end)
         assert prediction.score == pytest.approx(score, rel=1e-4)
-        assert list(prediction.to_dict()) == ["head", "answer", "start", "end", "score"]
+        assert list(prediction.to_dict()) == ["head", "drop", "answer", "start", "end", "score"]
     assert limited == 1  # so that the limit of 30 tokens is tried too
 
 
@@ -105,7 +115,7 @@ def test_a_row_of_multiple_choice_is_the_value_of_one_choice(predictor: runtime.
     for text, prediction in zip(texts, found, strict=True):
         ids = reference(*([text] if isinstance(text, str) else text))["input_ids"]
         value = (embedded(ids).sum(0) @ head_weights()["begin_w"])[0]
-        assert prediction.to_dict() == {"head": "multiple_choice", "value": pytest.approx(value, abs=1e-4)}
+        assert prediction.to_dict() == {"head": "multiple_choice", "drop": 5, "value": pytest.approx(value, abs=1e-4)}
 
 
 def test_every_mask_gets_its_most_probable_token(predictor: runtime.Predictor, reference: Any) -> None:
@@ -246,7 +256,8 @@ def test_tasks_beside_a_decoder_still_answer_texts(decoder: runtime.Predictor, r
 
 def test_a_decoder_that_may_belong_to_any_task_is_not_guessed(tmp_path: Path) -> None:
     folder = write_decoder(tmp_path / "bundle")
-    rewrite(folder, tasks=(task("topic", "classification", ("sport", "news")),), parity=())
+    tasks = (task("topic", "classification", ("sport", "news")),)
+    rewrite(folder, tasks=tasks, variants=(variant(tasks),))
     predictor = runtime.load(folder, provider="cpu", threads=1)
     with pytest.raises(runtime.InputError, match=r"this one takes decoder_input_ids, decoder_attention_mask; call run\(\)"):
         predictor.predict(["a"])

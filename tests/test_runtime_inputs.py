@@ -146,6 +146,16 @@ def test_many_threads_share_one_predictor(predictor: runtime.Predictor) -> None:
             np.testing.assert_allclose(found["names"], expected(given)["names"], atol=1e-5)
 
 
+def test_logits_may_stay_on_the_device(predictor: runtime.Predictor) -> None:
+    found = predictor.run_on_device(feeds(3, 4), tasks=["names", "stars"])
+    assert list(found) == ["names", "stars"]
+    for task, value in found.items():
+        assert value.device_name() == "cpu"
+        np.testing.assert_array_equal(value.numpy(), predictor.run(feeds(3, 4))[task])
+    with pytest.raises(runtime.InputError, match="loaded with 5"):
+        predictor.run_on_device(feeds(), drop=1)
+
+
 def test_unknown_and_missing_providers_say_what_to_do(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(runtime.ProviderError, match="expected one of auto, cpu, cuda, tensorrt, openvino, found 'gpu'"):
         runtime.load(bundle, provider="gpu")

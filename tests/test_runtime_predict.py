@@ -13,7 +13,7 @@ from runtime_bundles import MAX_LENGTH, TASKS, TOKENIZER_FILES, expected, rewrit
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import runtime
-from runtime.batch import TextEncoder, Tokens, _longest_first
+from runtime.batch import BatchLimits, TextEncoder, Tokens, _longest_first
 from runtime.bundle import read_manifest
 from runtime.interpret import interpret, sigmoid, softmax
 
@@ -60,7 +60,7 @@ def test_rows_are_those_of_transformers(bundle: Path, tmp_path: Path, side: str)
     assert stored["padding"]
     texts = [*TEXTS, LONG, (LONG, "short"), ("short", LONG), (LONG, LONG), (LONG, "a b c d e f g h")]
     encoder = TextEncoder.load(folder, read_manifest(folder))
-    (batch,) = encoder.batches(encoder.encode(texts, truncate=True), size=100)
+    (batch,) = encoder.batches(encoder.encode(texts, truncate=True), BatchLimits(rows=100, tokens=10000, call=10000))
     wanted = reference(folder, texts, truncation=True, max_length=MAX_LENGTH)
     assert set(batch.feeds) == set(wanted)
     for name, array in wanted.items():
@@ -83,8 +83,8 @@ def test_longest_first_fills_the_room() -> None:
             assert cut[1] <= second
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_predictions_come_in_the_order_of_the_texts(predictor: runtime.Predictor, bundle: Path, batch_size: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 2, None])
+def test_predictions_come_in_the_order_of_the_texts(predictor: runtime.Predictor, bundle: Path, batch_size: int | None) -> None:
     found = predictor.predict(TEXTS, batch_size=batch_size)
     assert list(found) == list(predictor.tasks)
     logits = expected(reference(bundle, TEXTS))
@@ -160,7 +160,7 @@ def test_what_is_no_text_is_refused(predictor: runtime.Predictor, texts: Any, me
 
 
 def test_options_are_checked(predictor: runtime.Predictor) -> None:
-    with pytest.raises(runtime.InputError, match="batch_size: expected a positive integer, found 0"):
+    with pytest.raises(runtime.InputError, match="batch_size: expected a positive integer or None, found 0"):
         predictor.predict(["a"], batch_size=0)
     with pytest.raises(runtime.InputError, match="found 'mood'"):
         predictor.predict(["a"], tasks=["mood"])
@@ -226,10 +226,10 @@ def test_to_dict_has_the_fields_of_the_head_and_is_json(predictor: runtime.Predi
     found = predictor.predict(["Anna sings"])
     fields = {task: list(rows[0].to_dict()) for task, rows in found.items()}
     assert fields == {
-        "topic": ["head", "label", "score", "scores"],
-        "flags": ["head", "labels", "scores"],
-        "stars": ["head", "value"],
-        "names": ["head", "words"],
+        "topic": ["head", "drop", "label", "score", "scores"],
+        "flags": ["head", "drop", "labels", "scores"],
+        "stars": ["head", "drop", "value"],
+        "names": ["head", "drop", "words"],
     }
     words = json.loads(json.dumps(found["names"][0].to_dict()))["words"]
     assert words[0]["text"] == "Anna"

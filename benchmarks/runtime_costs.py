@@ -1,0 +1,177 @@
+"""What the runtime costs and saves on an exported bundle: python -m benchmarks.runtime_costs DIR FIGURE …
+
+Figures, each printed as a line of JSON:
+  batching   predict's batches against batches of 32 padded to the longest text, lengths uniform in 1..128
+  overhead   Predictor.run against InferenceSession.run at 1x128 and 1x1
+  start      a fresh process: import, runtime.load and the first answer
+  speed      one copy of the packed weights against each variant's own, time of a call
+  memory     resident memory (PSS) and time of one variant and of all, with each its own packed weights and with one copy
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import runtime
+from runtime.batch import CPU_LIMITS
+from runtime.bucketing import split
+from runtime.nodes import example_feeds
+
+from .cli import cores
+from .rounds import measure, paired_ratio, rounds_within, timed
+
+_ROWS = 32  # of a batch that is padded to the longest text
+_LONGEST = 128
+_TEXTS = 64
+_TEXT = "The new phone is fast, and the screen is gorgeous."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime_costs", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what `python -m exporter` wrote; memory needs several drops")
+    parser.add_argument("figures", nargs="+", choices=_FIGURES, metavar="FIGURE", help=", ".join(_FIGURES))
+    parser.add_argument("--seconds", type=float, default=30.0, help="time for each comparison")
+    options = parser.parse_args(arguments)
+    for name in options.figures:
+        print(json.dumps({"figure": name} | _FIGURES[name](options.folder, options.seconds)), flush=True)
+    return 0
+
+
+def batching(folder: Path, seconds: float) -> dict[str, Any]:
+    """Seconds for the same texts, batched as predict does it and padded to the longest."""
+    predictor = runtime.load(folder, provider="cpu", threads=cores())
+    longest = min(_LONGEST, predictor.manifest.max_lengths.get("sequence", _LONGEST))
+    lengths = np.random.default_rng(0).integers(1, longest + 1, _TEXTS).tolist()
+    naive = [list(range(start, min(start + _ROWS, _TEXTS))) for start in range(0, _TEXTS, _ROWS)]
+    ours = split(lengths, CPU_LIMITS.rows, CPU_LIMITS.tokens, CPU_LIMITS.call)
+
+    def run(batches: list[list[int]], width: Callable[[list[int]], int]) -> None:
+        for batch in batches:
+            predictor.run(_rows(predictor, [lengths[index] for index in batch], width(batch)))
+
+    calls = {
+        "padded": lambda: run(naive, lambda _: max(lengths)),
+        "split": lambda: run(ours, lambda batch: max(lengths[index] for index in batch)),
+    }
+    return _compared(calls, "padded", seconds)
+
+
+def overhead(folder: Path, seconds: float) -> dict[str, Any]:
+    """A call through the predictor and without it, on the same session: one after the other without a pause, as in a busy
+    service, and each after a pause, when the processor's caches have gone cold."""
+    predictor = runtime.load(folder, provider="cpu", threads=cores())
+    session = predictor._opened.sessions[predictor.manifest.variants[0].model]
+    outputs = [output for task in predictor.manifest.tasks for output in task.outputs]
+    found = {}
+    for width in (128, 1):
+        feeds = example_feeds(predictor.manifest, 1, width)
+        calls = {"bare": lambda: session.run(outputs, feeds), "predictor": lambda: predictor.run(feeds)}  # noqa: B023
+        found[f"1x{width} after a pause"] = _compared(calls, "bare", seconds / 2)
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        ends = time.perf_counter() + seconds / 2
+        while time.perf_counter() < ends:
+            for name in ("bare", "predictor", "predictor", "bare"):  # neither is always the first
+                times[name].append(timed(calls[name])[1])
+        found[f"1x{width}"] = _summary(times, "bare", "predictor")
+    return found
+
+
+def start(folder: Path, seconds: float) -> dict[str, Any]:
+    """Seconds from the start of a process to its first answer; the interpreter's own start included."""
+    code = f"import runtime; runtime.load({str(folder)!r}, provider='cpu').predict([{_TEXT!r}])"
+
+    def call(*options: str) -> Any:
+        return lambda: subprocess.run([sys.executable, *options, "-c", code], check=True)
+
+    times = [timed(call())[1] for _ in range(max(3, int(seconds / 2)))]
+    return {"median_s": round(statistics.median(times), 3), "runs": len(times)}
+
+
+def speed(folder: Path, seconds: float) -> dict[str, Any]:
+    """Seconds of one call at the highest and the lowest drop, with own packed weights and with one copy of them."""
+    own, shared = (
+        runtime.load(folder, provider="cpu", options=runtime.Options(threads=cores(), share_weights=share))
+        for share in (False, True)
+    )
+    found = {}
+    for drop in (max(own.drops), min(own.drops)):
+        for width in (16, 128):
+            feeds = example_feeds(own.manifest, 1, width)
+            calls = {"own": lambda: own.run(feeds, drop=drop), "shared": lambda: shared.run(feeds, drop=drop)}  # noqa: B023
+            found[f"drop {drop}, 1x{width}"] = _compared(calls, "own", seconds)
+    return found
+
+
+def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - as the others
+    """Each way in a process of its own: MB of PSS over the bare import, and of memory that the system cannot reclaim."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for variants, processes in (("one", 1), ("all", 1), ("all", 4)):
+            for way in ("own", "shared", "cached"):
+                command = [sys.executable, "-m", "benchmarks.runtime_memory", str(folder), variants, way, cache]
+                if way == "cached":
+                    _together(command, 1)  # makes the cache
+                found[f"{processes} x {variants} {way}"] = _together(command, processes)
+    return found
+
+
+def _together(command: Sequence[str], count: int) -> dict[str, int]:
+    """What `count` processes that run at once say, added up."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with ExitStack() as stack:
+        running = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(count)]  # type: ignore[call-overload]
+        for process in running:
+            process.stdout.readline()  # all have loaded before the first one measures: shared pages are shared then
+        for process in running:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = [json.loads(process.stdout.readline()) for process in running]
+    return {name: sum(each[name] for each in said) for name in said[0]}
+
+
+def _rows(predictor: runtime.Predictor, lengths: Sequence[int], width: int) -> dict[str, npt.NDArray[Any]]:
+    feeds = example_feeds(predictor.manifest, len(lengths), width)
+    for row, length in enumerate(lengths):
+        feeds["attention_mask"][row, length:] = 0
+    return feeds
+
+
+def _compared(calls: Mapping[str, Callable[[], Any]], reference: str, seconds: float) -> dict[str, Any]:
+    (other,) = calls.keys() - {reference}
+    one_round = sum(timed(call)[1] for _ in range(2) for call in calls.values()) / 2
+    times = measure(calls, rounds_within(seconds, one_round + 0.04, 5, 2000), 0, lambda _: None)
+    return _summary(times, reference, other)
+
+
+def _summary(times: Mapping[str, Sequence[float]], reference: str, other: str) -> dict[str, Any]:
+    return {
+        "rounds": len(times[reference]),
+        **{f"{name}_ms": round(1e3 * statistics.median(own), 3) for name, own in times.items()},
+        "difference_ms": round(1e3 * statistics.median(b - a for a, b in zip(times[reference], times[other], strict=True)), 3),
+        "throughput_ratio": round(paired_ratio(times[reference], times[other]), 3),
+    }
+
+
+_FIGURES: dict[str, Callable[[Path, float], dict[str, Any]]] = {
+    "batching": batching,
+    "overhead": overhead,
+    "start": start,
+    "speed": speed,
+    "memory": memory,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

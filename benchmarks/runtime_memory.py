@@ -1,0 +1,39 @@
+"""One process of `benchmarks.runtime_costs DIR memory`: loads variants, runs each once, says "ready", waits for a line, prints
+its memory as JSON and waits for another."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import runtime
+from runtime import Options
+from runtime.nodes import example_feeds
+
+from .cli import cores
+
+
+def main(folder: str, variants: str, way: str, cache: str) -> None:
+    """`variants`: "one" (the lowest drop) or "all"; `way`: "own", "shared" or "cached" packed weights."""
+    before = _memory()
+    options = Options(share_weights=way != "own", cache=cache if way == "cached" else None, threads=cores())
+    drops = runtime.bundle.read_manifest(folder).drops
+    predictor = runtime.load(folder, provider="cpu", drop=min(drops) if variants == "one" else None, options=options)
+    for drop in predictor.drops:
+        predictor.run(example_feeds(predictor.manifest, 1, 128), drop=drop)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    after = _memory()
+    print(json.dumps({name: (after[name] - before[name]) // 1024 for name in after}), flush=True)
+    sys.stdin.readline()  # the others may still be measuring
+
+
+def _memory() -> dict[str, int]:
+    """kB: PSS counts a page once however often it is mapped; anonymous pages are what the system cannot drop and read again."""
+    lines = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    return {"pss_mb": int(lines["Pss"].split()[0]), "anonymous_mb": int(lines["Anonymous"].split()[0])}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,176 @@
+"""Many threads on one predictor for a long time: python -m benchmarks.soak DIR [--minutes 10] [--threads 16]
+
+Every call takes texts of a fixed pool at random lengths, tasks and drops, and must answer as the same texts did alone, before
+the threads began. Some calls are cancelled, some are faulty and must be refused. Memory is read after each tenth of the time;
+it may not grow from the first half to the second by more than --growth.
+
+Exit status: 0 right and no leak, 1 otherwise. The last line of standard output is the result as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import itertools
+import json
+import random
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import runtime
+
+_POOL = 96
+_MOST = 8  # texts of a call
+_WORDS = ("the", "phone", "is", "fast", "and", "screen", "gorgeous", "but", "battery", "weak", "news", "of", "Berlin", "again")
+_TOLERANCE = 1e-3  # of probabilities: a batch rounds otherwise than a text alone
+
+
+@dataclass
+class Findings:
+    """What all threads found."""
+
+    counts: collections.Counter[str] = field(default_factory=collections.Counter)
+    wrong: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, kind: str, fault: str = "") -> None:
+        with self.lock:
+            self.counts[kind] += 1
+            if fault and len(self.wrong) < 20:
+                self.wrong.append(f"{kind}: {fault}")
+
+
+class Soak:
+    """Calls on one predictor, compared with the answers of single texts."""
+
+    def __init__(self, folder: Path, threads: int | None, longest: int) -> None:
+        self.predictor = runtime.load(folder, provider="cpu", threads=threads)
+        shuffle = random.Random(0)  # noqa: S311 - texts, not secrets
+        self.texts = [" ".join(shuffle.choices(_WORDS, k=shuffle.randint(1, longest))) for _ in range(_POOL)]
+        # one call a text: no padding, no neighbours
+        self.alone = {
+            drop: [{task: rows[0] for task, rows in self.predictor.predict([text], drop=drop).items()} for text in self.texts]
+            for drop in self.predictor.drops
+        }
+
+    def fill(self) -> None:
+        """The largest call of each drop, so that what may grow to a largest size has it before memory is watched."""
+        texts = sorted(self.texts, key=len)[-_MOST:]
+        for drop in self.predictor.drops:
+            self.predictor.predict(texts, drop=drop)
+
+    def call(self, choose: random.Random, findings: Findings) -> None:
+        kind = choose.choices(["predict", "cancel", "faulty"], [90, 6, 4])[0]
+        drop = choose.choice(self.predictor.drops)
+        tasks = choose.sample(self.predictor.tasks, choose.randint(1, len(self.predictor.tasks)))
+        chosen = [choose.randrange(_POOL) for _ in range(choose.choice([1, 1, 1, 2, 4, _MOST]))]
+        if kind == "faulty":
+            self._faulty(choose, findings)
+        elif kind == "cancel":
+            self._cancelled(choose, [self.texts[index] for index in chosen], findings)
+        else:
+            found = self.predictor.predict([self.texts[index] for index in chosen], tasks, drop)
+            fault = "" if list(found) == tasks else f"tasks {list(found)} for {tasks}"
+            for (task, rows), (place, index) in itertools.product(found.items(), enumerate(chosen)):
+                if rows[place].drop != drop or _distance(rows[place], self.alone[drop][index][task]) > _TOLERANCE:
+                    fault = f"drop {drop}, task {task}, text {index}: {rows[place]} for {self.alone[drop][index][task]}"
+            findings.add("wrong answer" if fault else "right", fault)
+
+    def _cancelled(self, choose: random.Random, texts: list[str], findings: Findings) -> None:
+        cancellation = runtime.Cancellation()
+        timer = threading.Timer(choose.random() * 0.05, cancellation.cancel)
+        timer.start()
+        try:
+            self.predictor.predict(texts, cancel=cancellation)
+            findings.add("ended before its cancellation")
+        except runtime.CancelledError:
+            findings.add("cancelled")
+        finally:
+            timer.join()
+
+    def _faulty(self, choose: random.Random, findings: Findings) -> None:
+        feeds: dict[str, Any] = {entry.name: np.zeros((1, 4), np.int64) for entry in self.predictor.manifest.inputs}
+        faulty = choose.choice([{"input_ids": np.full((1, 4), 10**9)}, {"attention_mask": np.zeros((1, 5), np.int64)}])
+        try:
+            self.predictor.run(feeds | faulty)
+            findings.add("wrong answer", f"{faulty} was answered")
+        except runtime.InputError:
+            findings.add("refused")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what `python -m exporter` wrote; several drops are best")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long")
+    parser.add_argument("--threads", type=int, default=16, help="threads that call")
+    parser.add_argument("--intra", type=int, default=1, help="threads within one operation")
+    parser.add_argument("--longest", type=int, default=60, help="words of the longest text")
+    parser.add_argument("--growth", type=float, default=10.0, help="MB by which memory may grow")
+    options = parser.parse_args(arguments)
+    soak = Soak(options.folder, options.intra, options.longest)
+    findings, process = Findings(), psutil.Process()
+    together = threading.Barrier(options.threads + 1)  # the last one is this thread
+
+    def work(seed: int) -> None:
+        together.wait()
+        soak.fill()
+        together.wait()
+        choose = random.Random(seed)  # noqa: S311 - an order, not a secret
+        ends = time.monotonic() + 60 * options.minutes
+        while time.monotonic() < ends:
+            try:
+                soak.call(choose, findings)
+            except Exception as error:  # whatever it is, it must be counted
+                findings.add("unexpected error", repr(error))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(options.threads)]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    together.wait()
+    ends = time.monotonic() + 60 * options.minutes
+    memory = []
+    for _ in range(10):
+        time.sleep(max(0.0, min(6 * options.minutes, ends - time.monotonic())))
+        memory.append(process.memory_info().rss / 2**20)
+        print(f"{sum(findings.counts.values())} calls, {memory[-1]:.0f} MB", file=sys.stderr, flush=True)
+    for thread in threads:
+        thread.join()
+    # the first half fills arenas and caches; what grows after it leaks
+    growth = statistics.median(memory[7:]) - statistics.median(memory[3:6])
+    leak = growth > options.growth
+    result = {
+        "minutes": options.minutes,
+        "threads": options.threads,
+        "calls": dict(sorted(findings.counts.items())),
+        "memory_mb": [round(each, 1) for each in memory],
+        "growth_mb": round(growth, 1),
+        "leak": leak,
+        "wrong": findings.wrong,
+    }
+    print(json.dumps(result))
+    return int(bool(findings.wrong) or leak)
+
+
+def _distance(found: runtime.Prediction, wanted: runtime.Prediction) -> float:
+    """The largest difference of two predictions' numbers; infinity where they differ otherwise."""
+    if found.scores.keys() != wanted.scores.keys() or len(found.words) != len(wanted.words):
+        return float("inf")
+    pairs = [(found.scores[label], wanted.scores[label]) for label in found.scores]
+    pairs += [(found.value, wanted.value)] if found.value is not None and wanted.value is not None else []
+    pairs += [(a.score, b.score) for a, b in zip(found.words, wanted.words, strict=True)]
+    same_text = found.answer == wanted.answer and [word.text for word in found.words] == [word.text for word in wanted.words]
+    return max((abs(a - b) for a, b in pairs), default=0.0) if same_text else float("inf")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Whether a graph takes and gives what its manifest says."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.bundle import HeadType, InputEntry, InputType, Manifest, TaskEntry
+from runtime.errors import BundleError
+
+_TYPES: Final[Mapping[InputType, str]] = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+
+# Logits of a head by rank: [batch, labels], [batch, sequence] or [batch, sequence, labels or vocabulary]; 0 = not checked,
+# because the axes of a parse are those of words, which exporters lay out in several ways
+_RANKS: Final[Mapping[HeadType, int]] = {
+    "classification": 2,
+    "multilabel": 2,
+    "regression": 2,
+    "tagging": 3,
+    "question_answering": 2,
+    "multiple_choice": 2,
+    "masked_lm": 3,
+    "causal_lm": 3,
+    "seq2seq_lm": 3,
+    "dependency_parsing": 0,
+}
+
+
+def check_graph(session: Any, path: Path, manifest: Manifest) -> None:
+    """Raise BundleError naming every input and output of the graph at `path` that is not as the manifest says."""
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    problems = list(input_faults({value.name: value for value in session.get_inputs()}, manifest))
+    for task in manifest.tasks:
+        problems.extend(_output_faults(task, outputs))
+    if problems:
+        raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
+
+
+def input_faults(inputs: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    """How a graph's inputs, name -> what ONNX Runtime says of it, differ from the manifest's."""
+    if sorted(inputs) != sorted(names := [entry.name for entry in manifest.inputs]):
+        yield f"inputs: the manifest says {sorted(names)}, the graph {sorted(inputs)}"
+    for entry in manifest.inputs:
+        if (value := inputs.get(entry.name)) is not None and not _agree(entry, value):
+            expected = f"{_TYPES[entry.dtype]} [{', '.join(entry.shape)}]"
+            yield f"input {entry.name}: expected {expected}, the graph takes {value.type} {value.shape}"
+
+
+def _agree(entry: InputEntry, value: Any) -> bool:
+    # ONNX Runtime gives [] for an unknown shape and a string or None for a dynamic axis
+    if value.type != _TYPES[entry.dtype] or len(value.shape) not in (0, len(entry.shape)):
+        return False
+    return all(not isinstance(size, int) or str(size) == axis for size, axis in zip(value.shape, entry.shape, strict=False))
+
+
+def _output_faults(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    rank = _RANKS[task.head]
+    width = 1 if task.head in ("regression", "multiple_choice") else len(task.labels)  # 0: the width is not known here
+    expected = f"{f'{width} ' if width else ''}logits of rank {rank}"
+    for output in task.outputs:
+        shape = outputs.get(output)
+        if shape is None:
+            yield f"task {task.name}: the graph has no output {output!r}"
+        elif rank and shape and (len(shape) != rank or (width and isinstance(shape[-1], int) and shape[-1] != width)):
+            yield f"task {task.name}: expected {expected}, the graph gives {output!r} of shape {shape}"
