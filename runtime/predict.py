@@ -15,6 +15,7 @@ from runtime.feeds import check_feeds
 from runtime.interpret import TOKENWISE, interpret
 from runtime.prediction import FIELDS, Prediction, Word
 from runtime.providers import short_name
+from runtime.routed import RoutedGraph, open_routed
 from runtime.session import open_session
 
 __all__ = ["Prediction", "Predictor", "Word", "load"]
@@ -45,7 +46,8 @@ def load(
     check_files(folder, manifest, contents=verify)
     drops = manifest.drops if drop is None else (drop,)
     sessions = {each: open_session(Path(folder), manifest, provider, threads, each) for each in drops}
-    return Predictor(manifest, sessions, TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None)
+    routed = {each: open_routed(Path(folder), manifest, provider, threads, each) for each in drops}
+    return Predictor(manifest, sessions, routed, TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,7 @@ class Predictor:
 
     manifest: Manifest
     _sessions: Mapping[int, Any]
+    _routed: Mapping[int, RoutedGraph | None]
     _encoder: TextEncoder | None
 
     @property
@@ -82,7 +85,8 @@ class Predictor:
         (of the decoder's sequence for seq2seq_lm); [batch, sequence] twice for question answering; [rows, 1] for multiple
         choice, where a row is one choice of one question.
 
-        `drop`: which variant answers, one of `drops`; None takes the first.
+        `drop`: which variant answers, one of `drops`; None takes the first. Where the bundle has a routed graph, some of the
+        tasks cost only what they need, with logits that are equal to rounding; without one, all tasks are computed.
 
         `feeds`: the inputs of `manifest.inputs`, each of its dtype, shape and limit. `attention_mask` (1 = token,
         0 = padding) must be given; `token_type_ids` may be left out and is then all zeros, as in transformers.
@@ -93,15 +97,42 @@ class Predictor:
         entries = self._entries(tasks)
         _check_drop(drop, self.drops, "loaded")
         checked = check_feeds(feeds, self.manifest)
-        # RunOptions.only_execute_path_to_fetches is not set: inference builds of ONNX Runtime ignore it (1.31 does), so the
-        # other tasks' heads run too; only their copies are saved.
-        session = self._sessions[self.drops[0] if drop is None else drop]
+        drop = self.drops[0] if drop is None else drop
+        if len(entries) < len(self.tasks) and (routed := self._routed[drop]) is not None:
+            # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
+            return routed.subset(checked, entries)
+        session = self._sessions[drop]
         try:
             logits = session.run([output for entry in entries for output in entry.outputs], checked)
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in checked.items())
             raise AdapterDropError(f"ONNX Runtime ({self.provider}) failed on {shapes}: {error}") from error
         return dict(zip((name for entry in entries for name in entry.answers), logits, strict=True))
+
+    def run_routed(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        tasks: Sequence[str],
+        rows: Sequence[int] | None = None,
+        drop: int | None = None,
+    ) -> list[npt.NDArray[Any]]:
+        """One task for each row: logits [labels of its task] per row, in the order of `tasks`.
+
+        `rows`: which row of `feeds` each of `tasks` answers, in any order, several tasks or none for a row; None takes each row
+        once, so that `tasks` has one name per row. The trunk is computed once per row of `feeds`, adapters and heads once per
+        task named. `feeds` and `drop`: as in `run`.
+
+        Raises:
+            InputError: as `run`; another number of tasks than rows, a row that is not there, or a bundle that was exported
+                without `--routed`.
+        """
+        _check_drop(drop, self.drops, "loaded")
+        routed = self._routed[self.drops[0] if drop is None else drop]
+        if routed is None:
+            raise InputError(
+                "run_routed(): this bundle has no routed graph; export it again with `python -m exporter --routed`"
+            )
+        return routed.rows(check_feeds(feeds, self.manifest), tasks, rows)
 
     def predict(
         self,

@@ -42,20 +42,23 @@ def open_session(
         ProviderError: the provider that was asked for by name cannot run it. "auto" goes on to the next one instead.
         InputError: `threads` is not a positive integer.
     """
+    path = folder / manifest.variant(drop).model
+    session = open_graph(path, provider, threads)
+    _check_graph(session, path, manifest)
+    return session
+
+
+def open_graph(path: Path, provider: str, threads: int | None) -> Any:
+    """A session of any graph, on the provider that was asked for. Errors and arguments: as `open_session`."""
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads: expected a positive integer or None, found {threads!r}")
     *optional, last = resolve(provider)
-    path = folder / manifest.variant(drop).model
     for candidate in optional:  # only "auto" has several, and what cannot run here is no error then
         try:
-            session = _create(path, candidate, threads)
-            break
+            return _create(path, candidate, threads)
         except ProviderError:
             continue
-    else:
-        session = _create(path, last, threads)
-    _check_graph(session, path, manifest)
-    return session
+    return _create(path, last, threads)
 
 
 def _create(path: Path, provider: Provider, threads: int | None) -> Any:
@@ -86,19 +89,22 @@ def _failed(provider: Provider, reason: str) -> str:
 
 
 def _check_graph(session: Any, path: Path, manifest: Manifest) -> None:
-    inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value.shape for value in session.get_outputs()}
-    problems = []
-    if sorted(inputs) != sorted(names := [entry.name for entry in manifest.inputs]):
-        problems.append(f"inputs: the manifest says {sorted(names)}, the graph {sorted(inputs)}")
-    for entry in manifest.inputs:
-        if (value := inputs.get(entry.name)) is not None and not _agree(entry, value):
-            expected = f"{_TYPES[entry.dtype]} [{', '.join(entry.shape)}]"
-            problems.append(f"input {entry.name}: expected {expected}, the graph takes {value.type} {value.shape}")
+    problems = list(input_faults({value.name: value for value in session.get_inputs()}, manifest))
     for task in manifest.tasks:
         problems.extend(_output_faults(task, outputs))
     if problems:
         raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
+
+
+def input_faults(inputs: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    """How a graph's inputs, name -> what ONNX Runtime says of it, differ from the manifest's."""
+    if sorted(inputs) != sorted(names := [entry.name for entry in manifest.inputs]):
+        yield f"inputs: the manifest says {sorted(names)}, the graph {sorted(inputs)}"
+    for entry in manifest.inputs:
+        if (value := inputs.get(entry.name)) is not None and not _agree(entry, value):
+            expected = f"{_TYPES[entry.dtype]} [{', '.join(entry.shape)}]"
+            yield f"input {entry.name}: expected {expected}, the graph takes {value.type} {value.shape}"
 
 
 def _agree(entry: InputEntry, value: Any) -> bool:

@@ -6,9 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
+from benchmarks import routed
 from benchmarks.fusion import markdown, read_rows
 from benchmarks.markdown import table
-from exporter.cli import _parser
+from exporter.cli import command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,8 +31,9 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
 def test_the_export_commands_are_understood() -> None:
     commands = _commands("python -m exporter")
     assert ["python", "-m", "exporter", "--drop", "5"] in commands
-    for command in commands:
-        _parser().parse_args(command[3:])  # leaves the process where it does not understand
+    for line in commands:
+        parser, _, rest = command(line[3:])
+        parser.parse_args(rest)  # leaves the process where it does not understand
 
 
 def test_files_that_the_readme_links_to_are_there() -> None:
@@ -49,3 +51,8 @@ def test_the_measured_table_is_that_of_the_results_file() -> None:
 def test_the_table_of_fusions_is_that_of_its_results_file() -> None:
     (results,) = set(re.findall(r"benchmarks/results/fusion-\d+\.jsonl", README))
     assert markdown(read_rows(ROOT / results)) in README
+
+
+def test_the_table_of_the_routed_graph_is_that_of_its_results_file() -> None:
+    (results,) = set(re.findall(r"benchmarks/results/routed-\d+\.jsonl", README))
+    assert routed.markdown(routed.read_rows(ROOT / results)) in README

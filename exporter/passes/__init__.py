@@ -7,14 +7,28 @@ from ._fold_scales import FoldScalesPass
 from ._fuse_attention import FuseAttentionPass
 from ._fuse_skip_layer_norm import FuseSkipLayerNormPass
 from ._join_groups import JoinGroupsPass
+from ._merge_routes import MergeRoutesPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
-from ._pipeline import JOINED, Group, branch_size, compile_groups, final_passes, graph_size, run_passes, template_passes
+from ._pipeline import (
+    JOINED,
+    ROUTED,
+    Group,
+    branch_size,
+    clean_groups,
+    compile_groups,
+    final_passes,
+    graph_size,
+    route_groups,
+    run_passes,
+    template_passes,
+)
 from ._push_slices import PushSlicesPass
 from ._quantize_dynamic import QuantizeDynamicPass
 from ._quantize_static import QuantizeStaticPass, quantized_activations
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
+from ._route_tasks import RouteTasksPass
 from ._static_reshapes import StaticReshapesPass
 from ._targets import PRECISIONS, TARGETS, Measure, needs_ranges, target_passes
 from ._vectorize_tasks import VectorizeTasksPass, output_names
@@ -22,6 +36,7 @@ from ._vectorize_tasks import VectorizeTasksPass, output_names
 __all__ = [
     "JOINED",
     "PRECISIONS",
+    "ROUTED",
     "TARGETS",
     "ConvertToHalfPass",
     "DropExpandsPass",
@@ -32,6 +47,7 @@ __all__ = [
     "Group",
     "JoinGroupsPass",
     "Measure",
+    "MergeRoutesPass",
     "MergeTransposesPass",
     "MergeWeightsPass",
     "PushSlicesPass",
@@ -39,15 +55,18 @@ __all__ = [
     "QuantizeStaticPass",
     "RemoveNoOpsPass",
     "ReuseSumsPass",
+    "RouteTasksPass",
     "StaticReshapesPass",
     "VectorizeTasksPass",
     "branch_size",
+    "clean_groups",
     "compile_groups",
     "final_passes",
     "graph_size",
     "needs_ranges",
     "output_names",
     "quantized_activations",
+    "route_groups",
     "run_passes",
     "target_passes",
     "template_passes",

@@ -1,0 +1,116 @@
+"""The routed graph of a bundle: each of its rows chooses its text and its task, and only what was chosen is computed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.bundle import ROUTE_INPUTS, Manifest, TaskEntry
+from runtime.errors import AdapterDropError, BundleError, InputError
+from runtime.providers import short_name
+from runtime.session import input_faults, open_graph
+
+__all__ = ["RoutedGraph", "open_routed"]
+
+_LOGITS: Final = "logits"
+
+Array = npt.NDArray[Any]
+Ids = npt.NDArray[np.int64]
+
+
+def open_routed(folder: Path, manifest: Manifest, provider: str, threads: int | None, drop: int) -> "RoutedGraph | None":
+    """The routed graph of the variant with that drop; None where the bundle was exported without. Errors: as `open_session`."""
+    name = manifest.variant(drop).routed
+    if not name:
+        return None
+    session = open_graph(folder / name, provider, threads)
+    if problems := list(_faults(session, manifest)):
+        raise BundleError(f"{folder / name}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
+    return RoutedGraph(session, manifest)
+
+
+@dataclass(frozen=True, eq=False)
+class RoutedGraph:
+    """An ONNX Runtime session of a routed graph, and the bundle that it belongs to."""
+
+    session: Any
+    manifest: Manifest
+
+    def subset(self, feeds: Mapping[str, Array], entries: Sequence[TaskEntry]) -> dict[str, Array]:
+        """Every one of `entries` for every row of checked feeds: task -> logits [batch, labels]."""
+        batch = _batch(feeds)
+        row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
+        numbers = self._numbers()
+        task_ids = np.repeat(np.array([numbers[entry.name] for entry in entries], np.int64), batch)
+        logits = self._run(feeds, row_ids, task_ids).reshape(len(entries), batch, -1)
+        return {entry.name: own[:, : _width(entry)].copy() for entry, own in zip(entries, logits, strict=True)}
+
+    def rows(self, feeds: Mapping[str, Array], tasks: Sequence[str], rows: Sequence[int] | None) -> list[Array]:
+        """What `Predictor.run_routed` returns, of checked feeds. Raises InputError where `tasks` or `rows` are wrong."""
+        row_ids, numbers = _checked_rows(rows, _batch(feeds)), self._numbers()
+        if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+            raise InputError(f"tasks: expected a list with one name a row, found {type(tasks).__name__}")
+        if unknown := list(dict.fromkeys(name for name in tasks if name not in numbers)):
+            raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(map(repr, unknown))}")
+        if len(tasks) != len(row_ids):
+            raise InputError(
+                f"tasks: expected one name for each of {len(row_ids)} row(s), found {len(tasks)}; "
+                + ("give as many rows as tasks" if rows is not None else "rows= chooses other rows than each one once")
+            )
+        logits = self._run(feeds, row_ids, np.array([numbers[name] for name in tasks], np.int64))
+        widths = {entry.name: _width(entry) for entry in self.manifest.tasks}
+        return [row[: widths[name]].copy() for row, name in zip(logits, tasks, strict=True)]
+
+    def _numbers(self) -> dict[str, int]:
+        return {entry.name: number for number, entry in enumerate(self.manifest.tasks)}
+
+    def _run(self, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids) -> Array:
+        try:
+            (logits,) = self.session.run([_LOGITS], {**feeds, **dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))})
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+            provider = short_name(self.session.get_providers()[0])
+            raise AdapterDropError(
+                f"ONNX Runtime ({provider}) failed on {shapes} with {len(row_ids)} routed row(s): {error}"
+            ) from error
+        return np.asarray(logits)
+
+
+def _batch(feeds: Mapping[str, Array]) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _width(entry: TaskEntry) -> int:
+    return len(entry.labels) or 1
+
+
+def _checked_rows(rows: Sequence[int] | None, batch: int) -> Ids:
+    if rows is None:
+        return np.arange(batch, dtype=np.int64)
+    try:
+        ids = np.asarray(rows)
+    except ValueError:  # lists of different lengths
+        ids = np.empty(0)
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+        raise InputError(f"rows: expected a list of at least one row number, found {rows!r}")
+    if wrong := [int(row) for row in ids if not 0 <= row < batch]:
+        raise InputError(f"rows: expected numbers in 0..{batch - 1}, found {', '.join(map(str, wrong[:10]))}")
+    return ids.astype(np.int64)
+
+
+def _faults(session: Any, manifest: Manifest) -> Iterator[str]:
+    inputs = {value.name: value for value in session.get_inputs()}
+    route = {name: inputs.pop(name, None) for name in ROUTE_INPUTS}
+    yield from input_faults(inputs, manifest)
+    for name, value in route.items():
+        if value is None or value.type != "tensor(int64)" or len(value.shape) not in (0, 1):
+            found = "none" if value is None else f"{value.type} {value.shape}"
+            yield f"input {name}: expected tensor(int64) [rows], the graph takes {found}"
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    width = max(map(_width, manifest.tasks))
+    shape = outputs.get(_LOGITS)
+    if list(outputs) != [_LOGITS] or (shape and (len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width))):
+        yield f"outputs: expected {_LOGITS} [rows, {width}], the graph gives {outputs}"
