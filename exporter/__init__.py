@@ -8,13 +8,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._add import add
     from ._export import export
     from .errors import ExportError, VerificationError
     from .report import Report
 
-__all__ = ["ExportError", "Report", "VerificationError", "export"]
+__all__ = ["ExportError", "Report", "VerificationError", "add", "export"]
 
-_HOMES = {"ExportError": "errors", "Report": "report", "VerificationError": "errors", "export": "_export"}
+_HOMES = {"ExportError": "errors", "Report": "report", "VerificationError": "errors", "add": "_add", "export": "_export"}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from .progress import Stages
 from .prune import prune, stored_bytes
 from .prune_members import open_calibration
 from .report import Report
+from .routed import check_routable
 from .save import save_config, save_manifest, variant_files
 from .staging import check_destination, check_space, staged
 from .variants import export_variant
@@ -35,6 +36,8 @@ def export(
     calibration: str | Path | None = None,
     precision: str = "fp32",
     target: str = "portable",
+    routed: bool = False,
+    extendable: bool = False,
     opset: int | None = None,
     atol: float | None = None,
     overwrite: bool = False,
@@ -62,6 +65,8 @@ def export(
             compute from a graph in fp32.
         target: "portable", standard ONNX operators only; "cpu", "cuda", with ONNX Runtime's fused operators; "openvino";
             "tensorrt".
+        routed: also write a graph whose rows choose their text and their task, for heads with one vector of logits per text.
+        extendable: also keep each structure's template, and its tasks' weights once more, so that `add` can add tasks.
         opset: ONNX operator set, 20 by default.
         atol: allowed |onnx - torch| relative to max(1, max |torch|), by default 1e-4 in fp32, 0.02 in fp16, 1 in int8.
         overwrite: replace the output folder where an export wrote it.
@@ -86,6 +91,8 @@ def export(
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions)
         plans = make_plans(checkpoint, tasks, drop, opset, atol, precision, target)
+        if routed:
+            check_routable(plans[0])
         texts = open_calibration(calibration, keep_fused, checkpoint.tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, checkpoint.tokenizer, plans[0])
     with stages("prune"):
@@ -98,7 +105,9 @@ def export(
     with staged(output, overwrite) as folder:
         with WeightsFile(folder / WEIGHTS) as weights:
             done = [
-                export_variant(plan, branches, checkpoint, texts, keep_fused, examples, folder / name, weights, stages)
+                export_variant(
+                    plan, branches, checkpoint, texts, keep_fused, examples, folder / name, weights, stages, routed, extendable
+                )
                 for plan, branches, name in zip(plans, pruned, variant_files(plans), strict=True)
             ]
         processors = [each for each in (checkpoint.tokenizer, checkpoint.processor) if each is not None]

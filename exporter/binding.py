@@ -39,6 +39,21 @@ def task_weights(model: nn.Module, tasks: Sequence[Task]) -> dict[str, list[torc
     return {name: tensors for name, tensors in found.items() if any(not _same(tensors[0], other) for other in tensors[1:])}
 
 
+def task_places(model: nn.Module, task: Task) -> dict[str, str]:
+    """Maps each weight of the task by its dotted name to its place: the same with "<0>", "<1>", … where the name of the task's
+    first, second, … adapter or fusion or that of its head stands. Equal places of two tasks hold weights of one kind."""
+    found: dict[str, str] = {}
+    for prefix, container in model.named_modules(remove_duplicate=False):
+        if not _is_keyed(container):
+            continue
+        for role, (name,) in enumerate(_keys(prefix, [task])):
+            if name in container:
+                for key in _tensors(container[name]):
+                    dotted, place = (".".join(p for p in (prefix, middle, key) if p) for middle in (name, f"<{role}>"))
+                    found[dotted] = place
+    return found
+
+
 def task_entries(model: nn.Module, task: Task) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
     """The adapters and fusion layers of a task, place by place: (dotted name of the place, adapter or fusion, its tensors)."""
     for prefix, container in model.named_modules():

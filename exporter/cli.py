@@ -7,9 +7,14 @@ import importlib
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .report import Report
 
 # Names arguments alone: importing torch takes seconds, and --help and a typing error should not.
 
@@ -19,10 +24,11 @@ Export all tasks of an adapter model into one ONNX graph with a shared trunk, ve
 Without --model, the bundled example is exported: eight adapters on all-MiniLM-L6-v2.
 
 A first argument that is a command does something else; python -m exporter COMMAND --help says more:
+  add DIR       more tasks for an exported folder
   inspect DIR   what is in an exported folder, what it costs and what it saves, as text and as a picture
 """
-# First argument -> the module whose main(arguments) it is.
-_COMMANDS = {"inspect": ".inspect.command"}
+# First argument -> the module whose main(arguments) reads what an export wrote.
+_READERS = {"inspect": ".inspect.command"}
 _EPILOG = """\
 exit status: 0 done and verified; 1 verification failed, nothing written; 2 wrong use, unsupported model or bad input
 
@@ -31,7 +37,17 @@ examples:
   python -m exporter --model my-model --tasks sst2,mnli --drop 3 --output onnx-sst2-mnli
   python -m exporter --model bert-base-uncased --adapter sst2=adapters/sst2 --adapter AdapterHub/bert-base-uncased-pf-mnli
   python -m exporter --model my-fusion --keep-fused 2 --calibration texts.jsonl
+  python -m exporter add onnx --model bert-base-uncased --adapter adapters/rte   (see python -m exporter add --help)
 """
+_ADD_DESCRIPTION = """\
+Add tasks to a folder that was exported with --extendable, without tracing the model again, verified against PyTorch.
+
+Each new task must have the structure of a task that is there: method, configuration, composition and type of head.
+"""
+
+
+# What runs a command's options, showing progress on the console if there is one.
+Run: TypeAlias = "Callable[[argparse.Namespace, Console | None], Report]"
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,21 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", metavar="SOURCE", help="a folder from model.save_pretrained, or a hub id")
-    parser.add_argument(
-        "--adapter",
-        action="append",
-        default=[],
-        metavar="[NAME=]SOURCE",
-        help="a folder or hub id of adapters to load into the model: save_adapter, save_all_adapters or PEFT; may be repeated",
-    )
-    parser.add_argument(
-        "--fusion",
-        action="append",
-        default=[],
-        metavar="SOURCE",
-        help="a folder or hub id of save_adapter_fusion to load into the model; may be repeated",
-    )
+    _add_sources(parser)
     parser.add_argument(
         "--tasks", type=_names, metavar="A,B", help="adapters to export, each with a head of its name; all by default"
     )
@@ -147,13 +149,56 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="refuse a graph that answers otherwise than PyTorch on more than this share of a task's evaluation texts, 0 to 1",
     )
+    parser.add_argument(
+        "--routed",
+        action="store_true",
+        help="also write a graph whose rows choose their text and their task: mixed batches, and some tasks for some texts",
+    )
+    parser.add_argument(
+        "--extendable", action="store_true", help="also keep what `python -m exporter add` needs to add tasks to the folder"
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
+    _add_common(parser)
+    return parser
+
+
+def _add_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m exporter add",
+        description=_ADD_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder; replaced as a whole or not at all")
+    _add_sources(parser)
+    _add_common(parser)
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="SOURCE", help="a folder from model.save_pretrained, or a hub id")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]SOURCE",
+        help="a folder or hub id of adapters to load into the model: save_adapter, save_all_adapters or PEFT; may be repeated",
+    )
+    parser.add_argument(
+        "--fusion",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="a folder or hub id of save_adapter_fusion to load into the model; may be repeated",
+    )
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4 in fp32"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress and no report")
     parser.add_argument("--json", action="store_true", help="the report as one JSON object on standard output")
-    return parser
 
 
 def _raise_interrupt(*_: object) -> NoReturn:
@@ -163,13 +208,14 @@ def _raise_interrupt(*_: object) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in _COMMANDS:
-        return _run_command(arguments[0], arguments[1:])
-    options = _parser().parse_args(arguments)
+    if arguments and arguments[0] in _READERS:
+        return _run_reader(arguments[0], arguments[1:])
+    parser, run, rest = command(arguments)
+    options = parser.parse_args(rest)
     # A terminated export cleans up like an interrupted one.
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        return _run(options)
+        return _answer(options, run)
     except ModuleNotFoundError as error:
         print(f"error: {error}; to export, install adapterdrop-onnx[export,cpu]", file=sys.stderr)
         return 2
@@ -180,40 +226,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run_command(name: str, arguments: Sequence[str]) -> int:
+def _run_reader(name: str, arguments: Sequence[str]) -> int:
     try:
-        return int(importlib.import_module(_COMMANDS[name], __package__).main(arguments))
+        return int(importlib.import_module(_READERS[name], __package__).main(arguments))
     except ModuleNotFoundError as error:
-        print(f"error: {error}; to look into a folder or to change one, install adapterdrop-onnx[export,cpu]", file=sys.stderr)
+        print(f"error: {error}; to look into a folder, install adapterdrop-onnx[export,cpu]", file=sys.stderr)
         return 2
 
 
-def _run(options: argparse.Namespace) -> int:
+def command(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, Run, list[str]]:
+    """The parser of a command line, what runs its options, and the arguments that the parser takes."""
+    if arguments and arguments[0] in _COMMANDS:
+        make, run = _COMMANDS[arguments[0]]
+        return make(), run, list(arguments[1:])
+    return _parser(), _run_export, list(arguments)
+
+
+def _run_export(options: argparse.Namespace, console: Console | None) -> Report:
+    from ._export import export
+
+    return export(
+        options.model,
+        tasks=options.tasks,
+        drop=options.drop,
+        output=options.output,
+        keep_fused=options.keep_fused,
+        calibration=options.calibration,
+        precision=options.precision,
+        target=options.target,
+        routed=options.routed,
+        extendable=options.extendable,
+        opset=options.opset,
+        atol=options.atol,
+        overwrite=options.overwrite,
+        evaluation=_evaluation(options.evaluation),
+        max_disagreement=options.max_disagreement,
+        adapters=options.adapter,
+        fusions=options.fusion,
+        console=console,
+    )
+
+
+def _run_add(options: argparse.Namespace, console: Console | None) -> Report:
+    from ._add import add
+
+    return add(options.folder, options.adapter, options.model, options.fusion, options.atol, console)
+
+
+_COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Run]] = {"add": (_add_parser, _run_add)}
+
+
+def _answer(options: argparse.Namespace, run: Run) -> int:
     from rich.console import Console
 
-    from ._export import export
     from .errors import ExportError, VerificationError
     from .report import print_report
 
     try:
-        report = export(
-            options.model,
-            tasks=options.tasks,
-            drop=options.drop,
-            output=options.output,
-            keep_fused=options.keep_fused,
-            calibration=options.calibration,
-            precision=options.precision,
-            target=options.target,
-            opset=options.opset,
-            atol=options.atol,
-            overwrite=options.overwrite,
-            evaluation=_evaluation(options.evaluation),
-            max_disagreement=options.max_disagreement,
-            adapters=options.adapter,
-            fusions=options.fusion,
-            console=None if options.quiet else Console(file=sys.stderr),
-        )
+        report = run(options, None if options.quiet else Console(file=sys.stderr))
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, VerificationError) else 2

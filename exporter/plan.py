@@ -147,7 +147,7 @@ def make_plan(
     heads = _own_heads(setups, head) if tasks is None and setup is not None else {}
     chosen = tuple(_task(model, family, name, setup, drops[name], heads.get(name)) for name, setup in setups.items())
     inputs = model_inputs(model, tokenizer, {task.head.kind for task in chosen})
-    _check_names(chosen, inputs)
+    check_names(chosen, inputs)
     return Plan(
         tasks=chosen,
         layers=layers,
@@ -309,8 +309,12 @@ def check_drop(drop: object, layers: int) -> int:
     return number
 
 
-def _check_names(tasks: Sequence[Task], inputs: Sequence[InputEntry]) -> None:
-    """Refuses tasks whose outputs would be called like another value of the graph's surface."""
+def check_names(tasks: Sequence[Task], inputs: Sequence[InputEntry]) -> None:
+    """Refuses tasks whose outputs would be called like another value of the graph's surface.
+
+    Raises:
+        ExportError: names the output.
+    """
     for name, count in Counter(name for task in tasks for name in task.outputs).items():
         if count > 1:
             raise ExportError(f"two tasks would give one output {name!r}: rename one of them")

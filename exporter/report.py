@@ -65,6 +65,7 @@ class VariantReport:
 
     Attributes:
         model: the graph's file name.
+        routed: the file name of the graph whose rows choose their task; empty where there is none.
         tasks: in the order of the graph's outputs.
         drop: no task has an adapter in the layers 0 to drop - 1.
         shared: what is computed once for all tasks, in words.
@@ -78,6 +79,7 @@ class VariantReport:
     """
 
     model: str
+    routed: str
     tasks: tuple[TaskReport, ...]
     drop: int
     shared: str
@@ -211,6 +213,10 @@ def _print_variant(report: VariantReport, title: str, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(_pass_table(graph.passes))
+    if report.routed:
+        console.print(
+            f"routed: {report.routed}, where each row chooses its text and task, over the same weights", soft_wrap=True
+        )
 
 
 def _pass_table(steps: Sequence[PassRow]) -> Table:

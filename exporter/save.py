@@ -30,7 +30,7 @@ def graph_outputs(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 
 def finish(graph: ir.Model, plan: Plan) -> None:
-    """Gives outputs their names and order, and removes what is true of the trace alone."""
+    """Gives outputs their names and order, and strips the graph."""
     names = graph_outputs(plan)
     by_name = {value.name: value for value in graph.graph.outputs}
     ordered = [(by_name[old], new) for task in plan.tasks for old, new in zip(task.outputs, names[task.name], strict=True)]
@@ -38,6 +38,11 @@ def finish(graph: ir.Model, plan: Plan) -> None:
     graph.graph.outputs.extend(value for value, _ in ordered)
     for value, name in ordered:
         value.name = name
+    strip(graph)
+
+
+def strip(graph: ir.Model) -> None:
+    """Removes what is true of the trace alone."""
     # torch notes stack traces with the paths of this machine.
     common.ClearMetadataAndDocStringPass()(graph)
     for node in graph.graph:
@@ -61,6 +66,11 @@ def variant_files(plans: Sequence[Plan]) -> list[str]:
     return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
 
 
+def routed_file(model: str) -> str:
+    """What the routed graph beside the graph `model` is called."""
+    return f"{model.removesuffix('.onnx')}_routed.onnx"
+
+
 def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path) -> None:
     """config.json and the files of the tokenizer or image processor, as transformers writes them."""
     config = copy.deepcopy(model.config)
@@ -82,15 +92,20 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
 
 
 def variant_entry(
-    branches: Sequence[Branch], plan: Plan, model: str, parity: Sequence[ParityRow], passes: Sequence[PassRow]
+    branches: Sequence[Branch],
+    plan: Plan,
+    model: str,
+    parity: Sequence[ParityRow],
+    passes: Sequence[PassRow],
+    routed: str = "",
 ) -> VariantEntry:
-    """What the manifest says of one variant, whose graph is the file `model`."""
+    """What the manifest says of one variant, whose graph is the file `model`, and whose routed graph is `routed`, if any."""
     layers = {
         task.name: TaskLayers(task.drop, branch.layers_without_adapter(task), _members(branch, task, plan))
         for branch in branches
         for task in branch.tasks
     }
-    return VariantEntry(plan.drop, model, "", layers, tuple(parity), tuple(passes))
+    return VariantEntry(plan.drop, model, routed, layers, tuple(parity), tuple(passes))
 
 
 def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path) -> None:

@@ -15,15 +15,16 @@ from runtime.bundle import OUTPUTS, InputEntry, ParityRow
 
 from .errors import VerificationError
 from .inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
+from .parity import NOTHING_WRITTEN, excess, parity_row
 from .plan import Plan, Task
 from .prune import Branch
+from .verify_routes import compare_routes
 
 # (batch, sequence). The trace saw 2 x 7.
 SHAPES = ((1, 1), (1, 16), (3, 11), (5, 4))
 # The graph computes all tasks at once: beyond so many tokens times tasks, checking would take longer than exporting.
 _LONGEST = 2048
 _SEED = 20101
-_NOTHING_WRITTEN = "the exported graph differs from PyTorch; nothing was written:\n"
 
 
 def make_inputs(plan: Plan, batch: int, sequence: int, seed: int = _SEED, padded: bool = True) -> dict[str, np.ndarray]:
@@ -95,16 +96,38 @@ def eager(branch: Branch, plan: Plan, task: Task, inputs: Mapping[str, np.ndarra
 
 @dataclass(frozen=True)
 class Subject:
-    """A graph on disk, and how far it may be from PyTorch: |onnx - torch| relative to max(1, max |torch|)."""
+    """A graph on disk, how far it may be from PyTorch, |onnx - torch| relative to max(1, max |torch|), and the routed graph of
+    the same tasks, if there is one."""
 
     path: Path
     atol: float
+    routed: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Sessions:
+    """A subject that is loaded."""
+
+    graph: Any
+    atol: float
+    routed: Any | None
+
+    @classmethod
+    def open(cls, subject: Subject) -> _Sessions:
+        return cls(_open(subject.path), subject.atol, None if subject.routed is None else _open(subject.routed))
+
+
+def _open(graph: Path) -> Any:
+    try:
+        return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        raise VerificationError(f"ONNX Runtime cannot load the exported graph; nothing was written: {error}") from error
 
 
 def verify(
     branches: Sequence[Branch], plan: Plan, subjects: Sequence[Subject], outputs: Mapping[str, Sequence[str]]
 ) -> tuple[ParityRow, ...]:
-    """One row per task and shape, of the first of `subjects`; all of them must be right.
+    """One row per task and shape, of the first of `subjects` and of that graph of it which is further off; all must be right.
 
     `outputs` maps a task to its outputs in the graphs. Every task is compared at SHAPES; the first task of each structure also
     at the model's greatest length (with many tasks, at a shorter one).
@@ -112,12 +135,7 @@ def verify(
     Raises:
         VerificationError: names each task and shape out of tolerance.
     """
-    try:
-        sessions = [
-            (onnxruntime.InferenceSession(each.path, providers=["CPUExecutionProvider"]), each.atol) for each in subjects
-        ]
-    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-        raise VerificationError(f"ONNX Runtime cannot load the exported graph; nothing was written: {error}") from error
+    sessions = [_Sessions.open(subject) for subject in subjects]
     every = [(branch, task) for branch in branches for task in branch.tasks]
     rows = [row for shape in _shapes(plan) for row in _compare(sessions, plan, every, outputs, shape)]
     longest = plan.max_lengths.get(SEQUENCE)
@@ -130,7 +148,7 @@ def verify(
             f"  {row.task} at {row.batch}x{row.sequence}: max |onnx - torch| {row.max_abs_diff:.2e}, over {row.tolerance:.2e}"
             for row in failed
         ]
-        raise VerificationError(_NOTHING_WRITTEN + "\n".join(lines))
+        raise VerificationError(NOTHING_WRITTEN + "\n".join(lines))
     order = {task.name: number for number, task in enumerate(plan.tasks)}
     return tuple(sorted((found[0] for found in rows), key=lambda row: order[row.task]))
 
@@ -143,7 +161,7 @@ def _shapes(plan: Plan) -> list[tuple[int, int]]:
 
 
 def _compare(
-    sessions: Sequence[tuple[Any, float]],
+    sessions: Sequence[_Sessions],
     plan: Plan,
     tasks: Sequence[tuple[Branch, Task]],
     outputs: Mapping[str, Sequence[str]],
@@ -154,10 +172,12 @@ def _compare(
     inputs = make_inputs(plan, *shape, padded=padded)
     names = [name for _, task in tasks for name in outputs[task.name]]
     try:
-        answers = [dict(zip(names, session.run(names, inputs), strict=True)) for session, _ in sessions]
+        answers = [dict(zip(names, session.graph.run(names, inputs), strict=True)) for session in sessions]
     except Exception as error:
         raise VerificationError(f"the exported graph fails at {shape[0]}x{shape[1]}; nothing was written: {error}") from error
-    rows, unpadded = [], []
+    rows: dict[str, list[ParityRow]] = {}
+    known: dict[str, np.ndarray] = {}
+    unpadded = []
     for branch, task in tasks:
         try:
             expected = eager(branch, plan, task, inputs)
@@ -167,40 +187,21 @@ def _compare(
                 raise VerificationError(f"{reason}; nothing was written: {error}") from error
             unpadded.append((branch, task))
             continue
-        rows.append(
-            [
-                _worst(task, expected, [found[name] for name in outputs[task.name]], shape, atol)
-                for found, (_, atol) in zip(answers, sessions, strict=True)
-            ]
-        )
-    return rows + (_compare(sessions, plan, unpadded, outputs, shape, padded=False) if unpadded else [])
+        known[task.name] = expected[0]
+        rows[task.name] = [
+            _worst(task, expected, [found[name] for name in outputs[task.name]], shape, session.atol)
+            for found, session in zip(answers, sessions, strict=True)
+        ]
+    for number, session in enumerate(sessions):
+        if session.routed is not None and known:
+            for row in compare_routes(session.routed, plan, inputs, known, shape, session.atol):
+                rows[row.task][number] = max(rows[row.task][number], row, key=excess)
+    more = _compare(sessions, plan, unpadded, outputs, shape, padded=False) if unpadded else []
+    return [*rows.values(), *more]
 
 
 def _worst(
     task: Task, expected: Sequence[np.ndarray], found: Sequence[np.ndarray], shape: tuple[int, int], atol: float
 ) -> ParityRow:
     """Of a head with several outputs, the one that is furthest off stands for it."""
-    return max((_row(task, one, other, shape, atol) for one, other in zip(expected, found, strict=True)), key=_excess)
-
-
-def _excess(row: ParityRow) -> float:
-    return row.max_abs_diff / row.tolerance if row.max_abs_diff == row.max_abs_diff else np.inf
-
-
-def _row(task: Task, expected: np.ndarray, found: np.ndarray, shape: tuple[int, int], atol: float) -> ParityRow:
-    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        raise VerificationError(
-            f"{_NOTHING_WRITTEN}  {task.name} at {shape[0]}x{shape[1]}: expected "
-            f"{expected.dtype}{list(expected.shape)}, found {found.dtype}{list(found.shape)}"
-        )
-    difference = float(np.abs(found - expected).max(initial=0.0))
-    return ParityRow(
-        task=task.name,
-        batch=shape[0],
-        sequence=shape[1],
-        max_abs_diff=difference,
-        max_rel_diff=difference / scale,
-        argmax_agreement=float(np.mean(found.argmax(-1) == expected.argmax(-1))),
-        tolerance=atol * scale,
-    )
+    return max((parity_row(task, one, other, shape, atol) for one, other in zip(expected, found, strict=True)), key=excess)

@@ -23,6 +23,10 @@ OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logi
     "question_answering": ("start_logits", "end_logits"),
     "dependency_parsing": ("rel_preds", "arc_preds"),
 }
+# A routed graph's further inputs, int64 [rows]: row i is input row row_ids[i], answered by task task_ids[i] of the manifest's
+ROUTE_INPUTS: Final = ("row_ids", "task_ids")
+# Heads that it can answer: one vector of logits for each row
+ROUTED_HEADS: Final[tuple[HeadType, ...]] = ("classification", "multilabel", "regression", "multiple_choice")
 
 InputType = Literal["int64", "float32"]
 INPUTS: Final[Mapping[str, InputType]] = {
@@ -153,7 +157,8 @@ class ParityRow:
 class PassRow:
     """What one pass of the graph compiler did: node counts and initializer bytes before and after.
 
-    `graph` is what it ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all").
+    `graph` is what it ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all"); for the routed graph
+    "routed tasks0", …, and "routed".
     """
 
     name: str
@@ -170,7 +175,7 @@ class VariantEntry:
 
     `drop`: the lowest drop of all tasks, so that in the layers 0..drop-1 no task has an adapter; `model`: file name of the
     graph of all tasks; `routed`: file name of the graph whose rows choose their task, empty where there is none; `tasks`: task
-    -> what is left of it; `parity`: how far the graph is from PyTorch; `passes`: what the compiler did, in order.
+    -> what is left of it; `parity`: how far the graphs are from PyTorch; `passes`: what the compiler did, in order.
     """
 
     drop: int

@@ -23,6 +23,7 @@ from runtime.options import Options
 from runtime.policy import DropPolicy
 from runtime.prediction import Prediction, Word
 from runtime.providers import short_name
+from runtime.routed import RoutedGraph, check_routed
 from runtime.session import Opened, open_sessions
 
 __all__ = ["Answers", "Prediction", "Predictor", "Word", "load"]
@@ -60,10 +61,13 @@ def load(
     check_drop(drop, manifest.drops, "exported")
     check_files(folder, manifest, contents=verify)
     drops = manifest.drops if drop is None else (drop,)
-    graphs = [manifest.variant(each).model for each in drops]
+    variants = [manifest.variant(each) for each in drops]
+    graphs = [graph for variant in variants for graph in (variant.model, variant.routed) if graph]
     opened = open_sessions(Path(folder), manifest, graphs, provider, options)
-    for graph in graphs:
-        check_graph(opened.sessions[graph], Path(folder) / graph, manifest)
+    for variant in variants:
+        check_graph(opened.sessions[variant.model], Path(folder) / variant.model, manifest)
+        if variant.routed:
+            check_routed(opened.sessions[variant.routed], Path(folder) / variant.routed, manifest)
     encoder = TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None
     return Predictor(manifest, drops, options, policy, tuple(hooks), opened, encoder)
 
@@ -126,6 +130,9 @@ class Predictor:
         `drop`: which variant answers, one of `drops`; None takes what the policy of `load` chooses, without one the first. The
         answers' attribute `drop` says which it was.
 
+        Where the bundle has a routed graph, some of the tasks cost only what they need, with logits that are equal to rounding;
+        without one, all tasks are computed.
+
         `feeds`: the inputs of `manifest.inputs`, each of its dtype, shape and limit. `attention_mask` (1 = token,
         0 = padding) must be given; `token_type_ids` may be left out and is then all zeros, as in transformers.
 
@@ -136,10 +143,10 @@ class Predictor:
         entries = chosen_tasks(self.manifest, tasks)
         check_drop(drop, self.drops, "loaded")
         checked = check_feeds(feeds, self.manifest)
-        # RunOptions.only_execute_path_to_fetches is not set: inference builds of ONNX Runtime ignore it (1.31 does), so the
-        # other tasks' heads run too; only their copies are saved.
         chosen = self._choose(drop)
-        outputs = [output for entry in entries for output in entry.outputs]
+        names = [name for entry in entries for name in entry.answers]
+        # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
+        routed = self._routed(chosen) if len(entries) < len(self.tasks) else None
         started = time.perf_counter()
         try:
             with ExitStack() as stack:
@@ -147,11 +154,15 @@ class Predictor:
                     run = _described(self.provider, chosen, [entry.name for entry in entries], checked)
                     for hook in self.hooks:
                         stack.enter_context(hook(run))
-                logits = self._opened.run(self._graph(chosen), outputs, checked, cancel)
+                if routed is None:
+                    outputs = [output for entry in entries for output in entry.outputs]
+                    logits = self._opened.run(self._graph(chosen), outputs, checked, cancel)
+                else:
+                    logits = routed.subset(checked, entries, cancel)
         finally:
             if self.policy is not None:
                 self.policy.done(chosen, time.perf_counter() - started)
-        return Answers(zip((name for entry in entries for name in entry.answers), logits, strict=True), chosen)
+        return Answers(zip(names, logits, strict=True), chosen)
 
     def run_on_device(
         self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
@@ -167,6 +178,31 @@ class Predictor:
         outputs = [output for entry in entries for output in entry.outputs]
         values = self._opened.bound(self._graph(drop), outputs, check_feeds(feeds, self.manifest))
         return dict(zip((name for entry in entries for name in entry.answers), values, strict=True))
+
+    def run_routed(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        tasks: Sequence[str],
+        rows: Sequence[int] | None = None,
+        drop: int | None = None,
+    ) -> list[npt.NDArray[Any]]:
+        """One task for each row: logits [labels of its task] per row, in the order of `tasks`.
+
+        `rows`: which row of `feeds` each of `tasks` answers, in any order, several tasks or none for a row; None takes each row
+        once, so that `tasks` has one name per row. The trunk is computed once per row of `feeds`, adapters and heads once per
+        task named. `feeds` and `drop`: as in `run`.
+
+        Raises:
+            InputError: as `run`; another number of tasks than rows, a row that is not there, or a bundle that was exported
+                without `--routed`.
+        """
+        check_drop(drop, self.drops, "loaded")
+        routed = self._routed(self.drops[0] if drop is None else drop)
+        if routed is None:
+            raise InputError(
+                "run_routed(): this bundle has no routed graph; export it again with `python -m exporter --routed`"
+            )
+        return routed.rows(check_feeds(feeds, self.manifest), tasks, rows)
 
     def predict(
         self,
@@ -214,6 +250,10 @@ class Predictor:
 
     def _graph(self, drop: int | None) -> str:
         return self.manifest.variant(self.drops[0] if drop is None else drop).model
+
+    def _routed(self, drop: int) -> RoutedGraph | None:
+        graph = self.manifest.variant(drop).routed
+        return RoutedGraph(self._opened, graph, self.manifest) if graph else None
 
     def _choose(self, drop: int | None) -> int:
         if drop is not None:

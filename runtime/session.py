@@ -49,7 +49,7 @@ class Opened:
             CancelledError: by `cancel`.
         """
         try:
-            if self.captured:  # a replay has nothing to interrupt
+            if graph in self.captured:  # a replay has nothing to interrupt
                 return self.captured[graph].run(outputs, feeds)
             if cancel is None:
                 return self.sessions[graph].run(outputs, feeds)  # type: ignore[no-any-return]
@@ -140,7 +140,13 @@ def _all(graphs: Mapping[str, Path], provider: Provider, manifest: Manifest, opt
     sessions = {graph: _create(path, provider, manifest, options, packed) for graph, path in graphs.items()}
     captured = {}
     if provider is CUDA and (shapes := options.cuda.graphs):
-        captured = {graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device) for graph, session in sessions.items()}
+        # A routed graph has as many rows as each call asks for.
+        routed = {variant.routed for variant in manifest.variants}
+        captured = {
+            graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device)
+            for graph, session in sessions.items()
+            if graph not in routed
+        }
     return Opened(provider, sessions, graphs, packed, captured, options.cuda.device)
 
 

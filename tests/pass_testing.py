@@ -12,6 +12,7 @@ import onnxruntime
 
 Arrays = Mapping[str, np.ndarray]
 Sizes = Mapping[str, int]
+Weights = Mapping[str, Sequence[np.ndarray]]
 
 SIZES: tuple[Sizes, ...] = ({"batch": 1, "sequence": 3}, {"batch": 2, "sequence": 5}, {"batch": 5, "sequence": 1})
 _HEADER = '<ir_version: 10, opset_import: ["" : 20]>'
@@ -42,6 +43,16 @@ def op_types(model: ir.Model) -> list[str]:
 def rand(*shape: int, seed: int = 0) -> np.ndarray:
     """Normally distributed float32 of that shape."""
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def tasks_of(*shape: int, seed: int = 0, count: int = 3) -> list[np.ndarray]:
+    """One random array for each task."""
+    return [rand(*shape, seed=100 * seed + task) for task in range(count)]
+
+
+def template(text: str, weights: Weights, trunk: Mapping[str, np.ndarray], task: int = 0) -> ir.Model:
+    """The graph with the weights of one task."""
+    return parse(text, {**trunk, **{name: arrays[task] for name, arrays in weights.items()}})
 
 
 def random_feeds(model: ir.Model, sizes: Sizes) -> dict[str, np.ndarray]:

@@ -28,6 +28,7 @@ from runtime.bundle import (
 )
 
 LAYERS = 6
+ROUTED = "model_routed.onnx"
 VOCABULARY = 30522
 
 
@@ -112,6 +113,37 @@ def expected(feeds: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any
 def write_bundle(folder: Path, tokenizer: bool = True) -> Path:
     """A complete bundle of labelled texts in `folder`, which is made."""
     return _write(folder, _GRAPH, weights(), TEXT_INPUTS, TASKS, {"sequence": MAX_LENGTH}, tokenizer)
+
+
+# The first three of TASKS: the graph above without the names, and the same with a task for each row.
+_VECTORS_GRAPH = _GRAPH.replace(", float[batch,sequence,3] names", "").replace("  names = MatMul(hidden, names_w)\n", "")
+_ROUTED_GRAPH = (
+    _VECTORS_GRAPH.split("  topic =")[0]
+    .replace("] token_type_ids)", "] token_type_ids, int64[rows] row_ids, int64[rows] task_ids)")
+    .replace("float[batch,3] topic, float[batch,2] flags, float[batch,1] stars", "float[rows,3] logits")
+    + """  chosen = Gather(mean, row_ids)
+  row = Unsqueeze(chosen, second)
+  heads = Gather(heads_w, task_ids)
+  product = MatMul(row, heads)
+  padded = Squeeze(product, second)
+  beyond = Gather(beyond_w, task_ids)
+  logits = Add(padded, beyond)
+}"""
+)
+
+
+def write_routed(folder: Path) -> Path:
+    """A bundle of three tasks with a routed graph."""
+    given = {name: array for name, array in weights().items() if name != "names_w"}
+    _write(folder, _VECTORS_GRAPH, given, TEXT_INPUTS, TASKS[:3], {"sequence": MAX_LENGTH}, tokenizer=True)
+    heads = [given.pop(name) for name in ("topic_w", "flags_w", "stars_w")]
+    given["heads_w"] = np.stack([np.pad(head, ((0, 0), (0, 3 - head.shape[1]))) for head in heads])
+    given["beyond_w"] = np.where(np.arange(3) < [[3], [2], [1]], 0, -np.inf).astype(np.float32)
+    model = parser.parse_model(_ROUTED_GRAPH)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in given.items())
+    onnx.save(model, folder / ROUTED)
+    rewrite(folder, variants=(replace(variant(TASKS[:3]), routed=ROUTED),))
+    return folder
 
 
 HEAD_TASKS = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import suite
+from benchmarks import routed, suite
 from benchmarks.cli import Shape, main, parse, parse_shapes
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
 from benchmarks.variant import Prepared, Variant, max_difference, one_line
@@ -178,3 +178,15 @@ def test_wrong_numbers_end_the_run_with_status_1(
     assert main([*TINY, "--output", str(tmp_path)]) == 1
     assert "wrong at 1x8: max difference" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_routed_benchmark_measures_what_it_has_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = ["--layers", "2", "--hidden", "32", "--tasks", "3", "--drop", "1", "--rounds", "2", "--shapes", "2x8"]
+    assert routed.main([*tiny, "--output", str(tmp_path)]) == 0
+    rows = routed.read_rows(next(tmp_path.glob("routed-*.jsonl")))
+    assert len(rows) == 7
+    assert all(row.median_ms > 0 and row.rounds == 2 for row in rows)
+    assert next(row.ratio for row in rows if row.call == "one task, exported alone") == 1.0
+    monkeypatch.setattr(routed, "max_difference", lambda *_: 1.0)
+    assert routed.main([*tiny, "--output", str(tmp_path / "none")]) == 1
+    assert not (tmp_path / "none").exists()

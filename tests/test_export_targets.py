@@ -64,10 +64,12 @@ def one_trace(traces: dict[int, Group], monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: str, precision: str) -> None:
     texts = _texts(tmp_path / "texts.jsonl", labels=False) if needs_ranges(target, precision) else None
     words = None if texts is None else tokenizer()
-    export(model, words, drop=1, target=target, precision=precision, calibration=texts, output=tmp_path / "onnx")
-    graph = onnx.load(tmp_path / "onnx" / "model.onnx", load_external_data=False).graph
-    own = {node.op_type for node in graph.node if node.domain == "com.microsoft"}
-    assert own == FUSED.get(target, set())
+    folder = tmp_path / "onnx"
+    export(model, words, drop=1, target=target, precision=precision, calibration=texts, routed=True, output=folder)
+    for name in ("model_routed.onnx", "model.onnx"):
+        graph = onnx.load(tmp_path / "onnx" / name, load_external_data=False).graph
+        own = {node.op_type for node in graph.node if node.domain == "com.microsoft"}
+        assert own == FUSED.get(target, set())
     kinds = {onnx.TensorProto.DataType.Name(value.data_type) for value in graph.initializer}
     assert ("INT8" in kinds) == (precision == "int8")
     assert ("FLOAT16" in kinds) == (precision == "fp16")

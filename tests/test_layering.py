@@ -50,7 +50,7 @@ def test_public_names() -> None:
     for package in (exporter, exporter.passes, runtime):
         assert sorted(package.__all__) == list(package.__all__)
         assert all(hasattr(package, name) for name in package.__all__)
-    assert exporter.__all__ == ["ExportError", "Report", "VerificationError", "export"]
+    assert exporter.__all__ == ["ExportError", "Report", "VerificationError", "add", "export"]
 
 
 def test_one_pass_a_file() -> None:

@@ -5,24 +5,26 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 import pytest
-from pass_testing import assert_close, check_valid, compute, op_types, parse, rand, random_feeds, serialize
+from pass_testing import (
+    Weights,
+    assert_close,
+    check_valid,
+    compute,
+    op_types,
+    parse,
+    rand,
+    random_feeds,
+    serialize,
+    tasks_of,
+    template,
+)
 
 from exporter.passes import VectorizeTasksPass
 
 TASKS = ("first", "second", "third")
 SIZES = ({"batch": 1, "sequence": 3}, {"batch": 2, "sequence": 5}, {"batch": 5, "sequence": 1}, {"batch": 3, "sequence": 3})
-Weights = Mapping[str, Sequence[np.ndarray]]
 
 HEAD = "(float[batch, sequence, 4] x) => (float[batch, sequence, 4] y)"
-
-
-def tasks_of(*shape: int, seed: int = 0, count: int = 3) -> list[np.ndarray]:
-    """One random array for each task."""
-    return [rand(*shape, seed=100 * seed + task) for task in range(count)]
-
-
-def template(text: str, weights: Weights, trunk: Mapping[str, np.ndarray], task: int = 0) -> ir.Model:
-    return parse(text, {**trunk, **{name: arrays[task] for name, arrays in weights.items()}})
 
 
 def vectorize(

@@ -6,9 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
+from benchmarks import routed
 from benchmarks.fusion import markdown, read_rows
 from benchmarks.markdown import table
-from exporter.cli import _parser
+from exporter.cli import command
 from exporter.inspect.command import command_parser
 
 ROOT = Path(__file__).parent.parent
@@ -32,12 +33,13 @@ def test_the_export_commands_are_understood() -> None:
     commands = _commands("python -m exporter")
     assert ["python", "-m", "exporter", "--drop", "5"] in commands
     assert ["python", "-m", "exporter", "inspect", "onnx-drop3", "--picture", "docs/inspect.svg"] in commands
-    for command in commands:
+    for line in commands:
         # leaves the process where it does not understand
-        if command[3] == "inspect":
-            command_parser().parse_args(command[4:])
+        if line[3] == "inspect":
+            command_parser().parse_args(line[4:])
         else:
-            _parser().parse_args(command[3:])
+            parser, _, rest = command(line[3:])
+            parser.parse_args(rest)
 
 
 def test_files_that_the_readme_links_to_are_there() -> None:
@@ -55,3 +57,8 @@ def test_the_measured_table_is_that_of_the_results_file() -> None:
 def test_the_table_of_fusions_is_that_of_its_results_file() -> None:
     (results,) = set(re.findall(r"benchmarks/results/fusion-\d+\.jsonl", README))
     assert markdown(read_rows(ROOT / results)) in README
+
+
+def test_the_table_of_the_routed_graph_is_that_of_its_results_file() -> None:
+    (results,) = set(re.findall(r"benchmarks/results/routed-\d+\.jsonl", README))
+    assert routed.markdown(routed.read_rows(ROOT / results)) in README

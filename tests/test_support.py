@@ -22,5 +22,6 @@ def test_worse_is_worse() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.key for row in ROWS])
 def test_row(row: Row) -> None:
-    found, expected = result(row), documented()[row.key]
+    (found, routed), (expected, expected_routed) = result(row), documented()[row.key]
     assert not worse(found, expected), f"{found}, but docs/support.md says {expected}"
+    assert routed == expected_routed

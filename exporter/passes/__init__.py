@@ -7,15 +7,29 @@ from ._fold_scales import FoldScalesPass
 from ._fuse_attention import FuseAttentionPass
 from ._fuse_skip_layer_norm import FuseSkipLayerNormPass
 from ._join_groups import JoinGroupsPass
+from ._merge_routes import MergeRoutesPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
 from ._name_transposed import NameTransposedPass
-from ._pipeline import JOINED, Group, branch_size, compile_groups, final_passes, graph_size, run_passes, template_passes
+from ._pipeline import (
+    JOINED,
+    ROUTED,
+    Group,
+    branch_size,
+    clean_groups,
+    compile_groups,
+    final_passes,
+    graph_size,
+    route_groups,
+    run_passes,
+    template_passes,
+)
 from ._push_slices import PushSlicesPass
 from ._quantize_dynamic import QuantizeDynamicPass
 from ._quantize_static import QuantizeStaticPass, quantized_activations
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
+from ._route_tasks import RouteTasksPass
 from ._static_reshapes import StaticReshapesPass
 from ._targets import PRECISIONS, TARGETS, Measure, needs_ranges, target_passes
 from ._vectorize_tasks import VectorizeTasksPass, output_names
@@ -23,6 +37,7 @@ from ._vectorize_tasks import VectorizeTasksPass, output_names
 __all__ = [
     "JOINED",
     "PRECISIONS",
+    "ROUTED",
     "TARGETS",
     "ConvertToHalfPass",
     "DropExpandsPass",
@@ -33,6 +48,7 @@ __all__ = [
     "Group",
     "JoinGroupsPass",
     "Measure",
+    "MergeRoutesPass",
     "MergeTransposesPass",
     "MergeWeightsPass",
     "NameTransposedPass",
@@ -41,15 +57,18 @@ __all__ = [
     "QuantizeStaticPass",
     "RemoveNoOpsPass",
     "ReuseSumsPass",
+    "RouteTasksPass",
     "StaticReshapesPass",
     "VectorizeTasksPass",
     "branch_size",
+    "clean_groups",
     "compile_groups",
     "final_passes",
     "graph_size",
     "needs_ranges",
     "output_names",
     "quantized_activations",
+    "route_groups",
     "run_passes",
     "target_passes",
     "template_passes",

@@ -28,6 +28,7 @@ class ConvertToHalfPass(ir.passes.InPlacePass):
     1. Operators that are not known to be safe, and those of `keep`, compute in float32 between two Casts. Powers, exponentials,
        sums and means are among them: RMS norms square numbers that a half cannot hold.
     2. Constants beyond the range of a half become its largest number: an attention mask of -3.4e38 still outweighs any score.
+       Infinities stay, such as the logits of labels that a task has not.
     3. A Cast to float32 inside the graph casts to float16 instead.
 
     Not exact: the caller states the tolerance.
@@ -78,9 +79,8 @@ def _half(value: ir.Value, half: dict[ir.Value, ir.Value], build: Builder) -> ir
     if value not in half:
         array = const_array(value)
         if array is not None:
-            half[value] = build.initializer(
-                np.clip(array, -_LARGEST, _LARGEST).astype(np.float16), f"{value.name}_half"
-            )  # rule 2
+            numbers = np.where(np.isinf(array), array, np.clip(array, -_LARGEST, _LARGEST))  # rule 2
+            half[value] = build.initializer(numbers.astype(np.float16), f"{value.name}_half")
         else:
             half[value] = _cast(value, ir.DataType.FLOAT16, build, "half")
     return half[value]

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from runtime.bundle import PassRow
+from runtime.bundle import ROUTE_INPUTS, PassRow
 
 from ._drop_expands import DropExpandsPass
 from ._fold_constants import FoldConstantsPass
 from ._fold_scales import FoldScalesPass
 from ._join_groups import JoinGroupsPass
+from ._merge_routes import MergeRoutesPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
 from ._name_transposed import NameTransposedPass
 from ._push_slices import PushSlicesPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
+from ._route_tasks import RouteTasksPass
 from ._static_reshapes import StaticReshapesPass
 from ._vectorize_tasks import VectorizeTasksPass
 
-JOINED = "all"  # what the joined graph is called in reports
+# What the joined graphs are called in reports.
+JOINED, ROUTED = "all", "routed"
 _BRANCH = re.compile(r"tasks\d+/")
 
 
@@ -91,17 +94,41 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
     )
 
 
+def clean_groups(groups: Sequence[Group]) -> tuple[list[Group], list[PassRow]]:
+    """The groups with clean templates, which `compile_groups` and `route_groups` then use up: give each a copy of its own."""
+    reports: list[PassRow] = []
+    clean = []
+    for number, group in enumerate(groups):
+        model = run_passes(group.model, template_passes(group.weights.keys()), _name(number), reports)
+        clean.append(replace(group, model=model))
+    return clean, reports
+
+
 def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[PassRow]]:
-    """One graph with the outputs of all tasks, in the order of the groups."""
+    """One graph with the outputs of all tasks, in the order of the groups, which are clean already."""
     reports: list[PassRow] = []
     vectorized = []
     for number, group in enumerate(groups):
-        passes = template_passes(group.weights.keys())
-        name = f"tasks{number}"  # _BRANCH matches it
-        bind = VectorizeTasksPass(group.tasks, group.weights, name, batch)
-        vectorized.append(run_passes(group.model, (*passes, bind), name, reports))
+        bind = VectorizeTasksPass(group.tasks, group.weights, _name(number), batch)
+        vectorized.append(run_passes(group.model, (bind,), _name(number), reports))
     joined = (JoinGroupsPass(vectorized[1:]), *final_passes())
     return run_passes(vectorized[0], joined, JOINED, reports), reports
+
+
+def route_groups(groups: Sequence[Group], batch: str, tasks: Sequence[str]) -> tuple[ir.Model, list[PassRow]]:
+    """One graph whose rows choose their task by its number in `tasks`; the groups are clean already."""
+    reports: list[PassRow] = []
+    routed = []
+    for number, group in enumerate(groups):
+        numbers = [tasks.index(name) for name in group.tasks]
+        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(tasks))
+        routed.append(run_passes(group.model, (bind,), f"{ROUTED} {_name(number)}", reports))
+    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0]), *final_passes())
+    return run_passes(routed[0], joined, ROUTED, reports), reports
+
+
+def _name(number: int) -> str:
+    return f"tasks{number}"  # _BRANCH matches it
 
 
 def run_passes(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassRow]) -> ir.Model:

@@ -1,4 +1,4 @@
-"""Trunk values as the branch sees them: the batch axis made T times as long, task-major."""
+"""Trunk values as the branch sees them, with the batch axis that the layout gives it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,9 @@ import onnx_ir as ir
 
 from ._build import Builder, const_array, known_shape
 from ._operators import BINARY, UNARY
+from ._task_layout import Layout, batch_axis
 
 _Kind = Literal["constant", "shape", "data"]
-
-
-def batch_axis(value: ir.Value, batch: str) -> int | None:
-    """The only axis whose length is the batch or a multiple of it; None where there is none or where the shape is unknown."""
-    if value.shape is None:
-        return None
-    axes = [
-        axis
-        for axis, dim in enumerate(value.shape)
-        if isinstance(dim, ir.SymbolicDim) and dim.value is not None and batch in dim.free_symbols()
-    ]
-    return axes[0] if len(axes) == 1 else None
 
 
 # Operators whose results at one position of any axis come from that position of their operands.
@@ -73,20 +62,21 @@ def _axes(node: ir.Node, rank: int) -> set[int] | None:
 
 
 class TaskFold:
-    """Maps a trunk value to the same value at T times the batch size; remembers what it made.
+    """Maps a trunk value to the same value with the branch's batch axis; remembers what it made.
 
     - constants stay as they are;
-    - shape arithmetic (computed from Shape operators and constants alone) is made again from T x batch;
-    - data is tiled along its batch axis, once.
+    - shape arithmetic (computed from Shape operators and constants alone) is made again from the axis's new length;
+    - data is tiled or gathered along its batch axis, once; or its producer is run again, where the layout cannot do that.
 
     Attributes:
+        batch: the batch axis's name in the template.
         branch: branch value of the template -> its folded form; filled by the vectoriser.
     """
 
-    def __init__(self, graph: ir.Graph, build: Builder, tasks: int, batch: str) -> None:
+    def __init__(self, graph: ir.Graph, build: Builder, layout: Layout, batch: str) -> None:
         self._build = build
-        self._tasks = tasks
-        self._batch = batch
+        self._layout = layout
+        self.batch = batch
         self._inputs = list(graph.inputs)
         self.branch: dict[ir.Value, ir.Value] = {}
         self._trunk: dict[ir.Value, ir.Value] = {}
@@ -114,7 +104,7 @@ class TaskFold:
             return self.branch[value]
         if value not in self._trunk:
             kind = self._kind(value)
-            self._trunk[value] = value if kind == "constant" else self._again(value) if kind == "shape" else self._tile(value)
+            self._trunk[value] = value if kind == "constant" else self._again(value) if kind == "shape" else self._enter(value)
         return self._trunk[value]
 
     def _again(self, value: ir.Value) -> ir.Value:
@@ -130,29 +120,34 @@ class TaskFold:
         return self._trunk[value]
 
     def _scaled_shape(self, node: ir.Node) -> ir.Value:
-        """Shape(x) with the batch axis's length times T."""
+        """Shape(x) with the length of the branch's batch axis."""
         x, output = node.inputs[0], node.outputs[0]
         assert x is not None
         if x.shape is None:
             raise ir.passes.PassError(f"TaskFold: the shape of {x.name!r} is unknown, so its batch axis is")
         rank = len(x.shape)
         start, end, _ = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)).indices(rank)
-        axis = batch_axis(x, self._batch)
+        axis = batch_axis(x, self.batch)
         if axis is None or not start <= axis < end:
             return output
-        factors = self._build.ints(self._tasks if i == axis else 1 for i in range(start, end))
-        return self._build.node("Mul", [output, factors], shape=output.shape, dtype=output.dtype, hint=f"{output.name}_folded")
+        return self._layout.lengths(output, axis - start, end - start)
 
-    def _tile(self, value: ir.Value) -> ir.Value:
+    def _enter(self, value: ir.Value) -> ir.Value:
         if value.shape is None or any(isinstance(d, ir.SymbolicDim) and d.value is None for d in value.shape):
             raise ir.passes.PassError(f"TaskFold: the shape of {value.name!r} is unknown, so its batch axis is")
-        axis = batch_axis(value, self._batch)
+        axis = batch_axis(value, self.batch)
         if axis is None:
             return value
-        repeats = self._build.ints(self._tasks if i == axis else 1 for i in range(len(value.shape)))
-        return self._build.node(
-            "Tile", [value, repeats], shape=self.folded_shape(value), dtype=value.dtype, hint=f"{value.name}_tasks"
-        )
+        entered = self._layout.enter(value, axis, self.folded_shape(value))
+        if entered is not None:
+            return entered
+        node = value.producer()
+        if node is None or not self.keeps_tasks_apart(node):
+            raise ir.passes.PassError(
+                f"TaskFold: expected the rows of {value.name!r} along an axis of their own, found the shape {value.shape} from "
+                f"{node.op_type if node is not None else 'an input'}"
+            )
+        return self._again(value)
 
     def keeps_tasks_apart(self, node: ir.Node) -> bool:
         """Whether the operator treats each position of the batch axis by itself, so that tasks do not mix.
@@ -164,13 +159,13 @@ class TaskFold:
         x, output = node.inputs[0] if node.inputs else None, node.outputs[0]
         if node.domain != "" or node.op_type not in _BY_POSITION | _ALONG_AXES | {"MatMul", "Reshape"}:
             return False  # rule 1
-        axis = None if x is None else batch_axis(x, self._batch)
+        axis = None if x is None else batch_axis(x, self.batch)
         if x is None or axis is None:
             # What varies along the batch is another operand (the indices of a Gather, the scores of a MatMul).
-            return node.op_type in _BY_POSITION | {"Gather", "MatMul"} or batch_axis(output, self._batch) is None
+            return node.op_type in _BY_POSITION | {"Gather", "MatMul"} or batch_axis(output, self.batch) is None
         if node.op_type == "Reshape":  # rule 3
             before, after = known_shape(x), known_shape(output)
-            same = batch_axis(output, self._batch) == axis
+            same = batch_axis(output, self.batch) == axis
             return before is not None and after is not None and same and before[:axis] == after[:axis]
         if node.op_type == "MatMul":
             return axis != len(x.shape or ()) - 1
@@ -180,11 +175,13 @@ class TaskFold:
         return True
 
     def folded_shape(self, value: ir.Value) -> ir.Shape | None:
-        """The template's shape with the batch axis T times as long."""
+        """The template's shape with the length of the branch's batch axis."""
         if value.shape is None:
             return None
-        axis = batch_axis(value, self._batch)
-        return ir.Shape([dim * self._tasks if i == axis else dim for i, dim in enumerate(value.shape)])
+        axis = batch_axis(value, self.batch)
+        return ir.Shape(
+            [self._layout.length(dim) if i == axis and not isinstance(dim, int) else dim for i, dim in enumerate(value.shape)]
+        )
 
     def folded_dims(self, value: ir.Value) -> ir.Value:
         """The target of a Reshape from flat to folded: [-1, d1, ..., features]."""

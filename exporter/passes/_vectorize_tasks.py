@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
-import onnx.reference
 import onnx_ir as ir
 
-from ._build import Builder, claim_names, const_array, known_shape, refuse_subgraphs
+from ._build import Builder, claim_names, known_shape, refuse_subgraphs
 from ._operators import BINARY, UNARY
-from ._task_flat import TaskFlat
-from ._task_fold import TaskFold, batch_axis
+from ._task_layout import TaskLayout, batch_axis
+from ._task_walk import TaskWalk, template_problems
 
 __all__ = ["VectorizeTasksPass", "output_names"]
 
@@ -54,17 +52,9 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
     def requires(self, model: ir.Model) -> None:
         graph = model.graph
         refuse_subgraphs(self, model)
-        problems = []
-        if not graph.outputs:
-            problems.append("the template has no output")
+        problems = template_problems(graph, self.tasks, self.weights)
         if len(set(self.tasks)) != len(self.tasks) or set(self.tasks) & {value.name for value in graph.inputs}:
             problems.append(f"the tasks {', '.join(self.tasks)} are not distinct names other than the inputs'")
-        for name, arrays in self.weights.items():
-            if len(arrays) != len(self.tasks):
-                problems.append(f"expected {len(self.tasks)} arrays for {name}, found {len(arrays)}")
-            template = const_array(graph.initializers.get(name))
-            if template is not None and any(a.dtype != template.dtype or a.ndim != template.ndim for a in arrays):
-                problems.append(f"{name} differs from the template in type or rank")
         if problems:
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
 
@@ -98,38 +88,26 @@ def _fields(graph: ir.Graph) -> list[str]:
     return [str(value.name) for value in graph.outputs]
 
 
-class _Vectorizer:
+class _Vectorizer(TaskWalk):
     """One run of the pass over one graph."""
 
     def __init__(self, graph: ir.Graph, settings: VectorizeTasksPass) -> None:
-        self.graph = graph
+        weights = {graph.initializers[name]: arrays for name, arrays in settings.weights.items() if name in graph.initializers}
+        build = Builder(graph, f"{settings.group}/")
+        super().__init__(graph, build, TaskLayout(build, len(settings.tasks)), weights, settings.batch)
         self.tasks = settings.tasks
         self.batch = settings.batch
-        self.build = Builder(graph, f"{settings.group}/")
-        self.weights: dict[ir.Value, Sequence[np.ndarray]] = {
-            graph.initializers[name]: arrays for name, arrays in settings.weights.items() if name in graph.initializers
-        }
-        self.fold = TaskFold(graph, self.build, len(settings.tasks), settings.batch)
-        self.flat = TaskFlat(self.build, self.fold, self.weights, len(settings.tasks), settings.batch)
         self.split: dict[ir.Value, list[ir.Value]] = {}
         self._singles: dict[ir.Value, list[ir.Value]] = {}
 
     def run(self) -> None:
-        branch = []
-        for node in self.graph:
-            if any(self._in_branch(value) for value in node.inputs):
-                branch.append(node)
-                self._visit(node)
+        branch = self.walk()
         fields = _fields(self.graph)
         outputs = [self._bind_output(value) for value in self.graph.outputs]
         self.graph.outputs.clear()
         for bound in zip(*outputs, strict=True):
             self.graph.outputs.extend(bound)
-        self.graph.remove(reversed(branch), safe=True)
-        self.graph.extend(self.build.take())
-        for value in self.weights:
-            if value.is_initializer() and not value.uses():
-                del self.graph.initializers[str(value.name)]
+        self.replace(branch)
         names = [name for task in self.tasks for name in output_names(task, fields)]
         claim_names(self.graph, names)
         for name, value in zip(names, self.graph.outputs, strict=True):
@@ -146,47 +124,15 @@ class _Vectorizer:
             bound.append(self.build.node("Identity", [value], shape=shape, dtype=output.dtype, hint=hint))
         return bound
 
-    def _in_branch(self, value: ir.Value | None) -> bool:
-        forms = (self.weights, self.fold.branch, self.flat.values, self.split)
-        return value is not None and any(value in form for form in forms)
-
-    def _visit(self, node: ir.Node) -> None:
-        inputs = [value for value in node.inputs if value is not None]
-        if all(value in self.weights or const_array(value) is not None for value in inputs):
-            self._evaluate(node)
-        elif any(value in self.split for value in inputs) or not self._vectorized(node):
-            self._visit_split(node)
-
-    # Form 1
-
-    def _evaluate(self, node: ir.Node) -> None:
-        results = []
-        for task in range(len(self.tasks)):
-            arrays = [
-                None if v is None else self.weights[v][task] if v in self.weights else const_array(v) for v in node.inputs
-            ]
-            results.append(_run_node(node, arrays))
-        for index, output in enumerate(node.outputs):
-            self.weights[output] = [result[index] for result in results]
-
-    # Forms 2 and 3
-
-    def _vectorized(self, node: ir.Node) -> bool:
-        """Computes the node for all tasks at once, if there is a way."""
-        if any(value in self.weights for value in node.inputs):
-            return self.flat.rule(node)
-        if self.flat.elementwise(node):
-            return True
-        if not self.fold.keeps_tasks_apart(node):
-            return False
-        inputs = [None if value is None else self.flat.folded(value) for value in node.inputs]
-        shapes = [self.fold.folded_shape(output) for output in node.outputs]
-        self.fold.branch.update(zip(node.outputs, self.build.clone(node, inputs, shapes, ""), strict=True))
-        return True
+    def in_branch(self, value: ir.Value | None) -> bool:
+        return value in self.split or super().in_branch(value)
 
     # Form 4
 
-    def _visit_split(self, node: ir.Node) -> None:
+    def alone(self, node: ir.Node) -> bool:
+        return any(value in self.split for value in node.inputs)
+
+    def otherwise(self, node: ir.Node) -> None:
         self.split.update(zip(node.outputs, self._split_node(node), strict=True))
 
     def _split_node(self, node: ir.Node) -> list[list[ir.Value]]:
@@ -231,7 +177,7 @@ class _Vectorizer:
         if value in self.weights:
             arrays = self.weights[value]
             return [self.build.initializer(a, f"{value.name}.{task}") for a, task in zip(arrays, self.tasks, strict=True)]
-        if not self._in_branch(value):
+        if not self.in_branch(value):
             return [value] * count
         folded = self.flat.folded(value)
         axis = batch_axis(value, self.batch)
@@ -250,24 +196,3 @@ class _Vectorizer:
             hints=[f"{value.name}.{task}" for task in self.tasks],
         )
         return list(parts)
-
-
-def _run_node(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    """Evaluates one node by ONNX's reference implementation."""
-    inputs = [
-        None
-        if array is None
-        else ir.Value(name=f"x{i}", shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
-        for i, array in enumerate(arrays)
-    ]
-    single = ir.Node(
-        node.domain, node.op_type, inputs, attributes=list(node.attributes.values()), num_outputs=len(node.outputs)
-    )
-    for index, output in enumerate(single.outputs):
-        output.name = f"y{index}"
-    opset = {"": node.graph.opset_imports[""]} if node.graph is not None else {"": 20}
-    graph = ir.Graph([v for v in inputs if v is not None], single.outputs, nodes=[single], opset_imports=opset, name="single")
-    proto = ir.to_proto(ir.Model(graph, ir_version=10))
-    feeds = {f"x{i}": array for i, array in enumerate(arrays) if array is not None}
-    results = onnx.reference.ReferenceEvaluator(proto).run(None, feeds)
-    return [np.asarray(result) for result in results]

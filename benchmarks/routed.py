@@ -1,0 +1,196 @@
+"""The routed graph: a batch whose rows choose their task, and some of the tasks, against one task: python -m benchmarks.routed
+
+A BERT with random weights and eight adapters. All calls in one run of interleaved rounds, checked for equal numbers first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import runtime
+from exporter import ExportError, export
+from exporter.cli import Parser
+from exporter.verify import make_inputs
+
+from .cli import Shape, cores, parse_shapes
+from .machine import Machine, inspect
+from .models import Subject, random_bert
+from .onnx_variants import open_session
+from .rounds import measure, p95, paired_ratio
+from .suite import TOLERANCE, MismatchError
+from .variant import Answers, Call, Feeds, max_difference
+
+_SINGLE = "one task, exported alone"
+_ONE = "run_routed(), one task for all rows"
+_MIXED = "run_routed(), another task for each row"
+_SUBSET = "run(tasks=…), one task"
+_HALF = "run(tasks=…), half of the tasks"
+_MOST = "run(tasks=…), all tasks but one"
+_ALL = "run(), all tasks"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The times of one call at one shape, in milliseconds; `ratio` is the median of its time / that of one task's own export,
+    and `versus_one` that of its time / the routed graph's with one task for all rows, over the rounds."""
+
+    call: str
+    shape: str
+    rounds: int
+    median_ms: float
+    p95_ms: float
+    ratio: float
+    versus_one: float
+
+
+def _calls(subject: Subject, single: Path, folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Call]:
+    feeds: Feeds = make_inputs(subject.plan, shape.batch, shape.length, options.seed)
+    predictor = runtime.load(folder, provider="cpu", threads=options.threads, verify=False)
+    session = open_session(single, options.threads)
+    names = subject.tasks
+    first, half = names[0], names[: len(names) // 2]
+    mixed = [names[row % len(names)] for row in range(shape.batch)]
+
+    def alone() -> Answers:
+        answers: Answers = session.run(["logits"], feeds)
+        return answers
+
+    calls: dict[str, Call] = {
+        _SINGLE: alone,
+        _ONE: lambda: predictor.run_routed(feeds, [first] * shape.batch),
+        _MIXED: lambda: predictor.run_routed(feeds, mixed),
+        _SUBSET: lambda: list(predictor.run(feeds, [first]).values()),
+        _HALF: lambda: list(predictor.run(feeds, half).values()),
+        _MOST: lambda: list(predictor.run(feeds, names[1:]).values()),
+        _ALL: lambda: list(predictor.run(feeds).values()),
+    }
+    every = predictor.run(feeds)
+    expected: dict[str, Answers] = {
+        _SINGLE: [every[first]],
+        _ONE: list(every[first]),
+        _MIXED: [every[name][row] for row, name in enumerate(mixed)],
+        _SUBSET: [every[first]],
+        _HALF: [every[name] for name in half],
+        _MOST: [every[name] for name in names[1:]],
+    }
+    for name, answers in expected.items():
+        difference = max_difference(calls[name](), answers)
+        if not difference <= TOLERANCE:
+            raise MismatchError(
+                f"{name} at {shape} differs from the graph of all tasks by {difference:.1e}: nothing was written"
+            )
+    return calls
+
+
+def _measure(calls: dict[str, Call], shape: Shape, options: argparse.Namespace) -> list[Row]:
+    with tqdm(total=options.rounds * len(calls), desc=str(shape), file=sys.stderr, unit="run") as bar:
+        times = measure(calls, options.rounds, options.seed, lambda _: bar.update() and None)
+    return [
+        Row(
+            call=name,
+            shape=str(shape),
+            rounds=options.rounds,
+            median_ms=1e3 * statistics.median(own),
+            p95_ms=1e3 * p95(own),
+            ratio=paired_ratio(own, times[_SINGLE]),
+            versus_one=paired_ratio(own, times[_ONE]),
+        )
+        for name, own in times.items()
+    ]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results file."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Row(**{key: value for key, value in line.items() if key != "kind"}) for line in lines if line["kind"] == "row"]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for the README: a line per call, a column per shape; in brackets the time as a multiple of one task's export."""
+    shapes = list(dict.fromkeys(row.shape for row in rows))
+    lines = [f"| batch x length | {' | '.join(shape.replace('x', ' x ') for shape in shapes)} |"]
+    lines.append("| --- |" + " ---: |" * len(shapes))
+    for call in dict.fromkeys(row.call for row in rows):
+        cells = [f"{row.median_ms:,.0f} ms ({row.ratio:.2f}x)" for row in rows if row.call == call]
+        lines.append(f"| {call} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m benchmarks.routed", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--shapes", type=parse_shapes, default=parse_shapes("1x128,8x32,8x128"), metavar="BxL,…", help="batch x tokens"
+    )
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds per shape; default 9")
+    parser.add_argument("--layers", type=int, default=12, metavar="N", help="layers; default 12")
+    parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
+    parser.add_argument("--tasks", type=int, default=8, metavar="N", help="tasks, two or more; default 8")
+    parser.add_argument("--drop", type=int, default=5, metavar="N", help="default 5")
+    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, inputs and order; default 0")
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    machine = inspect(options.threads)
+    torch.set_num_threads(options.threads)
+    rows: list[Row] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
+            subject = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
+            single, folder = Path(scratch) / "single", Path(scratch) / "all"
+            print("exporting …", file=sys.stderr, flush=True)
+            export(subject.model, tasks=subject.tasks[:1], drop=options.drop, output=single)
+            export(subject.model, drop=options.drop, output=folder, routed=True)
+            for shape in options.shapes:
+                rows += _measure(_calls(subject, single, folder, shape, options), shape, options)
+    except (ExportError, MismatchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, MismatchError) else 2
+    _report(rows, machine, subject, options)
+    return 0
+
+
+def _report(rows: Sequence[Row], machine: Machine, subject: Subject, options: argparse.Namespace) -> None:
+    today = datetime.datetime.now(datetime.UTC)
+    head = {**subject.description, "seed": options.seed, "date": f"{today:%Y-%m-%d}"}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "adapters", "onnxruntime")}
+    lines = [
+        {"kind": "run", **head, "versions": versions, "machine": asdict(machine)},
+        *({"kind": "row", **asdict(row)} for row in rows),
+    ]
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"routed-{today:%Y%m%d}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    table = Table(title=f"{subject.title}: the routed graph")
+    for column in ("call", "shape", "median ms", "p95", "x one task", "x one routed task"):
+        table.add_column(column, justify="left" if column in ("call", "shape") else "right", no_wrap=True)
+    for row in rows:
+        cells = [f"{row.median_ms:,.1f}", f"{row.p95_ms:,.1f}", f"{row.ratio:.2f}", f"{row.versus_one:.2f}"]
+        table.add_row(row.call, row.shape, *cells)
+    (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
+    print(markdown(rows))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
