@@ -23,6 +23,8 @@ HEADER = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
 def _pass(name: str) -> ir.passes.InPlacePass:
     arguments: dict[str, tuple[object, ...]] = {
         "VectorizeTasks": (("a", "b"), {"w": [rand(4, 4), rand(4, 4, seed=1)]}, "tasks0", "batch"),
+        "RouteTasks": (("a", "b"), {"w": [rand(4, 4), rand(4, 4, seed=1)]}, "tasks0", "batch", (0, 1), 2),
+        "MergeRoutes": ("row_ids",),
         "QuantizeStatic": ({"x": (-4.0, 4.0)},),
         "JoinGroups": ([parse("(float[batch, 4] x) => (float[batch, 4] z) { z = MatMul(x, w) }", _weights("MatMul(x, w)"))],),
     }
