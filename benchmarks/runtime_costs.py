@@ -5,6 +5,7 @@ Figures, each printed as a line of JSON:
   overhead   Predictor.run against InferenceSession.run at 1x128 and 1x1
   start      a fresh process: import, runtime.load and the first answer
   speed      one copy of the packed weights against each variant's own, time of a call
+  providers  every provider that works here and OpenVINO's bf16, time of a call and distance from the CPU provider
   memory     resident memory (PSS) and time of one variant and of all, with each its own packed weights and with one copy
 """
 
@@ -18,7 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,33 @@ def speed(folder: Path, seconds: float) -> dict[str, Any]:
     return found
 
 
+def providers(folder: Path, seconds: float) -> dict[str, Any]:
+    """Milliseconds of one call by every provider that works here, and the largest difference of its logits from the CPU's."""
+    loaded = {"cpu": runtime.load(folder, provider="cpu", threads=cores())}
+    for name, provider, options in (
+        ("openvino f32", "openvino", runtime.Options()),
+        ("openvino bf16", "openvino", runtime.Options(openvino=runtime.OpenVINOOptions(precision="bf16"))),
+        ("cuda", "cuda", runtime.Options()),
+    ):
+        with suppress(runtime.ProviderError):  # not on this machine: its name is then missing from the figures
+            loaded[name] = runtime.load(folder, provider=provider, threads=cores(), options=options)
+    found: dict[str, Any] = {}
+    for batch, width in ((1, 32), (1, 128), (4, 128)):
+        feeds = example_feeds(loaded["cpu"].manifest, batch, width)
+        wanted = loaded["cpu"].run(feeds)
+        calls: dict[str, Any] = {name: partial(predictor.run, feeds) for name, predictor in loaded.items()}
+        one_round = sum(timed(call)[1] for _ in range(2) for call in calls.values()) / 2
+        times = measure(calls, rounds_within(seconds, one_round + 0.02 * len(calls), 5, 2000), 0, lambda _: None)
+        found[f"{batch}x{width}"] = {
+            name: {
+                "median_ms": round(1e3 * statistics.median(own), 2),
+                "max_abs_diff": max(float(np.abs(call()[task] - wanted[task]).max()) for task in wanted),
+            }
+            for (name, own), call in zip(times.items(), calls.values(), strict=True)
+        }
+    return found
+
+
 def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - as the others
     """Each way in a process of its own: MB of PSS over the bare import, and of memory that the system cannot reclaim."""
     found: dict[str, Any] = {}
@@ -170,6 +199,7 @@ _FIGURES: dict[str, Callable[[Path, float], dict[str, Any]]] = {
     "overhead": overhead,
     "start": start,
     "speed": speed,
+    "providers": providers,
     "memory": memory,
 }
 

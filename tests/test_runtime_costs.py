@@ -39,9 +39,10 @@ def test_a_soak_notices_wrong_answers(bundle: str, capsys: pytest.CaptureFixture
 
 
 def test_figures_are_json(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert runtime_costs.main([bundle, "batching", "overhead", "speed", "memory", "--seconds", "0.1"]) == 0
-    batching, overhead, speed, memory = map(json.loads, capsys.readouterr().out.splitlines())
+    assert runtime_costs.main([bundle, "batching", "overhead", "speed", "providers", "memory", "--seconds", "0.1"]) == 0
+    batching, overhead, speed, providers, memory = map(json.loads, capsys.readouterr().out.splitlines())
     assert batching["rounds"] >= 5
     assert overhead["1x1"]["bare_ms"] > 0
     assert set(speed) == {"figure", "drop 5, 1x16", "drop 5, 1x128"}
+    assert providers["4x128"]["cpu"]["max_abs_diff"] == 0
     assert memory["4 x all shared"]["pss_mb"] > 0
