@@ -37,22 +37,25 @@ class CudaOptions:
 @dataclass(frozen=True, kw_only=True)
 class TensorRTOptions:
     """For provider "tensorrt". One engine serves shapes from 1 x 1 to `largest` and is tuned for `best`: (batch, sequence),
-    sequence None = the model's maximum, and 512 where it has none. `fp16`: let TensorRT choose half precision per layer.
+    sequence None = the model's maximum, and 512 where it has none. `fp16`, `bf16`: let TensorRT choose
+    16 bits per layer, None = as the bundle was exported.
     `workspace`: bytes that the build may use, None = all. Engines and timings are kept in `Options.cache`."""
 
     best: tuple[int, int] = (8, 128)
     largest: tuple[int, int | None] = (32, None)
-    fp16: bool = False
+    fp16: bool | None = None
+    bf16: bool | None = None
     workspace: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVINOOptions:
-    """For provider "openvino". `device`: OpenVINO's name, say CPU or GPU; `precision`: what it computes in, where "bf16" needs
-    a CPU with bf16 instructions to be faster. Compiled graphs are kept in `Options.cache`."""
+    """For provider "openvino". `device`: OpenVINO's name, say CPU or GPU; `precision`: what it computes in, None = as the
+    bundle was exported, "bf16" for `--precision bf16` and else "f32"; "bf16" needs a CPU with bf16 instructions to be faster.
+    Compiled graphs are kept in `Options.cache`."""
 
     device: str = "CPU"
-    precision: Hint = "f32"
+    precision: Hint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,8 @@ def _faults(options: Options) -> Iterator[str]:
         yield f"cuda.device: expected the index of a GPU, found {options.cuda.device!r}"
     for name, choice, choices in (
         ("cuda.conv_search", options.cuda.conv_search, get_args(ConvSearch)),
-        ("openvino.precision", options.openvino.precision, get_args(Hint)),
+        # None leaves it to the bundle
+        ("openvino.precision", options.openvino.precision or get_args(Hint)[0], get_args(Hint)),
     ):
         if choice not in choices:
             yield f"{name}: expected one of {', '.join(choices)}, found {choice!r}"

@@ -33,10 +33,13 @@ _LONGEST: Final = 512
 
 # Best first. TensorRT is missing on purpose: it builds an engine for minutes, which nobody should meet by surprise.
 _AUTO: Final = ("cuda", "openvino", "cpu")
+# Targets whose graphs hold operators that the other providers do not know, and would leave to the CPU one by one.
+_ONLY: Final = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "openvino": ("openvino", "cpu")}
 
 
-def resolve(name: str) -> tuple[Provider, ...]:
-    """The providers to try, in order: one for a name, for "auto" every installed one, the CPU last.
+def resolve(name: str, manifest: Manifest) -> tuple[Provider, ...]:
+    """The providers to try, in order: one for a name, for "auto" every installed one that suits the bundle's target and
+    precision, the CPU last.
 
     Raises:
         ProviderError: an unknown name, or a provider that the installed ONNX Runtime does not contain.
@@ -46,7 +49,10 @@ def resolve(name: str) -> tuple[Provider, ...]:
     known = {provider.name: provider for provider in KNOWN}
     available = ort.get_available_providers()
     if name == "auto":
-        return tuple(known[each] for each in _AUTO if known[each].key in available)
+        # Integers of the portable form are fast on the CPU alone: OpenVINO computes them in floats, CUDA leaves most of them.
+        integers = manifest.target == "portable" and manifest.precision == "int8"
+        suited = ("cpu",) if integers else _ONLY.get(manifest.target, _AUTO)
+        return tuple(known[each] for each in suited if known[each].key in available)
     wanted = known[name]
     if wanted.key not in available:
         raise ProviderError(
@@ -99,7 +105,9 @@ def _cuda(options: Options, graphs: bool) -> dict[str, str]:
 
 
 def _tensorrt(options: Options, manifest: Manifest) -> dict[str, str]:
-    tensorrt, found = options.tensorrt, {"device_id": str(options.cuda.device), "trt_fp16_enable": str(options.tensorrt.fp16)}
+    tensorrt, found = options.tensorrt, {"device_id": str(options.cuda.device)}
+    for precision, asked in (("fp16", tensorrt.fp16), ("bf16", tensorrt.bf16)):
+        found[f"trt_{precision}_enable"] = str(manifest.precision == precision if asked is None else asked)
     for bound, shapes in profile(manifest, options).items():
         found[f"trt_profile_{bound}_shapes"] = ",".join(f"{name}:{shape}" for name, shape in shapes.items())
     if tensorrt.workspace is not None:
@@ -113,7 +121,8 @@ def _tensorrt(options: Options, manifest: Manifest) -> dict[str, str]:
 
 def _openvino(options: Options, manifest: Manifest) -> dict[str, str]:
     openvino, cpu = options.openvino, options.openvino.device == "CPU"
-    settings: dict[str, str] = {"INFERENCE_PRECISION_HINT": openvino.precision}
+    precision = openvino.precision or ("bf16" if manifest.precision == "bf16" else "f32")
+    settings: dict[str, str] = {"INFERENCE_PRECISION_HINT": precision}
     if cpu and options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(options.threads)
     found = {"device_type": openvino.device, "load_config": json.dumps({openvino.device: settings})}

@@ -98,7 +98,7 @@ def open_sessions(
     """
     options = Options() if options is None else options
     paths = {graph: folder / graph for graph in graphs}
-    *optional, last = resolve(provider)
+    *optional, last = resolve(provider, manifest)
     for candidate in optional:  # only "auto" has several, and what cannot run here is no error then
         try:
             return _opened(paths, candidate, manifest, options)

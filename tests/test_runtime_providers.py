@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import read_manifest
 from runtime.caches import cache_folder
 from runtime.progress import announced
-from runtime.providers import CUDA, OPENVINO, TENSORRT, profile, requests
+from runtime.providers import CUDA, KNOWN, OPENVINO, TENSORRT, profile, requests, resolve
 
 ROOT = Path(runtime.__file__).parents[1]
 
@@ -152,3 +153,32 @@ def test_cuda_runs_and_agrees(bundle: Path, graphs: Any) -> None:
     for _ in range(3):  # capture, then replay
         for task, logits in predictor.run(feeds()).items():
             np.testing.assert_allclose(logits, wanted[task], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "expected"),
+    [
+        ("portable", "fp32", ["cuda", "openvino", "cpu"]),
+        ("portable", "int8", ["cpu"]),
+        ("cpu", "fp32", ["cpu"]),
+        ("cuda", "fp16", ["cuda", "cpu"]),
+        ("openvino", "bf16", ["openvino", "cpu"]),
+        ("tensorrt", "fp16", ["cuda", "openvino", "cpu"]),
+    ],
+)
+def test_auto_suits_what_the_bundle_was_made_for(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, target: str, precision: str, expected: list[str]
+) -> None:
+    manifest = replace(read_manifest(bundle), target=target, precision=precision)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [each.key for each in KNOWN])
+    assert [provider.name for provider in resolve("auto", manifest)] == expected
+
+
+@pytest.mark.parametrize(
+    ("exported", "asked", "found"), [("fp32", None, "f32"), ("bf16", None, "bf16"), ("bf16", "f32", "f32")]
+)
+def test_openvino_computes_in_the_precision_of_the_export(bundle: Path, exported: str, asked: Any, found: str) -> None:
+    manifest = replace(read_manifest(bundle), precision=exported, target="openvino")
+    options = Options(openvino=OpenVINOOptions(precision=asked))
+    ((_, settings),) = requests(OPENVINO, options, manifest)
+    assert json.loads(settings["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == found
