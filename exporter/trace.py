@@ -16,6 +16,7 @@ from runtime.bundle import OUTPUTS
 
 from .cures import cure
 from .errors import ExportError
+from .functional import light_decompositions
 from .inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
 from .plan import Plan
 from .prune import Branch, shared_copy
@@ -43,12 +44,13 @@ class _SingleTask(nn.Module):
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _light() -> Iterator[None]:
     """Tracing makes millions of small objects that stay: looking for garbage among them takes a tenth of its time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with light_decompositions():
+            yield
     finally:
         if enabled:
             gc.enable()
@@ -100,7 +102,7 @@ def trace(branch: Branch, plan: Plan) -> ir.Model:
     names = tuple(entry.name for entry in plan.inputs)
     try:
         # torch prints whole graphs when it fails; its exception says enough.
-        with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _no_collection():
+        with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _light():
             program = torch.onnx.export(
                 _SingleTask(model, names, used_inputs(plan.inputs, task.head.kind), fields),
                 _example_inputs(plan),

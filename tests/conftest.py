@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 # Nothing in the tests may reach for a hub; set before transformers is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# One thread a worker: tiny models gain nothing from more, and workers that share the cores lose by waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +26,24 @@ def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("example") / "onnx"
     assert main(["--drop", "5", "--output", str(folder), "--quiet"]) == 0
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _translations_once() -> Iterator[None]:
+    """torch.onnx reads the source of its 500 translations at every export, a fifth of the time that a tiny model takes.
+
+    Nothing in an export of ours adds to them.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    make = functools.cache(ONNXRegistry.from_torchlib)
+
+    def cached(_kind: type, opset_version: int) -> ONNXRegistry:
+        return make(opset_version)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", classmethod(cached))
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

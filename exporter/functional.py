@@ -1,0 +1,152 @@
+"""Makes a traced program ready for torch.onnx without tracing it a second time.
+
+`torch.onnx.export` decomposes what it has no translation for with `ExportedProgram.run_decompositions`, which runs the whole
+program again under several tracers: two fifths of an export. Most programs need it for nothing but an in-place addition, shape
+assertions and operators that do nothing outside training. Those are rewritten here, and the second trace is left to programs
+that still need it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+__all__ = ["light_decompositions"]
+
+_ATEN: Any = torch.ops.aten
+_ASSERTIONS = frozenset(
+    {_ATEN._assert_scalar.default, _ATEN._assert_tensor_metadata.default, _ATEN.sym_constrain_range_for_size.default}
+)
+_DETACH = frozenset({_ATEN.detach.default, _ATEN.detach_.default})
+_CONVERSIONS = frozenset({_ATEN.to.dtype, _ATEN.to.dtype_layout, _ATEN.to.device, _ATEN.type_as.default})
+# In-place operators and the operators that give the same numbers as a new tensor.
+_IN_PLACE = {
+    _ATEN.add_.Tensor: _ATEN.add.Tensor,
+    _ATEN.sub_.Tensor: _ATEN.sub.Tensor,
+    _ATEN.mul_.Tensor: _ATEN.mul.Tensor,
+    _ATEN.div_.Tensor: _ATEN.div.Tensor,
+}
+# Operators whose result is a new tensor for certain. Schemas do not tell: dropout and type_as can give their argument.
+_FRESH = frozenset({*_IN_PLACE.values(), _ATEN.embedding.default, _ATEN.linear.default, _ATEN.matmul.default})
+# Two names of one operator, of which torch.onnx knows the second.
+_SYNONYMS = {_ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor, _ATEN.min.other: _ATEN.minimum.default}
+# Operators made of others that torch.onnx translates as they are; those that are missing here are taken apart.
+_COMPOSITE = frozenset(
+    {
+        *(_ATEN.linear.default, _ATEN.matmul.default, _ATEN.einsum.default, _ATEN.conv2d.default),
+        *(_ATEN.layer_norm.default, _ATEN.scaled_dot_product_attention.default, _ATEN.softmax.int),
+        *(_ATEN.reshape.default, _ATEN.flatten.using_ints, _ATEN.contiguous.default, _ATEN.chunk.default),
+        *(_ATEN.where.ScalarOther, _ATEN.where.ScalarSelf, _ATEN.sym_size.int),
+    }
+)
+# Functions of shapes: the graph's are translated as they are, the assertions' go with them.
+_OF_SHAPES: frozenset[Any] = frozenset(
+    {
+        *(operator.add, operator.sub, operator.mul, operator.neg, operator.floordiv, operator.mod, operator.getitem),
+        *(operator.eq, operator.ne, operator.le, operator.lt, operator.ge, operator.gt),
+        *(torch.sym_min, torch.sym_max, torch.sym_not),
+    }
+)
+_DECOMPOSE = ExportedProgram.run_decompositions
+
+
+@contextmanager
+def light_decompositions() -> Iterator[None]:
+    """Within the block, `ExportedProgram.run_decompositions` traces again only where rewriting is not enough.
+
+    It is torch.onnx that calls it, without a way to give it a program of ours that it did not capture itself.
+    """
+    with patch.object(ExportedProgram, "run_decompositions", _decompositions):
+        yield
+
+
+def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any]]) -> ExportedProgram:
+    """What `run_decompositions(table)` would give, in effect; the program is changed in place."""
+    if any(map(_is_foreign, program.graph.nodes)):
+        return _DECOMPOSE(program, table)
+    _drop_idle(program)
+    _write_anew(program)
+    # While something is still written in place, a tensor and a copy of it are different things.
+    if not any(_writes(node) for node in _calls(program)):
+        _drop_copies(program)
+    program.graph_module.recompile()
+    if all(_is_translated(node, table) for node in _calls(program)):
+        return program
+    return _DECOMPOSE(program, table)
+
+
+def _is_foreign(node: Node) -> bool:
+    """Whether a node is something else than an operator: a graph within the graph, the beginning of a vmap."""
+    if node.op == "call_function":
+        return node.target not in _OF_SHAPES and not isinstance(node.target, OpOverload)
+    return node.op not in ("placeholder", "output")
+
+
+def _writes(node: Node) -> bool:
+    return isinstance(node.target, OpOverload) and bool(node.target._schema.is_mutable)
+
+
+def _is_translated(node: Node, table: Mapping[Any, Any]) -> bool:
+    if not isinstance(node.target, OpOverload):
+        return True
+    composite = node.target._can_decompose() and node.target not in _COMPOSITE
+    return not composite and node.target not in table and not _writes(node)
+
+
+def _drop_idle(program: ExportedProgram) -> None:
+    """Without assertions, and without what hands its argument on: detach, and dropout that does not train."""
+    for node in _calls(program):
+        if node.target in _ASSERTIONS:
+            program.graph.erase_node(node)
+        elif node.target in _DETACH or (node.target is _ATEN.dropout.default and node.args[2] is False):
+            _replace(program, node, node.args[0])
+    program.graph.eliminate_dead_code()  # what was asserted
+
+
+def _write_anew(program: ExportedProgram) -> None:
+    """x.add_(y) as x + y, which is then read by all that read x later; where x is a fresh tensor that was not read before."""
+    for node in _calls(program):
+        operator_, written = _IN_PLACE.get(node.target), node.args[0] if node.args else None
+        if operator_ is None or not isinstance(written, Node) or written.target not in _FRESH:
+            continue
+        if min(written.users) is node and _type(written) == _type(node):
+            node.target = operator_
+            written.replace_all_uses_with(node, delete_user_cb=lambda user, writer=node: user is not writer)
+            program.graph_signature.replace_all_uses(written.name, node.name)
+
+
+def _drop_copies(program: ExportedProgram) -> None:
+    """Without conversions into the type that is there; those into another, and some other calls, by their plain operators."""
+    for node in _calls(program):
+        kind = _type(node)
+        if node.target is _ATEN.lift_fresh_copy.default or (node.target in _CONVERSIONS and kind == _type(node.args[0])):
+            _replace(program, node, node.args[0])
+        elif node.target in _CONVERSIONS:
+            node.target, node.args, node.kwargs = _ATEN._to_copy.default, (node.args[0],), {"dtype": kind}
+        elif node.target in _SYNONYMS:
+            node.target = _SYNONYMS[node.target]
+        elif node.target is _ATEN.rsub.Scalar and len(node.args) == 2 and kind == _type(node.args[0]):
+            node.target, node.args = _ATEN.sub.Tensor, (node.args[1], node.args[0])
+
+
+def _calls(program: ExportedProgram) -> list[Node]:
+    return [node for node in program.graph.nodes if node.op == "call_function"]
+
+
+def _replace(program: ExportedProgram, node: Node, value: Any) -> None:
+    node.replace_all_uses_with(value)
+    program.graph_signature.replace_all_uses(node.name, value.name)
+    program.graph.erase_node(node)
+
+
+def _type(node: Any) -> torch.dtype | None:
+    value = node.meta.get("val")
+    return value.dtype if isinstance(value, torch.Tensor) else None
