@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -55,7 +56,7 @@ _OF_SHAPES: frozenset[Any] = frozenset(
         *(torch.sym_min, torch.sym_max, torch.sym_not),
     }
 )
-_DECOMPOSE = ExportedProgram.run_decompositions
+_DECOMPOSE: Callable[[ExportedProgram, dict[Any, Callable[..., Any]]], ExportedProgram] = ExportedProgram.run_decompositions
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def _write_anew(program: ExportedProgram) -> None:
             continue
         if min(written.users) is node and _type(written) == _type(node):
             node.target = operator_
-            written.replace_all_uses_with(node, delete_user_cb=lambda user, writer=node: user is not writer)
+            written.replace_all_uses_with(node, delete_user_cb=partial(operator.is_not, node))
             program.graph_signature.replace_all_uses(written.name, node.name)
 
 

@@ -33,6 +33,10 @@ _STATIC: dict[str, HeadType] = {
     "ForCausalLM": "causal_lm",
     "LMHeadModel": "causal_lm",
     "ForConditionalGeneration": "seq2seq_lm",
+    "TextModelWithProjection": "text_embedding",
+    "VisionModelWithProjection": "image_embedding",
+    # Without a head, a text encoder gives its last hidden states, from which sentence embeddings are pooled.
+    "Model": "hidden_states",
 }
 _LABELLED = ("classification", "multilabel", "tagging")
 # What of a flex head's configuration changes its weights' shapes or only its training.
@@ -104,6 +108,8 @@ def _static_head(model: Any, task: str) -> Head:
             f"adapter, or take a class that ends in {', '.join(_STATIC)}"
         )
     config = model.config
+    if kind == "hidden_states":
+        _check_headless(model, name)
     decoder = getattr(config, "is_decoder", False) or name.startswith(("GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi"))
     if kind == "classification" and decoder and config.pad_token_id is None:
         raise ExportError(f"{name} classifies a text's last token, which needs a padding id: set config.pad_token_id")
@@ -116,6 +122,20 @@ def _static_head(model: Any, task: str) -> Head:
     if kind == "classification" and getattr(config, "problem_type", None) == "multi_label_classification":
         kind = "multilabel"
     return _finished(None, kind, labels, 1, name)
+
+
+def _check_headless(model: Any, name: str) -> None:
+    """Raises ExportError where a model without a head is no encoder of texts, which alone has one answer to give."""
+    if getattr(model.config, "text_config", None) is not None:
+        raise ExportError(
+            f"{name} compares texts with images, which no task can share: take the class of one side that ends in "
+            "TextModelWithProjection or VisionModelWithProjection"
+        )
+    if getattr(model.config, "is_encoder_decoder", False) or getattr(model, "main_input_name", "input_ids") != "input_ids":
+        raise ExportError(
+            f"{name} has no prediction head, and only encoders of texts are exported without one: load it with "
+            "AutoAdapterModel.from_pretrained and add one head per adapter"
+        )
 
 
 def _label_count(model: Any, task: str) -> int:

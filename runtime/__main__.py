@@ -14,6 +14,7 @@ from runtime.options import Options
 from runtime.predict import Prediction, Predictor, load
 from runtime.providers import NAMES
 
+_SHOWN = 6  # of an embedding's numbers
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
 
 
@@ -129,6 +130,9 @@ def _summary(prediction: Prediction) -> str:
         return f"{prediction.answer or '-'}  {prediction.score:.2f}"
     if prediction.head == "masked_lm":
         return ", ".join(f"{word.label} {word.score:.2f}" for word in prediction.words) or "-"
+    if prediction.head == "text_embedding":
+        first = " ".join(f"{value:+.2f}" for value in prediction.vector[:_SHOWN])
+        return f"{first} … ({len(prediction.vector)} numbers)"
     return " ".join(f"{word.text}/{word.label}" for word in prediction.words)
 
 

@@ -17,11 +17,17 @@ HeadType = Literal[
     "causal_lm",
     "seq2seq_lm",
     "dependency_parsing",
+    "text_embedding",
+    "image_embedding",
+    "hidden_states",
 ]
 HEADS: Final[tuple[HeadType, ...]] = get_args(HeadType)
 OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logits",)) | {
     "question_answering": ("start_logits", "end_logits"),
     "dependency_parsing": ("rel_preds", "arc_preds"),
+    "text_embedding": ("text_embeds",),
+    "image_embedding": ("image_embeds",),
+    "hidden_states": ("last_hidden_state",),
 }
 # A routed graph's further inputs, int64 [rows]: row i is input row row_ids[i], answered by task task_ids[i] of the manifest's
 ROUTE_INPUTS: Final = ("row_ids", "task_ids")

@@ -9,8 +9,8 @@ from runtime.errors import BundleError
 
 _TYPES: Final[Mapping[InputType, str]] = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
-# Logits of a head by rank: [batch, labels], [batch, sequence] or [batch, sequence, labels or vocabulary]; 0 = not checked,
-# because the axes of a parse are those of words, which exporters lay out in several ways
+# Outputs of a head by rank: [batch, labels or features], [batch, sequence] or [batch, sequence, …]; 0 = not checked, because
+# the axes of a parse are those of words, which exporters lay out in several ways
 _RANKS: Final[Mapping[HeadType, int]] = {
     "classification": 2,
     "multilabel": 2,
@@ -22,6 +22,9 @@ _RANKS: Final[Mapping[HeadType, int]] = {
     "causal_lm": 3,
     "seq2seq_lm": 3,
     "dependency_parsing": 0,
+    "text_embedding": 2,
+    "image_embedding": 2,
+    "hidden_states": 3,
 }
 
 

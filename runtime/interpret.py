@@ -22,13 +22,15 @@ def interpret(
     task: TaskEntry, logits: Sequence[Array], text: str | Sequence[str], tokens: Tokens, encoder: TextEncoder
 ) -> Prediction:
     """The prediction for one text. `logits`: an array for each of the task's outputs, of one row and without padding:
-    [labels], [tokens, labels or vocabulary], or [tokens] for question answering, which needs a pair."""
+    [labels or features], [tokens, labels or vocabulary], or [tokens] for question answering, which needs a pair."""
     parts = (text,) if isinstance(text, str) else text
     values = logits[0]
     if task.head == "question_answering":
         return _answer(logits[0], logits[1], parts[1], tokens)
     if task.head in ("regression", "multiple_choice"):
         return Prediction(task.head, value=float(values[0]))
+    if task.head == "text_embedding":
+        return Prediction(task.head, vector=tuple(values.tolist()))
     if task.head == "tagging":
         return Prediction(task.head, words=_words(task, softmax(values), parts, tokens))
     if task.head == "masked_lm":

@@ -223,7 +223,7 @@ class Predictor:
         Raises:
             InputError: as `run`; texts that are none or too long, or no pairs for question answering; a bundle without a
                 tokenizer or with images; a task of which a text tells too little (causal_lm, seq2seq_lm,
-                dependency_parsing): call `run` for it, or name the others in `tasks`.
+                dependency_parsing, hidden_states, image_embedding): call `run` for it, or name the others in `tasks`.
         """
         entries = chosen_tasks(self.manifest, tasks)
         check_drop(drop, self.drops, "loaded")

@@ -15,6 +15,7 @@ FIELDS: Final[Mapping[HeadType, tuple[str, ...]]] = {
     "question_answering": ("answer", "start", "end", "score"),
     "multiple_choice": ("value",),
     "masked_lm": ("words",),
+    "text_embedding": ("vector",),
 }
 
 
@@ -48,6 +49,7 @@ class Prediction:
     multiple_choice: `value`, the logit of this row's choice. A row is one choice: to compare the choices of a question,
         take the largest value, or the softmax over the values of its rows.
     masked_lm: `words`, one for each mask token, in the order of the text; none where the text has no mask token.
+    text_embedding: `vector`, the projected text as the model gives it, not normalised.
     """
 
     head: HeadType
@@ -61,6 +63,7 @@ class Prediction:
     start: int | None = None
     end: int | None = None
     drop: int | None = None
+    vector: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: `head`, `drop` and the fields that this head sets."""

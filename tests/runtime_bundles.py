@@ -281,6 +281,11 @@ def rewrite(folder: Path, **changes: Any) -> None:
     replace(read_manifest(folder), **({"files": files} | changes)).write(folder)
 
 
+def keep_tasks(folder: Path, *tasks: TaskEntry) -> None:
+    """Write the manifest again as if the bundle had these tasks alone."""
+    rewrite(folder, tasks=tasks, variants=(variant(tasks),))
+
+
 def feeds(batch: int = 2, sequence: int = 5) -> dict[str, np.ndarray[Any, Any]]:
     """Random rows; the last row has one token of padding."""
     rng = np.random.default_rng(1)

@@ -64,6 +64,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "global_attn_every_n_layers": 2,
         "reference_compile": False,
     },
+    "CLIPText": _CLIP_TEXT,
+    "CLIPVision": {**_IMAGE, "projection_dim": 16},
     "ViT": _IMAGE,
     "Beit": {**_IMAGE, "use_relative_position_bias": True, "use_mean_pooling": True},
     "Bart": _BART,
@@ -194,8 +196,8 @@ class Static:
     def __call__(self) -> Any:
         torch.manual_seed(11)
         config = getattr(transformers, f"{self.architecture}Config")(**CONFIGS[self.architecture])
-        config.num_labels = 2 if self.head == "QuestionAnswering" else 3
-        model = getattr(transformers, f"{self.architecture}For{self.head}")(config)
+        config.num_labels = 2 if self.head == "ForQuestionAnswering" else 3
+        model = getattr(transformers, self.architecture + self.head)(config)
         adapters.init(model, interface=MPNET if self.architecture == "MPNet" else None)
         for name in "ab":
             model.add_adapter(name, config=self.method)
@@ -312,6 +314,7 @@ def _architectures() -> Iterator[Row]:
     for name in ("GPT2", "Deberta"):
         yield Row("lora", "single", "classification", name.lower(), _two(_OTHERS["lora"], name))
     yield Row("prefix_tuning", "single", "classification", "distilbert", _two(_OTHERS["prefix_tuning"], "DistilBert"))
+    yield from _heads_elsewhere()
     for name, head in (
         ("Bert", "SequenceClassification"),
         ("Bert", "TokenClassification"),
@@ -327,7 +330,27 @@ def _architectures() -> Iterator[Row]:
     ):
         method = "lora" if name == "ModernBert" else "seq_bn"
         label = f"its own ({head})"
-        yield Row(method, "single", label, name.lower(), Static(name, head, method))
+        yield Row(method, "single", label, name.lower(), Static(name, f"For{head}", method))
+    for name, head, label in (
+        ("CLIPText", "ModelWithProjection", "its own (text embedding)"),
+        ("CLIPVision", "ModelWithProjection", "its own (image embedding)"),
+        ("Bert", "Model", "none (hidden states)"),
+    ):
+        yield Row("seq_bn", "single", label, name.lower(), Static(name, head))
+
+
+def _heads_elsewhere() -> Iterator[Row]:
+    """Each head on other architectures than BERT, which keep their own code for it, and each such architecture once."""
+    for name, head, options in (
+        ("Roberta", "masked_lm", {}),
+        ("DistilBert", "qa", {}),
+        ("DebertaV2", "tagging", {"num_labels": 4}),
+        ("Electra", "masked_lm", {}),
+        ("XLMRoberta", "tagging", {"num_labels": 4}),
+        ("GPT2", "causal_lm", {}),
+        ("MBart", "seq2seq_lm", {}),
+    ):
+        yield Row("seq_bn", "single", head, name.lower(), _two("seq_bn", name, head, **options))
 
 
 def _peft() -> Iterator[Row]:
@@ -338,6 +361,8 @@ def _peft() -> Iterator[Row]:
         ("PEFT vera", "Vera", {"r": 4}),
     ):
         yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft(method, options), drop=0)
+    label = "PEFT lora, lowest layer dropped"
+    yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft("Lora", {"r": 4}), drop=1)
 
 
 ROWS = (*_methods(), *_compositions(), *_heads(), *_architectures(), *_peft())

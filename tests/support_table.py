@@ -123,6 +123,7 @@ def _reference(model: Any, task: TaskEntry, row: Row, feeds: Mapping[str, np.nda
     model = copy.deepcopy(model).eval()
     if hasattr(model, "peft_config"):
         model.set_adapter(task.name)
+        _silence(model, row.drop)
     else:
         model.set_active_adapters((row.tasks or {}).get(task.name, task.name), skip_layers=list(range(row.drop)))
     if hasattr(model, "heads"):
@@ -133,6 +134,13 @@ def _reference(model: Any, task: TaskEntry, row: Row, feeds: Mapping[str, np.nda
     if task.head == "dependency_parsing":  # the library squeezes a batch of one out of the arcs' scores
         found[1] = found[1].reshape(found[0].shape[:3])
     return [values.reshape(-1, 1)[:rows] for values in found] if task.head == "multiple_choice" else found
+
+
+def _silence(model: Any, drop: int) -> None:
+    """PEFT has no means to leave out layers; a LoRA whose B is zero adds nothing."""
+    for name, parameter in model.named_parameters():
+        if any(f".layer.{layer}." in name for layer in range(drop)) and "lora_B" in name:
+            parameter.data.zero_()
 
 
 def _reads(head: str, name: str) -> bool:

@@ -13,7 +13,15 @@ import torch
 import torch.nn.utils.prune
 from adapters.composition import BatchSplit, Fuse, Parallel, Split, Stack
 from tiny_models import add_task, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
-from transformers import BertModel, DistilBertConfig
+from transformers import (
+    BertForPreTraining,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    DistilBertConfig,
+    T5Config,
+    T5Model,
+)
 
 from exporter import ExportError, export
 from exporter.staging import staged
@@ -85,11 +93,20 @@ def _short() -> Any:
     return tiny_model({"a": ("seq_bn", "2")}, config)
 
 
-def _static() -> Any:
-    model: Any = BertModel(bert_config())
+def _static(model: Any) -> Any:
     adapters.init(model)
     model.add_adapter("a", config="seq_bn")
     return model
+
+
+def _headless_decoder() -> Any:
+    return _static(T5Model(T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, vocab_size=60)))
+
+
+def _both_sides() -> Any:
+    small = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 1}
+    image = {**small, "image_size": 12, "patch_size": 4}
+    return _static(CLIPModel(CLIPConfig(text_config=small, vision_config=image, projection_dim=16)))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +114,9 @@ def _static() -> Any:
     [
         (lambda: BertModel(bert_config()), "expected a model with adapters, found BertModel"),
         (lambda: torch.nn.Linear(2, 2), "expected a model with adapters, found Linear"),
-        (_static, "BertModel has no prediction head that is known"),
+        (lambda: _static(BertForPreTraining(bert_config())), "BertForPreTraining has no prediction head that is known"),
+        (_headless_decoder, "T5Model has no prediction head, and only encoders of texts are exported without one"),
+        (_both_sides, "CLIPModel compares texts with images, .* TextModelWithProjection or VisionModelWithProjection"),
         (_hooked, "the model cannot be copied"),
         (_pruned, "the model cannot be copied"),
         (_short, "takes no more than one token"),

@@ -11,9 +11,9 @@ import pytest
 from runtime_bundles import (
     HEAD_TASKS,
     head_weights,
+    keep_tasks,
     rewrite,
     task,
-    variant,
     vision_weights,
     write_decoder,
     write_heads,
@@ -256,8 +256,7 @@ def test_tasks_beside_a_decoder_still_answer_texts(decoder: runtime.Predictor, r
 
 def test_a_decoder_that_may_belong_to_any_task_is_not_guessed(tmp_path: Path) -> None:
     folder = write_decoder(tmp_path / "bundle")
-    tasks = (task("topic", "classification", ("sport", "news")),)
-    rewrite(folder, tasks=tasks, variants=(variant(tasks),))
+    keep_tasks(folder, task("topic", "classification", ("sport", "news")))
     predictor = runtime.load(folder, provider="cpu", threads=1)
     with pytest.raises(runtime.InputError, match=r"this one takes decoder_input_ids, decoder_attention_mask; call run\(\)"):
         predictor.predict(["a"])
@@ -298,3 +297,15 @@ def test_run_takes_images(vision: runtime.Predictor) -> None:
 def test_images_that_do_not_fit_are_refused(vision: runtime.Predictor, feeds: dict[str, Any], message: str) -> None:
     with pytest.raises(runtime.InputError, match=message):
         vision.run(feeds)
+
+
+def test_an_embedding_is_a_vector(tmp_path: Path, reference: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_decoder(tmp_path / "bundle")
+    keep_tasks(folder, task("topic", "text_embedding"), task("translate", "seq2seq_lm"))
+    predictor = runtime.load(folder, provider="cpu", threads=1)
+    (found,) = predictor.predict(["a text"], ["topic"])["topic"]
+    assert found.to_dict() == {"head": "text_embedding", "drop": found.drop, "vector": found.vector}
+    ids = reference("a text")["input_ids"]
+    np.testing.assert_allclose(found.vector, embedded(ids).sum(0) @ head_weights()["topic_w"], atol=1e-4)
+    assert main([str(folder), "--text", "a text", "--tasks", "topic"]) == 0
+    assert "(2 numbers)" in capsys.readouterr().out
