@@ -7,7 +7,7 @@ from pass_testing import parse, prove, rand
 from exporter.passes import PushSlicesPass
 
 HEAD = "(float[batch, sequence, 4] x) => (float[batch, 4] y)"
-WEIGHTS = {"w": rand(4, 4), "b": rand(4)}
+WEIGHTS = {"w": rand(4, 4), "b": rand(4), "tall": rand(8, 4)}
 SIZES = ({"batch": 1, "sequence": 3}, {"batch": 2, "sequence": 5}, {"batch": 3, "sequence": 2})
 
 
@@ -28,10 +28,12 @@ def test_computes_one_row_wherever_it_stands(index: str) -> None:
         ("r = MatMul(x, w)", "Slice MatMul"),
         ("h = Transpose<perm = [1, 0, 2]>(x) g = Relu(h) r = Transpose<perm = [1, 0, 2]>(g)", "Slice Transpose Relu Transpose"),
         ("h = Reshape(x, heads) g = Relu(h) r = Reshape(g, flat)", "Slice Reshape Relu Reshape"),
+        ("h = Relu(x) u = Unsqueeze(h, ends) g = Neg(u) r = Squeeze(g, ends)", "Slice Relu Unsqueeze Neg Squeeze"),
+        ("h = Relu(x) g = Neg(x) c = Concat<axis = -1>(h, g) r = MatMul(c, tall)", "Slice Relu Slice Neg Concat MatMul"),
     ],
 )
 def test_moves_a_row_through(body: str, operators: str) -> None:
-    constants = "<int64 i = {1}, int64[4] heads = {0, 0, 2, 2}, int64[3] flat = {0, 0, 4}>"
+    constants = "<int64 i = {1}, int64[4] heads = {0, 0, 2, 2}, int64[3] flat = {0, 0, 4}, int64[2] ends = {0, -1}>"
     text = f"{HEAD} {constants} {{ {body} y = Gather<axis = 1>(r, i) }}"
     prove(PushSlicesPass(), text, f"{operators} Gather", initializers=WEIGHTS, tolerance=1e-5, sizes=SIZES)
 
@@ -43,6 +45,20 @@ def test_computes_one_row_of_attention_and_all_of_k_and_v() -> None:
     operators = "Slice MatMul MatMul Relu Transpose MatMul Softmax MatMul Slice Add Gather"
     weights = {**WEIGHTS, "w2": rand(4, 4, seed=1)}
     prove(PushSlicesPass(), text, operators, initializers=weights, tolerance=1e-5, sizes=SIZES)
+
+
+def test_computes_one_position_of_a_fusion() -> None:
+    """Members are stacked and weighed at each position by itself, a batch of small products."""
+    text = f"""{HEAD} <int64 i = {{0}}, int64[1] front = {{0}}, int64[1] third = {{2}}> {{
+        a = Relu(x) e = Neg(x) ua = Unsqueeze(a, front) ub = Unsqueeze(e, front) s = Concat<axis = 0>(ua, ub)
+        m = Transpose<perm = [1, 2, 0, 3]>(s) v = MatMul(m, w) q = Unsqueeze(x, third)
+        t = Transpose<perm = [0, 1, 3, 2]>(m) n = MatMul(q, t) p = Softmax(n) c = MatMul(p, v) r = Squeeze(c, third)
+        y = Gather<axis = 1>(r, i) }}"""
+    operators = (
+        "Slice Relu Slice Neg Unsqueeze Unsqueeze Concat Transpose MatMul Slice Unsqueeze Transpose MatMul Softmax MatMul "
+        "Squeeze Gather"
+    )
+    prove(PushSlicesPass(), text, operators, initializers=WEIGHTS, tolerance=1e-5, sizes=SIZES)
 
 
 def test_lets_several_readers_share_one_row() -> None:
@@ -59,6 +75,7 @@ def test_lets_several_readers_share_one_row() -> None:
         "h = Softmax<axis = 1>(x) y = Gather<axis = 1>(h, i)",
         "h = LayerNormalization<axis = 1>(x, lone) y = Gather<axis = 1>(h, i)",
         "h = CumSum(x, ax) y = Gather<axis = 1>(h, i)",
+        "h = Concat<axis = 1>(x, x) y = Gather<axis = 1>(h, i)",
         "h = Reshape(x, minus) y = Gather<axis = 1>(h, i)",
         "h = Relu(x) g = Gather<axis = 1>(h, both) y = ReduceSum<keepdims = 0>(g, one)",
         "y = Gather<axis = 1>(x, i)",

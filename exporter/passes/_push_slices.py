@@ -127,8 +127,13 @@ def _asks(node: ir.Node, row: _Row) -> list[_Row | None] | None:
         return [row, *rest]
     if node.op_type == "Softmax" and node.attributes.get_int("axis", -1) % rank != row.axis:
         return [row]
-    if node.op_type == "MatMul" and row.axis == rank - 2 and len(first) >= 2 and len(shapes[1] or ()) >= 2:
-        return [_Row(len(first) - 2, row.index), _ALL]
+    if node.op_type == "MatMul" and len(first) >= 2 and len(shapes[1] or ()) >= 2 and row.axis < rank - 1:
+        # A row of the left matrix, or one of the matrices that are multiplied pair by pair.
+        return [_Row(len(first) - 2, row.index), _ALL] if row.axis == rank - 2 else _asks_elementwise(shapes, rank, row)
+    if node.op_type == "Concat" and node.attributes.get_int("axis", 0) % rank != row.axis:
+        return [row for _ in shapes]
+    if node.op_type in ("Squeeze", "Unsqueeze") and (axis := _unsqueezed(node, rank, row.axis)) is not None:
+        return [_Row(axis, row.index), *rest]
     if node.op_type == "Transpose":
         return [_Row(node.attributes.get_ints("perm", list(reversed(range(rank))))[row.axis], row.index)]
     if node.op_type == "Reshape" and node.attributes.get_int("allowzero", 0) == 0:
@@ -137,6 +142,18 @@ def _asks(node: ir.Node, row: _Row) -> list[_Row | None] | None:
         if target is not None and row.axis < len(first) and bool((target[: row.axis + 1] == 0).all()):
             return [row, _ALL]
     return None
+
+
+def _unsqueezed(node: ir.Node, rank: int, axis: int) -> int | None:
+    """Where the output's axis is in the input of a Squeeze or Unsqueeze; None where it is new, or the axes are not known."""
+    axes = const_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    if axes is None:
+        return None
+    if node.op_type == "Unsqueeze":
+        kept = [each for each in range(rank) if each not in {int(new) % rank for new in axes.reshape(-1)}]
+        return kept.index(axis) if axis in kept else None
+    before = rank + axes.size
+    return [each for each in range(before) if each not in {int(old) % before for old in axes.reshape(-1)}][axis]
 
 
 def _asks_elementwise(shapes: list[tuple[int | ir.SymbolicDim, ...] | None], rank: int, row: _Row) -> list[_Row | None] | None:
