@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnxruntime
 
@@ -14,7 +14,7 @@ from runtime.bundle import MODEL
 
 from .models import Subject
 from .task_files import Traces, export_one_graph, export_task_files
-from .variant import Answers, Call, Feeds, Prepared, Variant
+from .variant import Answers, Call, Feeds, Precision, Prepared, Variant
 
 
 def open_session(folder: Path, threads: int) -> Any:
@@ -79,9 +79,9 @@ def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Pre
     return Prepared(bind, _graph_bytes(folder), seconds)
 
 
-def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Prepared:
+def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int, provider: str = "cpu") -> Prepared:
     folder, _ = ours.written
-    predictor = runtime.load(folder, provider="cpu", threads=threads)
+    predictor = runtime.load(folder, provider=provider, threads=threads)
 
     def bind(feeds: Feeds) -> Call:
         def call() -> Answers:
@@ -94,12 +94,12 @@ def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> 
 
 
 def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]:
-    """All variants in ONNX Runtime on the CPU; their files go into `folder`."""
+    """All variants in ONNX Runtime on a CPU, with OpenVINO where it is installed; their files go into `folder`."""
     drop, tasks = subject.plan.drop, subject.tasks
     traces = Traces(subject)
     ours = _OurExport(subject, traces, folder / "ours")
     integers = _OurExport(subject, traces, folder / "ours-int8", "cpu", "int8")
-    return [
+    variants = [
         Variant(
             "files",
             "ONNX, one file per task",
@@ -114,3 +114,25 @@ def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]
         ),
         Variant("ours-int8", "ours, int8", "ours", "int8", drop, lambda: _prepare_ours(integers, tasks, threads)),
     ]
+    return variants + (_openvino_variants(subject, traces, folder, threads) if _has_openvino() else [])
+
+
+def _has_openvino() -> bool:
+    return "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def _openvino_variants(subject: Subject, traces: Traces, folder: Path, threads: int) -> list[Variant]:
+    """What the OpenVINO provider makes of the same tasks; with the flavour of ONNX Runtime that has it."""
+
+    def variant(precision: Precision) -> Variant:
+        own = _OurExport(subject, traces, folder / f"openvino-{precision}", "openvino", precision)
+        return Variant(
+            f"openvino-{precision}",
+            f"ours, OpenVINO {precision}",
+            "ours",
+            precision,
+            subject.plan.drop,
+            lambda: _prepare_runtime(own, subject.tasks, threads, "openvino"),
+        )
+
+    return [variant(precision) for precision in get_args(Precision)]

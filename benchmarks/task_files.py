@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from exporter.calibration import Batch, Calibration
 from exporter.groups import compile_plan, prove, save, trace_group
-from exporter.passes import Group
-from exporter.plan import TOLERANCES
+from exporter.passes import Group, needs_ranges
+from exporter.plan import TOLERANCES, Plan
 from exporter.prune import Branch, prune, stored_bytes
 from exporter.save import save_config, save_graph, save_manifest, variant_entry
 from exporter.staging import check_space
+from exporter.verify import make_inputs
 from exporter.weights_file import WeightsFile
 from runtime.bundle import MODEL, WEIGHTS
 
@@ -44,7 +46,7 @@ def export_one_graph(subject: Subject, traces: Traces, folder: Path, target: str
     branches, groups, _ = traces.made
     # The compiler changes the graphs that it is given.
     fresh = [dataclasses.replace(group, model=group.model.clone()) for group in groups]
-    compiled = compile_plan(fresh, plan)
+    compiled = compile_plan(fresh, plan, _texts(plan) if needs_ranges(target, precision) else None)
     folder.mkdir(parents=True)
     with WeightsFile(folder / WEIGHTS) as weights:
         exact = save(compiled, weights, folder / MODEL)
@@ -53,6 +55,12 @@ def export_one_graph(subject: Subject, traces: Traces, folder: Path, target: str
     save_config(branches[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
     entry = variant_entry(branches, plan, MODEL, parity, compiled.passes)
     save_manifest(plan, tokenizer is not None, [entry], folder)
+
+
+def _texts(plan: Plan) -> Calibration:
+    """Random tokens to measure the activations' ranges on: of a model with random weights, the speed alone means anything."""
+    feeds = [make_inputs(plan, 4, length, seed) for seed, length in enumerate((16, 64, 128))]
+    return Calibration("random tokens", batches=tuple(Batch(tuple(range(4)), each) for each in feeds))
 
 
 def export_task_files(subject: Subject, traces: Traces, folder: Path) -> dict[str, Path]:

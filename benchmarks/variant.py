@@ -18,6 +18,7 @@ Call = Callable[[], Answers]
 # Turns a batch into a Call: what a service does once, such as copying inputs into tensors, is not timed.
 Bind = Callable[[Feeds], Call]
 Family = Literal["eager", "compile", "files", "ours"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.+@-]+){2,}")
 
@@ -53,7 +54,7 @@ class Variant:
     key: str
     label: str
     family: Family
-    precision: Literal["fp32", "bf16", "int8"]
+    precision: Precision
     drop: int
     prepare: Callable[[], Prepared]
 
