@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import statistics
 import sys
@@ -32,7 +31,7 @@ from exporter.quiet import quiet
 from exporter.verify import make_inputs
 
 from .cli import Shape, cores, parse_shapes
-from .machine import inspect
+from .machine import FLAVOURS, inspect, versions
 from .models import twin
 from .onnx_variants import open_session
 from .rounds import measure, p95, paired_ratio
@@ -229,12 +228,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write(rows: Sequence[Row], machine: Any, options: argparse.Namespace) -> None:
     today = datetime.datetime.now(datetime.UTC)
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "adapters", "onnxruntime")}
+    found = versions(("torch", "adapters", *FLAVOURS))
     head = {"layers": options.layers, "hidden": options.hidden, "seed": options.seed, "date": f"{today:%Y-%m-%d}"}
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"fusion-{today:%Y%m%d}.jsonl"
     lines = [
-        {"kind": "run", **head, "versions": versions, "machine": asdict(machine)},
+        {"kind": "run", **head, "versions": found, "machine": asdict(machine)},
         *({"kind": "row", **asdict(r)} for r in rows),
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

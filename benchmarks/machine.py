@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import psutil
 
 from .cli import cores
 
-_PACKAGES = ("torch", "transformers", "adapters", "onnx", "onnxruntime")
+# The packages that bring ONNX Runtime, of which one is installed.
+FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
+_PACKAGES = ("torch", "transformers", "adapters", "onnx", *FLAVOURS)
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
 
 _BUSY = 0.5  # running processes in the minute before, above which times are suspect
@@ -70,6 +74,15 @@ class Machine:
         return f"{self.cpu}, {self.threads} of {self.cores} cores, {self.memory_gb:.0f} GB; {instructions}"
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the packages that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 def inspect(threads: int) -> Machine:
     """This machine."""
     fields = _cpuinfo()
@@ -82,7 +95,7 @@ def inspect(threads: int) -> Machine:
         system=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} {platform.machine()}",
         flags={name: name in flags for name in _FLAGS} if flags else {},
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        versions={"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        versions={"python": platform.python_version(), **versions(_PACKAGES)},
         commit=_commit(),
     )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import statistics
 import sys
@@ -27,7 +26,7 @@ from exporter.cli import Parser
 from exporter.verify import make_inputs
 
 from .cli import Shape, cores, parse_shapes
-from .machine import Machine, inspect
+from .machine import FLAVOURS, Machine, inspect, versions
 from .models import Subject, random_bert
 from .onnx_variants import open_session
 from .rounds import measure, p95, paired_ratio
@@ -173,9 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(rows: Sequence[Row], machine: Machine, subject: Subject, options: argparse.Namespace) -> None:
     today = datetime.datetime.now(datetime.UTC)
     head = {**subject.description, "seed": options.seed, "date": f"{today:%Y-%m-%d}"}
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "adapters", "onnxruntime")}
+    found = versions(("torch", "adapters", *FLAVOURS))
     lines = [
-        {"kind": "run", **head, "versions": versions, "machine": asdict(machine)},
+        {"kind": "run", **head, "versions": found, "machine": asdict(machine)},
         *({"kind": "row", **asdict(row)} for row in rows),
     ]
     options.output.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import adapters
 import pytest
 import torch
 from adapters import AutoAdapterModel
-from load_testing import FEEDS, answer, assert_refused, edit, load_quietly, randomize, save_trunk
+from load_testing import FEEDS, answer, assert_equal, assert_refused, edit, load_quietly, randomize, save_trunk
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_models import bert_config, tiny_model
@@ -65,7 +65,7 @@ def test_every_method_under_a_new_name(tmp_path: Path, method: str, safe: bool) 
     assert list(loaded.adapters_config.adapters) == list(loaded.heads) == ["new", "a"]
     assert not loaded.training
     for name in ("new", "a"):
-        assert torch.equal(answer(loaded, name), answer(model, name if name == "a" else "a"))
+        assert_equal(answer(loaded, name), answer(model, name if name == "a" else "a"))
 
 
 def test_a_folder_of_folders(tmp_path: Path, tasks: Any) -> None:
@@ -74,7 +74,7 @@ def test_a_folder_of_folders(tmp_path: Path, tasks: Any) -> None:
     loaded = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "all")]).model
     assert list(loaded.adapters_config.adapters) == ["a", "ab"]
     for name in ("a", "ab"):
-        assert torch.equal(answer(loaded, name), answer(tasks, name))
+        assert_equal(answer(loaded, name), answer(tasks, name))
 
 
 def test_a_head_file_also_holds_the_heads_whose_names_begin_alike(tmp_path: Path, tasks: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_head_file_also_holds_the_heads_whose_names_begin_alike(tmp_path: Path
     for order in (["new", "all/a"], ["all/a", "new"]):
         loaded = load(tmp_path / "trunk", adapters=[str(tmp_path / name) for name in order]).model
         for name in ("a", "ab"):
-            assert torch.equal(answer(loaded, name), answer(tasks, name))
+            assert_equal(answer(loaded, name), answer(tasks, name))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_an_adapter_that_the_model_has_already(tmp_path: Path, tasks: Any) -> No
         "the adapter 'a' .* is called like one that the model has already", tmp_path / "model", adapters=[str(tmp_path / "all")]
     )
     loaded = load(tmp_path / "model", adapters=[f"new={tmp_path / 'all' / 'a'}"]).model
-    assert torch.equal(answer(loaded, "new"), answer(tasks, "a"))
+    assert_equal(answer(loaded, "new"), answer(tasks, "a"))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_heads_of_static_models_become_named_heads(tmp_path: Path) -> None:
     found = load_quietly(tmp_path / "two_base", adapters=[str(tmp_path / name) for name in models]).model
     assert list(found.heads) == ["two", "three", "one"]
     for name, model in models.items():
-        assert torch.equal(answer(found, name), answer(model, name))
+        assert_equal(answer(found, name), answer(model, name))
 
 
 def test_the_head_file_of_a_t5_model_holds_its_trunk(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_the_head_file_of_a_t5_model_holds_its_trunk(tmp_path: Path) -> None:
     model.save_adapter(str(tmp_path / "a"), "a")
     found = load_quietly(tmp_path / "base", adapters=[str(tmp_path / "a")]).model
     feeds = {"input_ids": torch.tensor([[5, 6, 7, 1], [8, 9, 4, 1]])}
-    assert torch.equal(answer(found, "a", feeds=feeds), answer(model, "a", feeds=feeds))
+    assert_equal(answer(found, "a", feeds=feeds), answer(model, "a", feeds=feeds))
     T5ForSequenceClassification(config).save_pretrained(tmp_path / "other")
     assert_refused("was saved with a trunk other than that of", tmp_path / "other", adapters=[str(tmp_path / "a")])
 
@@ -324,7 +324,7 @@ def test_adapters_without_heads_keep_the_head_of_a_static_base(tmp_path: Path) -
     with torch.no_grad():
         model.classifier.load_state_dict(found.classifier.state_dict())
     assert type(found).__name__ == "BertForSequenceClassification"
-    assert torch.equal(answer(found, "a"), answer(model, "a"))
+    assert_equal(answer(found, "a"), answer(model, "a"))
 
 
 def test_a_head_that_no_named_head_is_like(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_head_that_no_named_head_is_like(tmp_path: Path) -> None:
     save_trunk(model, tmp_path / "trunk")
     found = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "a")]).model
     assert type(found).__name__ == "BertForNextSentencePrediction"
-    assert torch.equal(answer(found, "a"), answer(model, "a"))
+    assert_equal(answer(found, "a"), answer(model, "a"))
     both = [str(tmp_path / "a"), f"b={tmp_path / 'a'}"]
     assert list(load(tmp_path / "trunk", adapters=both).model.adapters_config.adapters) == ["a", "b"]
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -387,13 +387,13 @@ def test_peft_folders(tmp_path: Path) -> None:
     for name, model in models.items():
         found.model.set_adapter(name if name == "two" else "new")
         with torch.no_grad():
-            assert torch.equal(found.model(**FEEDS).logits, model(**FEEDS).logits)
+            assert_equal(found.model(**FEEDS).logits, model(**FEEDS).logits)
     # Without a task_type, PEFT writes down the class.
     changes = {"task_type": None, "auto_mapping": {"base_model_class": "BertForSequenceClassification"}}
     edit(tmp_path / "peft" / "two" / "adapter_config.json", **changes)
     alone = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "peft" / "two")]).model
     with torch.no_grad():
-        assert torch.equal(alone(**FEEDS).logits, models["two"](**FEEDS).logits)
+        assert_equal(alone(**FEEDS).logits, models["two"](**FEEDS).logits)
     edit(tmp_path / "peft" / "two" / "adapter_config.json", task_type="SEQ_CLS")
     # A folder of such folders, each called like its adapter.
     assert sorted(load(tmp_path / "trunk", adapters=[str(tmp_path / "peft")]).model.peft_config) == ["three", "two"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapters.composition import Average, BatchSplit, Fuse, MultiTask, Parallel, Stack
-from load_testing import answer, assert_refused, edit, fused_model, load_quietly, save_trunk
+from load_testing import answer, assert_equal, assert_refused, edit, fused_model, load_quietly, save_trunk
 from tiny_models import tiny_model
 
 from exporter.load import load
@@ -37,7 +37,7 @@ def test_fusions_whose_names_begin_alike(tmp_path: Path, fused: Any) -> None:
         fusions = [str(tmp_path / name) for name in order]
         loaded = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "all")], fusions=fusions).model
         for setup in (Fuse("a", "b"), Fuse("a", "b", "c")):
-            assert torch.equal(answer(loaded, setup, setup.name), answer(fused, setup, setup.name))
+            assert_equal(answer(loaded, setup, setup.name), answer(fused, setup, setup.name))
         assert all(not isinstance(config, dict) for config in loaded.adapters_config.fusion_config_map.values())
 
 
@@ -49,14 +49,14 @@ def test_a_fusion_with_its_members_beside_it(tmp_path: Path, fused: Any, safe: b
     fused.save_adapter_fusion(str(tmp_path / "fusion" / "f"), ["a", "b"], with_head=True, use_safetensors=safe)
     loaded = load_quietly(tmp_path / "trunk", fusions=[str(tmp_path / "fusion")]).model
     assert list(loaded.adapters_config.adapters) == ["a", "b"]
-    assert torch.equal(answer(loaded, Fuse("a", "b"), "a,b"), answer(fused, Fuse("a", "b"), "a,b"))
+    assert_equal(answer(loaded, Fuse("a", "b"), "a,b"), answer(fused, Fuse("a", "b"), "a,b"))
 
 
 def test_a_fusion_of_adapters_that_have_other_names_now(tmp_path: Path, fused: Any) -> None:
     adapters = [f"first={tmp_path / 'all' / 'a'}", str(tmp_path / "all" / "b")]
     loaded = load_quietly(tmp_path / "trunk", adapters=adapters, fusions=[str(tmp_path / "ab")]).model
     assert list(loaded.adapters_config.get_fusion("a,b")[1]) == ["first", "b"]
-    assert torch.equal(answer(loaded, Fuse("first", "b", name="a,b"), "a,b"), answer(fused, Fuse("a", "b"), "a,b"))
+    assert_equal(answer(loaded, Fuse("first", "b", name="a,b"), "a,b"), answer(fused, Fuse("a", "b"), "a,b"))
 
 
 def _without(path: Path, text: str) -> None:
@@ -116,7 +116,7 @@ def test_setups(tmp_path: Path, fused: Any, name: str) -> None:
     assert found.setup.to_dict() == setup.to_dict()
     assert found.head == "a"
     if name not in ("parallel", "split"):
-        assert torch.equal(answer(found.model, found.setup, "a"), answer(fused, setup, "a"))
+        assert_equal(answer(found.model, found.setup, "a"), answer(fused, setup, "a"))
 
 
 def test_a_named_fusion_gets_its_name_back(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_named_fusion_gets_its_name_back(tmp_path: Path) -> None:
     model.save_adapter_setup(str(tmp_path / "setup"), setup, head_setup="both")
     found = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "setup")])
     assert found.setup.name == "both"
-    assert torch.equal(answer(found.model, found.setup, "both"), answer(model, setup, "both"))
+    assert_equal(answer(found.model, found.setup, "both"), answer(model, setup, "both"))
     # In a model that has both, nothing tells which of the two was meant.
     model.save_pretrained(tmp_path / "model")
     model._save_adapter_setup_config(str(tmp_path / "model"), setup)
@@ -139,11 +139,11 @@ def test_a_setup_in_the_folder_of_its_model(tmp_path: Path, fused: Any) -> None:
     fused.save_adapter_setup(str(tmp_path / "model"), Stack("c", "a"))
     found = load_quietly(tmp_path / "model")
     assert found.setup == Stack("c", "a")
-    assert torch.equal(answer(found.model, found.setup, "a"), answer(fused, found.setup, "a"))
+    assert_equal(answer(found.model, found.setup, "a"), answer(fused, found.setup, "a"))
     # The same beside the bare trunk.
     fused.save_adapter_setup(str(tmp_path / "trunk"), Stack("c", "a"))
     found = load_quietly(tmp_path / "trunk")
-    assert torch.equal(answer(found.model, found.setup, "a"), answer(fused, found.setup, "a"))
+    assert_equal(answer(found.model, found.setup, "a"), answer(fused, found.setup, "a"))
 
 
 def test_two_setups_that_share_an_adapter(tmp_path: Path, fused: Any) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import requests
-import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils._paths import filter_repo_objects
-from load_testing import answer, assert_refused, edit, save_trunk
+from load_testing import answer, assert_equal, assert_refused, edit, save_trunk
 from tiny_models import tiny_model
 
 from exporter.checkpoints import sources
@@ -67,7 +66,7 @@ def test_models_and_adapters_of_the_cache(published: Any, base: Any, adapters: l
     found = load(base, adapters=adapters)
     assert found.source == found.model.config.name_or_path == str(base)
     assert list(found.model.heads) == (["a", "b"] if adapters == ["org/all"] else ["a"])
-    assert torch.equal(answer(found.model, "a"), answer(published, "a"))
+    assert_equal(answer(found.model, "a"), answer(published, "a"))
 
 
 def test_an_adapter_of_another_model_of_the_hub(published: Any) -> None:

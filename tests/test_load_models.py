@@ -13,7 +13,7 @@ import pytest
 import torch
 from adapters import AutoAdapterModel
 from adapters.composition import Fuse, Parallel, Stack
-from load_testing import FEEDS, answer, assert_refused, edit, fused_model, load_quietly, randomize, save_trunk
+from load_testing import FEEDS, answer, assert_equal, assert_refused, edit, fused_model, load_quietly, randomize, save_trunk
 from tiny_models import MPNET, bert_config, inputs, tiny_model, tokenizer
 from transformers import (
     BertForSequenceClassification,
@@ -50,7 +50,7 @@ def test_adapters_inside(tmp_path: Path, method: str) -> None:
     assert list(loaded.adapters_config.adapters) == ["a", "x"]
     assert all(not isinstance(config, dict) for config in loaded.adapters_config.config_map.values())
     for name, logits in expected.items():
-        assert torch.equal(answer(loaded, name), logits)
+        assert_equal(answer(loaded, name), logits)
 
 
 def test_compacter_whose_weights_are_incomplete(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_direft_and_noreft_are_saved_alike(tmp_path: Path, subtracts: bool) -> N
         for saved in content.get("config_map", {"": content}).values():
             saved["subtract_projection"] = subtracts
         edit(path, **{section: content})
-    assert torch.equal(answer(load(tmp_path / "model").model, "a"), expected)
-    assert torch.equal(answer(load(trunk, adapters=[str(tmp_path / "a")]).model, "a"), expected)
+    assert_equal(answer(load(tmp_path / "model").model, "a"), expected)
+    assert_equal(answer(load(trunk, adapters=[str(tmp_path / "a")]).model, "a"), expected)
 
 
 @pytest.mark.parametrize("safe", [True, False])
@@ -89,7 +89,7 @@ def test_shards_of_both_formats(tmp_path: Path, safe: bool) -> None:
     expected = answer(model, "a")
     model.save_pretrained(tmp_path, safe_serialization=safe, max_shard_size="20kB")
     assert len(list(tmp_path.glob("*.safetensors" if safe else "*.bin"))) > 1
-    assert torch.equal(answer(load_quietly(tmp_path).model, "a"), expected)
+    assert_equal(answer(load_quietly(tmp_path).model, "a"), expected)
 
 
 class Burglar:
@@ -139,7 +139,7 @@ def test_a_static_model_keeps_its_adapters_and_its_head(tmp_path: Path) -> None:
     loaded = load_quietly(tmp_path / "model").model
     assert type(loaded).__name__ == "BertForSequenceClassification"
     for name in ("a", "b"):
-        assert torch.equal(answer(loaded, name), answer(model, name))
+        assert_equal(answer(loaded, name), answer(model, name))
 
 
 def test_a_static_model_without_its_pooler(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_model_with_an_interface(tmp_path: Path) -> None:
     feeds = {name: FEEDS[name] for name in ("input_ids", "attention_mask")}
     loaded = load_quietly(tmp_path / "model").model
     for name in ("a", "b"):
-        assert torch.equal(answer(loaded, name, feeds=feeds), answer(model, name, feeds=feeds))
+        assert_equal(answer(loaded, name, feeds=feeds), answer(model, name, feeds=feeds))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_deberta_has_no_bias_where_the_library_makes_one_up(tmp_path: Path) -> N
     live.save_adapter(str(tmp_path / "a"), "a")
     loaded = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "a")]).model
     assert not loaded.deberta.encoder.layer[0].attention.self.in_proj.bias.any()
-    assert torch.equal(answer(loaded, "a"), answer(live, "a"))
+    assert_equal(answer(loaded, "a"), answer(live, "a"))
 
 
 @pytest.mark.parametrize("name", ["adapter_up.bias", "query.bias", "heads.a.1.bias"])
@@ -276,4 +276,4 @@ def test_more_adapters_beside_the_bundled_example(tmp_path: Path) -> None:
     found = load(None, adapters=[f"mine={tmp_path / 'own'}"])
     feeds = {name: torch.from_numpy(np.array(value)) for name, value in inputs((2, 6), 30522).items()}
     assert [*example.model.adapters_config.adapters, "mine"] == list(found.model.adapters_config.adapters)
-    assert torch.equal(answer(found.model, "mine", feeds=feeds), answer(model, "movie_sentiment", feeds=feeds))
+    assert_equal(answer(found.model, "mine", feeds=feeds), answer(model, "movie_sentiment", feeds=feeds))
