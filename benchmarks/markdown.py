@@ -12,7 +12,7 @@ def _cell(row: dict[str, Any] | None) -> str:
     if row is None or row["failure"]:
         return "failed" if row else "-"
     text = f"{row['median_ms']:,.0f} / {row['p95_ms']:,.0f} ms ({row['throughput_ratio']:.2f}x)"
-    return f"**{text}**" if row["variant"].startswith("ours") else text
+    return f"**{text}**" if row["label"].startswith("ours") else text
 
 
 def table(results: Path) -> str:

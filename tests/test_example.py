@@ -152,3 +152,9 @@ def test_the_inspect_command_of_the_readme_draws_its_picture(example_bundle: Pat
     assert all(name in shown.stdout for name in RESULTS)
     drawn, committed = ((folder / "inspect.svg").read_text(encoding="utf-8") for folder in (tmp_path, ROOT / "docs"))
     assert all(f">{name}<" in drawn and f">{name}<" in committed for name in (*RESULTS, "trunk", "layer 5"))
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(example_bundle: Path) -> None:
+    command = f"{sys.executable} -m exporter inspect {example_bundle} --json | head -c 1"
+    found = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, cwd=ROOT)
+    assert (found.stdout, found.stderr, found.returncode) == ("{", "", 0)
