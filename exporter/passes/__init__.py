@@ -27,6 +27,7 @@ from ._pipeline import (
 from ._push_slices import PushSlicesPass
 from ._quantize_dynamic import QuantizeDynamicPass
 from ._quantize_static import QuantizeStaticPass, quantized_activations
+from ._reassociate_products import ReassociateProductsPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
 from ._route_tasks import RouteTasksPass
@@ -55,6 +56,7 @@ __all__ = [
     "PushSlicesPass",
     "QuantizeDynamicPass",
     "QuantizeStaticPass",
+    "ReassociateProductsPass",
     "RemoveNoOpsPass",
     "ReuseSumsPass",
     "RouteTasksPass",

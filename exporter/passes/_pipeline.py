@@ -21,6 +21,7 @@ from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
 from ._name_transposed import NameTransposedPass
 from ._push_slices import PushSlicesPass
+from ._reassociate_products import ReassociateProductsPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
 from ._route_tasks import RouteTasksPass
@@ -73,6 +74,9 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         common.RemoveUnusedNodesPass(),
         common.CommonSubexpressionEliminationPass(),
         common.ShapeInferencePass(),
+        ReassociateProductsPass(),
+        # What is not read any more reads all rows of its operands.
+        common.RemoveUnusedNodesPass(),
         # Before the tasks are vectorised, because it reads symbolic shapes that are still simple.
         PushSlicesPass(),
         common.CommonSubexpressionEliminationPass(),
