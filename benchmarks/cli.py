@@ -133,6 +133,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def random_bert_parser(module: str, description: str | None, shapes: str, rounds: int, layers: str = "layers") -> Parser:
+    """The options of a benchmark of its own over a BERT with random weights: python -m benchmarks.<module>."""
+    parser = Parser(prog=f"python -m benchmarks.{module}", description=description, allow_abbrev=False)
+    parser.add_argument("--shapes", type=parse_shapes, default=parse_shapes(shapes), metavar="BxL,…", help="batch x tokens")
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"rounds per shape; default {rounds}")
+    parser.add_argument("--layers", type=int, default=12, metavar="N", help=f"{layers}; default 12")
+    parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
+    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, inputs and order; default 0")
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
+    )
+    return parser
+
+
 def parse(arguments: Sequence[str]) -> Options:
     """Reads the command line. A wrong one ends the program with status 2 and one message."""
     parser = _parser()

@@ -25,12 +25,11 @@ from tqdm import tqdm
 from transformers import BertConfig
 
 from exporter import ExportError, export
-from exporter.cli import Parser
 from exporter.plan import make_plan
 from exporter.quiet import quiet
 from exporter.verify import make_inputs
 
-from .cli import Shape, cores, parse_shapes
+from .cli import Shape, random_bert_parser
 from .machine import FLAVOURS, inspect, versions
 from .models import twin
 from .onnx_variants import open_session
@@ -188,19 +187,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m benchmarks.fusion", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--shapes", type=parse_shapes, default=parse_shapes("1x32,1x128"), metavar="BxL,…", help="batch x tokens"
-    )
-    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds per shape; default 15")
-    parser.add_argument("--layers", type=int, default=12, metavar="N", help="layers, more than 5; default 12")
-    parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
-    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, inputs and order; default 0")
-    parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
-    )
-    return parser
+    return random_bert_parser("fusion", __doc__, "1x32,1x128", 15, "layers, more than 5")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,10 +22,9 @@ from tqdm import tqdm
 
 import runtime
 from exporter import ExportError, export
-from exporter.cli import Parser
 from exporter.verify import make_inputs
 
-from .cli import Shape, cores, parse_shapes
+from .cli import Shape, random_bert_parser
 from .machine import FLAVOURS, Machine, inspect, versions
 from .models import Subject, random_bert
 from .onnx_variants import open_session
@@ -130,20 +129,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m benchmarks.routed", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--shapes", type=parse_shapes, default=parse_shapes("1x128,8x32,8x128"), metavar="BxL,…", help="batch x tokens"
-    )
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds per shape; default 9")
-    parser.add_argument("--layers", type=int, default=12, metavar="N", help="layers; default 12")
-    parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
+    parser = random_bert_parser("routed", __doc__, "1x128,8x32,8x128", 9)
     parser.add_argument("--tasks", type=int, default=8, metavar="N", help="tasks, two or more; default 8")
     parser.add_argument("--drop", type=int, default=5, metavar="N", help="default 5")
-    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, inputs and order; default 0")
-    parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
-    )
     return parser
 
 
