@@ -1,5 +1,6 @@
 """The graph compiler. One pass a file; the order stands in _pipeline.py alone."""
 
+from ._absorb_projections import AbsorbProjectionsPass
 from ._convert_to_half import ConvertToHalfPass
 from ._drop_expands import DropExpandsPass
 from ._fold_constants import FoldConstantsPass
@@ -40,6 +41,7 @@ __all__ = [
     "PRECISIONS",
     "ROUTED",
     "TARGETS",
+    "AbsorbProjectionsPass",
     "ConvertToHalfPass",
     "DropExpandsPass",
     "FoldConstantsPass",

@@ -12,6 +12,7 @@ import onnx_ir.passes.common as common
 
 from runtime.bundle import ROUTE_INPUTS, PassRow
 
+from ._absorb_projections import AbsorbProjectionsPass
 from ._drop_expands import DropExpandsPass
 from ._fold_constants import FoldConstantsPass
 from ._fold_scales import FoldScalesPass
@@ -92,6 +93,8 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
         # After merging, so that a weight which two groups share is transposed and scaled once and stays shared.
         FoldConstantsPass(transpose_weights=True),
         FoldScalesPass(),
+        # Behind the scales, which hide the projections.
+        AbsorbProjectionsPass(),
         common.RemoveUnusedNodesPass(),
         common.CommonSubexpressionEliminationPass(),
         common.TopologicalSortPass(),
