@@ -16,7 +16,7 @@ import exporter.passes
 
 PAGE = (Path(__file__).parent.parent / "docs" / "passes.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, flags=re.DOTALL | re.MULTILINE))
-WEIGHTS = {"w": rand(4, 4), "b": rand(4), "same_as_b": rand(4), "large": rand(128, 128)}
+WEIGHTS = {"w": rand(4, 4), "other": rand(4, 4, seed=1), "b": rand(4), "same_as_b": rand(4), "large": rand(128, 128)}
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
 
 

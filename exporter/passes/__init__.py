@@ -9,6 +9,7 @@ from ._fuse_attention import FuseAttentionPass
 from ._fuse_skip_layer_norm import FuseSkipLayerNormPass
 from ._join_groups import JoinGroupsPass
 from ._merge_routes import MergeRoutesPass
+from ._merge_siblings import MergeSiblingsPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
 from ._name_transposed import NameTransposedPass
@@ -52,6 +53,7 @@ __all__ = [
     "JoinGroupsPass",
     "Measure",
     "MergeRoutesPass",
+    "MergeSiblingsPass",
     "MergeTransposesPass",
     "MergeWeightsPass",
     "NameTransposedPass",

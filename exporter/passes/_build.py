@@ -21,6 +21,7 @@ class Builder:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._taken = {value.name for node in graph for value in node.outputs}
         self._taken |= {*graph.initializers, *(value.name for value in graph.inputs)}
+        self._node_names = {node.name for node in graph}
 
     def _name(self, hint: str) -> str:
         name, number = f"{self._prefix}{hint}", 0
@@ -28,6 +29,15 @@ class Builder:
             number += 1
             name = f"{self._prefix}{hint}_{number}"
         self._taken.add(name)
+        return name
+
+    def _node_name(self, hint: str) -> str:
+        # A value may have got another name since its node was called after it.
+        name, number = hint, 0
+        while name in self._node_names:
+            number += 1
+            name = f"{hint}_{number}"
+        self._node_names.add(name)
         return name
 
     def initializer(self, array: np.ndarray, name: str) -> ir.Value:
@@ -81,7 +91,7 @@ class Builder:
             output.shape = shape
             if dtype is not None:
                 output.dtype = dtype
-        node.name = f"{node.outputs[0].name}_node"
+        node.name = self._node_name(f"{node.outputs[0].name}_node")
         self._nodes.append(node)
         return node.outputs
 

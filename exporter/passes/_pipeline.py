@@ -18,6 +18,7 @@ from ._fold_constants import FoldConstantsPass
 from ._fold_scales import FoldScalesPass
 from ._join_groups import JoinGroupsPass
 from ._merge_routes import MergeRoutesPass
+from ._merge_siblings import MergeSiblingsPass
 from ._merge_transposes import MergeTransposesPass
 from ._merge_weights import MergeWeightsPass
 from ._name_transposed import NameTransposedPass
@@ -92,6 +93,7 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
         common.CommonSubexpressionEliminationPass(),
         # After merging, so that a weight which two groups share is transposed and scaled once and stays shared.
         FoldConstantsPass(transpose_weights=True),
+        MergeSiblingsPass(),
         FoldScalesPass(),
         # Behind the scales, which hide the projections.
         AbsorbProjectionsPass(),

@@ -1,0 +1,60 @@
+"""The members of a stack as one batch."""
+
+import pytest
+from pass_testing import prove, rand
+
+from exporter.passes import MergeSiblingsPass
+
+WEIGHTS = {
+    **{f"d{number}": rand(4, 2, seed=number) for number in range(3)},
+    **{f"u{number}": rand(2, 4, seed=number) for number in range(3)},
+    **{f"b{number}": rand(2, seed=number) for number in range(3)},
+    **{f"c{number}": rand(4, seed=number) for number in range(3)},
+    "narrow": rand(2, 3),
+}
+_HEADER = "(float[batch, sequence, 4] x) => (float[n, batch, sequence, 4] y) <int64[1] first = {0}, float half = {0.5}>"
+_END = "y = Concat<axis = 0>(s0, s1, s2)"
+FUSED = "MatMul Reshape Transpose"
+
+
+def _member(number: int, body: str = "") -> str:
+    """A bottleneck: down, activation, up, residual."""
+    n = number
+    return f"""d{n}x = MatMul(x, d{n}) b{n}x = Add(b{n}, d{n}x) r{n} = Relu(b{n}x) u{n}x = MatMul(r{n}, u{n})
+        c{n}x = Add(u{n}x, c{n}) m{n} = Mul(c{n}x, half) a{n} = Add(m{n}, x) {body} s{n} = Unsqueeze(a{n}, first)"""
+
+
+def _text(members: str, end: str = _END, header: str = _HEADER) -> str:
+    return f"{header} {{ {members} {end} }}"
+
+
+MEMBERS = " ".join(map(_member, range(3)))
+
+
+def test_bottlenecks_become_two_products() -> None:
+    steps = "Reshape Add Relu MatMul Add Mul Add Shape Concat Reshape"
+    operators = "MatMul Reshape Transpose Add Relu MatMul Add Mul Reshape Add Shape Concat Reshape"
+    assert sorted(operators.split()) == sorted([*FUSED.split(), *steps.split()])
+    prove(MergeSiblingsPass(), _text(MEMBERS), operators, initializers=WEIGHTS, tolerance=1e-5)
+
+
+def test_known_rows_need_no_shape_arithmetic() -> None:
+    header = _HEADER.replace("sequence", "1")
+    operators = "MatMul Reshape Transpose Add Relu MatMul Add Mul Reshape Add Reshape"
+    prove(MergeSiblingsPass(), _text(MEMBERS, header=header), operators, initializers=WEIGHTS, tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _text(MEMBERS, end="y = Concat<axis = 0>(s0, s1, s0)"),  # a member twice
+        _text(MEMBERS.replace("Relu(b1x)", "Tanh(b1x)")),  # members that are not alike
+        _text(MEMBERS.replace("MatMul(x, d2)", "MatMul(z, d2)").replace("d0x =", "z = Neg(x) d0x =")),  # of something else
+        _text(MEMBERS, end=f"{_END} w = Neg(r1)"),  # somebody else reads what is in between
+        _text(MEMBERS.replace("first)", "last)"), header=_HEADER.replace("<", "<int64[1] last = {1}, ")),
+    ],
+)
+def test_what_must_stay(text: str) -> None:
+    if "w = Neg" in text:
+        text = text.replace("sequence, 4] y)", "sequence, 4] y, float[batch, sequence, 2] w)")
+    prove(MergeSiblingsPass(), text, None, initializers={name: array for name, array in WEIGHTS.items() if name != "narrow"})
