@@ -107,7 +107,7 @@ def _lower(
 ) -> tuple[ir.Model, ir.Model | None]:
     """The graph for the plan's target and, where that rounds, as it was before."""
     exact = graph.clone() if plan.rounds else None
-    return run_passes(graph, target_passes(plan.target, plan.precision, graph, measure), name, passes), exact
+    return run_passes(graph, target_passes(plan.target, plan.precision, graph, measure, plan.opset), name, passes), exact
 
 
 def copies(groups: Sequence[Group]) -> list[Group]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from ._build import Builder, known_shape
+from ._build import Builder, const_array, known_shape
 
 __all__ = ["Each", "Range", "Rows", "Single", "at", "positions", "take", "union"]
 
@@ -77,10 +77,11 @@ def positions(rows: Rows) -> tuple[int, ...] | None:
         return rows.which
     if not isinstance(rows.which, Range) or not isinstance(rows.count, int):
         return None
-    stop = 0 if rows.which.start < 0 and rows.which.stop == _END else rows.which.stop
-    found = tuple(range(rows.which.start, stop, rows.which.step))
-    # A range that ends beyond the axis has fewer positions than it says.
-    return found if len(found) == rows.count and len({index < 0 for index in found}) == 1 else None
+    start, stop, step = rows.which.start, rows.which.stop, rows.which.step
+    found = tuple(start + number * step for number in range(rows.count))
+    # A range that begins before the axis has fewer positions than it says.
+    whole = start >= 0 or len(range(start, 0 if stop == _END else stop, step)) == rows.count
+    return found if whole and len({index < 0 for index in found}) == 1 else None
 
 
 def union(several: Sequence[Rows]) -> Rows | None:
@@ -106,6 +107,8 @@ def take(build: Builder, value: ir.Value, rows: Rows) -> ir.Value:
     shape = known_shape(value)
     assert shape is not None  # rows are asked of values of known shape
     hint, narrow = f"{value.name}_row", rows.narrow(shape)
+    if (listed := positions(rows)) is not None and listed[0] >= 0 and _counts(value):
+        return build.ints(listed)
     if isinstance(rows.which, Each):
         return _take_each(build, value, rows, rows.which.index, shape)
     if isinstance(rows.which, Range):
@@ -120,6 +123,15 @@ def take(build: Builder, value: ir.Value, rows: Rows) -> ir.Value:
     else:
         index = build.ints(rows.which)
     return build.node("Gather", [value, index], attributes={"axis": rows.axis}, shape=narrow, dtype=value.dtype, hint=hint)
+
+
+def _counts(value: ir.Value) -> bool:
+    """Whether the value is [0, 1, 2, …], int64."""
+    node = value.producer()
+    if node is None or node.op_type != "Range" or node.domain != "" or value.dtype != ir.DataType.INT64:
+        return False
+    first, step = const_array(node.inputs[0]), const_array(node.inputs[2])
+    return first is not None and first.item() == 0 and step is not None and step.item() == 1
 
 
 def _take_each(
@@ -153,11 +165,17 @@ def _take_for_each(
     dims = [index.shape[0] if axis == rows.axis else dim for axis, dim in enumerate(shape)]
     inputs, hint = [value, index], f"{value.name}_rows"
     found = build.node("Gather", inputs, attributes={"axis": rows.axis}, shape=ir.Shape(dims), dtype=value.dtype, hint=hint)
+    if rows.lacks == 0:  # The first axis has one position: it takes the row's place.
+        order = list(range(len(shape)))
+        order[0], order[rows.axis] = rows.axis, 0
+        return _turn(build, found, order)
     found = _turn(build, found, [rows.axis, *(axis for axis in range(len(shape)) if axis != rows.axis)])
-    if rows.lacks == 0:
-        found = _move(build, "Squeeze", found, [1])
-    place = rows.axis + rows.lacks
-    return _move(build, "Unsqueeze", found, [*range(1, rows.lacks), place])
+    assert found.shape is not None  # made above
+    axes = [*range(1, rows.lacks), rows.axis + rows.lacks]
+    dims = list(found.shape)
+    for axis in axes:
+        dims.insert(axis, 1)
+    return build.node("Unsqueeze", [found, build.ints(axes)], shape=ir.Shape(dims), dtype=value.dtype)
 
 
 def _turn(build: Builder, value: ir.Value, order: list[int]) -> ir.Value:
@@ -166,14 +184,3 @@ def _turn(build: Builder, value: ir.Value, order: list[int]) -> ir.Value:
     assert value.shape is not None
     shape = ir.Shape([value.shape[axis] for axis in order])
     return build.node("Transpose", [value], attributes={"perm": order}, shape=shape, dtype=value.dtype)
-
-
-def _move(build: Builder, op_type: str, value: ir.Value, axes: list[int]) -> ir.Value:
-    assert value.shape is not None
-    dims = list(value.shape)
-    if op_type == "Squeeze":
-        dims = [dim for axis, dim in enumerate(dims) if axis not in axes]
-    else:
-        for axis in axes:
-            dims.insert(axis, 1)
-    return build.node(op_type, [value, build.ints(axes)], shape=ir.Shape(dims), dtype=value.dtype)
