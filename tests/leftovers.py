@@ -77,7 +77,7 @@ def _moves_twice(graph: ir.Graph, _runs: _Sizes) -> Iterator[tuple[ir.Node, str]
         kinds = {node.op_type, made.op_type if made is not None else ""}
         if len(kinds) == 1 and node.op_type in ("Cast", "Expand", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"):
             yield node, f"two of one kind: {made.outputs[0].name if made else ''}"
-        elif kinds <= _SAME_ORDER:
+        elif kinds <= _SAME_ORDER and "Reshape" in kinds:
             yield node, f"two for one Reshape: {made.outputs[0].name if made else ''}"
 
 

@@ -141,15 +141,18 @@ def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[
     return run_passes(vectorized[0], joined, JOINED, reports), reports
 
 
-def route_groups(groups: Sequence[Group], batch: str, tasks: Sequence[str]) -> tuple[ir.Model, list[PassRow]]:
-    """One graph whose rows choose their task by its number in `tasks`; the groups are clean already."""
+def route_groups(
+    groups: Sequence[Group], batch: str, tasks: Sequence[str], every_row: bool = False
+) -> tuple[ir.Model, list[PassRow]]:
+    """One graph whose rows choose their task by its number in `tasks`; the groups are clean already. `every_row`: each group
+    answers all rows, as TensorRT must have it."""
     reports: list[PassRow] = []
     routed = []
     for number, group in enumerate(groups):
         numbers = [tasks.index(name) for name in group.tasks]
-        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(tasks))
+        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(tasks), every_row)
         routed.append(run_passes(group.model, (bind,), f"{ROUTED} {_name(number)}", reports))
-    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0]), *final_passes())
+    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
     return run_passes(routed[0], joined, ROUTED, reports), reports
 
 

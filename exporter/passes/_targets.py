@@ -43,7 +43,7 @@ def needs_ranges(target: str, precision: str) -> bool:
 def target_passes(
     target: str, precision: str, model: ir.Model, measure: Measure | None = None, opset: int | None = None
 ) -> tuple[ir.passes.InPlacePass, ...]:
-    """The passes that make `model` one for a target of TARGETS in one of its precisions, and of an ONNX operator set, by default
+    """The passes that make `model` one for a target of TARGETS in a precision, and of an ONNX operator set, by default
     its own; empty where it is that already.
 
     Raises:

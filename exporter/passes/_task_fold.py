@@ -120,7 +120,7 @@ class TaskFold:
         axis = batch_axis(x, self.batch)
         if axis is None or not start <= axis < end:
             return output
-        return self._layout.lengths(output, axis - start, end - start)
+        return self._layout.lengths(output, axis - start, end - start, x.shape[axis])
 
     def _enter(self, value: ir.Value) -> ir.Value:
         if value.shape is None or any(isinstance(d, ir.SymbolicDim) and d.value is None for d in value.shape):
