@@ -72,13 +72,18 @@ def _undoes(graph: ir.Graph, runs: _Sizes) -> Iterator[tuple[ir.Node, str]]:
 def _moves_twice(graph: ir.Graph, _runs: _Sizes) -> Iterator[tuple[ir.Node, str]]:
     for node in graph:
         made = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-        if made is not None and made.op_type == "Reshape" and made.inputs[1] is not None and made.inputs[1].const_value is None:
-            continue  # a target that is computed would have to be computed anew
+        if node.op_type == "Reshape" and _copies(node):
+            continue  # of the axes that the first one makes: the target would have to be computed, or attention hides
         kinds = {node.op_type, made.op_type if made is not None else ""}
         if len(kinds) == 1 and node.op_type in ("Cast", "Expand", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"):
             yield node, f"two of one kind: {made.outputs[0].name if made else ''}"
         elif kinds <= _SAME_ORDER and "Reshape" in kinds:
             yield node, f"two for one Reshape: {made.outputs[0].name if made else ''}"
+
+
+def _copies(node: ir.Node) -> bool:
+    target = node.inputs[1].const_value if node.inputs[1] is not None else None
+    return target is not None and bool((target.numpy() == 0).any())
 
 
 def _repeats(graph: ir.Graph, _runs: _Sizes) -> Iterator[tuple[ir.Node, str]]:

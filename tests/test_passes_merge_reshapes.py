@@ -18,7 +18,7 @@ CONSTANTS = """<int64[1] one = {1}, int64[2] ends = {0, 3}, int64[3] flat = {0, 
         ("u = Unsqueeze(x, one) r = Unsqueeze(u, ends)", "Unsqueeze"),
         ("u = Reshape(x, rows) r = Unsqueeze(u, one)", "Reshape"),
         ("w = Reshape(x, rows) u = Unsqueeze(w, one) r = Squeeze(u, one)", "Reshape"),
-        ("u = Reshape(x, open) r = Reshape(u, four)", "Reshape"),
+        ("u = Reshape(x, open) r = Reshape(u, rows)", "Reshape"),
     ],
 )
 def test_makes_one_of_two(body: str, operators: str) -> None:

@@ -14,7 +14,8 @@ _SAME_ORDER = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 class MergeReshapesPass(ir.passes.InPlacePass):
     """Flatten, Reshape, Squeeze and Unsqueeze keep the elements' order, bit-exact:
 
-    1. A Reshape to a constant target reads what such an operator before it reads.
+    1. A Reshape to a constant target reads what such an operator before it reads. One that copies an axis with a zero still
+       copies the same axis: the split into heads keeps the form by which attention is recognized.
     2. Two Unsqueezes become one.
     3. A Squeeze or Unsqueeze of a Reshape to a constant target, which nothing else reads, becomes part of the target.
     """
@@ -76,17 +77,14 @@ def _merged(node: ir.Node, inner: ir.Node) -> list[int] | None:
 
 
 def _skipping(node: ir.Node, inner: ir.Node) -> list[int] | None:  # rule 1
-    target = _target(node)
+    target, before, between = _target(node), known_shape(inner.inputs[0]), known_shape(node.inputs[0])
     if target is None:
         return None
-    before, between, earlier = known_shape(inner.inputs[0]), known_shape(node.inputs[0]), _target(inner)
-    for axis, number in enumerate(target):
-        if number != 0 or (before is not None and between is not None and before[axis : axis + 1] == between[axis : axis + 1]):
-            continue
-        if earlier is None or axis >= len(earlier):
-            return None
-        target[axis] = earlier[axis]
-    return target if target.count(-1) <= 1 else None
+    # A zero copies the axis of its number.
+    copied = [axis for axis, number in enumerate(target) if number == 0]
+    if copied and (before is None or between is None):
+        return None
+    return target if all(before[axis : axis + 1] == between[axis : axis + 1] for axis in copied if before and between) else None
 
 
 def _target(node: ir.Node) -> list[int] | None:
