@@ -37,6 +37,7 @@ from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
 from ._route_tasks import RouteTasksPass
 from ._share_lengths import ShareLengthsPass
+from ._split_linears import SplitLinearsPass
 from ._static_reshapes import StaticReshapesPass
 from ._targets import PRECISIONS, TARGETS, Measure, needs_ranges, target_passes
 from ._unflatten_linears import UnflattenLinearsPass
@@ -73,6 +74,7 @@ __all__ = [
     "ReuseSumsPass",
     "RouteTasksPass",
     "ShareLengthsPass",
+    "SplitLinearsPass",
     "StaticReshapesPass",
     "UnflattenLinearsPass",
     "VectorizeTasksPass",

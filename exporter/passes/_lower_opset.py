@@ -49,7 +49,7 @@ def _is_newer(op_type: str) -> bool:
 
 def _reduce(node: ir.Node, _build: Builder) -> bool:  # rule 1
     axes = const_array(node.inputs[1]) if len(node.inputs) > 1 else np.empty(0, np.int64)
-    if axes is None or (axes.size == 0 and node.attributes.get_int("noop_with_empty_axes", 0)):
+    if axes is None or (axes.size == 0 and node.attributes.get_int("noop_with_empty_axes", 0) != 0):
         return False
     node.attributes.pop("noop_with_empty_axes", None)
     if len(node.inputs) > 1:

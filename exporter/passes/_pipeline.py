@@ -30,6 +30,7 @@ from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
 from ._route_tasks import RouteTasksPass
 from ._share_lengths import ShareLengthsPass
+from ._split_linears import SplitLinearsPass
 from ._static_reshapes import StaticReshapesPass
 from ._unflatten_linears import UnflattenLinearsPass
 from ._vectorize_tasks import VectorizeTasksPass
@@ -76,6 +77,8 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         MergeCastsPass(),
         RemoveNoOpsPass(),
         UnflattenLinearsPass(),
+        # Once the rows lie as they do elsewhere.
+        SplitLinearsPass(protected),
         MergeTransposesPass(),
         # Again, for the Transposes that are new.
         NameTransposedPass(),

@@ -36,7 +36,7 @@ def _rows(gemm: ir.Node) -> tuple[ir.Value, list[ir.Node]] | None:
     """x of Gemm(x as a matrix), and the Reshapes that bring x's axes back."""
     flat = gemm.inputs[0].producer() if gemm.inputs[0] is not None else None
     plain = all(gemm.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-    if flat is None or flat.op_type != "Reshape" or flat.domain != "" or not plain or gemm.attributes.get_int("transA", 0):
+    if flat is None or flat.op_type != "Reshape" or flat.domain != "" or not plain or gemm.attributes.get_int("transA", 0) != 0:
         return None
     x, output = flat.inputs[0], gemm.outputs[0]
     before, matrix, after = known_shape(x), known_shape(gemm.inputs[0]), known_shape(output)
@@ -54,7 +54,7 @@ def _linear(gemm: ir.Node, x: ir.Value, build: Builder) -> ir.Value:
     assert x.shape is not None  # _rows
     assert output.shape is not None
     shape = ir.Shape([*list(x.shape)[:-1], output.shape[1]])
-    if gemm.attributes.get_int("transB", 0):
+    if gemm.attributes.get_int("transB", 0) != 0:
         assert weight.shape is not None  # a matrix of known size, or `output` would have none
         turned = ir.Shape(list(weight.shape)[::-1])
         name = f"{weight.name}_transposed"
