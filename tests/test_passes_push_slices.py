@@ -140,7 +140,7 @@ _ATTENTION = """q = MatMul(x, w) g = Reshape(q, heads) qh = Transpose<perm = [0,
 
 _MASKS = {
     "batch, 1, 1, sequence": "",
-    "1, 1, sequence, sequence": "Gather Transpose Squeeze Unsqueeze",
+    "1, 1, sequence, sequence": "Gather Transpose",
     "2, sequence, sequence": "Gather Transpose Unsqueeze",
     "batch, 2, sequence, sequence": "Transpose Unsqueeze GatherND Transpose",
 }
