@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from exporter.inspect._shapes import Known, concrete_values
@@ -21,7 +22,8 @@ _Sizes = Sequence[Mapping[ir.Value, Known]]
 
 def leftovers(model: ir.Model) -> list[str]:
     """One line for each node that could be left out."""
-    runs = [concrete_values(model.graph, sizes) for sizes in SIZES]
+    with np.errstate(all="ignore"):  # logarithms of distances that a mask leaves out
+        runs = [concrete_values(model.graph, sizes) for sizes in SIZES]
     checks = (_changes_nothing, _undoes, _moves_twice, _repeats, _widens_for_nothing, _casts_back, _lengths_twice)
     return [f"{line}: {_text(node)}" for check in checks for node, line in check(model.graph, runs)]
 
@@ -72,13 +74,17 @@ def _undoes(graph: ir.Graph, runs: _Sizes) -> Iterator[tuple[ir.Node, str]]:
 def _moves_twice(graph: ir.Graph, _runs: _Sizes) -> Iterator[tuple[ir.Node, str]]:
     for node in graph:
         made = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-        if node.op_type == "Reshape" and _copies(node):
-            continue  # of the axes that the first one makes: the target would have to be computed, or attention hides
-        kinds = {node.op_type, made.op_type if made is not None else ""}
+        if made is None or (node.op_type == "Reshape" and _copies(node)) or (made.op_type == "Reshape" and _computes(made)):
+            continue  # the target would have to be computed, or attention hides
+        kinds = {node.op_type, made.op_type}
         if len(kinds) == 1 and node.op_type in ("Cast", "Expand", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"):
-            yield node, f"two of one kind: {made.outputs[0].name if made else ''}"
+            yield node, f"two of one kind: {made.outputs[0].name}"
         elif kinds <= _SAME_ORDER and "Reshape" in kinds:
-            yield node, f"two for one Reshape: {made.outputs[0].name if made else ''}"
+            yield node, f"two for one Reshape: {made.outputs[0].name}"
+
+
+def _computes(node: ir.Node) -> bool:
+    return node.inputs[1] is not None and node.inputs[1].const_value is None
 
 
 def _copies(node: ir.Node) -> bool:
