@@ -1,12 +1,13 @@
 # make export   installs into .venv, exports the bundled example and asks the exported graph a question
 # make test     installs into .venv-test, then lint, types and tests
+# make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
 # make support  exports every combination of the support table and writes docs/support.md
 # PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0# pinned: a newer release may need another exporter; on a CPU machine install a CPU build
 
-.PHONY: export test support benchmark clean
+.PHONY: export test test-tensorrt support benchmark clean
 
 export: .venv/installed
 	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
@@ -17,6 +18,9 @@ test: .venv-test/installed
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest -n 2 --dist loadgroup
+
+test-tensorrt: .venv-tensorrt/installed
+	.venv-tensorrt/bin/python -m pytest tests/test_tensorrt.py
 
 support: .venv-test/installed
 	.venv-test/bin/python tests/support_table.py
@@ -34,5 +38,10 @@ benchmark: .venv-test/installed
 	.venv-test/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu,benchmark,training,test]'
 	touch $@
 
+.venv-tensorrt/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-tensorrt
+	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu,tensorrt,test]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-test
+	rm -rf .venv .venv-test .venv-tensorrt

@@ -87,7 +87,7 @@ def compile_plan(
     if not routed:
         return Compiled(finished, None, None if exact is None else (exact, None), tuple(passes), tuple(kept))
     try:
-        graph, more = route_groups(own, BATCH, [task.name for task in plan.tasks])
+        graph, more = route_groups(own, BATCH, [task.name for task in plan.tasks], every_row=plan.target == "tensorrt")
         passes += more
         routes, exact_routes = _lower(graph, plan, ROUTED, passes, _measure(texts, len(plan.tasks)))
         for each in (routes, exact_routes):
@@ -107,7 +107,7 @@ def _lower(
 ) -> tuple[ir.Model, ir.Model | None]:
     """The graph for the plan's target and, where that rounds, as it was before."""
     exact = graph.clone() if plan.rounds else None
-    return run_passes(graph, target_passes(plan.target, plan.precision, graph, measure), name, passes), exact
+    return run_passes(graph, target_passes(plan.target, plan.precision, graph, measure, plan.opset), name, passes), exact
 
 
 def copies(groups: Sequence[Group]) -> list[Group]:

@@ -21,7 +21,9 @@ from .passes import PRECISIONS, TARGETS, output_names
 from .setups import adapters_of, fusions_of, parse_setup, split_tasks, task_name
 
 DEFAULT_OPSET = 20
-OPSETS = range(18, 24)
+OPSETS = range(17, 25)
+# What torch.onnx writes at least; a lower one is made of it in the end.
+LEAST_TRACED_OPSET = 18
 # Allowed |onnx - torch| relative to max(1, max |torch|) on random inputs, the worst there are for integers; the compiler's work
 # is proved in fp32 first. What a provider rounds by an option of its own, the graph does not.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-4, "int8": 1.0}

@@ -18,7 +18,7 @@ from .cures import cure
 from .errors import ExportError
 from .functional import light_decompositions
 from .inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
-from .plan import Plan
+from .plan import LEAST_TRACED_OPSET, Plan
 from .prune import Branch, shared_copy
 from .quiet import quiet
 
@@ -110,7 +110,7 @@ def trace(branch: Branch, plan: Plan) -> ir.Model:
                 input_names=list(names),
                 output_names=list(fields),
                 dynamic_shapes=(_dynamic_axes(plan),),
-                opset_version=plan.opset,
+                opset_version=max(plan.opset, LEAST_TRACED_OPSET),
                 optimize=False,
                 verbose=False,
             )

@@ -46,7 +46,8 @@ def test_a_pass_does_what_its_example_shows(name: str) -> None:
     (block,) = re.findall(r"```text\n(.*?)```", SECTIONS[name], flags=re.DOTALL)
     signature, before, after = block.splitlines()
     body, result = before.removeprefix("before").strip(), after.removeprefix("after").strip()
-    model = parse(f"{signature} {body}", _weights(body))
+    # torch.onnx writes set 18 where 17 is wanted.
+    model = parse(f"{signature} {body}", _weights(body), opset=18 if name == "LowerOpset" else 20)
     assert _pass(name)(model).modified
     common.RemoveUnusedNodesPass()(model)
     text = result if result.startswith("(") else f"{signature} {result}"

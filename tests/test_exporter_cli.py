@@ -58,7 +58,7 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--tasks", "a,a"], "the task 'a' is named twice"),
         (["--tasks", ","], "no task was named"),
         (["--routed"], "found b (tagging): choose the others with --tasks a, or leave --routed out"),
-        (["--opset", "9"], "opset must be from 18 to 23, found 9"),
+        (["--opset", "9"], "opset must be from 17 to 24, found 9"),
         (["--atol", "0"], "atol must be a finite number above 0"),
         (["--precision", "fp4"], "precision must be one of fp32, fp16"),
         (["--target", "toaster"], "target must be one of portable"),

@@ -55,10 +55,16 @@ def test_keeps_an_expand_of_which_an_elementwise_result_is_an_output() -> None:
     prove(DropExpandsPass(), f"{MASK.split('=>')[0]} => {outputs} <{WIDE} e> {{ {EXPAND} n = Neg(e) y = Add(x, e) }}", None)
 
 
-def test_keeps_an_expand_that_adds_an_axis() -> None:
+def test_an_expand_that_adds_an_axis_goes_as_well() -> None:
     text = """(float[sequence] v, float[batch, sequence] x) => (float[batch, sequence] y) <float[batch, sequence] e> {
-        s = Shape(x) e = Expand(v, s) y = Add(x, e) }"""
-    prove(DropExpandsPass(), text, None)
+        s = Shape(x) e = Expand(v, s) n = Neg(e) y = Add(x, n) }"""
+    prove(DropExpandsPass(), text, "Neg Add")
+
+
+def test_two_operands_may_give_the_full_shape_together() -> None:
+    text = """(float[batch, 1] u, float[1, sequence] v) => (float[batch, sequence] y) <float[batch, sequence] e> {
+        b = Shape<start = 0, end = 1>(u) s = Shape<start = 1>(v) t = Concat<axis = 0>(b, s) e = Expand(v, t) y = Add(u, e) }"""
+    prove(DropExpandsPass(), text, "Add")
 
 
 def test_keeps_an_expand_of_unknown_shape() -> None:

@@ -17,6 +17,30 @@ def test_scales_q_alone_by_both_factors() -> None:
     prove(FoldScalesPass(), text, "Mul MatMul", tolerance=1e-5)
 
 
+HEADED = """(float[batch, 2, sequence, 4] q, float[batch, 2, 4, sequence] k) => (float[batch, 2, sequence, sequence] y)
+    <float c = {0.35}, float none = {0}, float[1, 1, 1, 1, 1] high = {2}>"""
+
+
+@pytest.mark.parametrize("scale", ["Mul(m, c)", "Mul(c, m)", "Div(m, c)"])
+def test_scales_queries_instead_of_scores(scale: str) -> None:
+    text = f"{HEADED} {{ m = MatMul(q, k) s = {scale} y = Softmax(s) }}"
+    prove(FoldScalesPass(), text, "Mul MatMul Softmax", tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "s = Div(c, m) y = Softmax(s)",
+        "s = Div(m, none) y = Abs(s)",
+        "s = Mul(m, c) n = Softmax(s) y = Add(n, m)",  # somebody reads the scores
+        "s = Mul(m, high) t = ReduceSum<keepdims = 0>(s) y = Add(q2, t)",
+    ],
+)
+def test_scales_scores_where_they_are_read(body: str) -> None:
+    text = f"{HEADED} {{ m = MatMul(q, k) {'q2 = Exp(m) ' if 'q2' in body else ''}{body} }}"
+    prove(FoldScalesPass(), text, None)
+
+
 @pytest.mark.parametrize(
     "body",
     [

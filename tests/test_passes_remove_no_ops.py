@@ -27,6 +27,8 @@ HEAD = "(float[batch, sequence, 4] x) => (float[batch, sequence, 4] y)"
             "Slice(x, zero, last, axis, one)",
         ),
         ("", "Transpose<perm = [0, 1, 2]>(x)"),
+        ("int64[1] zero = {0}, int64[1] four = {4}, int64[1] axis = {2}", "Slice(x, zero, four, axis)"),
+        ("int64[3] known = {0, -1, 4}", "Reshape(x, known)"),
     ],
 )
 def test_removes_what_changes_nothing(constants: str, operator: str) -> None:
@@ -90,3 +92,32 @@ def test_keeps_operators_of_other_domains() -> None:
     model = parse(f"{HEAD} <float zero = {{0}}> {{ h = Add(x, zero) y = Relu(h) }}")
     model.graph[0].domain = "other"
     assert not RemoveNoOpsPass()(model).modified
+
+
+def test_removes_what_undoes_each_other() -> None:
+    text = f"{HEAD} <int64[2] ends = {{0, 3}}> {{ u = Unsqueeze(x, ends) n = Squeeze(u, ends) y = Relu(n) }}"
+    prove(RemoveNoOpsPass(), text, "Relu")
+
+
+def test_removes_a_transpose_that_moves_axes_of_length_one_alone() -> None:
+    text = """(float[batch, 1, 1, sequence] x) => (float[batch, 1, 1, sequence] y) {
+        t = Transpose<perm = [0, 2, 1, 3]>(x) y = Relu(t) }"""
+    prove(RemoveNoOpsPass(), text, "Relu")
+
+
+SCATTER = """(float[batch, 4] x, float[batch, 4] z) => (float[batch, 4] y)
+    <int64 zero = {0}, int64 one = {1}, int64[1] last = {-1}> {
+    s = Shape<start = 0, end = 1>(x) n = Squeeze(s) r = Range(zero, n, one) i = Unsqueeze(r, last) h = ScatterND(x, i, z)
+    y = Relu(h) }"""
+
+
+def test_removes_a_scatter_over_every_row() -> None:
+    prove(RemoveNoOpsPass(), SCATTER, "Relu")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("ScatterND(", 'ScatterND<reduction = "add">('), ("zero = {0}", "zero = {1}"), ("one = {1}", "one = {2}")]
+)
+def test_keeps_a_scatter_that_does_more_or_less(old: str, new: str) -> None:
+    text = SCATTER.replace(old, new).replace("float[batch, 4] z", "float[rows, 4] z" if "{" in new else "float[batch, 4] z")
+    prove(RemoveNoOpsPass(), text, None)

@@ -166,7 +166,8 @@ def test_refuses_numbers_that_do_not_fit_the_tasks(numbers: Sequence[int]) -> No
         RouteTasksPass(TASKS, {"w": tasks_of(4, 2)}, "group", "batch", numbers, 3)(model)
 
 
-def test_groups_answer_their_own_rows() -> None:
+@pytest.mark.parametrize("every_row", [False, True])
+def test_groups_answer_their_own_rows(every_row: bool) -> None:
     """Two tasks of one structure around one of another, and heads of other widths in each."""
     trunk = {"t": rand(4, 4)}
     groups = [
@@ -178,8 +179,10 @@ def test_groups_answer_their_own_rows() -> None:
         text = f"{HEAD} {{ {body} }}"
         templates.update({number: template(text, weights, trunk, place) for place, number in enumerate(numbers)})
         model = template(text, weights, trunk)
-        RouteTasksPass(TASKS[: len(numbers)], weights, f"group{index}", "batch", numbers, 3)(model)
+        RouteTasksPass(TASKS[: len(numbers)], weights, f"group{index}", "batch", numbers, 3, every_row)(model)
         models.append(model)
     joined = JoinGroupsPass(models[1:])(models[0]).model
-    MergeRoutesPass("row_ids")(joined)
+    MergeRoutesPass("row_ids", every_row)(joined)
+    # How many rows each group has, only the run would know.
+    assert ("NonZero" in op_types(joined)) is not every_row
     check(joined, [templates[number] for number in range(3)], labels=5)

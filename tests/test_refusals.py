@@ -57,7 +57,7 @@ def model() -> Any:
         ({"drop": None}, "drop must be a whole number"),
         ({"atol": float("inf")}, "atol must be a finite number"),
         ({"atol": "x"}, "atol must be a finite number"),
-        ({"opset": 20.0}, "opset must be from 18"),
+        ({"opset": 20.0}, "opset must be from 17"),
         ({"output": None}, "the output must be the path of a folder"),
         ({"output": "a\0b"}, "the output must be the path of a folder"),
         ({"tokenizer": "bert"}, "expected a fast tokenizer, found str"),

@@ -80,7 +80,8 @@ def _heads(value: ir.Value | None, perm: list[int]) -> tuple[ir.Value, int] | No
     if split is None or split.inputs[0] is None or len(known_shape(split.inputs[0]) or ()) != 3:
         return None
     target = const_array(split.inputs[1])
-    if target is None or target.size != 4 or target[:2].tolist() != [0, 0] or min(target[2:]) < 1:
+    before, after = known_shape(split.inputs[0]), known_shape(split.outputs[0])
+    if target is None or target.size != 4 or before is None or after is None or after[:2] != before[:2] or min(target[2:]) < 1:
         return None
     return split.inputs[0], int(target[2])
 

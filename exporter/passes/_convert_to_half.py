@@ -17,8 +17,12 @@ _MOVES = frozenset(
 # These keep their sums in 32 bits inside: MatMul and Gemm on every GPU, the norms by their stash type.
 _PRODUCTS = frozenset({"Gemm", "LayerNormalization", "MatMul", "Softmax"})
 # Squares and exponentials leave the range of a half (65504) for numbers that networks do hold.
-_OVERFLOW = frozenset({"Exp", "Pow"})
-_HALF = (_MOVES | _PRODUCTS | UNARY | BINARY) - _OVERFLOW
+_OVERFLOW = frozenset({"Exp", "Pow", "Reciprocal"})
+# Angles and positions in the thousands have no fraction left in a half.
+_COARSE = frozenset({"Ceil", "Cos", "Floor", "Mod", "Round", "Sin"})
+# The CPU provider, which proves the graph, has no kernels for halves there.
+_NO_KERNEL = frozenset({"GreaterOrEqual", "LessOrEqual", "Sign", "Xor", "IsInf", "IsNaN"})
+_HALF = (_MOVES | _PRODUCTS | UNARY | BINARY) - _OVERFLOW - _COARSE - _NO_KERNEL
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -27,8 +31,9 @@ class ConvertToHalfPass(ir.passes.InPlacePass):
 
     1. Operators that are not known to be safe, and those of `keep`, compute in float32 between two Casts. Powers, exponentials,
        sums and means are among them: RMS norms square numbers that a half cannot hold.
-    2. Constants beyond the range of a half become its largest number: an attention mask of -3.4e38 still outweighs any score.
-       Infinities stay, such as the logits of labels that a task has not.
+    2. Constants beyond the range of a half become half of its largest number: an attention mask of -3.4e38 still outweighs any
+       score, and the sum of both is still finite, or a row without a token would be 0 / 0. Infinities stay, such as the logits
+       of labels that a task has not.
     3. A Cast to float32 inside the graph casts to float16 instead.
 
     Not exact: the caller states the tolerance.
@@ -79,7 +84,8 @@ def _half(value: ir.Value, half: dict[ir.Value, ir.Value], build: Builder) -> ir
     if value not in half:
         array = const_array(value)
         if array is not None:
-            numbers = np.where(np.isinf(array), array, np.clip(array, -_LARGEST, _LARGEST))  # rule 2
+            beyond = np.isfinite(array) & (np.abs(array) > _LARGEST)
+            numbers = np.where(beyond, np.sign(array) * (_LARGEST / 2), array)  # rule 2
             half[value] = build.initializer(numbers.astype(np.float16), f"{value.name}_half")
         else:
             half[value] = _cast(value, ir.DataType.FLOAT16, build, "half")

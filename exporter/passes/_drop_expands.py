@@ -36,8 +36,6 @@ class DropExpandsPass(ir.passes.InPlacePass):
         shape = known_shape(source)
         if source is None or shape is None or known_shape(output) is None or output.is_graph_output():
             return False
-        if len(shape) != len(known_shape(output) or ()):
-            return False
         small = _values_that_may_shrink(expand)
         if small is None:
             return False
@@ -50,6 +48,7 @@ class DropExpandsPass(ir.passes.InPlacePass):
 def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | None:
     """The Expand's output and what is computed elementwise from it alone; None where the full shape is needed after all."""
     small = {expand.outputs[0]}
+    shape = known_shape(expand.inputs[0])
     assert expand.graph is not None
     for node in expand.graph:
         if not any(value in small for value in node.inputs):
@@ -59,9 +58,21 @@ def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | None:
             return None
         others = [value for value in node.inputs if value is not None and value not in small and const_scalar(value) is None]
         if not others and not output.is_graph_output():
-            if len(output.shape or ()) != len(expand.outputs[0].shape or ()):
+            if any(
+                len(value.shape or ()) > len(shape or ()) for value in node.inputs if value is not None and value not in small
+            ):
                 return None  # a scalar of higher rank
             small.add(output)
-        elif known_shape(output) is None or all(known_shape(value) != known_shape(output) for value in others):
+        elif not _as_wide([shape, *map(known_shape, others)], known_shape(output)):
             return None
     return small
+
+
+def _as_wide(operands: list[tuple[int | ir.SymbolicDim, ...] | None], result: tuple[int | ir.SymbolicDim, ...] | None) -> bool:
+    """Whether the operands are broadcast to the result's shape."""
+    if result is None or None in operands:
+        return False
+    return all(
+        dim == 1 or any(shape[-axis] == dim for shape in operands if shape is not None and len(shape) >= axis)
+        for axis, dim in zip(range(len(result), 0, -1), result, strict=True)
+    )

@@ -12,11 +12,13 @@ _MOVES_ELEMENTS = frozenset({"Reshape", "Transpose"})
 
 
 class FoldScalesPass(ir.passes.InPlacePass):
-    """Two rules, equal to rounding; c is a scalar:
+    """Three rules, equal to rounding; c is a scalar:
 
     1. MatMul(a, b x c) becomes MatMul(a x c, b) where a is multiplied by a scalar too: attention scales q and k by the
        root of one factor each.
-    2. (x W + b) x c becomes x (W c) + (b c), also with a Reshape or Transpose in between, where nothing else reads x W + b.
+    2. MatMul(a, b) x c and MatMul(a, b) / c become MatMul(a x c, b), where a and b are both computed: some models scale the
+       scores of attention instead of the queries.
+    3. (x W + b) x c becomes x (W c) + (b c), also with a Reshape or Transpose in between, where nothing else reads x W + b.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -25,6 +27,8 @@ class FoldScalesPass(ir.passes.InPlacePass):
         for node in list(model.graph):
             if node.domain == "" and node.op_type == "MatMul":
                 modified |= _join_scales(node, build)
+            elif node.domain == "" and node.op_type in ("Mul", "Div"):
+                modified |= _scale_left(node, build)
         # Two branches may scale one weight of the trunk: it is scaled once.
         scaled: dict[tuple[ir.Value, float], ir.Value] = {}
         for node in list(model.graph):
@@ -64,9 +68,50 @@ def _join_scales(matmul: ir.Node, build: Builder) -> bool:
     return True
 
 
+def _scale_left(node: ir.Node, build: Builder) -> bool:  # rule 2
+    output = node.outputs[0]
+    for index, scores in enumerate(node.inputs):
+        factor, product = const_scalar(node.inputs[1 - index]), scores.producer() if scores is not None else None
+        if (
+            factor is None
+            or not factor
+            or scores is None
+            or product is None
+            or product.op_type != "MatMul"
+            or product.domain != ""
+        ):
+            continue
+        left, right = product.inputs
+        if node.op_type == "Div":
+            if index != 0:
+                continue
+            factor = 1 / factor
+        if left is None or left.dtype is None or const_array(left) is not None or const_array(right) is not None:
+            continue
+        if known_shape(scores) is None or known_shape(scores) != known_shape(output) or not _used_once(scores):
+            continue
+        if output.is_graph_output() or not _is_attention(product):
+            continue
+        scale = build.constant(left.dtype.numpy().type(factor))
+        scaled = build.node("Mul", [left, scale], shape=left.shape, dtype=left.dtype, hint=f"{left.name}_times")
+        assert product.graph is not None
+        product.graph.insert_before(product, build.take())
+        product.replace_input_with(0, scaled)
+        output.replace_all_uses_with(scores)
+        product.graph.remove(node, safe=True)
+        return True
+    return False
+
+
+def _is_attention(product: ir.Node) -> bool:
+    """Whether many matrices are multiplied pair by pair; a single one may be the stacked weights of the tasks."""
+    left, right = (known_shape(value) for value in product.inputs)
+    return left is not None and right is not None and len(left) == len(right) > 3
+
+
 def _fold_scale(node: ir.Node, build: Builder, scaled: dict[tuple[ir.Value, float], ir.Value]) -> bool:
     output = node.outputs[0]
-    for x, c in (node.inputs, tuple(reversed(node.inputs))):
+    for x, c in (node.inputs, tuple(reversed(node.inputs))):  # rule 3
         factor = const_scalar(c)
         if x is None or factor is None or known_shape(x) is None or known_shape(x) != known_shape(output):
             continue

@@ -21,10 +21,15 @@ class MergeRoutesPass(ir.passes.InPlacePass):
     are the output already.
     """
 
-    def __init__(self, rows: str) -> None:
-        """`rows`: the name of a graph input whose length is the number of rows."""
+    def __init__(self, rows: str, every_row: bool = False) -> None:
+        """
+        Args:
+            rows: the name of a graph input whose length is the number of rows.
+            every_row: as in `RouteTasksPass`; places may be one beyond the last.
+        """
         super().__init__()
         self.rows = rows
+        self.every_row = every_row
 
     def requires(self, model: ir.Model) -> None:
         names = [str(value.name) for value in model.graph.outputs]
@@ -54,10 +59,13 @@ class MergeRoutesPass(ir.passes.InPlacePass):
         widths = [_width(logits) for logits, _ in pairs]
         nothing = build.constant(np.array(-np.inf, dtype.numpy()))
         count = build.node("Shape", [row_ids], shape=ir.Shape([1]), dtype=int64)
+        rows, kept = count, (row_ids.shape or [None])[0]
+        if self.every_row:
+            count = build.node("Add", [count, build.ints([1])], shape=ir.Shape([1]), dtype=int64)
         size = build.node(
             "Concat", [count, build.ints([max(widths)])], attributes={"axis": 0}, shape=ir.Shape([2]), dtype=int64
         )
-        shape = ir.Shape([*(row_ids.shape or [None]), max(widths)])
+        shape = ir.Shape([None if self.every_row else kept, max(widths)])
         merged = build.node("Expand", [nothing, size], shape=shape, dtype=dtype)
         for (logits, places), width in zip(pairs, widths, strict=True):
             if width < max(widths):
@@ -66,6 +74,9 @@ class MergeRoutesPass(ir.passes.InPlacePass):
                 logits = build.node("Pad", [logits, pads, nothing], shape=ir.Shape([own, max(widths)]), dtype=dtype)
             index = build.node("Unsqueeze", [places, build.ints([1])], dtype=int64)
             merged = build.node("ScatterND", [merged, index, logits], shape=shape, dtype=dtype)
+        if self.every_row:
+            bounds = [build.ints([0]), rows, build.ints([0])]
+            merged = build.node("Slice", [merged, *bounds], shape=ir.Shape([kept, max(widths)]), dtype=dtype)
         graph.extend(build.take())
         return merged
 

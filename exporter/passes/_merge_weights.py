@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -17,12 +18,24 @@ class MergeWeightsPass(ir.passes.InPlacePass):
     stacks over the tasks. onnx-ir's own pass needs contiguous arrays, which transposed weights are not.
     """
 
+    def __init__(self, protected: Collection[str] = (), size_limit: int | None = None) -> None:
+        """
+        Args:
+            protected: names of initializers that stay apart.
+            size_limit: so many elements at most; None for any number.
+        """
+        super().__init__()
+        self.protected = frozenset(protected)
+        self.size_limit = size_limit
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         first: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
         modified = False
         for name, value in list(graph.initializers.items()):
             if value.const_value is None or value.is_graph_output() or value.is_graph_input():
+                continue
+            if name in self.protected or (self.size_limit is not None and value.const_value.size > self.size_limit):
                 continue
             array = value.const_value.numpy()
             # From bytes, so that 0.0 and -0.0 stay apart and NaN equals itself.

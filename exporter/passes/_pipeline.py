@@ -14,9 +14,12 @@ from runtime.bundle import ROUTE_INPUTS, PassRow
 
 from ._absorb_projections import AbsorbProjectionsPass
 from ._drop_expands import DropExpandsPass
+from ._drop_nan_guards import DropNanGuardsPass
 from ._fold_constants import FoldConstantsPass
 from ._fold_scales import FoldScalesPass
 from ._join_groups import JoinGroupsPass
+from ._merge_casts import MergeCastsPass
+from ._merge_reshapes import MergeReshapesPass
 from ._merge_routes import MergeRoutesPass
 from ._merge_siblings import MergeSiblingsPass
 from ._merge_transposes import MergeTransposesPass
@@ -27,11 +30,16 @@ from ._reassociate_products import ReassociateProductsPass
 from ._remove_no_ops import RemoveNoOpsPass
 from ._reuse_sums import ReuseSumsPass
 from ._route_tasks import RouteTasksPass
+from ._share_lengths import ShareLengthsPass
+from ._split_linears import SplitLinearsPass
 from ._static_reshapes import StaticReshapesPass
+from ._unflatten_linears import UnflattenLinearsPass
 from ._vectorize_tasks import VectorizeTasksPass
 
 # What the joined graphs are called in reports.
 JOINED, ROUTED = "all", "routed"
+# Elements of a constant that no weight is as small as, most of the time.
+_SMALL = 64
 _BRANCH = re.compile(r"tasks\d+/")
 
 
@@ -59,17 +67,27 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         NameTransposedPass(),
         FoldConstantsPass(protected),
         common.IdentityEliminationPass(),
+        # Equal operands under several names would hide equal nodes. Weights wait until the groups are joined.
+        MergeWeightsPass(protected, size_limit=_SMALL),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         # torch annotates its own operators alone; everything below reads the shapes in between, too.
         common.ShapeInferencePass(),
+        ShareLengthsPass(),
+        common.CommonSubexpressionEliminationPass(),
+        MergeCastsPass(),
         RemoveNoOpsPass(),
+        UnflattenLinearsPass(),
+        # Once the rows lie as they do elsewhere.
+        SplitLinearsPass(protected),
         MergeTransposesPass(),
         # Again, for the Transposes that are new.
         NameTransposedPass(),
         DropExpandsPass(),
         # After the no-ops are gone: their outputs hide that two shapes are equal.
         StaticReshapesPass(),
+        MergeReshapesPass(),
+        DropNanGuardsPass(),
         ReuseSumsPass(),
         # Sums of shape arithmetic that StaticReshapes left behind.
         FoldConstantsPass(protected),
@@ -77,6 +95,7 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         common.CommonSubexpressionEliminationPass(),
         common.ShapeInferencePass(),
         ReassociateProductsPass(),
+        MergeTransposesPass(),
         # What is not read any more reads all rows of its operands.
         common.RemoveUnusedNodesPass(),
         # Before the tasks are vectorised, because it reads symbolic shapes that are still simple.
@@ -97,6 +116,9 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
         FoldScalesPass(),
         # Behind the scales, which hide the projections.
         AbsorbProjectionsPass(),
+        # What the vectoriser and the rows that were pushed through the graph left side by side.
+        MergeReshapesPass(),
+        RemoveNoOpsPass(),
         common.RemoveUnusedNodesPass(),
         common.CommonSubexpressionEliminationPass(),
         common.TopologicalSortPass(),
@@ -124,15 +146,18 @@ def compile_groups(groups: Sequence[Group], batch: str) -> tuple[ir.Model, list[
     return run_passes(vectorized[0], joined, JOINED, reports), reports
 
 
-def route_groups(groups: Sequence[Group], batch: str, tasks: Sequence[str]) -> tuple[ir.Model, list[PassRow]]:
-    """One graph whose rows choose their task by its number in `tasks`; the groups are clean already."""
+def route_groups(
+    groups: Sequence[Group], batch: str, tasks: Sequence[str], every_row: bool = False
+) -> tuple[ir.Model, list[PassRow]]:
+    """One graph whose rows choose their task by its number in `tasks`; the groups are clean already. `every_row`: each group
+    answers all rows, as TensorRT must have it."""
     reports: list[PassRow] = []
     routed = []
     for number, group in enumerate(groups):
         numbers = [tasks.index(name) for name in group.tasks]
-        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(tasks))
+        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(tasks), every_row)
         routed.append(run_passes(group.model, (bind,), f"{ROUTED} {_name(number)}", reports))
-    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0]), *final_passes())
+    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
     return run_passes(routed[0], joined, ROUTED, reports), reports
 
 

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection
 
-import numpy as np
 import onnx_ir as ir
 
-from ._build import Builder, const_array, const_scalar, known_shape, refuse_subgraphs
-from ._operators import BINARY, UNARY
+from ._build import Builder, known_shape, refuse_subgraphs, take_over
+from ._row_rules import ALL, asks, reads
+from ._rows import Rows, take, union, within
+from ._static_reshapes import static_target
 
 __all__ = ["PushSlicesPass"]
 
-_ELEMENTWISE = UNARY | BINARY | {"Where"}
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One position of one axis; `index` may count from the end."""
-
-    axis: int
-    index: int
-
-
-_ALL = None  # everything is read
+_logger = logging.getLogger(__name__)
+_Asked = list[tuple[ir.Node, list[Rows | None]]]
 
 
 class PushSlicesPass(ir.passes.InPlacePass):
-    """A Gather of one position moves up through the operators that treat its axis independently; equal to rounding.
+    """A Slice or Gather of some positions moves up through the operators that treat its axis independently; equal to rounding.
 
     A head that reads the first token alone makes the last layer compute that token alone: q, attention output, feed-forward
     and adapters. k and v are read by every row and stay whole.
 
-    1. Backwards, each value learns which row its readers want: one and the same, or everything.
-    2. An operator whose result is wanted as one row asks its inputs for that row, where it can.
-    3. Where a wanted row meets a value that others need whole, a Slice takes the row.
+    1. Backwards, each value learns which rows its readers want: the same ones, or everything. Constant positions of several
+       readers are joined, unless that is the whole axis.
+    2. An operator whose result is wanted in part asks its inputs for the rows that it needs, where it can.
+    3. Where wanted rows meet a value that others need whole, a Slice or Gather takes them.
+    4. Positions that only the run knows (the end of each text, say) are moved where they are one per axis or one per row of
+       the batch: of others nobody can say that they are fewer than the axis has. What is moved across cannot be something
+       that they depend on: that has a reader that does not go through these rows, and is therefore read whole.
     """
 
     def requires(self, model: ir.Model) -> None:
@@ -42,125 +38,81 @@ class PushSlicesPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        wanted: dict[ir.Value, set[_Row | None]] = {value: {_ALL} for value in graph.outputs}
-        narrowed: list[tuple[ir.Node, _Row, list[_Row | None]]] = []
-        gathers: list[tuple[ir.Node, _Row]] = []
+        wanted: dict[ir.Value, dict[Rows | None, None]] = {value: {ALL: None} for value in graph.outputs}
+        held: dict[ir.Value, Rows] = {}
+        narrowed: _Asked = []
+        starts: list[tuple[ir.Node, Rows]] = []
         for node in reversed(graph):
-            rows: list[_Row | None] = [_ALL] * len(node.inputs)
-            start = _start(node)
-            row = _only(node, wanted)
-            if start is not None:
-                rows[0] = start
-                gathers.append((node, start))
-            elif row is not None and (asked := _asks(node, row)) is not None:
-                rows = asked
-                narrowed.append((node, row, rows))
-            for value, asked_row in zip(node.inputs, rows, strict=True):
+            asked: list[Rows | None] = [ALL] * len(node.inputs)
+            start, rows = reads(node), _rows_of(node, wanted)
+            mine = None if rows is None else asks(node, rows)
+            if start is not None and mine is None:
+                asked[0] = start
+                starts.append((node, start))
+            elif rows is not None and mine is not None:
+                asked = mine
+                narrowed.append((node, asked))
+                held[node.outputs[0]] = rows
+            for value, each in zip(node.inputs, asked, strict=True):
                 if value is not None:
-                    wanted.setdefault(value, set()).add(asked_row)
+                    # A value that lacks the batch has no rows of its own for each text.
+                    wanted.setdefault(value, {})[ALL if each is not None and each.lacks is not None else each] = None
         if not narrowed:
             return ir.passes.PassResult(model, modified=False)
-        self._rewrite(graph, narrowed, gathers)
+        _rewrite(graph, held, narrowed, starts)
         return ir.passes.PassResult(model, modified=True)
 
-    def _rewrite(
-        self, graph: ir.Graph, narrowed: list[tuple[ir.Node, _Row, list[_Row | None]]], gathers: list[tuple[ir.Node, _Row]]
-    ) -> None:
-        build = Builder(graph, "")
-        small = {node.outputs[0] for node, _, _ in narrowed}
-        for node, row, rows in narrowed:
-            for index, (value, asked) in enumerate(zip(node.inputs, rows, strict=True)):
-                if value is not None and asked is not None and value not in small:  # rule 3
-                    node.replace_input_with(index, _slice(build, value, asked))
-            graph.insert_before(node, build.take())
-            output = node.outputs[0]
-            output.shape = _narrow(output, row.axis)
-        for node, _ in gathers:
-            if node.inputs[0] in small:
-                # The axis has one position left; the index keeps its rank, which decides the output's.
-                position = const_array(node.inputs[1])
-                assert position is not None
-                node.replace_input_with(1, build.constant(np.zeros_like(position)))
 
-
-def _narrow(value: ir.Value, axis: int) -> ir.Shape:
-    assert value.shape is not None
-    return ir.Shape([1 if i == axis else dim for i, dim in enumerate(value.shape)])
-
-
-def _slice(build: Builder, value: ir.Value, row: _Row) -> ir.Value:
-    end = row.index + 1 if row.index != -1 else np.iinfo(np.int64).max
-    inputs = [value, build.ints([row.index]), build.ints([end]), build.ints([row.axis])]
-    return build.node("Slice", inputs, shape=_narrow(value, row.axis), dtype=value.dtype, hint=f"{value.name}_row")
-
-
-def _start(node: ir.Node) -> _Row | None:
-    """The row that a Gather of one position reads."""
-    if node.op_type != "Gather" or node.domain != "" or const_array(node.inputs[0]) is not None:
+def _rows_of(node: ir.Node, wanted: dict[ir.Value, dict[Rows | None, None]]) -> Rows | None:
+    """The rows of its result that the node's readers want, all together; None where that is everything."""
+    shape = known_shape(node.outputs[0])
+    several = [rows for rows in wanted.get(node.outputs[0], {}) if rows is not None]
+    if len(node.outputs) != 1 or shape is None or not several or len(several) < len(wanted[node.outputs[0]]):
         return None
-    index, shape = const_scalar(node.inputs[1]), known_shape(node.inputs[0])
-    if index is None or shape is None:
+    rows = several[0] if len(several) == 1 else union(several)
+    if rows is None or rows.count == shape[rows.axis]:
+        _logger.debug("PushSlices: %r is computed whole: its readers want %s", node.outputs[0].name, several)
         return None
-    axis = node.attributes.get_int("axis", 0) % len(shape)
-    # Along the batch there is nothing to save: it is the caller's.
-    return _Row(axis, int(index)) if axis > 0 and shape[axis] != 1 else None
+    return rows
 
 
-def _only(node: ir.Node, wanted: dict[ir.Value, set[_Row | None]]) -> _Row | None:
-    """The one row that all readers of the node want."""
-    if len(node.outputs) != 1 or known_shape(node.outputs[0]) is None:
-        return None
-    rows = wanted.get(node.outputs[0], set())
-    return next(iter(rows)) if len(rows) == 1 else None
+def _rewrite(graph: ir.Graph, held: dict[ir.Value, Rows], narrowed: _Asked, starts: Collection[tuple[ir.Node, Rows]]) -> None:
+    build = Builder(graph, "")
 
+    def part(value: ir.Value, rows: Rows) -> ir.Value:
+        """The rows of a value that is whole, or has them among others."""
+        if value not in held:
+            return take(build, value, rows)  # rule 3
+        return value if held[value] == rows else take(build, value, within(rows, held[value]))
 
-def _asks(node: ir.Node, row: _Row) -> list[_Row | None] | None:
-    """What the operator needs of each input for that row of its output; None where it needs the whole output's inputs."""
-    shapes = [known_shape(value) for value in node.inputs]
-    rank = len(known_shape(node.outputs[0]) or ())
-    first, rest = shapes[0] if shapes else None, [_ALL] * (len(shapes) - 1)
-    if first is None or node.domain != "":
-        return None
-    if node.op_type in _ELEMENTWISE:
-        return _asks_elementwise(shapes, rank, row)
-    if node.op_type == "LayerNormalization" and node.attributes.get_int("axis", -1) in (-1, rank - 1) and row.axis < rank - 1:
-        return [row, *rest]
-    if node.op_type == "Softmax" and node.attributes.get_int("axis", -1) % rank != row.axis:
-        return [row]
-    if node.op_type == "MatMul" and len(first) >= 2 and len(shapes[1] or ()) >= 2 and row.axis < rank - 1:
-        # A row of the left matrix, or one of the matrices that are multiplied pair by pair.
-        return [_Row(len(first) - 2, row.index), _ALL] if row.axis == rank - 2 else _asks_elementwise(shapes, rank, row)
-    if node.op_type == "Concat" and node.attributes.get_int("axis", 0) % rank != row.axis:
-        return [row for _ in shapes]
-    if node.op_type in ("Squeeze", "Unsqueeze") and (axis := _unsqueezed(node, rank, row.axis)) is not None:
-        return [_Row(axis, row.index), *rest]
-    if node.op_type == "Transpose":
-        return [_Row(node.attributes.get_ints("perm", list(reversed(range(rank))))[row.axis], row.index)]
-    if node.op_type == "Reshape" and node.attributes.get_int("allowzero", 0) == 0:
-        target = const_array(node.inputs[1])
-        # Zeros copy an axis: up to the row's own, input and output are alike.
-        if target is not None and row.axis < len(first) and bool((target[: row.axis + 1] == 0).all()):
-            return [row, _ALL]
-    return None
-
-
-def _unsqueezed(node: ir.Node, rank: int, axis: int) -> int | None:
-    """Where the output's axis is in the input of a Squeeze or Unsqueeze; None where it is new, or the axes are not known."""
-    axes = const_array(node.inputs[1]) if len(node.inputs) > 1 else None
-    if axes is None:
-        return None
-    if node.op_type == "Unsqueeze":
-        kept = [each for each in range(rank) if each not in {int(new) % rank for new in axes.reshape(-1)}]
-        return kept.index(axis) if axis in kept else None
-    before = rank + axes.size
-    return [each for each in range(before) if each not in {int(old) % before for old in axes.reshape(-1)}][axis]
-
-
-def _asks_elementwise(shapes: list[tuple[int | ir.SymbolicDim, ...] | None], rank: int, row: _Row) -> list[_Row | None] | None:
-    asked: list[_Row | None] = []
-    for shape in shapes:
-        if shape is None:
-            return None
-        axis = row.axis - (rank - len(shape))
-        asked.append(_ALL if axis < 0 or shape[axis] == 1 else _Row(axis, row.index))
-    return asked
+    # Shapes are narrowed as the graph computes them: what takes rows from a value reads its shape.
+    for node, asked in reversed(narrowed):
+        before = [known_shape(value) for value in node.inputs]
+        for index, (value, rows) in enumerate(zip(node.inputs, asked, strict=True)):
+            if value is not None and rows is not None:
+                node.replace_input_with(index, part(value, rows))
+        output = node.outputs[0]
+        after = known_shape(output)
+        assert after is not None  # _rows_of
+        output.shape = held[output].narrow(after)
+        if node.op_type == "Reshape":
+            assert before[0] is not None  # asks
+            target = static_target(known_shape(node.inputs[0]) or (), known_shape(output) or ())
+            assert target is not None  # asks
+            node.replace_input_with(1, build.ints(target))
+            node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
+        graph.insert_before(node, build.take())
+    for node, rows in starts:
+        value = node.inputs[0]
+        if value not in held:
+            continue
+        assert value is not None
+        found, output = part(value, rows), node.outputs[0]
+        if len(output.shape or ()) < len(value.shape or ()):
+            axes = build.ints([rows.axis])
+            found = build.node("Squeeze", [found, axes], shape=output.shape, dtype=output.dtype, hint=f"{output.name}_row")
+        graph.insert_before(node, build.take())
+        take_over(output, found)
+        graph.remove(node, safe=True)
+    # Positions that the run knows may be computed below what is narrowed by them.
+    graph.sort()

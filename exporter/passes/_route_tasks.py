@@ -33,7 +33,9 @@ class RouteTasksPass(ir.passes.InPlacePass):
        those rows stand among all rows.
     2. Columns beyond a task's labels are minus infinity: softmax and sigmoid give them probability 0, and argmax never takes
        them.
-    3. A group that does not have all tasks first selects its rows, of which there may be none.
+    3. A group that does not have all tasks first selects its rows, of which there may be none. With `every_row` it answers all
+       rows instead, those of other groups as its first task, and their place is one beyond the last: how many rows a group has
+       is then no question that the run answers, which TensorRT does not support.
     4. The weights of a single task are used as they are.
     """
 
@@ -45,12 +47,14 @@ class RouteTasksPass(ir.passes.InPlacePass):
         batch: str,
         numbers: Sequence[int],
         total: int,
+        every_row: bool = False,
     ) -> None:
         """
         Args:
             tasks, weights, group, batch: as in `VectorizeTasksPass`.
             numbers: each task's number in task_ids, ascending.
             total: how many tasks there are in all groups.
+            every_row: see rule 3.
         """
         super().__init__()
         self.tasks = tuple(tasks)
@@ -59,6 +63,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
         self.batch = batch
         self.numbers = tuple(numbers)
         self.total = total
+        self.every_row = every_row
 
     def requires(self, model: ir.Model) -> None:
         graph = model.graph
@@ -171,18 +176,26 @@ def _add_inputs(graph: ir.Graph) -> list[ir.Value]:
 def _select(build: Builder, inputs: Sequence[ir.Value], settings: RouteTasksPass) -> tuple[str, ir.Value, ir.Value, ir.Value]:
     """(name of the axis, row_ids, task_ids within the group, places among all rows) of the group's rows."""
     row_ids, task_ids = inputs
-    int64 = ir.DataType.INT64
-    if len(settings.numbers) == settings.total:
+    int64, all_rows, zero = ir.DataType.INT64, ir.Shape([_ROWS]), build.constant(np.array(0))
+
+    def count() -> ir.Value:
         every = build.node("Shape", [row_ids], shape=ir.Shape([1]), dtype=int64)
-        count = build.node("Squeeze", [every], shape=ir.Shape([]), dtype=int64)
-        bounds = [build.constant(np.array(0)), count, build.constant(np.array(1))]
-        return _ROWS, row_ids, task_ids, build.node("Range", bounds, shape=ir.Shape([_ROWS]), dtype=int64, hint="places")
+        return build.node("Squeeze", [every], shape=ir.Shape([]), dtype=int64)
+
+    if len(settings.numbers) == settings.total:
+        bounds = [zero, count(), build.constant(np.array(1))]
+        return _ROWS, row_ids, task_ids, build.node("Range", bounds, shape=all_rows, dtype=int64, hint="places")
     rows = f"{settings.group}_{_ROWS}"
-    own, all_rows = ir.Shape([rows]), ir.Shape([_ROWS])
+    own = ir.Shape([rows])
     numbers = np.full(settings.total, -1)
     numbers[list(settings.numbers)] = np.arange(len(settings.numbers))
     local = build.node("Gather", [build.constant(numbers), task_ids], shape=all_rows, dtype=int64, hint="task_ids")
-    mask = build.node("GreaterOrEqual", [local, build.constant(np.array(0))], shape=all_rows, dtype=ir.DataType.BOOL)
+    mask = build.node("GreaterOrEqual", [local, zero], shape=all_rows, dtype=ir.DataType.BOOL)
+    if settings.every_row:
+        total = count()
+        places = build.node("Range", [zero, total, build.constant(np.array(1))], shape=all_rows, dtype=int64)
+        places = build.node("Where", [mask, places, total], shape=all_rows, dtype=int64, hint="places")
+        return _ROWS, row_ids, build.node("Max", [local, zero], shape=all_rows, dtype=int64, hint="own_task_ids"), places
     found = build.node("NonZero", [mask], shape=ir.Shape([1, rows]), dtype=int64)
     places = build.node("Squeeze", [found, build.ints([0])], shape=own, dtype=int64, hint="places")
     chosen = [build.node("Gather", [ids, places], shape=own, dtype=int64, hint=f"own_{ids.name}") for ids in (row_ids, local)]

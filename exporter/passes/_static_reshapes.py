@@ -6,10 +6,10 @@ import onnx_ir as ir
 
 from ._build import Builder, const_array, known_shape
 
-__all__ = ["StaticReshapesPass"]
+__all__ = ["StaticReshapesPass", "static_target"]
 
 
-def _target(before: tuple[int | ir.SymbolicDim, ...], after: tuple[int | ir.SymbolicDim, ...]) -> list[int] | None:
+def static_target(before: tuple[int | ir.SymbolicDim, ...], after: tuple[int | ir.SymbolicDim, ...]) -> list[int] | None:
     """The output's dimensions with 0 for "as in the input" and -1 for one other; None with more unknowns or empty axes."""
     target: list[int] = []
     for axis, dim in enumerate(after):
@@ -36,7 +36,7 @@ class StaticReshapesPass(ir.passes.InPlacePass):
             if node.op_type != "Reshape" or node.domain != "" or const_array(node.inputs[1]) is not None:
                 continue
             before, after = known_shape(node.inputs[0]), known_shape(node.outputs[0])
-            target = None if before is None or after is None else _target(before, after)
+            target = None if before is None or after is None else static_target(before, after)
             if target is None:
                 continue
             node.replace_input_with(1, build.ints(target))

@@ -10,6 +10,7 @@ import onnx_ir.passes.common as common
 from ._convert_to_half import ConvertToHalfPass
 from ._fuse_attention import FuseAttentionPass
 from ._fuse_skip_layer_norm import FuseSkipLayerNormPass
+from ._lower_opset import LowerOpsetPass
 from ._quantize_dynamic import QuantizeDynamicPass
 from ._quantize_static import QuantizeStaticPass, quantized_activations
 
@@ -40,9 +41,10 @@ def needs_ranges(target: str, precision: str) -> bool:
 
 
 def target_passes(
-    target: str, precision: str, model: ir.Model, measure: Measure | None = None
+    target: str, precision: str, model: ir.Model, measure: Measure | None = None, opset: int | None = None
 ) -> tuple[ir.passes.InPlacePass, ...]:
-    """The passes that make `model` one for a target of TARGETS in one of its precisions; empty where it is that already.
+    """The passes that make `model` one for a target of TARGETS in a precision, and of an ONNX operator set, by default
+    its own; empty where it is that already.
 
     Raises:
         ValueError: `measure` is missing where the target needs it.
@@ -63,6 +65,8 @@ def target_passes(
         passes.append(QuantizeStaticPass(measure(model, names), _LEAST))
     elif precision == "int8":
         passes.append(QuantizeDynamicPass(_LEAST))
+    if opset is not None and opset < model.graph.opset_imports[""]:
+        passes.append(LowerOpsetPass())
     if not passes:
         return ()
     return (*passes, common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass(), common.TopologicalSortPass())

@@ -17,27 +17,13 @@ _Kind = Literal["constant", "shape", "data"]
 _BY_POSITION = (
     UNARY
     | BINARY
-    | {"Clip", "ConstantOfShape", "Expand", "Gemm", "IsInf", "IsNaN", "PRelu", "Range", "Round", "Shape"}
-    | {
-        "Sign",
-        "Sin",
-        "Cos",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Where",
-        "Xor",
-        "LessOrEqual",
-        "GreaterOrEqual",
-    }
-    | {"Ceil", "Floor", "Reciprocal", "Mod", "Pow"}
+    | {"Clip", "ConstantOfShape", "Expand", "Gemm", "PRelu", "Range", "Shape", "Squeeze", "Tile", "Transpose", "Trilu"}
+    | {"Unsqueeze", "Where"}
 )
 # Operators that combine, order, cut or join positions along one axis or several.
 _ALONG_AXES = frozenset(
-    {"ArgMax", "ArgMin", "Concat", "CumSum", "Gather", "GatherElements", "GroupNormalization", "Hardmax", "LayerNormalization"}
-    | {"LogSoftmax", "LpNormalization", "Pad", "ReverseSequence", "Slice", "Softmax", "Split", "TopK"}
+    {"ArgMax", "ArgMin", "Concat", "CumSum", "Gather", "GatherElements", "GatherND", "GroupNormalization", "Hardmax"}
+    | {"LayerNormalization", "LogSoftmax", "LpNormalization", "Pad", "ReverseSequence", "Slice", "Softmax", "Split", "TopK"}
     | {f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")}
 )
 _DEFAULT_AXIS = {"ArgMax": 0, "ArgMin": 0, "Gather": 0, "GatherElements": 0, "Split": 0}
@@ -56,6 +42,10 @@ def _axes(node: ir.Node, rank: int) -> set[int] | None:
         return None if array is None else {int(axis) % rank for axis in array.reshape(-1)}
     if node.op_type == "LayerNormalization":
         return set(range(node.attributes.get_int("axis", -1) % rank, rank))
+    if node.op_type == "GatherND":
+        # Axes that both operands count alike come first.
+        first, indices = node.attributes.get_int("batch_dims", 0), known_shape(node.inputs[1])
+        return set(range(first, first + indices[-1])) if indices and isinstance(indices[-1], int) else None
     if node.op_type in ("GroupNormalization", "Pad", "ReverseSequence"):
         return None
     return {node.attributes.get_int("axis", _DEFAULT_AXIS.get(node.op_type, -1)) % rank}
@@ -130,7 +120,7 @@ class TaskFold:
         axis = batch_axis(x, self.batch)
         if axis is None or not start <= axis < end:
             return output
-        return self._layout.lengths(output, axis - start, end - start)
+        return self._layout.lengths(output, axis - start, end - start, x.shape[axis])
 
     def _enter(self, value: ir.Value) -> ir.Value:
         if value.shape is None or any(isinstance(d, ir.SymbolicDim) and d.value is None for d in value.shape):

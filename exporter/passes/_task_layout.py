@@ -42,8 +42,8 @@ class Layout(Protocol):
     def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value | None:
         """A trunk value in the branch, with `axis` as its batch axis; None where it must be computed again from its inputs."""
 
-    def lengths(self, lengths: ir.Value, axis: int, count: int) -> ir.Value:
-        """`lengths` holds those of `count` axes of a trunk value, number `axis` the batch's: the same in the branch."""
+    def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:
+        """`lengths` holds those of `count` axes of a trunk value, number `axis` the batch's, `dim`: the same in the branch."""
 
     def stack(self, arrays: Sequence[np.ndarray], name: str) -> ir.Value:
         """The tasks' weights of one shape as [tasks or rows, ...]."""
@@ -71,7 +71,7 @@ class TaskLayout:
         repeats = self._build.ints(self._tasks if i == axis else 1 for i in range(len(value.shape or ())))
         return self._build.node("Tile", [value, repeats], shape=shape, dtype=value.dtype, hint=f"{value.name}_tasks")
 
-    def lengths(self, lengths: ir.Value, axis: int, count: int) -> ir.Value:
+    def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:  # noqa: ARG002 - as above
         factors = self._build.ints(self._tasks if i == axis else 1 for i in range(count))
         return self._build.node(
             "Mul", [lengths, factors], shape=lengths.shape, dtype=lengths.dtype, hint=f"{lengths.name}_folded"
@@ -136,7 +136,9 @@ class RowLayout:
             hint=f"{value.name}_rows",
         )
 
-    def lengths(self, lengths: ir.Value, axis: int, count: int) -> ir.Value:
+    def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:
+        if count == 1 and isinstance(dim, ir.SymbolicDim) and dim.value == self._batch:
+            return self._length("rows", self.row_ids)
         # The axis may be a multiple of the batch: old x rows / batch.
         rows, batch = self._length("rows", self.row_ids), self._length("batch", self._batch_input)
         value = self._build.node("Mul", [lengths, rows], shape=lengths.shape, dtype=lengths.dtype)
@@ -161,12 +163,14 @@ class RowLayout:
         if self._plain(value, 0) and len(dims) == 3:
             return folded
         shape = ir.Shape([self._rows, None, _last(value)])
+        middle = [dim for dim in dims[1:-1] if isinstance(dim, int)]
+        known = len(middle) == len(dims) - 2
+        if self._plain(value, 0) and known:
+            shape = ir.Shape([self._rows, math.prod(middle), _last(value)])
         if self._plain(value, 0) and len(dims) == 2:
             axis = self._build.ints([1])
             return self._build.node("Unsqueeze", [folded, axis], shape=shape, dtype=value.dtype, hint=hint)
         if self._plain(value, 0):
-            middle = [dim for dim in dims[1:-1] if isinstance(dim, int)]
-            known = len(middle) == len(dims) - 2
             target = self._build.ints([0, math.prod(middle) if known else -1, _last(value)])
         else:
             parts = [self._length("rows", self.row_ids), self._build.ints([-1, _last(value)])]
