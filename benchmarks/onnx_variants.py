@@ -76,7 +76,7 @@ def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Pre
 
         return call
 
-    return Prepared(bind, _graph_bytes(folder), seconds)
+    return Prepared(bind, _graph_bytes(folder), seconds, folder)
 
 
 def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int, provider: str = "cpu") -> Prepared:
@@ -90,7 +90,7 @@ def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int, pro
 
         return call
 
-    return Prepared(bind)
+    return Prepared(bind, bundle=folder)
 
 
 def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]:
