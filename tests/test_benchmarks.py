@@ -16,6 +16,7 @@ from benchmarks.cli import Shape, main, parse, parse_shapes
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
 from benchmarks.markdown import shares, table
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
+from benchmarks.rows_file import read_rows
 from benchmarks.variant import Prepared, Variant, max_difference, one_line
 
 TINY = ("--layers", "2", "--hidden", "32", "--tasks", "2", "--drop", "1", "--rounds", "2", "--no-compile", "--shapes", "1x8")
@@ -220,7 +221,7 @@ def test_wrong_numbers_end_the_run_with_status_1(
 def test_the_routed_benchmark_measures_what_it_has_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ["--layers", "2", "--hidden", "32", "--tasks", "3", "--drop", "1", "--rounds", "2", "--shapes", "2x8"]
     assert routed.main([*tiny, "--output", str(tmp_path)]) == 0
-    rows = routed.read_rows(next(tmp_path.glob("routed-*.jsonl")))
+    rows = read_rows(next(tmp_path.glob("routed-*.jsonl")), routed.Row)
     assert len(rows) == 7
     assert all(row.median_ms > 0 and row.rounds == 2 for row in rows)
     assert next(row.ratio for row in rows if row.call == "one task, exported alone") == 1.0
