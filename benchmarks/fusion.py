@@ -24,7 +24,8 @@ from tqdm import tqdm
 from transformers import BertConfig
 
 from exporter import ExportError, export
-from exporter.plan import make_plan
+from exporter.load import Checkpoint
+from exporter.planning import make_plan
 from exporter.quiet import quiet
 from exporter.verify import make_inputs
 from runtime.bundle import MODEL
@@ -138,7 +139,7 @@ class Row:
 
 
 def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argparse.Namespace) -> list[Row]:
-    plan = make_plan(model, None, {_TASK: next(iter(folders)).setup(2)}, 0, None, None)
+    plan = make_plan(Checkpoint(model, None, _TASK), {_TASK: next(iter(folders)).setup(2)}, 0)
     feeds: Feeds = make_inputs(plan, shape.batch, shape.length, options.seed)
     calls, differences = {}, {}
     for case, folder in folders.items():

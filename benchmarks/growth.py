@@ -4,8 +4,8 @@ A BERT with random weights, exported for every number of tasks at every drop. No
 
 1. By operations: the time of one graph, that of the most tasks at the least drop, is measured, and every other one's foretold
    by the operations of its matrix products, counted from the graph: trunk + tasks x branch.
-2. By tasks: at each drop, the times of the fewest and of the most tasks are measured, and those between lie on the line through
-   both: what one more task costs does not depend on how many there are.
+2. By layers: four graphs are measured, of the least and the greatest drop and of the fewest and the most tasks. All others lie
+   between them, as trunk + tasks x branch says, where both change by as much for every layer that a drop takes.
 
 With --folder, the graphs and the rounds stay there, and a run goes on where the one before it stopped: --seconds measures in
 pieces, on a machine that others wait for.
@@ -137,7 +137,6 @@ def _numbers(text: str) -> list[int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("growth", __doc__, "1x128", 12)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--drops", type=_numbers, default=[0, 3, 6, 9], metavar="N,…", help="default 0,3,6,9")
     parser.add_argument("--tasks", type=_numbers, default=[1, 2, 4, 8], metavar="N,…", help="default 1,2,4,8")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="keep graphs and rounds there, and go on from them")
@@ -203,12 +202,15 @@ def _print(every: Sequence[Row], subject: Subject, console: Console) -> None:
     for row in every:
         cells = [str(row.drop), str(row.tasks), str(row.layers), f"{row.gflop:.1f}", f"{row.median_ms:,.1f}"]
         cells += [f"{row.by_operations_ms:,.1f}", f"{row.by_operations:+.1%}"]
-        table.add_row(row.shape, *cells, "-" if row.by_tasks is None else f"{row.by_tasks:+.1%}")
+        table.add_row(row.shape, *cells, "-" if row.by_layers is None else f"{row.by_layers:+.1%}")
     console.print(table)
-    worst = max(abs(row.by_operations) for row in every)
-    console.print(
-        f"farthest from what the operations say: {worst:.1%}, over {min(row.rounds for row in every)} round(s) and more"
-    )
+    for shape in dict.fromkeys(row.shape for row in every):
+        own = [row for row in every if row.shape == shape]
+        operations = max(abs(row.by_operations) for row in own)
+        layers = max((abs(row.by_layers) for row in own if row.by_layers is not None), default=0.0)
+        console.print(
+            f"{shape}, {own[0].rounds} rounds: at most {operations:.1%} from the operations, {layers:.1%} from the layers"
+        )
 
 
 if __name__ == "__main__":

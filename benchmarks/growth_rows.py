@@ -30,7 +30,8 @@ class Row:
         median_ms: milliseconds of one call.
         by_operations_ms: foretold from the operations and the time of the graph of the most tasks at the least drop.
         by_operations: the median over the rounds of measured / foretold - 1.
-        by_tasks: the same, foretold from the fewest and the most tasks of the drop; None for these two.
+        by_layers: the same, foretold from the graphs of the least and greatest drop with the fewest and most tasks; None for
+            these four.
     """
 
     shape: str
@@ -42,7 +43,7 @@ class Row:
     median_ms: float
     by_operations_ms: float
     by_operations: float
-    by_tasks: float | None
+    by_layers: float | None
 
 
 Times = Mapping[Point, Sequence[float]]
@@ -50,12 +51,13 @@ Times = Mapping[Point, Sequence[float]]
 
 def rows(shape: Shape, times: Times, flops: Mapping[Point, int], layers: int) -> list[Row]:
     """What the seconds per round, which are in the same order for all points, say about one shape."""
-    reference = min(times, key=lambda point: (point.drop, -point.tasks))
-    counts = sorted({point.tasks for point in times})
+    drops, counts = (sorted({getattr(point, name) for point in times}) for name in ("drop", "tasks"))
+    reference = Point(drops[0], counts[-1])
+    corners = [Point(drop, tasks) for drop in (drops[0], drops[-1]) for tasks in (counts[0], counts[-1])]
     found = []
     for point in sorted(times):
         own, share = times[point], flops[point] / flops[reference]
-        ends = [times[Point(point.drop, count)] for count in (counts[0], counts[-1])]
+        by_layers = [_between(point, corners, each) for each in zip(*(times[corner] for corner in corners), strict=True)]
         found.append(
             Row(
                 shape=str(shape),
@@ -67,15 +69,20 @@ def rows(shape: Shape, times: Times, flops: Mapping[Point, int], layers: int) ->
                 median_ms=1e3 * statistics.median(own),
                 by_operations_ms=1e3 * share * statistics.median(times[reference]),
                 by_operations=_deviation(own, [share * seconds for seconds in times[reference]]),
-                by_tasks=None if point.tasks in (counts[0], counts[-1]) else _deviation(own, _between(point, counts, *ends)),
+                by_layers=None if point in corners else _deviation(own, by_layers),
             )
         )
     return found
 
 
-def _between(point: Point, counts: Sequence[int], least: Sequence[float], most: Sequence[float]) -> list[float]:
-    part = (point.tasks - counts[0]) / (counts[-1] - counts[0])
-    return [low + part * (high - low) for low, high in zip(least, most, strict=True)]
+def _between(point: Point, corners: Sequence[Point], seconds: Sequence[float]) -> float:
+    """Trunk + tasks x branch, both of which change evenly with the drop. `corners`: the least drop's first, of both the
+    fewest tasks' first; `seconds`: of each."""
+    least, most = corners[0], corners[-1]
+    tasks = (point.tasks - least.tasks) / max(1, most.tasks - least.tasks)
+    drop = (point.drop - least.drop) / max(1, most.drop - least.drop)
+    low, high = ((1 - tasks) * few + tasks * many for few, many in (seconds[:2], seconds[2:]))
+    return (1 - drop) * low + drop * high
 
 
 def _deviation(measured: Sequence[float], foretold: Sequence[float]) -> float:
@@ -83,7 +90,8 @@ def _deviation(measured: Sequence[float], foretold: Sequence[float]) -> float:
 
 
 def markdown(found: Sequence[Row]) -> str:
-    """A table per shape for the README: a line per drop, a column per number of tasks; measured, and foretold by operations."""
+    """A table per shape for the README: a line per drop, a column per number of tasks; measured, and how far from what
+    the corners foretell, which have no bracket."""
     tables = []
     for shape in dict.fromkeys(row.shape for row in found):
         own = [row for row in found if row.shape == shape]
@@ -91,7 +99,11 @@ def markdown(found: Sequence[Row]) -> str:
         lines = [f"| {shape.replace('x', ' x ')} | {' | '.join(f'{n} task' + 's' * (n > 1) for n in counts)} |"]
         lines.append("| --- |" + " ---: |" * len(counts))
         for drop in sorted({row.drop for row in own}):
-            cells = [f"{row.median_ms:,.0f} ms ({100 * row.by_operations:+.0f} %)" for row in own if row.drop == drop]
+            cells = [
+                f"{row.median_ms:,.0f} ms" + ("" if row.by_layers is None else f" ({100 * row.by_layers:+.0f} %)")
+                for row in own
+                if row.drop == drop
+            ]
             lines.append(f"| drop {drop} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)

@@ -49,7 +49,7 @@ def test_files_that_the_readme_links_to_are_there() -> None:
 
 
 def _results(name: str) -> Path:
-    (found,) = set(re.findall(rf"benchmarks/results/{name}-\d+\.jsonl", README))
+    (found,) = {str(path) for path in re.findall(rf"benchmarks/results/{name}-\d+\.jsonl", README)}
     return ROOT / found
 
 
