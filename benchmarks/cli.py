@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from exporter.cli import Parser
+from exporter.options import Parser
 
 # Imports no torch: --help and a typing error should not take seconds.
 
@@ -99,14 +99,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m benchmarks",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser("python -m benchmarks", _DESCRIPTION, _EPILOG)
     parser.add_argument("--quick", action="store_true", help="the bundled example in about a minute, without torch.compile")
     parser.add_argument(
         "--rounds", type=_whole(1), help="rounds per shape; default: as many as fit into about ten minutes", metavar="N"
@@ -135,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def random_bert_parser(module: str, description: str | None, shapes: str, rounds: int, layers: str = "layers") -> Parser:
     """The options of a benchmark of its own over a BERT with random weights: python -m benchmarks.<module>."""
-    parser = Parser(prog=f"python -m benchmarks.{module}", description=description, allow_abbrev=False)
+    parser = Parser(f"python -m benchmarks.{module}", description)
     parser.add_argument("--shapes", type=parse_shapes, default=parse_shapes(shapes), metavar="BxL,…", help="batch x tokens")
     parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"rounds per shape; default {rounds}")
     parser.add_argument("--layers", type=int, default=12, metavar="N", help=f"{layers}; default 12")

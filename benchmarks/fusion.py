@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,18 @@ from tqdm import tqdm
 from transformers import BertConfig
 
 from exporter import ExportError, export
-from exporter.plan import make_plan
+from exporter.load import Checkpoint
+from exporter.planning import make_plan
 from exporter.quiet import quiet
 from exporter.verify import make_inputs
+from runtime.bundle import MODEL
 
 from .cli import Shape, random_bert_parser
-from .machine import FLAVOURS, inspect, versions
+from .machine import Machine, inspect
 from .models import twin
 from .onnx_variants import open_session
 from .rounds import measure, p95, paired_ratio
+from .rows_file import write_rows
 from .suite import TOLERANCE, MismatchError
 from .variant import Answers, Call, Feeds, max_difference
 
@@ -112,7 +114,7 @@ def _export(model: Any, case: Case, folder: Path) -> Path:
 
 
 def _ours(folder: Path, threads: int, feeds: Feeds) -> Call:
-    session = open_session(folder, threads)
+    session = open_session(folder / MODEL, threads)
 
     def call() -> Answers:
         answers: Answers = session.run(["logits"], feeds)
@@ -137,7 +139,7 @@ class Row:
 
 
 def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argparse.Namespace) -> list[Row]:
-    plan = make_plan(model, None, {_TASK: next(iter(folders)).setup(2)}, 0, None, None)
+    plan = make_plan(Checkpoint(model, None, _TASK), {_TASK: next(iter(folders)).setup(2)}, 0)
     feeds: Feeds = make_inputs(plan, shape.batch, shape.length, options.seed)
     calls, differences = {}, {}
     for case, folder in folders.items():
@@ -167,12 +169,6 @@ def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argpa
             )
         )
     return rows
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Row(**{key: value for key, value in line.items() if key != "kind"}) for line in lines if line["kind"] == "row"]
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -213,17 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _write(rows: Sequence[Row], machine: Any, options: argparse.Namespace) -> None:
-    today = datetime.datetime.now(datetime.UTC)
-    found = versions(("torch", "adapters", *FLAVOURS))
-    head = {"layers": options.layers, "hidden": options.hidden, "seed": options.seed, "date": f"{today:%Y-%m-%d}"}
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"fusion-{today:%Y%m%d}.jsonl"
-    lines = [
-        {"kind": "run", **head, "versions": found, "machine": asdict(machine)},
-        *({"kind": "row", **asdict(r)} for r in rows),
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+def _write(rows: Sequence[Row], machine: Machine, options: argparse.Namespace) -> None:
+    head = {"layers": options.layers, "hidden": options.hidden, "seed": options.seed}
+    path = write_rows(options.output, "fusion", head, machine, rows)
     table = Table(title="AdapterFusion: eager PyTorch against one ONNX graph, fp32")
     for column in ("fusion", "shape", "eager ms", "p95", "ours ms", "p95 ", "ratio", "max diff"):
         table.add_column(column, justify="left" if column in ("fusion", "shape") else "right", no_wrap=True)

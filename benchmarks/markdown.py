@@ -1,9 +1,10 @@
-"""The README's table from a results file: python -m benchmarks.markdown benchmarks/results/FILE.jsonl."""
+"""The README's tables from a results file: python -m benchmarks.markdown benchmarks/results/FILE.jsonl."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,33 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"**{text}**" if row["label"].startswith("ours") else text
 
 
+def _share(row: dict[str, Any] | None) -> str:
+    return "-" if row is None or row["peak_share"] is None else f"{100 * row['peak_share']:.0f} %"
+
+
 def table(results: Path) -> str:
     """Median and 95th percentile per variant and shape, and in brackets the throughput against the fastest eager variant."""
-    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return _table(results, _cell, lambda _: True)
+
+
+def shares(results: Path) -> str:
+    """The share of the machine's matrix products that each of our variants achieves, per shape."""
+    return _table(results, _share, lambda row: row["peak_share"] is not None)
+
+
+def _table(results: Path, cell: Callable[[dict[str, Any] | None], str], wanted: Callable[[dict[str, Any]], bool]) -> str:
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in lines if "variant" in row and wanted(row)]
     shapes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
     cells = {(row["label"], row["batch"], row["length"]): row for row in rows}
-    lines = [
+    table = [
         "| batch x length | " + " | ".join(f"{batch} x {length}" for batch, length in shapes) + " |",
         "| --- |" + " ---: |" * len(shapes),
     ]
     for label in dict.fromkeys(row["label"] for row in rows):
-        lines.append(f"| {label} | " + " | ".join(_cell(cells.get((label, *shape))) for shape in shapes) + " |")
-    return "\n".join(lines)
+        table.append(f"| {label} | " + " | ".join(cell(cells.get((label, *shape))) for shape in shapes) + " |")
+    return "\n".join(table)
 
 
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])))
+    print(table(Path(sys.argv[1])), shares(Path(sys.argv[1])), sep="\n\n")

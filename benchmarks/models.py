@@ -10,8 +10,9 @@ from adapters import BertAdapterModel, SeqBnConfig
 from transformers import BertConfig
 
 from exporter import ExportError
-from exporter.load import load
-from exporter.plan import Plan, make_plan
+from exporter.load import Checkpoint, load
+from exporter.plan import Plan
+from exporter.planning import make_plan
 from exporter.prune import shared_copy
 from exporter.quiet import quiet
 
@@ -77,7 +78,7 @@ def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> S
 
 
 def _subject(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, name: str) -> Subject:
-    plan = make_plan(model, tokenizer, tasks, drop, None, None)
+    plan = make_plan(Checkpoint(model, tokenizer, name), tasks, drop)
     if len(plan.tasks) < 2:
         raise ExportError(f"expected a model of at least two tasks to measure, found {len(plan.tasks)}")
     description: dict[str, str | int] = {

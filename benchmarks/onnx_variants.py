@@ -17,11 +17,11 @@ from .task_files import Traces, export_one_graph, export_task_files
 from .variant import Answers, Call, Feeds, Precision, Prepared, Variant
 
 
-def open_session(folder: Path, threads: int) -> Any:
+def open_session(graph: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # its warnings are about its own optimisations
-    return onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _graph_bytes(folder: Path) -> int:
@@ -54,7 +54,7 @@ def _prepare_files(subject: Subject, traces: Traces, folder: Path, threads: int)
     start = time.perf_counter()
     folders = export_task_files(subject, traces, folder)
     seconds = tracing + time.perf_counter() - start
-    sessions = [open_session(folders[task], threads) for task in subject.tasks]
+    sessions = [open_session(folders[task] / MODEL, threads) for task in subject.tasks]
 
     def bind(feeds: Feeds) -> Call:
         def call() -> Answers:
@@ -67,7 +67,7 @@ def _prepare_files(subject: Subject, traces: Traces, folder: Path, threads: int)
 
 def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Prepared:
     folder, seconds = ours.written
-    session = open_session(folder, threads)
+    session = open_session(folder / MODEL, threads)
 
     def bind(feeds: Feeds) -> Call:
         def call() -> Answers:
@@ -76,7 +76,7 @@ def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Pre
 
         return call
 
-    return Prepared(bind, _graph_bytes(folder), seconds)
+    return Prepared(bind, _graph_bytes(folder), seconds, folder)
 
 
 def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int, provider: str = "cpu") -> Prepared:
@@ -90,7 +90,7 @@ def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int, pro
 
         return call
 
-    return Prepared(bind)
+    return Prepared(bind, bundle=folder)
 
 
 def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]:

@@ -24,7 +24,7 @@ _LEGEND: dict[Family, str] = {
 _HALO = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 _INK, _MUTED = "#1F2328", "#6A737D"
 _WIDTH_INCHES, _DPI = 10.0, 150
-_BAR_INCHES, _PANEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 0.30, 0.62, 1.05, 0.74
+_BAR_INCHES, _PANEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 0.30, 0.62, 1.05, 0.90
 
 
 def plot(result: Result, path: Path) -> None:
@@ -36,7 +36,7 @@ def plot(result: Result, path: Path) -> None:
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.edgecolor": _MUTED}):
         figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI, facecolor="white")
         ratios = [row.stats.throughput_ratio for row in result.rows if row.stats and row.stats.throughput_ratio is not None]
-        limit = 1.22 * max([1.0, *ratios])
+        limit = 1.34 * max([1.0, *ratios])
         top = height - _HEAD_INCHES
         for shape, rows, size in zip(shapes, panels, heights, strict=True):
             bottom = top - size + 0.26
@@ -59,7 +59,8 @@ def _panel(axes: Axes, result: Result, shape: Shape, rows: tuple[Row, ...], limi
         ratio = row.stats.throughput_ratio
         axes.barh(place, ratio, height=0.72, color=_COLORS[row.variant.family], zorder=2)
         median = row.stats.median_ms
-        text = f"{ratio:.2f}×  ({median:,.0f} ms)" if median >= 10 else f"{ratio:.2f}×  ({median:.1f} ms)"
+        time = f"{median:,.0f} ms" if median >= 10 else f"{median:.1f} ms"
+        text = f"{ratio:.2f}×  ({time})" if row.peak_share is None else f"{ratio:.2f}×  ({time}, {row.peak_share:.0%} of peak)"
         # Labels of the slower ones stand behind the dashed line, not across it.
         start = max(1.0, ratio) + 0.008 * limit
         axes.text(start, place, text, va="center", fontsize=8.5, fontweight=weight, zorder=4, bbox=_HALO)
@@ -103,6 +104,15 @@ def _foot(result: Result) -> str:
     return (
         "fp32 where nothing else is said. 1× (dashed) and *: the fastest eager PyTorch variant with the same drop.\n"
         f"Bars: median of paired ratios over {span} interleaved rounds. In brackets: median time of one batch, all tasks.\n"
+        f"Of peak: what the graph's matrix products need at the rate of the fastest bare one, {_peaks(result)}.\n"
         f"{result.machine.sentence()}; {result.date:%Y-%m-%d}"
         + (" – the machine was not idle: do not quote" if result.machine.busy else "")
     )
+
+
+def _peaks(result: Result) -> str:
+    """The fastest of each precision over all shapes."""
+    rates: dict[str, float] = {}
+    for row in result.products:
+        rates[row.gemm.precision] = max(rates.get(row.gemm.precision, 0.0), row.rate)
+    return ", ".join(f"{precision} {rate / 1e9:,.0f} GFLOP/s" for precision, rate in rates.items())

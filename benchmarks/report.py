@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from .cli import Options, Shape
+from .gemm import Gemm
 from .machine import Machine
 from .models import Subject
 from .rounds import Stats
-from .variant import Prepared, Variant
+from .variant import Precision, Prepared, Variant
 
 _LONGEST_LABEL = 36  # characters; the reason of a failure wraps
 
@@ -30,6 +33,8 @@ class Row:
         times: seconds of each round.
         difference: max |logits - PyTorch task by task at the same drop|.
         first_call: seconds of the very first call, which compiles where something is compiled.
+        flops: precision -> operations of the graph's matrix products, exact; empty where they cannot be counted.
+        peak_share: time of these at the rate of the fastest bare product of their precision / time taken, over the rounds.
         failure: why there are no numbers, in one line.
     """
 
@@ -40,7 +45,24 @@ class Row:
     times: tuple[float, ...] = ()
     difference: float | None = None
     first_call: float | None = None
+    flops: Mapping[Precision, int] = field(default_factory=dict)
+    peak_share: float | None = None
     failure: str | None = None
+
+
+@dataclass(frozen=True)
+class GemmRow:
+    """A bare matrix product in the rounds of one shape: seconds of each, and whether it is the fastest of its precision."""
+
+    gemm: Gemm
+    shape: Shape
+    times: tuple[float, ...]
+    fastest: bool
+
+    @property
+    def rate(self) -> float:
+        """Operations per second, by the median time."""
+        return self.gemm.flops / statistics.median(self.times)
 
 
 @dataclass(frozen=True)
@@ -52,10 +74,15 @@ class Result:
     options: Options
     date: datetime.datetime
     rows: tuple[Row, ...]
+    products: tuple[GemmRow, ...]
 
     def at(self, shape: Shape) -> tuple[Row, ...]:
         """The rows of one shape."""
         return tuple(row for row in self.rows if row.shape == shape)
+
+    def peaks(self, shape: Shape) -> tuple[GemmRow, ...]:
+        """The fastest bare product of each precision, in the rounds of one shape."""
+        return tuple(row for row in self.products if row.shape == shape and row.fastest)
 
     def reference(self, shape: Shape) -> Row | None:
         """The fastest eager variant at the same drop, which all others are compared with."""
@@ -64,8 +91,9 @@ class Result:
 
 
 def write_jsonl(result: Result, path: Path) -> None:
-    """One line per variant and shape, each complete in itself."""
-    path.write_text("".join(json.dumps(_record(result, row)) + "\n" for row in result.rows), encoding="utf-8")
+    """One line per variant and shape, each complete in itself, then one per bare matrix product and shape."""
+    records = [*(_record(result, row) for row in result.rows), *map(_gemm_record, result.products)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def _record(result: Result, row: Row) -> dict[str, Any]:
@@ -81,11 +109,14 @@ def _record(result: Result, row: Row) -> dict[str, Any]:
         **{name: None if row.stats is None else getattr(row.stats, name) for name in Stats.__dataclass_fields__},
         "reference": None if reference is None else reference.variant.key,
         "max_difference": row.difference,
+        "matrix_flops": dict(row.flops),
+        "peak_share": row.peak_share,
+        "peak_gflops": {peak.gemm.precision: round(peak.rate / 1e9, 1) for peak in result.peaks(row.shape)},
         "first_call_seconds": row.first_call,
         "file_bytes": row.prepared.file_bytes if row.prepared else None,
         "export_seconds": row.prepared.export_seconds if row.prepared else None,
         "rounds": len(row.times),
-        "times_ms": [round(1e3 * seconds, 4) for seconds in row.times],
+        "times_ms": _milliseconds(row.times),
         "model": result.subject.description,
         "machine": {**asdict(machine), "bf16": machine.bf16, "vnni": machine.vnni, "amx": machine.amx},
         "command": " ".join(("python -m benchmarks", *result.options.arguments)),
@@ -94,12 +125,29 @@ def _record(result: Result, row: Row) -> dict[str, Any]:
     }
 
 
+def _gemm_record(row: GemmRow) -> dict[str, Any]:
+    return {
+        "gemm": row.gemm.name,
+        **asdict(row.gemm),
+        "batch": row.shape.batch,
+        "length": row.shape.length,
+        "gflops": row.rate / 1e9,
+        "fastest": row.fastest,
+        "times_ms": _milliseconds(row.times),
+    }
+
+
+def _milliseconds(times: Sequence[float]) -> list[float]:
+    return [round(1e3 * seconds, 4) for seconds in times]
+
+
 def print_result(result: Result, console: Console) -> None:
     """A table per shape, then sizes and what one has to know to read them."""
     console.print(f"\n[bold]{result.subject.title}[/bold]", highlight=False)
     console.print(result.machine.sentence(), highlight=False)
     for shape in result.options.shapes:
         console.print(_table(result, shape))
+        console.print(f"peak: {peak_sentence(result, shape)}", highlight=False)
     console.print(_sizes(result))
     for note in _notes(result):
         console.print(f"- {note}", highlight=False)
@@ -114,17 +162,18 @@ def _table(result: Result, shape: Shape) -> Table:
         "variant",
         "median ms",
         "p95 ms",
-        "answers / s",
-        "time saved",
+        "answers/s",
+        "saved",
         "throughput",
         "vs Parallel",
+        "of peak",
         "max diff",
     ):
         table.add_column(column, justify="left" if column == "variant" else "right", max_width=_LONGEST_LABEL)
     for row in rows:
         style = "bold green" if row.variant.family == "ours" else None
         if row.stats is None:
-            table.add_row(f"{row.variant.label}\nfailed: {row.failure}", *["-"] * 7, style="red")
+            table.add_row(f"{row.variant.label}\nfailed: {row.failure}", *["-"] * 8, style="red")
             continue
         stats = row.stats
         table.add_row(
@@ -135,10 +184,16 @@ def _table(result: Result, shape: Shape) -> Table:
             "-" if stats.time_saved is None else f"{100 * stats.time_saved:.0f} %",
             "-" if stats.throughput_ratio is None else f"{stats.throughput_ratio:.2f} x",
             "-" if stats.versus_parallel is None else f"{stats.versus_parallel:.2f} x",
+            "-" if row.peak_share is None else f"{100 * row.peak_share:.0f} %",
             f"{row.difference:.0e}",
             style=style,
         )
     return table
+
+
+def peak_sentence(result: Result, shape: Shape) -> str:
+    """The fastest bare product of each precision in words."""
+    return ", ".join(f"{peak.gemm.name} at {peak.rate / 1e9:,.0f} GFLOP/s" for peak in result.peaks(shape))
 
 
 def _sizes(result: Result) -> Table:
@@ -154,9 +209,11 @@ def _sizes(result: Result) -> Table:
 def _notes(result: Result) -> list[str]:
     machine, options = result.machine, result.options
     notes = [
-        "fp32 where nothing else is said; answers are texts x tasks; a negative time saved is time lost",
-        "* is the fastest eager variant with the same drop: time saved = 1 - t / t*, throughput = t* / t, medians over rounds",
+        "fp32 where nothing else is said; answers are texts x tasks; a negative saving is time lost",
+        "* is the fastest eager variant with the same drop: saved = 1 - t / t*, throughput = t* / t, medians over rounds",
         "max diff is to PyTorch task by task with the same drop; fp32 has to agree to 1e-3, the others are only reported",
+        "of peak: the time that the graph's matrix products would take at the peak of their precision / the time taken; that "
+        "is the fastest bare product of PyTorch and ONNX Runtime, as rows x inner size x columns, timed in the same rounds",
         "one file per task: each structure is traced once, nothing is verified; the time of our export includes verification",
     ]
     if result.subject.plan.drop:

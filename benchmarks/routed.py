@@ -6,13 +6,11 @@ A BERT with random weights and eight adapters. All calls in one run of interleav
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,12 +21,14 @@ from tqdm import tqdm
 import runtime
 from exporter import ExportError, export
 from exporter.verify import make_inputs
+from runtime.bundle import MODEL
 
 from .cli import Shape, random_bert_parser
-from .machine import FLAVOURS, Machine, inspect, versions
+from .machine import Machine, inspect
 from .models import Subject, random_bert
 from .onnx_variants import open_session
 from .rounds import measure, p95, paired_ratio
+from .rows_file import write_rows
 from .suite import TOLERANCE, MismatchError
 from .variant import Answers, Call, Feeds, max_difference
 
@@ -58,7 +58,7 @@ class Row:
 def _calls(subject: Subject, single: Path, folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Call]:
     feeds: Feeds = make_inputs(subject.plan, shape.batch, shape.length, options.seed)
     predictor = runtime.load(folder, provider="cpu", threads=options.threads, verify=False)
-    session = open_session(single, options.threads)
+    session = open_session(single / MODEL, options.threads)
     names = subject.tasks
     first, half = names[0], names[: len(names) // 2]
     mixed = [names[row % len(names)] for row in range(shape.batch)]
@@ -111,12 +111,6 @@ def _measure(calls: dict[str, Call], shape: Shape, options: argparse.Namespace) 
     ]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Row(**{key: value for key, value in line.items() if key != "kind"}) for line in lines if line["kind"] == "row"]
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """A table for the README: a line per call, a column per shape; in brackets the time as a multiple of one task's export."""
     shapes = list(dict.fromkeys(row.shape for row in rows))
@@ -158,16 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(rows: Sequence[Row], machine: Machine, subject: Subject, options: argparse.Namespace) -> None:
-    today = datetime.datetime.now(datetime.UTC)
-    head = {**subject.description, "seed": options.seed, "date": f"{today:%Y-%m-%d}"}
-    found = versions(("torch", "adapters", *FLAVOURS))
-    lines = [
-        {"kind": "run", **head, "versions": found, "machine": asdict(machine)},
-        *({"kind": "row", **asdict(row)} for row in rows),
-    ]
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"routed-{today:%Y%m%d}.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    path = write_rows(options.output, "routed", {**subject.description, "seed": options.seed}, machine, rows)
     table = Table(title=f"{subject.title}: the routed graph")
     for column in ("call", "shape", "median ms", "p95", "x one task", "x one routed task"):
         table.add_column(column, justify="left" if column in ("call", "shape") else "right", no_wrap=True)

@@ -7,7 +7,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +21,15 @@ from exporter.quiet import quiet
 from exporter.verify import make_inputs
 
 from .cli import Options, Shape
+from .gemm import Gemm, gemms, matrix_flops, peak_share, peaks
 from .machine import inspect
 from .models import Subject, example, random_bert
 from .onnx_variants import onnx_variants
 from .plot import plot
-from .report import Result, Row, print_result, write_jsonl
+from .report import GemmRow, Result, Row, print_result, write_jsonl
 from .rounds import measure, rounds_within, summarize, timed
 from .torch_variants import task_by_task, torch_variants
-from .variant import Answers, Call, Feeds, Prepared, Variant, max_difference, one_line
+from .variant import Answers, Call, Feeds, Precision, Prepared, Variant, max_difference, one_line
 
 # fp32 differs by the order of additions; a task mixed up with another one differs by tenths.
 TOLERANCE = 1e-3
@@ -69,20 +70,24 @@ def run(options: Options) -> Result:
         variants = torch_variants(subject, options.compile) + onnx_variants(subject, Path(folder), options.threads)
         bench = _prepare(subject, variants, options.seed)
         rows: list[Row] = []
+        products: list[GemmRow] = []
         # All numbers are checked, and everything is compiled, before the first shape is timed.
         checked = [_check(bench, shape) for shape in options.shapes]
         for done, (shape, able) in enumerate(zip(options.shapes, checked, strict=True)):
-            one_round = _warm_up(able)
+            bare = _bare_products(bench, shape, able, options.threads)
+            one_round = _warm_up([*(item.call for item in able.ready.values()), *bare.values()])
             left = limits.seconds - (time.monotonic() - start)
             affordable = rounds_within(left / (len(options.shapes) - done), one_round, limits.least, limits.most)
-            rows += _measure_shape(bench, shape, able, options.rounds or affordable)
-    result = Result(subject, machine, options, datetime.datetime.now(datetime.UTC), tuple(rows))
+            found = _measure_shape(bench, shape, able, bare, options.rounds or affordable)
+            rows += found[0]
+            products += found[1]
+    result = Result(subject, machine, options, datetime.datetime.now(datetime.UTC), tuple(rows), tuple(products))
     # Written before anything is printed, so that a closed pipe costs no results.
     stem = options.output / f"{options.name}-{result.date:%Y%m%d}"
     written = (stem.with_suffix(".jsonl"), stem.with_suffix(".png"))
     write_jsonl(result, written[0])
     plot(result, written[1])
-    print_result(result, Console() if sys.stdout.isatty() else Console(width=120))
+    print_result(result, Console() if sys.stdout.isatty() else Console(width=128))
     print("wrote " + " and ".join(map(str, written)))
     return result
 
@@ -124,11 +129,13 @@ def _prepare(subject: Subject, variants: Sequence[Variant], seed: int) -> _Bench
 
 @dataclass(frozen=True)
 class _Checked:
-    """A call that ran once: its seconds and its difference from PyTorch task by task."""
+    """A call that ran once: its seconds, its difference from PyTorch task by task, and the operations of its matrix products by
+    the precision they run in, where they can be counted."""
 
     call: Call
     first: float
     difference: float
+    flops: dict[Precision, int]
 
 
 @dataclass(frozen=True)
@@ -139,30 +146,44 @@ class _Able:
     failures: dict[str, str]
 
 
-def _warm_up(able: _Able) -> float:
-    """Runs every variant twice; returns the seconds that one round is expected to take."""
-    for item in able.ready.values():
-        item.call()
-    return sum(timed(item.call)[1] for item in able.ready.values())
+def _warm_up(calls: Sequence[Call]) -> float:
+    """Runs every call twice; returns the seconds that one round is expected to take."""
+    for call in calls:
+        call()
+    return sum(timed(call)[1] for call in calls)
 
 
-def _measure_shape(bench: _Bench, shape: Shape, able: _Able, rounds: int) -> list[Row]:
+def _bare_products(bench: _Bench, shape: Shape, able: _Able, threads: int) -> dict[Gemm, Call]:
+    """What the variants' rates are compared with: the feed-forward's products, for the texts and for all tasks' rows."""
+    precisions = {variant.precision: None for variant in bench.variants if variant.key in able.ready}
+    hidden, rows = int(bench.subject.description["hidden"]), shape.batch * shape.length
+    sizes = [(count, hidden, 4 * hidden) for count in (rows, rows * len(bench.subject.tasks))]
+    return {gemm: gemm.bind(threads) for gemm in gemms(precisions, sizes)}
+
+
+def _measure_shape(
+    bench: _Bench, shape: Shape, able: _Able, bare: Mapping[Gemm, Call], rounds: int
+) -> tuple[list[Row], list[GemmRow]]:
     subject = bench.subject
-    with tqdm(total=rounds * len(able.ready), desc=f"{shape}, {rounds} rounds", file=sys.stderr, unit="run") as bar:
-        times = measure(
-            {key: item.call for key, item in able.ready.items()}, rounds, bench.seed, lambda _: bar.update() and None
-        )
+    calls = {**{key: item.call for key, item in able.ready.items()}, **{gemm.name: call for gemm, call in bare.items()}}
+    with tqdm(total=rounds * len(calls), desc=f"{shape}, {rounds} rounds", file=sys.stderr, unit="run") as bar:
+        times = measure(calls, rounds, bench.seed, lambda _: bar.update() and None)
+    products = {gemm: times.pop(gemm.name) for gemm in bare}
     eager = [variant.key for variant in bench.variants if variant.family == "eager" and variant.drop == subject.plan.drop]
     stats = summarize(times, eager, "parallel", shape.batch * len(subject.tasks))
+    known = peaks(products)
     reasons = {**bench.failures, **able.failures}
     rows = []
     for variant in bench.variants:
         item, key = able.ready.get(variant.key), variant.key
         if item is None:
             rows.append(Row(variant, shape, bench.prepared.get(key), failure=reasons[key]))
-        else:
-            rows.append(Row(variant, shape, bench.prepared[key], stats[key], tuple(times[key]), item.difference, item.first))
-    return rows
+            continue
+        share = peak_share(item.flops, times[key], known)
+        ran = (stats[key], tuple(times[key]), item.difference, item.first, item.flops, share)
+        rows.append(Row(variant, shape, bench.prepared[key], *ran))
+    best = {peak.gemm for peak in known.values()}
+    return rows, [GemmRow(gemm, shape, tuple(own), gemm in best) for gemm, own in products.items()]
 
 
 def _check(bench: _Bench, shape: Shape) -> _Able:
@@ -184,7 +205,10 @@ def _check(bench: _Bench, shape: Shape) -> _Able:
         try:
             call = bench.prepared[variant.key].bind(feeds)
             answers, seconds = timed(call)
-            found.ready[variant.key] = _Checked(call, seconds, max_difference(answers, expected[variant.drop]))
+            bundle = bench.prepared[variant.key].bundle
+            flops = {} if bundle is None else matrix_flops(bundle, shape, variant.precision)
+            difference = max_difference(answers, expected[variant.drop])
+            found.ready[variant.key] = _Checked(call, seconds, difference, flops)
         except Exception as error:  # as above
             found.failures[variant.key] = one_line(error)
     wrong = [

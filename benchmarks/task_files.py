@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.calibration import Batch, Calibration
-from exporter.groups import compile_plan, prove, save, trace_group
+from exporter.groups import compile_plan, load_graph, prove, save, trace_group
 from exporter.passes import Group, needs_ranges
 from exporter.plan import TOLERANCES, Plan
 from exporter.prune import Branch, prune, stored_bytes
@@ -50,7 +50,7 @@ def export_one_graph(subject: Subject, traces: Traces, folder: Path, target: str
     folder.mkdir(parents=True)
     with WeightsFile(folder / WEIGHTS) as weights:
         exact = save(compiled, weights, folder / MODEL)
-    parity = prove(plan, branches, folder / MODEL, exact)
+    parity = prove(plan, branches, load_graph(plan, folder / MODEL, routed=False), exact)
     tokenizer = subject.tokenizer
     save_config(branches[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
     entry = variant_entry(branches, plan, MODEL, parity, compiled.passes)

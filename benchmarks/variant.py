@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,11 +32,13 @@ class Prepared:
         bind: makes the call that is timed.
         file_bytes: bytes of its files on disk; None where it has none of its own.
         export_seconds: how long it took to write them.
+        bundle: the exported folder that it runs, whose operations can be counted; None for another way.
     """
 
     bind: Bind
     file_bytes: int | None = None
     export_seconds: float | None = None
+    bundle: Path | None = None
 
 
 @dataclass(frozen=True)

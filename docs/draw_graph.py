@@ -14,10 +14,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-LAYERS, DROP = 6, 4
+LAYERS, DROP = 6, 3
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 TRUNK, INK, PAPER = "#d9dee4", "#1f2933", "#ffffff"
-TASKS = {"topic": "#0072b2", "mood": "#e69f00", "words": "#009e73"}
+TASKS = {"topic": "#0072b2", "mood": "#e69f00", "spam": "#009e73"}
 HEIGHT, GAP = 0.62, 0.16
 
 
@@ -64,28 +64,25 @@ def draw_exported(axes: Axes) -> None:
     axes.text(middle, level(0) - 0.12, "text", ha="center", va="top", fontsize=9, color=INK)
     box(axes, middle - 1, level(0), 2, "embeddings", TRUNK)
     for row in range(LAYERS):
-        shared = row < DROP
         arrow(axes, middle, level(row) + HEIGHT, middle, level(row + 1))
-        box(axes, *(middle - 1, level(row + 1), 2.0) if shared else (0.6, level(row + 1), 5.4), "", TRUNK)
-        label = f"layer {row}" if shared else f"layer {row}, all tasks as one batch"
-        axes.text(
-            middle - (0 if shared else 0.5), level(row + 1) + HEIGHT / 2, label, ha="center", va="center", fontsize=9, color=INK
-        )
-        if not shared:
+        # The first adapters stand at the end of layer DROP: all before them is the same for every task.
+        if row <= DROP:
+            box(axes, middle - 1, level(row + 1), 2, f"layer {row}", TRUNK)
+        else:
+            box(axes, 0.6, level(row + 1), 5.4, "", TRUNK)
+            text = f"layer {row}, all tasks as one batch" + ",\nonly the token that the heads read" * (row == LAYERS - 1)
+            axes.text(middle - 0.5, level(row + 1) + HEIGHT / 2, text, ha="center", va="center", fontsize=9, color=INK)
+        if row >= DROP:
             for number, colour in enumerate(TASKS.values()):
-                adapter(axes, 5.05 + number * 0.28, level(row + 1), colour)
+                adapter(axes, (4.4 if row == DROP else 5.05) + number * 0.28, level(row + 1), colour)
     for column, (name, colour) in enumerate(TASKS.items()):
         x = middle + (column - 1) * 1.9
         arrow(axes, x, level(LAYERS) + HEIGHT, x, level(LAYERS + 1))
         box(axes, x - 0.7, level(LAYERS + 1), 1.4, name, colour, PAPER)
-    axes.annotate(
-        "computed once",
-        (middle - 1.15, (level(0) + level(DROP) + HEIGHT) / 2),
-        ha="right",
-        va="center",
-        fontsize=9,
-        color=INK,
-    )
+    edge, low, high = middle - 1.2, level(0), level(DROP + 1) + HEIGHT
+    axes.plot([edge, edge - 0.12, edge - 0.12, edge], [low, low, high, high], color=INK, lw=0.9)
+    axes.text(edge - 0.25, (low + high) / 2, "computed\nonce", ha="right", va="center", fontsize=9, color=INK)
+    axes.text(5.4, level(DROP + 1) + HEIGHT / 2, "all as one batch", ha="left", va="center", fontsize=9, color=INK)
 
 
 def main() -> None:

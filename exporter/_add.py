@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from rich.console import Console
 
 from runtime.bundle import MANIFEST, WEIGHTS, Manifest, TaskEntry, VariantEntry, check_files, digest, read_manifest
@@ -18,14 +17,15 @@ from runtime.errors import AdapterDropError
 
 from .binding import task_places, task_weights
 from .errors import ExportError, VerificationError
-from .groups import compile_plan, copies, prove, save
+from .groups import compile_plan, copies, load_graph, prove, save
 from .heads import Head
 from .load import Checkpoint, check_finite, load
 from .parity import NOTHING_WRITTEN, parity_row
 from .passes import needs_ranges
-from .plan import Plan, Task, check_names, make_plan
+from .plan import Plan, Task
+from .planning import check_names, make_goal, make_plan
 from .progress import Stages
-from .prune import Branch, prune
+from .prune import Branch, exact_bytes, prune
 from .report import Report, VariantReport
 from .routed import check_routable
 from .save import graph_outputs, save_config, variant_entry
@@ -33,7 +33,7 @@ from .setups import describe
 from .staging import check_space, staged
 from .templates import Template, load_templates, save_templates
 from .variants import report_variant
-from .verify import SHAPES, make_inputs
+from .verify import SHAPES, Subject, make_inputs
 from .weights_file import WeightsFile
 
 
@@ -83,7 +83,8 @@ def add(
         for branch in (branch for branches in pruned for branch in branches):
             check_finite(branch.model)
         grown = [_grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
-        check_space(folder, (folder / WEIGHTS).stat().st_size)
+        # The old weights are in the new file again; the templates among them are what an exact copy takes.
+        check_space(folder, (folder / WEIGHTS).stat().st_size + exact_bytes(pruned, plans[0].new))
     done = []
     with staged(folder, overwrite=True) as target:
         with WeightsFile(target / WEIGHTS) as weights:
@@ -117,18 +118,8 @@ def _open(folder: Path) -> Manifest:
 
 
 def _plan(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None) -> _Plans:
-    found = make_plan(
-        checkpoint.model,
-        None,
-        None,
-        variant.drop,
-        manifest.opset,
-        atol,
-        checkpoint.setup,
-        checkpoint.head,
-        manifest.precision,
-        manifest.target,
-    )
+    goal = make_goal(manifest.opset, atol, manifest.precision, manifest.target)
+    found = make_plan(checkpoint, None, variant.drop, goal)
     known = {entry.name for entry in manifest.tasks}
     tasks = tuple(task for task in found.tasks if task.name not in known)
     if not tasks:
@@ -203,8 +194,9 @@ def _variant(
         exact = save(compiled, weights, path)
         save_templates(templates, weights, path)
     with stages("verify"):
-        parity = prove(plans.every, branches, path, exact, bool(variant.routed))
-        _compare_old(folder / variant.model, path, plans)
+        graph = load_graph(plans.every, path, bool(variant.routed))
+        parity = prove(plans.every, branches, graph, exact)
+        _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
     new = variant_entry(branches, plans.new, variant.model, parity, compiled.passes, variant.routed)
     entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=(*variant.parity, *parity))
     report = report_variant(plans.new, branches, compiled, entry, parity)
@@ -212,9 +204,8 @@ def _variant(
     return entry, replace(report, tasks=tuple(replace(task, group=group[task.name]) for task in report.tasks))
 
 
-def _compare_old(before: Path, after: Path, plans: _Plans) -> None:
+def _compare_old(before: Subject, after: Subject, plans: _Plans) -> None:
     """Raises VerificationError where the bundle's own tasks have other answers than before."""
-    sessions = [onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (before, after)]
     old = [task for task in plans.every.tasks if task not in plans.new.tasks]
     outputs = [graph_outputs(replace(plans.every, tasks=tuple(old))), graph_outputs(plans.every)]
     failed = []
@@ -224,7 +215,7 @@ def _compare_old(before: Path, after: Path, plans: _Plans) -> None:
         given = make_inputs(plans.every, *shape)
         for task in old:
             expected, found = (
-                session.run(list(names[task.name]), given) for session, names in zip(sessions, outputs, strict=True)
+                each.graph.run(list(names[task.name]), given) for each, names in zip((before, after), outputs, strict=True)
             )
             for one, other in zip(expected, found, strict=True):
                 row = parity_row(task, np.asarray(one), np.asarray(other), shape, plans.every.atol)

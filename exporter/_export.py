@@ -14,15 +14,15 @@ from runtime.bundle import WEIGHTS
 from .errors import ExportError
 from .evaluate import open_evaluation
 from .load import check_finite, load
-from .plan import make_plans
+from .planning import make_goal, make_plans
 from .progress import Stages
-from .prune import prune, stored_bytes
+from .prune import least_bytes, prune
 from .prune_members import open_calibration
 from .report import Report
 from .routed import check_routable
 from .save import save_config, save_manifest, variant_files
 from .staging import check_destination, check_space, staged
-from .variants import export_variant
+from .variants import Request, export_variant
 from .weights_file import WeightsFile
 
 
@@ -90,28 +90,26 @@ def export(
     stages = Stages(console)
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions)
-        plans = make_plans(checkpoint, tasks, drop, opset, atol, precision, target)
+        plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target))
         if routed:
             check_routable(plans[0])
         texts = open_calibration(calibration, keep_fused, checkpoint.tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, checkpoint.tokenizer, plans[0])
+        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable)
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan) for plan in plans]
-        every = [branch for branches in pruned for branch in branches]
-        for branch in every:
+        for branch in (branch for branches in pruned for branch in branches):
             check_finite(branch.model)
-        # The file holds each weight once; asked before the long stages rather than after them.
-        check_space(output, stored_bytes(every))
+        # Asked before the long stages rather than after them.
+        check_space(output, least_bytes(pruned, plans[0]))
     with staged(output, overwrite) as folder:
         with WeightsFile(folder / WEIGHTS) as weights:
             done = [
-                export_variant(
-                    plan, branches, checkpoint, texts, keep_fused, examples, folder / name, weights, stages, routed, extendable
-                )
+                export_variant(request, plan, branches, folder / name, weights, stages)
                 for plan, branches, name in zip(plans, pruned, variant_files(plans), strict=True)
             ]
         processors = [each for each in (checkpoint.tokenizer, checkpoint.processor) if each is not None]
-        save_config(every[0].model, plans[0], processors, folder)
+        save_config(pruned[0][0].model, plans[0], processors, folder)
         save_manifest(plans[0], checkpoint.tokenizer is not None, [entry for entry, _ in done], folder)
     return Report(output, checkpoint.source, plans[0].layers, tuple(report for _, report in done), stages.seconds)
 

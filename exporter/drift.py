@@ -68,45 +68,39 @@ def drift(
     """
     for model in (original, pruned):
         activate(model)
-    return compare(
-        calibration,
-        lambda batch: _run(original, batch, task),
-        lambda batch: _run(pruned, batch, task),
-        task=task,
-        head=head,
-        labels=labels,
-    )
-
-
-def compare(
-    calibration: Calibration,
-    before: Callable[[Batch], Mapping[str, Array]],
-    after: Callable[[Batch], Mapping[str, Array]],
-    *,
-    task: str,
-    head: str,
-    labels: Sequence[str] = (),
-) -> Drift:
-    """Compares two ways to answer the texts; each gives the head's fields of one batch, [rows, …] by name.
-
-    Raises:
-        ExportError: a label is none of the head's.
-    """
-    expected = _labels(calibration, head, labels)
-    comparison = _Comparison(head)
-    answers: list[tuple[Array, Array]] = []
+    comparison = Comparison(calibration, task=task, head=head, labels=labels)
     for batch in calibration.batches:
-        first, second = before(batch), after(batch)
-        for name in first:
-            comparison.add(first[name], second[name], batch.mask)
-        if expected is not None:
-            answers.append((first["logits"], second["logits"]))
-    if expected is None:
-        return Drift(task, *comparison.result())
-    rows = [row for batch in calibration.batches for row in batch.rows]
-    columns = [np.concatenate(column) for column in zip(*answers, strict=True)]
-    metrics = [_metric(head, column, expected[rows]) for column in columns]
-    return Drift(task, *comparison.result(), "pearson" if head == "regression" else "accuracy", *metrics)
+        comparison.add(batch, _run(original, batch, task), _run(pruned, batch, task))
+    return comparison.result()
+
+
+class Comparison:
+    """Compares two ways to answer the texts of one task, batch by batch."""
+
+    def __init__(self, calibration: Calibration, *, task: str, head: str, labels: Sequence[str] = ()) -> None:
+        """Raises ExportError where a label in the file is none of `labels`, the head's."""
+        self._task, self._head = task, head
+        self._expected = _labels(calibration, head, labels)
+        self._differences = _Differences(head)
+        self._rows: list[int] = []
+        self._logits: list[tuple[Array, Array]] = []
+
+    def add(self, batch: Batch, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
+        """Both ways' answers to one batch: the head's fields by name, [rows, …]."""
+        for name in before:
+            self._differences.add(before[name], after[name], batch.mask)
+        if self._expected is not None:
+            self._rows += batch.rows
+            self._logits.append((before["logits"], after["logits"]))
+
+    def result(self) -> Drift:
+        """What all batches so far say."""
+        if self._expected is None:
+            return Drift(self._task, *self._differences.result())
+        metric = "pearson" if self._head == "regression" else "accuracy"
+        columns = [np.concatenate(column) for column in zip(*self._logits, strict=True)]
+        values = [_metric(self._head, column, self._expected[self._rows]) for column in columns]
+        return Drift(self._task, *self._differences.result(), metric, *values)
 
 
 def _run(model: Any, batch: Batch, task: str) -> dict[str, Array]:
@@ -119,7 +113,7 @@ def _run(model: Any, batch: Batch, task: str) -> dict[str, Array]:
     return {name: found[name].float().cpu().numpy() for name in _OUTPUTS if found.get(name) is not None}
 
 
-class _Comparison:
+class _Differences:
     """Sums over batches."""
 
     def __init__(self, head: str) -> None:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from runtime.bundle import OUTPUTS
 
-from .calibration import Batch, Calibration, read_calibration
-from .drift import Array, Drift, compare
+from .calibration import Calibration, read_calibration
+from .drift import Array, Comparison, Drift
 from .errors import ExportError, VerificationError
 from .inputs import SEQUENCE
 from .plan import Plan, Task
@@ -66,30 +64,38 @@ def open_evaluation(
     return Evaluation(found, max_disagreement)
 
 
-def evaluate(branches: Sequence[Branch], plan: Plan, graph: Path, evaluation: Evaluation) -> tuple[Drift, ...]:
-    """The saved `graph` against single-task eager PyTorch of the pruned model, task by task.
+def evaluate(branches: Sequence[Branch], plan: Plan, graph: Any, evaluation: Evaluation) -> tuple[Drift, ...]:
+    """The exported graph, whose session is `graph`, against single-task eager PyTorch of the pruned model, task by task.
+
+    The graph computes all tasks at once, so each batch of texts runs once for all tasks that have these texts.
 
     Raises:
         VerificationError: a task answers otherwise on more than the allowed share of its texts (tokens, for tagging).
     """
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    outputs = graph_outputs(plan)
     tasks = {task.name: (branch, task) for branch in branches for task in branch.tasks}
-    rows = []
-    for name, own in evaluation.texts.items():
-        branch, task = tasks[name]
-        fields = OUTPUTS[task.head.kind]
-
-        def answer(batch: Batch, names: Sequence[str] = outputs[name], fields: Sequence[str] = fields) -> dict[str, Array]:
-            feeds = {entry.name: batch.feeds[entry.name] for entry in plan.inputs}
-            return dict(zip(fields, session.run(list(names), feeds), strict=True))
-
-        def reference(batch: Batch, branch: Branch = branch, task: Task = task) -> dict[str, Array]:
-            return dict(zip(OUTPUTS[task.head.kind], eager(branch, plan, task, batch.feeds), strict=True))
-
-        rows.append(compare(own, reference, answer, task=name, head=task.head.kind, labels=task.head.labels))
+    found: dict[str, Drift] = {}
+    for texts in {id(texts): texts for texts in evaluation.texts.values()}.values():
+        own = [tasks[name] for name, its in evaluation.texts.items() if its is texts]
+        found.update({drift.task: drift for drift in _compare(own, plan, graph, texts)})
+    rows = tuple(found[name] for name in evaluation.texts)
     _check(rows, evaluation.max_disagreement)
-    return tuple(rows)
+    return rows
+
+
+def _compare(tasks: Sequence[tuple[Branch, Task]], plan: Plan, graph: Any, texts: Calibration) -> list[Drift]:
+    """The tasks that have these texts."""
+    outputs = graph_outputs(plan)
+    names = [name for _, task in tasks for name in outputs[task.name]]
+    comparisons = [Comparison(texts, task=task.name, head=task.head.kind, labels=task.head.labels) for _, task in tasks]
+    for batch in texts.batches:
+        feeds = {entry.name: batch.feeds[entry.name] for entry in plan.inputs}
+        answers: dict[str, Array] = dict(zip(names, graph.run(names, feeds), strict=True))
+        for comparison, (branch, task) in zip(comparisons, tasks, strict=True):
+            fields = OUTPUTS[task.head.kind]
+            expected = dict(zip(fields, eager(branch, plan, task, batch.feeds), strict=True))
+            own = {field: answers[name] for field, name in zip(fields, outputs[task.name], strict=True)}
+            comparison.add(batch, expected, own)
+    return [comparison.result() for comparison in comparisons]
 
 
 def _check(rows: Sequence[Drift], allowed: float | None) -> None:

@@ -149,19 +149,25 @@ def _save(graph: ir.Model, routed: ir.Model | None, weights: WeightsFile, path: 
         save_graph(routed, weights, path.with_name(routed_file(path.name)))
 
 
-def prove(
-    plan: Plan, branches: Sequence[Branch], graph: Path, exact: Path | None, routed: bool = False
-) -> tuple[ParityRow, ...]:
-    """Verifies the saved `graph`, and the one in the folder `exact` by the tolerance of fp32; removes that folder. With
-    `routed`, the routed graph beside each as well.
+def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None) -> Subject:
+    """The saved `graph`, and with `routed` the routed one beside it, to be held to `atol`, by default the plan's.
+
+    Raises:
+        VerificationError: ONNX Runtime cannot load one of them.
+    """
+    beside = graph.with_name(routed_file(graph.name)) if routed else None
+    return Subject.load(graph, plan.atol if atol is None else atol, beside)
+
+
+def prove(plan: Plan, branches: Sequence[Branch], subject: Subject, exact: Path | None) -> tuple[ParityRow, ...]:
+    """Verifies the graphs of `subject`, and those in the folder `exact` by the tolerance of fp32; removes that folder.
 
     Raises:
         VerificationError: a graph differs from PyTorch.
     """
-    paths = [(graph, plan.atol)]
+    subjects = [subject]
     if exact is not None:
-        paths.append((exact / MODEL, min(plan.atol, TOLERANCES["fp32"])))
-    subjects = [Subject(path, atol, path.with_name(routed_file(path.name)) if routed else None) for path, atol in paths]
+        subjects.append(load_graph(plan, exact / MODEL, subject.routed is not None, min(plan.atol, TOLERANCES["fp32"])))
     rows = verify(branches, plan, subjects, graph_outputs(plan))
     if exact is not None:
         shutil.rmtree(exact)

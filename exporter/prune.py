@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ import torch
 from .errors import ExportError
 from .family import family_of
 from .plan import Plan, Task
+
+# A number in fp32 takes as much as so many in a lower precision, where all of them can be stored in it.
+_PARTS = {"fp16": 2, "int8": 4}
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,21 @@ def _plain(model: Any) -> Any:
 
 
 def stored_bytes(branches: Iterable[Branch]) -> int:
-    """What the branches' weights take, each counted once."""
+    """What the branches' weights take in fp32, each counted once."""
     tensors = {p.data_ptr(): p.nbytes for branch in branches for p in branch.model.parameters()}
     return sum(tensors.values())
+
+
+def exact_bytes(variants: Iterable[Iterable[Branch]], plan: Plan) -> int:
+    """What the graph in fp32 takes that is proved first where the plan's precision is lower: one variant's after another."""
+    return max(map(stored_bytes, variants)) if plan.rounds else 0
+
+
+def least_bytes(variants: Sequence[Sequence[Branch]], plan: Plan) -> int:
+    """What an export of the variants takes on disk at the least: its weights, each once, and the graph in fp32 that is proved
+    first and removed."""
+    written = stored_bytes(branch for branches in variants for branch in branches)
+    return written // _PARTS.get(plan.precision, 1) + exact_bytes(variants, plan)
 
 
 def shared_part(branches: tuple[Branch, ...], plan: Plan) -> str:

@@ -53,7 +53,7 @@ def check_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed + _ROOM_FOR_SMALL_FILES:
         raise ExportError(
-            f"no space left for {str(output)!r}: the export needs {(needed + _ROOM_FOR_SMALL_FILES) / 1e6:.0f} MB, "
+            f"no space left for {str(output)!r}: the export needs at least {(needed + _ROOM_FOR_SMALL_FILES) / 1e6:.0f} MB, "
             f"{free / 1e6:.0f} MB are free; make room or name an output on another disk"
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -13,8 +14,7 @@ from runtime.bundle import ParityRow, PassRow, VariantEntry
 from .calibration import Calibration
 from .drift import Drift
 from .evaluate import Evaluation, evaluate
-from .groups import Compiled, compile_plan, prove, save, trace_group
-from .load import Checkpoint
+from .groups import Compiled, compile_plan, load_graph, prove, save, trace_group
 from .passes import branch_size, graph_size
 from .plan import Plan
 from .progress import Stages
@@ -28,18 +28,39 @@ from .templates import make_templates, save_templates
 from .weights_file import WeightsFile
 
 
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What was asked for, the same for all variants of a bundle.
+
+    Attributes:
+        model: the whole model, of which variants are pruned copies.
+        calibration: texts, or scores of fusion members; None where no file was given.
+        keep_fused: how many members of each fusion stay in each layer; None for all.
+        evaluation: the texts on which the graph is compared with PyTorch.
+        routed: whether there is a graph whose rows choose their task.
+        extendable: whether templates are kept, to which tasks can be added.
+    """
+
+    model: Any
+    calibration: Calibration | None
+    keep_fused: int | None
+    evaluation: Evaluation
+    routed: bool
+    extendable: bool
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """A plan with its branches, and what calibration texts say of them."""
+
+    plan: Plan
+    branches: tuple[Branch, ...]
+    fusions: tuple[FusionReport, ...] = ()
+    drift: tuple[Drift, ...] = ()
+
+
 def export_variant(
-    plan: Plan,
-    branches: tuple[Branch, ...],
-    checkpoint: Checkpoint,
-    texts: Calibration | None,
-    keep_fused: int | None,
-    evaluation: Evaluation,
-    path: Path,
-    weights: WeightsFile,
-    stages: Stages,
-    routed: bool = False,
-    extendable: bool = False,
+    request: Request, plan: Plan, branches: tuple[Branch, ...], path: Path, weights: WeightsFile, stages: Stages
 ) -> tuple[VariantEntry, VariantReport]:
     """Writes the graph of `plan` to `path` and proves it; returns what the manifest and the report say of it. Beside it: the
     routed graph and the templates, where they are asked for.
@@ -48,32 +69,41 @@ def export_variant(
         ExportError: the model cannot be traced or compiled.
         VerificationError: a graph differs from PyTorch, or answers otherwise too often.
     """
-    attention: dict[str, list[FusionReport]] = {}
-    drift: tuple[Drift, ...] = ()
-    if texts is not None:
+    pruned = _Pruned(plan, branches)
+    if (texts := request.calibration) is not None:
         with stages("calibrate", f"on {len(texts.texts)} text(s)" if texts.texts else ""):
-            attention = measure_fusions(branches, texts, keep_fused)
-            plan = with_members(plan, attention)
-            branches = prune(checkpoint.model, plan)
-            drift = drifts(checkpoint.model, plan, branches, texts)
+            pruned = _calibrate(request, pruned, texts)
+    plan, branches = pruned.plan, pruned.branches
     with stages("trace", f"{len(branches)} structure(s) of {len(plan.tasks)} task(s), drop {plan.drop}"):
         groups = [trace_group(branch, plan) for branch in branches]
     with stages("compile"):
-        compiled = compile_plan(groups, plan, texts, routed, keep=extendable)
+        compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
     with stages("save"):
         exact = save(compiled, weights, path)
-        if extendable:
+        if request.extendable:
             save_templates(make_templates(compiled.kept, branches), weights, path)
     with stages("verify"):
-        parity = prove(plan, branches, path, exact, routed)
+        graph = load_graph(plan, path, request.routed)
+        parity = prove(plan, branches, graph, exact)
     answers: tuple[Drift, ...] = ()
-    if evaluation.texts:
+    if request.evaluation.texts:
         with stages("evaluate"):
-            answers = evaluate(branches, plan, path, evaluation)
-    entry = variant_entry(branches, plan, path.name, parity, compiled.passes, routed_file(path.name) if routed else "")
+            answers = evaluate(branches, plan, graph.graph, request.evaluation)
+    routed = routed_file(path.name) if request.routed else ""
+    entry = variant_entry(branches, plan, path.name, parity, compiled.passes, routed)
     report = report_variant(plan, branches, compiled, entry, parity)
-    found = tuple(each for reports in attention.values() for each in reports)
-    return entry, replace(report, fusions=found, drift=drift, evaluation=answers)
+    return entry, replace(report, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers)
+
+
+def _calibrate(request: Request, pruned: _Pruned, texts: Calibration) -> _Pruned:
+    """Chooses the members of fusions that stay, and measures what pruning changes."""
+    plan, branches = pruned.plan, pruned.branches
+    attention = measure_fusions(branches, texts, request.keep_fused)
+    if request.keep_fused is not None:
+        plan = with_members(plan, attention)
+        branches = prune(request.model, plan)
+    fusions = tuple(each for reports in attention.values() for each in reports)
+    return _Pruned(plan, branches, fusions, drifts(request.model, plan, branches, texts))
 
 
 def report_variant(

@@ -94,27 +94,24 @@ def eager(branch: Branch, plan: Plan, task: Task, inputs: Mapping[str, np.ndarra
     return [field.reshape(-1, 1)[:rows] for field in fields] if task.head.choices > 1 else fields
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
-    """A graph on disk, how far it may be from PyTorch, |onnx - torch| relative to max(1, max |torch|), and the routed graph of
-    the same tasks, if there is one."""
+    """A graph that is loaded, to be compared with PyTorch.
 
-    path: Path
-    atol: float
-    routed: Path | None = None
-
-
-@dataclass(frozen=True)
-class _Sessions:
-    """A subject that is loaded."""
+    Attributes:
+        graph: the session of the graph of all tasks.
+        atol: how far it may be from PyTorch, |onnx - torch| relative to max(1, max |torch|).
+        routed: the session of the routed graph of the same tasks, if there is one.
+    """
 
     graph: Any
     atol: float
     routed: Any | None
 
     @classmethod
-    def open(cls, subject: Subject) -> _Sessions:
-        return cls(_open(subject.path), subject.atol, None if subject.routed is None else _open(subject.routed))
+    def load(cls, graph: Path, atol: float, routed: Path | None = None) -> Subject:
+        """Raises VerificationError where ONNX Runtime cannot load a graph."""
+        return cls(_open(graph), atol, None if routed is None else _open(routed))
 
 
 def _open(graph: Path) -> Any:
@@ -135,13 +132,12 @@ def verify(
     Raises:
         VerificationError: names each task and shape out of tolerance.
     """
-    sessions = [_Sessions.open(subject) for subject in subjects]
     every = [(branch, task) for branch in branches for task in branch.tasks]
-    rows = [row for shape in _shapes(plan) for row in _compare(sessions, plan, every, outputs, shape)]
+    rows = [row for shape in _shapes(plan) for row in _compare(subjects, plan, every, outputs, shape)]
     longest = plan.max_lengths.get(SEQUENCE)
     if longest is not None:
         longest = max(1, min(longest, _LONGEST // len(plan.tasks)))
-        rows += _compare(sessions, plan, [(branch, branch.tasks[0]) for branch in branches], outputs, (1, longest))
+        rows += _compare(subjects, plan, [(branch, branch.tasks[0]) for branch in branches], outputs, (1, longest))
     failed = [row for found in rows for row in found if not row.max_abs_diff <= row.tolerance]
     if failed:
         lines = [
@@ -161,18 +157,18 @@ def _shapes(plan: Plan) -> list[tuple[int, int]]:
 
 
 def _compare(
-    sessions: Sequence[_Sessions],
+    subjects: Sequence[Subject],
     plan: Plan,
     tasks: Sequence[tuple[Branch, Task]],
     outputs: Mapping[str, Sequence[str]],
     shape: tuple[int, int],
     padded: bool = True,
 ) -> list[list[ParityRow]]:
-    """For each task a row per session."""
+    """For each task a row per subject."""
     inputs = make_inputs(plan, *shape, padded=padded)
     names = [name for _, task in tasks for name in outputs[task.name]]
     try:
-        answers = [dict(zip(names, session.graph.run(names, inputs), strict=True)) for session in sessions]
+        answers = [dict(zip(names, subject.graph.run(names, inputs), strict=True)) for subject in subjects]
     except Exception as error:
         raise VerificationError(f"the exported graph fails at {shape[0]}x{shape[1]}; nothing was written: {error}") from error
     rows: dict[str, list[ParityRow]] = {}
@@ -189,14 +185,14 @@ def _compare(
             continue
         known[task.name] = expected[0]
         rows[task.name] = [
-            _worst(task, expected, [found[name] for name in outputs[task.name]], shape, session.atol)
-            for found, session in zip(answers, sessions, strict=True)
+            _worst(task, expected, [found[name] for name in outputs[task.name]], shape, subject.atol)
+            for found, subject in zip(answers, subjects, strict=True)
         ]
-    for number, session in enumerate(sessions):
-        if session.routed is not None and known:
-            for row in compare_routes(session.routed, plan, inputs, known, shape, session.atol):
+    for number, subject in enumerate(subjects):
+        if subject.routed is not None and known:
+            for row in compare_routes(subject.routed, plan, inputs, known, shape, subject.atol):
                 rows[row.task][number] = max(rows[row.task][number], row, key=excess)
-    more = _compare(sessions, plan, unpadded, outputs, shape, padded=False) if unpadded else []
+    more = _compare(subjects, plan, unpadded, outputs, shape, padded=False) if unpadded else []
     return [*rows.values(), *more]
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 import onnxruntime
 import torch
 from support_rows import ROWS, Row
-from tiny_models import run_graph
 from tqdm import tqdm
 
 from exporter import ExportError, VerificationError, export
@@ -23,6 +23,7 @@ from runtime.bundle import OUTPUTS, InputEntry, Manifest, TaskEntry, read_manife
 TABLE = Path(__file__).parent.parent / "docs" / "support.md"
 SHAPES = ((1, 3), (4, 10), (2, 21))
 _LEVELS = (1e-5, 1e-4)
+_CPU = ["CPUExecutionProvider"]
 _HEADER = """\
 # What can be exported
 
@@ -58,8 +59,10 @@ def result(row: Row, look: Callable[[Path], object] = lambda _folder: None) -> t
         except ExportError as error:
             return f"refused: {error}".splitlines()[0].replace("|", "\\|"), "-"
         look(folder)
-        manifest = read_manifest(folder)
-        worst = max(_difference(model, row, manifest, folder, shape) for shape in SHAPES)
+        exported = _Exported.load(folder)
+        # set_active_adapters takes a merged adapter out of the weights: not from the user's model.
+        references = {task.name: copy.deepcopy(model).eval() for task in exported.manifest.tasks}
+        worst = max(_difference(references, row, exported, shape) for shape in SHAPES)
     level = next((level for level in _LEVELS if worst <= level), None)
     return f"differs by {worst:.0e}" if level is None else f"within {level:.0e}", routed
 
@@ -82,12 +85,29 @@ def documented() -> dict[str, tuple[str, str]]:
     return {key: (result, routed) for key, result, routed in parts}
 
 
-def _difference(model: Any, row: Row, manifest: Manifest, folder: Path, shape: tuple[int, int]) -> float:
-    feeds = _feeds(manifest, model.config, shape)
-    answers, worst = run_graph(folder, feeds), 0.0
-    rows = _routed_rows(manifest, folder, feeds)
+@dataclass(frozen=True)
+class _Exported:
+    """A folder with its graphs loaded; `routed` is None where there is no such graph."""
+
+    manifest: Manifest
+    graph: Any
+    routed: Any | None
+
+    @classmethod
+    def load(cls, folder: Path) -> _Exported:
+        manifest = read_manifest(folder)
+        names = (manifest.variant().model, manifest.variant().routed)
+        return cls(manifest, *(onnxruntime.InferenceSession(folder / name, providers=_CPU) if name else None for name in names))
+
+
+def _difference(references: Mapping[str, Any], row: Row, exported: _Exported, shape: tuple[int, int]) -> float:
+    manifest = exported.manifest
+    feeds = _feeds(manifest, next(iter(references.values())).config, shape)
+    names = [value.name for value in exported.graph.get_outputs()]
+    answers, worst = dict(zip(names, exported.graph.run(names, feeds), strict=True)), 0.0
+    rows = None if exported.routed is None else _routed_rows(manifest, exported.routed, feeds)
     for number, task in enumerate(manifest.tasks):
-        expected = _reference(model, task, row, feeds)
+        expected = _reference(references[task.name], task, row, feeds)
         for name, values in zip(task.outputs, expected, strict=True):
             assert answers[name].shape == values.shape
             worst = max(worst, _relative(answers[name], values))
@@ -100,14 +120,11 @@ def _relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
-def _routed_rows(manifest: Manifest, folder: Path, feeds: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Every task for every row, asked for in random order: [tasks, batch, labels]; None without a routed graph."""
-    name, batch = manifest.variant().routed, len(next(iter(feeds.values())))
-    if not name:
-        return None
+def _routed_rows(manifest: Manifest, routed: Any, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Every task for every row, asked for in random order: [tasks, batch, labels]."""
+    batch = len(next(iter(feeds.values())))
     order = np.random.default_rng(batch).permutation(len(manifest.tasks) * batch)
-    session = onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {**feeds, "row_ids": order % batch, "task_ids": order // batch})
+    (logits,) = routed.run(None, {**feeds, "row_ids": order % batch, "task_ids": order // batch})
     return np.asarray(logits[np.argsort(order)]).reshape(len(manifest.tasks), batch, -1)
 
 
@@ -120,8 +137,6 @@ def _reference(model: Any, task: TaskEntry, row: Row, feeds: Mapping[str, np.nda
         given = {name: np.resize(value, (12, *value.shape[1:])) for name, value in given.items()}
         if not hasattr(model, "heads"):
             given = {name: value[:, None] for name, value in given.items()}
-    # set_active_adapters takes a merged adapter out of the weights: not from the user's model.
-    model = copy.deepcopy(model).eval()
     if hasattr(model, "peft_config"):
         model.set_adapter(task.name)
         _silence(model, row.drop)

@@ -13,7 +13,10 @@ import pytest
 
 from benchmarks import routed, suite
 from benchmarks.cli import Shape, main, parse, parse_shapes
+from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
+from benchmarks.markdown import shares, table
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
+from benchmarks.rows_file import read_rows
 from benchmarks.variant import Prepared, Variant, max_difference, one_line
 
 TINY = ("--layers", "2", "--hidden", "32", "--tasks", "2", "--drop", "1", "--rounds", "2", "--no-compile", "--shapes", "1x8")
@@ -63,6 +66,29 @@ def test_rounds_run_every_call_once_in_a_seeded_order() -> None:
 @pytest.mark.parametrize(("one_round", "rounds"), [(1.0, 10), (0.01, 50), (9.0, 3), (0.0, 50)])
 def test_rounds_fit_the_time(one_round: float, rounds: int) -> None:
     assert rounds_within(10.0, one_round, 3, 50) == rounds
+
+
+def test_the_peak_is_the_fastest_product_of_its_precision() -> None:
+    small, large = Gemm("PyTorch", "fp32", 1, 1, 50), Gemm("ONNX Runtime", "fp32", 10, 10, 10)
+    known = peaks({small: [1.0, 1.0, 9.0], large: [20.0, 10.0, 1.0], Gemm("PyTorch", "bf16", 1, 1, 1): [1.0, 1.0, 1.0]})
+    assert (known["fp32"].gemm, known["fp32"].rates, known["fp32"].rate) == (large, (100.0, 200.0, 2000.0), 200.0)
+    assert known["bf16"].rate == 2.0
+
+
+def test_a_share_of_the_peak_is_paired_within_the_round() -> None:
+    fp32, int8 = (Peak(gemm, (100.0, 50.0, 100.0)) for gemm in gemms(["bf16", "bf16"], [])[:2])
+    known = {"fp32": fp32, "int8": int8}
+    # In the second round everything takes twice as long.
+    assert peak_share({"fp32": 100}, [2.0, 4.0, 1.0], {"fp32": fp32}) == 0.5
+    assert peak_share({"fp32": 100, "int8": 100}, [4.0, 8.0, 4.0], known) == 0.5  # type: ignore[arg-type]
+    assert peak_share({}, [1.0], {"fp32": fp32}) is None
+    assert peak_share({"int8": 100}, [1.0], {"fp32": fp32}) is None
+
+
+@pytest.mark.parametrize("gemm", gemms(["fp32", "bf16", "int8"], [(3, 32, 64)]), ids=lambda gemm: gemm.name)
+def test_every_bare_product_runs(gemm: Gemm) -> None:
+    assert gemm.bind(1)() == []
+    assert gemm.flops == 2 * gemm.rows * gemm.inner * gemm.columns
 
 
 def test_differences() -> None:
@@ -130,7 +156,8 @@ def test_a_tiny_run_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFix
     assert (lines.suffix, picture.suffix) == (".jsonl", ".png")
     assert picture.read_bytes().startswith(b"\x89PNG")
     text = lines.read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    records = [json.loads(line) for line in text.splitlines()]
+    rows = [record for record in records if "variant" in record]
     assert [row["variant"] for row in rows] == [
         "eager", "parallel", "parallel-bf16", "parallel-drop0", "files", "ours", "ours-runtime", "ours-int8",
     ]  # fmt: skip
@@ -139,7 +166,17 @@ def test_a_tiny_run_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFix
         assert (row["batch"], row["length"], len(row["times_ms"])) == (1, 8, 2)
         assert row["median_ms"] > 0
         assert row["precision"] != "fp32" or row["max_difference"] <= 1e-3
+    products = [record for record in records if "gemm" in record]
+    assert len(rows) + len(products) == len(records)
+    # Two libraries in fp32 and int8, PyTorch in bf16; a large shape, that of the texts and that of all tasks.
+    assert [len(product["times_ms"]) for product in products] == [2] * 15
+    assert [product["precision"] for product in products if product["fastest"]] == ["fp32", "bf16", "int8"]
     by_key = {row["variant"]: row for row in rows}
+    assert by_key["eager"]["peak_share"] is None
+    assert by_key["ours"]["matrix_flops"].keys() == {"fp32"}
+    assert all(0 < by_key[key]["peak_share"] < 1 for key in ("ours", "ours-runtime", "ours-int8"))
+    assert shares(lines).count("\n| ours") == 3
+    assert table(lines).count("\n| ") == 1 + len(rows)
     assert by_key[rows[0]["reference"]]["throughput_ratio"] == 1.0
     assert by_key["files"]["file_bytes"] > by_key["ours"]["file_bytes"] > 0
     assert rows[0]["command"] == " ".join(("python -m benchmarks", *TINY))
@@ -165,7 +202,8 @@ def test_a_variant_that_fails_is_shown_with_its_reason(
     monkeypatch.setattr(suite, "onnx_variants", lambda *_: [_variant("broken", _raise)])
     assert main([*TINY, "--output", str(tmp_path)]) == 0
     assert "failed: RuntimeError" in capsys.readouterr().out
-    last = json.loads(next(tmp_path.glob("*.jsonl")).read_text(encoding="utf-8").splitlines()[-1])
+    records = map(json.loads, next(tmp_path.glob("*.jsonl")).read_text(encoding="utf-8").splitlines())
+    last = [record for record in records if "variant" in record][-1]
     assert (last["variant"], last["failure"]) == ("broken", "RuntimeError: no such operator")
     assert (last["median_ms"], last["times_ms"]) == (None, [])
 
@@ -183,7 +221,7 @@ def test_wrong_numbers_end_the_run_with_status_1(
 def test_the_routed_benchmark_measures_what_it_has_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ["--layers", "2", "--hidden", "32", "--tasks", "3", "--drop", "1", "--rounds", "2", "--shapes", "2x8"]
     assert routed.main([*tiny, "--output", str(tmp_path)]) == 0
-    rows = routed.read_rows(next(tmp_path.glob("routed-*.jsonl")))
+    rows = read_rows(next(tmp_path.glob("routed-*.jsonl")), routed.Row)
     assert len(rows) == 7
     assert all(row.median_ms > 0 and row.rounds == 2 for row in rows)
     assert next(row.ratio for row in rows if row.call == "one task, exported alone") == 1.0

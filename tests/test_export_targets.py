@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from tiny_models import MAX_LENGTH, inputs, reference, run_graph, tiny_model, tokenizer
 from transformers import BertConfig
 
+import exporter._export
 import exporter.evaluate
 import exporter.variants
 import exporter.verify
@@ -108,6 +111,30 @@ def _texts(path: Path, labels: bool) -> Path:
     return path
 
 
+def test_texts_that_take_no_member_away_change_no_branch(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter.variants, "prune", lambda *_: pytest.fail("pruned again"))
+    texts = _texts(tmp_path / "t.jsonl", labels=False)
+    report = export(model, tokenizer(), tasks=["a"], drop=1, calibration=texts, output=tmp_path / "onnx")
+    assert [row.task for row in report.variants[0].drift] == ["a"]
+
+
+def test_the_space_asked_for_is_that_of_the_weights_and_of_the_copy_that_is_proved_first(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def note(_: Path, needed: int) -> None:
+        asked.append(needed)
+        raise ExportError("enough")
+
+    monkeypatch.setattr(exporter._export, "check_space", note)
+    for precision in ("fp32", "fp16", "int8"):
+        with pytest.raises(ExportError, match="enough"):
+            export(model, precision=precision, drop=[0, 1], output=tmp_path / "onnx")
+    whole = asked[0]
+    assert asked[1:] == [whole // 2 + whole, whole // 4 + whole]  # the variant without a drop holds all weights
+
+
 def test_evaluation_texts_tell_what_a_precision_costs(model: Any, tmp_path: Path) -> None:
     labelled = _texts(tmp_path / "a.jsonl", labels=True)
     report = export(model, tokenizer(), precision="int8", evaluation={"a": labelled}, output=tmp_path / "onnx")
@@ -117,6 +144,30 @@ def test_evaluation_texts_tell_what_a_precision_costs(model: Any, tmp_path: Path
     assert 0 < row.max_abs < TOLERANCES["int8"]
     assert row.argmax_agreement is not None
     assert report.to_dict()["evaluation"][0]["metric_after"] == row.metric_after
+
+
+def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = _texts(tmp_path / "t.jsonl", labels=False)
+    runs: list[list[str]] = []
+    evaluate = exporter.evaluate.evaluate
+
+    def counted(branches: Any, plan: Plan, graph: Any, evaluation: Any) -> Any:
+        def run(names: list[str], feeds: Any) -> Any:
+            runs.append(names)
+            return graph.run(names, feeds)
+
+        return evaluate(branches, plan, SimpleNamespace(run=run), evaluation)
+
+    monkeypatch.setattr(exporter.variants, "evaluate", counted)
+    both = export(model, tokenizer(), evaluation=texts, output=tmp_path / "both").variants[0].evaluation
+    assert runs == [["a", "b"]]  # six short texts are one batch
+    copy = shutil.copyfile(texts, tmp_path / "copy.jsonl")
+    each = export(model, tokenizer(), evaluation={"b": texts, "a": copy}, output=tmp_path / "each").variants[0].evaluation
+    assert runs[1:] == [["b"], ["a"]]
+    assert [row.task for row in each] == ["b", "a"]
+    assert both == each[::-1]
 
 
 def test_a_graph_that_answers_otherwise_too_often_is_refused(

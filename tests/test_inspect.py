@@ -18,7 +18,7 @@ from transformers import GPT2Config
 from exporter import ExportError, export
 from exporter.cli import main
 from exporter.inspect import Inspection, inspect_bundle
-from exporter.inspect._flops import Cost, node_cost
+from exporter.inspect._flops import Cost, node_cost, product_type
 from exporter.inspect._shapes import concrete_values
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +74,7 @@ def test_sums_are_sums_of_their_parts(inspection: Inspection) -> None:
     for graph in inspection.graphs:
         assert graph.uncounted == ()
         assert graph.flops == sum(operator.flops for operator in graph.operators)
+        assert graph.products == {"float32": sum(operator.matrix for operator in graph.operators)}
         assert graph.flops == pytest.approx(graph.trunk_flops + sum(sum(task.flops) for task in graph.tasks), abs=10)
         assert graph.bytes == sum(cell.trunk_bytes + cell.task_bytes for cell in graph.cells)
     assert inspection.weights_bytes < inspection.read_bytes
@@ -115,11 +116,15 @@ PROJECTED = """(float[1, 8, 6] x, float[6, 12] w, float[12] b) => (float[1, 8, 4
     y = com.microsoft.Attention<num_heads = 2>(x, w, b) }"""
 
 
-def _cost(text: str) -> Cost | None:
+def _graph(text: str) -> ir.Graph:
     import onnx.parser
 
     header = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
-    graph = ir.from_proto(onnx.parser.parse_model(f"{header} agraph {text}")).graph
+    return ir.from_proto(onnx.parser.parse_model(f"{header} agraph {text}")).graph
+
+
+def _cost(text: str) -> Cost | None:
+    graph = _graph(text)
     return node_cost(graph.node(0), concrete_values(graph, {}))
 
 
@@ -157,6 +162,28 @@ def test_matrix_products_are_counted_exactly(text: str, matrix: int) -> None:
     cost = _cost(text)
     assert cost is not None
     assert cost.matrix == matrix
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(float[2, 3] a, float[3, 5] b) => (float[2, 5] y) { y = MatMul(a, b) }", "float32"),
+        ("(float16[2, 3] a, float16[3, 5] b) => (float16[2, 5] y) { y = MatMul(a, b) }", "float16"),
+        ("(uint8[3, 4] a, int8[4, 5] b) => (int32[3, 5] y) { y = MatMulInteger(a, b) }", "int8"),
+        (
+            "(uint8[2, 3] a, int8[3, 5] b, float s) => (float[2, 5] y) "
+            "{ x = DequantizeLinear(a, s) w = DequantizeLinear(b, s) y = MatMul(x, w) }",
+            "int8",
+        ),
+        (
+            "(float[2, 3] x, int8[3, 5] b, float s) => (float[2, 5] y) { w = DequantizeLinear(b, s) y = MatMul(x, w) }",
+            "float32",
+        ),
+    ],
+)
+def test_products_are_told_apart_by_what_they_multiply(text: str, expected: str) -> None:
+    graph = _graph(text)
+    assert product_type(graph.node(len(graph) - 1), concrete_values(graph, {})) == expected
 
 
 def test_an_operator_without_a_rule_is_not_counted_as_nothing() -> None:

@@ -39,7 +39,9 @@ def _inspection(tasks: int, groups: int, layers: int, routed: bool = False) -> I
         cells += [
             Cell(level, f"tasks{group}", 2, members * count, 0, 7) for level, count in zip(levels, own, strict=True) if count
         ]
-    graph = GraphView("model.onnx", layers - 2, routed, levels, tuple(cells), () if routed else tuple(views), (), (), 10**6, ())
+    graph = GraphView(
+        "model.onnx", layers - 2, routed, levels, tuple(cells), () if routed else tuple(views), (), {}, (), 10**6, ()
+    )
     return Inspection(Path("onnx"), (1, 128), layers, "fp32", "portable", 20, (graph,), 10**6, 10**6, {})
 
 

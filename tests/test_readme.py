@@ -6,9 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
-from benchmarks import routed
-from benchmarks.fusion import markdown, read_rows
-from benchmarks.markdown import table
+from benchmarks import fusion, growth_rows, routed
+from benchmarks.markdown import shares, table
+from benchmarks.rows_file import read_rows
 from exporter.cli import command
 from exporter.inspect.command import command_parser
 
@@ -48,17 +48,14 @@ def test_files_that_the_readme_links_to_are_there() -> None:
     assert all((ROOT / link).exists() for link in links)
 
 
-def test_the_measured_table_is_that_of_the_results_file() -> None:
-    results = set(re.findall(r"benchmarks/results/bert-base-\d+\.jsonl", README))
-    assert len(results) == 1
-    assert table(ROOT / results.pop()) in README
+def _results(name: str) -> Path:
+    (found,) = {str(path) for path in re.findall(rf"benchmarks/results/{name}-\d+\.jsonl", README)}
+    return ROOT / found
 
 
-def test_the_table_of_fusions_is_that_of_its_results_file() -> None:
-    (results,) = set(re.findall(r"benchmarks/results/fusion-\d+\.jsonl", README))
-    assert markdown(read_rows(ROOT / results)) in README
-
-
-def test_the_table_of_the_routed_graph_is_that_of_its_results_file() -> None:
-    (results,) = set(re.findall(r"benchmarks/results/routed-\d+\.jsonl", README))
-    assert routed.markdown(routed.read_rows(ROOT / results)) in README
+def test_the_measured_tables_are_those_of_the_results_files() -> None:
+    assert table(_results("bert-base")) in README
+    assert shares(_results("bert-base")) in README
+    assert fusion.markdown(read_rows(_results("fusion"), fusion.Row)) in README
+    assert routed.markdown(read_rows(_results("routed"), routed.Row)) in README
+    assert growth_rows.markdown(read_rows(_results("growth"), growth_rows.Row)) in README

@@ -12,6 +12,18 @@ from ._fused import MATRIX_PRODUCTS, Dims, key_value, qkv_sizes
 from ._shapes import Known
 
 _PRODUCTS = MATRIX_PRODUCTS | {"MatMul", "MatMulInteger", "QLinearMatMul"}
+# These multiply 8-bit integers, whatever type their result has.
+_INTEGERS = frozenset(
+    (
+        "ConvInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QAttention",
+        "QLinearConv",
+        "QLinearMatMul",
+    )
+)
 # Where the fused bias stands among the inputs.
 _BIAS = {"DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
 # fmt: off
@@ -111,6 +123,19 @@ def _matrix(node: ir.Node, inputs: Sequence[Dims | None], output: Dims) -> Cost 
     if kind == "Einsum":
         return _einsum(node, inputs)
     return _attention(node, inputs)
+
+
+def product_type(node: ir.Node, known: Mapping[ir.Value, Known]) -> str:
+    """The type in which a matrix product multiplies: "float32", "float16", or "int8" where its operands are stored so."""
+    if node.op_type in _INTEGERS or all(_dequantized(value) for value in node.inputs[:2]):
+        return "int8"
+    return known[node.outputs[0]].dtype.numpy().name
+
+
+def _dequantized(value: ir.Value | None) -> bool:
+    """ONNX Runtime and OpenVINO multiply the integers themselves where both operands are made from some."""
+    maker = None if value is None else value.producer()
+    return maker is not None and maker.op_type == "DequantizeLinear"
 
 
 def _present(inputs: Sequence[Dims | None], index: int) -> bool:

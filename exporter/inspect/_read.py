@@ -14,9 +14,9 @@ from runtime.entries import BATCH
 from runtime.errors import BundleError
 
 from ..errors import ExportError
-from ._flops import Cost, node_cost
+from ._flops import Cost, node_cost, product_type
 from ._parts import TRUNK, Parts, find_parts, group_of
-from ._shapes import concrete_values
+from ._shapes import Known, concrete_values
 from .views import Cell, GraphView, Inspection, OperatorView, TaskView
 
 # The shape where none is asked for, or the longest that the model takes.
@@ -102,6 +102,7 @@ def _read_graph(folder: Path, manifest: Manifest, variant: VariantEntry, name: s
         cells=tuple(_cells(graph, parts, costs)),
         tasks=() if routed else tuple(_tasks(graph, parts, costs, manifest, variant)),
         operators=tuple(_operators(costs)),
+        products=_products(costs, known),
         uncounted=tuple(f"{node.op_type} {node.name}" for node, cost in costs.items() if cost is None),
         bytes=sum(_nbytes(value) for value in graph.initializers.values()),
         passes=() if routed else variant.passes,
@@ -114,6 +115,14 @@ def _nbytes(value: ir.Value) -> int:
 
 def _flops(cost: Cost | None) -> int:
     return 0 if cost is None else cost.total
+
+
+def _products(costs: Mapping[ir.Node, Cost | None], known: Mapping[ir.Value, Known]) -> dict[str, int]:
+    sums: dict[str, int] = defaultdict(int)
+    for node, cost in costs.items():
+        if cost is not None and cost.matrix:
+            sums[product_type(node, known)] += cost.matrix
+    return dict(sorted(sums.items()))
 
 
 def _cells(graph: ir.Graph, parts: Parts, costs: Mapping[ir.Node, Cost | None]) -> Iterable[Cell]:

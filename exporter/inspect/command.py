@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..cli import Parser
+from ..options import Parser
 
 _DESCRIPTION = """\
 Look into an exported folder: what is trunk and what is branch, layer by layer, what each task costs in operations and weights,
@@ -33,15 +33,9 @@ def _shape(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be BATCHxLENGTH, say 1x128, found {text!r}") from None
 
 
-def command_parser() -> argparse.ArgumentParser:
+def command_parser() -> Parser:
     """What the command understands."""
-    parser = Parser(
-        prog="python -m exporter inspect",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python -m exporter inspect", _DESCRIPTION, _EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that an export wrote")
     parser.add_argument(
         "--shape", type=_shape, metavar="BxL", help="batch x length of the inputs; default 1x128; images: the batch alone"

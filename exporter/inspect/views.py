@@ -83,6 +83,7 @@ class GraphView:
         cells: what each owner does in each level, where it does anything.
         tasks: what each task costs, in the order of the outputs; empty for a routed graph, whose rows share one branch.
         operators: by operations, the most first.
+        products: operations of matrix products, exact, by the type they multiply: "float32", "float16", "int8".
         uncounted: nodes whose shapes are unknown: they are missing from all operations here.
         bytes: weights, each counted once.
         passes: what the compiler did, in order.
@@ -95,6 +96,7 @@ class GraphView:
     cells: tuple[Cell, ...]
     tasks: tuple[TaskView, ...]
     operators: tuple[OperatorView, ...]
+    products: Mapping[str, int]
     uncounted: tuple[str, ...]
     bytes: int
     passes: tuple[PassRow, ...]

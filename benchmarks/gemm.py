@@ -1,0 +1,171 @@
+"""How fast this machine multiplies matrices: what a graph could reach at most, measured in the same rounds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from exporter.inspect import inspect_bundle
+
+from .cli import Shape
+from .variant import Call, Precision
+
+Library = Literal["PyTorch", "ONNX Runtime"]
+
+# Rows, inner size and columns of a product that keeps every unit busy, whatever the model.
+_LARGE = (1024, 2048, 2048)
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """A bare product of matrices, [rows, inner] x [inner, columns], the second one constant as a weight is.
+
+    int8 is uint8 x int8 in ONNX Runtime and int8 x int8 in PyTorch, summed in int32, without scales.
+    """
+
+    library: Library
+    precision: Precision
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def flops(self) -> int:
+        """Operations, a multiplication and an addition being two."""
+        return 2 * self.rows * self.inner * self.columns
+
+    @property
+    def name(self) -> str:
+        return f"{self.library} {self.precision} {self.rows}x{self.inner}x{self.columns}"
+
+    def bind(self, threads: int) -> Call:
+        """The call that is timed; torch's threads are set already."""
+        left = np.random.default_rng(0).standard_normal((self.rows, self.inner), np.float32)
+        right = np.random.default_rng(1).standard_normal((self.inner, self.columns), np.float32)
+        if self.library == "PyTorch":
+            return _bind_torch(left, right, self.precision)
+        return _bind_onnx(left, right, self.precision, threads)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The fastest product of one precision, and its operations per second in each round."""
+
+    gemm: Gemm
+    rates: tuple[float, ...]
+
+    @property
+    def rate(self) -> float:
+        """The median over the rounds."""
+        return statistics.median(self.rates)
+
+
+def gemms(precisions: Iterable[Precision], shapes: Iterable[tuple[int, int, int]]) -> list[Gemm]:
+    """Every library that computes in the precisions, at a large shape and at `shapes`: rows, inner size, columns."""
+    return [
+        Gemm(library, precision, *shape)
+        for precision in precisions
+        for library in _libraries(precision)
+        for shape in dict.fromkeys((_LARGE, *shapes))
+    ]
+
+
+def peaks(times: Mapping[Gemm, Sequence[float]]) -> dict[Precision, Peak]:
+    """Precision -> the product with the best median rate. `times`: seconds of each round."""
+    found: dict[Precision, Peak] = {}
+    for gemm, own in times.items():
+        peak = Peak(gemm, tuple(gemm.flops / seconds for seconds in own))
+        if gemm.precision not in found or peak.rate > found[gemm.precision].rate:
+            found[gemm.precision] = peak
+    return found
+
+
+def matrix_flops(bundle: Path, shape: Shape, precision: Precision) -> dict[Precision, int]:
+    """Operations of the matrix products of an exported graph, exact, by the precision that they are computed in: in int8, what
+    is stored so, in bf16 all. Empty where a shape is unknown: a share of a part would be none."""
+    graph = inspect_bundle(bundle, (shape.batch, shape.length)).graphs[0]
+    if graph.uncounted:
+        return {}
+    # A provider that computes in bf16 does so from a graph in fp32.
+    names: dict[str, Precision] = {"float32": "bf16" if precision == "bf16" else "fp32", "int8": "int8"}
+    return {names[kind]: count for kind, count in graph.products.items()}
+
+
+def peak_share(flops: Mapping[Precision, int], times: Sequence[float], known: Mapping[Precision, Peak]) -> float | None:
+    """The median over the rounds of: the time of the products at the peak of their precision / the time taken. None where a
+    peak is not known, or nothing was counted.
+
+    Args:
+        flops: precision -> operations of a graph's matrix products.
+        times: seconds of each round.
+        known: precision -> its peak, in the same rounds.
+    """
+    if not flops or any(precision not in known for precision in flops):
+        return None
+    least = [sum(count / known[kind].rates[number] for kind, count in flops.items()) for number in range(len(times))]
+    return statistics.median(bound / taken for bound, taken in zip(least, times, strict=True))
+
+
+def _libraries(precision: Precision) -> tuple[Library, ...]:
+    # ONNX Runtime's CPU kernels have no bf16.
+    return ("PyTorch",) if precision == "bf16" else ("PyTorch", "ONNX Runtime")
+
+
+def _integers(values: npt.NDArray[np.float32], kind: type[np.int8] | type[np.uint8]) -> npt.NDArray[np.int8 | np.uint8]:
+    scaled = np.clip(32 * values, -127, 127).astype(np.int8)
+    return scaled if kind is np.int8 else (scaled.astype(np.int16) + 128).astype(np.uint8)
+
+
+def _bind_torch(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], precision: Precision) -> Call:
+    if precision == "int8":
+        a, b = (torch.from_numpy(_integers(values, np.int8)) for values in (left, right))
+
+        def multiply() -> torch.Tensor:
+            return torch._int_mm(a, b)  # no public operator multiplies bare integers
+    else:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        # As a Linear holds its weight.
+        x, weight = torch.from_numpy(left).to(dtype), torch.from_numpy(np.ascontiguousarray(right.T)).to(dtype)
+
+        def multiply() -> torch.Tensor:
+            return torch.nn.functional.linear(x, weight)
+
+    def call() -> list[npt.NDArray[np.float32]]:
+        with torch.inference_mode():
+            multiply()
+        return []
+
+    return call
+
+
+def _bind_onnx(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], precision: Precision, threads: int) -> Call:
+    integers = precision == "int8"
+    given = _integers(left, np.uint8) if integers else left
+    kinds = (TensorProto.UINT8, TensorProto.INT32) if integers else (TensorProto.FLOAT, TensorProto.FLOAT)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger" if integers else "MatMul", ["left", "right"], ["product"])],
+        "gemm",
+        [helper.make_tensor_value_info("left", kinds[0], left.shape)],
+        [helper.make_tensor_value_info("product", kinds[1], (left.shape[0], right.shape[1]))],
+        [numpy_helper.from_array(_integers(right, np.int8) if integers else right, "right")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=onnx.IR_VERSION_2023_5_5)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def call() -> list[npt.NDArray[np.float32]]:
+        session.run(None, {"left": given})
+        return []
+
+    return call

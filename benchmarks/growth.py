@@ -1,0 +1,217 @@
+"""How the time grows with the drop and with the number of tasks, against what the operations say: python -m benchmarks.growth
+
+A BERT with random weights, exported for every number of tasks at every drop. Nothing is fitted:
+
+1. By operations: the time of one graph, that of the most tasks at the least drop, is measured, and every other one's foretold
+   by the operations of its matrix products, counted from the graph: trunk + tasks x branch.
+2. By layers: four graphs are measured, of the least and the greatest drop and of the fewest and the most tasks. All others lie
+   between them, as trunk + tasks x branch says, where both change by as much for every layer that a drop takes.
+
+With --folder, the graphs and the rounds stay there, and a run goes on where the one before it stopped: --seconds measures in
+pieces, on a machine that others wait for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from exporter import ExportError, export
+from exporter.inspect import inspect_bundle
+from exporter.verify import make_inputs
+from runtime.bundle import MANIFEST, read_manifest
+
+from .cli import Shape, random_bert_parser
+from .growth_rows import Point, Row, markdown, rows
+from .machine import inspect
+from .models import Subject, random_bert
+from .onnx_variants import open_session
+from .rounds import measure
+from .rows_file import write_rows
+from .variant import Answers, Call
+
+_SETUP, _ROUNDS = "setup.json", "rounds.jsonl"
+
+
+class _Measured:
+    """The folder of a run: exported graphs, what was asked for, and the rounds so far."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self._folder, self._options = folder, options
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {name: getattr(options, name) for name in ("layers", "hidden", "threads", "seed", "drops", "tasks")}
+        path = folder / _SETUP
+        if not path.exists():
+            path.write_text(json.dumps(own), encoding="utf-8")
+        elif (before := json.loads(path.read_text(encoding="utf-8"))) != own:
+            raise ExportError(f"{folder} was begun with {before}, found {own}: name another --folder, or repeat the options")
+
+    def export(self) -> Subject:
+        """Exports what is not there yet; each graph is verified against PyTorch."""
+        options = self._options
+        subject = random_bert(options.layers, options.hidden, max(2, *options.tasks), 0, options.seed)
+        for count in options.tasks:
+            if not (self._bundle(count) / MANIFEST).exists():
+                print(f"exporting {count} task(s) at the drops {options.drops} …", file=sys.stderr, flush=True)
+                export(subject.model, tasks=subject.tasks[:count], drop=options.drops, output=self._bundle(count))
+        return subject
+
+    def measure(self, subject: Subject, shape: Shape, seconds: float) -> None:
+        """Interleaved rounds, until there are enough of them or the seconds are over."""
+        start, have = time.monotonic(), len(self._lines(shape))
+        if have >= self._options.rounds or seconds <= 0:
+            return
+        calls = self._calls(subject, shape)
+        for call in calls.values():
+            call()
+        with (self._folder / _ROUNDS).open("a", encoding="utf-8") as file:
+            for number in tqdm(range(have, self._options.rounds), desc=str(shape), file=sys.stderr, unit="round"):
+                taken = measure(calls, 1, self._options.seed + number, lambda _: None)
+                record = {"shape": str(shape), "seconds": {name: own[0] for name, own in taken.items()}}
+                file.write(json.dumps(record) + "\n")
+                if time.monotonic() - start > seconds:
+                    break
+
+    def result(self, shape: Shape) -> tuple[list[Row], dict[str, list[float]]]:
+        """The rows of one shape and the milliseconds of each round; empty where there is no round."""
+        lines = self._lines(shape)
+        if not lines:
+            return [], {}
+        points = self._points()
+        times = {point: [line[str(point)] for line in lines] for point in points}
+        flops = {}
+        for count in self._options.tasks:
+            for graph in inspect_bundle(self._bundle(count), (shape.batch, shape.length)).graphs:
+                flops[Point(graph.drop, count)] = sum(graph.products.values())
+        raw = {str(point): [round(1e3 * each, 4) for each in own] for point, own in times.items()}
+        return rows(shape, times, flops, self._options.layers), raw
+
+    def _bundle(self, tasks: int) -> Path:
+        return self._folder / f"tasks{tasks}"
+
+    def _points(self) -> list[Point]:
+        return [Point(drop, count) for drop in self._options.drops for count in self._options.tasks]
+
+    def _lines(self, shape: Shape) -> list[dict[str, float]]:
+        path = self._folder / _ROUNDS
+        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+        return [line["seconds"] for line in lines if line["shape"] == str(shape)]
+
+    def _calls(self, subject: Subject, shape: Shape) -> dict[str, Call]:
+        feeds = make_inputs(subject.plan, shape.batch, shape.length, self._options.seed)
+        calls: dict[str, Call] = {}
+        for count in self._options.tasks:
+            files = {variant.drop: variant.model for variant in read_manifest(self._bundle(count)).variants}
+            for drop in self._options.drops:
+                session = open_session(self._bundle(count) / files[drop], self._options.threads)
+                calls[str(Point(drop, count))] = _call(session, feeds)
+        return calls
+
+
+def _call(session: Any, feeds: Any) -> Call:
+    def call() -> Answers:
+        answers: Answers = session.run(None, feeds)
+        return answers
+
+    return call
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers, such as 0,3,6, found {text!r}") from None
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = random_bert_parser("growth", __doc__, "1x128", 12)
+    parser.add_argument("--drops", type=_numbers, default=[0, 3, 6, 9], metavar="N,…", help="default 0,3,6,9")
+    parser.add_argument("--tasks", type=_numbers, default=[1, 2, 4, 8], metavar="N,…", help="default 1,2,4,8")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="keep graphs and rounds there, and go on from them")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        metavar="S",
+        help="measure so long at most; 0: export, or report",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
+        try:
+            measured = _Measured(options.folder or Path(scratch), options)
+            subject = measured.export()
+        except ExportError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        start = time.monotonic()
+        for shape in options.shapes:
+            measured.measure(subject, shape, options.seconds - (time.monotonic() - start))
+        found = {shape: measured.result(shape) for shape in options.shapes}
+        _report(found, subject, options)
+    return 0
+
+
+def _report(
+    found: Mapping[Shape, tuple[list[Row], dict[str, list[float]]]], subject: Subject, options: argparse.Namespace
+) -> None:
+    every = [row for own, _ in found.values() for row in own]
+    if not every:
+        print("no round is measured yet: run it again with --seconds")
+        return
+    head = {**subject.description, "tasks": options.tasks, "drop": options.drops, "seed": options.seed}
+    raw = [{"kind": "rounds", "shape": str(shape), "times_ms": own} for shape, (_, own) in found.items()]
+    path = write_rows(options.output, "growth", head, inspect(options.threads), every, raw)
+    _print(every, subject, Console() if sys.stdout.isatty() else Console(width=120))
+    print(markdown(every))
+    print(f"wrote {path}")
+
+
+def _print(every: Sequence[Row], subject: Subject, console: Console) -> None:
+    table = Table(title=f"{subject.description['name']}: growth with drop and tasks; deviation = measured / foretold - 1")
+    columns = (
+        "shape",
+        "drop",
+        "tasks",
+        "layers",
+        "GFLOP",
+        "measured ms",
+        "by operations ms",
+        "deviation",
+        "by tasks: deviation",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column == "shape" else "right")
+    for row in every:
+        cells = [str(row.drop), str(row.tasks), str(row.layers), f"{row.gflop:.1f}", f"{row.median_ms:,.1f}"]
+        cells += [f"{row.by_operations_ms:,.1f}", f"{row.by_operations:+.1%}"]
+        table.add_row(row.shape, *cells, "-" if row.by_layers is None else f"{row.by_layers:+.1%}")
+    console.print(table)
+    for shape in dict.fromkeys(row.shape for row in every):
+        own = [row for row in every if row.shape == shape]
+        operations = max(abs(row.by_operations) for row in own)
+        layers = max((abs(row.by_layers) for row in own if row.by_layers is not None), default=0.0)
+        console.print(
+            f"{shape}, {own[0].rounds} rounds: at most {operations:.1%} from the operations, {layers:.1%} from the layers"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

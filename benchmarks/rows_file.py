@@ -1,0 +1,46 @@
+"""The results of a benchmark of its own: a line that says what ran and where, then a line per row."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .machine import FLAVOURS, Machine, versions
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Row = TypeVar("Row", bound=DataclassInstance)
+
+
+def write_rows(
+    folder: Path,
+    name: str,
+    head: Mapping[str, Any],
+    machine: Machine,
+    rows: Iterable[DataclassInstance],
+    more: Iterable[Mapping[str, Any]] = (),
+) -> Path:
+    """Writes `name`-DATE.jsonl into `folder`; returns its path. `head`: what was measured; `more`: further lines, each with a
+    "kind" of its own."""
+    today = datetime.datetime.now(datetime.UTC)
+    found = {"versions": versions(("torch", "adapters", *FLAVOURS)), "machine": asdict(machine)}
+    lines = [
+        {"kind": "run", **head, "date": f"{today:%Y-%m-%d}", **found},
+        *({"kind": "row", **asdict(row)} for row in rows),
+        *more,
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{today:%Y%m%d}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def read_rows(path: Path, kind: type[Row]) -> Sequence[Row]:
+    """The rows of a results file, as the dataclass `kind`."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [kind(**{key: value for key, value in line.items() if key != "kind"}) for line in lines if line["kind"] == "row"]
