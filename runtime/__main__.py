@@ -10,8 +10,9 @@ from typing import NoReturn
 
 from runtime.batch import Text
 from runtime.errors import AdapterDropError, InputError
+from runtime.loading import load
 from runtime.options import Options
-from runtime.predict import Prediction, Predictor, load
+from runtime.predict import Prediction, Predictor
 from runtime.providers import NAMES
 
 _SHOWN = 6  # of an embedding's numbers

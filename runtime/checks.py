@@ -1,11 +1,29 @@
 """What a caller asks for, checked against what the bundle has."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runtime.batch import TEXT_INPUTS, Text, TextEncoder
 from runtime.bundle import Manifest, TaskEntry
 from runtime.errors import InputError
 from runtime.prediction import FIELDS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Tasks of one call: `outputs` of the graph and `answers`, the caller's names of them, in the order of `entries`."""
+
+    entries: tuple[TaskEntry, ...]
+    outputs: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, entries: tuple[TaskEntry, ...]) -> "Asked":
+        return cls(
+            entries,
+            tuple(output for entry in entries for output in entry.outputs),
+            tuple(name for entry in entries for name in entry.answers),
+        )
 
 
 def chosen_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:

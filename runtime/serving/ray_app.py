@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from runtime.errors import InputError
+from runtime.loading import load
 from runtime.nodes import example_feeds
-from runtime.predict import Predictor, load
+from runtime.predict import Predictor
 
 
 @dataclass(frozen=True)
