@@ -128,7 +128,7 @@ def _all(graphs: Mapping[str, Path], make: Make) -> dict[str, Any]:
 
 def _on_cpu(graphs: Mapping[str, Path], make: Make, manifest: Manifest, options: Options) -> Mapping[str, Any]:
     if options.cache is None or not options.share_weights:
-        return Sessions(graphs, make, options)
+        return Sessions(graphs, make, options, example_feeds(manifest))
     place = cache_folder(options.cache, manifest, "packed")
     try:
         return open_packed(graphs, place, make, options)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from runtime._ort import ort
 from runtime.errors import BundleError
 from runtime.options import Options
@@ -22,11 +24,12 @@ class Sessions(Mapping[str, Any]):
     packed into one file that all then read (`Options.share_weights`): seconds for a large model, and the caller's to wait for,
     while calls of graphs that are open go on. The first session is then replaced, and its own weights are freed.
 
-    `graphs`: file name -> path; `make`: name, path and whether the file is packed -> session, and BundleError where that fails.
+    `graphs`: file name -> path; `make`: name, path and whether the file is packed -> session, and BundleError where that fails;
+    `feeds`: right for the first graph, and small.
     """
 
-    def __init__(self, graphs: Mapping[str, Path], make: Make, options: Options) -> None:
-        self._graphs, self._make, self._options = graphs, make, options
+    def __init__(self, graphs: Mapping[str, Path], make: Make, options: Options, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._graphs, self._make, self._options, self._feeds = graphs, make, options, feeds
         self._share = options.share_weights and len(graphs) > 1
         self._lock = threading.Lock()
         first = next(iter(graphs))
@@ -59,6 +62,7 @@ class Sessions(Mapping[str, Any]):
             # What is mapped stays readable when the folder is gone, but for systems that then keep the folder
             with tempfile.TemporaryDirectory(prefix="adapterdrop-packed-", ignore_cleanup_errors=True) as folder:
                 self._open = open_packed(self._graphs, Path(folder), self._make, self._options)
+            shrink_arena(next(iter(self._open.values())), self._feeds)
         except (OSError, BundleError) as error:  # a graph that does not load at all is named when it is opened by itself
             reason = error.strerror if isinstance(error, OSError) else error
             self._options.progress(f"the graphs cannot share packed weights ({reason}): each packs its own, which takes memory")
@@ -80,6 +84,13 @@ def open_packed(graphs: Mapping[str, Path], folder: Path, make: Make, options: O
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise BundleError(f"{', '.join(map(str, graphs.values()))}: {unloadable(error)}") from error
     return {graph: make(graph, path, True) for graph, path in packed.items()}
+
+
+def shrink_arena(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Gives back what nobody uses any more of the arena that all sessions share: it does that after a run alone."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    session.run(None, feeds, options)
 
 
 def unloadable(error: Exception) -> str:
