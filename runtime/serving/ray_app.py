@@ -92,6 +92,7 @@ class Replica:
 
     def __init__(self, folder: str, provider: str, threads: int | None, max_batch: int, wait_seconds: float) -> None:
         self._predictor = load(folder, provider=provider, threads=threads)
+        self._predictor.prepare()  # before the first request, not within it
         self._ask.set_max_batch_size(max_batch)
         self._ask.set_batch_wait_timeout_s(wait_seconds)
 
