@@ -33,7 +33,7 @@ def chosen_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskE
     if isinstance(tasks, str) or not isinstance(tasks, Sequence):
         raise InputError(f"tasks: expected a list of names or None, found {type(tasks).__name__}; pass [name]")
     known = {task.name: task for task in manifest.tasks}
-    if unknown := [name for name in tasks if name not in known]:
+    if unknown := [name for name in tasks if not (isinstance(name, str) and name in known)]:
         raise InputError(f"tasks: expected some of {', '.join(known)}, found {', '.join(map(repr, unknown))}")
     if not tasks:
         raise InputError(f"tasks: expected some of {', '.join(known)}, found an empty list; None takes all")

@@ -52,8 +52,8 @@ class RoutedGraph:
         row_ids, numbers = _checked_rows(rows, _batch(feeds)), self._numbers
         if isinstance(tasks, str) or not isinstance(tasks, Sequence):
             raise InputError(f"tasks: expected a list with one name a row, found {type(tasks).__name__}")
-        if unknown := list(dict.fromkeys(name for name in tasks if name not in numbers)):
-            raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(map(repr, unknown))}")
+        if unknown := [repr(name) for name in tasks if not (isinstance(name, str) and name in numbers)]:
+            raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(dict.fromkeys(unknown))}")
         if len(tasks) != len(row_ids):
             raise InputError(
                 f"tasks: expected one name for each of {len(row_ids)} row(s), found {len(tasks)}; "
