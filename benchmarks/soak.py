@@ -1,8 +1,9 @@
 """Many threads on one predictor for a long time: python -m benchmarks.soak DIR [--minutes 10] [--threads 16]
 
 Every call takes texts of a fixed pool at random lengths, tasks and drops, and must answer as the same texts did alone, before
-the threads began. Some calls are cancelled, some are faulty and must be refused. Memory is read after each tenth of the time;
-it may not grow from the first half to the second by more than --growth.
+the threads began; where the bundle has a routed graph, some calls ask another task of each text. Some calls are cancelled, some
+are faulty and must be refused. Memory, open files and threads are read after each twentieth of the time: memory may not grow
+from the second quarter to the last by more than --growth, files and threads not at all.
 
 Exit status: 0 right and no leak, 1 otherwise. The last line of standard output is the result as JSON.
 """
@@ -18,18 +19,22 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnxruntime
 import psutil
 
 import runtime
+from runtime.batch import CPU_LIMITS, TextEncoder
 
 _POOL = 96
 _MOST = 8  # texts of a call
+_READINGS = 20  # of memory, files and threads
 _WORDS = ("the", "phone", "is", "fast", "and", "screen", "gorgeous", "but", "battery", "weak", "news", "of", "Berlin", "again")
 _TOLERANCE = 1e-3  # of probabilities: a batch rounds otherwise than a text alone
 
@@ -61,20 +66,31 @@ class Soak:
             drop: [{task: rows[0] for task, rows in self.predictor.predict([text], drop=drop).items()} for text in self.texts]
             for drop in self.predictor.drops
         }
+        self.routed = all(variant.routed for variant in self.predictor.manifest.variants)
+        encoder = TextEncoder.load(folder, self.predictor.manifest)
+        rows = encoder.encode(self.texts)
+        batches = [next(encoder.batches([row], CPU_LIMITS)).feeds for row in rows]
+        self.feeds = batches if self.routed else []
+        self.logits = {drop: [self.predictor.run(each, drop=drop) for each in self.feeds] for drop in self.predictor.drops}
 
     def fill(self) -> None:
         """The largest call of each drop, so that what may grow to a largest size has it before memory is watched."""
         texts = sorted(self.texts, key=len)[-_MOST:]
         for drop in self.predictor.drops:
             self.predictor.predict(texts, drop=drop)
+            if self.routed:
+                self.predictor.predict(texts, self.predictor.tasks[1:], drop=drop)
 
     def call(self, choose: random.Random, findings: Findings) -> None:
-        kind = choose.choices(["predict", "cancel", "faulty"], [90, 6, 4])[0]
+        routed = 20 if self.routed else 0
+        kind = choose.choices(["predict", "routed", "cancel", "faulty"], [90 - routed, routed, 6, 4])[0]
         drop = choose.choice(self.predictor.drops)
         tasks = choose.sample(self.predictor.tasks, choose.randint(1, len(self.predictor.tasks)))
         chosen = [choose.randrange(_POOL) for _ in range(choose.choice([1, 1, 1, 2, 4, _MOST]))]
         if kind == "faulty":
             self._faulty(choose, findings)
+        elif kind == "routed":
+            self._mixed(choose, drop, chosen, findings)
         elif kind == "cancel":
             self._cancelled(choose, [self.texts[index] for index in chosen], findings)
         else:
@@ -84,6 +100,25 @@ class Soak:
                 if rows[place].drop != drop or _distance(rows[place], self.alone[drop][index][task]) > _TOLERANCE:
                     fault = f"drop {drop}, task {task}, text {index}: {rows[place]} for {self.alone[drop][index][task]}"
             findings.add("wrong answer" if fault else "right", fault)
+
+    def _mixed(self, choose: random.Random, drop: int, chosen: Sequence[int], findings: Findings) -> None:
+        """Some of the texts, padded to one length, some of them more than once, each for a task of its own."""
+        width = max(self.feeds[index]["input_ids"].shape[1] for index in chosen)
+        feeds = {
+            name: np.concatenate(
+                [np.pad(self.feeds[index][name], ((0, 0), (0, width - _width(self.feeds[index])))) for index in chosen]
+            )
+            for name in self.feeds[0]
+        }
+        rows = [choose.randrange(len(chosen)) for _ in range(choose.randint(1, 2 * len(chosen)))]
+        tasks = choose.choices(self.predictor.tasks, k=len(rows))
+        found = self.predictor.run_routed(feeds, tasks, rows, drop)
+        fault = ""
+        for row, task, logits in zip(rows, tasks, found, strict=True):
+            wanted = self.logits[drop][chosen[row]][task][0]
+            if logits.shape != wanted.shape or not np.abs(logits - wanted).max() <= _TOLERANCE * max(1.0, np.abs(wanted).max()):
+                fault = f"drop {drop}, task {task}, text {chosen[row]}: {logits} for {wanted}"
+        findings.add("wrong answer" if fault else "right, routed", fault)
 
     def _cancelled(self, choose: random.Random, texts: list[str], findings: Findings) -> None:
         cancellation = runtime.Cancellation()
@@ -138,27 +173,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     together.wait()
     together.wait()
     ends = time.monotonic() + 60 * options.minutes
-    memory = []
-    for _ in range(10):
-        time.sleep(max(0.0, min(6 * options.minutes, ends - time.monotonic())))
-        memory.append(process.memory_info().rss / 2**20)
-        print(f"{sum(findings.counts.values())} calls, {memory[-1]:.0f} MB", file=sys.stderr, flush=True)
+    curve = []
+    for number in range(1, _READINGS + 1):
+        time.sleep(max(0.0, ends - 60 * options.minutes * (1 - number / _READINGS) - time.monotonic()))
+        # a cancelled call has a thread for its timer: the calling threads and this process's own are what must not grow
+        timers = sum(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+        curve.append((process.memory_info().rss / 2**20, process.num_fds(), process.num_threads() - timers))
+        shown = f"{curve[-1][0]:.0f} MB, {curve[-1][1]} files, {curve[-1][2]} threads"
+        print(f"{sum(findings.counts.values())} calls, {shown}", file=sys.stderr, flush=True)
     for thread in threads:
         thread.join()
-    # the first half fills arenas and caches; what grows after it leaks
-    growth = statistics.median(memory[7:]) - statistics.median(memory[3:6])
-    leak = growth > options.growth
+    memory, files, running = map(list, zip(*curve, strict=True))
+    # the first quarter fills arenas and caches; what grows after it leaks
+    quarter = _READINGS // 4
+    growth = statistics.median(memory[-quarter:]) - statistics.median(memory[quarter : 2 * quarter])
+    leaks = {"memory": growth > options.growth}
+    for name, counts in (("files", files), ("threads", running)):
+        leaks[name] = statistics.median(counts[-quarter:]) > statistics.median(counts[quarter : 2 * quarter])
     result = {
         "minutes": options.minutes,
         "threads": options.threads,
         "calls": dict(sorted(findings.counts.items())),
         "memory_mb": [round(each, 1) for each in memory],
+        "open_files": files,
+        "process_threads": running,
         "growth_mb": round(growth, 1),
-        "leak": leak,
+        "leaks": [name for name, found in leaks.items() if found],
         "wrong": findings.wrong,
+        "versions": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     }
     print(json.dumps(result))
-    return int(bool(findings.wrong) or leak)
+    return int(bool(findings.wrong or result["leaks"]))
+
+
+def _width(feeds: Mapping[str, npt.NDArray[Any]]) -> int:
+    return int(feeds["input_ids"].shape[1])
 
 
 def _distance(found: runtime.Prediction, wanted: runtime.Prediction) -> float:

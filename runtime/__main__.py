@@ -10,9 +10,11 @@ from typing import NoReturn
 
 from runtime.batch import Text
 from runtime.errors import AdapterDropError, InputError
+from runtime.loading import load
 from runtime.options import Options
-from runtime.predict import Prediction, Predictor, load
+from runtime.predict import Prediction, Predictor
 from runtime.providers import NAMES
+from runtime.settings import describe, read_settings
 
 _SHOWN = 6  # of an embedding's numbers
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
@@ -36,10 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not texts:
             raise InputError("no text: give some with --text, --pair or --file")
         tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
-        settings = Options(threads=options.threads, cache=options.cache)
+        # One call: without a cache, packing weights for all graphs would take longer than it
+        given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
+        settings = read_settings(options.settings, given)
         predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
         predictions = predictor.predict(texts, tasks, truncate=options.truncate)
-        _print(_as_json(predictor, texts, predictions) if options.json else _as_text(predictor, texts, predictions))
+        nodes = predictor.node_counts() if options.nodes else None
+        answer = (_as_json if options.json else _as_text)(predictor, texts, predictions, nodes)
+        _print(answer)
     except AdapterDropError as error:
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
@@ -54,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m runtime",
         description="Ask an exported bundle about texts.",
-        epilog="`python -m runtime triton DIR REPOSITORY` writes the bundle as a model repository of Triton; `triton --help`.",
+        epilog=f"Options: {describe()}. `python -m runtime triton DIR REPOSITORY` writes the bundle as a model repository of "
+        "Triton; `triton --help`.",
     )
     parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
     # one destination for both, so that the order of the command line is kept
@@ -74,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--drop", type=int, metavar="N", help="number of lowest layers without adapters, as exported")
     add("--threads", type=int, metavar="N", help="threads within one operation")
     add("--cache", metavar="DIR", help="folder for packed weights, TensorRT engines and the like; they are made once then")
+    add(
+        "--option",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the provider, say openvino.precision=bf16 or cuda.device=1; may be repeated, see below",
+    )
+    add("--nodes", action="store_true", help="also say how many nodes of the graph each provider ran")
     add("--truncate", action="store_true", help="cut texts that are too long for the model")
     add("--json", action="store_true", help="one JSON object on standard output")
     return parser
@@ -99,19 +115,32 @@ def _read(name: str) -> list[Text]:
     return texts
 
 
-def _as_json(predictor: Predictor, texts: Sequence[Text], predictions: dict[str, list[Prediction]]) -> str:
+def _as_json(
+    predictor: Predictor,
+    texts: Sequence[Text],
+    predictions: dict[str, list[Prediction]],
+    nodes: dict[str, int] | None,
+) -> str:
     rows = [
         {"text": text, "predictions": {task: rows[index].to_dict() for task, rows in predictions.items()}}
         for index, text in enumerate(texts)
     ]
     try:
-        return json.dumps({"provider": predictor.provider, "drop": predictor.drops[0], "texts": rows}, allow_nan=False)
+        head = {"provider": predictor.provider, "drop": predictor.drops[0]} | ({} if nodes is None else {"nodes": nodes})
+        return json.dumps(head | {"texts": rows}, allow_nan=False)
     except ValueError as error:
         raise AdapterDropError("the model answered with NaN or an infinity, which JSON cannot hold") from error
 
 
-def _as_text(predictor: Predictor, texts: Sequence[Text], predictions: dict[str, list[Prediction]]) -> str:
+def _as_text(
+    predictor: Predictor,
+    texts: Sequence[Text],
+    predictions: dict[str, list[Prediction]],
+    nodes: dict[str, int] | None,
+) -> str:
     lines = [f"provider {predictor.provider}, drop {predictor.drops[0]}"]
+    if nodes is not None:
+        lines.append("nodes " + ", ".join(f"{provider} {count}" for provider, count in nodes.items()))
     width = max(map(len, predictions))
     for index, text in enumerate(texts):
         lines += ["", text if isinstance(text, str) else " | ".join(text)]

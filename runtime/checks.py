@@ -1,11 +1,29 @@
 """What a caller asks for, checked against what the bundle has."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from runtime.batch import TEXT_INPUTS, Text, TextEncoder
 from runtime.bundle import Manifest, TaskEntry
 from runtime.errors import InputError
 from runtime.prediction import FIELDS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Tasks of one call: `outputs` of the graph and `answers`, the caller's names of them, in the order of `entries`."""
+
+    entries: tuple[TaskEntry, ...]
+    outputs: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, entries: tuple[TaskEntry, ...]) -> "Asked":
+        return cls(
+            entries,
+            tuple(output for entry in entries for output in entry.outputs),
+            tuple(name for entry in entries for name in entry.answers),
+        )
 
 
 def chosen_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
@@ -15,7 +33,7 @@ def chosen_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskE
     if isinstance(tasks, str) or not isinstance(tasks, Sequence):
         raise InputError(f"tasks: expected a list of names or None, found {type(tasks).__name__}; pass [name]")
     known = {task.name: task for task in manifest.tasks}
-    if unknown := [name for name in tasks if name not in known]:
+    if unknown := [name for name in tasks if not (isinstance(name, str) and name in known)]:
         raise InputError(f"tasks: expected some of {', '.join(known)}, found {', '.join(map(repr, unknown))}")
     if not tasks:
         raise InputError(f"tasks: expected some of {', '.join(known)}, found an empty list; None takes all")

@@ -11,16 +11,18 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import BinaryIO, Final
 
 from runtime._ort import ort
 from runtime.wire import Entries, rewrite
 
 _STORE: Final = "weights.bin"
 _SIZES: Final = "sizes.json"  # file -> bytes; written last
-_SAVED: Final = "saved.bin"
+_SAVED: Final = ".saved"  # behind a graph's name: what ONNX Runtime saved, raw and packed weights
 _LEAST_BYTES: Final = 1024  # smaller weights stay in the graph
+_HEAD: Final = 4096  # bytes by which equal weights are looked for
 _ALIGNMENT: Final = 64  # kernels read whole cache lines
 _PACKED: Final = "prepacked_"  # ONNX Runtime's keys: "prepacked_0" -> "MatMul+hash|offset;length;checksum|…"
 
@@ -53,45 +55,71 @@ def packed_graphs(graphs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
 
 
 def _make(graphs: Mapping[str, Path], folder: Path) -> None:
-    offsets: dict[tuple[int, bytes], int] = {}
-    with (folder / _STORE).open("wb") as store:
-        for path in graphs.values():
-            saved = folder / path.name
-            _save(path, saved)
-            with (folder / _SAVED).open("rb") as source:
-                model = rewrite(saved.read_bytes(), lambda entries: _moved(entries, source, store, offsets))
-            saved.write_bytes(model)
-            (folder / _SAVED).unlink()
+    paths = list(graphs.values())
+    with _Store(folder / _STORE) as store, ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(_save, paths[0], folder)
+        for path, following in zip(paths, [*paths[1:], None], strict=True):
+            saving.result()
+            if following is not None:  # ONNX Runtime saves it, without Python's lock, while the weights of this one are moved
+                saving = pool.submit(_save, following, folder)
+            weights = folder / f"{path.name}{_SAVED}"
+            with weights.open("rb") as source:
+                model = rewrite((folder / path.name).read_bytes(), lambda entries: _moved(entries, source, store))
+            (folder / path.name).write_bytes(model)
+            weights.unlink()
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     (folder / _SIZES).write_text(json.dumps(sizes), encoding="utf-8")
 
 
-def _save(path: Path, saved: Path) -> None:
+def _save(path: Path, folder: Path) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # a warning says that the file is for this processor alone, which is the point
-    options.optimized_model_filepath = str(saved)
+    options.optimized_model_filepath = str(folder / path.name)
     for name, value in (
         ("save_external_prepacked_constant_initializers", "1"),
-        ("optimized_model_external_initializers_file_name", _SAVED),
+        ("optimized_model_external_initializers_file_name", f"{path.name}{_SAVED}"),
         ("optimized_model_external_initializers_min_size_in_bytes", str(_LEAST_BYTES)),
     ):
         options.add_session_config_entry(f"session.{name}", value)
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _moved(entries: Entries, source: Any, store: Any, offsets: dict[tuple[int, bytes], int]) -> Entries:
-    """Copies a weight, raw and packed, into the store, and says where it lies there."""
+class _Store:
+    """A file of weights in which equal ones lie once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b")
+        self._end = 0
+        self._known: dict[tuple[int, bytes], list[int]] = {}  # length and first bytes -> offsets
+
+    def __enter__(self) -> "_Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def place(self, data: bytes) -> int:
+        """The offset of `data`, which is written where it is not there yet. Comparing is as fast as a hash, and exact."""
+        known = self._known.setdefault((len(data), data[:_HEAD]), [])
+        for offset in known:
+            self._file.seek(offset)
+            if self._file.read(len(data)) == data:
+                return offset
+        offset = self._end + -self._end % _ALIGNMENT
+        self._file.seek(offset)  # what is skipped reads as zeros
+        self._file.write(data)
+        self._end = offset + len(data)
+        known.append(offset)
+        return offset
+
+
+def _moved(entries: Entries, source: BinaryIO, store: _Store) -> Entries:
+    """Puts a weight, raw and packed, into the store, and says where it lies there."""
 
     def move(offset: str, length: str) -> str:
         source.seek(int(offset))
-        data = source.read(int(length))
-        key = (len(data), hashlib.blake2b(data, digest_size=32).digest())
-        if key not in offsets:
-            store.write(bytes(-store.tell() % _ALIGNMENT))
-            offsets[key] = store.tell()
-            store.write(data)
-        return str(offsets[key])
+        return str(store.place(source.read(int(length))))
 
     found = entries | {"location": _STORE, "offset": move(entries.get("offset", "0"), entries["length"])}
     for name in entries:

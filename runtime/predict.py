@@ -1,83 +1,36 @@
-"""`load` a bundle into a `Predictor`."""
+"""What is done with a loaded bundle."""
 
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
 
 from runtime.batch import CPU_LIMITS, GPU_LIMITS, Text, TextEncoder
-from runtime.bundle import Manifest, check_files, read_manifest
+from runtime.bundle import Manifest
 from runtime.cancel import Cancellation
-from runtime.checks import check_drop, check_pairs, checked_encoder, chosen_tasks
+from runtime.checks import Asked, check_drop, check_pairs, checked_encoder, chosen_tasks
 from runtime.errors import InputError
-from runtime.feeds import check_feeds
-from runtime.graphs import check_graph
+from runtime.feeds import FeedCheck
 from runtime.hooks import Hook, Run
 from runtime.interpret import TOKENWISE, interpret
 from runtime.options import Options
 from runtime.policy import DropPolicy
 from runtime.prediction import Prediction, Word
 from runtime.providers import short_name
-from runtime.routed import RoutedGraph, check_routed
-from runtime.session import Opened, open_sessions
+from runtime.routed import RoutedGraph
+from runtime.session import Opened
 
-__all__ = ["Answers", "Prediction", "Predictor", "Word", "load"]
-
-
-def load(
-    folder: str | os.PathLike[str],
-    provider: str = "auto",
-    drop: int | None = None,
-    threads: int | None = None,
-    verify: bool = True,
-    options: Options | None = None,
-    policy: DropPolicy | None = None,
-    hooks: Sequence[Hook] = (),
-) -> "Predictor":
-    """Load the bundle in `folder`.
-
-    Args:
-        provider: "cpu", "cuda", "tensorrt" or "openvino"; "auto" takes the best that works here.
-        drop: load the variant of that drop alone; None loads all of them, so that `run` and `predict` can choose.
-        threads: threads within one operation; None leaves it to ONNX Runtime.
-        verify: compare every file's sha256 with the manifest. Missing files are refused in any case.
-        policy: chooses the drop of every call that names none, say `LatencyTarget`; None = the first drop.
-        options: how sessions are made, see `Options`; `threads` above goes before the one there.
-        hooks: entered around every run of a graph, the first one outermost; for metrics and traces, see `Hook`.
-
-    Raises:
-        BundleError: the folder is no bundle, or a file of it is missing, altered or not loadable.
-        ProviderError: the provider is unknown, not installed or not working.
-        InputError: `drop` was not exported, `threads` is not a positive integer, or the cache folder cannot be used.
-    """
-    options = Options() if options is None else options
-    options = options if threads is None else replace(options, threads=threads)
-    manifest = read_manifest(folder)
-    check_drop(drop, manifest.drops, "exported")
-    check_files(folder, manifest, contents=verify)
-    drops = manifest.drops if drop is None else (drop,)
-    variants = [manifest.variant(each) for each in drops]
-    graphs = [graph for variant in variants for graph in (variant.model, variant.routed) if graph]
-    opened = open_sessions(Path(folder), manifest, graphs, provider, options)
-    for variant in variants:
-        check_graph(opened.sessions[variant.model], Path(folder) / variant.model, manifest)
-        if variant.routed:
-            check_routed(opened.sessions[variant.routed], Path(folder) / variant.routed, manifest)
-    encoder = TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None
-    return Predictor(manifest, drops, options, policy, tuple(hooks), opened, encoder)
+__all__ = ["Answers", "Prediction", "Predictor", "Word"]
 
 
 class Answers(dict[str, npt.NDArray[Any]]):
     """Name -> logits, and `drop`: the variant that answered."""
 
-    def __init__(self, logits: Iterable[tuple[str, npt.NDArray[Any]]], drop: int) -> None:
-        super().__init__(logits)
-        self.drop = drop
+    drop: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +59,21 @@ class Predictor:
         """What really runs, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
         return short_name(next(iter(self._opened.sessions.values())).get_providers()[0])
 
+    def prepare(self) -> None:
+        """Open every graph now. Otherwise the CPU opens those of further drops, and the routed one, when a call first needs one
+        of them; that call then waits while the weights of all are packed into one copy, for a large bundle some seconds.
+
+        Raises:
+            BundleError: a graph cannot be loaded.
+        """
+        for graph in self._opened.sessions:
+            self._opened.sessions[graph]
+
     def node_counts(self, drop: int | None = None) -> dict[str, int]:
         """Provider -> nodes of that variant (None = the first) that it ran, counted by ONNX Runtime in one small run of a
         session of its own: what a provider left to the CPU shows here. A part that a provider compiled is one node."""
         check_drop(drop, self.drops, "loaded")
-        return self._opened.node_counts(self._graph(drop), self.manifest, self.options)
+        return self._opened.node_counts(self._graphs[self._drop(drop)], self.manifest, self.options)
 
     def run(
         self,
@@ -140,29 +103,16 @@ class Predictor:
             InputError: names every mismatch of the feeds; an unknown task; a drop that was not loaded.
             CancelledError: `cancel` was used from another thread.
         """
-        entries = chosen_tasks(self.manifest, tasks)
+        # What repeats is prepared (asked, checks, graphs): from cold caches, as after a run, Python's own work is not cheap.
+        asked = self._asked(tasks)
         check_drop(drop, self.drops, "loaded")
-        checked = check_feeds(feeds, self.manifest)
+        checked = self._check(feeds)
         chosen = self._choose(drop)
-        names = [name for entry in entries for name in entry.answers]
-        # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
-        routed = self._routed(chosen) if len(entries) < len(self.tasks) else None
-        started = time.perf_counter()
-        try:
-            with ExitStack() as stack:
-                if self.hooks:
-                    run = _described(self.provider, chosen, [entry.name for entry in entries], checked)
-                    for hook in self.hooks:
-                        stack.enter_context(hook(run))
-                if routed is None:
-                    outputs = [output for entry in entries for output in entry.outputs]
-                    logits = self._opened.run(self._graph(chosen), outputs, checked, cancel)
-                else:
-                    logits = routed.subset(checked, entries, cancel)
-        finally:
-            if self.policy is not None:
-                self.policy.done(chosen, time.perf_counter() - started)
-        return Answers(zip(names, logits, strict=True), chosen)
+        watched = self.hooks or self.policy is not None
+        logits = (self._watched if watched else self._answer)(asked, checked, chosen, cancel)
+        answers = Answers(zip(asked.answers, logits, strict=True))
+        answers.drop = chosen
+        return answers
 
     def run_on_device(
         self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
@@ -173,11 +123,10 @@ class Predictor:
         Raises:
             InputError: as `run`.
         """
-        entries = chosen_tasks(self.manifest, tasks)
+        asked = self._asked(tasks)
         check_drop(drop, self.drops, "loaded")
-        outputs = [output for entry in entries for output in entry.outputs]
-        values = self._opened.bound(self._graph(drop), outputs, check_feeds(feeds, self.manifest))
-        return dict(zip((name for entry in entries for name in entry.answers), values, strict=True))
+        values = self._opened.bound(self._graphs[self._drop(drop)], asked.outputs, self._check(feeds))
+        return dict(zip(asked.answers, values, strict=True))
 
     def run_routed(
         self,
@@ -197,12 +146,12 @@ class Predictor:
                 without `--routed`.
         """
         check_drop(drop, self.drops, "loaded")
-        routed = self._routed(self.drops[0] if drop is None else drop)
+        routed = self._routed.get(self._drop(drop))
         if routed is None:
             raise InputError(
                 "run_routed(): this bundle has no routed graph; export it again with `python -m exporter --routed`"
             )
-        return routed.rows(check_feeds(feeds, self.manifest), tasks, rows)
+        return routed.rows(self._check(feeds), tasks, rows)
 
     def predict(
         self,
@@ -248,18 +197,56 @@ class Predictor:
                     found[entry.name][index] = replace(answer, drop=logits.drop)
         return {name: [answers[index] for index in range(len(texts))] for name, answers in found.items()}
 
-    def _graph(self, drop: int | None) -> str:
-        return self.manifest.variant(self.drops[0] if drop is None else drop).model
+    def _answer(
+        self, asked: Asked, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
+    ) -> Sequence[npt.NDArray[Any]]:
+        # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
+        if len(asked.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
+            return routed.subset(feeds, asked.entries, cancel)
+        return self._opened.run(self._graphs[drop], asked.outputs, feeds, cancel)
 
-    def _routed(self, drop: int) -> RoutedGraph | None:
-        graph = self.manifest.variant(drop).routed
-        return RoutedGraph(self._opened, graph, self.manifest) if graph else None
+    def _watched(
+        self, asked: Asked, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
+    ) -> Sequence[npt.NDArray[Any]]:
+        """As `_answer`, seen by the hooks and the policy."""
+        started = time.perf_counter()
+        try:
+            with ExitStack() as stack:
+                if self.hooks:
+                    run = _described(self.provider, drop, [entry.name for entry in asked.entries], feeds)
+                    for hook in self.hooks:
+                        stack.enter_context(hook(run))
+                return self._answer(asked, feeds, drop, cancel)
+        finally:
+            if self.policy is not None:
+                self.policy.done(drop, time.perf_counter() - started)
+
+    @cached_property
+    def _check(self) -> FeedCheck:
+        return FeedCheck(self.manifest)
+
+    @cached_property
+    def _graphs(self) -> dict[int, str]:
+        return {drop: self.manifest.variant(drop).model for drop in self.drops}
+
+    @cached_property
+    def _routed(self) -> dict[int, RoutedGraph]:
+        graphs = {drop: self.manifest.variant(drop).routed for drop in self.drops}
+        return {drop: RoutedGraph(self._opened, graph, self.manifest) for drop, graph in graphs.items() if graph}
+
+    @cached_property
+    def _all(self) -> Asked:
+        return Asked.of(self.manifest.tasks)
+
+    def _asked(self, tasks: Sequence[str] | None) -> Asked:
+        return self._all if tasks is None else Asked.of(chosen_tasks(self.manifest, tasks))
+
+    def _drop(self, drop: int | None) -> int:
+        return self.drops[0] if drop is None else drop
 
     def _choose(self, drop: int | None) -> int:
-        if drop is not None:
-            return drop
-        if self.policy is None:
-            return self.drops[0]
+        if drop is not None or self.policy is None:
+            return self._drop(drop)
         check_drop(chosen := self.policy.choose(self.drops), self.drops, "loaded")
         return chosen
 

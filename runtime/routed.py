@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,29 +43,32 @@ class RoutedGraph:
         """Every one of `entries` for every row of checked feeds: logits [batch, labels] of each. Errors: as `Opened.run`."""
         batch = _batch(feeds)
         row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
-        numbers = self._numbers()
-        task_ids = np.repeat(np.array([numbers[entry.name] for entry in entries], np.int64), batch)
+        task_ids = np.repeat(np.array([self._numbers[entry.name] for entry in entries], np.int64), batch)
         logits = self._run(feeds, row_ids, task_ids, cancel).reshape(len(entries), batch, -1)
         return [own[:, : _width(entry)].copy() for entry, own in zip(entries, logits, strict=True)]
 
     def rows(self, feeds: Mapping[str, Array], tasks: Sequence[str], rows: Sequence[int] | None) -> list[Array]:
         """What `Predictor.run_routed` returns, of checked feeds. Raises InputError where `tasks` or `rows` are wrong."""
-        row_ids, numbers = _checked_rows(rows, _batch(feeds)), self._numbers()
+        row_ids, numbers = _checked_rows(rows, _batch(feeds)), self._numbers
         if isinstance(tasks, str) or not isinstance(tasks, Sequence):
             raise InputError(f"tasks: expected a list with one name a row, found {type(tasks).__name__}")
-        if unknown := list(dict.fromkeys(name for name in tasks if name not in numbers)):
-            raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(map(repr, unknown))}")
+        if unknown := [repr(name) for name in tasks if not (isinstance(name, str) and name in numbers)]:
+            raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(dict.fromkeys(unknown))}")
         if len(tasks) != len(row_ids):
             raise InputError(
                 f"tasks: expected one name for each of {len(row_ids)} row(s), found {len(tasks)}; "
                 + ("give as many rows as tasks" if rows is not None else "rows= chooses other rows than each one once")
             )
         logits = self._run(feeds, row_ids, np.array([numbers[name] for name in tasks], np.int64))
-        widths = {entry.name: _width(entry) for entry in self.manifest.tasks}
-        return [row[: widths[name]].copy() for row, name in zip(logits, tasks, strict=True)]
+        return [row[: self._widths[name]].copy() for row, name in zip(logits, tasks, strict=True)]
 
+    @cached_property
     def _numbers(self) -> dict[str, int]:
         return {entry.name: number for number, entry in enumerate(self.manifest.tasks)}
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        return {entry.name: _width(entry) for entry in self.manifest.tasks}
 
     def _run(self, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None = None) -> Array:
         route = dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))

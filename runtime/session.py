@@ -1,9 +1,8 @@
 """ONNX Runtime sessions for a bundle that run on the provider they were asked for."""
 
 import functools
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,20 @@ from runtime.cuda_graphs import CapturedGraphs, plain_run
 from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
 from runtime.nodes import count_nodes, example_feeds
 from runtime.options import Options
-from runtime.packed import packed_graphs
 from runtime.progress import announced
 from runtime.providers import CPU, CUDA, OPENVINO, TENSORRT, Provider, requests, resolve, short_name
+from runtime.sessions import Make, Sessions, open_packed, unloadable
 
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity; its warnings are about its own optimisations
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Sessions of a bundle's graphs, all on one provider: file name -> session, and -> the path that it was read from."""
+    """Sessions of the graphs in a bundle's `folder`, by file name, all on one provider."""
 
     provider: Provider
     sessions: Mapping[str, Any]
-    graphs: Mapping[str, Path]
-    packed: bool
+    folder: Path
     captured: Mapping[str, CapturedGraphs] = field(default_factory=dict)
     device: int = 0
 
@@ -45,16 +43,17 @@ class Opened:
         """The named outputs of that graph, through a CUDA graph where the feeds have one of its shapes.
 
         Raises:
-            AdapterDropError: ONNX Runtime failed.
+            AdapterDropError: ONNX Runtime failed; BundleError where it is the graph that it cannot open.
             CancelledError: by `cancel`.
         """
+        session = self.sessions[graph]
         try:
             if graph in self.captured:  # a replay has nothing to interrupt
                 return self.captured[graph].run(outputs, feeds)
             if cancel is None:
-                return self.sessions[graph].run(outputs, feeds)  # type: ignore[no-any-return]
+                return session.run(outputs, feeds)  # type: ignore[no-any-return]
             with cancel.run_options() as options:
-                return self.sessions[graph].run(outputs, feeds, options)  # type: ignore[no-any-return]
+                return session.run(outputs, feeds, options)  # type: ignore[no-any-return]
         except CancelledError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
@@ -78,76 +77,77 @@ class Opened:
 
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Provider -> nodes that it ran in one run of that graph, by ONNX Runtime's own record."""
-        settings = _session_options(self.provider, options, self.packed)
+        settings = _session_options(self.provider, options, packed=False)
         asked = requests(self.provider, options, manifest)
-        return count_nodes(self.graphs[graph], asked, settings, example_feeds(manifest))
+        return count_nodes(self.folder / graph, asked, settings, example_feeds(manifest))
 
 
 def open_sessions(
-    folder: Path, manifest: Manifest, graphs: Sequence[str], provider: str = "auto", options: Options | None = None
+    folder: Path,
+    manifest: Manifest,
+    graphs: Sequence[str],
+    provider: str = "auto",
+    options: Options | None = None,
+    check: Callable[[str, Any], None] | None = None,
 ) -> Opened:
     """Sessions of those graphs, named by their files, of the bundle in `folder`.
 
-    On the CPU, several graphs, or one where there is a cache, run over one copy of their packed weights
-    (`Options.share_weights`).
+    On the CPU several graphs, or one where there is a cache, run over one copy of their packed weights
+    (`Options.share_weights`), and without a cache only the first is opened here. `check` is given every session that is opened.
 
     Raises:
-        BundleError: ONNX Runtime cannot load a graph.
+        BundleError: ONNX Runtime cannot load a graph; whatever `check` raises.
         ProviderError: the provider that was asked for by name cannot run it. "auto" goes on to the next one instead.
         InputError: the cache folder cannot be used.
     """
     options = Options() if options is None else options
-    paths = {graph: folder / graph for graph in graphs}
     *optional, last = resolve(provider, manifest)
+
+    def opened(provider: Provider) -> Opened:
+        def make(graph: str, path: Path, packed: bool) -> Any:
+            session = _create(path, provider, manifest, options, packed)
+            if check is not None:
+                check(graph, session)
+            return session
+
+        paths = {graph: folder / graph for graph in graphs}
+        sessions = _on_cpu(paths, make, manifest, options) if provider is CPU else _all(paths, make)
+        return Opened(provider, sessions, folder, _captured(sessions, provider, manifest, options), options.cuda.device)
+
     for candidate in optional:  # only "auto" has several, and what cannot run here is no error then
         try:
-            return _opened(paths, candidate, manifest, options)
+            return opened(candidate)
         except ProviderError:
             continue
-    return _opened(paths, last, manifest, options)
+    return opened(last)
 
 
-def _opened(graphs: Mapping[str, Path], provider: Provider, manifest: Manifest, options: Options) -> Opened:
-    if provider is CPU and options.share_weights and (options.cache is not None or len(graphs) > 1):
-        if options.cache is not None:
-            place = cache_folder(options.cache, manifest, "packed")
-            try:
-                return _all(_packed(graphs, place, options), provider, manifest, options, packed=True)
-            except OSError as error:
-                raise InputError(f"options.cache: {place}: {error.strerror}; make room or give another folder") from error
-        try:
-            # What is mapped stays readable when the folder is gone, but for systems that then keep the folder
-            with tempfile.TemporaryDirectory(prefix="adapterdrop-packed-", ignore_cleanup_errors=True) as temporary:
-                opened = _all(_packed(graphs, Path(temporary), options), provider, manifest, options, packed=True)
-                return replace(opened, graphs=graphs, packed=False)
-        except (OSError, BundleError) as error:  # a graph that does not load at all is named below
-            reason = error.strerror if isinstance(error, OSError) else error
-            options.progress(f"the graphs cannot share packed weights ({reason}): each packs its own, which takes memory")
-    return _all(graphs, provider, manifest, options, packed=False)
+def _all(graphs: Mapping[str, Path], make: Make) -> dict[str, Any]:
+    return {graph: make(graph, path, False) for graph, path in graphs.items()}
 
 
-def _packed(graphs: Mapping[str, Path], place: Path, options: Options) -> dict[str, Path]:
-    with announced("packing weights for this processor", options.progress):
-        try:
-            return packed_graphs(graphs, place)
-        except OSError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise BundleError(f"{', '.join(map(str, graphs.values()))}: {_unloadable(error)}") from error
+def _on_cpu(graphs: Mapping[str, Path], make: Make, manifest: Manifest, options: Options) -> Mapping[str, Any]:
+    if options.cache is None or not options.share_weights:
+        return Sessions(graphs, make, options, example_feeds(manifest))
+    place = cache_folder(options.cache, manifest, "packed")
+    try:
+        return open_packed(graphs, place, make, options)
+    except OSError as error:
+        raise InputError(f"options.cache: {place}: {error.strerror}; make room or give another folder") from error
 
 
-def _all(graphs: Mapping[str, Path], provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Opened:
-    sessions = {graph: _create(path, provider, manifest, options, packed) for graph, path in graphs.items()}
-    captured = {}
-    if provider is CUDA and (shapes := options.cuda.graphs):
-        # A routed graph has as many rows as each call asks for.
-        routed = {variant.routed for variant in manifest.variants}
-        captured = {
-            graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device)
-            for graph, session in sessions.items()
-            if graph not in routed
-        }
-    return Opened(provider, sessions, graphs, packed, captured, options.cuda.device)
+def _captured(
+    sessions: Mapping[str, Any], provider: Provider, manifest: Manifest, options: Options
+) -> dict[str, CapturedGraphs]:
+    if provider is not CUDA or not (shapes := options.cuda.graphs):
+        return {}
+    # A routed graph has as many rows as each call asks for.
+    routed = {variant.routed for variant in manifest.variants}
+    return {
+        graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device)
+        for graph, session in sessions.items()
+        if graph not in routed
+    }
 
 
 def _create(path: Path, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:
@@ -162,7 +162,7 @@ def _create(path: Path, provider: Provider, manifest: Manifest, options: Options
             session = ort.InferenceSession(str(path), settings, asked, enable_fallback=0)
     except Exception as error:  # its exceptions have no common base but Exception
         if provider is CPU:
-            raise BundleError(f"{path}: {_unloadable(error)}") from error
+            raise BundleError(f"{path}: {unloadable(error)}") from error
         raise ProviderError(_failed(provider, str(error))) from error
     # A provider whose own libraries are missing is left out without an exception
     if (found := session.get_providers()[0]) != provider.key:
@@ -194,10 +194,6 @@ def _shared_arena(limit: int | None) -> None:
     where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     settings = {"arena_extend_strategy": 1}  # as requested: the other one doubles the arena at every growth
     ort.create_and_register_allocator(where, ort.OrtArenaCfg(settings | ({} if limit is None else {"max_mem": limit})))
-
-
-def _unloadable(error: Exception) -> str:
-    return f"ONNX Runtime {ort.__version__} cannot load it: {error}"
 
 
 def _failed(provider: Provider, reason: str) -> str:

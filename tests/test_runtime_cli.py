@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from runtime_bundles import write_bundle
 
 import runtime
 from runtime.__main__ import main
+from runtime.options import CudaOptions, Options
+from runtime.settings import SETTINGS, read_settings
 
 ROOT = Path(runtime.__file__).parents[1]
 
@@ -35,6 +38,21 @@ def test_the_command_answers_and_keeps_the_order(bundle: str) -> None:
     assert lines[5].startswith("  stars  ")
     assert lines[5].split()[1][0] in "+-"
     assert [word.split("/")[0] for word in lines[6].split()[1:]] == ["Anna", "sings"]
+
+
+def test_settings_name_every_option() -> None:
+    groups = {name: fields(type(getattr(Options(), name))) for name in ("cuda", "tensorrt", "openvino")}
+    single = {field.name for field in fields(Options)} - {"cache", "progress", *groups}
+    assert set(SETTINGS) == single | {f"{group}.{field.name}" for group, found in groups.items() for field in found}
+    read = read_settings(["spin=off", "cuda.memory_limit=2G", "cuda.graphs=1x32,8x128", "cuda.tf32=on"], Options(threads=3))
+    assert read == Options(threads=3, spin=False, cuda=CudaOptions(memory_limit=2**31, graphs=((1, 32), (8, 128)), tf32=True))
+
+
+def test_nodes_are_counted_on_request(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([bundle, "--text", "a", "--nodes", "--option", "spin=off"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("nodes cpu ")
+    assert main([bundle, "--text", "a", "--nodes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nodes"]["cpu"] > 5
 
 
 def test_json_is_one_object(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +89,13 @@ def test_a_dash_reads_standard_input(bundle: str, capsys: pytest.CaptureFixture[
         (["--text", "a", "--tasks", ","], "an empty list"),
         (["--text", "a", "--drop", "2"], "exported with 5, found 2"),
         (["--text", "a", "--threads", "0"], "threads: expected a positive integer"),
+        (["--text", "a", "--option", "threads=0"], "options: threads: expected a positive integer or None, found 0"),
+        (["--text", "a", "--option", "cuda.gpu=1"], "expected NAME=VALUE with one of threads, spin,"),
+        (
+            ["--text", "a", "--option", "spin=yes", "--option", "cuda.graphs=8"],
+            "spin: expected on or off, found 'yes'; cuda.gr",
+        ),
+        (["--text", "a", "--option", "openvino.precision=int8"], "openvino.precision: expected one of f32, bf16, f16"),
         (["--text", "word " * 30], "texts[0] has 32"),
     ],
 )

@@ -43,6 +43,7 @@ def test_figures_are_json(bundle: str, capsys: pytest.CaptureFixture[str]) -> No
     batching, overhead, speed, providers, memory = map(json.loads, capsys.readouterr().out.splitlines())
     assert batching["rounds"] >= 5
     assert overhead["1x1"]["bare_ms"] > 0
+    assert 0 < overhead["1x1 of nothing"]["predictor_ms"] < 1
     assert set(speed) == {"figure", "drop 5, 1x16", "drop 5, 1x128"}
     assert providers["4x128"]["cpu"]["max_abs_diff"] == 0
     assert memory["4 x all shared"]["pss_mb"] > 0

@@ -13,6 +13,7 @@ from runtime_bundles import MAX_LENGTH, expected, feeds, write_bundle
 
 import runtime
 from runtime import providers
+from runtime.feeds import FeedCheck, check_feeds
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +109,13 @@ _ARRAYS = st.builds(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(given=st.dictionaries(st.sampled_from([*feeds(), "more"]), _ARRAYS | st.just(feeds()["input_ids"]) | st.none()))
 def test_any_other_feeds_are_answered_or_refused_never_a_crash(predictor: runtime.Predictor, given: dict[str, Any]) -> None:
+    right = FeedCheck(predictor.manifest)._right(feeds() | given)  # the short check and the one that explains must agree
     try:
+        assert right == (check_feeds(feeds() | given, predictor.manifest).keys() == feeds().keys())
         found = predictor.run(feeds() | given)
     except runtime.InputError as error:
         assert str(error).startswith("feeds: ")  # noqa: PT017
+        assert not right
     else:
         assert found["topic"].shape == (2, 3)
 

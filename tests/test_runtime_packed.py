@@ -1,6 +1,8 @@
 """Variants over one copy of their packed weights: the same numbers, one file, and what happens where it cannot be made."""
 
 import errno
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,12 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime_bundles import TASKS, feeds, rewrite, variant, write_bundle
+from runtime_bundles import TASKS, expected, feeds, rewrite, variant, write_bundle
 
 import runtime
 from runtime import Options, packed, session
 from runtime.bundle import MODEL, read_manifest
+from runtime.sessions import Sessions
 from runtime.wire import rewrite as rewrite_wire
 
 DROPS = (5, 2)
@@ -53,6 +56,40 @@ def test_variants_share_a_file_that_is_gone_or_kept(bundle: Path, tmp_path: Path
         file.truncate(100)
     check(runtime.load(bundle, provider="cpu", options=options), bundle)
     assert not list(tmp_path.glob("packed-*/making-*"))
+
+
+def test_the_second_graph_opens_when_it_is_needed(bundle: Path) -> None:
+    said: list[str] = []
+    predictor = runtime.load(bundle, provider="cpu", options=Options(progress=said.append, threads=1))
+    opened = predictor._opened.sessions
+    assert isinstance(opened, Sessions)
+    first = opened._open[MODEL]
+    assert list(opened._open) == [MODEL]
+    with ThreadPoolExecutor(8) as pool:  # all at once
+        assert [answers.drop for answers in pool.map(lambda drop: predictor.run(feeds(), drop=drop), [2, 5] * 8)] == [2, 5] * 8
+    assert list(opened._open) == list(opened) == [MODEL, "model_drop2.onnx"]
+    assert opened._open[MODEL] is not first, "its own packed weights must be freed"
+    check(predictor, bundle)
+
+
+def test_a_policy_finds_all_graphs_open(bundle: Path) -> None:
+    predictor = runtime.load(bundle, provider="cpu", policy=runtime.LatencyTarget(1.0))
+    opened = predictor._opened.sessions
+    assert isinstance(opened, Sessions)
+    assert len(opened._open) == 2
+
+
+def test_a_graph_that_fails_later_is_named_and_harms_no_other(bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    (folder / "model_drop2.onnx").write_bytes(b"not a graph")
+    said: list[str] = []
+    predictor = runtime.load(folder, provider="cpu", verify=False, options=Options(progress=said.append, threads=1))
+    for _ in range(2):
+        with pytest.raises(runtime.BundleError, match=r"model_drop2\.onnx: ONNX Runtime .* cannot load it"):
+            predictor.run(feeds(), drop=2)
+    assert len(said) == 1
+    assert "cannot share packed weights" in said[0]
+    np.testing.assert_allclose(predictor.run(feeds())["topic"], expected(feeds())["topic"], rtol=1e-5)
 
 
 def test_a_full_disk_is_said_and_costs_memory_only(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,4 +134,4 @@ def test_a_graph_that_is_not_the_manifests_is_refused(
     onnx.save(model, folder / ROUTED)
     rewrite(folder)
     with pytest.raises(runtime.BundleError, match=message):
-        runtime.load(folder, provider="cpu")
+        runtime.load(folder, provider="cpu").prepare()

@@ -3,6 +3,7 @@ cancelled calls. What needs an engine that is not installed is skipped, saying s
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from runtime_bundles import TASKS, feeds, rewrite, variant, write_bundle, write_vision
 
@@ -215,6 +217,49 @@ def test_a_local_ray_serves_it(bundle: Path, predictor: runtime.Predictor) -> No
         with ThreadPoolExecutor(12) as pool:  # one is computed, one waits, the others are turned away
             statuses = [status for status, _ in pool.map(lambda text: post(url, {"texts": [text]}), texts[:12])]
         assert {200, 503} == set(statuses)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def test_a_killed_replica_is_replaced_and_nobody_gets_a_wrong_answer(bundle: Path, predictor: runtime.Predictor) -> None:
+    ray = pytest.importorskip("ray", reason="needs ray[serve]")
+    from ray import serve
+
+    from runtime.serving.ray_app import app
+
+    def replicas() -> list[psutil.Process]:
+        return [each for each in psutil.Process().children(recursive=True) if "ServeReplica" in " ".join(each.cmdline())]
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    try:
+        serve.start(http_options={"port": 8124})
+        serve.run(app({"folder": str(bundle), "provider": "cpu", "threads": 1, "replicas": 2}))
+        texts = [f"text number {index}" for index in range(8)]
+        wanted = [topic.scores for topic in predictor.predict(texts)["topic"]]
+        found: list[tuple[float, int]] = []
+
+        def ask(index: int) -> None:
+            while time.monotonic() < ends:
+                status, body = post("http://127.0.0.1:8124/", {"texts": [texts[index]]})
+                found.append((time.monotonic(), status))
+                if status == 200:
+                    assert body["predictions"]["topic"][0]["scores"] == pytest.approx(dict(wanted[index]), abs=1e-5)
+
+        before = {each.pid for each in replicas()}
+        assert len(before) == 2
+        ends = time.monotonic() + 40
+        with ThreadPoolExecutor(len(texts)) as pool:
+            asked = [pool.submit(ask, index) for index in range(len(texts))]
+            time.sleep(5)
+            killed = time.monotonic()
+            psutil.Process(min(before)).kill()
+            for each in asked:
+                each.result()  # raises where an answer was wrong
+        assert all(status == 200 for when, status in found if when < killed)
+        assert {status for _, status in found} <= {200, 500, 503}, "what was being computed is lost, and said so"
+        assert all(status == 200 for when, status in found if when > ends - 10), "it has not recovered"
+        assert len({each.pid for each in replicas()} - before) == 1
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from runtime.errors import InputError
+from runtime.loading import load
 from runtime.nodes import example_feeds
-from runtime.predict import Predictor, load
+from runtime.predict import Predictor
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Replica:
 
     def __init__(self, folder: str, provider: str, threads: int | None, max_batch: int, wait_seconds: float) -> None:
         self._predictor = load(folder, provider=provider, threads=threads)
+        self._predictor.prepare()  # before the first request, not within it
         self._ask.set_max_batch_size(max_batch)
         self._ask.set_batch_wait_timeout_s(wait_seconds)
 

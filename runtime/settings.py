@@ -1,0 +1,85 @@
+"""`Options` from texts such as "cuda.device=1", for a command line."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from runtime.errors import InputError
+from runtime.options import Options
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a value is written, for people, as a pattern and as what is made of it."""
+
+    written: str
+    pattern: str
+    read: Callable[[str], Any]
+
+
+def _bytes(text: str) -> int:
+    return int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1], 0)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    rows, tokens = text.split("x")
+    return int(rows), int(tokens)
+
+
+_WHOLE: Final = _Kind("a whole number", r"\d+", int)
+_SWITCH: Final = _Kind("on or off", "on|off", "on".__eq__)
+_BYTES: Final = _Kind("bytes, such as 800M or 4G", r"\d+[KMG]?", _bytes)
+_SHAPE: Final = _Kind("batch x sequence, such as 8x128", r"\d+x\d+", _shape)
+_SHAPES: Final = _Kind(
+    "batch x sequence, such as 1x32,8x128", r"\d+x\d+(,\d+x\d+)*", lambda text: tuple(map(_shape, text.split(",")))
+)
+_NAME: Final = _Kind("a name", ".+", str)
+
+# Field of Options -> how it is written; --cache is a path and has a flag of its own
+SETTINGS: Final[Mapping[str, _Kind]] = {
+    "threads": _WHOLE,
+    "spin": _SWITCH,
+    "memory_limit": _BYTES,
+    "share_weights": _SWITCH,
+    "cuda.device": _WHOLE,
+    "cuda.memory_limit": _BYTES,
+    "cuda.tf32": _SWITCH,
+    "cuda.conv_search": _NAME,
+    "cuda.graphs": _SHAPES,
+    "tensorrt.best": _SHAPE,
+    "tensorrt.largest": _SHAPE,
+    "tensorrt.fp16": _SWITCH,
+    "tensorrt.bf16": _SWITCH,
+    "tensorrt.workspace": _BYTES,
+    "openvino.device": _NAME,
+    "openvino.precision": _NAME,
+}
+
+
+def read_settings(settings: Sequence[str], options: Options) -> Options:
+    """`options` with those fields that `settings`, each NAME=VALUE, name; the last one counts where a name comes twice.
+
+    Raises:
+        InputError: names every setting that is unknown or badly written; then as `Options`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if (kind := SETTINGS.get(name)) is None:
+            problems.append(f"expected NAME=VALUE with one of {', '.join(SETTINGS)}, found {setting!r}")
+        elif not re.fullmatch(kind.pattern, value):
+            problems.append(f"{name}: expected {kind.written}, found {value!r}")
+        else:
+            group, _, field = name.rpartition(".")
+            found.setdefault(group, {})[field] = kind.read(value)
+    if problems:
+        raise InputError("--option: " + "; ".join(dict.fromkeys(problems)))
+    top = found.pop("", {})
+    return replace(options, **top, **{group: replace(getattr(options, group), **fields) for group, fields in found.items()})
+
+
+def describe() -> str:
+    """The settings, for a command's help."""
+    return "; ".join(f"{name}: {kind.written}" for name, kind in SETTINGS.items())
