@@ -9,6 +9,7 @@ from pathlib import Path
 from runtime._ort import ort
 from runtime.bundle import Manifest
 from runtime.errors import InputError
+from runtime.processor import processor
 
 # Where any of these differs, a cached engine or packed weight may not load, or worse, load and be wrong.
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13")
@@ -23,7 +24,7 @@ def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str,
     """
     versions = [f"{name} {found}" for name in _PACKAGES if (found := _version(name))]
     parts = [*sorted(f"{name} {digest}" for name, digest in manifest.files.items()), settings, ort.__version__, *versions]
-    parts += [platform.machine(), _processor()]
+    parts += [platform.machine(), processor()]
     folder = Path(root) / f"{purpose}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:32]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,12 +47,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    """The processor's model and instruction sets: kernels, and with them the layout of packed weights, depend on both."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
-    except OSError:
-        return platform.processor()
-    return "\n".join(line for line in first.splitlines() if line.startswith(("model", "vendor", "flags", "Features", "CPU ")))

@@ -50,9 +50,9 @@ class TensorRTOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVINOOptions:
-    """For provider "openvino". `device`: OpenVINO's name, say CPU or GPU; `precision`: what it computes in, None = as the
-    bundle was exported, "bf16" for `--precision bf16` and else "f32"; "bf16" needs a CPU with bf16 instructions to be faster.
-    Compiled graphs are kept in `Options.cache`."""
+    """For provider "openvino". `device`: OpenVINO's name, say CPU or GPU; `precision`: what it computes floats in, None =
+    "bf16" for a bundle of `--precision bf16`, and for one of int8 where the CPU has instructions for it; else "f32". Without
+    such instructions "bf16" is slow. Compiled graphs are kept in `Options.cache`."""
 
     device: str = "CPU"
     precision: Hint | None = None

@@ -28,6 +28,26 @@ def test_an_operand_and_a_weight_of_two_products_are_rounded_once() -> None:
     assert op_types(model).count("DequantizeLinear") == 2
 
 
+MOVED = "(float[batch, sequence, 32] x) => (float[sequence, batch, 24] y)"
+TURN = "r = Relu(x) t = Transpose<perm = [1, 0, 2]>(r) y = MatMul(t, w)"
+
+
+def test_numbers_are_rounded_before_they_are_moved() -> None:
+    operators = "Relu DequantizeLinear QuantizeLinear DequantizeLinear Transpose MatMul"
+    step = QuantizeStaticPass({"t": (0.0, 4.0)}, 1)
+    weights = {"w": rand(32, 24)}
+    prove(step, f"{MOVED} {{ {TURN} }}", operators, initializers=weights, tolerance=TOLERANCE, idempotent=False)
+
+
+@pytest.mark.parametrize("other", ["r", "t"])
+def test_what_others_read_is_not_rounded(other: str) -> None:
+    reader = f"s = ReduceSum<keepdims = 1>({other}) y = Add(p, s)"
+    model = parse(f"{MOVED} {{ {TURN.replace('y =', 'p =')} {reader} }}", {"w": rand(32, 24)})
+    QuantizeStaticPass({"t": (0.0, 4.0)}, 1)(model)
+    (total,) = (node for node in model.graph if node.op_type == "ReduceSum")
+    assert [value.name for value in total.inputs if value is not None] == [other]
+
+
 def test_zero_is_a_step_of_every_range() -> None:
     model = parse(f"{LINEAR} {{ r = Relu(x) s = Add(r, x) y = MatMul(s, w) }}", {"w": rand(32, 24)})
     QuantizeStaticPass({"s": (3.0, 5.0)}, 1)(model)

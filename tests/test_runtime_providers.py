@@ -175,9 +175,20 @@ def test_auto_suits_what_the_bundle_was_made_for(
 
 
 @pytest.mark.parametrize(
-    ("exported", "asked", "found"), [("fp32", None, "f32"), ("bf16", None, "bf16"), ("bf16", "f32", "f32")]
+    ("exported", "flags", "asked", "found"),
+    [
+        ("fp32", "avx512_bf16", None, "f32"),
+        ("bf16", "avx2", None, "bf16"),
+        ("bf16", "avx512_bf16", "f32", "f32"),
+        ("int8", "avx512_vnni avx512_bf16", None, "bf16"),
+        ("int8", "avx512_vnni", None, "f32"),
+        ("int8", "amx_bf16", "f32", "f32"),
+    ],
 )
-def test_openvino_computes_in_the_precision_of_the_export(bundle: Path, exported: str, asked: Any, found: str) -> None:
+def test_openvino_computes_in_the_precision_of_the_export(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, exported: str, flags: str, asked: Any, found: str
+) -> None:
+    monkeypatch.setattr(runtime.processor, "processor", lambda: f"flags : fpu {flags}")
     manifest = replace(read_manifest(bundle), precision=exported, target="openvino")
     options = Options(openvino=OpenVINOOptions(precision=asked))
     ((_, settings),) = requests(OPENVINO, options, manifest)
