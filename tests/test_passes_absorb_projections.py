@@ -40,6 +40,14 @@ def test_what_is_added_to_the_products_is_added_to_their_results() -> None:
     prove(AbsorbProjectionsPass(), _text(f"{key} {value}"), operators, initializers=WEIGHTS, tolerance=1e-5)
 
 
+def test_a_weight_that_is_also_read_whole_is_stored_once() -> None:
+    scores = SCORES.replace("Reshape Transpose", "Reshape Reshape Transpose Transpose")
+    operators = f"MatMul {scores} Add Softmax {VALUES} Relu"
+    text = _text(f"{KEY} {VALUE} whole = MatMul(x, wk)").replace("6] y)", "6] y, float[batch, sequence, 6] whole)")
+    model = prove(AbsorbProjectionsPass(), text, operators, initializers=WEIGHTS, tolerance=1e-5)
+    assert [name for name in model.graph.initializers if name.startswith("wk")] == ["wk"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from ._attention import SPLIT, TURNED, Attention, made_by, match_attention
@@ -31,6 +31,8 @@ class AbsorbProjectionsPass(ir.passes.InPlacePass):
     2. Values: p (x W + b) becomes (p x) W + b, because probabilities add up to 1.
     3. What else is added to k or v, such as the product of LoRA, stays as it is and is added to the scores or the values.
 
+    4. A weight that something else reads whole is taken apart in the graph, so that it is stored once.
+
     In the last layer of a model whose head reads one token there is a single query, and k and v are most of what PushSlices
     leaves of that layer. The identity is the one that DeepSeek-V2 absorbs its up-projections by (arXiv 2405.04434, 2.1.2).
     """
@@ -40,19 +42,49 @@ class AbsorbProjectionsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         build = Builder(model.graph, "")
-        modified = False
-        for node in list(model.graph):
-            found = match_attention(node)
-            if found is None or (known_shape(found.query) or (0, 0))[1] != 1:
-                continue
-            for projected, old, absorb in ((found.key, found.scores, _scores), (found.value, found.output, _values)):
-                projection, reader = _projection(projected, found), old.producer()
-                if projection is not None and reader is not None:
-                    new = absorb(found, projection, build)
-                    model.graph.insert_before(reader, build.take())
-                    take_over(old, new)
-                    modified = True
-        return ir.passes.PassResult(model, modified=modified)
+        found = [each for node in model.graph if (each := match_attention(node)) is not None and _single(each)]
+        keys = [(each, projection) for each in found if (projection := _projection(each.key, each)) is not None]
+        values = [(each, projection) for each in found if (projection := _projection(each.value, each)) is not None]
+        by_head = _Weights([projection.weight for _, projection in (*keys, *values)], build)
+        for attention, key in keys:
+            _replace(attention.scores, _scores(attention, key, by_head, build), build)
+        for attention, value in values:
+            _replace(attention.output, _values(attention, value, by_head, build), build)
+        return ir.passes.PassResult(model, modified=bool(keys or values))
+
+
+def _single(attention: Attention) -> bool:
+    return (known_shape(attention.query) or (0, 0))[1] == 1
+
+
+def _replace(old: ir.Value, new: ir.Value, build: Builder) -> None:
+    node = old.producer()
+    assert node is not None  # match_attention
+    assert node.graph is not None
+    node.graph.insert_before(node, build.take())
+    take_over(old, new)
+
+
+class _Weights:
+    """The matrices [D, heads x size] as stacks of a matrix for each head."""
+
+    def __init__(self, absorbed: Sequence[ir.Value], build: Builder) -> None:
+        self._whole = {weight for weight in absorbed if len(list(weight.uses())) > absorbed.count(weight)}
+        self._stacks: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
+        self._build = build
+
+    def stack(self, weight: ir.Value, heads: int, perm: tuple[int, ...]) -> ir.Value:
+        """`perm` of the axes [D, heads, size]."""
+        array = const_array(weight)
+        assert array is not None  # _projection
+        split = array.reshape(len(array), heads, -1)
+        build, shape, dtype = self._build, ir.Shape([split.shape[axis] for axis in perm]), weight.dtype
+        if weight in self._whole:  # rule 4
+            parts = build.node("Reshape", [weight, build.ints([0, heads, -1])], shape=ir.Shape(split.shape), dtype=dtype)
+            return build.node("Transpose", [parts], attributes={"perm": perm}, shape=shape, dtype=dtype)
+        if (weight, perm) not in self._stacks:
+            self._stacks[weight, perm] = build.initializer(split.transpose(perm), f"{weight.name}_heads")
+        return self._stacks[weight, perm]
 
 
 def _projection(value: ir.Value, found: Attention) -> _Projection | None:
@@ -91,14 +123,12 @@ def _rows(weight: ir.Value | None) -> int:
     return 0 if array is None else len(array)
 
 
-def _scores(found: Attention, key: _Projection, build: Builder) -> ir.Value:  # rule 1
+def _scores(found: Attention, key: _Projection, weights: _Weights, build: Builder) -> ir.Value:  # rule 1
     batch, columns, width, size = _sizes(found, key)
     heads, shape, dtype = found.heads, found.scores.shape, found.scores.dtype
     target = build.ints([-1, heads, size])
     query = build.node("Reshape", [found.query, target], shape=ir.Shape([batch, heads, size]), dtype=dtype)
-    array = const_array(key.weight)
-    assert array is not None  # _projection
-    absorbed = _per_head(query, array.T.reshape(heads, size, width), key, build)
+    absorbed = _per_head(query, weights.stack(key.weight, heads, (1, 2, 0)), build)
     turn = {"perm": [0, 2, 1]}
     rows = build.node("Transpose", [key.x], attributes=turn, shape=ir.Shape([batch, width, columns]), dtype=dtype)
     scores = build.node("MatMul", [absorbed, rows], shape=ir.Shape([batch, heads, columns]), dtype=dtype)
@@ -109,15 +139,13 @@ def _scores(found: Attention, key: _Projection, build: Builder) -> ir.Value:  # 
     return build.node("Add", [scores, build.node("MatMul", split, shape=shape, dtype=dtype)], shape=shape, dtype=dtype)
 
 
-def _values(found: Attention, value: _Projection, build: Builder) -> ir.Value:  # rule 2
+def _values(found: Attention, value: _Projection, weights: _Weights, build: Builder) -> ir.Value:  # rule 2
     batch, columns, width, size = _sizes(found, value)
     heads, shape, dtype = found.heads, found.output.shape, found.output.dtype
     flat = ir.Shape([batch, heads, columns])
     probabilities = build.node("Squeeze", [found.probabilities, build.ints([2])], shape=flat, dtype=dtype)
     mixed = build.node("MatMul", [probabilities, value.x], shape=ir.Shape([batch, heads, width]), dtype=dtype)
-    array = const_array(value.weight)
-    assert array is not None  # _projection
-    absorbed = _per_head(mixed, array.reshape(width, heads, size).transpose(1, 0, 2), value, build)
+    absorbed = _per_head(mixed, weights.stack(value.weight, heads, (1, 0, 2)), build)
     total = build.node("Reshape", [absorbed, build.ints([-1, 1, heads * size])], shape=shape, dtype=dtype)
     for bias in value.biases:
         total = build.node("Add", [total, bias], shape=shape, dtype=dtype)
@@ -140,14 +168,13 @@ def _sizes(found: Attention, projection: _Projection) -> tuple[int | ir.Symbolic
     return shape[0], shape[1], width, outputs // found.heads
 
 
-def _per_head(rows: ir.Value, weight: np.ndarray, projection: _Projection, build: Builder) -> ir.Value:
+def _per_head(rows: ir.Value, weight: ir.Value, build: Builder) -> ir.Value:
     """rows [batch, heads, a], one for each head, times weight [heads, a, b]: one product for the whole batch a head."""
-    batch, heads, _ = known_shape(rows) or ()
-    name, dtype, outputs = str(projection.weight.name), rows.dtype, weight.shape[-1]
+    batch, heads, size = known_shape(rows) or ()
+    dtype, (*_, outputs) = rows.dtype, known_shape(weight) or ()
     swap = {"perm": [1, 0, 2]}
-    turned = build.node("Transpose", [rows], attributes=swap, shape=ir.Shape([heads, batch, weight.shape[1]]), dtype=dtype)
-    by_head = build.initializer(weight, f"{name}_heads")
-    product = build.node("MatMul", [turned, by_head], shape=ir.Shape([heads, batch, outputs]), dtype=dtype)
+    turned = build.node("Transpose", [rows], attributes=swap, shape=ir.Shape([heads, batch, size]), dtype=dtype)
+    product = build.node("MatMul", [turned, weight], shape=ir.Shape([heads, batch, outputs]), dtype=dtype)
     return build.node("Transpose", [product], attributes=swap, shape=ir.Shape([batch, heads, outputs]), dtype=dtype)
 
 
