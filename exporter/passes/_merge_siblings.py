@@ -14,31 +14,26 @@ from ._operators import BINARY, UNARY
 
 __all__ = ["MergeSiblingsPass"]
 
+# What a member's operator reads: the result of an earlier step, one value for all members, or constants of each member's own.
+_Operand = int | ir.Value | tuple[ir.Value, ...]
+
 
 @dataclass(frozen=True)
 class _Step:
-    """One operator that every member has.
-
-    Attributes:
-        node: the first member's.
-        position: which of its two operands comes from the member itself; 0 for an operator of one.
-        operands: the other operand of each member: constants, or one value for all; empty for an operator of one.
-    """
+    """One operator that every member has; `node` is the first member's."""
 
     node: ir.Node
-    position: int
-    operands: tuple[ir.Value, ...]
+    operands: tuple[_Operand, ...]
 
 
 class MergeSiblingsPass(ir.passes.InPlacePass):
     """The members of an AdapterFusion become one batch [members, rows, size], equal to rounding.
 
-    1. It starts at a Concat that stacks values along a new first axis, and climbs from all of them in step, to one value x
-       [..., K] that all of them are made of.
-    2. On the way stand products with constant matrices of equal shape, elementwise operators of one operand, and of two
-       where the other is a constant scalar or vector of each member's own, or one value for all. Nothing else reads what is
-       in between.
-    3. The first product is one, with the matrices side by side; later ones are batched.
+    1. It starts at a Concat that stacks values along a new first axis, and climbs from all of them in step, to values that all
+       of them are made of.
+    2. On the way stand products with constant matrices of each member's own, of equal shape, and elementwise operators, whose
+       operands are the members', scalars and vectors, or one value for all. Nothing else reads what is in between.
+    3. A product of one value for all is one, with the matrices side by side; those behind it are batched.
 
     The number of operators is then the same for any number of members. Siblings as wide as q, k and v gain nothing from
     this: what one product saves, cutting its result to pieces takes.
@@ -52,17 +47,17 @@ class MergeSiblingsPass(ir.passes.InPlacePass):
         modified = False
         for node in list(model.graph):
             members = _stacked(node)
-            found = None if members is None else _climb(members)
-            if found is None or members is None:
+            steps = None if members is None else _Climb(members).steps
+            if steps is None or members is None:
                 continue
-            merged = _merge(*found, len(members), node.outputs[0], build)
+            merged = _merge(steps, len(members), node.outputs[0], build)
             model.graph.insert_before(node, build.take())
             take_over(node.outputs[0], merged)
             modified = True
         return ir.passes.PassResult(model, modified=modified)
 
 
-def _stacked(node: ir.Node) -> list[ir.Value] | None:  # rule 1
+def _stacked(node: ir.Node) -> tuple[ir.Value, ...] | None:  # rule 1
     """The values that a Concat stacks along a new first axis."""
     if node.op_type != "Concat" or node.domain != "" or node.attributes.get_int("axis", 1) != 0 or len(node.inputs) < 2:
         return None
@@ -73,105 +68,139 @@ def _stacked(node: ir.Node) -> list[ir.Value] | None:  # rule 1
         if lift is None or axes is None or axes.tolist() != [0] or lift.inputs[0] is None:
             return None
         members.append(lift.inputs[0])
-    return members
+    return tuple(members)
 
 
-def _climb(members: Sequence[ir.Value]) -> tuple[ir.Value, list[_Step]] | None:
-    """(x, the steps from x to the members)."""
-    steps: list[_Step] = []
-    values = list(members)
-    while any(value is not values[0] for value in values):
-        nodes = [node for value in values if (node := value.producer()) is not None and made_by(value, node.op_type) is node]
-        if len(nodes) != len(values) or len({(node.op_type, repr(sorted(node.attributes.items()))) for node in nodes}) != 1:
+class _Climb:
+    """The members' operators in step, operands first; `steps` is None where they are not alike."""
+
+    def __init__(self, members: tuple[ir.Value, ...]) -> None:
+        self._members = members
+        self._steps: list[_Step] = []
+        self._numbers: dict[tuple[ir.Value, ...], int] = {}
+        self._rows: tuple[int | ir.SymbolicDim, ...] | None = None
+        alike = isinstance(self._visit(members), int) and self._rows is not None and self._unread()
+        self.steps = self._steps if alike else None
+
+    def _visit(self, values: tuple[ir.Value, ...]) -> _Operand | None:
+        if all(value is values[0] for value in values):
+            return values[0]
+        if values in self._numbers:
+            return self._numbers[values]
+        arrays = [array for value in values if (array := const_array(value)) is not None]
+        if len(arrays) == len(values):
+            return values if len({array.shape for array in arrays}) == 1 else None
+        nodes = [node for value in values if (node := value.producer()) is not None]
+        if len(nodes) != len(values) or len({_kind(node) for node in nodes}) != 1:
             return None
-        step = _step(nodes)
-        if step is None:
+        operands = []
+        for sources in zip(*(node.inputs for node in nodes), strict=True):
+            own = tuple(value for value in sources if value is not None)
+            operand = self._visit(own) if len(own) == len(values) else None
+            if operand is None:
+                return None
+            operands.append(operand)
+        step = _Step(nodes[0], tuple(operands))
+        if not self._fits(step):
             return None
-        steps.insert(0, step)
-        values = [value for node in nodes if (value := node.inputs[step.position]) is not None]
-    first = steps[0] if steps else None
-    if first is None or first.node.op_type != "MatMul" or not isinstance((known_shape(values[0]) or (None,))[-1], int):
-        return None
-    return values[0], steps
+        self._steps.append(step)
+        self._numbers[values] = len(self._steps) - 1
+        return self._numbers[values]
+
+    def _fits(self, step: _Step) -> bool:  # rule 2
+        if step.node.op_type != "MatMul":
+            operators = UNARY if len(step.operands) == 1 else BINARY
+            shape = known_shape(step.node.outputs[0])
+            return step.node.op_type in operators and all(_spreads(operand, shape) for operand in step.operands)
+        left, right = step.operands
+        if not isinstance(right, tuple) or len(known_shape(right[0]) or ()) != 2:
+            return False
+        if isinstance(left, ir.Value):  # every product of one value has the same rows
+            shape = known_shape(left)
+            self._rows = self._rows or (shape[:-1] if shape else None)
+            return shape is not None and shape[:-1] == self._rows
+        return isinstance(left, int)
+
+    def _unread(self) -> bool:
+        """Whether nothing but the members' own operators reads what is between the first operators and the stack."""
+        nodes = {value.producer() for values in self._numbers for value in values}
+        inner = [value for values in self._numbers if values != self._members for value in values]
+        ends = all(len(list(value.uses())) == 1 for value in self._members)
+        return ends and all(not value.is_graph_output() and {node for node, _ in value.uses()} <= nodes for value in inner)
 
 
-def _step(nodes: Sequence[ir.Node]) -> _Step | None:  # rule 2
-    """What the members' operators have in common."""
-    if nodes[0].op_type in UNARY:
-        return _Step(nodes[0], 0, ())
-    matrix = nodes[0].op_type == "MatMul"
-    if not matrix and nodes[0].op_type not in BINARY:
-        return None
-    for position in (0, 1):
-        operands = [value for node in nodes if (value := node.inputs[1 - position]) is not None]
-        arrays = [array for value in operands if (array := const_array(value)) is not None]
-        if len(arrays) == len(nodes):
-            fits = arrays[0].ndim == 2 and position == 0 if matrix else arrays[0].ndim < 2
-            if fits and len({array.shape for array in arrays}) == 1:
-                return _Step(nodes[0], position, tuple(operands))
-        elif not matrix and not arrays and all(value is operands[0] for value in operands):
-            shape = known_shape(operands[0])
-            if shape is not None and shape == known_shape(nodes[0].outputs[0]):
-                return _Step(nodes[0], position, (operands[0],))
-    return None
+def _kind(node: ir.Node) -> tuple[object, ...]:
+    attributes = sorted((name, str(attribute.value)) for name, attribute in node.attributes.items())
+    return node.domain, node.op_type, len(node.inputs), len(node.outputs), *attributes
 
 
-def _merge(x: ir.Value, steps: Sequence[_Step], count: int, output: ir.Value, build: Builder) -> ir.Value:
-    """[members, *axes of x, size] in place of `output`."""
-    shape = known_shape(x)
-    assert shape is not None  # _climb
-    rows = [int(dim) for dim in shape[:-1] if isinstance(dim, int)]
-    total = ir.SymbolicDim(None) if len(rows) < len(shape) - 1 else int(np.prod(rows))
-    result = _first_product(x, steps[0], count, total, build)
-    for step in steps[1:]:
-        result = _next(result, step, build)
-    assert result.shape is not None  # made here
-    size = result.shape[-1]
-    if len(shape) - 1 - len(rows) < 2:
-        sizes = build.ints([count, *(dim if isinstance(dim, int) else -1 for dim in shape[:-1]), int(str(size))])
+def _spreads(operand: _Operand, shape: tuple[int | ir.SymbolicDim, ...] | None) -> bool:
+    """Whether the operand of an elementwise operator means the same to [members, rows, size] as to a member's [*, size]."""
+    if isinstance(operand, int):
+        return True
+    few = const_array(operand[0] if isinstance(operand, tuple) else operand)
+    if few is not None:
+        return few.ndim < 2
+    return isinstance(operand, ir.Value) and shape is not None and known_shape(operand) == shape
+
+
+def _merge(steps: Sequence[_Step], count: int, output: ir.Value, build: Builder) -> ir.Value:
+    """[members, *axes, size] in place of `output`."""
+    x = next(step.operands[0] for step in steps if isinstance(step.operands[0], ir.Value) and step.node.op_type == "MatMul")
+    axes = (known_shape(x) or ())[:-1] if isinstance(x, ir.Value) else ()
+    known = [dim for dim in axes if isinstance(dim, int)]
+    rows = int(np.prod(known)) if len(known) == len(axes) else ir.SymbolicDim(None)
+    results: list[ir.Value] = []
+    for step in steps:
+        results.append(_computed(step, results, count, rows, build))
+    shape = output.shape
+    assert results[-1].shape is not None  # made here
+    size = int(str(results[-1].shape[-1]))
+    if len(axes) - len(known) < 2:
+        target = build.ints([count, *(dim if isinstance(dim, int) else -1 for dim in axes), size])
     else:
-        kept = {"start": 0, "end": len(shape) - 1}
-        axes = build.node("Shape", [x], attributes=kept, shape=ir.Shape([len(shape) - 1]), dtype=ir.DataType.INT64)
-        parts = [build.ints([count]), axes, build.ints([int(str(size))])]
-        sizes = build.node("Concat", parts, attributes={"axis": 0}, shape=ir.Shape([len(shape) + 1]), dtype=ir.DataType.INT64)
-    return build.node("Reshape", [result, sizes], shape=output.shape, dtype=output.dtype)
+        assert isinstance(x, ir.Value)
+        kept, int64 = {"start": 0, "end": len(axes)}, ir.DataType.INT64
+        lengths = build.node("Shape", [x], attributes=kept, shape=ir.Shape([len(axes)]), dtype=int64)
+        parts = [build.ints([count]), lengths, build.ints([size])]
+        target = build.node("Concat", parts, attributes={"axis": 0}, shape=ir.Shape([len(axes) + 2]), dtype=int64)
+    return build.node("Reshape", [results[-1], target], shape=shape, dtype=output.dtype)
 
 
-def _first_product(x: ir.Value, step: _Step, count: int, rows: int | ir.SymbolicDim, build: Builder) -> ir.Value:  # rule 3
-    """[members, rows, size]; `rows`: all of x's."""
-    matrices = [array for value in step.operands if (array := const_array(value)) is not None]
-    size = matrices[0].shape[1]
-    wide = build.initializer(np.concatenate(matrices, axis=1), f"{step.operands[0].name}_siblings")
-    shape, name = known_shape(x) or (), str(step.node.outputs[0].name)
-    product = build.node("MatMul", [x, wide], shape=ir.Shape([*shape[:-1], count * size]), dtype=x.dtype, hint=f"{name}_wide")
-    split = build.node("Reshape", [product, build.ints([-1, count, size])], shape=ir.Shape([rows, count, size]), dtype=x.dtype)
-    turn = {"perm": [1, 0, 2]}
-    return build.node("Transpose", [split], attributes=turn, shape=ir.Shape([count, rows, size]), dtype=x.dtype, hint=name)
+def _computed(step: _Step, results: Sequence[ir.Value], count: int, rows: int | ir.SymbolicDim, build: Builder) -> ir.Value:
+    """The step for all members, [members, rows, size]."""
+    name, dtype = str(step.node.outputs[0].name), step.node.outputs[0].dtype
+    left, *others = step.operands
+    size = (known_shape(step.node.outputs[0]) or (0,))[-1]
+    if step.node.op_type == "MatMul":
+        (matrices,) = others
+        assert isinstance(matrices, tuple)  # _Climb
+        size = _arrays(matrices)[0].shape[1]
+        if isinstance(left, ir.Value):  # rule 3
+            wide = build.initializer(np.concatenate(_arrays(matrices), axis=1), f"{matrices[0].name}_siblings")
+            shape = ir.Shape([*(known_shape(left) or ())[:-1], count * size])
+            product = build.node("MatMul", [left, wide], shape=shape, dtype=dtype, hint=f"{name}_wide")
+            target = build.ints([-1, count, size])
+            split = build.node("Reshape", [product, target], shape=ir.Shape([rows, count, size]), dtype=dtype)
+            turn, turned = {"perm": [1, 0, 2]}, ir.Shape([count, rows, size])
+            return build.node("Transpose", [split], attributes=turn, shape=turned, dtype=dtype, hint=f"{name}_siblings")
+    inputs = [_operand(operand, step, results, build) for operand in step.operands]
+    return build.clone(step.node, inputs, [ir.Shape([count, rows, size])], "_siblings")[0]
 
 
-def _next(value: ir.Value, step: _Step, build: Builder) -> ir.Value:
-    """The step on all members, [members, rows, size]."""
-    assert value.shape is not None  # made here
-    count, rows, size = value.shape
-    inputs = [value]
-    if step.operands:
-        operand = _operand(step, build)
-        inputs.insert(1 - step.position, operand)
-        if step.node.op_type == "MatMul" and operand.shape is not None:
-            size = operand.shape[-1]
-    (result,) = build.clone(step.node, inputs, [ir.Shape([count, rows, size])], "_siblings")
-    return result
+def _operand(operand: _Operand, step: _Step, results: Sequence[ir.Value], build: Builder) -> ir.Value:
+    if isinstance(operand, int):
+        return results[operand]
+    if isinstance(operand, tuple):
+        stack = np.stack(_arrays(operand))
+        flat = stack if step.node.op_type == "MatMul" else stack.reshape(len(operand), 1, -1)
+        return build.initializer(flat, f"{operand[0].name}_siblings")
+    if const_array(operand) is not None:
+        return operand
+    size = (known_shape(operand) or (0,))[-1]
+    target = build.ints([1, -1, int(str(size))])
+    return build.node("Reshape", [operand, target], shape=ir.Shape([1, None, size]), dtype=operand.dtype)
 
 
-def _operand(step: _Step, build: Builder) -> ir.Value:
-    arrays = [array for value in step.operands if (array := const_array(value)) is not None]
-    first = step.operands[0]
-    if not arrays:
-        # One value for all members, [*axes of x, size].
-        size = (known_shape(first) or (0,))[-1]
-        flat = build.ints([1, -1, int(str(size))])
-        return build.node("Reshape", [first, flat], shape=ir.Shape([1, None, size]), dtype=first.dtype)
-    stack = np.stack(arrays)
-    if step.node.op_type != "MatMul":
-        stack = stack.reshape(len(arrays), 1, -1)
-    return build.initializer(stack, f"{first.name}_siblings")
+def _arrays(values: Sequence[ir.Value]) -> list[np.ndarray]:
+    return [array for value in values if (array := const_array(value)) is not None]
