@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import runtime
 from exporter import ExportError, export
+from exporter.plan import TOLERANCES
 from exporter.verify import make_inputs
 from runtime.bundle import MODEL
 
@@ -77,6 +78,8 @@ def _calls(subject: Subject, single: Path, folder: Path, shape: Shape, options: 
         _ALL: lambda: list(predictor.run(feeds).values()),
     }
     every = predictor.run(feeds)
+    # Ranges in int8 are those of a whole batch, which differs from call to call.
+    tolerance = TOLERANCE if options.precision == "fp32" else TOLERANCES[options.precision]
     expected: dict[str, Answers] = {
         _SINGLE: [every[first]],
         _ONE: list(every[first]),
@@ -87,7 +90,7 @@ def _calls(subject: Subject, single: Path, folder: Path, shape: Shape, options: 
     }
     for name, answers in expected.items():
         difference = max_difference(calls[name](), answers)
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise MismatchError(
                 f"{name} at {shape} differs from the graph of all tasks by {difference:.1e}: nothing was written"
             )
@@ -126,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("routed", __doc__, "1x128,8x32,8x128", 9)
     parser.add_argument("--tasks", type=int, default=8, metavar="N", help="tasks, two or more; default 8")
     parser.add_argument("--drop", type=int, default=5, metavar="N", help="default 5")
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="of all exports; default fp32")
     return parser
 
 
@@ -140,8 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             subject = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
             single, folder = Path(scratch) / "single", Path(scratch) / "all"
             print("exporting …", file=sys.stderr, flush=True)
-            export(subject.model, tasks=subject.tasks[:1], drop=options.drop, output=single)
-            export(subject.model, drop=options.drop, output=folder, routed=True)
+            target = "portable" if options.precision == "fp32" else "cpu"
+            same = {"drop": options.drop, "target": target, "precision": options.precision}
+            export(subject.model, tasks=subject.tasks[:1], output=single, **same)
+            export(subject.model, output=folder, routed=True, **same)
             for shape in options.shapes:
                 rows += _measure(_calls(subject, single, folder, shape, options), shape, options)
     except (ExportError, MismatchError) as error:
@@ -152,8 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(rows: Sequence[Row], machine: Machine, subject: Subject, options: argparse.Namespace) -> None:
-    path = write_rows(options.output, "routed", {**subject.description, "seed": options.seed}, machine, rows)
-    table = Table(title=f"{subject.title}: the routed graph")
+    path = write_rows(
+        options.output, "routed", {**subject.description, "seed": options.seed, "precision": options.precision}, machine, rows
+    )
+    table = Table(title=f"{subject.title}, {options.precision}: the routed graph")
     for column in ("call", "shape", "median ms", "p95", "x one task", "x one routed task"):
         table.add_column(column, justify="left" if column in ("call", "shape") else "right", no_wrap=True)
     for row in rows:

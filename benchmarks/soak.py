@@ -74,12 +74,15 @@ class Soak:
         self.logits = {drop: [self.predictor.run(each, drop=drop) for each in self.feeds] for drop in self.predictor.drops}
 
     def fill(self) -> None:
-        """The largest call of each drop, so that what may grow to a largest size has it before memory is watched."""
-        texts = sorted(self.texts, key=len)[-_MOST:]
+        """The largest call of each kind and drop, so that what may grow to a largest size has it before memory is watched."""
+        longest = sorted(range(_POOL), key=lambda index: len(self.texts[index]))[-_MOST:]
+        texts = [self.texts[index] for index in longest]
         for drop in self.predictor.drops:
             self.predictor.predict(texts, drop=drop)
             if self.routed:
                 self.predictor.predict(texts, self.predictor.tasks[1:], drop=drop)
+                tasks = list(itertools.islice(itertools.cycle(self.predictor.tasks), 2 * _MOST))
+                self.predictor.run_routed(self._together(longest), tasks, [*range(_MOST)] * 2, drop)
 
     def call(self, choose: random.Random, findings: Findings) -> None:
         routed = 20 if self.routed else 0
@@ -103,13 +106,7 @@ class Soak:
 
     def _mixed(self, choose: random.Random, drop: int, chosen: Sequence[int], findings: Findings) -> None:
         """Some of the texts, padded to one length, some of them more than once, each for a task of its own."""
-        width = max(self.feeds[index]["input_ids"].shape[1] for index in chosen)
-        feeds = {
-            name: np.concatenate(
-                [np.pad(self.feeds[index][name], ((0, 0), (0, width - _width(self.feeds[index])))) for index in chosen]
-            )
-            for name in self.feeds[0]
-        }
+        feeds = self._together(chosen)
         rows = [choose.randrange(len(chosen)) for _ in range(choose.randint(1, 2 * len(chosen)))]
         tasks = choose.choices(self.predictor.tasks, k=len(rows))
         found = self.predictor.run_routed(feeds, tasks, rows, drop)
@@ -119,6 +116,16 @@ class Soak:
             if logits.shape != wanted.shape or not np.abs(logits - wanted).max() <= _TOLERANCE * max(1.0, np.abs(wanted).max()):
                 fault = f"drop {drop}, task {task}, text {chosen[row]}: {logits} for {wanted}"
         findings.add("wrong answer" if fault else "right, routed", fault)
+
+    def _together(self, chosen: Sequence[int]) -> dict[str, Any]:
+        """The chosen texts as one batch, padded to the longest."""
+        width = max(self.feeds[index]["input_ids"].shape[1] for index in chosen)
+        return {
+            name: np.concatenate(
+                [np.pad(self.feeds[index][name], ((0, 0), (0, width - _width(self.feeds[index])))) for index in chosen]
+            )
+            for name in self.feeds[0]
+        }
 
     def _cancelled(self, choose: random.Random, texts: list[str], findings: Findings) -> None:
         cancellation = runtime.Cancellation()
