@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,12 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from exporter.inspect import inspect_bundle
 
 from .cli import Shape
-from .variant import Call, Precision
+from .variant import Answers, Call, Precision
 
 Library = Literal["PyTorch", "ONNX Runtime"]
 
 # Rows, inner size and columns of a product that keeps every unit busy, whatever the model.
 _LARGE = (1024, 2048, 2048)
+# Operations of one timed call at the most.
+_MOST_FLOPS = 40_000_000_000
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,23 @@ class Gemm:
     def name(self) -> str:
         return f"{self.library} {self.precision} {self.rows}x{self.inner}x{self.columns}"
 
-    def bind(self, threads: int) -> Call:
+    def repeats(self, flops: int) -> int:
+        """How often the product is computed within one call, for about `flops` operations: a product alone would be timed with
+        cold caches and threads that have yet to wake up, and graphs would reach more than that."""
+        return max(1, min(flops, _MOST_FLOPS) // self.flops)
+
+    def bind(self, threads: int, repeats: int = 1) -> Call:
         """The call that is timed; torch's threads are set already."""
+        multiply = self._multiply(threads)
+
+        def call() -> Answers:
+            for _ in range(repeats):
+                multiply()
+            return []
+
+        return call
+
+    def _multiply(self, threads: int) -> Callable[[], object]:
         left = np.random.default_rng(0).standard_normal((self.rows, self.inner), np.float32)
         right = np.random.default_rng(1).standard_normal((self.inner, self.columns), np.float32)
         if self.library == "PyTorch":
@@ -126,7 +143,7 @@ def _integers(values: npt.NDArray[np.float32], kind: type[np.int8] | type[np.uin
     return scaled if kind is np.int8 else (scaled.astype(np.int16) + 128).astype(np.uint8)
 
 
-def _bind_torch(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], precision: Precision) -> Call:
+def _bind_torch(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], precision: Precision) -> Callable[[], object]:
     if precision == "int8":
         a, b = (torch.from_numpy(_integers(values, np.int8)) for values in (left, right))
 
@@ -140,15 +157,12 @@ def _bind_torch(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], p
         def multiply() -> torch.Tensor:
             return torch.nn.functional.linear(x, weight)
 
-    def call() -> list[npt.NDArray[np.float32]]:
-        with torch.inference_mode():
-            multiply()
-        return []
-
-    return call
+    return torch.inference_mode()(multiply)
 
 
-def _bind_onnx(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], precision: Precision, threads: int) -> Call:
+def _bind_onnx(
+    left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], precision: Precision, threads: int
+) -> Callable[[], object]:
     integers = precision == "int8"
     given = _integers(left, np.uint8) if integers else left
     kinds = (TensorProto.UINT8, TensorProto.INT32) if integers else (TensorProto.FLOAT, TensorProto.FLOAT)
@@ -164,8 +178,4 @@ def _bind_onnx(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], pr
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def call() -> list[npt.NDArray[np.float32]]:
-        session.run(None, {"left": given})
-        return []
-
-    return call
+    return lambda: session.run(None, {"left": given})

@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class GemmRow:
-    """A bare matrix product in the rounds of one shape: seconds of each, and whether it is the fastest of its precision."""
+    """A bare matrix product in the rounds of one shape: its seconds in each, and whether it is the fastest of its precision."""
 
     gemm: Gemm
     shape: Shape

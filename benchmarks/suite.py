@@ -75,7 +75,7 @@ def run(options: Options) -> Result:
         checked = [_check(bench, shape) for shape in options.shapes]
         for done, (shape, able) in enumerate(zip(options.shapes, checked, strict=True)):
             bare = _bare_products(bench, shape, able, options.threads)
-            one_round = _warm_up([*(item.call for item in able.ready.values()), *bare.values()])
+            one_round = _warm_up([*(item.call for item in able.ready.values()), *(item.call for item in bare.values())])
             left = limits.seconds - (time.monotonic() - start)
             affordable = rounds_within(left / (len(options.shapes) - done), one_round, limits.least, limits.most)
             found = _measure_shape(bench, shape, able, bare, options.rounds or affordable)
@@ -153,22 +153,36 @@ def _warm_up(calls: Sequence[Call]) -> float:
     return sum(timed(call)[1] for call in calls)
 
 
-def _bare_products(bench: _Bench, shape: Shape, able: _Able, threads: int) -> dict[Gemm, Call]:
-    """What the variants' rates are compared with: the feed-forward's products, for the texts and for all tasks' rows."""
+@dataclass(frozen=True)
+class _Bare:
+    """A call that computes a bare product so many times."""
+
+    call: Call
+    repeats: int
+
+
+def _bare_products(bench: _Bench, shape: Shape, able: _Able, threads: int) -> dict[Gemm, _Bare]:
+    """What the variants' rates are compared with: the feed-forward's products, for the texts and for all tasks' rows, as often as
+    makes the operations of a graph."""
     precisions = {variant.precision: None for variant in bench.variants if variant.key in able.ready}
     hidden, rows = int(bench.subject.description["hidden"]), shape.batch * shape.length
     sizes = [(count, hidden, 4 * hidden) for count in (rows, rows * len(bench.subject.tasks))]
-    return {gemm: gemm.bind(threads) for gemm in gemms(precisions, sizes)}
+    flops = max((sum(item.flops.values()) for item in able.ready.values()), default=0)
+    found = {}
+    for gemm in gemms(precisions, sizes):
+        repeats = gemm.repeats(flops)
+        found[gemm] = _Bare(gemm.bind(threads, repeats), repeats)
+    return found
 
 
 def _measure_shape(
-    bench: _Bench, shape: Shape, able: _Able, bare: Mapping[Gemm, Call], rounds: int
+    bench: _Bench, shape: Shape, able: _Able, bare: Mapping[Gemm, _Bare], rounds: int
 ) -> tuple[list[Row], list[GemmRow]]:
     subject = bench.subject
-    calls = {**{key: item.call for key, item in able.ready.items()}, **{gemm.name: call for gemm, call in bare.items()}}
+    calls = {**{key: item.call for key, item in able.ready.items()}, **{gemm.name: item.call for gemm, item in bare.items()}}
     with tqdm(total=rounds * len(calls), desc=f"{shape}, {rounds} rounds", file=sys.stderr, unit="run") as bar:
         times = measure(calls, rounds, bench.seed, lambda _: bar.update() and None)
-    products = {gemm: times.pop(gemm.name) for gemm in bare}
+    products = {gemm: [seconds / item.repeats for seconds in times.pop(gemm.name)] for gemm, item in bare.items()}
     eager = [variant.key for variant in bench.variants if variant.family == "eager" and variant.drop == subject.plan.drop]
     stats = summarize(times, eager, "parallel", shape.batch * len(subject.tasks))
     known = peaks(products)

@@ -87,7 +87,8 @@ def test_a_share_of_the_peak_is_paired_within_the_round() -> None:
 
 @pytest.mark.parametrize("gemm", gemms(["fp32", "bf16", "int8"], [(3, 32, 64)]), ids=lambda gemm: gemm.name)
 def test_every_bare_product_runs(gemm: Gemm) -> None:
-    assert gemm.bind(1)() == []
+    assert gemm.bind(1, repeats=2)() == []
+    assert (gemm.repeats(0), gemm.repeats(3 * gemm.flops + 1)) == (1, min(3, 40 * 10**9 // gemm.flops))
     assert gemm.flops == 2 * gemm.rows * gemm.inner * gemm.columns
 
 
