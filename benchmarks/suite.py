@@ -162,8 +162,8 @@ class _Bare:
 
 
 def _bare_products(bench: _Bench, shape: Shape, able: _Able, threads: int) -> dict[Gemm, _Bare]:
-    """What the variants' rates are compared with: the feed-forward's products, for the texts and for all tasks' rows, as often as
-    makes the operations of a graph."""
+    """What the variants' rates are compared with: the feed-forward's products, for the texts and for all tasks' rows, each as
+    often as makes a graph's operations."""
     precisions = {variant.precision: None for variant in bench.variants if variant.key in able.ready}
     hidden, rows = int(bench.subject.description["hidden"]), shape.batch * shape.length
     sizes = [(count, hidden, 4 * hidden) for count in (rows, rows * len(bench.subject.tasks))]
