@@ -107,14 +107,13 @@ def peaks(times: Mapping[Gemm, Sequence[float]]) -> dict[Precision, Peak]:
     return found
 
 
-def matrix_flops(bundle: Path, shape: Shape, precision: Precision) -> dict[Precision, int]:
-    """Operations of the matrix products of an exported graph, exact, by the precision that they are computed in: in int8, what
-    is stored so, in bf16 all. Empty where a shape is unknown: a share of a part would be none."""
+def matrix_flops(bundle: Path, shape: Shape, floats: Precision) -> dict[Precision, int]:
+    """Operations of the matrix products of an exported graph, exact, by the precision that they are computed in: of integers in
+    int8, of others in `floats`. Empty where a shape is unknown: a share of a part would be none."""
     graph = inspect_bundle(bundle, (shape.batch, shape.length)).graphs[0]
     if graph.uncounted:
         return {}
-    # A provider that computes in bf16 does so from a graph in fp32.
-    names: dict[str, Precision] = {"float32": "bf16" if precision == "bf16" else "fp32", "int8": "int8"}
+    names: dict[str, Precision] = {"float32": floats, "int8": "int8"}
     return {names[kind]: count for kind, count in graph.products.items()}
 
 

@@ -11,6 +11,7 @@ import onnxruntime
 
 import runtime
 from runtime.bundle import MODEL
+from runtime.processor import multiplies_bf16
 
 from .models import Subject
 from .task_files import Traces, export_one_graph, export_task_files
@@ -79,7 +80,9 @@ def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Pre
     return Prepared(bind, _graph_bytes(folder), seconds, folder)
 
 
-def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int, provider: str = "cpu") -> Prepared:
+def _prepare_runtime(
+    ours: _OurExport, tasks: tuple[str, ...], threads: int, provider: str = "cpu", floats: Precision = "fp32"
+) -> Prepared:
     folder, _ = ours.written
     predictor = runtime.load(folder, provider=provider, threads=threads)
 
@@ -90,7 +93,7 @@ def _prepare_runtime(ours: _OurExport, tasks: tuple[str, ...], threads: int, pro
 
         return call
 
-    return Prepared(bind, bundle=folder)
+    return Prepared(bind, bundle=folder, floats=floats)
 
 
 def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]:
@@ -126,13 +129,15 @@ def _openvino_variants(subject: Subject, traces: Traces, folder: Path, threads: 
 
     def variant(precision: Precision) -> Variant:
         own = _OurExport(subject, traces, folder / f"openvino-{precision}", "openvino", precision)
+        # As the runtime tells OpenVINO: beside integers, floats are bf16 where the processor multiplies those.
+        floats: Precision = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "fp32"
         return Variant(
             f"openvino-{precision}",
             f"ours, OpenVINO {precision}",
             "ours",
             precision,
             subject.plan.drop,
-            lambda: _prepare_runtime(own, subject.tasks, threads, "openvino"),
+            lambda: _prepare_runtime(own, subject.tasks, threads, "openvino", floats),
         )
 
     return [variant(precision) for precision in get_args(Precision)]

@@ -219,8 +219,8 @@ def _check(bench: _Bench, shape: Shape) -> _Able:
         try:
             call = bench.prepared[variant.key].bind(feeds)
             answers, seconds = timed(call)
-            bundle = bench.prepared[variant.key].bundle
-            flops = {} if bundle is None else matrix_flops(bundle, shape, variant.precision)
+            prepared = bench.prepared[variant.key]
+            flops = {} if prepared.bundle is None else matrix_flops(prepared.bundle, shape, prepared.floats)
             difference = max_difference(answers, expected[variant.drop])
             found.ready[variant.key] = _Checked(call, seconds, difference, flops)
         except Exception as error:  # as above

@@ -33,12 +33,14 @@ class Prepared:
         file_bytes: bytes of its files on disk; None where it has none of its own.
         export_seconds: how long it took to write them.
         bundle: the exported folder that it runs, whose operations can be counted; None for another way.
+        floats: what the floats of that folder's graph are computed in.
     """
 
     bind: Bind
     file_bytes: int | None = None
     export_seconds: float | None = None
     bundle: Path | None = None
+    floats: Precision = "fp32"
 
 
 @dataclass(frozen=True)

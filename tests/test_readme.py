@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from benchmarks import fusion, growth_rows, routed
-from benchmarks.markdown import table
+from benchmarks.markdown import shares, table
 from benchmarks.rows_file import read_rows
 from exporter.cli import command
 from exporter.inspect.command import command_parser
@@ -55,6 +55,7 @@ def _results(name: str) -> Path:
 
 def test_the_measured_tables_are_those_of_the_results_files() -> None:
     assert table(_results("bert-base")) in README
+    assert shares(_results("bert-base")) in README
     assert fusion.markdown(read_rows(_results("fusion"), fusion.Row)) in README
     assert routed.markdown(read_rows(_results("routed"), routed.Row)) in README
     assert growth_rows.markdown(read_rows(_results("growth"), growth_rows.Row)) in README
