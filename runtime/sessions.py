@@ -1,5 +1,7 @@
 """The sessions of a bundle's graphs on the CPU: the first at once, the others when one of them is needed."""
 
+import ctypes
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +65,7 @@ class Sessions(Mapping[str, Any]):
             with tempfile.TemporaryDirectory(prefix="adapterdrop-packed-", ignore_cleanup_errors=True) as folder:
                 self._open = open_packed(self._graphs, Path(folder), self._make, self._options)
             shrink_arena(next(iter(self._open.values())), self._feeds)
+            trim_heap()
         except (OSError, BundleError) as error:  # a graph that does not load at all is named when it is opened by itself
             reason = error.strerror if isinstance(error, OSError) else error
             self._options.progress(f"the graphs cannot share packed weights ({reason}): each packs its own, which takes memory")
@@ -91,6 +94,12 @@ def shrink_arena(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     session.run(None, feeds, options)
+
+
+def trim_heap() -> None:
+    """Gives freed memory back to the system where glibc keeps it: packing frees as much as a session or two."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def unloadable(error: Exception) -> str:
