@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ._attention import SPLIT, TURNED, Attention, made_by, match_attention
-from ._build import Builder, const_array, known_shape, refuse_subgraphs, take_over
+from ._attention import SPLIT, TURNED, Attention, match_attention
+from ._build import Builder, const_array, known_shape, made_by, refuse_subgraphs, take_over
 
 __all__ = ["AbsorbProjectionsPass"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ._build import const_array, known_shape
+from ._build import const_array, known_shape, made_by
 
-__all__ = ["SPLIT", "TURNED", "Attention", "made_by", "match_attention"]
+__all__ = ["SPLIT", "TURNED", "Attention", "match_attention"]
 
 SPLIT, TURNED = [0, 2, 1, 3], [0, 2, 3, 1]
 
@@ -59,14 +59,6 @@ def match_attention(node: ir.Node) -> Attention | None:
     if before is None or after is None or len(after) != 3 or after[:2] != before[:2]:
         return None
     return Attention(query[0], key[0], value[0], mask, query[1], scores.outputs[0], probabilities.outputs[0], node.outputs[0])
-
-
-def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The operator of that type that makes a value which is read once."""
-    node = None if value is None else value.producer()
-    if node is None or node.op_type != op_type or node.domain != "" or value is None or value.is_graph_output():
-        return None
-    return node if len(list(value.uses())) == 1 else None
 
 
 def _perm(node: ir.Node) -> list[int]:

@@ -138,6 +138,14 @@ def const_scalar(value: ir.Value | None) -> float | None:
     return float(array.item()) if array is not None and array.size == 1 else None
 
 
+def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The operator of that type that makes a value which is read once."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != op_type or node.domain != "" or value is None or value.is_graph_output():
+        return None
+    return node if len(list(value.uses())) == 1 else None
+
+
 def take_over(old: ir.Value, new: ir.Value) -> None:
     """Lets `new` take the place of `old` everywhere; as an output of the graph it takes its name, too."""
     output, name = old.is_graph_output(), old.name

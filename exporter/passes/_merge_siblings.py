@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ._attention import made_by
-from ._build import Builder, const_array, known_shape, refuse_subgraphs, take_over
+from ._build import Builder, const_array, known_shape, made_by, refuse_subgraphs, take_over
 from ._operators import BINARY, UNARY
 
 __all__ = ["MergeSiblingsPass"]
@@ -47,10 +46,10 @@ class MergeSiblingsPass(ir.passes.InPlacePass):
         modified = False
         for node in list(model.graph):
             members = _stacked(node)
-            steps = None if members is None else _Climb(members).steps
-            if steps is None or members is None:
+            climb = None if members is None else _Climb(members)
+            if climb is None or members is None or not climb.alike or climb.source is None:
                 continue
-            merged = _merge(steps, len(members), node.outputs[0], build)
+            merged = _merge(climb.steps, climb.source, len(members), node.outputs[0], build)
             model.graph.insert_before(node, build.take())
             take_over(node.outputs[0], merged)
             modified = True
@@ -72,15 +71,14 @@ def _stacked(node: ir.Node) -> tuple[ir.Value, ...] | None:  # rule 1
 
 
 class _Climb:
-    """The members' operators in step, operands first; `steps` is None where they are not alike."""
+    """The members' operators in step, operands first, where they are `alike`; `source` is a value that all are products of."""
 
     def __init__(self, members: tuple[ir.Value, ...]) -> None:
         self._members = members
-        self._steps: list[_Step] = []
+        self.steps: list[_Step] = []
+        self.source: ir.Value | None = None
         self._numbers: dict[tuple[ir.Value, ...], int] = {}
-        self._rows: tuple[int | ir.SymbolicDim, ...] | None = None
-        alike = isinstance(self._visit(members), int) and self._rows is not None and self._unread()
-        self.steps = self._steps if alike else None
+        self.alike = isinstance(self._visit(members), int) and self._unread()
 
     def _visit(self, values: tuple[ir.Value, ...]) -> _Operand | None:
         if all(value is values[0] for value in values):
@@ -103,8 +101,8 @@ class _Climb:
         step = _Step(nodes[0], tuple(operands))
         if not self._fits(step):
             return None
-        self._steps.append(step)
-        self._numbers[values] = len(self._steps) - 1
+        self.steps.append(step)
+        self._numbers[values] = len(self.steps) - 1
         return self._numbers[values]
 
     def _fits(self, step: _Step) -> bool:  # rule 2
@@ -116,9 +114,9 @@ class _Climb:
         if not isinstance(right, tuple) or len(known_shape(right[0]) or ()) != 2:
             return False
         if isinstance(left, ir.Value):  # every product of one value has the same rows
-            shape = known_shape(left)
-            self._rows = self._rows or (shape[:-1] if shape else None)
-            return shape is not None and shape[:-1] == self._rows
+            self.source = self.source or left
+            shape, first = known_shape(left), known_shape(self.source)
+            return shape is not None and first is not None and shape[:-1] == first[:-1]
         return isinstance(left, int)
 
     def _unread(self) -> bool:
@@ -144,27 +142,24 @@ def _spreads(operand: _Operand, shape: tuple[int | ir.SymbolicDim, ...] | None) 
     return isinstance(operand, ir.Value) and shape is not None and known_shape(operand) == shape
 
 
-def _merge(steps: Sequence[_Step], count: int, output: ir.Value, build: Builder) -> ir.Value:
+def _merge(steps: Sequence[_Step], x: ir.Value, count: int, output: ir.Value, build: Builder) -> ir.Value:
     """[members, *axes, size] in place of `output`."""
-    x = next(step.operands[0] for step in steps if isinstance(step.operands[0], ir.Value) and step.node.op_type == "MatMul")
-    axes = (known_shape(x) or ())[:-1] if isinstance(x, ir.Value) else ()
+    axes = (known_shape(x) or ())[:-1]
     known = [dim for dim in axes if isinstance(dim, int)]
     rows = int(np.prod(known)) if len(known) == len(axes) else ir.SymbolicDim(None)
     results: list[ir.Value] = []
     for step in steps:
         results.append(_computed(step, results, count, rows, build))
-    shape = output.shape
     assert results[-1].shape is not None  # made here
     size = int(str(results[-1].shape[-1]))
     if len(axes) - len(known) < 2:
         target = build.ints([count, *(dim if isinstance(dim, int) else -1 for dim in axes), size])
     else:
-        assert isinstance(x, ir.Value)
         kept, int64 = {"start": 0, "end": len(axes)}, ir.DataType.INT64
         lengths = build.node("Shape", [x], attributes=kept, shape=ir.Shape([len(axes)]), dtype=int64)
         parts = [build.ints([count]), lengths, build.ints([size])]
         target = build.node("Concat", parts, attributes={"axis": 0}, shape=ir.Shape([len(axes) + 2]), dtype=int64)
-    return build.node("Reshape", [results[-1], target], shape=shape, dtype=output.dtype)
+    return build.node("Reshape", [results[-1], target], shape=output.shape, dtype=output.dtype)
 
 
 def _computed(step: _Step, results: Sequence[ir.Value], count: int, rows: int | ir.SymbolicDim, build: Builder) -> ir.Value:

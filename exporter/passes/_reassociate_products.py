@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ._build import Builder, const_array, known_shape, refuse_subgraphs
+from ._build import Builder, const_array, known_shape, made_by, refuse_subgraphs
 
 __all__ = ["ReassociateProductsPass"]
 
@@ -47,7 +47,7 @@ def _weighed(node: ir.Node, build: Builder) -> ir.Value | None:  # rule 1
 
 
 def _scored(node: ir.Node, build: Builder) -> ir.Value | None:  # rule 2
-    small, turned = node.inputs[0], _only_reader(node.inputs[1], "Transpose")
+    small, turned = node.inputs[0], made_by(node.inputs[1], "Transpose")
     rank = len(known_shape(node.outputs[0]) or ())
     if small is None or turned is None or rank < 3:
         return None
@@ -91,11 +91,11 @@ def _product(left: ir.Value, right: ir.Value, node: ir.Node, build: Builder, hin
 
 def _linear(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value | None] | None:
     """(m, W, b) of m W or m W + b that nothing else reads, with a matrix W and a vector b that are constant."""
-    bias, product = None, _only_reader(value, "MatMul")
-    if product is None and (add := _only_reader(value, "Add")) is not None:
+    bias, product = None, made_by(value, "MatMul")
+    if product is None and (add := made_by(value, "Add")) is not None:
         for total, offset in (add.inputs, tuple(reversed(add.inputs))):
             array = const_array(offset)
-            if array is not None and array.ndim == 1 and (product := _only_reader(total, "MatMul")) is not None:
+            if array is not None and array.ndim == 1 and (product := made_by(total, "MatMul")) is not None:
                 bias = offset
                 break
     if product is None or product.inputs[0] is None or product.inputs[1] is None:
@@ -114,14 +114,6 @@ def _untransposed(value: ir.Value) -> ir.Value | None:
     """W of Wᵀ."""
     node = value.producer()
     return node.inputs[0] if node is not None and node.op_type == "Transpose" and node.domain == "" else None
-
-
-def _only_reader(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The operator of that type that makes a value which is read once."""
-    node = None if value is None else value.producer()
-    if value is None or node is None or node.op_type != op_type or node.domain != "" or value.is_graph_output():
-        return None
-    return node if len(list(value.uses())) == 1 else None
 
 
 def _fewer(small: ir.Value, large: ir.Value) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
-from ._build import Builder, const_array, known_shape, take_over
+from ._build import Builder, const_array, known_shape, made_by, take_over
 
 __all__ = ["SplitLinearsPass"]
 
@@ -39,14 +39,14 @@ class SplitLinearsPass(ir.passes.InPlacePass):
 
 def _linear(split: ir.Node, protected: Collection[str]) -> tuple[ir.Node, ir.Node, ir.Value, ir.Value] | None:
     """(the product, the sum, W, b) whose columns the Split cuts apart."""
-    add, sizes = _made_by(split.inputs[0], "Add"), [known_shape(part) for part in split.outputs]
+    add, sizes = made_by(split.inputs[0], "Add"), [known_shape(part) for part in split.outputs]
     rank = len(known_shape(split.inputs[0]) or ())
     if add is None or rank < 2 or split.attributes.get_int("axis", 0) % rank != rank - 1:
         return None
     if any(size is None or not isinstance(size[-1], int) for size in sizes):
         return None
     for total, bias in (add.inputs, tuple(reversed(add.inputs))):
-        product, offset = _made_by(total, "MatMul"), const_array(bias)
+        product, offset = made_by(total, "MatMul"), const_array(bias)
         weight = None if product is None else product.inputs[1]
         if product is None or weight is None or bias is None or offset is None or offset.ndim != 1:
             continue
@@ -59,13 +59,6 @@ def _linear(split: ir.Node, protected: Collection[str]) -> tuple[ir.Node, ir.Nod
         ):
             return product, add, weight, bias
     return None
-
-
-def _made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    if node is None or node.op_type != op_type or node.domain != "" or value is None or value.is_graph_output():
-        return None
-    return node if len(list(value.uses())) == 1 else None
 
 
 def _split(split: ir.Node, product: ir.Node, add: ir.Node, weight: ir.Value, bias: ir.Value, build: Builder) -> None:
