@@ -20,10 +20,10 @@ test: .venv-test/installed
 	.venv-test/bin/python -m pytest -n 2 --dist loadgroup
 
 test-tensorrt: .venv-tensorrt/installed
-	.venv-tensorrt/bin/python -m pytest tests/test_tensorrt.py
+	.venv-tensorrt/bin/python -m pytest tests/exporter/test_tensorrt.py
 
 support: .venv-test/installed
-	.venv-test/bin/python tests/support_table.py
+	.venv-test/bin/python -m tests.helpers.support_table
 
 benchmark: .venv-test/installed
 	.venv-test/bin/python -m benchmarks --quick

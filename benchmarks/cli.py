@@ -2,186 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
-from exporter.options import Parser
-
-# Imports no torch: --help and a typing error should not take seconds.
-
-_DESCRIPTION = """\
-Time every way to run the same adapter tasks, side by side on this machine: PyTorch task by task, the adapters library's
-Parallel block (fp32, bf16, compiled), one ONNX file per task, and one ONNX graph for all tasks.
-
-Without --quick: a BERT with random weights, which changes no time. With it: the bundled example.
-"""
-_EPILOG = """\
-exit status: 0 done; 1 an fp32 variant gives other numbers than PyTorch task by task; 2 wrong use
-"""
-_SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
-
-
-@dataclass(frozen=True, order=True)
-class Shape:
-    """A batch of texts: `batch` rows of `length` tokens."""
-
-    batch: int
-    length: int
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.length}"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to measure.
-
-    Attributes:
-        quick: the bundled example, without torch.compile, in little time; layers, hidden and tasks are then its own.
-        rounds: rounds per shape; None for as many as fit into the run's time.
-        threads: threads within one operation, for torch and ONNX Runtime alike.
-        arguments: what the user typed, apart from --output, which is a path of this machine.
-    """
-
-    quick: bool
-    rounds: int | None
-    shapes: tuple[Shape, ...]
-    tasks: int
-    drop: int
-    layers: int
-    hidden: int
-    threads: int
-    compile: bool
-    output: Path
-    seed: int
-    arguments: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The first part of the results' file names."""
-        if self.quick:
-            return "quick"
-        return "bert-base" if (self.layers, self.hidden) == (12, 768) else f"bert-{self.layers}x{self.hidden}"
-
-
-def parse_shapes(text: str) -> tuple[Shape, ...]:
-    """ "1x32,4x128" -> shapes of batch x length, each once.
-
-    Raises:
-        ArgumentTypeError: something in it is no shape.
-    """
-    found = [_SHAPE.fullmatch(part.strip()) for part in text.split(",")]
-    if any(match is None for match in found):
-        raise argparse.ArgumentTypeError(f"expected batch x length, such as 1x32,4x128, found {text!r}")
-    return tuple(dict.fromkeys(Shape(int(match[1]), int(match[2])) for match in found if match is not None))
-
-
-def _whole(least: int) -> type[int]:
-    """A reader of whole numbers from `least` up, for argparse."""
-
-    def read(text: str) -> int:
-        if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least}, found {text!r}")
-        return int(text)
-
-    return read  # type: ignore[return-value]  # argparse takes any callable
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _parser() -> Parser:
-    parser = Parser("python -m benchmarks", _DESCRIPTION, _EPILOG)
-    parser.add_argument("--quick", action="store_true", help="the bundled example in about a minute, without torch.compile")
-    parser.add_argument(
-        "--rounds", type=_whole(1), help="rounds per shape; default: as many as fit into about ten minutes", metavar="N"
-    )
-    parser.add_argument(
-        "--shapes", type=parse_shapes, metavar="BxL,…", help="batch x tokens; default 1x32,1x128,4x128 (quick: 1x32,1x128)"
-    )
-    parser.add_argument("--tasks", type=_whole(2), help="number of tasks; default 8", metavar="N")
-    parser.add_argument(
-        "--drop", type=_whole(0), help="layers without adapters; default 5 (quick: 3 of the example's 6)", metavar="N"
-    )
-    parser.add_argument("--layers", type=_whole(1), help="layers; default 12", metavar="N")
-    parser.add_argument("--hidden", type=_whole(32), help="hidden size, a multiple of 32; default 768", metavar="N")
-    parser.add_argument(
-        "--threads", type=_whole(1), help="threads of torch and ONNX Runtime alike; default: all cores", metavar="N"
-    )
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
-    )
-    parser.add_argument(
-        "--seed", type=_whole(0), default=0, help="of weights, inputs and the order in a round; default 0", metavar="N"
-    )
-    return parser
-
-
-def random_bert_parser(module: str, description: str | None, shapes: str, rounds: int, layers: str = "layers") -> Parser:
-    """The options of a benchmark of its own over a BERT with random weights: python -m benchmarks.<module>."""
-    parser = Parser(f"python -m benchmarks.{module}", description)
-    parser.add_argument("--shapes", type=parse_shapes, default=parse_shapes(shapes), metavar="BxL,…", help="batch x tokens")
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"rounds per shape; default {rounds}")
-    parser.add_argument("--layers", type=int, default=12, metavar="N", help=f"{layers}; default 12")
-    parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
-    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, inputs and order; default 0")
-    parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
-    )
-    return parser
-
-
-def parse(arguments: Sequence[str]) -> Options:
-    """Reads the command line. A wrong one ends the program with status 2 and one message."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    if given.quick and (own := [name for name in ("tasks", "layers", "hidden") if getattr(given, name) is not None]):
-        parser.error(f"--quick measures the bundled example as it is: leave out --{own[0]}, or leave out --quick")
-    default_shapes = "1x32,1x128" if given.quick else "1x32,1x128,4x128"
-    options = Options(
-        quick=given.quick,
-        rounds=given.rounds,
-        shapes=given.shapes or parse_shapes(default_shapes),
-        tasks=given.tasks or 8,
-        drop=(3 if given.quick else 5) if given.drop is None else given.drop,
-        layers=given.layers or 12,
-        hidden=given.hidden or 768,
-        threads=given.threads or cores(),
-        compile=not (given.quick or given.no_compile),
-        output=given.output,
-        seed=given.seed,
-        arguments=_without_output(arguments),
-    )
-    if options.hidden % 32:
-        parser.error(f"--hidden must be a multiple of 32, the size of an attention head; found {options.hidden}")
-    if options.threads > cores():
-        parser.error(f"--threads must be at most {cores()}, the cores there are; found {options.threads}")
-    if not options.quick and options.drop > options.layers:
-        parser.error(f"--drop must be from 0 to {options.layers}, the number of layers; found {options.drop}")
-    if options.output.exists() and not options.output.is_dir():
-        parser.error(f"--output must be a folder, but {str(options.output)!r} is a file")
-    return options
-
-
-def _without_output(arguments: Sequence[str]) -> tuple[str, ...]:
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if not skip and argument != "--output" and not argument.startswith("--output="):
-            kept.append(argument)
-        skip = argument == "--output" and not skip
-    return tuple(kept)
+from benchmarks.options import parse
+from benchmarks.variant import MismatchError
+from exporter.errors import ExportError
 
 
 def _raise_interrupt(*_: object) -> NoReturn:
@@ -194,13 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A terminated run removes its temporary files like an interrupted one.
     signal.signal(signal.SIGTERM, _raise_interrupt)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-    from exporter import ExportError
-
-    from .suite import MismatchError, run
-
     try:
-        run(options)
+        # By name: importing torch takes seconds, and --help and a mistyped option should not.
+        importlib.import_module("benchmarks.suite").run(options)
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

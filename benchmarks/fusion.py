@@ -23,21 +23,20 @@ from rich.table import Table
 from tqdm import tqdm
 from transformers import BertConfig
 
+from benchmarks.machine import Machine, inspect
+from benchmarks.models import twin
+from benchmarks.onnx_variants import open_session
+from benchmarks.options import Shape, random_bert_parser
+from benchmarks.rounds import measure, p95, paired_ratio
+from benchmarks.rows_file import write_rows
+from benchmarks.suite import TOLERANCE
+from benchmarks.variant import Answers, Call, Feeds, MismatchError, max_difference
 from exporter import ExportError, export
-from exporter.load import Checkpoint
-from exporter.planning import make_plan
-from exporter.quiet import quiet
-from exporter.verify import make_inputs
+from exporter.checkpoints.load import Checkpoint
+from exporter.models.quiet import quiet
+from exporter.planning.make import make_plan
+from exporter.verify.verify import make_inputs
 from runtime.bundle import MODEL
-
-from .cli import Shape, random_bert_parser
-from .machine import Machine, inspect
-from .models import twin
-from .onnx_variants import open_session
-from .rounds import measure, p95, paired_ratio
-from .rows_file import write_rows
-from .suite import TOLERANCE, MismatchError
-from .variant import Answers, Call, Feeds, max_difference
 
 _TASK = "fused"
 _MEMBERS = (2, 8, 16)

@@ -15,10 +15,9 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.options import Shape
+from benchmarks.variant import Answers, Call, Precision
 from exporter.inspect import inspect_bundle
-
-from .cli import Shape
-from .variant import Answers, Call, Precision
 
 Library = Literal["PyTorch", "ONNX Runtime"]
 

@@ -27,19 +27,18 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from benchmarks.growth_rows import Point, Row, markdown, rows
+from benchmarks.machine import inspect
+from benchmarks.models import Candidate, random_bert
+from benchmarks.onnx_variants import open_session
+from benchmarks.options import Shape, random_bert_parser
+from benchmarks.rounds import measure
+from benchmarks.rows_file import write_rows
+from benchmarks.variant import Answers, Call
 from exporter import ExportError, export
 from exporter.inspect import inspect_bundle
-from exporter.verify import make_inputs
+from exporter.verify.verify import make_inputs
 from runtime.bundle import MANIFEST, read_manifest
-
-from .cli import Shape, random_bert_parser
-from .growth_rows import Point, Row, markdown, rows
-from .machine import inspect
-from .models import Subject, random_bert
-from .onnx_variants import open_session
-from .rounds import measure
-from .rows_file import write_rows
-from .variant import Answers, Call
 
 _SETUP, _ROUNDS = "setup.json", "rounds.jsonl"
 
@@ -57,7 +56,7 @@ class _Measured:
         elif (before := json.loads(path.read_text(encoding="utf-8"))) != own:
             raise ExportError(f"{folder} was begun with {before}, found {own}: name another --folder, or repeat the options")
 
-    def export(self) -> Subject:
+    def export(self) -> Candidate:
         """Exports what is not there yet; each graph is verified against PyTorch."""
         options = self._options
         subject = random_bert(options.layers, options.hidden, max(2, *options.tasks), 0, options.seed)
@@ -67,7 +66,7 @@ class _Measured:
                 export(subject.model, tasks=subject.tasks[:count], drop=options.drops, output=self._bundle(count))
         return subject
 
-    def measure(self, subject: Subject, shape: Shape, seconds: float) -> None:
+    def measure(self, subject: Candidate, shape: Shape, seconds: float) -> None:
         """Interleaved rounds, until there are enough of them or the seconds are over."""
         start, have = time.monotonic(), len(self._lines(shape))
         if have >= self._options.rounds or seconds <= 0:
@@ -108,7 +107,7 @@ class _Measured:
         lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
         return [line["seconds"] for line in lines if line["shape"] == str(shape)]
 
-    def _calls(self, subject: Subject, shape: Shape) -> dict[str, Call]:
+    def _calls(self, subject: Candidate, shape: Shape) -> dict[str, Call]:
         feeds = make_inputs(subject.plan, shape.batch, shape.length, self._options.seed)
         calls: dict[str, Call] = {}
         for count in self._options.tasks:
@@ -170,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(
-    found: Mapping[Shape, tuple[list[Row], dict[str, list[float]]]], subject: Subject, options: argparse.Namespace
+    found: Mapping[Shape, tuple[list[Row], dict[str, list[float]]]], subject: Candidate, options: argparse.Namespace
 ) -> None:
     every = [row for own, _ in found.values() for row in own]
     if not every:
@@ -184,7 +183,7 @@ def _report(
     print(f"wrote {path}")
 
 
-def _print(every: Sequence[Row], subject: Subject, console: Console) -> None:
+def _print(every: Sequence[Row], subject: Candidate, console: Console) -> None:
     table = Table(title=f"{subject.description['name']}: growth with drop and tasks; deviation = measured / foretold - 1")
     columns = (
         "shape",

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .cli import Shape
+from benchmarks.options import Shape
 
 
 @dataclass(frozen=True, order=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from .cli import cores
+from benchmarks.options import cores
 
 # The packages that bring ONNX Runtime, of which one is installed.
 FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")

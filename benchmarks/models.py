@@ -10,18 +10,18 @@ from adapters import BertAdapterModel, SeqBnConfig
 from transformers import BertConfig
 
 from exporter import ExportError
-from exporter.load import Checkpoint, load
+from exporter.checkpoints.load import Checkpoint, load
+from exporter.models.quiet import quiet
 from exporter.plan import Plan
-from exporter.planning import make_plan
-from exporter.prune import shared_copy
-from exporter.quiet import quiet
+from exporter.planning.make import make_plan
+from exporter.prune.prune import shared_copy
 
 # A fresh adapter computes almost nothing; with this deviation, mixing up two tasks shows in the numbers.
 _ADAPTER_STD = 0.05
 
 
 @dataclass(frozen=True)
-class Subject:
+class Candidate:
     """The model under test and what of it is measured.
 
     Attributes:
@@ -46,7 +46,7 @@ class Subject:
         return f"{what['name']}: {what['layers']} layers, hidden {what['hidden']}, {what['tasks']} tasks, drop {what['drop']}"
 
 
-def example(drop: int) -> Subject:
+def example(drop: int) -> Candidate:
     """The bundled example.
 
     Raises:
@@ -58,7 +58,7 @@ def example(drop: int) -> Subject:
     return _subject(checkpoint.model, checkpoint.tokenizer, adapters, drop, "the bundled example on all-MiniLM-L6-v2")
 
 
-def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> Subject:
+def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> Candidate:
     """A BERT with seeded random weights and `tasks` seq_bn adapters, each with a one-layer head of 2, 3 or 4 labels."""
     head_size = 64 if hidden % 64 == 0 else 32
     config = BertConfig(
@@ -77,7 +77,7 @@ def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> S
     return _subject(model.eval(), None, None, drop, name)
 
 
-def _subject(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, name: str) -> Subject:
+def _subject(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, name: str) -> Candidate:
     plan = make_plan(Checkpoint(model, tokenizer, name), tasks, drop)
     if len(plan.tasks) < 2:
         raise ExportError(f"expected a model of at least two tasks to measure, found {len(plan.tasks)}")
@@ -89,7 +89,7 @@ def _subject(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, nam
         "drop": drop,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-    return Subject(model, tokenizer, plan, description)
+    return Candidate(model, tokenizer, plan, description)
 
 
 def twin(model: Any) -> Any:

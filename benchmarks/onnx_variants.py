@@ -10,12 +10,11 @@ from typing import Any, get_args
 import onnxruntime
 
 import runtime
+from benchmarks.models import Candidate
+from benchmarks.task_files import Traces, export_one_graph, export_task_files
+from benchmarks.variant import Answers, Call, Feeds, Precision, Prepared, Variant
 from runtime.bundle import MODEL
-from runtime.processor import multiplies_bf16
-
-from .models import Subject
-from .task_files import Traces, export_one_graph, export_task_files
-from .variant import Answers, Call, Feeds, Precision, Prepared, Variant
+from runtime.ort.cpu_info import multiplies_bf16
 
 
 def open_session(graph: Path, threads: int) -> Any:
@@ -34,7 +33,7 @@ class _OurExport:
     """An export of ours, which several variants may run; made on first use."""
 
     def __init__(
-        self, subject: Subject, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
+        self, subject: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
     ) -> None:
         self._subject = subject
         self._traces = traces
@@ -50,7 +49,7 @@ class _OurExport:
         return self._folder, tracing + time.perf_counter() - start
 
 
-def _prepare_files(subject: Subject, traces: Traces, folder: Path, threads: int) -> Prepared:
+def _prepare_files(subject: Candidate, traces: Traces, folder: Path, threads: int) -> Prepared:
     tracing = traces.made[2]
     start = time.perf_counter()
     folders = export_task_files(subject, traces, folder)
@@ -96,7 +95,7 @@ def _prepare_runtime(
     return Prepared(bind, bundle=folder, floats=floats)
 
 
-def onnx_variants(subject: Subject, folder: Path, threads: int) -> list[Variant]:
+def onnx_variants(subject: Candidate, folder: Path, threads: int) -> list[Variant]:
     """All variants in ONNX Runtime on a CPU, with OpenVINO where it is installed; their files go into `folder`."""
     drop, tasks = subject.plan.drop, subject.tasks
     traces = Traces(subject)
@@ -124,7 +123,7 @@ def _has_openvino() -> bool:
     return "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def _openvino_variants(subject: Subject, traces: Traces, folder: Path, threads: int) -> list[Variant]:
+def _openvino_variants(subject: Candidate, traces: Traces, folder: Path, threads: int) -> list[Variant]:
     """What the OpenVINO provider makes of the same tasks; with the flavour of ONNX Runtime that has it."""
 
     def variant(precision: Precision) -> Variant:

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .cli import Shape
-from .report import Result, Row
-from .variant import Family
+from benchmarks.options import Shape
+from benchmarks.report import Result, Row
+from benchmarks.variant import Family
 
 # Okabe and Ito's palette, which colour-blind people can tell apart; ours is the one strong colour.
 _COLORS: dict[Family, str] = {"eager": "#B8BEC6", "compile": "#6E7781", "files": "#E69F00", "ours": "#0072B2"}

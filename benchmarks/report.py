@@ -13,12 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .cli import Options, Shape
-from .gemm import Gemm
-from .machine import Machine
-from .models import Subject
-from .rounds import Stats
-from .variant import Precision, Prepared, Variant
+from benchmarks.gemm import Gemm
+from benchmarks.machine import Machine
+from benchmarks.models import Candidate
+from benchmarks.options import Options, Shape
+from benchmarks.rounds import Stats
+from benchmarks.variant import Precision, Prepared, Variant
 
 _LONGEST_LABEL = 36  # characters; the reason of a failure wraps
 
@@ -69,7 +69,7 @@ class GemmRow:
 class Result:
     """Everything that one run found."""
 
-    subject: Subject
+    subject: Candidate
     machine: Machine
     options: Options
     date: datetime.datetime

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .variant import Answers, Call
+from benchmarks.variant import Answers, Call
 
 # Thread pools spin for a few milliseconds after their work. Without a pause, a variant would be timed against the threads of
 # the one before it.

@@ -19,19 +19,18 @@ from rich.table import Table
 from tqdm import tqdm
 
 import runtime
+from benchmarks.machine import Machine, inspect
+from benchmarks.models import Candidate, random_bert
+from benchmarks.onnx_variants import open_session
+from benchmarks.options import Shape, random_bert_parser
+from benchmarks.rounds import measure, p95, paired_ratio
+from benchmarks.rows_file import write_rows
+from benchmarks.suite import TOLERANCE
+from benchmarks.variant import Answers, Call, Feeds, MismatchError, max_difference
 from exporter import ExportError, export
-from exporter.plan import TOLERANCES
-from exporter.verify import make_inputs
+from exporter.targets import TOLERANCES
+from exporter.verify.verify import make_inputs
 from runtime.bundle import MODEL
-
-from .cli import Shape, random_bert_parser
-from .machine import Machine, inspect
-from .models import Subject, random_bert
-from .onnx_variants import open_session
-from .rounds import measure, p95, paired_ratio
-from .rows_file import write_rows
-from .suite import TOLERANCE, MismatchError
-from .variant import Answers, Call, Feeds, max_difference
 
 _SINGLE = "one task, exported alone"
 _ONE = "run_routed(), one task for all rows"
@@ -56,7 +55,7 @@ class Row:
     versus_one: float
 
 
-def _calls(subject: Subject, single: Path, folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Call]:
+def _calls(subject: Candidate, single: Path, folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Call]:
     feeds: Feeds = make_inputs(subject.plan, shape.batch, shape.length, options.seed)
     predictor = runtime.load(folder, provider="cpu", threads=options.threads, verify=False)
     session = open_session(single / MODEL, options.threads)
@@ -157,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _report(rows: Sequence[Row], machine: Machine, subject: Subject, options: argparse.Namespace) -> None:
+def _report(rows: Sequence[Row], machine: Machine, subject: Candidate, options: argparse.Namespace) -> None:
     path = write_rows(
         options.output, "routed", {**subject.description, "seed": options.seed, "precision": options.precision}, machine, rows
     )

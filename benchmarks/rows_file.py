@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .machine import FLAVOURS, Machine, versions
+from benchmarks.machine import FLAVOURS, Machine, versions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -29,12 +29,11 @@ import numpy as np
 import numpy.typing as npt
 
 import runtime
-from runtime.batch import CPU_LIMITS
-from runtime.bucketing import split
-from runtime.nodes import example_feeds
-
-from .cli import cores
-from .rounds import measure, paired_ratio, rounds_within, timed
+from benchmarks.options import cores
+from benchmarks.rounds import measure, paired_ratio, rounds_within, timed
+from runtime.ort.node_counts import example_feeds
+from runtime.text.bucketing import split
+from runtime.text.encode import CPU_LIMITS
 
 _ROWS = 32  # of a batch that is padded to the longest text
 _LONGEST = 128

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import runtime
+from benchmarks.options import cores
 from runtime import Options
-from runtime.nodes import example_feeds
-
-from .cli import cores
+from runtime.ort.node_counts import example_feeds
 
 
 def main(folder: str, variants: str, way: str, cache: str) -> None:

@@ -30,7 +30,7 @@ import onnxruntime
 import psutil
 
 import runtime
-from runtime.batch import CPU_LIMITS, TextEncoder
+from runtime.text.encode import CPU_LIMITS, TextEncoder
 
 _POOL = 96
 _MOST = 8  # texts of a call

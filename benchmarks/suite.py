@@ -15,28 +15,23 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
+from benchmarks.gemm import Gemm, gemms, matrix_flops, peak_share, peaks
+from benchmarks.machine import inspect
+from benchmarks.models import Candidate, example, random_bert
+from benchmarks.onnx_variants import onnx_variants
+from benchmarks.options import Options, Shape
+from benchmarks.plot import plot
+from benchmarks.report import GemmRow, Result, Row, print_result, write_jsonl
+from benchmarks.rounds import measure, rounds_within, summarize, timed
+from benchmarks.torch_variants import task_by_task, torch_variants
+from benchmarks.variant import Answers, Call, Feeds, MismatchError, Precision, Prepared, Variant, max_difference, one_line
 from exporter import ExportError
-from exporter.inputs import SEQUENCE
-from exporter.quiet import quiet
-from exporter.verify import make_inputs
-
-from .cli import Options, Shape
-from .gemm import Gemm, gemms, matrix_flops, peak_share, peaks
-from .machine import inspect
-from .models import Subject, example, random_bert
-from .onnx_variants import onnx_variants
-from .plot import plot
-from .report import GemmRow, Result, Row, print_result, write_jsonl
-from .rounds import measure, rounds_within, summarize, timed
-from .torch_variants import task_by_task, torch_variants
-from .variant import Answers, Call, Feeds, Precision, Prepared, Variant, max_difference, one_line
+from exporter.models.inputs import SEQUENCE
+from exporter.models.quiet import quiet
+from exporter.verify.verify import make_inputs
 
 # fp32 differs by the order of additions; a task mixed up with another one differs by tenths.
 TOLERANCE = 1e-3
-
-
-class MismatchError(Exception):
-    """A variant in fp32 gives other numbers than PyTorch task by task. Nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +87,14 @@ def run(options: Options) -> Result:
     return result
 
 
-def _subject(options: Options) -> Subject:
+def _subject(options: Options) -> Candidate:
     print("building the model …", file=sys.stderr, flush=True)
     if options.quick:
         return example(options.drop)
     return random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
 
 
-def _check_shapes(shapes: Sequence[Shape], subject: Subject) -> None:
+def _check_shapes(shapes: Sequence[Shape], subject: Candidate) -> None:
     longest = subject.plan.max_lengths.get(SEQUENCE, math.inf)
     if too_long := [str(shape) for shape in shapes if shape.length > longest]:
         raise ExportError(f"--shapes: the model takes at most {longest} tokens, found {', '.join(too_long)}")
@@ -109,14 +104,14 @@ def _check_shapes(shapes: Sequence[Shape], subject: Subject) -> None:
 class _Bench:
     """What is measured: all variants, those that are ready, and the reasons of those that could not be made ready."""
 
-    subject: Subject
+    subject: Candidate
     variants: Sequence[Variant]
     seed: int
     prepared: dict[str, Prepared]
     failures: dict[str, str]
 
 
-def _prepare(subject: Subject, variants: Sequence[Variant], seed: int) -> _Bench:
+def _prepare(subject: Candidate, variants: Sequence[Variant], seed: int) -> _Bench:
     bench = _Bench(subject, variants, seed, {}, {})
     for variant in variants:
         print(f"preparing {variant.label} …", file=sys.stderr, flush=True)

@@ -11,49 +11,51 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter.calibration import Batch, Calibration
-from exporter.groups import compile_plan, load_graph, prove, save, trace_group
-from exporter.passes import Group, needs_ranges
-from exporter.plan import TOLERANCES, Plan
-from exporter.prune import Branch, prune, stored_bytes
-from exporter.save import save_config, save_graph, save_manifest, variant_entry
-from exporter.staging import check_space
-from exporter.verify import make_inputs
-from exporter.weights_file import WeightsFile
+from benchmarks.models import Candidate
+from exporter.compile.build import compile_plan, load_graph, save, trace_group, verify_saved
+from exporter.compile.pipeline import TracedGroup
+from exporter.plan import Plan
+from exporter.prune.prune import TaskGroup, prune, stored_bytes
+from exporter.targets import TOLERANCES, needs_ranges
+from exporter.texts.batches import Batch, Calibration
+from exporter.verify.verify import make_inputs
+from exporter.write.save import save_config, save_graph, save_manifest, variant_entry
+from exporter.write.staging import check_space
+from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MODEL, WEIGHTS
-
-from .models import Subject
 
 
 class Traces:
     """One trace per structure, from which both the files per task and our one graph are made; made on first use."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Candidate) -> None:
         self._subject = subject
 
     @cached_property
-    def made(self) -> tuple[tuple[Branch, ...], list[Group], float]:
+    def made(self) -> tuple[tuple[TaskGroup, ...], list[TracedGroup], float]:
         """The pruned models and the traced group of each, and how many seconds that took."""
         start = time.perf_counter()
         plan = self._subject.plan
-        branches = prune(self._subject.model, plan)
-        return branches, [trace_group(branch, plan) for branch in branches], time.perf_counter() - start
+        task_groups = prune(self._subject.model, plan)
+        return task_groups, [trace_group(task_group, plan) for task_group in task_groups], time.perf_counter() - start
 
 
-def export_one_graph(subject: Subject, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32") -> None:
+def export_one_graph(
+    subject: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
+) -> None:
     """What `exporter.export` writes, verified as there, from traces that are made already."""
     plan = dataclasses.replace(subject.plan, target=target, precision=precision, atol=TOLERANCES[precision])
-    branches, groups, _ = traces.made
+    task_groups, groups, _ = traces.made
     # The compiler changes the graphs that it is given.
     fresh = [dataclasses.replace(group, model=group.model.clone()) for group in groups]
     compiled = compile_plan(fresh, plan, _texts(plan) if needs_ranges(target, precision) else None)
     folder.mkdir(parents=True)
     with WeightsFile(folder / WEIGHTS) as weights:
-        exact = save(compiled, weights, folder / MODEL)
-    parity = prove(plan, branches, load_graph(plan, folder / MODEL, routed=False), exact)
+        reference = save(compiled, weights, folder / MODEL)
+    parity = verify_saved(plan, task_groups, load_graph(plan, folder / MODEL, routed=False), reference)
     tokenizer = subject.tokenizer
-    save_config(branches[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
-    entry = variant_entry(branches, plan, MODEL, parity, compiled.passes)
+    save_config(task_groups[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
+    entry = variant_entry(task_groups, plan, MODEL, parity, compiled.passes)
     save_manifest(plan, tokenizer is not None, [entry], folder)
 
 
@@ -63,18 +65,18 @@ def _texts(plan: Plan) -> Calibration:
     return Calibration("random tokens", batches=tuple(Batch(tuple(range(4)), each) for each in feeds))
 
 
-def export_task_files(subject: Subject, traces: Traces, folder: Path) -> dict[str, Path]:
+def export_task_files(subject: Candidate, traces: Traces, folder: Path) -> dict[str, Path]:
     """Writes `folder`/<number of the task>/model.onnx for every task; returns task -> its folder.
 
     A task's graph is its structure's trace with its own weights in it, compiled by itself.
     """
-    branches, groups, _ = traces.made
-    check_space(folder / "task", stored_bytes(branches) * len(subject.tasks))
+    task_groups, groups, _ = traces.made
+    check_space(folder / "task", stored_bytes(task_groups) * len(subject.tasks))
     folders: dict[str, Path] = {}
-    for branch, group in zip(branches, groups, strict=True):
-        for number, task in enumerate(branch.tasks):
+    for task_group, group in zip(task_groups, groups, strict=True):
+        for number, task in enumerate(task_group.tasks):
             own = {name: arrays[number] for name, arrays in group.weights.items()}
-            single = Group((task.name,), _with_weights(group.model, own), {name: [array] for name, array in own.items()})
+            single = TracedGroup((task.name,), _with_weights(group.model, own), {name: [array] for name, array in own.items()})
             graph = compile_plan([single], dataclasses.replace(subject.plan, tasks=(task,))).graph
             target = folder / str(subject.tasks.index(task.name))
             target.mkdir(parents=True)

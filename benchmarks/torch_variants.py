@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from adapters.composition import Parallel
 
-from .models import Subject, twin
-from .variant import Answers, Bind, Call, Feeds, Prepared, Variant
+from benchmarks.models import Candidate, twin
+from benchmarks.variant import Answers, Bind, Call, Feeds, Prepared, Variant
 
 
 def _tensors(feeds: Feeds) -> dict[str, torch.Tensor]:
@@ -73,7 +73,7 @@ def _compiled(model: Any) -> Any:
     return torch.compile(model, dynamic=False)
 
 
-def torch_variants(subject: Subject, with_compile: bool) -> list[Variant]:
+def torch_variants(subject: Candidate, with_compile: bool) -> list[Variant]:
     """All variants in PyTorch, the references first."""
     model, tasks, drop = subject.model, subject.tasks, subject.plan.drop
 

@@ -24,6 +24,10 @@ Precision = Literal["fp32", "bf16", "int8"]
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.+@-]+){2,}")
 
 
+class MismatchError(Exception):
+    """A variant in fp32 gives other numbers than PyTorch task by task. Nothing was written."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A variant, ready to run.

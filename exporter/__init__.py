@@ -8,14 +8,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._add import add
-    from ._export import export
-    from .errors import ExportError, VerificationError
-    from .report import Report
+    from exporter.add_tasks import add
+    from exporter.errors import ExportError, VerificationError
+    from exporter.export_tasks import export
+    from exporter.report import Report
 
 __all__ = ["ExportError", "Report", "VerificationError", "add", "export"]
 
-_HOMES = {"ExportError": "errors", "Report": "report", "VerificationError": "errors", "add": "_add", "export": "_export"}
+_HOMES = {
+    "ExportError": "errors",
+    "Report": "report",
+    "VerificationError": "errors",
+    "add": "add_tasks",
+    "export": "export_tasks",
+}
 
 
 def __getattr__(name: str) -> Any:

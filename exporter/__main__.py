@@ -3,7 +3,7 @@
 import os
 import sys
 
-from .cli import main
+from exporter.cli.main import main
 
 try:
     status = main()

@@ -6,17 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.bundle import OUTPUTS, InputEntry
+from runtime.bundle import OUTPUTS, HeadType, InputEntry, output_names
 
-from .heads import Head
-from .passes import output_names
-from .setups import adapters_of, fusions_of
 
-# What torch.onnx writes at least; a lower one is made of it in the end.
-LEAST_TRACED_OPSET = 18
-# Allowed |onnx - torch| relative to max(1, max |torch|) on random inputs, the worst there are for integers; the compiler's work
-# is proved in fp32 first. What a provider rounds by an option of its own, the graph does not.
-TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-4, "int8": 1.0}
+@dataclass(frozen=True)
+class Head:
+    """Attributes:
+    name: the head's name in a model with named heads; None for a model's own head.
+    kind: the bundle's name of the head type.
+    labels: the label names in the order of the logits; empty where there are none.
+    choices: answers per question of a multiple choice head, else 1.
+    structure: equal for heads that differ in weights and label count alone; JSON-able.
+    """
+
+    name: str | None
+    kind: HeadType
+    labels: tuple[str, ...]
+    choices: int
+    structure: Any
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Task:
         drop: adapters leave the layers 0 to drop - 1.
         kept: fusion -> layer -> the members that stay there; a fusion or layer that is absent keeps all.
         structure: equal for tasks that one trace serves: everything but weights and label count.
+        names: the adapters and fusion layers by name, in an order that is the same for tasks of one structure.
     """
 
     name: str
@@ -38,11 +46,7 @@ class Task:
     drop: int
     kept: Mapping[str, Mapping[int, tuple[str, ...]]]
     structure: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The adapters and fusion layers by name, in an order that is the same for tasks of one structure."""
-        return (*adapters_of(self.setup), *fusions_of(self.setup))
+    names: tuple[str, ...]
 
     @property
     def outputs(self) -> tuple[str, ...]:

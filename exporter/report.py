@@ -10,11 +10,10 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from exporter.prune.fusion_attention import attention_table
+from exporter.prune.fusion_members import FusionReport
+from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, PassRow
-
-from .attention import attention_table
-from .drift import Drift
-from .prune_members import FusionReport
 
 
 @dataclass(frozen=True)

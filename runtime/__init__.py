@@ -11,10 +11,10 @@ from runtime.bundle import Manifest
 from runtime.cancel import Cancellation
 from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
 from runtime.hooks import Hook, Run
-from runtime.loading import load
+from runtime.load import load
 from runtime.options import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.policy import DropPolicy, LatencyTarget
-from runtime.predict import Answers, Prediction, Predictor, Word
+from runtime.predictor import Answers, Prediction, Predictor, Word
 
 __all__ = [
     "AdapterDropError",

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runtime.batch import Text
 from runtime.errors import AdapterDropError, InputError
-from runtime.loading import load
+from runtime.load import load
 from runtime.options import Options
-from runtime.predict import Prediction, Predictor
-from runtime.providers import NAMES
-from runtime.settings import describe, read_settings
+from runtime.options_text import describe, read_settings
+from runtime.ort.providers import NAMES
+from runtime.predictor import Prediction, Predictor
+from runtime.serving import triton
+from runtime.text.encode import Text
 
 _SHOWN = 6  # of an embedding's numbers
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
@@ -30,8 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if list(arguments[:1]) == ["triton"]:
-            from runtime.serving import triton  # here: nobody else needs it
-
             return triton.main(arguments[1:])
         options = _parser().parse_args(arguments)
         texts: list[Text] = [*options.texts, *(_read(options.file) if options.file else ())]

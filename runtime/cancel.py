@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from runtime._ort import ort
 from runtime.errors import CancelledError
+from runtime.import_ort import ort
 
 
 class Cancellation:

@@ -15,13 +15,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # One thread a worker: tiny models gain nothing from more, and workers that share the cores lose by waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
 def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `python -m exporter --drop 5` writes."""
-    from exporter.cli import main
+    from exporter.cli.main import main
 
     folder = tmp_path_factory.mktemp("example") / "onnx"
     assert main(["--drop", "5", "--output", str(folder), "--quiet"]) == 0

@@ -1,39 +1,94 @@
-"""Imports point one way: benchmarks and training -> exporter -> runtime, and the runtime needs next to nothing."""
+"""Imports point one way: benchmarks and training -> exporter -> runtime, and inside each from later to earlier packages."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+import exporter
+import exporter.compile.passes
+import exporter.compile.vmap
+import runtime
+
+ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "runtime": {"exporter", "benchmarks", "training", "torch", "transformers", "adapters", "onnx", "onnx_ir", "onnxscript"},
     "exporter": {"benchmarks", "training"},
     "training": {"benchmarks"},
     "benchmarks": {"training"},
 }
+# A package or module imports what comes before it, and a package imports within itself.
+ORDER = {
+    "exporter": (
+        *("errors", "targets", "plan", "stages", "models", "example", "checkpoints", "texts", "prune", "planning"),
+        *("write", "trace", "verify", "compile", "report", "inspect", "variant", "export_tasks", "add_tasks", "cli"),
+    ),
+    "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "templates", "ranges", "build"),
+    "runtime": (
+        *("errors", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
+        *("text", "checks", "ort", "predictor", "load", "serving"),
+    ),
+}
+# What a package shows to the outside, and what starts its command line.
+_OPEN = {"__init__", "__main__"}
 
 
-def _imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """The dotted names that a file imports, and whether it does so inside a function."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inner = {id(child) for function in functions for child in ast.walk(function)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            yield from ((alias.name, id(node) in inner) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: expected absolute imports"
+            # `from package import module` imports the module.
+            yield from ((f"{node.module}.{alias.name}", id(node) in inner) for alias in node.names)
+
+
+def _files(package: str) -> list[Path]:
+    files = sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
+    assert files
+    return files
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_point_one_way(package: str) -> None:
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert files
-    wrong = {str(path.relative_to(ROOT)): sorted(_imports(path) & FORBIDDEN[package]) for path in files}
-    assert not {path: names for path, names in wrong.items() if names}
+    found = {str(path): {name.split(".")[0] for name, _ in _imports(path)} & FORBIDDEN[package] for path in _files(package)}
+    assert not {path: names for path, names in found.items() if names}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_each_room_imports_only_earlier_ones(package: str) -> None:
+    order, depth, wrong = ORDER[package], package.count(".") + 1, []
+    for path in _files(package):
+        here = path.relative_to(ROOT).with_suffix("").parts[depth]
+        if here in _OPEN:
+            continue
+        assert here in order, f"{here} has no place in the order of {package}"
+        for name, _ in _imports(path):
+            there = name.split(".")[depth] if name.startswith(f"{package}.") else here
+            if there in order and order.index(there) > order.index(here):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_there_is_no_import_cycle(package: str) -> None:
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in _files(package)}
+    edges = {
+        name: {each for module, _ in _imports(path) for each in (module, module.rpartition(".")[0]) if each in names}
+        for name, path in names.items()
+    }
+    while leaves := {name for name, found in edges.items() if not found}:
+        edges = {name: found - leaves for name, found in edges.items() if name not in leaves}
+    assert not edges
 
 
 def test_the_running_runtime_loads_nothing_heavy() -> None:
@@ -43,11 +98,7 @@ def test_the_running_runtime_loads_nothing_heavy() -> None:
 
 
 def test_public_names() -> None:
-    import exporter
-    import exporter.passes
-    import runtime
-
-    for package in (exporter, exporter.passes, runtime):
+    for package in (exporter, exporter.compile.passes, exporter.compile.vmap, runtime):
         # Constants before classes before functions, as ruff sorts them.
         order = sorted(package.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
         assert order == list(package.__all__)
@@ -56,7 +107,6 @@ def test_public_names() -> None:
 
 
 def test_one_pass_a_file() -> None:
-    folder = ROOT / "exporter" / "passes"
-    for path in folder.glob("_*.py"):
+    for path in (ROOT / "exporter" / "compile").rglob("*.py"):
         classes = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
         assert len([name for name in classes if name.endswith("Pass")]) <= 1, path.name

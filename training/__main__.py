@@ -16,14 +16,13 @@ import transformers
 from transformers import AutoTokenizer
 
 from exporter.example import ADAPTERS, trunk_folder
-
-from .batches import Encoded, encode, labels_of
-from .card import write_card
-from .corpora import READERS, sample
-from .download import DownloadError, corpora
-from .evaluate import baseline, metric_name, scores_by_drop
-from .fit import BATCH_SIZE, fit
-from .models import (
+from training.batches import Encoded, encode, labels_of
+from training.card import write_card
+from training.corpora import READERS, sample
+from training.download import DownloadError, corpora
+from training.evaluate import baseline, metric_name, scores_by_drop
+from training.fit import BATCH_SIZE, fit
+from training.models import (
     FUSION_CONFIG,
     MissingMemberError,
     adapter_parameters,
@@ -35,7 +34,7 @@ from .models import (
     trunk,
     untie_layers,
 )
-from .tasks import FUSION, TASKS, TaskSpec
+from training.tasks import FUSION, TASKS, TaskSpec
 
 RESULTS = "results.json"
 ALL_TASKS = (*TASKS, FUSION)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .corpora import Example
-from .tasks import TaskSpec
+from training.corpora import Example
+from training.tasks import TaskSpec
 
 IGNORED = -100
 # A chunk of this many batches is sorted by length: little padding, and the order still changes every epoch.

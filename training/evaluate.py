@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .batches import IGNORED, Encoded, collate, test_batches
-from .tasks import TaskSpec
+from training.batches import IGNORED, Encoded, collate, test_batches
+from training.tasks import TaskSpec
 
 BATCH_SIZE = 64
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .batches import Encoded, collate, training_batches
-from .tasks import TaskSpec
+from training.batches import Encoded, collate, training_batches
+from training.tasks import TaskSpec
 
 BATCH_SIZE = 32
 WARM_UP_SHARE = 0.06

@@ -12,8 +12,7 @@ from adapters.methods.bottleneck import BottleneckLayer
 from safetensors.torch import load_file, save_file
 
 from exporter.example import TRUNK_NAME, trunk_folder
-
-from .tasks import TaskSpec
+from training.tasks import TaskSpec
 
 # The library's names: AdapterFusion with a value matrix, and its weights' file.
 FUSION_CONFIG = "dynamic"

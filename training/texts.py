@@ -15,10 +15,9 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from exporter.example import trunk_folder
-
-from .corpora import READERS, Example, sample
-from .download import DownloadError, corpora
-from .tasks import FUSION, TASKS, TaskSpec
+from training.corpora import READERS, Example, sample
+from training.download import DownloadError, corpora
+from training.tasks import FUSION, TASKS, TaskSpec
 
 
 def _record(task: TaskSpec, example: Example, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from typing import Any
 
 from adapters.composition import MultiTask, Parallel
 
-from ..errors import ExportError
-from ..quiet import quiet
-from .adapters import add_adapter, add_fusion, as_objects
-from .fit import check_base_name, same
-from .heads import add_head
-from .models import Loaded, check_complete, load_folder, read_config
-from .parts import Part, scan, scan_below
-from .setups import Setup, complete, read_setup
-from .sources import Source, find, split_name
+from exporter.checkpoints.add_adapters import add_adapter, add_fusion, as_objects
+from exporter.checkpoints.add_heads import add_head
+from exporter.checkpoints.assign import check_base_name, same
+from exporter.checkpoints.base_model import Loaded, check_complete, load_folder, read_config
+from exporter.checkpoints.composition_file import Setup, complete, read_setup
+from exporter.checkpoints.peft import load_peft
+from exporter.checkpoints.scan import Part, scan, scan_below
+from exporter.checkpoints.sources import Source, find, split_name
+from exporter.errors import ExportError
+from exporter.models.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,6 @@ def _fill_only_head(model: Any, heads: Sequence[Part], in_use: bool) -> set[str]
 
 
 def _with_peft(loaded: Loaded, parts: Sequence[Part]) -> Any:
-    from ..peft_load import load_peft
-
     others = [part for part in parts if part.kind != "peft"]
     if others:
         raise ExportError(

@@ -15,7 +15,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file
 
-from ..errors import ExportError
+from exporter.errors import ExportError
 
 Kind = Literal["model", "adapter", "fusion"]
 # Who writes such a folder.

@@ -4,7 +4,7 @@ from exporter.inspect import inspect_bundle
 inspection = inspect_bundle("onnx", (1, 128))
 """
 
-from ._read import inspect_bundle
-from .views import Inspection
+from exporter.inspect.read import inspect_bundle
+from exporter.inspect.views import Inspection
 
 __all__ = ["Inspection", "inspect_bundle"]

@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from runtime.errors import InputError
-from runtime.loading import load
-from runtime.nodes import example_feeds
-from runtime.predict import Predictor
+from runtime.load import load
+from runtime.ort.node_counts import example_feeds
+from runtime.predictor import Predictor
 
 
 @dataclass(frozen=True)

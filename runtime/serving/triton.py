@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from runtime.bundle import WEIGHTS, Manifest, check_files, read_manifest
 from runtime.errors import InputError
-from runtime.session import open_sessions
+from runtime.ort.open import open_sessions
 
 _TYPES: Final = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16"}
 

@@ -1,0 +1,238 @@
+"""Adds tasks to an exported folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from exporter.checkpoints.load import Checkpoint, check_finite, load
+from exporter.compile.build import compile_plan, copies, load_graph, save, verify_saved
+from exporter.compile.templates import StoredGroup, load_stored_groups, save_stored_groups
+from exporter.errors import ExportError, VerificationError
+from exporter.models.binding import task_slots, task_weights
+from exporter.models.compositions import describe, names_of
+from exporter.plan import Head, Plan, Task
+from exporter.planning.make import check_names, make_goal, make_plan
+from exporter.planning.routable import check_routable
+from exporter.prune.prune import TaskGroup, exact_bytes, prune
+from exporter.report import Report, VariantReport
+from exporter.stages import Stages
+from exporter.targets import needs_ranges
+from exporter.variant import report_variant
+from exporter.verify.parity import NOTHING_WRITTEN, parity_row
+from exporter.verify.verify import SHAPES, Candidate, make_inputs
+from exporter.write.save import graph_outputs, save_config, variant_entry
+from exporter.write.staging import check_space, staged
+from exporter.write.weights_file import WeightsFile
+from runtime.bundle import MANIFEST, WEIGHTS, Manifest, TaskEntry, VariantEntry, check_files, digest, read_manifest
+from runtime.errors import AdapterDropError
+
+
+def add(
+    folder: str | Path,
+    adapters: Sequence[str] = (),
+    model: Any = None,
+    fusions: Sequence[str] = (),
+    atol: float | None = None,
+    console: Console | None = None,
+) -> Report:
+    """Adds tasks to the bundle in `folder`, without tracing their model: each must have the structure of a task that is there.
+
+    The bundle must have been exported with `extendable`. New tasks have the drop of each variant. They are verified against
+    PyTorch, the others against the graph that is replaced.
+
+    Args:
+        folder: what `export` wrote. It is replaced as a whole, or not at all.
+        adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
+        model: the trunk that the bundle was exported from: a live model, a folder or hub id, or None for the bundled example.
+            What it has of the bundle's own tasks is left alone.
+        fusions: folders or hub ids of fusion layers to load into the model.
+        atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
+        console: where progress is shown; None for silence.
+
+    Returns:
+        The report; its parity rows are the new tasks'.
+
+    Raises:
+        ExportError: no such bundle, no new task, or one of another structure.
+        VerificationError: a graph differs. In either case the folder is as it was.
+    """
+    folder = Path(folder).expanduser()
+    stages = Stages(console)
+    with stages("load"):
+        manifest = _open(folder)
+        if needs_ranges(manifest.target, manifest.precision):
+            raise ExportError(
+                f"{manifest.precision} for the target {manifest.target} needs calibration texts of all tasks: export the "
+                "bundle again with the new ones"
+            )
+        templates = [load_stored_groups(folder / variant.model, list(manifest.files)) for variant in manifest.variants]
+        checkpoint = load(model, None, adapters, fusions)
+        plans = [_plan(checkpoint, manifest, variant, atol) for variant in manifest.variants]
+    with stages("prune"):
+        pruned = [prune(checkpoint.model, plan.new) for plan in plans]
+        for task_group in (task_group for task_groups in pruned for task_group in task_groups):
+            check_finite(task_group.model)
+        grown = [_grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
+        # The old weights are in the new file again; the templates among them are what an exact copy takes.
+        check_space(folder, (folder / WEIGHTS).stat().st_size + exact_bytes(pruned, plans[0].new))
+    done = []
+    with staged(folder, overwrite=True) as target:
+        with WeightsFile(target / WEIGHTS) as weights:
+            for variant, plan, task_groups, wider in zip(manifest.variants, plans, pruned, grown, strict=True):
+                done.append(_variant(folder, target, variant, plan, task_groups, wider, weights, stages))
+        for name in manifest.files:
+            if not (target / name).exists():
+                shutil.copyfile(folder / name, target / name)
+        save_config(pruned[0][0].model, plans[0].every, (), target)
+        _save_manifest(manifest, plans[0].every, [entry for entry, _ in done], target)
+    return Report(folder, checkpoint.source, manifest.layers, tuple(report for _, report in done), stages.seconds)
+
+
+@dataclass(frozen=True)
+class _Plans:
+    """The plan of the new tasks, and that of all."""
+
+    new: Plan
+    every: Plan
+
+
+def _open(folder: Path) -> Manifest:
+    try:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+    except AdapterDropError as error:
+        raise ExportError(str(error)) from error
+    if not os.access(folder.absolute().parent, os.W_OK | os.X_OK):
+        raise ExportError(f"{folder} cannot be replaced: no permission to write in {folder.absolute().parent}")
+    return manifest
+
+
+def _plan(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None) -> _Plans:
+    goal = make_goal(manifest.opset, atol, manifest.precision, manifest.target)
+    found = make_plan(checkpoint, None, variant.drop, goal)
+    known = {entry.name for entry in manifest.tasks}
+    tasks = tuple(task for task in found.tasks if task.name not in known)
+    if not tasks:
+        raise ExportError(
+            f"the model and adapters given have no task that the bundle has not; it has {', '.join(sorted(known))}: name "
+            "a new one with --adapter NAME=SOURCE"
+        )
+    # The model may have been exported with a tokenizer that knows no token types.
+    new = replace(found, tasks=tasks, inputs=manifest.inputs, max_lengths=manifest.max_lengths)
+    old = tuple(_known(entry, variant) for entry in manifest.tasks)
+    every = replace(new, tasks=(*old, *tasks))
+    check_names(every.tasks, every.inputs)
+    if variant.routed:
+        check_routable(every)
+    return _Plans(new, every)
+
+
+def _known(entry: TaskEntry, variant: VariantEntry) -> Task:
+    """A task of the bundle, as far as the manifest knows it."""
+    head = Head(None, entry.head, entry.labels, 1, None)
+    return Task(entry.name, entry.name, head, variant.tasks[entry.name].drop, {}, entry.name, names_of(entry.name))
+
+
+def _grown(templates: Sequence[StoredGroup], task_groups: Sequence[TaskGroup], plan: Plan) -> list[StoredGroup]:
+    """The templates with the weights of the new tasks, in the plan's order."""
+    grown = list(templates)
+    by_task = {task.name: task_group for task_group in task_groups for task in task_group.tasks}
+    for task in plan.tasks:
+        fitting = [number for number, each in enumerate(grown) if each.structure == task.structure]
+        if len(fitting) != 1:
+            found = "several groups of tasks have" if fitting else "no task of the bundle has"
+            raise ExportError(
+                f"{found} the structure of the task {task.name!r} (method, configuration, composition, head): export the "
+                "bundle again with it"
+            )
+        grown[fitting[0]] = _with_task(grown[fitting[0]], by_task[task.name], task)
+    return grown
+
+
+def _with_task(template: StoredGroup, task_group: TaskGroup, task: Task) -> StoredGroup:
+    own = task_weights(task_group.model, [task])
+    by_place = {place: own[name][0].numpy() for name, place in task_slots(task_group.model, task).items()}
+    weights = {}
+    for name, arrays in template.group.weights.items():
+        array = by_place.get(template.places[name])
+        if array is None or array.dtype != arrays[0].dtype or array.ndim != arrays[0].ndim:
+            found = "none" if array is None else f"{array.dtype}{list(array.shape)}"
+            raise ExportError(
+                f"the task {task.name!r} was expected to have {arrays[0].dtype}{list(arrays[0].shape)} in the place of {name}, "
+                f"found {found}: export the bundle again with it"
+            )
+        weights[name] = [*arrays, array]
+    group = replace(template.group, tasks=(*template.group.tasks, task.name), weights=weights)
+    return replace(template, group=group)
+
+
+def _variant(
+    folder: Path,
+    target: Path,
+    variant: VariantEntry,
+    plans: _Plans,
+    task_groups: tuple[TaskGroup, ...],
+    templates: Sequence[StoredGroup],
+    weights: WeightsFile,
+    stages: Stages,
+) -> tuple[VariantEntry, VariantReport]:
+    path = target / variant.model
+    with stages("compile"):
+        groups = copies([template.group for template in templates])
+        compiled = compile_plan(groups, plans.every, routed=bool(variant.routed), clean=True)
+    with stages("save"):
+        reference = save(compiled, weights, path)
+        save_stored_groups(templates, weights, path)
+    with stages("verify"):
+        graph = load_graph(plans.every, path, bool(variant.routed))
+        parity = verify_saved(plans.every, task_groups, graph, reference)
+        _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
+    new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, variant.routed)
+    entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=(*variant.parity, *parity))
+    report = report_variant(plans.new, task_groups, compiled, entry, parity)
+    group = {name: number for number, template in enumerate(templates) for name in template.group.tasks}
+    return entry, replace(report, tasks=tuple(replace(task, group=group[task.name]) for task in report.tasks))
+
+
+def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:
+    """Raises VerificationError where the bundle's own tasks have other answers than before."""
+    old = [task for task in plans.every.tasks if task not in plans.new.tasks]
+    outputs = [graph_outputs(replace(plans.every, tasks=tuple(old))), graph_outputs(plans.every)]
+    failed = []
+    for shape in SHAPES:
+        if shape[1] > min(plans.every.max_lengths.values(), default=shape[1]):
+            continue
+        given = make_inputs(plans.every, *shape)
+        for task in old:
+            expected, found = (
+                each.graph.run(list(names[task.name]), given) for each, names in zip((before, after), outputs, strict=True)
+            )
+            for one, other in zip(expected, found, strict=True):
+                row = parity_row(task, np.asarray(one), np.asarray(other), shape, plans.every.atol)
+                if not row.max_abs_diff <= row.tolerance:
+                    failed.append(
+                        f"  {task.name} at {shape[0]}x{shape[1]}: {row.max_abs_diff:.2e} from the bundle's own answers"
+                    )
+    if failed:
+        raise VerificationError(NOTHING_WRITTEN + "\n".join(failed))
+
+
+def _save_manifest(manifest: Manifest, plan: Plan, variants: Sequence[VariantEntry], target: Path) -> None:
+    outputs: Mapping[str, tuple[str, ...]] = graph_outputs(plan)
+    known = {entry.name: entry for entry in manifest.tasks}
+    entries = tuple(
+        replace(known[task.name], outputs=outputs[task.name])
+        if task.name in known
+        else TaskEntry(task.name, task.head.kind, task.head.labels, outputs[task.name], describe(task.setup))
+        for task in plan.tasks
+    )
+    files = {path.name: digest(path) for path in sorted(target.iterdir()) if path.name != MANIFEST}
+    replace(manifest, tasks=entries, variants=tuple(variants), files=files).write(target)

@@ -1,0 +1,159 @@
+"""A model folder -> a model with places for adapters, of the class that its adapters and heads need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import adapters
+import torch
+import transformers
+from adapters import AdapterModelInterface
+from adapters.wrappers.model import load_model as load_static
+from transformers import AutoModel
+
+from exporter.checkpoints.assign import OURS
+from exporter.checkpoints.embedded_adapters import add_held_back, config_without_adapters, held_back
+from exporter.checkpoints.model_class import INTERFACE, choose
+from exporter.checkpoints.scan import Part
+from exporter.checkpoints.sources import Source, read_json, reason
+from exporter.errors import ExportError
+from exporter.models.quiet import quiet
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Attributes:
+    model: freshly loaded, with the adapters that its folder holds.
+    missing: the weights that the folder lacks, which are random so far.
+    """
+
+    model: Any
+    missing: frozenset[str]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder.
+
+    Raises:
+        ExportError: there is none, or it is none of a model.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ExportError(
+                f"{str(folder)!r} is no model folder: it has no config.json but an adapter; name it with --adapter, beside the "
+                "--model that it was made for"
+            )
+        raise ExportError(f"{str(folder)!r} is no model folder: it has no config.json; write one with model.save_pretrained")
+    wrong = "names no model_type: expected what model.save_pretrained(folder) writes"
+    config = read_json(path, wrong)
+    if "model_type" not in config:
+        raise ExportError(f"{str(path)!r} {wrong}")
+    return config
+
+
+def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
+    """`parts`: the adapters and heads that the model must be able to take.
+
+    Raises:
+        ExportError: the folder is damaged, or no class takes the parts.
+    """
+    config = read_config(source.folder)
+    class_name, options = choose(source.folder, config, parts)
+    interface = _read_interface(source.folder, config)
+    # Nothing may run code from a folder, nor ask on the terminal whether it may.
+    options = {"output_loading_info": True, "local_files_only": True, "trust_remote_code": False, **options}
+    later = held_back(config)
+    try:
+        if later is not None:
+            options["config"] = config_without_adapters(source.folder)
+        with quiet():
+            if class_name is None:
+                model, info = adapters.AutoAdapterModel.from_pretrained(source.folder, **options)
+            elif any(part.kind == "peft" for part in parts):
+                model, info = getattr(transformers, class_name).from_pretrained(source.folder, **options)
+            else:
+                del options["trust_remote_code"]
+                model, info = load_static(str(source.folder), getattr(transformers, class_name), interface, **options)
+    # Libraries raise what they like on a damaged file (OSError, ValueError, KeyError, SafetensorError, UnpicklingError, …).
+    except Exception as error:
+        raise ExportError(f"the model folder {str(source.folder)!r} cannot be loaded: {reason(error)}") from error
+    if source.hub is not None:
+        model.config.name_or_path = source.hub
+    _drop_converted_head(model, config, parts)
+    if later is None:
+        _check_unexpected(source.folder, info["unexpected_keys"])
+    else:
+        with quiet():
+            add_held_back(model, later, source.folder)
+    mismatched = {name for name, *_ in info["mismatched_keys"]}
+    return Loaded(model.eval(), frozenset({*info["missing_keys"], *mismatched}))
+
+
+def _read_interface(folder: Path, config: dict[str, Any]) -> AdapterModelInterface | None:
+    path = folder / INTERFACE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if content.get("model_type") not in (None, config["model_type"]):
+        raise ExportError(
+            f"{str(path)!r} is for models of type {content['model_type']!r}, the model is of type {config['model_type']!r}"
+        )
+    try:
+        return AdapterModelInterface(**content["interface"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"{str(path)!r} holds no adapter interface ({error}): save it again") from error
+
+
+def _drop_converted_head(model: Any, config: dict[str, Any], parts: Sequence[Part]) -> None:
+    """Beside adapters with tasks of their own, the head that the base was pretrained with is no task."""
+    if parts and "default" in getattr(model, "heads", {}) and "default" not in (config.get("prediction_heads") or {}):
+        model.delete_head("default")
+
+
+def _check_unexpected(folder: Path, unexpected: Iterable[str]) -> None:
+    strange = sorted(key for key in unexpected if OURS.search(key) or key.startswith("heads."))
+    if strange:
+        raise ExportError(
+            f"the model folder {str(folder)!r} holds weights of adapters or heads that its config.json does not name, first "
+            f"{strange[0]!r}: save the model again"
+        )
+
+
+def check_complete(folder: Path, model: Any, missing: Iterable[str]) -> None:
+    """Refuses weights that transformers made up, which it does with a mere warning.
+
+    Raises:
+        ExportError: one of them takes part in a result.
+    """
+    present = model.state_dict()
+    named = getattr(model, "heads", None)
+    # Named heads say whether they read the pooler; other models have one where they need it.
+    uses_pooler = named is None or any(head.config.get("use_pooler") for head in named.values())
+    lacking = sorted(key for key in missing if key in present and (uses_pooler or ".pooler." not in key))
+    # Adapters embed the word embeddings a second time, under a name that checkpoints do not have.
+    lacking = [key for key in lacking if "prompt_tuning.base_model_embeddings" not in key]
+    made_up = _biases_of_wrappers(model, lacking)
+    with torch.no_grad():
+        for key in made_up:
+            present[key].zero_()
+    lacking = [key for key in lacking if key not in made_up]
+    if lacking:
+        raise ExportError(
+            f"the model folder {str(folder)!r} lacks {len(lacking)} weights that its config.json names, first {lacking[0]!r}: "
+            "save the complete model again"
+        )
+
+
+def _biases_of_wrappers(model: Any, lacking: Iterable[str]) -> set[str]:
+    """The library gives merged query-key-value layers a bias where the original has none (DeBERTa, ModernBERT)."""
+    biases = {key for key in lacking if key.endswith(".bias")}
+    if not biases:
+        return biases
+    with torch.device("meta"), quiet():
+        original = set(AutoModel.from_config(model.config).state_dict())
+    names = {key: key.removeprefix(f"{model.base_model_prefix}.").removesuffix("bias") for key in biases}
+    return {key for key, name in names.items() if f"{name}weight" in original and f"{name}bias" not in original}

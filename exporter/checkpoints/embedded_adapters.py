@@ -1,0 +1,68 @@
+"""Adapters inside a model folder that from_pretrained cannot build: they are added after it, from the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters import ADAPTER_CONFIG_MAP
+from transformers import AutoConfig
+
+from exporter.checkpoints.add_adapters import as_object
+from exporter.checkpoints.assign import OURS, fill
+from exporter.checkpoints.sources import first_line, read_all_weights
+from exporter.errors import ExportError
+
+
+def held_back(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The adapters section of a config.json that from_pretrained must not see; None where it may.
+
+    Compacter modules set their first weights to what torch.nn.init returns, which is nothing while from_pretrained runs.
+    """
+    section = config.get("adapters")
+    if not isinstance(section, dict):
+        return None
+    configs = section.get("config_map") or {}
+    named = [configs.get(key, ADAPTER_CONFIG_MAP.get(key)) for key in (section.get("adapters") or {}).values()]
+    # All or none: the order of the adapters is the order of the tasks.
+    return section if any(_is_compacter(found) for found in named) else None
+
+
+def _is_compacter(config: Any) -> bool:
+    if not isinstance(config, Mapping):
+        return False
+    if config.get("architecture") == "union":
+        return any(map(_is_compacter, config["configs"]))
+    return bool(config.get("phm_layer"))
+
+
+def config_without_adapters(folder: Path) -> Any:
+    """The model's configuration as from_pretrained takes it."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    del config.adapters
+    return config
+
+
+def add_held_back(model: Any, section: Mapping[str, Any], folder: Path) -> None:
+    """Adds the adapters and fusions of a config.json's section with the weights of the model folder.
+
+    Raises:
+        ExportError: the section or the weights are damaged.
+    """
+    label = f"the model folder {str(folder)!r}"
+    old = set(model.state_dict())
+    try:
+        for name, key in section["adapters"].items():
+            model.add_adapter(name, config=as_object(section["config_map"].get(key, key), f"the adapter {name!r}"))
+        for name, key in (section.get("fusions") or {}).items():
+            members = (section.get("fusion_name_map") or {}).get(name, name.split(","))
+            model.add_adapter_fusion(members, (section.get("fusion_config_map") or {}).get(key, key), name=name)
+    except ExportError:
+        raise
+    # The configurations check little themselves: TypeError, KeyError, AttributeError, ValueError, …
+    except Exception as error:
+        raise ExportError(f"{label} cannot be loaded: {first_line(error)}") from error
+    new = {key: tensor for key, tensor in model.state_dict().items() if key not in old}
+    weights = {key: value for key, value in read_all_weights(folder).items() if OURS.search(key)}
+    fill(label, model, new, weights)

@@ -1,0 +1,146 @@
+"""A checkpoint folder, a hub id, the bundled example or a live model -> Checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from adapters.composition import Stack
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+
+from exporter.checkpoints.assemble import assemble
+from exporter.checkpoints.sources import Source, find, first_line, read_json
+from exporter.errors import ExportError
+from exporter.example import ADAPTERS, fusion_folders, trunk_folder
+from exporter.models.peft_modules import is_peft
+from exporter.models.quiet import quiet
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+_PROCESSOR_FILE = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Attributes:
+    model: an adapters or PEFT model, as the user handed it over or freshly loaded.
+    tokenizer: a fast transformers tokenizer, or None where there is none.
+    source: what the user named, for messages.
+    processor: a transformers image processor, or None where there is none.
+    setup: the composition that the checkpoint asks for, or None; several, from several folders, are a MultiTask.
+    head: the heads' setup that was saved with it: a name, names, a composition, True or None.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: str
+    processor: Any = None
+    setup: Any = None
+    head: Any = None
+
+
+def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusions: Sequence[str] = ()) -> Checkpoint:
+    """Args:
+        model: None for the bundled example; a folder from save_pretrained or a hub id, of a model with adapters inside or of a
+            plain one; or a live model with adapters.
+        tokenizer: a fast tokenizer in place of the model's own.
+        adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT.
+        fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without its members beside it.
+
+    Raises:
+        ExportError: no such folder or hub id; a file that is damaged or missing or could run code; weights that are missing,
+            superfluous or made for another model; two adapters, fusions or heads of one name.
+    """
+    if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
+        raise ExportError(
+            f"expected a fast tokenizer, found {type(tokenizer).__name__}: load it with AutoTokenizer.from_pretrained(...), "
+            "or leave the tokenizer out and give the graph token ids"
+        )
+    for option, sources in (("adapters", adapters), ("fusions", fusions)):
+        if isinstance(sources, str) or not isinstance(sources, Sequence):
+            raise ExportError(f"{option} must be a list of folders or hub ids, found {sources!r}: write [{sources!r}]")
+    if model is None:
+        found = _example(adapters, fusions)
+    elif isinstance(model, str | Path):
+        found = _folder(find(model, "model"), adapters, fusions)
+    else:
+        if adapters or fusions:
+            raise ExportError(
+                f"adapters and fusions are for a model from a folder, found a live {type(model).__name__}: load them into it "
+                "with model.load_adapter and model.load_adapter_fusion"
+            )
+        found = _live(model)
+    return found if tokenizer is None else replace(found, tokenizer=tokenizer)
+
+
+def _live(model: Any) -> Checkpoint:
+    name = type(model).__name__
+    if isinstance(model, PreTrainedModel) and hasattr(model, "adapters_config") and hasattr(model, "iter_layers"):
+        setup: Any = model.adapters_config.active_setup  # type: ignore[union-attr]  # torch types every attribute so
+        # An active adapter is a Stack of one: nothing that the adapter's name would not say.
+        if setup is None or isinstance(setup, str) or (isinstance(setup, Stack) and setup.children == [setup.last()]):
+            return Checkpoint(model, None, name)
+        return Checkpoint(model, None, name, setup=setup, head=getattr(model, "active_head", None))
+    if hasattr(model, "peft_config") and is_peft(model):
+        return Checkpoint(model, None, name)
+    raise ExportError(f"expected a model with adapters, found {name}: load it with adapters.AutoAdapterModel.from_pretrained")
+
+
+def _example(adapters: Sequence[str], fusions: Sequence[str]) -> Checkpoint:
+    try:
+        trunk = trunk_folder()
+    except ModuleNotFoundError as error:
+        raise ExportError(str(error)) from error
+    own = [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))]
+    fused = [str(folder) for folder in fusion_folders()]
+    found = _folder(Source(str(trunk), trunk), [*own, *adapters], [*fused, *fusions])
+    return replace(found, source="the bundled example")
+
+
+def _folder(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Checkpoint:
+    found = assemble(source, adapters, fusions)
+    folder = source.folder
+    return Checkpoint(found.model, _tokenizer(folder), source.text, _processor(folder), found.setup, found.head)
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ExportError(f"the tokenizer in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+    return tokenizer if tokenizer.is_fast else None
+
+
+def _processor(folder: Path) -> Any:
+    path = folder / _PROCESSOR_FILE
+    # Speech models keep a feature extractor under the same name.
+    if not path.exists() or "sampling_rate" in read_json(path):
+        return None
+    try:
+        with quiet():
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ExportError(f"the image processor in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+
+
+def check_finite(model: Any) -> None:
+    """Refuses weights that are not numbers.
+
+    Raises:
+        ExportError: names the first weight with NaN or infinity.
+    """
+    for name, parameter in model.named_parameters():
+        # The sum is not finite if any element is not; it can also overflow, so only then every element is looked at.
+        if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
+            raise ExportError(f"the weight {name!r} holds NaN or infinity: the checkpoint is damaged or its training diverged")

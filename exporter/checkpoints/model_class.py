@@ -1,0 +1,115 @@
+"""Which class a model folder is loaded as, so that its adapters and their heads find their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from adapters.head_utils import STATIC_TO_FLEX_HEAD_MAP
+from adapters.models.auto.adapter_model import ADAPTER_MODEL_MAPPING_NAMES
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+from exporter.checkpoints.scan import Part
+from exporter.errors import ExportError
+
+INTERFACE = "adapter_interface.json"
+# The classes by a PEFT adapter's task_type.
+_PEFT_CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+
+
+def choose(folder: Path, config: dict[str, Any], parts: Sequence[Part]) -> tuple[str | None, dict[str, Any]]:
+    """The class of transformers and its options; None for the library's own class with named heads.
+
+    Raises:
+        ExportError: no one class takes all parts.
+    """
+    peft = [part for part in parts if part.kind == "peft"]
+    if peft:
+        return _peft_class(config, peft), {}
+    heads = [part for part in parts if part.kind == "head"]
+    own_class = _own_class(config)
+    made_by = list(dict.fromkeys(str(part.config.get("model_class")) for part in heads))
+    flexible = config["model_type"] in ADAPTER_MODEL_MAPPING_NAMES and not (folder / INTERFACE).is_file()
+    inside = bool((config.get("adapters") or {}).get("adapters"))
+    if flexible and not (inside and own_class):
+        # Adapters saved without a head work with the one that the model has.
+        alone = bool(parts) and not heads and own_class
+        strange = [name for name in made_by if name not in STATIC_TO_FLEX_HEAD_MAP and _class_of(name)]
+        if not alone and not strange:
+            return None, {}
+    if inside or not heads:
+        return own_class or _base_class(folder, config), {}
+    if len(made_by) > 1 or not _class_of(made_by[0]):
+        raise ExportError(
+            f"a {config['model_type']} model of this kind has one head, and the adapters come with heads of "
+            f"{', '.join(made_by)}: export those of one class at a time"
+        )
+    return made_by[0], _labels(heads[0])
+
+
+def _own_class(config: dict[str, Any]) -> str | None:
+    """The class of a model with a head of its own; None for a bare model and for the library's classes."""
+    names = config.get("architectures") or [None]
+    name = names[0]
+    bare = MODEL_MAPPING_NAMES.get(config["model_type"])
+    if not isinstance(name, str) or name in (bare, *([] if isinstance(bare, str) or bare is None else bare)):
+        return None
+    return name if _class_of(name) else None
+
+
+def _class_of(name: Any) -> Any:
+    """A model class of transformers, or None."""
+    try:
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+    except ImportError:  # it needs a package that is not there
+        return None
+    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
+
+
+def _base_class(folder: Path, config: dict[str, Any]) -> str:
+    name = MODEL_MAPPING_NAMES.get(config["model_type"])
+    if not isinstance(name, str):
+        raise ExportError(
+            f"the model folder {str(folder)!r} cannot be loaded: transformers has no model of type {config['model_type']!r}"
+        )
+    return name
+
+
+def _labels(head: Part) -> dict[str, Any]:
+    """A new head's size. The base's own may be of another one, and is then replaced."""
+    count, label2id = head.config.get("num_labels"), head.config.get("label2id")
+    options: dict[str, Any] = {"ignore_mismatched_sizes": True}
+    if isinstance(count, int):
+        options["num_labels"] = count
+    if isinstance(label2id, dict) and (count is None or len(label2id) == count):
+        options |= {"label2id": label2id, "id2label": {number: label for label, number in label2id.items()}}
+    return options
+
+
+def _peft_class(config: dict[str, Any], parts: Sequence[Part]) -> str:
+    kinds = {part.config.get("task_type") for part in parts}
+    if len(kinds) > 1:
+        found = "; ".join(f"{part.label}: {part.config.get('task_type')}" for part in parts)
+        raise ExportError(f"PEFT adapters on one base must have one task_type, found {found}: export them separately")
+    kind = kinds.pop()
+    if kind in _PEFT_CLASSES:
+        return _PEFT_CLASSES[str(kind)]
+    if kind is None:
+        mapping = parts[0].config.get("auto_mapping") or {}
+        for name in [mapping.get("base_model_class"), *(config.get("architectures") or [])]:
+            if _class_of(name):
+                return str(name)
+    raise ExportError(
+        f"{parts[0].label} has the task_type {kind!r}: expected one of {', '.join(_PEFT_CLASSES)}; correct its "
+        "adapter_config.json"
+    )

@@ -1,0 +1,115 @@
+"""Folders of adapters, fusions and heads -> Parts: what is in them, before any weight is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from exporter.checkpoints.sources import Source, read_json
+from exporter.errors import ExportError
+
+# Each kind's configuration, its safetensors file and its pickle.
+FILES = {
+    "adapter": ("adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"),
+    "fusion": ("adapter_fusion_config.json", "model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin"),
+    "head": ("head_config.json", "model_head.safetensors", "pytorch_model_head.bin"),
+}
+_PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+# What trainers leave beside the adapter that they finished with.
+_UNFINISHED = re.compile(r"checkpoint-\d+")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One adapter, fusion layer or prediction head on disk.
+
+    Attributes:
+        kind: peft is an adapter of the PEFT library, its head included.
+        name: its name in the model.
+        saved: its name in the file; None for the one head of a model without named heads.
+        folder: where its configuration and its weights lie.
+        config: the content of its configuration file.
+    """
+
+    kind: Literal["adapter", "fusion", "head", "peft"]
+    name: str
+    saved: str | None
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"the {'adapter' if self.kind == 'peft' else self.kind} {self.name!r} in {str(self.folder)!r}"
+
+
+def scan(source: Source, name: str | None = None) -> list[Part]:
+    """The parts in a folder and in its subfolders, which is how the library saves several. `name` renames a single adapter.
+
+    Raises:
+        ExportError: there is none, a file is missing or damaged, or `name` could mean several.
+    """
+    parts = [*_parts(source.folder, source), *scan_below(source)]
+    if not parts:
+        raise ExportError(
+            f"{source.text!r} holds neither an adapter nor a fusion: expected what model.save_adapter, save_all_adapters, "
+            "save_adapter_setup or save_adapter_fusion write, or a PEFT folder"
+        )
+    if name is None:
+        return parts
+    adapters = [part.name for part in parts if part.kind in ("adapter", "peft")]
+    if len(adapters) != 1:
+        raise ExportError(
+            f"{source.text!r} holds {', '.join(map(repr, adapters)) or 'no adapter'}: the name {name!r} must be for a single "
+            "adapter; name the adapter's own folder"
+        )
+    # A head is called like its adapter: that is how the two find each other.
+    return [replace(part, name=name) if part.kind != "fusion" and part.name == adapters[0] else part for part in parts]
+
+
+def scan_below(source: Source) -> list[Part]:
+    """The parts in the subfolders, if there are any.
+
+    Raises:
+        ExportError: a file is missing or damaged.
+    """
+    folders = sorted(path for path in source.folder.iterdir() if path.is_dir())
+    return [part for path in folders if not _UNFINISHED.fullmatch(path.name) for part in _parts(path, source)]
+
+
+def _parts(folder: Path, source: Source) -> Iterator[Part]:
+    names: list[str] = []
+    for kind, (config_name, *weights) in FILES.items():
+        path = folder / config_name
+        if not path.is_file():
+            _refuse_stray(folder, config_name, [*weights, *(_PEFT_FILES if kind == "adapter" else ())])
+            continue
+        config = read_json(path)
+        if kind == "adapter" and "peft_type" in config:
+            yield Part("peft", _folder_name(folder, source), None, folder, config)
+            continue
+        saved = config.get("name")
+        if saved is None and kind == "head":
+            # The head of a model without named heads belongs to the adapter that it was saved with.
+            name = names[0] if names else _folder_name(folder, source)
+        elif isinstance(saved, str) and saved:
+            name = saved
+        else:
+            raise ExportError(f"{str(path)!r} has no name: expected what the adapters library writes; save it again")
+        names.append(name)
+        yield Part(kind, name, saved, folder, config)  # type: ignore[arg-type]  # FILES has these kinds alone
+
+
+def _folder_name(folder: Path, source: Source) -> str:
+    # PyTorch keeps modules by names without dots.
+    name = source.hub if source.hub is not None and folder == source.folder else folder.resolve().name
+    return name.rsplit("/", 1)[-1].replace(".", "_")
+
+
+def _refuse_stray(folder: Path, config_name: str, weights: Iterable[str]) -> None:
+    for name in weights:
+        if (folder / name).is_file():
+            raise ExportError(f"{str(folder)!r} has {name} but no {config_name}: copy the complete folder, or save it again")

@@ -1,0 +1,1 @@
+"""The command lines: python -m exporter, and its commands."""

@@ -1,0 +1,1 @@
+"""The graph compiler: from the traced groups to one finished graph."""

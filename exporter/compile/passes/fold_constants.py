@@ -1,0 +1,42 @@
+"""Computes what is known at export time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+import onnxscript.optimizer
+
+from exporter.compile.rewrite.builder import const_array
+
+__all__ = ["FoldConstantsPass"]
+
+
+class FoldConstantsPass(ir.passes.InPlacePass):
+    """onnxscript's constant folding, which also follows symbolic shapes, with two limits of our own.
+
+    1. No operator that reads a protected initializer is folded, its Shape apart: task weights must keep their names until
+       they are bound.
+    2. Above `size_limit` elements nothing is folded but, with `transpose_weights`, a Transpose of a weight. Before groups are
+       joined it is not: a folded copy hides that two groups read the same weight.
+    """
+
+    def __init__(self, protected: Collection[str] = (), transpose_weights: bool = False, size_limit: int = 4096) -> None:
+        super().__init__()
+        self.transpose_weights = transpose_weights
+        self.protected = frozenset(protected)
+        self.size_limit = size_limit
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        def should_fold(node: ir.Node) -> bool | None:
+            if any(value is not None and value.name in self.protected for value in node.inputs):
+                return False  # rule 1
+            source = const_array(node.inputs[0]) if node.op_type == "Transpose" else None
+            if source is not None and source.size > self.size_limit:
+                return self.transpose_weights  # rule 2
+            return None
+
+        result = onnxscript.optimizer.fold_constants(
+            model, input_size_limit=self.size_limit, output_size_limit=self.size_limit, should_fold=should_fold
+        )
+        return ir.passes.PassResult(model, modified=bool(result.modified))

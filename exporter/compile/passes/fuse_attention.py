@@ -1,0 +1,73 @@
+"""Hands attention to one operator of ONNX Runtime."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from exporter.compile.rewrite.attention import Attention, match_attention
+from exporter.compile.rewrite.builder import Builder, known_shape, refuse_subgraphs, replace_value
+
+__all__ = ["FuseAttentionPass"]
+
+
+class FuseAttentionPass(ir.passes.InPlacePass):
+    """softmax(q kᵀ + mask) v over heads becomes com.microsoft.MultiHeadAttention, equal to rounding.
+
+    1. q, k and v are split into heads by Reshape to [0, 0, heads, size] and Transpose, and the result is joined the same way.
+    2. Nothing else reads the values in between.
+    3. The scale of the scores is part of q's weights by now (FoldScales); the operator's own is 1.
+    4. The operator wants a mask [batch or 1, heads or 1, rows, columns]: one row for all is repeated, once per mask. A mask of
+       another rank, or scores that something else is added to, stay as they are.
+    """
+
+    def requires(self, model: ir.Model) -> None:
+        refuse_subgraphs(self, model)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        build = Builder(model.graph, "")
+        masks: dict[tuple[ir.Value, object], ir.Value] = {}
+        modified = False
+        for node in list(model.graph):
+            found = match_attention(node)
+            if found is None:
+                continue
+            fused = _fuse(found, build, masks)
+            model.graph.insert_before(node, build.take())
+            replace_value(found.output, fused)
+            modified = True
+        if modified:
+            model.graph.opset_imports.setdefault("com.microsoft", 1)
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _fuse(found: Attention, build: Builder, masks: dict[tuple[ir.Value, object], ir.Value]) -> ir.Value:
+    query, shape = found.query, known_shape(found.query)
+    assert shape is not None  # match_attention
+    inputs: list[ir.Value | None] = [query, found.key, found.value]
+    if found.mask is not None:
+        key = (found.mask, shape[1])
+        if key not in masks:
+            masks[key] = _whole_mask(found.mask, query, build)
+        inputs += [None, None, masks[key]]
+    return build.nodes(
+        "MultiHeadAttention",
+        inputs,
+        attributes={"num_heads": found.heads, "scale": 1.0},
+        shapes=[found.output.shape],
+        dtypes=[found.output.dtype],
+        hints=[f"{found.output.name}_attention"],
+        domain="com.microsoft",
+    )[0]
+
+
+def _whole_mask(mask: ir.Value, query: ir.Value, build: Builder) -> ir.Value:  # rule 4
+    shape, rows = known_shape(mask), (known_shape(query) or (0, 0))[1]
+    assert shape is not None  # match_attention
+    if shape[2] == rows:
+        return mask
+    # Rows are as many as the query has, whatever the mask says of its other axes.
+    length = build.node("Shape", [query], attributes={"start": 1, "end": 2}, dtype=ir.DataType.INT64, shape=ir.Shape([1]))
+    sizes = [build.ints([1, 1]), length, build.ints([1])]
+    target = build.node("Concat", sizes, attributes={"axis": 0}, dtype=ir.DataType.INT64, shape=ir.Shape([4]))
+    whole = ir.Shape([shape[0], shape[1], rows, shape[3]])
+    return build.node("Expand", [mask, target], shape=whole, dtype=mask.dtype, hint=f"{mask.name}_rows")

@@ -1,0 +1,101 @@
+"""Makes one operator of several that only name the axes anew."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from exporter.compile.rewrite.builder import Builder, const_array, known_shape, replace_value
+
+__all__ = ["MergeReshapesPass"]
+
+_SAME_ORDER = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+class MergeReshapesPass(ir.passes.InPlacePass):
+    """Flatten, Reshape, Squeeze and Unsqueeze keep the elements' order, bit-exact:
+
+    1. A Reshape to a constant target reads what such an operator before it reads. One that copies an axis with a zero still
+       copies the same axis: the split into heads keeps the form by which attention is recognized.
+    2. Two Unsqueezes become one.
+    3. A Squeeze or Unsqueeze of a Reshape to a constant target, which nothing else reads, becomes part of the target.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        build = Builder(model.graph, "")
+        modified = False
+        for node in list(model.graph):
+            while (inner := _before(node)) is not None and (merged := _merged(node, inner)) is not None:
+                operands = [inner.inputs[0], build.ints(merged)]
+                if node.op_type == "Unsqueeze" and inner.op_type == "Unsqueeze":
+                    node.replace_input_with(0, operands[0])
+                    node.replace_input_with(1, operands[1])
+                else:
+                    output = node.outputs[0]
+                    result = build.node("Reshape", operands, shape=output.shape, dtype=output.dtype, hint=output.name)
+                    model.graph.insert_before(node, build.take())
+                    replace_value(output, result)
+                    model.graph.remove(node, safe=True)
+                    made = result.producer()
+                    assert made is not None
+                    node = made
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _before(node: ir.Node) -> ir.Node | None:
+    """The operator of that kind whose result one of its kind reads."""
+    if node.op_type not in _SAME_ORDER or node.domain != "" or node.inputs[0] is None:
+        return None
+    inner = node.inputs[0].producer()
+    return inner if inner is not None and inner.op_type in _SAME_ORDER and inner.domain == "" else None
+
+
+def _merged(node: ir.Node, inner: ir.Node) -> list[int] | None:
+    """The target or the axes of both together; None where they stay apart."""
+    if node.op_type == "Reshape":
+        return _skipping(node, inner)
+    axes = _axes(node)
+    if axes is None:
+        return None
+    if node.op_type == "Unsqueeze" and inner.op_type == "Unsqueeze":
+        first, rank = _axes(inner), len(node.outputs[0].shape or ())
+        kept = [axis for axis in range(rank) if axis not in axes]
+        return None if first is None else sorted({*axes, *(kept[axis] for axis in first)})  # rule 2
+    target = _target(inner)
+    if target is None or len(list(inner.outputs[0].uses())) > 1:
+        return None
+    if node.op_type == "Squeeze":  # rule 3
+        changed = [number for axis, number in enumerate(target) if axis not in axes]
+    else:
+        changed = list(target)
+        for axis in sorted(axes):
+            changed.insert(axis, 1)
+    # A zero copies the axis of its number.
+    return (
+        changed if all(changed[: axis + 1] == target[: axis + 1] for axis, number in enumerate(target) if number == 0) else None
+    )
+
+
+def _skipping(node: ir.Node, inner: ir.Node) -> list[int] | None:  # rule 1
+    target, before, between = _target(node), known_shape(inner.inputs[0]), known_shape(node.inputs[0])
+    if target is None:
+        return None
+    # A zero copies the axis of its number.
+    copied = [axis for axis, number in enumerate(target) if number == 0]
+    if copied and (before is None or between is None):
+        return None
+    return target if all(before[axis : axis + 1] == between[axis : axis + 1] for axis in copied if before and between) else None
+
+
+def _target(node: ir.Node) -> list[int] | None:
+    array = const_array(node.inputs[1]) if node.op_type == "Reshape" and not node.attributes.get_int("allowzero", 0) else None
+    return None if array is None else [int(number) for number in array]
+
+
+def _axes(node: ir.Node) -> set[int] | None:
+    """The axes that a Squeeze or Unsqueeze names, counted from the front of the longer shape."""
+    array = const_array(node.inputs[1]) if node.op_type in ("Squeeze", "Unsqueeze") and len(node.inputs) > 1 else None
+    longer = node.inputs[0] if node.op_type == "Squeeze" else node.outputs[0]
+    if array is None or longer is None or longer.shape is None:
+        return None
+    return {int(axis) % len(longer.shape) for axis in array.reshape(-1)}

@@ -1,0 +1,195 @@
+"""The order of the passes, and the run that measures them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from exporter.compile.passes.absorb_projections import AbsorbProjectionsPass
+from exporter.compile.passes.drop_expands import DropExpandsPass
+from exporter.compile.passes.drop_nan_guards import DropNanGuardsPass
+from exporter.compile.passes.fold_constants import FoldConstantsPass
+from exporter.compile.passes.fold_scales import FoldScalesPass
+from exporter.compile.passes.merge_casts import MergeCastsPass
+from exporter.compile.passes.merge_reshapes import MergeReshapesPass
+from exporter.compile.passes.merge_siblings import MergeSiblingsPass
+from exporter.compile.passes.merge_transposes import MergeTransposesPass
+from exporter.compile.passes.merge_weights import MergeWeightsPass
+from exporter.compile.passes.name_transposed import NameTransposedPass
+from exporter.compile.passes.push_slices import PushSlicesPass
+from exporter.compile.passes.reassociate_products import ReassociateProductsPass
+from exporter.compile.passes.remove_no_ops import RemoveNoOpsPass
+from exporter.compile.passes.reuse_sums import ReuseSumsPass
+from exporter.compile.passes.share_lengths import ShareLengthsPass
+from exporter.compile.passes.split_linears import SplitLinearsPass
+from exporter.compile.passes.static_reshapes import StaticReshapesPass
+from exporter.compile.passes.unflatten_linears import UnflattenLinearsPass
+from exporter.compile.vmap.join_groups import JoinGroupsPass
+from exporter.compile.vmap.merge_routes import MergeRoutesPass
+from exporter.compile.vmap.route_tasks import RouteTasksPass
+from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
+from runtime.bundle import ROUTE_INPUTS, PassRow
+
+# What the joined graphs are called in reports.
+JOINED, ROUTED = "all", "routed"
+# Elements of a constant that no weight is as small as, most of the time.
+_SMALL = 64
+_BRANCH = re.compile(r"tasks\d+/")
+
+
+@dataclass(frozen=True)
+class TracedGroup:
+    """The traced graph of one task structure and the weights of all its tasks.
+
+    Attributes:
+        tasks: their names; outputs are called as `output_names` says.
+        model: the template, traced for one of the tasks.
+        weights: initializer name in the template -> one array per task.
+    """
+
+    tasks: tuple[str, ...]
+    model: ir.Model
+    weights: Mapping[str, Sequence[np.ndarray]]
+
+
+def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:
+    """Cleans one traced template. `protected` names the task weights, which keep their names until they are bound."""
+    return (
+        # Constants become initializers first: the library's CSE looks at no Constant of more than 10 elements.
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        # Before any of them is folded.
+        NameTransposedPass(),
+        FoldConstantsPass(protected),
+        common.IdentityEliminationPass(),
+        # Equal operands under several names would hide equal nodes. Weights wait until the groups are joined.
+        MergeWeightsPass(protected, size_limit=_SMALL),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        # torch annotates its own operators alone; everything below reads the shapes in between, too.
+        common.ShapeInferencePass(),
+        ShareLengthsPass(),
+        common.CommonSubexpressionEliminationPass(),
+        MergeCastsPass(),
+        RemoveNoOpsPass(),
+        UnflattenLinearsPass(),
+        # Once the rows lie as they do elsewhere.
+        SplitLinearsPass(protected),
+        MergeTransposesPass(),
+        # Again, for the Transposes that are new.
+        NameTransposedPass(),
+        DropExpandsPass(),
+        # After the no-ops are gone: their outputs hide that two shapes are equal.
+        StaticReshapesPass(),
+        MergeReshapesPass(),
+        DropNanGuardsPass(),
+        ReuseSumsPass(),
+        # Sums of shape arithmetic that StaticReshapes left behind.
+        FoldConstantsPass(protected),
+        common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.ShapeInferencePass(),
+        ReassociateProductsPass(),
+        MergeTransposesPass(),
+        # What is not read any more reads all rows of its operands.
+        common.RemoveUnusedNodesPass(),
+        # Before the tasks are vectorised, because it reads symbolic shapes that are still simple.
+        PushSlicesPass(),
+        common.CommonSubexpressionEliminationPass(),
+    )
+
+
+def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
+    """Merges what the groups have in common and cleans up behind the vectoriser."""
+    return (
+        common.IdentityEliminationPass(),
+        MergeWeightsPass(),
+        common.CommonSubexpressionEliminationPass(),
+        # After merging, so that a weight which two groups share is transposed and scaled once and stays shared.
+        FoldConstantsPass(transpose_weights=True),
+        MergeSiblingsPass(),
+        FoldScalesPass(),
+        # Behind the scales, which hide the projections.
+        AbsorbProjectionsPass(),
+        # What the vectoriser and the rows that were pushed through the graph left side by side.
+        MergeReshapesPass(),
+        RemoveNoOpsPass(),
+        common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.TopologicalSortPass(),
+    )
+
+
+def clean_groups(groups: Sequence[TracedGroup]) -> tuple[list[TracedGroup], list[PassRow]]:
+    """The groups with clean templates, which `compile_groups` and `route_groups` then use up: give each a copy of its own."""
+    reports: list[PassRow] = []
+    clean = []
+    for number, group in enumerate(groups):
+        model = run_passes(group.model, template_passes(group.weights.keys()), _name(number), reports)
+        clean.append(replace(group, model=model))
+    return clean, reports
+
+
+def compile_groups(groups: Sequence[TracedGroup], batch: str) -> tuple[ir.Model, list[PassRow]]:
+    """One graph with the outputs of all tasks, in the order of the groups, which are clean already."""
+    reports: list[PassRow] = []
+    vectorized = []
+    for number, group in enumerate(groups):
+        bind = VectorizeTasksPass(group.tasks, group.weights, _name(number), batch)
+        vectorized.append(run_passes(group.model, (bind,), _name(number), reports))
+    joined = (JoinGroupsPass(vectorized[1:]), *final_passes())
+    return run_passes(vectorized[0], joined, JOINED, reports), reports
+
+
+def route_groups(
+    groups: Sequence[TracedGroup], batch: str, tasks: Sequence[str], every_row: bool = False
+) -> tuple[ir.Model, list[PassRow]]:
+    """One graph whose rows choose their task by its number in `tasks`; the groups are clean already. `every_row`: each group
+    answers all rows, as TensorRT must have it."""
+    reports: list[PassRow] = []
+    routed = []
+    for number, group in enumerate(groups):
+        numbers = [tasks.index(name) for name in group.tasks]
+        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(tasks), every_row)
+        routed.append(run_passes(group.model, (bind,), f"{ROUTED} {_name(number)}", reports))
+    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
+    return run_passes(routed[0], joined, ROUTED, reports), reports
+
+
+def _name(number: int) -> str:
+    return f"tasks{number}"  # _BRANCH matches it
+
+
+def run_passes(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassRow]) -> ir.Model:
+    """The model behind the passes; a row for each is added to `reports`."""
+    for step in passes:
+        nodes_before, bytes_before = graph_size(model)
+        model = step(model).model
+        nodes_after, bytes_after = graph_size(model)
+        name = type(step).__name__.removesuffix("Pass")
+        reports.append(PassRow(name, graph, nodes_before, nodes_after, bytes_before, bytes_after))
+    return model
+
+
+def graph_size(model: ir.Model) -> tuple[int, int]:
+    """Node count and initializer bytes."""
+    return len(model.graph), _nbytes(model.graph.initializers.values())
+
+
+def branch_size(model: ir.Model) -> tuple[int, int]:
+    """Node count and initializer bytes of what depends on a task: all that the vectoriser named, and all that follows."""
+    weights = [value for name, value in model.graph.initializers.items() if _BRANCH.match(name)]
+    branch, nodes = set(weights), 0
+    for node in model.graph:
+        if any(value in branch for value in node.inputs):
+            branch.update(node.outputs)
+            nodes += 1
+    return nodes, _nbytes(weights)
+
+
+def _nbytes(values: Iterable[ir.Value]) -> int:
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)

@@ -1,0 +1,195 @@
+"""Small helpers for passes that make new nodes and constants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+
+class Builder:
+    """Makes nodes and constants of one graph with unique, deterministic names.
+
+    New nodes are not in the graph yet: `take` hands them over in the order in which they were made.
+    """
+
+    def __init__(self, graph: ir.Graph, prefix: str) -> None:
+        self._graph = graph
+        self._prefix = prefix
+        self._nodes: list[ir.Node] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._taken = {value.name for node in graph for value in node.outputs}
+        self._taken |= {*graph.initializers, *(value.name for value in graph.inputs)}
+        self._node_names = {node.name for node in graph}
+
+    def _name(self, hint: str) -> str:
+        name, number = f"{self._prefix}{hint}", 0
+        while name in self._taken:
+            number += 1
+            name = f"{self._prefix}{hint}_{number}"
+        self._taken.add(name)
+        return name
+
+    def _node_name(self, hint: str) -> str:
+        # A value may have got another name since its node was called after it.
+        name, number = hint, 0
+        while name in self._node_names:
+            number += 1
+            name = f"{hint}_{number}"
+        self._node_names.add(name)
+        return name
+
+    def initializer(self, array: np.ndarray, name: str) -> ir.Value:
+        """A weight under a name of its own choice, made unique."""
+        name = self._name(name)
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)  # ascontiguousarray would make a scalar one-dimensional
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+        self._graph.register_initializer(value)
+        return value
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        """A small constant; equal ones are one initializer."""
+        array = np.asarray(array)
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.initializer(array, "const")
+        return self._constants[key]
+
+    def ints(self, values: Iterable[int]) -> ir.Value:
+        return self.constant(np.array(list(values), dtype=np.int64))
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        attributes: Mapping[str, int | float | str | Sequence[int]] | Sequence[ir.Attr] = (),
+        shape: ir.Shape | None = None,
+        dtype: ir.DataType | None = None,
+        hint: str | None = None,
+    ) -> ir.Value:
+        """A node with one output, which is returned."""
+        return self.nodes(op_type, inputs, attributes=attributes, shapes=[shape], dtypes=[dtype], hints=[hint])[0]
+
+    def nodes(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        attributes: Mapping[str, int | float | str | Sequence[int]] | Sequence[ir.Attr] = (),
+        shapes: Sequence[ir.Shape | None],
+        dtypes: Sequence[ir.DataType | None],
+        hints: Sequence[str | None],
+        domain: str = "",
+    ) -> Sequence[ir.Value]:
+        """A node with several outputs."""
+        attrs = ir.convenience.convert_attributes(attributes) if isinstance(attributes, Mapping) else list(attributes)
+        node = ir.Node(domain, op_type, list(inputs), attributes=attrs, num_outputs=len(shapes))
+        for output, shape, dtype, hint in zip(node.outputs, shapes, dtypes, hints, strict=True):
+            output.name = self._name(hint or op_type.lower())
+            output.shape = shape
+            if dtype is not None:
+                output.dtype = dtype
+        node.name = self._node_name(f"{node.outputs[0].name}_node")
+        self._nodes.append(node)
+        return node.outputs
+
+    def clone(
+        self, node: ir.Node, inputs: Sequence[ir.Value | None], shapes: Sequence[ir.Shape | None], suffix: str
+    ) -> Sequence[ir.Value]:
+        """The same operator with the same attributes on other inputs."""
+        return self.nodes(
+            node.op_type,
+            inputs,
+            attributes=list(node.attributes.values()),
+            shapes=shapes,
+            dtypes=[output.dtype for output in node.outputs],
+            hints=[f"{output.name}{suffix}" for output in node.outputs],
+            domain=node.domain,
+        )
+
+    def take(self) -> list[ir.Node]:
+        """The nodes made since the last call, in topological order."""
+        nodes, self._nodes = self._nodes, []
+        return nodes
+
+
+def const_array(value: ir.Value | None) -> np.ndarray | None:
+    """The numbers of a constant or initializer; None where the value is only known at run time."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def known_shape(value: ir.Value | None) -> tuple[int | ir.SymbolicDim, ...] | None:
+    """The dimensions where every one is a number or a named expression, else None."""
+    if value is None or value.shape is None:
+        return None
+    dims = tuple(value.shape)
+    if any(isinstance(dim, ir.SymbolicDim) and dim.value is None for dim in dims):
+        return None
+    return dims
+
+
+def const_scalar(value: ir.Value | None) -> float | None:
+    """The number of a constant with one element, which broadcasts against any tensor of at least its rank."""
+    array = const_array(value)
+    return float(array.item()) if array is not None and array.size == 1 else None
+
+
+def sole_producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The operator of that type that makes a value which is read once."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != op_type or node.domain != "" or value is None or value.is_graph_output():
+        return None
+    return node if len(list(value.uses())) == 1 else None
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Lets `new` take the place of `old` everywhere; as an output of the graph it takes its name, too."""
+    output, name = old.is_graph_output(), old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if output:
+        old.name, new.name = f"{name}_before", name
+
+
+def claim_names(graph: ir.Graph, names: Iterable[str]) -> None:
+    """Gives every inner value that has one of `names` another one: the names are about to become outputs."""
+    wanted, outputs = set(names), set(graph.outputs)
+    inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
+    taken = wanted | {value.name for value in (*inner, *graph.inputs, *outputs)}
+    for value in inner:
+        if value.name in wanted and value not in outputs:
+            number = 1
+            while f"{value.name}_{number}" in taken:
+                number += 1
+            value.name = f"{value.name}_{number}"
+            taken.add(value.name)
+
+
+def static_target(before: tuple[int | ir.SymbolicDim, ...], after: tuple[int | ir.SymbolicDim, ...]) -> list[int] | None:
+    """The output's dimensions with 0 for "as in the input" and -1 for one other; None with more unknowns or empty axes."""
+    target: list[int] = []
+    for axis, dim in enumerate(after):
+        if isinstance(dim, int):
+            if dim == 0:
+                return None  # 0 would be read as "as in the input"
+            target.append(dim)
+        else:
+            target.append(0 if axis < len(before) and before[axis] == dim else -1)
+    return target if target.count(-1) <= 1 else None
+
+
+def refuse_subgraphs(step: ir.passes.PassBase, model: ir.Model) -> None:
+    """For passes that follow values by their readers in the main graph alone.
+
+    Raises:
+        onnx_ir.passes.PreconditionError: an If, Loop or Scan could read a value unseen.
+    """
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    for node in model.graph:
+        if any(attribute.type in kinds for attribute in node.attributes.values()):
+            raise ir.passes.PreconditionError(
+                f"{type(step).__name__}: expected a graph without control flow, found {node.op_type} ({node.name!r})"
+            )

@@ -1,0 +1,92 @@
+"""Puts the graphs of several groups of tasks side by side over one set of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from exporter.compile.rewrite.builder import claim_names
+
+__all__ = ["JoinGroupsPass"]
+
+# Up to here, equal contents are found by comparison; above, only weights of one name and one storage count as equal.
+_COMPARED_BYTES = 1 << 16
+
+
+class JoinGroupsPass(ir.passes.InPlacePass):
+    """Moves the nodes of `others` into the model's graph. Equal trunks are then merged by common-subexpression elimination.
+
+    1. Graph inputs are the model's own, by name.
+    2. An initializer of one name and the same numbers is shared.
+    3. Everything else keeps its name, inner values with a number behind it where the name is taken. Outputs come first.
+    """
+
+    def __init__(self, others: Sequence[ir.Model]) -> None:
+        super().__init__()
+        self.others = tuple(others)
+
+    def requires(self, model: ir.Model) -> None:
+        names = [value.name for value in model.graph.inputs]
+        outputs = [value.name for graph in (model.graph, *(other.graph for other in self.others)) for value in graph.outputs]
+        if len(set(outputs)) != len(outputs):
+            raise ir.passes.PreconditionError(f"{type(self).__name__}: expected distinct outputs, found {outputs}")
+        for other in self.others:
+            found = [value.name for value in other.graph.inputs]
+            if found != names:
+                raise ir.passes.PreconditionError(f"{type(self).__name__}: expected the inputs {names}, found {found}")
+            shared = model.graph.opset_imports.items() & other.graph.opset_imports.items()
+            if len(shared) != len(model.graph.opset_imports.keys() & other.graph.opset_imports.keys()):
+                raise ir.passes.PreconditionError(
+                    f"{type(self).__name__}: expected the operator sets {dict(model.graph.opset_imports)}, "
+                    f"found {dict(other.graph.opset_imports)}"
+                )
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        names = [str(value.name) for each in (graph, *(other.graph for other in self.others)) for value in each.outputs]
+        claim_names(graph, names)
+        taken = {value.name for node in graph for value in node.outputs} | {*graph.initializers, *names}
+        taken |= {value.name for value in graph.inputs}
+        for other in self.others:
+            graph.opset_imports.update(other.graph.opset_imports)
+            model.functions.update(other.functions)
+            for old, new in zip(list(other.graph.inputs), graph.inputs, strict=True):
+                old.replace_all_uses_with(new)  # rule 1
+            for value in list(other.graph.initializers.values()):
+                known = graph.initializers.get(str(value.name))
+                del other.graph.initializers[str(value.name)]
+                if known is not None and _equal(known, value):  # rule 2
+                    ir.convenience.replace_all_uses_with(value, known, replace_graph_outputs=True)
+                else:
+                    value.name = _free(str(value.name), taken)  # rule 3
+                    graph.register_initializer(value)
+            outputs = list(other.graph.outputs)
+            other.graph.outputs.clear()
+            for node in list(other.graph):
+                other.graph.remove(node)
+                for value in node.outputs:
+                    if value not in outputs:
+                        value.name = _free(str(value.name), taken)
+                graph.append(node)
+            graph.outputs.extend(outputs)
+        return ir.passes.PassResult(model, modified=bool(self.others))
+
+
+def _free(name: str, taken: set[str | None]) -> str:
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate
+
+
+def _equal(one: ir.Value, other: ir.Value) -> bool:
+    left, right = one.const_value, other.const_value
+    if left is None or right is None or left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    a, b = left.numpy(), right.numpy()
+    if a.ctypes.data == b.ctypes.data and a.strides == b.strides:
+        return True
+    return left.nbytes <= _COMPARED_BYTES and a.tobytes() == b.tobytes()

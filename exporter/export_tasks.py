@@ -1,0 +1,119 @@
+"""From an adapter model to one verified graph on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from exporter.checkpoints.load import check_finite, load
+from exporter.errors import ExportError
+from exporter.planning.make import make_goal, make_plans
+from exporter.planning.routable import check_routable
+from exporter.prune.fusion_members import open_calibration
+from exporter.prune.prune import least_bytes, prune
+from exporter.report import Report
+from exporter.stages import Stages
+from exporter.variant import Request, export_variant
+from exporter.verify.evaluate import open_evaluation
+from exporter.write.save import save_config, save_manifest, variant_files
+from exporter.write.staging import check_destination, check_space, staged
+from exporter.write.weights_file import WeightsFile
+from runtime.bundle import WEIGHTS
+
+
+def export(
+    model: Any = None,
+    tokenizer: Any = None,
+    tasks: Sequence[str] | Mapping[str, Any] | None = None,
+    drop: int | Sequence[int] | Mapping[str, int] = 0,
+    output: str | Path = "onnx",
+    keep_fused: int | None = None,
+    calibration: str | Path | None = None,
+    precision: str = "fp32",
+    target: str = "portable",
+    routed: bool = False,
+    extendable: bool = False,
+    opset: int | None = None,
+    atol: float | None = None,
+    overwrite: bool = False,
+    evaluation: str | Path | Mapping[str, str | Path] | None = None,
+    max_disagreement: float | None = None,
+    adapters: Sequence[str] = (),
+    fusions: Sequence[str] = (),
+    console: Console | None = None,
+) -> Report:
+    """Exports all tasks of an adapter model into one ONNX graph with a shared trunk, and verifies it against PyTorch.
+
+    Args:
+        model: a live model of the adapters library or of PEFT, a folder or hub id of one, or None for the bundled example. A
+            live model is handed back as it came.
+        tokenizer: a fast tokenizer to save beside the graph; a folder's own is found by itself.
+        tasks: adapter names, each with a head of its own name, or a mapping from task name to a composition of the adapters
+            library (Stack, Fuse, Average); None for the checkpoint's own setup, or all adapters where it has none.
+        drop: adapters leave the layers 0 to drop - 1; a mapping gives a number per task, 0 where a task is not named; a list of
+            numbers makes one variant each, over one file of weights.
+        output: the folder to write; new or empty, or an earlier export with `overwrite`.
+        keep_fused: keep this many members of each fusion, in each layer those with the most attention.
+        calibration: a file with texts to measure that attention on (.txt, .jsonl, .csv, .tsv; labels are optional), or with
+            scores (.json).
+        precision: "fp32", "fp16", "int8" (weights per output column, activations at run time), or "bf16", in which some targets
+            compute from a graph in fp32.
+        target: "portable", standard ONNX operators only; "cpu", "cuda", with ONNX Runtime's fused operators; "openvino";
+            "tensorrt".
+        routed: also write a graph whose rows choose their text and their task, for heads with one vector of logits per text.
+        extendable: also keep each structure's template, and its tasks' weights once more, so that `add` can add tasks.
+        opset: ONNX operator set, 20 by default.
+        atol: allowed |onnx - torch| relative to max(1, max |torch|), by default 1e-4 in fp32, 0.02 in fp16, 1 in int8.
+        overwrite: replace the output folder where an export wrote it.
+        evaluation: texts on which the graph's answers are compared with PyTorch's: a file as for `calibration`, or task ->
+            file.
+        max_disagreement: refuse a graph that answers otherwise on more than this share of a task's evaluation texts.
+        adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
+        fusions: folders or hub ids of fusion layers to load into the model.
+        console: where progress is shown; None for silence.
+
+    Returns:
+        The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
+        [batch, sequence, vocabulary] for language modelling, [batch, 1] for multiple choice, where one row is one choice.
+
+    Raises:
+        ExportError: wrong use, an unsupported model or bad input.
+        VerificationError: the graph differs from PyTorch, or answers otherwise too often. In either case nothing was written.
+    """
+    output = _path(output)
+    check_destination(output, overwrite)
+    stages = Stages(console)
+    with stages("load"):
+        checkpoint = load(model, tokenizer, adapters, fusions)
+        plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target))
+        if routed:
+            check_routable(plans[0])
+        texts = open_calibration(calibration, keep_fused, checkpoint.tokenizer, plans[0])
+        examples = open_evaluation(evaluation, max_disagreement, checkpoint.tokenizer, plans[0])
+        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable)
+    with stages("prune"):
+        pruned = [prune(checkpoint.model, plan) for plan in plans]
+        for task_group in (task_group for task_groups in pruned for task_group in task_groups):
+            check_finite(task_group.model)
+        # Asked before the long stages rather than after them.
+        check_space(output, least_bytes(pruned, plans[0]))
+    with staged(output, overwrite) as folder:
+        with WeightsFile(folder / WEIGHTS) as weights:
+            done = [
+                export_variant(request, plan, task_groups, folder / name, weights, stages)
+                for plan, task_groups, name in zip(plans, pruned, variant_files(plans), strict=True)
+            ]
+        processors = [each for each in (checkpoint.tokenizer, checkpoint.processor) if each is not None]
+        save_config(pruned[0][0].model, plans[0], processors, folder)
+        save_manifest(plans[0], checkpoint.tokenizer is not None, [entry for entry, _ in done], folder)
+    return Report(output, checkpoint.source, plans[0].layers, tuple(report for _, report in done), stages.seconds)
+
+
+def _path(output: object) -> Path:
+    if not isinstance(output, str | os.PathLike) or "\0" in str(output) or not str(output):
+        raise ExportError(f"the output must be the path of a folder, found {output!r}")
+    return Path(output).expanduser()

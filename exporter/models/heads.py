@@ -1,0 +1,150 @@
+"""What a prediction head gives: its kind, its labels and the fields of its output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporter.errors import ExportError
+from exporter.models.peft_structure import label_count
+from exporter.plan import Head
+from runtime.bundle import HEADS, HeadType
+
+# How the library's head types are called in a bundle.
+_FLEX: dict[str, HeadType] = {
+    "classification": "classification",
+    "image_classification": "classification",
+    "multilabel_classification": "multilabel",
+    "tagging": "tagging",
+    "question_answering": "question_answering",
+    "multiple_choice": "multiple_choice",
+    "masked_lm": "masked_lm",
+    "causal_lm": "causal_lm",
+    "seq2seq_lm": "seq2seq_lm",
+    "dependency_parsing": "dependency_parsing",
+}
+# How transformers names the classes of models with one head.
+_STATIC: dict[str, HeadType] = {
+    "ForSequenceClassification": "classification",
+    "ForImageClassification": "classification",
+    "ForTokenClassification": "tagging",
+    "ForQuestionAnswering": "question_answering",
+    "ForMultipleChoice": "multiple_choice",
+    "ForMaskedLM": "masked_lm",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "ForConditionalGeneration": "seq2seq_lm",
+    "TextModelWithProjection": "text_embedding",
+    "VisionModelWithProjection": "image_embedding",
+    # Without a head, a text encoder gives its last hidden states, from which sentence embeddings are pooled.
+    "Model": "hidden_states",
+}
+_LABELLED = ("classification", "multilabel", "tagging")
+# What of a flex head's configuration changes its weights' shapes or only its training.
+_NOT_STRUCTURE = ("num_labels", "label2id", "dropout_prob", "num_choices")
+
+
+def find_head(model: Any, task: str, name: str) -> Head:
+    """The head `name` of a model with named heads, or the one head of a model that has no other.
+
+    Raises:
+        ExportError: there is none, or one of a type that cannot be exported.
+    """
+    heads = getattr(model, "heads", None)
+    if heads is None:
+        return _static_head(model, task)
+    if name not in heads:
+        raise ExportError(f"the task {task!r} has no prediction head {name!r}; heads: {', '.join(heads) or 'none'}")
+    config = heads[name].config
+    found = str(config.get("head_type"))
+    kind = _FLEX.get(found)
+    if kind is None:
+        raise ExportError(
+            f"the head {name!r} is of type {found!r}, which is not supported: expected one of {', '.join(HEADS)}; "
+            "leave it out with --tasks"
+        )
+    if "classification" in found:
+        _check_first_head(model, heads)
+    labels: tuple[str, ...] = ()
+    if kind in _LABELLED:
+        labels = _labels(f"head {name!r}", int(config["num_labels"]), config.get("label2id") or {})
+    if kind == "classification" and config.get("multilabel"):
+        kind = "multilabel"
+    structure = {key: value for key, value in config.items() if key not in _NOT_STRUCTURE}
+    return _finished(name, kind, labels, int(config.get("num_choices") or 1), structure)
+
+
+def _check_first_head(model: Any, heads: Any) -> None:
+    first = str(next(iter(heads.values())).config.get("head_type"))
+    if type(model).__name__ == "MBartAdapterModel" and "classification" not in first:
+        raise ExportError(
+            f"the first head of {type(model).__name__} is of type {first!r}: the library asks it, and not the active head, how "
+            "texts are classified; add a classification head before it, or delete it"
+        )
+
+
+def _static_head(model: Any, task: str) -> Head:
+    name = type(_base(model)).__name__
+    kind = next((kind for suffix, kind in _STATIC.items() if name.endswith(suffix)), None)
+    if kind is None:
+        raise ExportError(
+            f"{name} has no prediction head that is known: load it with AutoAdapterModel.from_pretrained and add one head per "
+            f"adapter, or take a class that ends in {', '.join(_STATIC)}"
+        )
+    config = model.config
+    if kind == "hidden_states":
+        _check_headless(model, name)
+    decoder = getattr(config, "is_decoder", False) or name.startswith(("GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi"))
+    if kind == "classification" and decoder and config.pad_token_id is None:
+        raise ExportError(f"{name} classifies a text's last token, which needs a padding id: set config.pad_token_id")
+    labels: tuple[str, ...] = ()
+    if kind in _LABELLED:
+        count = _label_count(model, task)
+        # Adapters of PEFT bring heads of their own size, whose labels the base model's configuration does not know.
+        label2id = config.label2id if count == config.num_labels else None
+        labels = _labels(f"configuration of {name}", count, label2id or {})
+    if kind == "classification" and getattr(config, "problem_type", None) == "multi_label_classification":
+        kind = "multilabel"
+    return _finished(None, kind, labels, 1, name)
+
+
+def _check_headless(model: Any, name: str) -> None:
+    """Raises ExportError where a model without a head is no encoder of texts, which alone has one answer to give."""
+    if getattr(model.config, "text_config", None) is not None:
+        raise ExportError(
+            f"{name} compares texts with images, which no task can share: take the class of one side that ends in "
+            "TextModelWithProjection or VisionModelWithProjection"
+        )
+    if getattr(model.config, "is_encoder_decoder", False) or getattr(model, "main_input_name", "input_ids") != "input_ids":
+        raise ExportError(
+            f"{name} has no prediction head, and only encoders of texts are exported without one: load it with "
+            "AutoAdapterModel.from_pretrained and add one head per adapter"
+        )
+
+
+def _label_count(model: Any, task: str) -> int:
+    if not hasattr(model, "peft_config"):
+        return int(model.config.num_labels)
+    return label_count(model, task)
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") and hasattr(model, "peft_config") else model
+
+
+def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices: int, structure: Any) -> Head:
+    if kind == "classification" and len(labels) == 1:
+        # The library's own reading of one label: its loss is the mean squared error.
+        return Head(name, "regression", (), choices, structure)
+    return Head(name, kind, labels, choices, structure)
+
+
+def _labels(where: str, count: int, label2id: Any) -> tuple[str, ...]:
+    try:
+        by_id = {int(number): str(label) for label, number in label2id.items()}
+    except (AttributeError, TypeError, ValueError):
+        by_id = {-1: ""}
+    if len(by_id) != len(label2id) or not all(0 <= number < count for number in by_id):
+        raise ExportError(
+            f"the labels of the {where} must have different ids from 0 to {count - 1}, found {label2id!r}: correct its label2id"
+        )
+    return tuple(by_id.get(number, f"LABEL_{number}") for number in range(count))

@@ -1,0 +1,1 @@
+"""From what was requested to a frozen plan."""

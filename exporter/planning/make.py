@@ -1,0 +1,181 @@
+"""Makes plans: checks what was asked for against the model."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.checkpoints.load import Checkpoint
+from exporter.errors import ExportError
+from exporter.models.compositions import names_of, task_name
+from exporter.models.heads import find_head
+from exporter.models.inputs import check_vocabulary, max_lengths, model_inputs
+from exporter.models.library import library_of
+from exporter.plan import Plan, Task
+from exporter.planning.tasks import choose_setups, own_heads
+from exporter.targets import PRECISIONS, TARGETS, TOLERANCES
+from runtime.bundle import OUTPUTS, InputEntry
+
+DEFAULT_OPSET = 20
+OPSETS = range(17, 25)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What graphs are made for.
+
+    Attributes:
+        opset: the ONNX operator set.
+        precision, target: what they are compiled for.
+        atol: parity tolerance relative to max(1, max |eager|).
+    """
+
+    opset: int
+    precision: str
+    target: str
+    atol: float
+
+
+def make_goal(opset: int | None = None, atol: float | None = None, precision: str = "fp32", target: str = "portable") -> Goal:
+    """Checks what was asked for. None: opset 20, and the tolerance of the precision.
+
+    Raises:
+        ExportError: an opset, a tolerance, a precision or a target that there is not.
+    """
+    opset = DEFAULT_OPSET if opset is None else opset
+    if not isinstance(opset, int) or opset not in OPSETS:
+        raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+    _check_target(target, precision)
+    atol = TOLERANCES[precision] if atol is None else atol
+    if not isinstance(atol, int | float) or not 0 < atol < math.inf:
+        raise ExportError(f"atol must be a finite number above 0, found {atol}")
+    return Goal(opset, precision, target, atol)
+
+
+def _check_target(target: str, precision: str) -> None:
+    if target not in TARGETS:
+        raise ExportError(f"target must be one of {', '.join(TARGETS)}, found {target!r}")
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
+    if precision not in TARGETS[target]:
+        able = [name for name, precisions in TARGETS.items() if precision in precisions]
+        raise ExportError(
+            f"the target {target} computes in {', '.join(TARGETS[target])}, found {precision}: choose one of these, or for "
+            f"{precision} one of the targets {', '.join(able)}"
+        )
+
+
+_DEFAULT = make_goal()
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    tasks: Sequence[str] | Mapping[str, Any] | None,
+    drop: int | Mapping[str, int],
+    goal: Goal = _DEFAULT,
+) -> Plan:
+    """Checks the request against the model. Where `tasks` names none, they are the checkpoint's own.
+
+    Raises:
+        ExportError: a task, head, method or drop that cannot be exported.
+    """
+    model, tokenizer, setup = checkpoint.model, checkpoint.tokenizer, checkpoint.setup
+    layers = library_of(model).layers_of(model)
+    check_vocabulary(model, tokenizer)
+    setups = choose_setups(model, tasks, setup)
+    drops = _drops(drop, layers, list(setups))
+    heads = own_heads(setups, checkpoint.head) if tasks is None and setup is not None else {}
+    chosen = tuple(_task(model, name, own, drops[name], heads.get(name)) for name, own in setups.items())
+    inputs = model_inputs(model, tokenizer, {task.head.kind for task in chosen})
+    check_names(chosen, inputs)
+    return Plan(
+        tasks=chosen,
+        layers=layers,
+        inputs=inputs,
+        max_lengths=max_lengths(model, inputs),
+        padding_id=getattr(model.config, "pad_token_id", None),
+        end_id=model.config.eos_token_id if getattr(model.config, "is_encoder_decoder", False) else None,
+        opset=goal.opset,
+        precision=goal.precision,
+        target=goal.target,
+        atol=goal.atol,
+    )
+
+
+def make_plans(
+    checkpoint: Checkpoint,
+    tasks: Sequence[str] | Mapping[str, Any] | None,
+    drop: int | Sequence[int] | Mapping[str, int],
+    goal: Goal,
+) -> list[Plan]:
+    """One plan per variant.
+
+    Raises:
+        ExportError: a task, head, method or drop that cannot be exported.
+    """
+    drops = list(drop) if isinstance(drop, Sequence) and not isinstance(drop, str) else [drop]
+    if not drops:
+        raise ExportError("drop must name at least one number of layers, found none")
+    plans = [make_plan(checkpoint, tasks, each, goal) for each in drops]
+    for number, count in Counter(plan.drop for plan in plans).items():
+        if count > 1:
+            raise ExportError(f"drop names {number} twice: each variant has a drop of its own")
+    return plans
+
+
+def _task(model: Any, name: str, setup: Any, drop: int, own_head: str | None) -> Task:
+    head = find_head(model, name, own_head or _head_name(model, name, setup))
+    structure = {
+        "setup": library_of(model).structure_of(model, name, setup, drop),
+        "head": [head.structure, OUTPUTS[head.kind]],
+    }
+    return Task(name, setup, head, drop, {}, json.dumps(structure, sort_keys=True, default=str), names_of(setup))
+
+
+def _head_name(model: Any, task: str, setup: Any) -> str:
+    """The head of the task's name, or the one that the library would activate with the setup."""
+    return task if task in getattr(model, "heads", {}) else task_name(setup)
+
+
+def _drops(drop: object, layers: int, tasks: list[str]) -> dict[str, int]:
+    if not isinstance(drop, Mapping):
+        return dict.fromkeys(tasks, check_drop(drop, layers))
+    unknown = [name for name in drop if name not in tasks]
+    if unknown:
+        raise ExportError(f"drop names {', '.join(map(repr, unknown))}, which is no task; tasks: {', '.join(tasks)}")
+    return {name: check_drop(drop.get(name, 0), layers) for name in tasks}
+
+
+def check_drop(drop: object, layers: int) -> int:
+    """`drop` as a number of layers.
+
+    Raises:
+        ExportError: it is no whole number from 0 to `layers`.
+    """
+    try:
+        number = operator.index(drop)  # type: ignore[arg-type]  # numpy's integers are welcome
+    except TypeError:
+        number = None
+    if number is None or isinstance(drop, bool):
+        raise ExportError(f"drop must be a whole number of layers from 0 to {layers}, found {drop!r}")
+    if not 0 <= number <= layers:
+        raise ExportError(f"drop must be from 0 to {layers}, the model's number of layers; found {number}")
+    return number
+
+
+def check_names(tasks: Sequence[Task], inputs: Sequence[InputEntry]) -> None:
+    """Refuses tasks whose outputs would be called like another value of the graph's surface.
+
+    Raises:
+        ExportError: names the output.
+    """
+    for name, count in Counter(name for task in tasks for name in task.outputs).items():
+        if count > 1:
+            raise ExportError(f"two tasks would give one output {name!r}: rename one of them")
+        if name in {entry.name for entry in inputs}:
+            raise ExportError(f"the task {name!r} is called like an input of the graph: rename the adapter")

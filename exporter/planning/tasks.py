@@ -1,0 +1,87 @@
+"""Which tasks are exported: those that are named, or those that the checkpoint has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exporter.errors import ExportError
+from exporter.models.compositions import adapters_of, parse_setup, split_tasks, task_name
+from exporter.models.library import library_of
+
+
+def choose_setups(model: Any, wanted: Sequence[str] | Mapping[str, Any] | None, own: Any) -> dict[str, Any]:
+    """Task name -> setup; by default the checkpoint's own setup, or all adapters and fusions that have a head.
+
+    Raises:
+        ExportError: no adapters, an unknown one, or a task that cannot be exported.
+    """
+    family = library_of(model)
+    adapters, fusions = family.adapters_of(model), family.compositions_of(model)
+    if not adapters:
+        raise ExportError("the model has no adapters: add or load some (model.load_adapter), or name another --model")
+    if wanted is None:
+        setups = _default(model, adapters, fusions, own)
+    elif isinstance(wanted, Mapping):
+        setups = dict(wanted)
+    elif isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise ExportError(f"tasks must be a list of adapter names, found {wanted!r}: write [{wanted!r}] for a single one")
+    else:
+        setups = _named(wanted, fusions)
+    if not setups:
+        raise ExportError("no task was named: expected at least one adapter name, or leave tasks out for all of them")
+    parsed = {}
+    for name, setup in setups.items():
+        if not isinstance(name, str) or not name:
+            raise ExportError(f"a task must have a name, found {name!r}")
+        parsed[name] = parse_setup(name, setup)
+        for adapter in adapters_of(parsed[name]):
+            if adapter not in adapters:
+                raise ExportError(f"there is no adapter {adapter!r}; the model has {', '.join(adapters)}")
+    return parsed
+
+
+def _named(wanted: Sequence[str], fusions: Mapping[str, Any]) -> dict[str, Any]:
+    for name in wanted:
+        if not isinstance(name, str):
+            raise ExportError(
+                f"a task must be an adapter's name, found {name!r}: give compositions as a mapping, {{'name': composition}}"
+            )
+        if list(wanted).count(name) > 1:
+            raise ExportError(f"the task {name!r} is named twice")
+    return {name: fusions.get(name, name) for name in wanted}
+
+
+def _default(model: Any, adapters: list[str], fusions: Mapping[str, Any], own: Any) -> dict[str, Any]:
+    if own is not None:
+        setups = split_tasks(own)
+        names = [task_name(setup) for setup in setups]
+        if len(set(names)) != len(names):
+            raise ExportError(
+                f"the checkpoint's setup gives several tasks one name ({', '.join(names)}): name them with tasks="
+            )
+        return dict(zip(names, setups, strict=True))
+    if not hasattr(model, "heads"):
+        return {name: name for name in adapters}
+    heads = list(model.heads)
+    known = {**{name: name for name in adapters}, **fusions}
+    # A member of a fusion needs no head.
+    members = {name for fusion in fusions.values() for name in adapters_of(fusion)}
+    headless = [name for name in known if name not in heads and name not in members]
+    problems = [f"the {_kind(name, fusions)} {name!r} has no prediction head of its own name" for name in headless]
+    problems += [f"the head {name!r} has no adapter of its own name" for name in heads if name not in known]
+    if problems:
+        remedy = "add what is missing, delete it, or name the tasks to export (--tasks a,b)"
+        raise ExportError("; ".join(problems) + ": " + remedy)
+    return {name: setup for name, setup in known.items() if name in heads}
+
+
+def _kind(name: str, fusions: Mapping[str, Any]) -> str:
+    return "fusion" if name in fusions else "adapter"
+
+
+def own_heads(tasks: Mapping[str, Any], heads: Any) -> dict[str, str]:
+    """Task -> head, as the checkpoint's own setup of heads says it."""
+    names = [heads] if isinstance(heads, str) else list(heads or ())
+    fits = len(names) == len(tasks) and all(isinstance(name, str) for name in names)
+    return dict(zip(tasks, names, strict=True)) if fits else {}

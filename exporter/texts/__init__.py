@@ -1,0 +1,1 @@
+"""The user's own texts: calibration and evaluation files."""

@@ -1,0 +1,193 @@
+"""What pruning or rounding changes: the logits of a task before and after, on the user's texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from exporter.errors import ExportError
+from exporter.texts.batches import Batch, Calibration
+
+_OUTPUTS = ("logits", "start_logits", "end_logits")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A task's answers compared with those before a change, on the user's texts: a pruned model with the original, or the
+    exported graph with eager PyTorch of the pruned model.
+
+    Attributes:
+        task: its name.
+        mean_abs: mean |after - before| over the logits; of logits per token, over the real tokens.
+        max_abs: the greatest such difference.
+        argmax_agreement: share of equal answers, 0 to 1: of texts, of real tokens (tagging, language models), of texts by start
+            and by end (question answering), of texts by label (multi-label: both above or both below 0); None for regression.
+        metric: "accuracy" (multi-label: of each text and label), "pearson" (regression), or None: no labels, or a head whose
+            answers are not one label a text.
+        metric_before: of the original, None without a metric, and of Pearson where the answers or the labels are all equal.
+        metric_after: of the pruned model.
+    """
+
+    task: str
+    mean_abs: float
+    max_abs: float
+    argmax_agreement: float | None
+    metric: str | None = None
+    metric_before: float | None = None
+    metric_after: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as JSON types."""
+        return asdict(self)
+
+
+def drift(
+    original: Any,
+    pruned: Any,
+    activate: Callable[[Any], None],
+    calibration: Calibration,
+    *,
+    task: str,
+    head: str,
+    labels: Sequence[str] = (),
+) -> Drift:
+    """Runs both models on the calibration texts.
+
+    `activate(model)` makes either model one of `task`. Both are in evaluation mode,
+    their temperature is frozen. `head` is the head's type in a bundle;
+    `labels` are its labels' names in the order of the logits.
+
+    Raises:
+        ExportError: a label is none of the head's, or the head takes no single texts (multiple choice).
+    """
+    for model in (original, pruned):
+        activate(model)
+    comparison = Comparison(calibration, task=task, head=head, labels=labels)
+    for batch in calibration.batches:
+        comparison.add(batch, _run(original, batch, task), _run(pruned, batch, task))
+    return comparison.result()
+
+
+class Comparison:
+    """Compares two ways to answer the texts of one task, batch by batch."""
+
+    def __init__(self, calibration: Calibration, *, task: str, head: str, labels: Sequence[str] = ()) -> None:
+        """Raises ExportError where a label in the file is none of `labels`, the head's."""
+        self._task, self._head = task, head
+        self._expected = _labels(calibration, head, labels)
+        self._differences = _Differences(head)
+        self._rows: list[int] = []
+        self._logits: list[tuple[Array, Array]] = []
+
+    def add(self, batch: Batch, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
+        """Both ways' answers to one batch: the head's fields by name, [rows, …]."""
+        for name in before:
+            self._differences.add(before[name], after[name], batch.mask)
+        if self._expected is not None:
+            self._rows += batch.rows
+            self._logits.append((before["logits"], after["logits"]))
+
+    def result(self) -> Drift:
+        """What all batches so far say."""
+        if self._expected is None:
+            return Drift(self._task, *self._differences.result())
+        metric = "pearson" if self._head == "regression" else "accuracy"
+        columns = [np.concatenate(column) for column in zip(*self._logits, strict=True)]
+        values = [_metric(self._head, column, self._expected[self._rows]) for column in columns]
+        return Drift(self._task, *self._differences.result(), metric, *values)
+
+
+def _run(model: Any, batch: Batch, task: str) -> dict[str, Array]:
+    feeds = {name: torch.from_numpy(value) for name, value in batch.feeds.items()}
+    try:
+        with torch.inference_mode():
+            found = model(**feeds)
+    except (RuntimeError, ValueError) as error:  # a head that reshapes the batch, say into choices
+        raise ExportError(f"the task {task!r} cannot be run on single texts to measure its drift: {error}") from error
+    return {name: found[name].float().cpu().numpy() for name in _OUTPUTS if found.get(name) is not None}
+
+
+class _Differences:
+    """Sums over batches."""
+
+    def __init__(self, head: str) -> None:
+        self._head = head
+        self._total = self._count = self._equal = self._answers = 0.0
+        self._greatest = 0.0
+
+    def add(self, before: Array, after: Array, mask: Array) -> None:
+        """`before` and `after`: [batch, …]; per token where the second axis is the sequence and the head says so."""
+        if self._head == "question_answering":
+            real = mask.astype(bool)
+            choices = [np.where(real, values, -np.inf).argmax(-1) for values in (before, after)]
+            differences = np.abs(after - before)[real]
+        elif before.ndim == 3 and before.shape[:2] == mask.shape:
+            before, after = (values[mask.astype(bool)] for values in (before, after))
+            choices = [values.argmax(-1) for values in (before, after)]
+            differences = np.abs(after - before)
+        else:
+            multi = self._head == "multilabel"
+            choices = [values > 0 if multi else values.argmax(-1) for values in (before, after)]
+            differences = np.abs(after - before)
+        self._total += float(differences.sum(dtype=np.float64))
+        self._count += differences.size
+        self._greatest = max(self._greatest, float(differences.max(initial=0.0)))
+        self._equal += float((choices[0] == choices[1]).sum())
+        self._answers += choices[0].size
+
+    def result(self) -> tuple[float, float, float | None]:
+        """Mean and greatest difference, and the share of equal answers."""
+        agreement = None if self._head == "regression" else self._equal / self._answers
+        return self._total / self._count, self._greatest, agreement
+
+
+def _metric(head: str, logits: Array, expected: Array) -> float | None:
+    if head == "regression":
+        values = logits[:, 0].astype(np.float64)
+        if np.ptp(values) == 0 or np.ptp(expected) == 0:
+            return None  # a correlation with a constant has no value
+        return float(np.corrcoef(values, expected)[0, 1])
+    return float(np.mean((logits > 0) == expected if head == "multilabel" else logits.argmax(-1) == expected))
+
+
+def _labels(calibration: Calibration, head: str, labels: Sequence[str]) -> Array | None:
+    """The labels as the head's numbers: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 for regression."""
+    if calibration.labels is None or head not in ("classification", "regression", "multilabel", "image_classification"):
+        return None
+    found: list[Any] = []
+    for line, label in zip(calibration.lines, calibration.labels, strict=True):
+        where = f"{calibration.source}, line {line}"
+        if head == "multilabel":
+            ids = [_label_id(one, labels, where) for one in (label if isinstance(label, list) else [label])]
+            found.append([float(number in ids) for number in range(len(labels))])
+        else:
+            found.append(_number(label, where) if head == "regression" else _label_id(label, labels, where))
+    return np.array(found)
+
+
+def _label_id(label: Any, labels: Sequence[str], where: str) -> int:
+    if isinstance(label, str) and label in labels:
+        return labels.index(label)
+    try:
+        number = int(label) if isinstance(label, str | int) else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number < len(labels):
+        raise ExportError(f"{where}: the label {label!r} is none of the task's: {', '.join(labels)}, or 0 to {len(labels) - 1}")
+    return number
+
+
+def _number(label: Any, where: str) -> float:
+    try:
+        number = float(label) if isinstance(label, str | int | float) else np.nan
+    except ValueError:
+        number = np.nan
+    if not np.isfinite(number):
+        raise ExportError(f"{where}: the label {label!r} is no number: expected one, the task is a regression")
+    return float(number)

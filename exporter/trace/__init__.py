@@ -1,0 +1,1 @@
+"""One ONNX graph per structure, traced by torch.export."""

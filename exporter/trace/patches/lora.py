@@ -1,0 +1,89 @@
+"""LoRA and its relatives: taken out of the trunk's weights, and folded into LoRA's own form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from adapters.methods.lora import IA3, LoRA, LoRALayer, LoRALinear, LoRAState, MTLLoRA, Vera, compute_dora_norm
+from torch import nn
+
+from exporter.models.submodules import bind, constant, modules_of, shared_context
+
+__all__ = ["LORA_PATCHES"]
+
+
+def patch_dora(model: nn.Module) -> None:
+    """DoRA computes the norm of the adapted weights at every run; magnitude / norm is one constant vector, `scale`.
+
+    Before VeRA is cured, of which DVoRA needs the weights as they are.
+    """
+    for layer in modules_of(model, LoRALinear):
+        for lora in layer.loras.values():
+            if lora.use_dora:
+                with shared_context(model), torch.no_grad():
+                    norm = compute_dora_norm(layer.weight, lora.delta_w)
+                    lora.scale = constant(lora.m.weight.view(-1) / norm)
+                bind(layer, _dora_forward)
+
+
+def _dora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    output = nn.functional.linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
+    setup = None if layer.merged else layer.get_active_setup()
+    if setup is None:
+        return output
+    state = layer.compose(setup, LoRAState(x, None, output, None))
+    lora = layer.loras[state.last]
+    composed: torch.Tensor = lora.com(state.layer_output, state.hidden_states, scaling=1.0)
+    return lora.scale * composed if lora.use_dora else composed
+
+
+def patch_vera(model: nn.Module) -> None:
+    """VeRA multiplies its four matrices into one as large as the layer's own weight, at every run.
+
+    (b B) and (d A) are constants of LoRA's shapes, and VeRA with them is LoRA.
+    """
+    for layer in modules_of(model, LoRALayer):
+        for name, lora in layer.loras.items():
+            if isinstance(lora, Vera):
+                with shared_context(model) as context, torch.no_grad():
+                    shared = context.shared_parameters[name]
+                    lora.lora_A = constant(lora.vera_D @ shared["lora_A"])
+                    lora.lora_B = constant(lora.vera_B @ shared["lora_B"])
+                bind(lora, LoRA.forward)
+
+
+def patch_mtl_lora(model: nn.Module) -> None:
+    """MTL-LoRA sums several up-projections and has a matrix of its own in between: folded into A and B, it is LoRA.
+
+    What several tasks share has one name for all of them in the library; folded, it is each task's own.
+    """
+    for lora in modules_of(model, MTLLoRA):
+        if "forward" not in vars(lora):  # else folded already
+            with torch.no_grad():
+                weights = (lora.weights / lora.weights_sharpness).exp()
+                lora.lora_A = constant(lora.task_specific().t() @ lora.lora_A)
+                lora.lora_B = constant(torch.tensordot(weights / weights.sum(), lora.lora_B, dims=1))
+            bind(lora, LoRA.forward)
+
+
+def patch_ia3(model: nn.Module) -> None:
+    """(IA)^3 repeats its vector for every row of a batch: it broadcasts as it is."""
+    for lora in modules_of(model, IA3):
+        bind(lora, _ia3_forward)
+
+
+def _ia3_forward(
+    lora: Any, hidden_states: torch.Tensor | None, layer_input: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    vector = lora.lora_B.view(1, 1, -1)
+    scaled = vector if hidden_states is None else hidden_states * vector
+    if not lora.use_gating:
+        return scaled * lora.scaling, None
+    gate = torch.sigmoid(lora.gate(layer_input)).mean(dim=1).unsqueeze(-1)
+    return scaled * gate, gate
+
+
+# DoRA reads VeRA's weights: it comes before.
+LORA_PATCHES: tuple[Callable[[nn.Module], None], ...] = (patch_dora, patch_vera, patch_mtl_lora, patch_ia3)

@@ -1,0 +1,136 @@
+"""Traces one task of a pruned model into an ONNX graph with dynamic batch and sequence axes."""
+
+from __future__ import annotations
+
+import gc
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from exporter.errors import ExportError
+from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
+from exporter.models.quiet import quiet
+from exporter.plan import Plan
+from exporter.prune.prune import TaskGroup, shared_copy
+from exporter.targets import LEAST_TRACED_OPSET
+from exporter.trace.decompose import light_decompositions
+from exporter.trace.patches import patch_for_tracing
+from runtime.bundle import OUTPUTS
+
+# Any lengths do; different numbers above one keep torch.export from taking an axis for a constant or for another axis.
+EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 7, DECODER_SEQUENCE: 5, "words": 3}
+_MODEL = "model"
+
+
+class _SingleTask(nn.Module):
+    """The model as a function from the plan's inputs, by position, to the active head's fields."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[str, ...], used: tuple[str, ...], fields: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        self.used = used
+        self.fields = fields
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = {name: value for name, value in zip(self.inputs, values, strict=True) if name in self.used}
+        output = self.model(**given)
+        return tuple(output[field] for field in self.fields)
+
+
+@contextmanager
+def _light() -> Iterator[None]:
+    """Tracing makes millions of small objects that stay: looking for garbage among them takes a tenth of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with light_decompositions():
+            yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _example_inputs(plan: Plan) -> tuple[torch.Tensor, ...]:
+    """Unpadded inputs in the plan's order."""
+    shapes = sizes(plan.inputs, {axis: min(size, plan.max_lengths.get(axis, size)) for axis, size in EXAMPLE_SIZES.items()})
+    return tuple(
+        torch.full(shapes[entry.name], int(entry.name == "attention_mask"), dtype=getattr(torch, entry.dtype))
+        for entry in plan.inputs
+    )
+
+
+def _dynamic_axes(plan: Plan) -> tuple[dict[int, Any], ...]:
+    named = {axis for entry in plan.inputs for axis in entry.shape if not axis.isdigit()}
+    dims = {axis: torch.export.Dim(axis, min=1, max=plan.max_lengths.get(axis)) for axis in sorted(named)}
+    return tuple({number: dims[axis] for number, axis in enumerate(entry.shape) if axis in dims} for entry in plan.inputs)
+
+
+def _refusal(error: BaseException | None) -> ExportError | None:
+    """A cure's own refusal, which torch.export wraps into errors of its own."""
+    while error is not None and not isinstance(error, ExportError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def traceable(task_group: TaskGroup) -> TaskGroup:
+    """The branch with a copy of its model that torch.export can trace.
+
+    For the trace alone: the reference for verification stays the library's own code.
+    """
+    model = shared_copy(task_group.model)
+    patch_for_tracing(model)
+    return TaskGroup(task_group.tasks, model)
+
+
+def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
+    """The graph of a traceable branch's first task, unoptimised: task weights keep their names, which the vectoriser binds.
+
+    Its outputs are called like the fields of the head's output; initializers like the model's parameters.
+
+    Raises:
+        ExportError: torch.export cannot trace the model, or fixed an axis that must stay dynamic.
+    """
+    task = task_group.tasks[0]
+    model = task_group.activate(task)
+    fields = OUTPUTS[task.head.kind]
+    names = tuple(entry.name for entry in plan.inputs)
+    try:
+        # torch prints whole graphs when it fails; its exception says enough.
+        with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _light():
+            program = torch.onnx.export(
+                _SingleTask(model, names, used_inputs(plan.inputs, task.head.kind), fields),
+                _example_inputs(plan),
+                dynamo=True,
+                input_names=list(names),
+                output_names=list(fields),
+                dynamic_shapes=(_dynamic_axes(plan),),
+                opset_version=max(plan.opset, LEAST_TRACED_OPSET),
+                optimize=False,
+                verbose=False,
+            )
+    except Exception as error:  # torch.export hands on whatever the model's code raises
+        if (refusal := _refusal(error)) is not None:
+            raise refusal from error
+        reason = str(error.__cause__ or error).strip().splitlines()
+        raise ExportError(
+            f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {reason[0] if reason else error}"
+        ) from error
+    assert program is not None  # it is None with f= alone
+    graph = program.model.graph
+    prefix = f"{_MODEL}."
+    for value in list(graph.initializers.values()):
+        value.name = str(value.name).removeprefix(prefix)
+    for entry, value in zip(plan.inputs, graph.inputs, strict=True):
+        expected = ir.Shape([int(axis) if axis.isdigit() else axis for axis in entry.shape])
+        if value.shape != expected:
+            raise ExportError(
+                f"torch.export fixed an axis of the input {entry.name!r} of {type(model).__name__}: expected {expected}, "
+                f"found {value.shape}"
+            )
+    return program.model

@@ -1,0 +1,148 @@
+"""One variant of a bundle: from pruned models to a verified graph on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from exporter.compile.build import Compiled, compile_plan, load_graph, save, trace_group, verify_saved
+from exporter.compile.pipeline import branch_size, graph_size
+from exporter.compile.templates import make_stored_groups, save_stored_groups
+from exporter.models.compositions import describe
+from exporter.plan import Plan
+from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
+from exporter.prune.parameters import adapter_parameters
+from exporter.prune.prune import TaskGroup, prune, shared_part
+from exporter.report import GraphReport, TaskReport, VariantReport
+from exporter.stages import Stages
+from exporter.texts.batches import Calibration
+from exporter.texts.drift import Drift
+from exporter.verify.evaluate import Evaluation, evaluate
+from exporter.write.save import routed_file, variant_entry
+from exporter.write.weights_file import WeightsFile
+from runtime.bundle import ParityRow, PassRow, VariantEntry
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What was asked for, the same for all variants of a bundle.
+
+    Attributes:
+        model: the whole model, of which variants are pruned copies.
+        calibration: texts, or scores of fusion members; None where no file was given.
+        keep_fused: how many members of each fusion stay in each layer; None for all.
+        evaluation: the texts on which the graph is compared with PyTorch.
+        routed: whether there is a graph whose rows choose their task.
+        extendable: whether templates are kept, to which tasks can be added.
+    """
+
+    model: Any
+    calibration: Calibration | None
+    keep_fused: int | None
+    evaluation: Evaluation
+    routed: bool
+    extendable: bool
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """A plan with its branches, and what calibration texts say of them."""
+
+    plan: Plan
+    task_groups: tuple[TaskGroup, ...]
+    fusions: tuple[FusionReport, ...] = ()
+    drift: tuple[Drift, ...] = ()
+
+
+def export_variant(
+    request: Request, plan: Plan, task_groups: tuple[TaskGroup, ...], path: Path, weights: WeightsFile, stages: Stages
+) -> tuple[VariantEntry, VariantReport]:
+    """Writes the graph of `plan` to `path` and proves it; returns what the manifest and the report say of it. Beside it: the
+    routed graph and the templates, where they are asked for.
+
+    Raises:
+        ExportError: the model cannot be traced or compiled.
+        VerificationError: a graph differs from PyTorch, or answers otherwise too often.
+    """
+    pruned = _Pruned(plan, task_groups)
+    if (texts := request.calibration) is not None:
+        with stages("calibrate", f"on {len(texts.texts)} text(s)" if texts.texts else ""):
+            pruned = _calibrate(request, pruned, texts)
+    plan, task_groups = pruned.plan, pruned.task_groups
+    with stages("trace", f"{len(task_groups)} structure(s) of {len(plan.tasks)} task(s), drop {plan.drop}"):
+        groups = [trace_group(task_group, plan) for task_group in task_groups]
+    with stages("compile"):
+        compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
+    with stages("save"):
+        reference = save(compiled, weights, path)
+        if request.extendable:
+            save_stored_groups(make_stored_groups(compiled.kept, task_groups), weights, path)
+    with stages("verify"):
+        graph = load_graph(plan, path, request.routed)
+        parity = verify_saved(plan, task_groups, graph, reference)
+    answers: tuple[Drift, ...] = ()
+    if request.evaluation.texts:
+        with stages("evaluate"):
+            answers = evaluate(task_groups, plan, graph.graph, request.evaluation)
+    routed = routed_file(path.name) if request.routed else ""
+    entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, routed)
+    report = report_variant(plan, task_groups, compiled, entry, parity)
+    return entry, replace(report, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers)
+
+
+def _calibrate(request: Request, pruned: _Pruned, texts: Calibration) -> _Pruned:
+    """Chooses the members of fusions that stay, and measures what pruning changes."""
+    plan, task_groups = pruned.plan, pruned.task_groups
+    attention = measure_fusions(task_groups, texts, request.keep_fused)
+    if request.keep_fused is not None:
+        plan = with_members(plan, attention)
+        task_groups = prune(request.model, plan)
+    fusions = tuple(each for reports in attention.values() for each in reports)
+    return _Pruned(plan, task_groups, fusions, drifts(request.model, plan, task_groups, texts))
+
+
+def report_variant(
+    plan: Plan, task_groups: tuple[TaskGroup, ...], compiled: Compiled, entry: VariantEntry, parity: tuple[ParityRow, ...]
+) -> VariantReport:
+    """The report of the plan's tasks, without what calibration and evaluation texts tell."""
+    parameters, stored = adapter_parameters(task_groups)
+    return VariantReport(
+        model=entry.model,
+        routed=entry.routed,
+        tasks=_task_reports(plan),
+        drop=plan.drop,
+        shared=shared_part(task_groups, plan),
+        adapter_parameters=parameters,
+        stored_adapter_parameters=stored,
+        graph=_graph_report(compiled.graph, compiled.passes),
+        fusions=(),
+        drift=(),
+        parity=parity,
+        evaluation=(),
+    )
+
+
+def _task_reports(plan: Plan) -> tuple[TaskReport, ...]:
+    number = {task.name: index for index, group in enumerate(plan.groups) for task in group}
+    return tuple(
+        TaskReport(task.name, describe(task.setup), task.head.kind, task.head.labels, task.drop, number[task.name])
+        for task in plan.tasks
+    )
+
+
+def _graph_report(graph: ir.Model, passes: Sequence[PassRow]) -> GraphReport:
+    nodes, size = graph_size(graph)
+    branch_nodes, branch_bytes = branch_size(graph)
+    return GraphReport(
+        nodes=nodes,
+        trunk_nodes=nodes - branch_nodes,
+        branch_nodes=branch_nodes,
+        initializer_bytes=size,
+        trunk_bytes=size - branch_bytes,
+        branch_bytes=branch_bytes,
+        passes=tuple(passes),
+    )

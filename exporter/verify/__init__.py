@@ -1,0 +1,1 @@
+"""Comparisons of exported graphs with single-task eager PyTorch."""

@@ -1,0 +1,108 @@
+"""How often the exported graph answers as PyTorch does, on the user's own texts: what a lower precision costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ExportError, VerificationError
+from exporter.models.inputs import SEQUENCE
+from exporter.plan import Plan, Task
+from exporter.prune.prune import TaskGroup
+from exporter.texts.batches import Calibration, read_calibration
+from exporter.texts.drift import Array, Comparison, Drift
+from exporter.verify.verify import eager
+from exporter.write.save import graph_outputs
+from runtime.bundle import OUTPUTS
+
+# Where the model sets no limit, texts are cut here.
+_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Task -> its texts, and the share of answers that may differ from PyTorch's; None for any share."""
+
+    texts: Mapping[str, Calibration]
+    max_disagreement: float | None
+
+
+def open_evaluation(
+    files: str | Path | Mapping[str, str | Path] | None, max_disagreement: float | None, tokenizer: Any, plan: Plan
+) -> Evaluation:
+    """Reads the texts. One file is for all tasks and may then have no labels, a mapping gives each task its own.
+
+    Raises:
+        ExportError: an unknown task, a share that is none, or a file that is missing or damaged.
+    """
+    if max_disagreement is not None:
+        if not isinstance(max_disagreement, int | float) or not 0 <= max_disagreement <= 1 or math.isnan(max_disagreement):
+            raise ExportError(f"max_disagreement must be a share from 0 to 1, found {max_disagreement!r}")
+        if files is None:
+            raise ExportError("max_disagreement needs texts to measure on: add --evaluation [TASK=]FILE")
+    if files is None:
+        return Evaluation({}, None)
+    names, inputs = [task.name for task in plan.tasks], [entry.name for entry in plan.inputs]
+    chosen = dict(files) if isinstance(files, Mapping) else dict.fromkeys(names, files)
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise ExportError(f"evaluation names {', '.join(map(repr, unknown))}, which is no task; tasks: {', '.join(names)}")
+    read = {
+        path: read_calibration(path, tokenizer, inputs, plan.max_lengths.get(SEQUENCE, _MAX_LENGTH))
+        for path in dict.fromkeys(map(Path, chosen.values()))
+    }
+    found = {name: read[Path(path)] for name, path in chosen.items()}
+    for texts in found.values():
+        if texts.scores is not None:
+            raise ExportError(f"the evaluation file {texts.source!r} holds scores of fusions: expected texts")
+        if texts.labels is not None and not isinstance(files, Mapping) and len(names) > 1:
+            raise ExportError(f"the labels of {texts.source!r} belong to one task: name it, as TASK={texts.source}")
+    return Evaluation(found, max_disagreement)
+
+
+def evaluate(task_groups: Sequence[TaskGroup], plan: Plan, graph: Any, evaluation: Evaluation) -> tuple[Drift, ...]:
+    """The exported graph, whose session is `graph`, against single-task eager PyTorch of the pruned model, task by task.
+
+    The graph computes all tasks at once, so each batch of texts runs once for all tasks that have these texts.
+
+    Raises:
+        VerificationError: a task answers otherwise on more than the allowed share of its texts (tokens, for tagging).
+    """
+    tasks = {task.name: (task_group, task) for task_group in task_groups for task in task_group.tasks}
+    found: dict[str, Drift] = {}
+    for texts in {id(texts): texts for texts in evaluation.texts.values()}.values():
+        own = [tasks[name] for name, its in evaluation.texts.items() if its is texts]
+        found.update({drift.task: drift for drift in _compare(own, plan, graph, texts)})
+    rows = tuple(found[name] for name in evaluation.texts)
+    _check(rows, evaluation.max_disagreement)
+    return rows
+
+
+def _compare(tasks: Sequence[tuple[TaskGroup, Task]], plan: Plan, graph: Any, texts: Calibration) -> list[Drift]:
+    """The tasks that have these texts."""
+    outputs = graph_outputs(plan)
+    names = [name for _, task in tasks for name in outputs[task.name]]
+    comparisons = [Comparison(texts, task=task.name, head=task.head.kind, labels=task.head.labels) for _, task in tasks]
+    for batch in texts.batches:
+        feeds = {entry.name: batch.feeds[entry.name] for entry in plan.inputs}
+        answers: dict[str, Array] = dict(zip(names, graph.run(names, feeds), strict=True))
+        for comparison, (task_group, task) in zip(comparisons, tasks, strict=True):
+            fields = OUTPUTS[task.head.kind]
+            expected = dict(zip(fields, eager(task_group, plan, task, batch.feeds), strict=True))
+            own = {field: answers[name] for field, name in zip(fields, outputs[task.name], strict=True)}
+            comparison.add(batch, expected, own)
+    return [comparison.result() for comparison in comparisons]
+
+
+def _check(rows: Sequence[Drift], allowed: float | None) -> None:
+    agreements = {row.task: row.argmax_agreement for row in rows if row.argmax_agreement is not None}
+    failed = {name: 1 - share for name, share in agreements.items() if allowed is not None and 1 - share > allowed}
+    if failed:
+        lines = [f"  {name}: {share:.2%}" for name, share in failed.items()]
+        raise VerificationError(
+            f"the graph differs from PyTorch on more than {allowed:.2%} of the evaluation texts; nothing was written:\n"
+            + "\n".join(lines)
+        )

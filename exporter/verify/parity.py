@@ -1,0 +1,40 @@
+"""How far logits of a graph are from PyTorch's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exporter.errors import VerificationError
+from exporter.plan import Task
+from runtime.bundle import ParityRow
+
+NOTHING_WRITTEN = "the exported graph differs from PyTorch; nothing was written:\n"
+
+
+def tolerance_ratio(row: ParityRow) -> float:
+    """The difference as a multiple of what is allowed; infinite where it is no number."""
+    return row.max_abs_diff / row.tolerance if row.max_abs_diff == row.max_abs_diff else np.inf
+
+
+def parity_row(task: Task, expected: np.ndarray, found: np.ndarray, shape: tuple[int, int], atol: float) -> ParityRow:
+    """One comparison; `shape` is that of the inputs, `atol` relative to max(1, max |expected|).
+
+    Raises:
+        VerificationError: another shape or type than expected.
+    """
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise VerificationError(
+            f"{NOTHING_WRITTEN}  {task.name} at {shape[0]}x{shape[1]}: expected "
+            f"{expected.dtype}{list(expected.shape)}, found {found.dtype}{list(found.shape)}"
+        )
+    difference = float(np.abs(found - expected).max(initial=0.0))
+    return ParityRow(
+        task=task.name,
+        batch=shape[0],
+        sequence=shape[1],
+        max_abs_diff=difference,
+        max_rel_diff=difference / scale,
+        argmax_agreement=float(np.mean(found.argmax(-1) == expected.argmax(-1))),
+        tolerance=atol * scale,
+    )

@@ -1,0 +1,76 @@
+"""Compares a routed graph with what single-task eager PyTorch answered to the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import VerificationError
+from exporter.plan import Plan, Task
+from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
+from runtime.bundle import ROUTE_INPUTS, ParityRow
+
+
+def compare_routes(
+    session: Any,
+    plan: Plan,
+    inputs: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    shape: tuple[int, int],
+    atol: float,
+) -> list[ParityRow]:
+    """The worst row of each task over all routes. `expected`: task -> [batch, labels], for some of the plan's tasks; `atol`:
+    relative to max(1, max |expected|).
+
+    Raises:
+        VerificationError: the graph fails, its logits have another shape or type, or logits stand where a task has no labels.
+    """
+    tasks = {task.name: task for task in plan.tasks}
+    numbers = list(tasks)
+    groups = {task.name: number for number, group in enumerate(plan.groups) for task in group if task.name in expected}
+    labels = max(width(task) for task in plan.tasks)
+    worst: dict[str, ParityRow] = {}
+    for row_ids, names in draw_routes(groups, shape[0], (plan.drop, *shape)):
+        task_ids = np.array([numbers.index(name) for name in names], np.int64)
+        where = f"{len(names)} routed row(s) of {', '.join(dict.fromkeys(names))} at {shape[0]}x{shape[1]}"
+        try:
+            (logits,) = session.run(None, {**inputs, **dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))})
+        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            raise VerificationError(f"the routed graph fails for {where}; nothing was written: {error}") from error
+        if logits.shape != (len(names), labels):
+            raise VerificationError(f"{NOTHING_WRITTEN}  {where}: expected {[len(names), labels]}, found {list(logits.shape)}")
+        for name in dict.fromkeys(names):
+            own = task_ids == numbers.index(name)
+            found, count = logits[own], width(tasks[name])
+            if not np.isneginf(found[:, count:]).all():
+                raise VerificationError(f"{NOTHING_WRITTEN}  {where}: {name} has logits beyond its {count} label(s)")
+            row = parity_row(tasks[name], expected[name][row_ids[own]], found[:, :count], shape, atol)
+            worst[name] = max(worst.get(name, row), row, key=tolerance_ratio)
+    return list(worst.values())
+
+
+def width(task: Task) -> int:
+    """The number of logits of a routable task."""
+    return len(task.head.labels) or 1
+
+
+def draw_routes(groups: Mapping[str, int], rows: int, seed: tuple[int, ...]) -> list[tuple[np.ndarray, list[str]]]:
+    """Routes to verify a routed graph with, as (row_ids, a task for each).
+
+    `groups`: task -> the number of its structure; `rows`: those of the input.
+
+    1. Every task for every row, in random order: rows repeat, and there are more than in the input.
+    2. For each structure, one of its tasks for all rows, backwards: the other structures have no rows.
+    3. One task for one row: fewer rows than in the input.
+    """
+    generator = np.random.default_rng(seed)
+    names = list(groups)
+    order = generator.permutation(rows * len(names))
+    routes = [(order % rows, [names[place // rows] for place in order])]
+    for number in sorted(set(groups.values())):
+        own = [name for name in names if groups[name] == number]
+        routes.append((np.arange(rows)[::-1], [own[int(generator.integers(len(own)))]] * rows))
+    routes.append((generator.integers(rows, size=1), [names[int(generator.integers(len(names)))]]))
+    return [(row_ids.astype(np.int64), tasks) for row_ids, tasks in routes]

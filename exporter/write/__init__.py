@@ -1,0 +1,1 @@
+"""Writes the bundle: graphs, weights and manifest, as a whole or not at all."""

@@ -1,0 +1,146 @@
+"""Writes a compiled graph and what belongs to it into a folder."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from exporter.models.compositions import describe, fuses_of
+from exporter.models.fusion import members_of
+from exporter.plan import Plan, Task
+from exporter.prune.prune import TaskGroup
+from exporter.write.weights_file import WeightsFile
+from runtime.bundle import MODEL, OUTPUTS, Manifest, ParityRow, PassRow, TaskEntry, TaskLayers, VariantEntry, digest
+
+_PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+def graph_outputs(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Task -> its outputs in the graph. A single task's are called as in transformers, so that Optimum loads the folder."""
+    if len(plan.tasks) == 1:
+        return {plan.tasks[0].name: OUTPUTS[plan.tasks[0].head.kind]}
+    return {task.name: task.outputs for task in plan.tasks}
+
+
+def finish(graph: ir.Model, plan: Plan) -> None:
+    """Gives outputs their names and order, and strips the graph."""
+    names = graph_outputs(plan)
+    by_name = {value.name: value for value in graph.graph.outputs}
+    ordered = [(by_name[old], new) for task in plan.tasks for old, new in zip(task.outputs, names[task.name], strict=True)]
+    graph.graph.outputs.clear()
+    graph.graph.outputs.extend(value for value, _ in ordered)
+    for value, name in ordered:
+        value.name = name
+    strip(graph)
+
+
+def strip(graph: ir.Model) -> None:
+    """Removes what is true of the trace alone."""
+    # torch notes stack traces with the paths of this machine.
+    common.ClearMetadataAndDocStringPass()(graph)
+    for node in graph.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                # ONNX Runtime reuses buffers by the shapes noted here and infers them better than they can be kept true.
+                value.shape = None
+    graph.graph.name = "adapterdrop"
+    graph.producer_name, graph.producer_version = "adapterdrop-onnx", None
+    common.NameFixPass()(graph)
+
+
+def save_graph(graph: ir.Model, weights: WeightsFile, path: Path) -> None:
+    """The graph at `path`, its weights in the file beside it."""
+    weights.place(graph)
+    ir.save(graph, path)
+
+
+def variant_files(plans: Sequence[Plan]) -> list[str]:
+    """What the graphs of a bundle's variants are called, the first one plainly."""
+    return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
+
+
+def routed_file(model: str) -> str:
+    """What the routed graph beside the graph `model` is called."""
+    return f"{model.removesuffix('.onnx')}_routed.onnx"
+
+
+def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path) -> None:
+    """config.json and the files of the tokenizer or image processor, as transformers writes them."""
+    config = copy.deepcopy(model.config)
+    config._name_or_path = ""
+    for name in ("prediction_heads", "adapters", "custom_heads"):
+        # These describe modules that are part of the graph now.
+        if hasattr(config, name):
+            delattr(config, name)
+    only: Task | None = plan.tasks[0] if len(plan.tasks) == 1 else None
+    labels = only.head.labels if only is not None else ()
+    if only is not None and only.head.kind == "regression":
+        labels = ("LABEL_0",)
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    config.save_pretrained(folder)
+    for processor in processors:
+        processor.save_pretrained(folder)
+
+
+def variant_entry(
+    task_groups: Sequence[TaskGroup],
+    plan: Plan,
+    model: str,
+    parity: Sequence[ParityRow],
+    passes: Sequence[PassRow],
+    routed: str = "",
+) -> VariantEntry:
+    """What the manifest says of one variant, whose graph is the file `model`, and whose routed graph is `routed`, if any."""
+    layers = {
+        task.name: TaskLayers(task.drop, task_group.layers_without_adapter(task), _members(task_group, task, plan))
+        for task_group in task_groups
+        for task in task_group.tasks
+    }
+    return VariantEntry(plan.drop, model, routed, layers, tuple(parity), tuple(passes))
+
+
+def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path) -> None:
+    """adapterdrop.json: written last, because it names every other file with its hash."""
+    outputs = graph_outputs(plan)
+    manifest = Manifest(
+        inputs=plan.inputs,
+        max_lengths=plan.max_lengths,
+        layers=plan.layers,
+        tasks=tuple(
+            TaskEntry(task.name, task.head.kind, task.head.labels, outputs[task.name], describe(task.setup))
+            for task in plan.tasks
+        ),
+        variants=tuple(variants),
+        precision=plan.precision,
+        target=plan.target,
+        opset=plan.opset,
+        tokenizer=tokenizer,
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)},
+        files={path.name: digest(path) for path in sorted(folder.iterdir())},
+    )
+    manifest.write(folder)
+
+
+def _members(task_group: TaskGroup, task: Task, plan: Plan) -> tuple[tuple[str, ...], ...]:
+    """The members that the task's first fusion has left, layer by layer; empty for a task without a fusion."""
+    fuse = next(fuses_of(task.setup), None)
+    if fuse is None:
+        return ()
+    kept, members, without = task.kept.get(fuse.name, {}), members_of(fuse), task_group.layers_without_adapter(task)
+    return tuple(() if layer in without else kept.get(layer, members) for layer in range(plan.layers))
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,217 @@
+"""What stands in a manifest's lists: heads, inputs, tasks and parity rows, each with the check of its own fields."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+HeadType = Literal[
+    "classification",
+    "multilabel",
+    "regression",
+    "tagging",
+    "question_answering",
+    "multiple_choice",
+    "masked_lm",
+    "causal_lm",
+    "seq2seq_lm",
+    "dependency_parsing",
+    "text_embedding",
+    "image_embedding",
+    "hidden_states",
+]
+HEADS: Final[tuple[HeadType, ...]] = get_args(HeadType)
+OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logits",)) | {
+    "question_answering": ("start_logits", "end_logits"),
+    "dependency_parsing": ("rel_preds", "arc_preds"),
+    "text_embedding": ("text_embeds",),
+    "image_embedding": ("image_embeds",),
+    "hidden_states": ("last_hidden_state",),
+}
+# A routed graph's further inputs, int64 [rows]: row i is input row row_ids[i], answered by task task_ids[i] of the manifest's
+ROUTE_INPUTS: Final = ("row_ids", "task_ids")
+# Heads that it can answer: one vector of logits for each row
+ROUTED_HEADS: Final[tuple[HeadType, ...]] = ("classification", "multilabel", "regression", "multiple_choice")
+
+InputType = Literal["int64", "float32"]
+INPUTS: Final[Mapping[str, InputType]] = {
+    "input_ids": "int64",
+    "attention_mask": "int64",
+    "token_type_ids": "int64",
+    "pixel_values": "float32",
+    "decoder_input_ids": "int64",
+    "decoder_attention_mask": "int64",
+    "word_starts": "int64",
+}
+BATCH: Final = "batch"
+SEQUENCE: Final = "sequence"
+
+_LABELLED: Final = ("classification", "multilabel", "tagging")  # dependency parsing may have labels; no other head has any
+
+
+@dataclass(frozen=True)
+class InputEntry:
+    """One input of the graph. `shape`: one text an axis, its name or a fixed size in digits: ("batch", "3", "224", "224").
+    Axes of one name are equally long in all inputs. `limit`: integers must be in 0..limit-1, 0 = any value.
+
+    `decoder_input_ids` and `decoder_attention_mask` are read by seq2seq_lm tasks only where the bundle has such a task, and
+    `word_starts` by dependency_parsing tasks only: for other tasks any value does.
+    """
+
+    name: str
+    dtype: InputType
+    shape: tuple[str, ...]
+    limit: int
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The named axes, "batch" included."""
+        return tuple(axis for axis in self.shape if not axis.isdecimal())
+
+    def faults(self, where: str) -> Iterator[str]:
+        if self.name not in INPUTS:
+            yield f"{where}.name: this version knows {', '.join(INPUTS)}, found {self.name!r}"
+        elif self.dtype != INPUTS[self.name]:
+            yield f"{where}.dtype: expected {INPUTS[self.name]} for {self.name}, found {self.dtype}"
+        if self.shape[:1] != (BATCH,) or BATCH in self.shape[1:]:
+            yield f"{where}.shape: expected {BATCH} as the first axis and nowhere else, found {list(self.shape)}"
+        for axis in self.shape:
+            if not re.fullmatch("[a-z][a-z_]*|[1-9][0-9]{0,8}", axis):
+                yield f"{where}.shape: expected names such as sequence and sizes such as 224, found {axis!r}"
+        if self.limit < 0 or (self.limit and self.dtype == "float32"):
+            expected = "0 for floats" if self.dtype == "float32" else "at least 0"
+            yield f"{where}.limit: expected {expected}, found {self.limit}"
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One task of the bundle.
+
+    `labels`: in the order of the logits, empty where the head has none; `outputs`: names of the graphs' outputs, in the order
+    of `OUTPUTS[head]`; `setup`: the composition in words, say "Stack(en, qnli)", empty for a head on the bare trunk.
+    """
+
+    name: str
+    head: HeadType
+    labels: tuple[str, ...]
+    outputs: tuple[str, ...]
+    setup: str
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Names of the arrays that `Predictor.run` returns: the task's, or "task.start_logits", "task.end_logits"."""
+        names = OUTPUTS[self.head]
+        return (self.name,) if len(names) == 1 else tuple(f"{self.name}.{name}" for name in names)
+
+    def faults(self, where: str) -> Iterator[str]:
+        if not self.name:
+            yield f"{where}.name: expected a name, found an empty string"
+        names = OUTPUTS[self.head]
+        if len(self.outputs) != len(names) or "" in self.outputs:
+            yield f"{where}.outputs: expected {len(names)} ({', '.join(names)}) for {self.head}, found {list(self.outputs)}"
+        if self.head != "dependency_parsing" and (self.head in _LABELLED) != bool(self.labels):
+            expected = "some" if self.head in _LABELLED else "none"
+            yield f"{where}.labels: expected {expected} for {self.head}, found {list(self.labels)}"
+        yield from repeated(f"{where}.labels", self.labels)
+
+
+@dataclass(frozen=True)
+class TaskLayers:
+    """What a variant leaves of one task.
+
+    `drop`: the number of lowest layers whose adapters were dropped; `dropped`: indices (0 = lowest) of all layers in which the
+    task has no adapter, ascending; `members`: the fusion members that were kept, per layer, empty where the task is no fusion.
+    """
+
+    drop: int
+    dropped: tuple[int, ...]
+    members: tuple[tuple[str, ...], ...] = ()
+
+    def faults(self, where: str, layers: int) -> Iterator[str]:
+        """`layers`: number of layers of the trunk."""
+        if not 0 <= self.drop <= layers:
+            yield f"{where}.drop: expected 0..{layers} (layers), found {self.drop}"
+        elif list(self.dropped) != sorted({index for index in self.dropped if 0 <= index < layers}):
+            yield f"{where}.dropped: expected ascending layer indices in 0..{layers - 1}, found {list(self.dropped)}"
+        elif self.dropped[: self.drop] != tuple(range(self.drop)):
+            yield f"{where}.dropped: expected all of the lowest {self.drop} layers (drop), found {list(self.dropped)}"
+        if self.members and len(self.members) != layers:
+            yield f"{where}.members: expected none or one list for each of {layers} layers, found {len(self.members)}"
+        if any("" in names for names in self.members):
+            yield f"{where}.members: expected names, found an empty string"
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One comparison of a task's logits with single-task eager PyTorch at shape [batch, sequence].
+
+    `max_abs_diff` and `tolerance` are in logits, `max_rel_diff` is relative to the largest reference logit,
+    `argmax_agreement` is a share in 0..1.
+    """
+
+    task: str
+    batch: int
+    sequence: int
+    max_abs_diff: float
+    max_rel_diff: float
+    argmax_agreement: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class PassRow:
+    """What one pass of the graph compiler did: node counts and initializer bytes before and after.
+
+    `graph` is what it ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all"); for the routed graph
+    "routed tasks0", …, and "routed".
+    """
+
+    name: str
+    graph: str
+    nodes_before: int
+    nodes_after: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class VariantEntry:
+    """The tasks at one drop. All variants of a bundle share one weights file.
+
+    `drop`: the lowest drop of all tasks, so that in the layers 0..drop-1 no task has an adapter; `model`: file name of the
+    graph of all tasks; `routed`: file name of the graph whose rows choose their task, empty where there is none; `tasks`: task
+    -> what is left of it; `parity`: how far the graphs are from PyTorch; `passes`: what the compiler did, in order.
+    """
+
+    drop: int
+    model: str
+    routed: str
+    tasks: Mapping[str, TaskLayers]
+    parity: tuple[ParityRow, ...]
+    passes: tuple[PassRow, ...]
+
+    def faults(self, where: str, layers: int, names: Collection[str]) -> Iterator[str]:
+        """`layers`: number of layers of the trunk; `names`: the bundle's tasks."""
+        if sorted(self.tasks) != sorted(names):
+            yield f"{where}.tasks: expected {', '.join(sorted(names))}, found {', '.join(sorted(self.tasks)) or 'none'}"
+        elif self.tasks and self.drop != (lowest := min(task.drop for task in self.tasks.values())):
+            yield f"{where}.drop: expected {lowest}, the lowest of all tasks, found {self.drop}"
+        for name, task in self.tasks.items():
+            yield from task.faults(f"{where}.tasks[{name!r}]", layers)
+        for index, row in enumerate(self.parity):
+            if row.task not in names:
+                yield f"{where}.parity[{index}].task: expected a task of this bundle, found {row.task!r}"
+            if not 0 <= row.argmax_agreement <= 1:
+                yield f"{where}.parity[{index}].argmax_agreement: expected 0..1, found {row.argmax_agreement}"
+
+
+def output_names(task: str, fields: Sequence[str]) -> tuple[str, ...]:
+    """A task with one output gives it its name; several outputs are called task.field."""
+    return (task,) if len(fields) == 1 else tuple(f"{task}.{field}" for field in fields)
+
+
+def repeated(what: str, names: Iterable[str]) -> Iterator[str]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{what}: expected different names, found {name!r} {count} times"

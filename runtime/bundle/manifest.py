@@ -1,0 +1,220 @@
+"""The bundle: the folder that an export writes, and its manifest `adapterdrop.json`.
+
+`exporter.write.save` writes it through this module, and `runtime.load` reads it, so both agree by construction. The version
+rule: a field that is added, removed or changes its meaning needs a new FORMAT_VERSION, because readers are strict.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Final
+
+from runtime.bundle.entries import (
+    BATCH,
+    InputEntry,
+    TaskEntry,
+    VariantEntry,
+    repeated,
+)
+from runtime.bundle.schema import decode, encode
+from runtime.errors import BundleError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "MODEL",
+    "TOKENIZER",
+    "WEIGHTS",
+    "Manifest",
+    "check_files",
+    "digest",
+    "read_manifest",
+]
+
+FORMAT_VERSION: Final = 3
+MANIFEST: Final = "adapterdrop.json"
+MODEL: Final = "model.onnx"
+WEIGHTS: Final = "model.onnx.data"
+TOKENIZER: Final = "tokenizer.json"
+
+_EXPORT_AGAIN: Final = "export it again with `python -m exporter --output DIR`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle says about itself; the JSON keys are these fields, in this order.
+
+    `inputs`: the graphs' inputs; `max_lengths`: named axis other than batch -> longest allowed length, an axis without a limit
+    is absent; `layers`: layers of the trunk; `variants`: one per drop, the bundle's own first; `tokenizer`: whether
+    tokenizer.json is there; `versions`: package -> version at export; `files`: name -> sha256 in hex of every file but the
+    manifest.
+    """
+
+    format_version: int = FORMAT_VERSION
+    inputs: tuple[InputEntry, ...]
+    max_lengths: Mapping[str, int]
+    layers: int
+    tasks: tuple[TaskEntry, ...]
+    variants: tuple[VariantEntry, ...]
+    precision: str = "fp32"
+    target: str = "portable"
+    opset: int
+    tokenizer: bool
+    versions: Mapping[str, str]
+    files: Mapping[str, str]
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """The drop of every variant, the bundle's own first."""
+        return tuple(variant.drop for variant in self.variants)
+
+    def variant(self, drop: int | None = None) -> VariantEntry:
+        """The variant of that drop; the bundle's own where it is None. Raises KeyError for a drop that was not exported."""
+        return self.variants[0] if drop is None else {variant.drop: variant for variant in self.variants}[drop]
+
+    def to_json(self) -> str:
+        """Deterministic, indented JSON with a trailing newline. Raises ValueError on a NaN or an infinity."""
+        return json.dumps(encode(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the manifest into `folder` and return its path. Raises BundleError, before a byte is written, where
+        `read_manifest` would refuse it: a faulty bundle is the exporter's fault and must not reach a user."""
+        path = Path(folder) / MANIFEST
+        _refuse(path, list(_faults(self)))
+        path.write_text(self.to_json(), encoding="utf-8", newline="\n")
+        return path
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """The checked manifest of the bundle in `folder`. Reads no other file; see `check_files`.
+
+    Raises:
+        BundleError: no folder, no manifest, another format, or a faulty field; all faulty fields are named at once.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        found = "there is no such folder" if not Path(folder).is_dir() else f"it has no {MANIFEST}"
+        raise BundleError(f"{os.fspath(folder)}: not a bundle: {found}; make one with `python -m exporter --output DIR`")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
+        raise BundleError(f"{path}: expected UTF-8 JSON, found: {error}; {_EXPORT_AGAIN}") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:  # before the fields: another format may have others
+        age, remedy = ("a newer", "upgrade adapterdrop-onnx") if version > FORMAT_VERSION else ("another", _EXPORT_AGAIN)
+        found = f"exported by {age} version (format {version}, this one reads {FORMAT_VERSION})"
+        raise BundleError(f"{path}: format_version: {found}; {remedy}")
+    problems: list[str] = []
+    manifest = decode(Manifest, document, "", problems)
+    if not isinstance(document, dict):
+        problems = [f"expected a JSON object, found {type(document).__name__}"]
+    _refuse(path, problems)
+    _refuse(path, list(_faults(manifest)))
+    return manifest  # type: ignore[no-any-return]
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file, in lower-case hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_files(folder: str | os.PathLike[str], manifest: Manifest, contents: bool = True) -> None:
+    """Raise BundleError naming every listed file that is missing or leaves the folder; with `contents`, also every file
+    whose sha256 differs (truncated or altered; some 0.1 s per 100 MB). Files that the manifest does not list are ignored."""
+    root = Path(folder).resolve()
+    problems = []
+    for name, expected in sorted(manifest.files.items()):
+        path = root / name
+        if not path.is_file():
+            problems.append(f"{name}: missing")
+        elif not path.resolve().is_relative_to(root):
+            problems.append(f"{name}: a link that leaves the folder; put the file itself there")
+        elif contents:
+            problems.extend(_altered(path, expected))
+    if problems:
+        raise BundleError(f"{os.fspath(folder)}: {'; '.join(problems)}; copy the bundle again or {_EXPORT_AGAIN}")
+
+
+def _altered(path: Path, expected: str) -> Iterator[str]:
+    try:
+        found = digest(path)
+    except OSError as error:  # no permission, or a disk that fails
+        yield f"{path.name}: cannot be read: {error.strerror}"
+        return
+    if found != expected:
+        yield f"{path.name}: truncated or altered: expected sha256 {expected}, found {found}"
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        raise BundleError(f"{path}: {'; '.join(problems)}; {_EXPORT_AGAIN}")
+
+
+def _faults(manifest: Manifest) -> Iterator[str]:
+    """What is wrong with a manifest whose fields have the right types."""
+    if manifest.format_version != FORMAT_VERSION:
+        yield f"format_version: expected {FORMAT_VERSION}, found {manifest.format_version}"
+    for field in ("layers", "opset"):
+        if getattr(manifest, field) < 1:
+            yield f"{field}: expected at least 1, found {getattr(manifest, field)}"
+    yield from _input_faults(manifest)
+    yield from _file_faults(manifest)
+    if not manifest.tasks:
+        yield "tasks: expected at least one, found none"
+    same = list(repeated("tasks: name", (task.name for task in manifest.tasks)))
+    yield from same or repeated("tasks: name in the answers", (name for task in manifest.tasks for name in task.answers))
+    yield from repeated("tasks: outputs", (output for task in manifest.tasks for output in task.outputs))
+    for index, task in enumerate(manifest.tasks):
+        yield from task.faults(f"tasks[{index}]")
+    yield from _variant_faults(manifest)
+
+
+def _variant_faults(manifest: Manifest) -> Iterator[str]:
+    if not manifest.variants:
+        yield "variants: expected at least one, found none"
+    names = {task.name for task in manifest.tasks}
+    yield from repeated("variants: drop", (str(variant.drop) for variant in manifest.variants))
+    graphs = [graph for variant in manifest.variants for graph in (variant.model, variant.routed) if graph]
+    yield from repeated("variants: file", graphs)
+    for index, variant in enumerate(manifest.variants):
+        yield from variant.faults(f"variants[{index}]", manifest.layers, names)
+        for field in ("model", "routed"):
+            graph = getattr(variant, field)
+            if graph not in manifest.files and (graph or field == "model"):
+                yield f"variants[{index}].{field}: expected one of the listed files, found {graph!r}"
+
+
+def _input_faults(manifest: Manifest) -> Iterator[str]:
+    yield from repeated("inputs", names := [entry.name for entry in manifest.inputs])
+    for index, entry in enumerate(manifest.inputs):
+        yield from entry.faults(f"inputs[{index}]")
+    if not {"input_ids", "pixel_values"} & set(names):
+        yield f"inputs: expected input_ids or pixel_values among them, found {', '.join(names) or 'none'}"
+    shapes = {entry.name: entry.shape for entry in manifest.inputs}
+    if "token_type_ids" in shapes and shapes["token_type_ids"] != shapes.get("input_ids"):
+        yield "inputs: expected token_type_ids only beside input_ids and of its shape"  # run() makes it from input_ids
+    axes = {axis for entry in manifest.inputs for axis in entry.axes} - {BATCH}
+    for axis, length in manifest.max_lengths.items():
+        if axis not in axes:
+            yield f"max_lengths: expected axes of the inputs ({', '.join(sorted(axes)) or 'none'}), found {axis!r}"
+        if length < 1:
+            yield f"max_lengths[{axis!r}]: expected at least 1, found {length}"
+
+
+def _file_faults(manifest: Manifest) -> Iterator[str]:
+    for name, value in manifest.files.items():
+        # both flavours of path: a bundle may be written on one system and read on another
+        plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and name not in ("", "..") and "\0" not in name
+        if not plain or name == MANIFEST:
+            yield f"files: expected plain names of other files in the folder, found {name!r}"
+        if not re.fullmatch("[0-9a-f]{64}", value):
+            yield f"files[{name!r}]: expected a sha256 in lower-case hex, found {value!r}"
+    if manifest.tokenizer and TOKENIZER not in manifest.files:
+        yield f"tokenizer: is true, but files does not list {TOKENIZER}"

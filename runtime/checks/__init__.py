@@ -1,0 +1,1 @@
+"""Checks of feeds and requests before ONNX Runtime runs."""

@@ -1,0 +1,139 @@
+"""The check of what is fed to a graph, so that a mistake is named before ONNX Runtime sees it."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.bundle import InputEntry, Manifest
+from runtime.bundle.entries import BATCH
+from runtime.errors import InputError
+
+_OPTIONAL = "token_type_ids"
+
+
+class FeedCheck:
+    """`check_feeds` for the feeds of one manifest, prepared once, so that a call without a mistake costs little.
+
+    After a run of a graph the processor's caches hold weights, and a check costs what it touches of code and data. So it only
+    tells whether all is right, and leaves what is not to `check_feeds`.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._inputs = tuple((each.name, np.dtype(each.dtype), each.shape, each.limit) for each in manifest.inputs)
+        # shape as the manifest writes it -> the least and the largest length of each axis
+        self._bounds = {each.shape: tuple(_bounds(axis, manifest) for axis in each.shape) for each in manifest.inputs}
+
+    def __call__(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """As `check_feeds`."""
+        if type(feeds) is dict:
+            checked = feeds.copy()
+            if _OPTIONAL not in checked and len(checked) < len(self._inputs) and type(feeds.get("input_ids")) is np.ndarray:
+                checked[_OPTIONAL] = np.zeros_like(feeds["input_ids"])
+            if self._right(checked):
+                return checked
+        return check_feeds(feeds, self._manifest)
+
+    def _right(self, feeds: dict[str, npt.NDArray[Any]]) -> bool:
+        if len(feeds) != len(self._inputs):
+            return False
+        shapes: dict[tuple[str, ...], tuple[int, ...]] = {}
+        for name, dtype, axes, limit in self._inputs:
+            array = feeds.get(name)
+            if type(array) is not np.ndarray or array.dtype is not dtype:  # another object may be the same type: not here
+                return False
+            shape = array.shape
+            if axes not in shapes:
+                if len(shape) != len(axes):
+                    return False
+                for length, (least, most) in zip(shape, self._bounds[axes], strict=True):
+                    if length < least or length > most:
+                        return False
+                shapes[axes] = shape
+            elif shapes[axes] != shape:
+                return False
+            if not (_within(array, limit) if limit else dtype.kind != "f" or np.isfinite(array).all()):
+                return False
+        return len(shapes) == 1 or _agree(shapes)
+
+
+def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
+    """`feeds` as ONNX Runtime takes them: the inputs of the manifest, `token_type_ids` of zeros where they were left out.
+
+    Raises:
+        InputError: names every mismatch: names, types, shapes, lengths and values.
+    """
+    if not isinstance(feeds, Mapping):
+        raise InputError(f"feeds: expected a mapping from input name to array, found {type(feeds).__name__}")
+    names = [entry.name for entry in manifest.inputs]
+    problems = [f"{name}: missing" for name in names if name not in feeds and name != _OPTIONAL]
+    problems += [f"{name}: unknown, expected {', '.join(names)}" for name in feeds if name not in names]
+    lengths: dict[str, dict[str, int]] = {}  # named axis -> input -> its length
+    for entry in manifest.inputs:
+        if entry.name in feeds:
+            problems.extend(_array_faults(entry, array := feeds[entry.name]))
+            if isinstance(array, np.ndarray) and array.ndim == len(entry.shape):
+                for axis, length in zip(entry.shape, array.shape, strict=True):
+                    lengths.setdefault(axis, {})[entry.name] = length
+    problems.extend(_axis_faults(lengths, manifest.max_lengths))
+    if problems:
+        raise InputError("feeds: " + "; ".join(problems))
+    checked = {name: feeds[name] for name in names if name in feeds}
+    if _OPTIONAL in names:
+        checked.setdefault(_OPTIONAL, np.zeros_like(checked["input_ids"]))
+    return checked
+
+
+def _array_faults(entry: InputEntry, array: object) -> Iterator[str]:
+    name, dtype = entry.name, np.dtype(entry.dtype)
+    if not isinstance(array, np.ndarray):
+        found = type(array).__name__
+        yield f"{name}: expected a numpy array, found {found}; use numpy.array(..., dtype=numpy.{entry.dtype})"
+        return
+    if array.dtype != dtype:
+        yield f"{name}: expected {entry.dtype}, found {array.dtype}; cast it with .astype(numpy.{entry.dtype})"
+    if array.ndim != len(entry.shape):
+        yield f"{name}: expected rank {len(entry.shape)} [{', '.join(entry.shape)}], found shape {list(array.shape)}"
+    elif any(axis.isdecimal() and int(axis) != size for axis, size in zip(entry.shape, array.shape, strict=True)):
+        yield f"{name}: expected shape [{', '.join(entry.shape)}], found {list(array.shape)}"
+    if not array.size:
+        return
+    if array.dtype.kind in "iu" and entry.limit and not _within(array, entry.limit):
+        yield f"{name}: expected values in 0..{entry.limit - 1}, found {array.min()}..{array.max()}"
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        yield f"{name}: expected finite numbers, found NaN or an infinity"
+
+
+def _within(array: npt.NDArray[Any], limit: int) -> bool:
+    # argmin and argmax instead of min and max: without numpy's machinery for reductions, which takes twice the time from cold
+    return bool(array.item(array.argmin()) >= 0 and array.item(array.argmax()) < limit)
+
+
+def _bounds(axis: str, manifest: Manifest) -> tuple[int, int]:
+    return (int(axis), int(axis)) if axis.isdecimal() else (1, manifest.max_lengths.get(axis, sys.maxsize))
+
+
+def _agree(shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> bool:
+    """Whether axes of one name are equally long in all inputs."""
+    lengths: dict[str, int] = {}
+    named = [pair for axes, shape in shapes.items() for pair in zip(axes, shape, strict=True)]
+    return all(lengths.setdefault(axis, length) == length for axis, length in named)
+
+
+def _axis_faults(lengths: Mapping[str, Mapping[str, int]], longest: Mapping[str, int]) -> Iterator[str]:
+    for axis, found in lengths.items():
+        if axis.isdecimal():
+            continue
+        if len(set(found.values())) > 1:
+            shown = ", ".join(f"{name} {length}" for name, length in found.items())
+            yield f"axis {axis}: expected one length, found {shown}"
+        if axis == BATCH and 0 in found.values():
+            yield "expected at least one row, found an empty batch"
+            continue
+        wrong = [length for length in set(found.values()) if not 1 <= length <= longest.get(axis, length)]
+        if wrong:
+            allowed = f"1..{longest[axis]}" if axis in longest else "at least 1"
+            yield f"axis {axis}: expected a length of {allowed}, found {', '.join(map(str, sorted(wrong)))}"

@@ -1,0 +1,1 @@
+"""ONNX Runtime: providers, sessions, and what is stored for one machine."""

@@ -1,0 +1,76 @@
+"""Runs of a few fixed shapes through CUDA graphs: captured once, then replayed."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.import_ort import ort
+
+_NO_GRAPH = "-1"  # ONNX Runtime's annotation of a run that is neither captured nor replayed
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """Arrays on the device whose addresses a graph has learnt, and the binding that names them."""
+
+    binding: Any
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+
+class CapturedGraphs:
+    """Runs `session`: through a graph where (batch, sequence) of the feeds is one of `shapes`, plainly otherwise. A graph has
+    one set of buffers, so its runs wait for each other; plain runs do not.
+
+    `device`, `index`: where the session runs, as OrtValue calls it, say "cuda" and 0.
+    """
+
+    def __init__(self, session: Any, shapes: Sequence[tuple[int, int]], device: str, index: int) -> None:
+        self._session, self._device, self._index = session, device, index
+        self._numbers = {shape: number for number, shape in enumerate(dict.fromkeys(shapes), 1)}
+        self._bound: dict[tuple[int, int], _Bound] = {}
+        self._lock = threading.Lock()
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The named outputs, on the host."""
+        shapes = {array.shape for array in feeds.values()}
+        shape = next(iter(shapes)) if len(shapes) == 1 else None
+        if shape not in self._numbers:
+            return self._session.run(outputs, feeds, plain_run())  # type: ignore[no-any-return]
+        with self._lock:
+            bound = self._bound.get(shape) or self._bind(shape, feeds)
+            for name, array in feeds.items():
+                bound.inputs[name].update_inplace(np.ascontiguousarray(array))
+            self._session.run_with_iobinding(bound.binding, _options(str(self._numbers[shape])))
+            return [bound.outputs[name].numpy() for name in outputs]
+
+    def _bind(self, shape: tuple[int, int], feeds: Mapping[str, npt.NDArray[Any]]) -> _Bound:
+        names = [value.name for value in self._session.get_outputs()]
+        examples = self._session.run(names, feeds, plain_run())  # a graph needs its outputs' shapes before its first run
+        values = ort.OrtValue.ortvalue_from_numpy
+        bound = _Bound(
+            self._session.io_binding(),
+            {name: values(np.ascontiguousarray(array), self._device, self._index) for name, array in feeds.items()},
+            {name: values(array, self._device, self._index) for name, array in zip(names, examples, strict=True)},
+        )
+        for name, value in bound.inputs.items():
+            bound.binding.bind_ortvalue_input(name, value)
+        for name, value in bound.outputs.items():
+            bound.binding.bind_ortvalue_output(name, value)
+        self._bound[shape] = bound
+        return bound
+
+
+def plain_run() -> Any:
+    """Options of a run without a graph, in a session that captures graphs."""
+    return _options(_NO_GRAPH)
+
+
+def _options(graph: str) -> Any:
+    found = ort.RunOptions()
+    found.add_run_config_entry("gpu_graph_id", graph)
+    return found

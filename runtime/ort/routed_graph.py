@@ -1,0 +1,113 @@
+"""The routed graph of a bundle: each of its rows chooses its text and its task, and only what was chosen is computed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.bundle import ROUTE_INPUTS, Manifest, TaskEntry
+from runtime.cancel import Cancellation
+from runtime.errors import BundleError, InputError
+from runtime.ort.check_graph import input_faults
+from runtime.ort.open import OpenBundle
+
+__all__ = ["RoutedGraph", "check_routed"]
+
+_LOGITS: Final = "logits"
+
+Array = npt.NDArray[Any]
+Ids = npt.NDArray[np.int64]
+
+
+def check_routed(session: Any, path: Path, manifest: Manifest) -> None:
+    """Raise BundleError naming every input and output of the routed graph at `path` that is not as the manifest says."""
+    if problems := list(_faults(session, manifest)):
+        raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
+
+
+@dataclass(frozen=True, eq=False)
+class RoutedGraph:
+    """A routed graph by its file name among the sessions of a bundle."""
+
+    opened: OpenBundle
+    graph: str
+    manifest: Manifest
+
+    def subset(
+        self, feeds: Mapping[str, Array], entries: Sequence[TaskEntry], cancel: Cancellation | None = None
+    ) -> Sequence[Array]:
+        """Every one of `entries` for every row of checked feeds: logits [batch, labels] of each. Errors: as `Opened.run`."""
+        batch = _batch(feeds)
+        row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
+        task_ids = np.repeat(np.array([self._numbers[entry.name] for entry in entries], np.int64), batch)
+        logits = self._run(feeds, row_ids, task_ids, cancel).reshape(len(entries), batch, -1)
+        return [own[:, : _width(entry)].copy() for entry, own in zip(entries, logits, strict=True)]
+
+    def rows(self, feeds: Mapping[str, Array], tasks: Sequence[str], rows: Sequence[int] | None) -> list[Array]:
+        """What `Predictor.run_routed` returns, of checked feeds. Raises InputError where `tasks` or `rows` are wrong."""
+        row_ids, numbers = _checked_rows(rows, _batch(feeds)), self._numbers
+        if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+            raise InputError(f"tasks: expected a list with one name a row, found {type(tasks).__name__}")
+        if unknown := [repr(name) for name in tasks if not (isinstance(name, str) and name in numbers)]:
+            raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(dict.fromkeys(unknown))}")
+        if len(tasks) != len(row_ids):
+            raise InputError(
+                f"tasks: expected one name for each of {len(row_ids)} row(s), found {len(tasks)}; "
+                + ("give as many rows as tasks" if rows is not None else "rows= chooses other rows than each one once")
+            )
+        logits = self._run(feeds, row_ids, np.array([numbers[name] for name in tasks], np.int64))
+        return [row[: self._widths[name]].copy() for row, name in zip(logits, tasks, strict=True)]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {entry.name: number for number, entry in enumerate(self.manifest.tasks)}
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        return {entry.name: _width(entry) for entry in self.manifest.tasks}
+
+    def _run(self, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None = None) -> Array:
+        route = dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))
+        (logits,) = self.opened.run(self.graph, [_LOGITS], {**feeds, **route}, cancel)
+        return logits
+
+
+def _batch(feeds: Mapping[str, Array]) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _width(entry: TaskEntry) -> int:
+    return len(entry.labels) or 1
+
+
+def _checked_rows(rows: Sequence[int] | None, batch: int) -> Ids:
+    if rows is None:
+        return np.arange(batch, dtype=np.int64)
+    try:
+        ids = np.asarray(rows)
+    except ValueError:  # lists of different lengths
+        ids = np.empty(0)
+    if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+        raise InputError(f"rows: expected a list of at least one row number, found {rows!r}")
+    if wrong := [int(row) for row in ids if not 0 <= row < batch]:
+        raise InputError(f"rows: expected numbers in 0..{batch - 1}, found {', '.join(map(str, wrong[:10]))}")
+    return ids.astype(np.int64)
+
+
+def _faults(session: Any, manifest: Manifest) -> Iterator[str]:
+    inputs = {value.name: value for value in session.get_inputs()}
+    route = {name: inputs.pop(name, None) for name in ROUTE_INPUTS}
+    yield from input_faults(inputs, manifest)
+    for name, value in route.items():
+        if value is None or value.type != "tensor(int64)" or len(value.shape) not in (0, 1):
+            found = "none" if value is None else f"{value.type} {value.shape}"
+            yield f"input {name}: expected tensor(int64) [rows], the graph takes {found}"
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    width = max(map(_width, manifest.tasks))
+    shape = outputs.get(_LOGITS)
+    if list(outputs) != [_LOGITS] or (shape and (len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width))):
+        yield f"outputs: expected {_LOGITS} [rows, {width}], the graph gives {outputs}"

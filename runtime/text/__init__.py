@@ -1,0 +1,1 @@
+"""From texts to padded rows, and from logits to predictions."""

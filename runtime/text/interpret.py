@@ -1,0 +1,109 @@
+"""How the logits of one text become a prediction."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.bundle import HeadType, TaskEntry
+from runtime.text.encode import TextEncoder, Tokens
+from runtime.text.prediction import Prediction, Word
+
+Array = npt.NDArray[Any]
+
+# Heads with logits for every token; `interpret` takes theirs without the padding
+TOKENWISE: Final[tuple[HeadType, ...]] = ("tagging", "question_answering", "masked_lm")
+
+_LONGEST_ANSWER: Final = 30  # tokens; twice what transformers' pipeline looks at
+
+
+def interpret(
+    task: TaskEntry, logits: Sequence[Array], text: str | Sequence[str], tokens: Tokens, encoder: TextEncoder
+) -> Prediction:
+    """The prediction for one text. `logits`: an array for each of the task's outputs, of one row and without padding:
+    [labels or features], [tokens, labels or vocabulary], or [tokens] for question answering, which needs a pair."""
+    parts = (text,) if isinstance(text, str) else text
+    values = logits[0]
+    if task.head == "question_answering":
+        return _answer(logits[0], logits[1], parts[1], tokens)
+    if task.head in ("regression", "multiple_choice"):
+        return Prediction(task.head, value=float(values[0]))
+    if task.head == "text_embedding":
+        return Prediction(task.head, vector=tuple(values.tolist()))
+    if task.head == "tagging":
+        return Prediction(task.head, words=_words(task, softmax(values), parts, tokens))
+    if task.head == "masked_lm":
+        return Prediction(task.head, words=_masks(values, parts, tokens, encoder))
+    probabilities = (softmax if task.head == "classification" else sigmoid)(values)
+    scores = dict(zip(task.labels, probabilities.tolist(), strict=True))
+    if task.head == "multilabel":
+        return Prediction(task.head, labels=tuple(label for label, score in scores.items() if score >= 0.5), scores=scores)
+    label = task.labels[int(values.argmax())]
+    return Prediction(task.head, label=label, score=scores[label], scores=scores)
+
+
+def softmax(logits: Array) -> npt.NDArray[np.float64]:
+    """Over the last axis, in float64; the largest logit is taken off first, so that nothing overflows."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(logits: Array) -> npt.NDArray[np.float64]:
+    """In float64; exp sees only numbers <= 0, so that nothing overflows."""
+    wide = logits.astype(np.float64)
+    power = np.exp(-np.abs(wide))
+    return np.asarray(np.where(wide >= 0, 1.0, power) / (1.0 + power))
+
+
+def _words(task: TaskEntry, probabilities: npt.NDArray[np.float64], parts: Sequence[str], tokens: Tokens) -> tuple[Word, ...]:
+    spans: dict[tuple[int, int], tuple[int, int, int]] = {}  # (part, word) -> first token, start, end
+    # word ids begin again at 0 in the second text; both are None at special tokens
+    places = zip(tokens.parts, tokens.words, tokens.offsets, strict=True)
+    for token, (part, word, (start, end)) in enumerate(places):
+        if part is not None and word is not None:
+            first, begin, _ = spans.get((part, word), (token, start, end))
+            spans[part, word] = (first, begin, end)
+    words = []
+    for (part, _), (token, start, end) in spans.items():
+        text, start, end = _trimmed(parts[part], start, end)
+        if text:
+            best = int(probabilities[token].argmax())
+            words.append(Word(text, start, end, task.labels[best], float(probabilities[token, best]), part))
+    return tuple(words)
+
+
+def _masks(logits: Array, parts: Sequence[str], tokens: Tokens, encoder: TextEncoder) -> tuple[Word, ...]:
+    words = []
+    places = zip(tokens.ids, tokens.parts, tokens.offsets, strict=True)
+    for token, (token_id, part, (start, end)) in enumerate(places):
+        if token_id == encoder.mask_id and part is not None:
+            best = int(logits[token].argmax())
+            score = float(softmax(logits[token])[best])
+            words.append(Word(*_trimmed(parts[part], start, end), encoder.token_text(best), score, part))
+    return tuple(words)
+
+
+def _answer(starts: Array, ends: Array, context: str, tokens: Tokens) -> Prediction:
+    """The span with the largest sum of logits, which has the largest product of probabilities too."""
+    inside = [place for place, part in enumerate(tokens.parts) if part == 1]  # one run: a context is never interrupted
+    if not inside:
+        return Prediction("question_answering", answer="", start=0, end=0, score=0.0)
+    first, count = inside[0], len(inside)
+    begin, finish = (logits.astype(np.float64)[first : first + count] for logits in (starts, ends))
+    lengths = range(min(count, _LONGEST_ANSWER))  # without the first token
+    best = [begin[: count - length] + finish[length:] for length in lengths]
+    length = max(lengths, key=lambda index: float(best[index].max()))  # of equal spans the shortest
+    start = first + int(best[length].argmax())
+    end = start + length
+    score = float(softmax(starts)[start] * softmax(ends)[end])
+    answer, left, right = _trimmed(context, tokens.offsets[start][0], tokens.offsets[end][1])
+    return Prediction("question_answering", answer=answer, start=left, end=right, score=score)
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[str, int, int]:
+    """A span without the spaces around it, which SentencePiece and byte-level tokenizers count as part of a word."""
+    found = text[start:end].strip()
+    start = text.index(found, start)
+    return found, start, start + len(found)

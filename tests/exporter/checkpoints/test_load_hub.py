@@ -1,0 +1,162 @@
+"""Hub ids: the local cache, the offline mode, and what is asked of the hub. Nothing here reaches for the network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils._paths import filter_repo_objects
+
+from exporter.checkpoints import sources
+from exporter.checkpoints.load import load
+from tests.helpers.load_testing import answer, assert_equal, assert_refused, edit, save_trunk
+from tests.helpers.tiny_models import tiny_model
+
+ROOT = Path(__file__).parents[3]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _publish(cache: Path, hub_id: str, folder: Path) -> Path:
+    """Puts a folder into a cache as the hub's client lays it out: blobs, and snapshots that point to them."""
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        blob = repository / "blobs" / f"{number:064x}"
+        blob.write_bytes(path.read_bytes())
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A cache with a trunk, an adapter and a folder of adapters, in offline mode."""
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("lora", "3")})
+    save_trunk(model, tmp_path / "trunk")
+    model.save_all_adapters(str(tmp_path / "all"))
+    for name in ("a", "b"):
+        for file in ("adapter_config.json", "head_config.json"):
+            edit(tmp_path / "all" / name / file, model_name="org/tiny-bert")
+    cache = tmp_path / "cache"
+    _publish(cache, "org/tiny-bert", tmp_path / "trunk")
+    _publish(cache, "tiny-bert", tmp_path / "trunk")
+    _publish(cache, "org/other-bert", tmp_path / "trunk")
+    _publish(cache, "org/adapter-a.v1", tmp_path / "all" / "a")
+    _publish(cache, "org/all", tmp_path / "all")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return model
+
+
+@pytest.mark.parametrize("base", ["org/tiny-bert", "tiny-bert", Path("org/tiny-bert")])
+@pytest.mark.parametrize("adapters", [["org/adapter-a.v1"], ["org/all"]])
+def test_models_and_adapters_of_the_cache(published: Any, base: Any, adapters: list[str]) -> None:
+    found = load(base, adapters=adapters)
+    assert found.source == found.model.config.name_or_path == str(base)
+    assert list(found.model.heads) == (["a", "b"] if adapters == ["org/all"] else ["a"])
+    assert_equal(answer(found.model, "a"), answer(published, "a"))
+
+
+def test_an_adapter_of_another_model_of_the_hub(published: Any) -> None:
+    assert_refused("made for the model 'org/tiny-bert', not for 'org/other-bert'", "org/other-bert", adapters=["org/all"])
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("org/nothing", "no such hub id can be had: the local cache .* has none and HF_HUB_OFFLINE is set"),
+        ("nothing", "there is no model folder 'nothing', and no such hub id"),
+        ("org/a--b", "no such hub id can be had: Cannot have -- or .. in repo_id"),
+        ("org/name/more", "there is no model folder 'org/name/more': expected .* or a hub id"),
+        ("./nothing", "there is no model folder './nothing'"),
+        ("", "there is no model folder ''"),
+        ("a\0b", "there is no model folder"),
+        ("cache/version", "there is no model folder"),
+    ],
+)
+def test_ids_that_are_none(published: Any, tmp_path: Path, base: str, message: str) -> None:
+    (tmp_path / "cache" / "version").write_text("a file")
+    assert_refused(message, base)
+    assert_refused(message.replace("model folder", "adapter folder"), "org/tiny-bert", adapters=[base])
+
+
+def test_a_snapshot_without_its_weights(published: Any, tmp_path: Path) -> None:
+    """The client hands out a snapshot of which only the configuration was ever downloaded."""
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.json").write_text((tmp_path / "trunk" / "config.json").read_text())
+    _publish(tmp_path / "cache", "org/half", tmp_path / "half")
+    assert_refused("cannot be loaded: Error no file named", "org/half")
+
+
+class _Hub:
+    """In place of the hub's client: notes what is asked for."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.asked = folder, list[dict[str, Any]]()
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("{}")
+
+    def __call__(self, hub_id: str, **options: Any) -> str:
+        assert hub_id == "org/name"
+        self.asked.append(options)
+        return str(self.folder)
+
+
+@pytest.mark.parametrize(("weights", "calls"), [("model.safetensors", 1), ("pytorch_model.bin", 2)])
+def test_only_one_format_of_the_weights_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, calls: int
+) -> None:
+    hub = _Hub(tmp_path / "snapshot", ["config.json", weights])
+    monkeypatch.setattr(sources, "snapshot_download", hub)
+    assert sources.find("org/name", "model").hub == "org/name"
+    assert len(hub.asked) == calls
+    assert ("*.safetensors" in hub.asked[-1]["allow_patterns"]) == (calls == 1)
+    assert all(options["ignore_patterns"] == ["*/*"] for options in hub.asked)
+    files = ["config.json", "optimizer.bin", "training_args.bin", "onnx/model.safetensors", "tf_model.h5", "pytorch_model.bin"]
+    wanted = filter_repo_objects(files, **hub.asked[-1])
+    assert list(wanted) == ["config.json", "pytorch_model.bin"][:calls]
+    sources.find("org/name", "adapter")
+    assert "ignore_patterns" not in hub.asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (GatedRepoError, "it is gated: ask for access"),
+        (RepositoryNotFoundError, "the hub has none, or it is private"),
+        (requests.exceptions.ProxyError, "no such hub id can be had: broken"),
+    ],
+)
+def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message: str) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        hub = issubclass(error, RepositoryNotFoundError)
+        raise error("broken", response=requests.Response()) if hub else error("broken")
+
+    monkeypatch.setattr(sources, "snapshot_download", refuse)
+    assert_refused(message, "org/name")
+
+
+def test_the_environment_names_the_cache(published: Any, tmp_path: Path) -> None:
+    """In a process of its own, because the hub's client reads its settings when it is imported."""
+    code = (
+        "from exporter.load import load\n"
+        "print(list(load('org/tiny-bert', adapters=['org/all']).model.heads))\n"
+        "load('org/nothing')"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == "['a', 'b']\n"
+    assert f"the local cache {tmp_path / 'cache'} has none and HF_HUB_OFFLINE is set" in result.stderr

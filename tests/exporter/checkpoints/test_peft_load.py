@@ -1,0 +1,242 @@
+"""PEFT folders: several adapters on one base model, and what is refused instead of being loaded wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification, BertForTokenClassification
+
+from exporter.checkpoints.peft import load_peft
+from exporter.checkpoints.peft_config import is_peft_folder
+from exporter.errors import ExportError
+from exporter.models.peft import structure_of
+from exporter.models.peft_structure import label_count
+from tests.helpers.tiny_models import assert_parity, inputs
+from tests.helpers.tiny_peft import METHODS, TARGETS, answer, config, peft_model
+
+SAFE, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
+LORA: dict[str, Any] = {"task_type": "SEQ_CLS", "r": 4, "target_modules": ["query"]}
+Change = Callable[[dict[str, torch.Tensor]], object]
+
+
+def base(labels: int = 2, **settings: Any) -> Any:
+    torch.manual_seed(1)
+    return BertForSequenceClassification(config(num_labels=labels, **settings))
+
+
+def saved(folder: Path, settings: Any, seed: int = 0, safe: bool = True, model: Any = None) -> Path:
+    """A folder of one adapter, called otherwise than it will be."""
+    peft_model(settings, ["other"], model or base(), seed).save_pretrained(folder, safe_serialization=safe)
+    return folder / "other"
+
+
+def change_weights(folder: Path, change: Change) -> Path:
+    weights = load_file(folder / SAFE)
+    change(weights)
+    save_file(weights, folder / SAFE)
+    return folder
+
+
+def change_config(folder: Path, **settings: Any) -> Path:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    return folder
+
+
+def assert_loaded(model: Any, name: str, folder: Path, labels: int = 2) -> None:
+    """As PEFT loads that folder alone, into a base model with as many labels."""
+    alone = base()
+    alone.classifier = torch.nn.Linear(32, labels)
+    expected = peft.PeftModel.from_pretrained(alone, folder).eval()
+    model.set_adapter(name)
+    assert not model.training
+    assert_parity(answer(model, inputs((3, 5))).logits.numpy(), answer(expected, inputs((3, 5))).logits.numpy())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_several_adapters_on_one_base(method: str, tmp_path: Path) -> None:
+    sources = {
+        "first": saved(tmp_path / "0", METHODS[method], 0),
+        "second": saved(tmp_path / "1", METHODS[method], 1, safe=False),
+        # Part of many names in the model.
+        "layer": saved(tmp_path / "2", METHODS[method], 2),
+    }
+    assert all(is_peft_folder(folder) for folder in sources.values())
+    model = load_peft(base(), sources)
+    assert model.active_adapter == "first"
+    for name, folder in sources.items():
+        assert_loaded(model, name, folder)
+
+
+def test_heads_with_other_label_counts(tmp_path: Path) -> None:
+    lora = peft.LoraConfig(**LORA)
+    sources = {str(labels): saved(tmp_path / str(labels), lora, labels, model=base(labels)) for labels in (3, 2, 1)}
+    model = load_peft(base(), sources, missing=["classifier.weight", "classifier.bias"])
+    for name, folder in sources.items():
+        assert label_count(model, name) == int(name)
+        assert_loaded(model, name, folder, int(name))
+
+
+def test_projections_of_vera_are_each_adapters_own(tmp_path: Path) -> None:
+    wide: dict[str, Any] = {"task_type": "SEQ_CLS", "r": 4, "target_modules": ["output.dense"]}
+    narrow: dict[str, Any] = {**wide, "target_modules": ["query"]}
+    sources = {
+        "wide": saved(tmp_path / "0", peft.VeraConfig(**wide), 0),
+        "narrow": saved(tmp_path / "1", peft.VeraConfig(**narrow), 1),
+        "same": saved(tmp_path / "2", peft.VeraConfig(**narrow), 2),
+        "changed": saved(tmp_path / "3", peft.VeraConfig(**narrow), 3),
+    }
+    change_weights(sources["changed"], lambda weights: weights["base_model.vera_A"].mul_(2))
+    model = load_peft(base(), sources)
+    for name, folder in sources.items():
+        assert_loaded(model, name, folder)
+    pointers = {name: model.base_model.vera_A[name].data_ptr() for name in sources}
+    assert pointers["narrow"] == pointers["same"]
+    assert len(set(pointers.values())) == 3
+    # The last two differ in projections alone.
+    structures = [structure_of(model, name, name, 0) for name in sources]
+    assert structures[1] == structures[2]
+    assert structures[2] != structures[3]
+    unsaved = saved(tmp_path / "4", peft.VeraConfig(**narrow, save_projection=False), 4)
+    assert_loaded(load_peft(base(), {"unsaved": unsaved}), "unsaved", unsaved)
+    other = saved(tmp_path / "5", peft.VeraConfig(**wide, save_projection=False), 5)
+    with pytest.raises(ExportError, match="save_projection=True"):
+        load_peft(base(), {"other": other, "unsaved": unsaved})
+
+
+DAMAGES: dict[str, tuple[Change, str]] = {
+    "missing": (
+        lambda weights: weights.pop(next(key for key in weights if "lora_B" in key)),
+        "lacks 1 weights, first .*lora_B",
+    ),
+    "no head": (lambda weights: weights.pop("base_model.model.classifier.bias"), "lacks the weight .*classifier.bias"),
+    "left over": (
+        lambda weights: weights.update(strange=torch.ones(1)),
+        "has 1 weights without a place in the model, first 'str",
+    ),
+    "base": (
+        lambda weights: weights.update({"base_model.model.bert.embeddings.word_embeddings.weight": torch.ones(101, 32)}),
+        "first 'base_model.model.bert.embeddings.word_embeddings.weight'",
+    ),
+    "shape": (
+        lambda weights: weights.update({key: tensor[:, :3].clone() for key, tensor in weights.items() if "lora_A" in key}),
+        "made for another model: size mismatch for .*lora_A",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_weights_that_do_not_fit(damage: str, tmp_path: Path) -> None:
+    change, reason = DAMAGES[damage]
+    folder = change_weights(saved(tmp_path, peft.LoraConfig(**LORA)), change)
+    with pytest.raises(ExportError, match=f"the adapter 'a' in .*{reason}"):
+        load_peft(base(), {"a": folder})
+
+
+def test_adapters_of_other_models(tmp_path: Path) -> None:
+    for number, (settings, reason) in enumerate(
+        [
+            ({"num_hidden_layers": 3}, "it has 3 layers, the base model 2"),
+            ({"num_hidden_layers": 1}, "lacks 2 weights"),
+            ({"hidden_size": 16}, "size mismatch"),
+        ]
+    ):
+        folder = saved(tmp_path / str(number), peft.LoraConfig(**LORA), model=base(**settings))
+        with pytest.raises(ExportError, match=reason):
+            load_peft(base(), {"a": folder})
+
+
+def test_embeddings_saved_with_the_adapter_are_the_bases_own(tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    model = peft_model(peft.LoraConfig(**LORA), ["other"], base())
+    model.save_pretrained(tmp_path, save_embedding_layers=True)
+    assert any("word_embeddings" in key for key in load_file(folder / SAFE))
+    assert_loaded(load_peft(base(), {"a": folder}), "a", folder)
+
+
+def test_heads_that_an_older_configuration_does_not_name(tmp_path: Path) -> None:
+    folder = saved(tmp_path, peft.LoraConfig(**LORA))
+    old = shutil.copytree(folder, tmp_path / "old")
+    change_config(old, modules_to_save=None)
+    model = load_peft(base(), {"a": old})
+    assert_loaded(model, "a", folder)
+
+
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "type": ({"peft_type": "LOHA"}, "PEFT's type LOHA"),
+    "no type": ({"peft_type": None}, "PEFT's type None"),
+    "task": ({"task_type": "TOKEN_CLS"}, "a BertForSequenceClassification: expected .* ends in ForTokenClassification"),
+    "features": ({"task_type": "FEATURE_EXTRACTION"}, "expected SEQ_CLS, TOKEN_CLS or QUESTION_ANS"),
+    "pissa": ({"init_lora_weights": "pissa"}, "trained on changed base weights"),
+    "tokens": ({"trainable_token_indices": [1]}, "sets trainable_token_indices"),
+    "import": ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
+    "biases": ({"bias": "all"}, "changes biases of the base model"),
+    "newer": ({"of_another_day": 1}, "sets of_another_day"),
+    "targets": ({"target_modules": ["q_proj"]}, "does not fit BertForSequenceClassification"),
+    "rank": ({"r": 0}, "does not fit BertForSequenceClassification"),
+    "pattern": ({"target_modules": "query", "layers_to_transform": [1]}, "no valid configuration of PEFT"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configurations_that_are_refused(name: str, tmp_path: Path) -> None:
+    settings, reason = CONFIGS[name]
+    folder = change_config(saved(tmp_path, peft.LoraConfig(**LORA)), **settings)
+    with pytest.raises(ExportError, match=reason):
+        load_peft(base(), {"a": folder})
+
+
+class _Code:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("code from a pickle ran",)
+
+
+def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved(tmp_path, peft.LoraConfig(**LORA))
+    whole = (folder / SAFE).read_bytes()
+    (folder / SAFE).write_bytes(whole[:-9])
+    with pytest.raises(ExportError, match="cannot be loaded"):
+        load_peft(base(), {"a": folder})
+    (folder / SAFE).unlink()
+    with pytest.raises(ExportError, match="has no weights"):
+        load_peft(base(), {"a": folder})
+    (folder / PICKLED).write_bytes(pickle.dumps({"a": _Code()}))
+    with pytest.raises(ExportError, match="cannot be loaded"):
+        load_peft(base(), {"a": folder})
+    assert "ran" not in capsys.readouterr().out
+    (folder / "adapter_config.json").write_text("{")
+    assert not is_peft_folder(folder)
+    with pytest.raises(ExportError, match="cannot be read as JSON"):
+        load_peft(base(), {"a": folder})
+
+
+def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = saved(tmp_path / "0", peft.LoraConfig(**LORA))
+    ia3 = saved(tmp_path / "1", METHODS["ia3"])
+    with pytest.raises(ExportError, match="type IA3, the first one of LORA"):
+        load_peft(base(), {"a": lora, "b": ia3})
+    with pytest.raises(ExportError, match="for the task SEQ_CLS, the base model is a BertForTokenClassification"):
+        load_peft(BertForTokenClassification(config()), {"a": lora})
+    with pytest.raises(ExportError, match="holds adapters of PEFT already"):
+        load_peft(peft_model(peft.LoraConfig(**LORA), ["a"]).get_base_model(), {"b": lora})
+    with pytest.raises(ExportError, match=r"lacks 1 weights .*first 'bert.pooler.dense.weight'"):
+        load_peft(base(), {"a": lora}, missing=["bert.pooler.dense.weight", "classifier.weight"])
+    headless = saved(tmp_path / "2", peft.LoraConfig(r=4, target_modules=TARGETS))
+    with pytest.raises(ExportError, match="some adapter does not bring"):
+        load_peft(base(), {"a": lora, "b": headless}, missing=["classifier.weight"])
+    with pytest.raises(ExportError, match="no adapter of PEFT was named"):
+        load_peft(base(), {})
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ExportError, match=r"pip install 'adapterdrop-onnx\[peft\]'"):
+        load_peft(copy.deepcopy(base()), {"a": lora})

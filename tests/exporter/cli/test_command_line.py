@@ -1,0 +1,256 @@
+"""The command line's answers to bad input: one clear message, the right status, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from exporter.cli.main import main
+from exporter.write.weights_file import WeightsFile
+from tests.helpers.tiny_models import tiny_model
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder from save_pretrained with two complete tasks."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "tag")}).save_pretrained(folder)
+    return folder
+
+
+def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str, status: int = 2) -> str:
+    """The message of a command that must fail and write nothing."""
+    before = sorted(tmp_path.rglob("*"))
+    with_output = [*arguments] if "--output" in arguments else [*arguments, "--output", str(tmp_path / "onnx")]
+    try:
+        code = main([*with_output, "--quiet"])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    output = capsys.readouterr()
+    assert code == status
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert "Traceback" not in output.err
+    assert sorted(tmp_path.rglob("*")) == before
+    return output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--drop", "-1"], "drop must be from 0 to 3"),
+        (["--drop", "4"], "drop must be from 0 to 3, the model's number of layers; found 4"),
+        (["--drop", "five"], "must be a whole number of layers, found 'five'"),
+        (["--drop", "1.5"], "must be a whole number of layers, found '1.5'"),
+        (["--tasks", "a,c"], "there is no adapter 'c'; the model has a, b"),
+        (["--tasks", "a,a"], "the task 'a' is named twice"),
+        (["--tasks", ","], "no task was named"),
+        (["--routed"], "found b (tagging): choose the others with --tasks a, or leave --routed out"),
+        (["--opset", "9"], "opset must be from 17 to 24, found 9"),
+        (["--atol", "0"], "atol must be a finite number above 0"),
+        (["--precision", "fp4"], "precision must be one of fp32, fp16"),
+        (["--target", "toaster"], "target must be one of portable"),
+        (["--drop", "1,1"], "drop names 1 twice: each variant has a drop of its own"),
+        (["--frobnicate"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_arguments(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path, arguments: list[str], message: str
+) -> None:
+    assert message in _refused(capsys, tmp_path, "--model", str(saved), *arguments)
+
+
+def _edit_config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config.update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _truncate_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _edit_weights(folder: Path, drop: str = "", poison: str = "") -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    if drop:
+        weights = {name: tensor for name, tensor in weights.items() if drop not in name}
+    for name, tensor in weights.items():
+        if poison and poison in name:
+            tensor.view(-1)[0] = torch.nan
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _remove(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "there is no model folder"),
+        (lambda folder: _remove(folder, "config.json"), "has no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "cannot be read as JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "names no model_type"),
+        (lambda folder: _edit_config(folder, model_type="frobnicator"), "cannot be loaded"),
+        (lambda folder: _remove(folder, "model.safetensors"), "cannot be loaded"),
+        (_truncate_weights, "cannot be loaded"),
+        (lambda folder: _edit_weights(folder, drop="adapters.a.adapter_up"), "lacks 6 weights"),
+        (lambda folder: _edit_weights(folder, drop="layer.1.intermediate"), "lacks 2 weights"),
+        (lambda folder: _edit_weights(folder, poison="heads.a"), "the weight 'heads.a.1.weight' holds NaN"),
+        (lambda folder: _edit_config(folder, hidden_size=64), "cannot be loaded"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "the tokenizer in"),
+    ],
+)
+def test_damaged_models(capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path, damage: Any, message: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(saved, model)
+    damage(model)
+    assert message in _refused(capsys, tmp_path, "--model", str(model))
+
+
+@pytest.mark.parametrize(
+    ("adapters", "heads", "message"),
+    [
+        ([], [], "the model has no adapters"),
+        (["a", "b"], ["a"], "the adapter 'b' has no prediction head of its own name"),
+        (["a"], ["a", "b"], "the head 'b' has no adapter of its own name"),
+        (["a", "input_ids"], ["a", "input_ids"], "the task 'input_ids' is called like an input"),
+    ],
+)
+def test_adapters_and_heads_that_do_not_match(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, adapters: list[str], heads: list[str], message: str
+) -> None:
+    model = tiny_model({})
+    for name in adapters:
+        model.add_adapter(name, config="seq_bn")
+    for name in heads:
+        model.add_classification_head(name)
+    model.save_pretrained(tmp_path / "model")
+    assert message in _refused(capsys, tmp_path, "--model", str(tmp_path / "model"))
+
+
+def test_adapters_and_heads_that_do_not_fit_together_are_refused_by_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "2")})
+    model.add_adapter("c", config="seq_bn")
+    model.save_pretrained(tmp_path / "model")
+    message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"))
+    assert "the adapter 'c' has no prediction head of its own name" in message
+    message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "b,c")
+    assert "the task 'c' has no prediction head 'c'; heads: a, b" in message
+    message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "a", "--drop", "b=1")
+    assert "drop names 'b', which is no task; tasks: a" in message
+
+
+def test_an_output_that_is_in_use_is_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("text")
+    for name, message in (("full", "is not empty"), ("file", "is no folder"), ("file/below", "cannot be written")):
+        assert message in _refused(capsys, tmp_path, "--model", str(saved), "--output", str(tmp_path / name))
+    message = _refused(capsys, tmp_path, "--model", str(saved), "--output", str(tmp_path / "full"), "--overwrite")
+    assert "was not written by an export" in message
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(NamedTuple):
+        total: int = 10**9
+        used: int = 10**9
+        free: int = 1000
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Full())
+    assert "no space left" in _refused(capsys, tmp_path, "--model", str(saved))
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: WeightsFile, model: Any) -> None:
+        self._file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(WeightsFile, "place", full)
+    assert "No space left on device" in _refused(capsys, tmp_path, "--model", str(saved), "--tasks", "a")
+
+
+def test_a_failed_verification_has_a_status_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path) -> None:
+    message = _refused(capsys, tmp_path, "--model", str(saved), "--tasks", "a", "--atol", "1e-15", status=1)
+    assert "a at 1x1: max |onnx - torch|" in message
+
+
+def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path) -> None:
+    assert main(["--model", str(saved), "--drop", "2", "--output", str(tmp_path / "onnx"), "--quiet", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [task["name"] for task in report["tasks"]] == ["a", "b"]
+    assert report["drop"] == 2
+    assert (tmp_path / "onnx" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: signal.Signals) -> None:
+    """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
+    script = (
+        "import sys, time\nimport exporter.groups as groups\n"
+        "def wait(*_):\n    print('verifying', flush=True)\n    time.sleep(60)\n"
+        "groups.verify = wait\nfrom exporter.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        "--model",
+        str(saved),
+        "--tasks",
+        "a",
+        "--output",
+        str(tmp_path / "onnx"),
+        "--quiet",
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "verifying\n"
+        process.send_signal(kind)
+        error = process.stderr.read()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    if kind == signal.SIGKILL:
+        assert len(left) == 1
+        assert left[0].startswith(f".onnx.partial-{process.pid}-")
+        assert main(["--model", str(saved), "--tasks", "a", "--output", str(tmp_path / "onnx"), "--quiet"]) == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    else:
+        assert process.returncode == 130
+        assert error == "interrupted: nothing was written\n"
+        assert left == []
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, saved: Path) -> None:
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", "exporter", "--model", str(saved), "--output", str(tmp_path / seed), "--quiet"]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+    for name in ("model.onnx", "model.onnx.data", "adapterdrop.json", "config.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
+def test_help_names_the_options_and_the_exit_statuses() -> None:
+    result = subprocess.run([sys.executable, "-m", "exporter", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--drop N" in result.stdout
+    assert "exit status" in result.stdout

@@ -1,0 +1,32 @@
+"""Lengths are read from the inputs."""
+
+import onnx_ir.passes.common as common
+
+from exporter.compile.passes import ShareLengthsPass
+from tests.helpers.pass_testing import prove
+
+HEAD = "(float[batch, sequence] x, float[sequence, 4] z)"
+
+
+def test_reads_a_length_from_the_first_input_that_has_it() -> None:
+    text = f"{HEAD} => (int64[2] y) {{ h = MatMul(x, z) n = Relu(h) s = Shape(n) y = Neg(s) }}"
+    prove(ShareLengthsPass(), text, "Shape Concat Neg")
+
+
+def test_equal_lengths_are_then_one() -> None:
+    text = f"""{HEAD} => (int64[1] y) {{ a = Shape<start = 1>(x) t = Relu(z) b = Shape<end = 1>(t) y = Add(a, b) }}"""
+    model = prove(ShareLengthsPass(), text, "Shape Shape Add")
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    assert [node.op_type for node in model.graph] == ["Shape", "Add"]
+
+
+def test_takes_one_of_several_lengths_as_it_is() -> None:
+    text = f"""{HEAD} => (int64 y) <int64 i = {{1}}> {{ s = Shape(x) n = Gather(s, i) y = Neg(n) }}"""
+    prove(ShareLengthsPass(), text, "Shape Squeeze Neg")
+
+
+def test_leaves_alone_what_no_input_tells() -> None:
+    text = "(float[batch, sequence] x) => (int64[2] y) { i = NonZero(x) s = Shape(i) y = Neg(s) }"
+    prove(ShareLengthsPass(), text, None)
+    prove(ShareLengthsPass(), f"{HEAD} => (int64[1] y) {{ s = Shape<start = 1, end = 2>(x) y = Neg(s) }}", None)

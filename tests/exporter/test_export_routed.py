@@ -1,0 +1,139 @@
+"""Routed graphs that `export` writes, against single-task PyTorch: any rows, any tasks, over the bundle's own weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from adapters import IA3Config, LoRAConfig, PrefixTuningConfig
+from adapters.composition import Fuse
+from transformers import BertConfig
+
+import runtime
+from exporter import ExportError, Report, VerificationError, export
+from exporter import variant as variants
+from exporter.compile.build import compile_plan
+from runtime.bundle import WEIGHTS, read_manifest
+from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model
+
+# Three structures, one of them of a single task, and five label counts.
+TASKS = {
+    "topic": ("seq_bn", "3"),
+    "spam": ("seq_bn", "2"),
+    "themes": ("double_seq_bn", "multi"),
+    "stars": ("seq_bn", "reg"),
+    "mood": (LoRAConfig(r=2), "4"),
+    "tone": (LoRAConfig(r=2), "2"),
+}
+DROPS = (1, 3)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model(TASKS)
+
+
+@pytest.fixture(scope="module")
+def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return export(model, drop=DROPS, routed=True, output=tmp_path_factory.mktemp("routed") / "onnx")
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: Report) -> runtime.Predictor:
+    return runtime.load(exported.output, provider="cpu")
+
+
+@pytest.mark.parametrize("drop", DROPS)
+@pytest.mark.parametrize(
+    ("rows", "tasks"),
+    [
+        ([3, 0, 0, 2, 1, 3, 3], ["tone", "topic", "stars", "themes", "spam", "topic", "mood"]),
+        ([4, 1], ["stars", "topic"]),  # fewer than texts, of one structure
+        ([0, 1, 2, 3, 4], ["themes"] * 5),
+        ([2], ["mood"]),
+    ],
+)
+def test_each_row_equals_single_task_pytorch(
+    model: Any, predictor: runtime.Predictor, drop: int, rows: list[int], tasks: list[str]
+) -> None:
+    feeds = inputs((5, 9))
+    answers = predictor.run_routed(feeds, tasks, rows=rows, drop=drop)
+    for row, task, answer in zip(rows, tasks, answers, strict=True):
+        assert_parity(answer, reference(model, task, feeds, drop)[row])
+
+
+def test_some_tasks_are_answered_as_all_are(model: Any, predictor: runtime.Predictor) -> None:
+    feeds = inputs((2, 6))
+    for task, answer in predictor.run(feeds, ["mood", "spam"]).items():
+        assert_parity(answer, reference(model, task, feeds, DROPS[0]))
+
+
+def test_the_bundle_lists_its_routed_graphs(exported: Report) -> None:
+    names = [variant.routed for variant in read_manifest(exported.output).variants]
+    assert names == ["model_routed.onnx", "model_drop3_routed.onnx"] == [variant.routed for variant in exported.variants]
+    assert all((exported.output / name).exists() for name in names)
+
+
+def test_the_weights_are_those_of_the_other_graph(exported: Report, model: Any, tmp_path: Path) -> None:
+    export(model, drop=DROPS, output=tmp_path / "plain")
+    plain, routed = ((folder / WEIGHTS).stat().st_size for folder in (tmp_path / "plain", exported.output))
+    # Heads of one structure, padded to the most labels and stacked; the other graph keeps them apart.
+    assert routed - plain < 8_000 < 0.1 * plain
+
+
+def test_methods_whose_weights_broadcast(tmp_path: Path) -> None:
+    """Vectors and prefixes of each task, and a fusion, which reads its members' results."""
+    prefix = PrefixTuningConfig(flat=True, prefix_length=3)
+    tasks = {"a": (IA3Config(), "2"), "b": (IA3Config(), "3"), "c": (prefix, "2"), "d": (prefix, "2")}
+    model = tiny_model({**tasks, "e": ("seq_bn", "2"), "f": ("seq_bn", "2")})
+    model.add_adapter_fusion(Fuse("e", "f"))
+    model.add_classification_head("fused", num_labels=2)
+    export(model, tasks={name: name for name in "abcd"} | {"fused": Fuse("e", "f")}, routed=True, output=tmp_path / "onnx")
+    feeds = inputs((3, 5))
+    rows, names = [2, 2, 1, 0, 2, 0], ["b", "c", "fused", "d", "a", "c"]
+    for row, name, answer in zip(rows, names, runtime.load(tmp_path / "onnx").run_routed(feeds, names, rows=rows), strict=True):
+        setup = Fuse("e", "f") if name == "fused" else name
+        assert_parity(answer, reference(model, setup, feeds, head=name)[row])
+
+
+@pytest.mark.parametrize(("target", "precision"), [("cpu", "fp32"), ("cuda", "fp16"), ("portable", "int8")])
+def test_groups_without_rows_in_other_targets(tmp_path: Path, target: str, precision: str) -> None:
+    """Verification asks each structure alone, so that the other one computes nothing with fused or quantized operators."""
+    # Large enough that its products are worth quantizing.
+    config = BertConfig(
+        num_hidden_layers=2,
+        hidden_size=128,
+        num_attention_heads=4,
+        intermediate_size=256,
+        vocab_size=101,
+        max_position_embeddings=48,
+    )
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("double_seq_bn", "2")}, config)
+    report = export(model, target=target, precision=precision, routed=True, output=tmp_path / "onnx")
+    assert {row.task for row in report.parity} == {"a", "b", "c"}
+
+
+def test_heads_with_more_than_a_vector_are_refused_before_any_work(tmp_path: Path) -> None:
+    model = tiny_model({"a": ("seq_bn", "2"), "words": ("seq_bn", "tag"), "b": ("seq_bn", "2")})
+    with pytest.raises(ExportError, match=r"found words \(tagging\): choose the others with --tasks a,b, or leave"):
+        export(model, routed=True, output=tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_routed_graph_that_differs_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swapped(*arguments: Any, **options: Any) -> Any:
+        compiled = compile_plan(*arguments, **options)
+        assert compiled.routed is not None
+        for value in compiled.routed.graph.initializers.values():
+            if value.const_value is not None and value.const_value.shape.rank() == 3:  # the first stack of task weights
+                value.const_value = ir.tensor(np.flip(value.const_value.numpy(), 0).copy(), name=value.name)
+                break
+        return compiled
+
+    monkeypatch.setattr(variants, "compile_plan", swapped)
+    with pytest.raises(VerificationError, match="a at 1x1: max"):
+        export(tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "2")}), routed=True, output=tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []

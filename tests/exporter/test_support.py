@@ -1,0 +1,51 @@
+"""docs/support.md holds, row by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from tests.helpers.leftovers import leftovers
+from tests.helpers.support_rows import ROWS, Row
+from tests.helpers.support_table import documented, result, worse
+
+
+def test_the_table_has_every_row_once() -> None:
+    keys = [row.key for row in ROWS]
+    assert len(set(keys)) == len(keys)
+    assert list(documented()) == keys
+
+
+def test_worse_is_worse() -> None:
+    ranked = ["within 1e-05", "within 1e-04", "refused: x", "differs by 1e-01"]
+    for number, one in enumerate(ranked):
+        assert [worse(one, other) for other in ranked] == [other < number for other in range(len(ranked))]
+    assert worse("refused: another reason", "refused: x")
+
+
+# Where something is left that no rule removes, with the reason.
+_LEFT = {
+    "deberta": "its relative positions are cut to a longest length in shape arithmetic that has no name for the result",
+    "debertav2": "the heads lie in the batch there, and no input has such an axis",
+    "loreft, suffix positions": "its arithmetic on lengths asks whether a text has any tokens",
+}
+
+
+def _in_vain(folder: Path) -> list[str]:
+    """What the exported graph computes for nothing."""
+    return leftovers(ir.load(folder / "model.onnx"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.key for row in ROWS])
+def test_row(row: Row) -> None:
+    left: list[str] = []
+    (found, routed), (expected, expected_routed) = (
+        result(row, lambda folder: left.extend(_in_vain(folder))),
+        documented()[row.key],
+    )
+    assert not worse(found, expected), f"{found}, but docs/support.md says {expected}"
+    assert routed == expected_routed
+    reason = _LEFT.get(row.architecture, _LEFT.get(row.method))
+    assert not left if reason is None else left, "\n".join(left) or f"nothing is left, although {reason}"

@@ -1,0 +1,87 @@
+"""Programs are made functional by rewriting where that is enough, and traced again where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from exporter.models.quiet import quiet
+from exporter.trace import decompose as functional
+
+
+class _Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _export(function: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[torch.onnx.ONNXProgram, int]:
+    """The exported function, and how often it was traced again."""
+    again: list[object] = []
+    full = functional._DECOMPOSE
+
+    def counted(program: torch.export.ExportedProgram, table: dict[Any, Any]) -> torch.export.ExportedProgram:
+        again.append(program)
+        return full(program, table)
+
+    monkeypatch.setattr(functional, "_DECOMPOSE", counted)
+    axes = ({0: torch.export.Dim("rows", min=1)},)
+    with quiet(), torch.no_grad(), functional.light_decompositions():
+        program = torch.onnx.export(_Function(function), (torch.ones(3, 4),), dynamo=True, dynamic_shapes=axes, verbose=False)
+    assert program is not None
+    return program, len(again)
+
+
+def _in_place(x: Tensor) -> Tensor:
+    total = x * 2
+    total += x[:1]
+    total -= 1
+    return total.abs()
+
+
+def _idle(x: Tensor) -> Tensor:
+    assert x.shape[0] >= 1
+    kept = nn.functional.dropout(x.to(torch.float32), 0.5, training=False).detach()
+    return (1.0 - kept) * kept.gt(0).to(torch.float32)
+
+
+def _read_before(x: Tensor) -> Tensor:
+    total = x * 2
+    before = total.view(-1, 2, 2)
+    total += 1
+    return before.flatten(1) + total
+
+
+def _slice(x: Tensor) -> Tensor:
+    total = x * 2
+    total[:, 1:] += 1
+    return total
+
+
+def _of_a_copy(x: Tensor) -> Tensor:
+    total = x * 2
+    copied = total.t().contiguous()
+    copied += 1
+    return copied.t() - total
+
+
+@pytest.mark.parametrize(("function", "again"), [(_in_place, 0), (_idle, 0), (_read_before, 1), (_slice, 1), (_of_a_copy, 1)])
+def test_the_same_numbers(function: Callable[[Tensor], Tensor], again: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, traced = _export(function, monkeypatch)
+    assert traced == again
+    x = torch.randn(5, 4)
+    (found,) = program(x)
+    assert torch.equal(torch.as_tensor(found), function(x.clone()))
+
+
+def test_outside_of_an_export_torch_is_as_it_was() -> None:
+    with functional.light_decompositions():
+        assert torch.export.ExportedProgram.run_decompositions is not functional._DECOMPOSE
+    assert torch.export.ExportedProgram.run_decompositions is functional._DECOMPOSE

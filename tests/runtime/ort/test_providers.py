@@ -1,0 +1,196 @@
+"""Options of the execution providers, what is asked for, what really ran, and progress."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import runtime
+from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
+from runtime.bundle import read_manifest
+from runtime.ort import cpu_info
+from runtime.ort.cache_folder import cache_folder
+from runtime.ort.progress import announced
+from runtime.ort.providers import CUDA, KNOWN, OPENVINO, TENSORRT, profile, requests, resolve
+from tests.helpers.runtime_bundles import feeds, write_bundle
+
+ROOT = Path(runtime.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("providers") / "bundle", tokenizer=False)
+
+
+def test_faulty_options_are_named_all_at_once() -> None:
+    with pytest.raises(runtime.InputError) as caught:
+        Options(
+            threads=0,
+            cuda=CudaOptions(graphs=((1, 0),), conv_search="FAST"),  # type: ignore[arg-type]
+            tensorrt=TensorRTOptions(best=(64, 128)),
+            openvino=OpenVINOOptions(precision="int3"),  # type: ignore[arg-type]
+        )
+    for part in ("threads: expected", "cuda.graphs", "found 'FAST'", "tensorrt.best: expected at most", "openvino.precision"):
+        assert part in str(caught.value)
+
+
+def test_cuda_keeps_fp32_and_tensorrt_has_cuda_behind_it(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    ((name, asked),) = requests(CUDA, Options(cuda=CudaOptions(memory_limit=7, graphs=((1, 8),))), manifest)
+    assert name == "CUDAExecutionProvider"
+    assert (asked["use_tf32"], asked["gpu_mem_limit"], asked["enable_cuda_graph"]) == ("0", "7", "1")
+    keys = [key for key, _ in requests(TENSORRT, Options(), manifest)]
+    assert keys == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+
+
+def test_the_profile_is_the_axes_of_the_manifest(bundle: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(bundle)  # takes 16 tokens
+    options = Options(tensorrt=TensorRTOptions(best=(4, 8), largest=(32, 64), fp16=True), cache=tmp_path)
+    found = profile(manifest, options)
+    assert {bound: shapes["input_ids"] for bound, shapes in found.items()} == {"min": "1x1", "opt": "4x8", "max": "32x16"}
+    _, asked = requests(TENSORRT, options, manifest)[0]
+    assert asked["trt_profile_max_shapes"] == "input_ids:32x16,attention_mask:32x16,token_type_ids:32x16"
+    assert asked["trt_fp16_enable"] == "True"
+    assert Path(asked["trt_engine_cache_path"]).parent == Path(asked["trt_timing_cache_path"]).parent == tmp_path
+
+
+def test_openvino_is_told_what_to_compute_in(bundle: Path) -> None:
+    options = Options(threads=3, openvino=OpenVINOOptions(precision="bf16"))
+    ((_, asked),) = requests(OPENVINO, options, read_manifest(bundle))
+    assert json.loads(asked["load_config"]) == {"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "3"}}
+
+
+def test_a_cache_belongs_to_one_bundle_setting_and_release(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(bundle)
+    first = cache_folder(tmp_path, manifest, "x", "a")
+    assert cache_folder(tmp_path, manifest, "x", "a") == first
+    assert cache_folder(tmp_path, manifest, "x", "b") != first
+    monkeypatch.setattr(onnxruntime, "__version__", "0")
+    assert cache_folder(tmp_path, manifest, "x", "a") != first
+
+
+def test_a_cache_that_cannot_be_written_is_refused_by_name(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(runtime.InputError, match=r"options\.cache: cannot write to .*file: .*give a writable folder"):
+        runtime.load(bundle, provider="cpu", options=Options(cache=tmp_path / "file"))
+
+
+def test_nodes_are_counted_where_they_ran(bundle: Path) -> None:
+    predictor = runtime.load(bundle, provider="cpu", options=Options(threads=1, spin=False))
+    (provider, count), *rest = predictor.node_counts().items()
+    assert (provider, rest) == ("cpu", [])
+    assert 8 < count < 20
+
+
+def test_the_arena_has_a_limit(bundle: Path) -> None:
+    # in a process of its own: the arena belongs to the process
+    code = f"""
+import runtime, numpy
+predictor = runtime.load({str(bundle)!r}, provider="cpu", options=runtime.Options(memory_limit=2**20))
+ones = numpy.ones((1, 16), numpy.int64)
+predictor.run({{"input_ids": ones, "attention_mask": ones}})
+try:
+    predictor.run({{"input_ids": ones.repeat(4096, 0), "attention_mask": ones.repeat(4096, 0)}})
+except runtime.AdapterDropError as error:
+    print("refused", error)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
+    assert found.stdout.startswith("refused ONNX Runtime (cpu) failed on input_ids [4096, 16]")
+
+
+def test_long_work_says_so_and_short_work_does_not() -> None:
+    lines: list[str] = []
+    with announced("building", lines.append, first=0.05, every=0.05):
+        time.sleep(0.2)
+    assert len(lines) >= 3
+    assert lines[-1].startswith("building: ended after")
+    with announced("quick", lines.append):
+        pass
+    assert not any(line.startswith("quick") for line in lines)
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+
+
+@pytest.mark.skipif(
+    "OpenVINOExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-openvino"
+)
+def test_openvino_runs_everything_and_agrees(bundle: Path, tmp_path: Path) -> None:
+    wanted = runtime.load(bundle, provider="cpu").run(feeds())
+    for _ in range(2):  # the second time from the cache
+        predictor = runtime.load(bundle, provider="openvino", options=Options(cache=tmp_path))
+        assert predictor.provider == "openvino"
+        assert predictor.node_counts() == {"openvino": 1}
+        for task, logits in predictor.run(feeds()).items():
+            np.testing.assert_allclose(logits, wanted[task], atol=1e-4)
+    with pytest.raises(runtime.ProviderError, match=r"openvino: .*does not work here"):
+        runtime.load(bundle, provider="openvino", options=Options(openvino=OpenVINOOptions(device="NPU")))
+
+
+def _gpu() -> bool:
+    keys = onnxruntime.get_available_providers()
+    return "CUDAExecutionProvider" in keys and shutil.which("nvidia-smi") is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not _gpu(), reason="needs a GPU and onnxruntime-gpu")
+@pytest.mark.parametrize("graphs", [(), ((2, 5),)])
+def test_cuda_runs_and_agrees(bundle: Path, graphs: Any) -> None:
+    if importlib.util.find_spec("torch"):
+        import torch  # noqa: F401 - brings CUDA's libraries
+    wanted = runtime.load(bundle, provider="cpu").run(feeds())
+    predictor = runtime.load(bundle, provider="cuda", options=Options(cuda=CudaOptions(graphs=graphs)))
+    assert predictor.provider == "cuda"
+    for _ in range(3):  # capture, then replay
+        for task, logits in predictor.run(feeds()).items():
+            np.testing.assert_allclose(logits, wanted[task], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "expected"),
+    [
+        ("portable", "fp32", ["cuda", "openvino", "cpu"]),
+        ("portable", "int8", ["cpu"]),
+        ("cpu", "fp32", ["cpu"]),
+        ("cuda", "fp16", ["cuda", "cpu"]),
+        ("openvino", "bf16", ["openvino", "cpu"]),
+        ("tensorrt", "fp16", ["cuda", "openvino", "cpu"]),
+    ],
+)
+def test_auto_suits_what_the_bundle_was_made_for(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, target: str, precision: str, expected: list[str]
+) -> None:
+    manifest = replace(read_manifest(bundle), target=target, precision=precision)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [each.key for each in KNOWN])
+    assert [provider.name for provider in resolve("auto", manifest)] == expected
+
+
+@pytest.mark.parametrize(
+    ("exported", "flags", "asked", "found"),
+    [
+        ("fp32", "avx512_bf16", None, "f32"),
+        ("bf16", "avx2", None, "bf16"),
+        ("bf16", "avx512_bf16", "f32", "f32"),
+        ("int8", "avx512_vnni avx512_bf16", None, "bf16"),
+        ("int8", "avx512_vnni", None, "f32"),
+        ("int8", "amx_bf16", "f32", "f32"),
+    ],
+)
+def test_openvino_computes_in_the_precision_of_the_export(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, exported: str, flags: str, asked: Any, found: str
+) -> None:
+    monkeypatch.setattr(cpu_info, "processor", lambda: f"flags : fpu {flags}")
+    manifest = replace(read_manifest(bundle), precision=exported, target="openvino")
+    options = Options(openvino=OpenVINOOptions(precision=asked))
+    ((_, settings),) = requests(OPENVINO, options, manifest)
+    assert json.loads(settings["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == found

@@ -1,0 +1,149 @@
+"""python -m runtime: output, order, files, errors."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import runtime
+from runtime.__main__ import main
+from runtime.options import CudaOptions, Options
+from runtime.options_text import SETTINGS, read_settings
+from tests.helpers.runtime_bundles import write_bundle
+
+ROOT = Path(runtime.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_bundle(tmp_path_factory.mktemp("cli") / "bundle"))
+
+
+def test_the_command_answers_and_keeps_the_order(bundle: str) -> None:
+    arguments = ["--text", "Anna sings", "--pair", "one", "two", "--text=-dash", "--threads", "1"]
+    found = subprocess.run(
+        [sys.executable, "-m", "runtime", bundle, *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert found.returncode == 0
+    assert found.stderr == ""
+    lines = found.stdout.splitlines()
+    assert lines[0] == "provider cpu, drop 5"
+    assert [line for line in lines[1:] if line and not line.startswith("  ")] == ["Anna sings", "one | two", "-dash"]
+    task, label, score = lines[3].split()
+    assert (task, label in ("sport", "news", "arts"), 0 < float(score) <= 1) == ("topic", True, True)
+    assert lines[5].startswith("  stars  ")
+    assert lines[5].split()[1][0] in "+-"
+    assert [word.split("/")[0] for word in lines[6].split()[1:]] == ["Anna", "sings"]
+
+
+def test_settings_name_every_option() -> None:
+    groups = {name: fields(type(getattr(Options(), name))) for name in ("cuda", "tensorrt", "openvino")}
+    single = {field.name for field in fields(Options)} - {"cache", "progress", *groups}
+    assert set(SETTINGS) == single | {f"{group}.{field.name}" for group, found in groups.items() for field in found}
+    read = read_settings(["spin=off", "cuda.memory_limit=2G", "cuda.graphs=1x32,8x128", "cuda.tf32=on"], Options(threads=3))
+    assert read == Options(threads=3, spin=False, cuda=CudaOptions(memory_limit=2**31, graphs=((1, 32), (8, 128)), tf32=True))
+
+
+def test_nodes_are_counted_on_request(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([bundle, "--text", "a", "--nodes", "--option", "spin=off"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("nodes cpu ")
+    assert main([bundle, "--text", "a", "--nodes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nodes"]["cpu"] > 5
+
+
+def test_json_is_one_object(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([bundle, "--text", "Zoë", "--pair", "a", "b", "--tasks", "stars, topic", "--drop", "5", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["provider"] == "cpu"
+    assert document["drop"] == 5
+    assert [row["text"] for row in document["texts"]] == ["Zoë", ["a", "b"]]
+    assert list(document["texts"][0]["predictions"]) == ["stars", "topic"]
+
+
+def test_files_give_texts_and_pairs(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts").write_bytes("\ufefffirst\r\n\n   \na\tb\nwith\u2028separator".encode())
+    assert main([bundle, "--file", str(tmp_path / "texts"), "--text", "before", "--json", "--tasks", "topic"]) == 0
+    texts = [row["text"] for row in json.loads(capsys.readouterr().out)["texts"]]
+    assert texts == ["before", "first", ["a", "b"], "with\u2028separator"]
+
+
+def test_a_dash_reads_standard_input(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
+    assert main([bundle, "--file", "-", "--json"]) == 0
+    assert [row["text"] for row in json.loads(capsys.readouterr().out)["texts"]] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no text: give some with --text, --pair or --file"),
+        (["--file", "EMPTY"], "no text"),
+        (["--file", "LATIN1"], "line 2: expected UTF-8"),
+        (["--file", "TABS"], "line 1: expected at most one TAB, found 2"),
+        (["--file", "nowhere"], "--file nowhere: cannot be read: No such file"),
+        (["--text", "a", "--tasks", "mood"], "found 'mood'"),
+        (["--text", "a", "--tasks", ","], "an empty list"),
+        (["--text", "a", "--drop", "2"], "exported with 5, found 2"),
+        (["--text", "a", "--threads", "0"], "threads: expected a positive integer"),
+        (["--text", "a", "--option", "threads=0"], "options: threads: expected a positive integer or None, found 0"),
+        (["--text", "a", "--option", "cuda.gpu=1"], "expected NAME=VALUE with one of threads, spin,"),
+        (
+            ["--text", "a", "--option", "spin=yes", "--option", "cuda.graphs=8"],
+            "spin: expected on or off, found 'yes'; cuda.gr",
+        ),
+        (["--text", "a", "--option", "openvino.precision=int8"], "openvino.precision: expected one of f32, bf16, f16"),
+        (["--text", "word " * 30], "texts[0] has 32"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    for name, content in (("EMPTY", b"\n"), ("LATIN1", b"ok\nZo\xeb\n"), ("TABS", b"a\tb\tc")):
+        (tmp_path / name).write_bytes(content)
+    known = {name: str(tmp_path / name) for name in ("EMPTY", "LATIN1", "TABS")}
+    assert main([bundle, *(known.get(argument, argument) for argument in arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_wrong_options_are_one_line_and_status_2(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([bundle, "--provider", "gpu"], [], [bundle, "--drop", "x"], [bundle, "--pair", "a"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        err = capsys.readouterr().err
+        assert caught.value.code == 2
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--text", "a"]) == 2
+    assert "python -m exporter --output DIR" in capsys.readouterr().err
+
+
+def test_truncate_cuts(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([bundle, "--text", "word " * 30, "--truncate", "--tasks", "names"]) == 0
+    assert capsys.readouterr().out.count("word/") == 14
+
+
+def test_a_closed_pipe_and_an_interrupt_end_quietly(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "runtime", bundle, "--text", "a"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runtime.__main__.load", interrupt)
+    assert main([bundle, "--text", "a"]) == 130
