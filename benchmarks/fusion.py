@@ -33,9 +33,9 @@ from benchmarks.suite import TOLERANCE
 from benchmarks.variant import Answers, Call, Feeds, MismatchError, max_difference
 from exporter import ExportError, export
 from exporter.checkpoints.load import Checkpoint
-from exporter.models.quiet import quiet
-from exporter.planning.make import make_plan
-from exporter.verify.verify import make_inputs
+from exporter.models.quiet_libraries import quiet
+from exporter.planning.make_plan import make_plan
+from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL
 
 _TASK = "fused"

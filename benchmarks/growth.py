@@ -37,7 +37,7 @@ from benchmarks.rows_file import write_rows
 from benchmarks.variant import Answers, Call
 from exporter import ExportError, export
 from exporter.inspect import inspect_bundle
-from exporter.verify.verify import make_inputs
+from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MANIFEST, read_manifest
 
 _SETUP, _ROUNDS = "setup.json", "rounds.jsonl"

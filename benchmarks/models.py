@@ -11,10 +11,10 @@ from transformers import BertConfig
 
 from exporter import ExportError
 from exporter.checkpoints.load import Checkpoint, load
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan
-from exporter.planning.make import make_plan
-from exporter.prune.prune import shared_copy
+from exporter.planning.make_plan import make_plan
+from exporter.prune.task_groups import shared_copy
 
 # A fresh adapter computes almost nothing; with this deviation, mixing up two tasks shows in the numbers.
 _ADAPTER_STD = 0.05

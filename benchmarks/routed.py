@@ -29,7 +29,7 @@ from benchmarks.suite import TOLERANCE
 from benchmarks.variant import Answers, Call, Feeds, MismatchError, max_difference
 from exporter import ExportError, export
 from exporter.targets import TOLERANCES
-from exporter.verify.verify import make_inputs
+from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL
 
 _SINGLE = "one task, exported alone"

@@ -27,8 +27,8 @@ from benchmarks.torch_variants import task_by_task, torch_variants
 from benchmarks.variant import Answers, Call, Feeds, MismatchError, Precision, Prepared, Variant, max_difference, one_line
 from exporter import ExportError
 from exporter.models.inputs import SEQUENCE
-from exporter.models.quiet import quiet
-from exporter.verify.verify import make_inputs
+from exporter.models.quiet_libraries import quiet
+from exporter.verify.random_inputs import make_inputs
 
 # fp32 differs by the order of additions; a task mixed up with another one differs by tenths.
 TOLERANCE = 1e-3

@@ -15,10 +15,11 @@ from benchmarks.models import Candidate
 from exporter.compile.build import compile_plan, load_graph, save, trace_group, verify_saved
 from exporter.compile.pipeline import TracedGroup
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup, prune, stored_bytes
+from exporter.prune.sizes import stored_bytes
+from exporter.prune.task_groups import TaskGroup, prune
 from exporter.targets import TOLERANCES, needs_ranges
 from exporter.texts.batches import Batch, Calibration
-from exporter.verify.verify import make_inputs
+from exporter.verify.random_inputs import make_inputs
 from exporter.write.save import save_config, save_graph, save_manifest, variant_entry
 from exporter.write.staging import check_space
 from exporter.write.weights_file import WeightsFile

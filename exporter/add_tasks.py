@@ -19,15 +19,17 @@ from exporter.errors import ExportError, VerificationError
 from exporter.models.binding import task_slots, task_weights
 from exporter.models.compositions import describe, names_of
 from exporter.plan import Head, Plan, Task
-from exporter.planning.make import check_names, make_goal, make_plan
+from exporter.planning.make_plan import check_names, make_goal, make_plan
 from exporter.planning.routable import check_routable
-from exporter.prune.prune import TaskGroup, exact_bytes, prune
+from exporter.prune.sizes import reference_bytes
+from exporter.prune.task_groups import TaskGroup, prune
 from exporter.report import Report, VariantReport
 from exporter.stages import Stages
 from exporter.targets import needs_ranges
 from exporter.variant import report_variant
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
-from exporter.verify.verify import SHAPES, Candidate, make_inputs
+from exporter.verify.random_inputs import make_inputs
+from exporter.verify.verify import SHAPES, Candidate
 from exporter.write.save import graph_outputs, save_config, variant_entry
 from exporter.write.staging import check_space, staged
 from exporter.write.weights_file import WeightsFile
@@ -82,7 +84,7 @@ def add(
             check_finite(task_group.model)
         grown = [_grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
         # The old weights are in the new file again; the templates among them are what an exact copy takes.
-        check_space(folder, (folder / WEIGHTS).stat().st_size + exact_bytes(pruned, plans[0].new))
+        check_space(folder, (folder / WEIGHTS).stat().st_size + reference_bytes(pruned, plans[0].new))
     done = []
     with staged(folder, overwrite=True) as target:
         with WeightsFile(target / WEIGHTS) as weights:

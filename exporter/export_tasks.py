@@ -11,10 +11,11 @@ from rich.console import Console
 
 from exporter.checkpoints.load import check_finite, load
 from exporter.errors import ExportError
-from exporter.planning.make import make_goal, make_plans
+from exporter.planning.make_plan import make_goal, make_plans
 from exporter.planning.routable import check_routable
 from exporter.prune.fusion_members import open_calibration
-from exporter.prune.prune import least_bytes, prune
+from exporter.prune.sizes import minimum_bytes
+from exporter.prune.task_groups import prune
 from exporter.report import Report
 from exporter.stages import Stages
 from exporter.variant import Request, export_variant
@@ -100,7 +101,7 @@ def export(
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
         # Asked before the long stages rather than after them.
-        check_space(output, least_bytes(pruned, plans[0]))
+        check_space(output, minimum_bytes(pruned, plans[0]))
     with staged(output, overwrite) as folder:
         with WeightsFile(folder / WEIGHTS) as weights:
             done = [

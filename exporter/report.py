@@ -10,8 +10,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from exporter.prune.fusion_attention import attention_table
 from exporter.prune.fusion_members import FusionReport
+from exporter.prune.fusion_scores import attention_table
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, PassRow
 

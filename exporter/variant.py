@@ -15,8 +15,8 @@ from exporter.compile.templates import make_stored_groups, save_stored_groups
 from exporter.models.compositions import describe
 from exporter.plan import Plan
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
-from exporter.prune.parameters import adapter_parameters
-from exporter.prune.prune import TaskGroup, prune, shared_part
+from exporter.prune.sizes import adapter_parameters
+from exporter.prune.task_groups import TaskGroup, prune, shared_part
 from exporter.report import GraphReport, TaskReport, VariantReport
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration

@@ -13,11 +13,11 @@ from exporter.checkpoints.add_heads import add_head
 from exporter.checkpoints.assign import check_base_name, same
 from exporter.checkpoints.base_model import Loaded, check_complete, load_folder, read_config
 from exporter.checkpoints.composition_file import Setup, complete, read_setup
-from exporter.checkpoints.peft import load_peft
+from exporter.checkpoints.peft_adapters import load_peft
 from exporter.checkpoints.scan import Part, scan, scan_below
 from exporter.checkpoints.sources import Source, find, split_name
 from exporter.errors import ExportError
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from exporter.checkpoints.model_class import INTERFACE, choose
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import Source, read_json, reason
 from exporter.errors import ExportError
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from exporter.checkpoints.sources import Source, find, first_line, read_json
 from exporter.errors import ExportError
 from exporter.example import ADAPTERS, fusion_folders, trunk_folder
 from exporter.models.peft_modules import is_peft
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -17,7 +17,7 @@ from exporter.errors import ExportError
 from exporter.models.binding import task_weights
 from exporter.models.inputs import BATCH
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.targets import TOLERANCES
 from exporter.texts.batches import Calibration
 from exporter.trace.trace import trace, traceable

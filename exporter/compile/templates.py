@@ -15,7 +15,7 @@ from exporter.compile.passes import FoldConstantsPass
 from exporter.compile.pipeline import TracedGroup
 from exporter.errors import ExportError
 from exporter.models.binding import task_slots
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.write.weights_file import WeightsFile
 
 _KEY = "adapterdrop"

@@ -15,7 +15,7 @@ from exporter.models.compositions import adapters_of as names_of
 from exporter.models.compositions import fuses_of, fusions_of, shape_of
 from exporter.models.fusion import Pruning, freeze_temperature, fusion_layers, prune_fusion
 from exporter.models.merged_lora import unmerge
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Task
 
 # Adapter settings that change nothing in evaluation mode.

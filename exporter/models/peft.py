@@ -17,7 +17,7 @@ from torch import nn
 from exporter.errors import ExportError
 from exporter.models.peft_modules import adapted, base_of, layer_of
 from exporter.models.peft_structure import structure
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Task
 
 

@@ -3,77 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from adapters.composition import Fuse
-from rich.table import Table
 
 from exporter.errors import ExportError
 from exporter.models.compositions import fuses_of
-from exporter.models.fusion import Kept, fusion_layers, members_of
+from exporter.models.fusion import fusion_layers, members_of
+from exporter.prune.fusion_scores import AttentionTable, LayerScores
 from exporter.texts.batches import Calibration
 from exporter.texts.files import Scores
-
-
-@dataclass(frozen=True)
-class LayerScores:
-    """One layer of a fusion.
-
-    Attributes:
-        layer: counted from 0; an encoder's layers come before its decoder's.
-        members: those with an adapter in this layer, in the fusion's order.
-        scores: one per member: the mean of its locations.
-        locations: the scores at each place within the layer that has a fusion block ("mh_adapter" after the attention,
-            "output_adapter" after the feed-forward); empty where scores were given.
-    """
-
-    layer: int
-    members: tuple[str, ...]
-    scores: tuple[float, ...]
-    locations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class AttentionTable:
-    """How much each member of a fusion counts.
-
-    Measured scores are the fusion's attention, averaged over real tokens: those of a layer add up to 1. Where a layer has the
-    fusion at several locations, each counts the same: a member stays in the layer or leaves it as a whole.
-
-    Attributes:
-        task: whose setup has the fusion.
-        fusion: the name of its weights.
-        members: in the fusion's order; a stack by its composition, "Stack(a, b)".
-        layers: the layers in which the fusion runs, ascending.
-        measured: on texts; otherwise given by the user.
-    """
-
-    task: str
-    fusion: str
-    members: tuple[str, ...]
-    layers: tuple[LayerScores, ...]
-    measured: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """The table as JSON types."""
-        rows = [
-            {
-                "layer": row.layer,
-                "scores": dict(zip(row.members, row.scores, strict=True)),
-                "locations": {name: dict(zip(row.members, values, strict=True)) for name, values in row.locations.items()},
-            }
-            for row in self.layers
-        ]
-        return {
-            **{name: getattr(self, name) for name in ("task", "fusion", "measured")},
-            "members": list(self.members),
-            "layers": rows,
-        }
 
 
 def attention_tables(model: Any, task: str, setup: Any, calibration: Calibration) -> tuple[AttentionTable, ...]:
@@ -181,41 +124,3 @@ def _given(model: Any, task: str, fuse: Fuse, scores: Scores, only: bool) -> Att
         raise ExportError(f"the scores given do not fit the fusion {fuse.name!r} of {', '.join(members)}: {shown}")
     rows = [LayerScores(layer, names, tuple(given[layer][name] for name in names)) for layer, names in sorted(layers.items())]
     return AttentionTable(task, fuse.name, members, tuple(rows), measured=False)
-
-
-def choose(table: AttentionTable, keep: int) -> dict[int, tuple[str, ...]]:
-    """The `keep` members with the highest scores of each layer, in the fusion's order; of equal scores the earlier member's.
-
-    A layer that has no more than `keep` members keeps them all.
-
-    Raises:
-        ExportError: `keep` is no whole number from 1 to the number of members.
-    """
-    if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= len(table.members):
-        raise ExportError(
-            f"the number of members to keep must be from 1 to {len(table.members)}, the members of the fusion "
-            f"{table.fusion!r}; found {keep!r}"
-        )
-    kept = {}
-    for row in table.layers:
-        ranked = sorted(range(len(row.members)), key=lambda index: (-row.scores[index], index))
-        kept[row.layer] = tuple(row.members[index] for index in sorted(ranked[:keep]))
-    return kept
-
-
-def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
-    """A line per member and a column per layer: measured scores in percent, * where the member stays."""
-    unit = "% of attention" if table.measured else "given scores"
-    shown = Table(title=f"{table.task}: fusion {table.fusion}, {unit} per layer" + (", * kept" if kept else ""), padding=(0, 0))
-    shown.add_column("member")
-    for row in table.layers:
-        shown.add_column(f"{row.layer} ", justify="right", no_wrap=True)
-    for member in table.members:
-        cells = []
-        for row in table.layers:
-            score = dict(zip(row.members, row.scores, strict=True)).get(member)
-            mark = "*" if kept and member in kept.get(row.layer, row.members) else " "
-            number = "-" if score is None else f"{100 * score:.0f}" if table.measured else f"{score:.2g}"
-            cells.append(number + (mark if score is not None else " "))
-        shown.add_row(member, *cells)
-    return shown

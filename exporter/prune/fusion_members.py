@@ -14,8 +14,9 @@ from exporter.models.fusion import Kept
 from exporter.models.inputs import SEQUENCE
 from exporter.models.library import library_of
 from exporter.plan import Plan, Task
-from exporter.prune.fusion_attention import AttentionTable, attention_tables, choose
-from exporter.prune.prune import TaskGroup, prune
+from exporter.prune.fusion_attention import attention_tables
+from exporter.prune.fusion_scores import AttentionTable, choose
+from exporter.prune.task_groups import TaskGroup, prune
 from exporter.targets import needs_ranges
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.texts.drift import Drift, drift

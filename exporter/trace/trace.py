@@ -14,9 +14,9 @@ from torch import nn
 
 from exporter.errors import ExportError
 from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup, shared_copy
+from exporter.prune.task_groups import TaskGroup, shared_copy
 from exporter.targets import LEAST_TRACED_OPSET
 from exporter.trace.decompose import light_decompositions
 from exporter.trace.patches import patch_for_tracing

@@ -11,10 +11,10 @@ from typing import Any
 from exporter.errors import ExportError, VerificationError
 from exporter.models.inputs import SEQUENCE
 from exporter.plan import Plan, Task
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.texts.drift import Array, Comparison, Drift
-from exporter.verify.verify import eager
+from exporter.verify.eager import eager
 from exporter.write.save import graph_outputs
 from runtime.bundle import OUTPUTS
 

@@ -9,88 +9,21 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
 
 from exporter.errors import VerificationError
-from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
+from exporter.models.inputs import SEQUENCE
 from exporter.plan import Plan, Task
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
+from exporter.verify.eager import eager
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
+from exporter.verify.random_inputs import make_inputs
 from exporter.verify.routes import compare_routes
-from runtime.bundle import OUTPUTS, InputEntry, ParityRow
+from runtime.bundle import ParityRow
 
 # (batch, sequence). The trace saw 2 x 7.
 SHAPES = ((1, 1), (1, 16), (3, 11), (5, 4))
 # The graph computes all tasks at once: beyond so many tokens times tasks, checking would take longer than exporting.
 _LONGEST = 2048
-_SEED = 20101
-
-
-def make_inputs(plan: Plan, batch: int, sequence: int, seed: int = _SEED, padded: bool = True) -> dict[str, np.ndarray]:
-    """Random inputs of that shape. Row 0 is unpadded; with `padded`, odd rows are padded right and even rows left.
-
-    Pixels are normally distributed; a decoder's inputs are a little longer than the encoder's, word starts as many as tokens.
-    """
-    generator = np.random.default_rng((seed, batch, sequence))
-    lengths = {BATCH: batch, SEQUENCE: sequence, "words": sequence, DECODER_SEQUENCE: sequence + 1}
-    shapes = sizes(plan.inputs, {axis: min(size, plan.max_lengths.get(axis, size)) for axis, size in lengths.items()})
-    values = {entry.name: _random(entry, shapes[entry.name], generator) for entry in plan.inputs}
-    if "attention_mask" in values:
-        if not padded:
-            values["attention_mask"].fill(1)
-        values["input_ids"] = _as_tokenized(values["input_ids"], values["attention_mask"], plan)
-    return values
-
-
-def _random(entry: InputEntry, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    if entry.dtype == "float32":
-        return generator.standard_normal(shape).astype(np.float32)
-    if entry.name == "attention_mask":
-        return _mask(shape, generator)
-    if entry.name == "word_starts":
-        # Growing positions; 0, which no word after the first token has, behind the last word.
-        starts = np.cumsum(generator.integers(1, 3, shape), 1)
-        return np.where(starts < shape[1], starts, 0).astype(np.int64)
-    return generator.integers(0, entry.limit, shape).astype(np.int64)
-
-
-def _mask(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    mask = np.ones(shape, dtype=np.int64)
-    for row in range(1, shape[0]):
-        padding = int(generator.integers(0, shape[1]))
-        mask[row] = np.arange(shape[1]) < shape[1] - padding if row % 2 else np.arange(shape[1]) >= padding
-    return mask
-
-
-def _as_tokenized(ids: np.ndarray, mask: np.ndarray, plan: Plan) -> np.ndarray:
-    """With the padding id where nothing is, and one end of text in each row where the model looks for it."""
-    if plan.padding_id is not None:
-        ids = np.where(mask == 1, ids, plan.padding_id)
-    if plan.end_id is not None:
-        ids = np.where(ids == plan.end_id, plan.end_id + 1 if plan.end_id == 0 else plan.end_id - 1, ids)
-        last = mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
-        ids[np.arange(len(ids)), last] = plan.end_id
-    return ids.astype(np.int64)
-
-
-def eager(task_group: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The fields of single-task PyTorch's output, in the order of OUTPUTS."""
-    used = {name: inputs[name] for name in used_inputs(plan.inputs, task.head.kind)}
-    rows = len(next(iter(used.values())))
-    if task.head.choices > 1:
-        # One row is one choice in the graph; the library wants all choices of a question.
-        filled = -(-rows // task.head.choices) * task.head.choices
-        used = {name: np.resize(value, (filled, *value.shape[1:])) for name, value in used.items()}
-    elif task.head.kind == "multiple_choice":
-        # A model with one head reads [questions, choices, sequence]: here, questions with one choice each.
-        used = {name: value[:, None] for name, value in used.items()}
-    with torch.inference_mode():
-        output = task_group.activate(task)(**{name: torch.from_numpy(value) for name, value in used.items()})
-    fields = [output[field].numpy() for field in OUTPUTS[task.head.kind]]
-    if task.head.kind == "dependency_parsing":
-        # The library squeezes axes of length one out of the arcs' scores, the graph does not.
-        fields[1] = fields[1].reshape(fields[0].shape[:3])
-    return [field.reshape(-1, 1)[:rows] for field in fields] if task.head.choices > 1 else fields
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import onnx_ir.passes.common as common
 from exporter.models.compositions import describe, fuses_of
 from exporter.models.fusion import members_of
 from exporter.plan import Plan, Task
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MODEL, OUTPUTS, Manifest, ParityRow, PassRow, TaskEntry, TaskLayers, VariantEntry, digest
 

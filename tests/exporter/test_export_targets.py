@@ -23,9 +23,9 @@ from exporter import ExportError, VerificationError, export
 from exporter.compile.build import trace_group
 from exporter.compile.pipeline import TracedGroup
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.targets import TARGETS, TOLERANCES, needs_ranges
-from exporter.verify.verify import eager
+from exporter.verify.eager import eager
 from tests.helpers.tiny_models import MAX_LENGTH, inputs, reference, run_graph, tiny_model, tokenizer
 
 TASKS = {"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}

@@ -11,14 +11,12 @@ from typing import Any
 
 import torch
 from adapters.context import ForwardContext
-from adapters.methods.lora import LoRAMergedLinear
 from adapters.methods.prefix_tuning import PrefixTuningLayer
 from torch import nn
-from torch.nn.functional import linear
 from transformers import PretrainedConfig
 
 from exporter.errors import ExportError
-from exporter.models.submodules import bind, modules_of
+from exporter.models.module_surgery import bind
 from exporter.trace.patches.heads import HEAD_PATCHES, row_at
 
 __all__ = ["ARCHITECTURE_PATCHES"]
@@ -159,45 +157,6 @@ class _Rows:
         return args if seeing is None else (args[0] * seeing.to(args[0].dtype), *args[1:])
 
 
-def patch_merged_lora(model: nn.Module) -> None:
-    """LoRA on one projection for q, k and v (GPT-2, DeBERTa, ModernBERT) writes its result through a boolean mask.
-
-    torch.export cannot tell how many columns the mask selects. The mask is three blocks, so the result is put together from
-    blocks, in the same order. Each block is two plain products instead of one grouped convolution: equal to rounding.
-    """
-    for layer in modules_of(model, LoRAMergedLinear):
-        bind(layer, _merged_lora_forward)
-
-
-def _merged_lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    setup = None if layer.merged else layer.get_active_setup()
-    if setup is None or len(setup) != 1:
-        plain: torch.Tensor = type(layer).forward(layer, x)
-        return plain
-    lora = layer.loras[setup[0]]
-    count, size = sum(lora.enable_lora), layer.out_features // 3
-    result = linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
-    if lora.composition_mode == "scale":
-        added = _three_blocks(lora.lora_B.view(1, 1, -1).split(size, -1), lora.enable_lora, 1.0)
-    else:
-        pairs = zip(lora.lora_A.chunk(count), lora.lora_B.split(size), strict=True)
-        dropped = lora.lora_dropout(x)
-        added = _three_blocks([linear(linear(dropped, a), b) for a, b in pairs], lora.enable_lora, 0.0)
-    gate = None
-    if lora.use_gating:
-        means = torch.sigmoid(lora.gate(x)).mean(dim=1, keepdim=True)
-        gate = _three_blocks([one.expand(-1, -1, size) for one in means.split(1, -1)], lora.enable_lora, 1.0)
-    composed: torch.Tensor = lora.com(result, added, scaling=gate)
-    return composed
-
-
-def _three_blocks(blocks: Any, enabled: list[bool], fill: float) -> torch.Tensor:
-    """The blocks for q, k and v beside each other, with `fill` for those that are not enabled."""
-    given = iter(blocks)
-    empty = torch.full_like(blocks[0], fill)
-    return torch.cat([next(given) if wanted else empty for wanted in enabled], -1)
-
-
 def patch_distilbert_prefix(model: nn.Module) -> None:
     """DistilBERT with sdpa raises the scores of prefix and prompt tokens by one, but only in a batch with padding.
 
@@ -233,7 +192,6 @@ ARCHITECTURE_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
     patch_language_token,
     patch_decoder_mask,
     patch_empty_rows,
-    patch_merged_lora,
     patch_distilbert_prefix,
     *HEAD_PATCHES,
 )

@@ -16,7 +16,7 @@ from adapters.heads.dependency_parsing import DependencyParsingOutput
 from torch import nn
 from transformers.modeling_outputs import MultipleChoiceModelOutput, SequenceClassifierOutput
 
-from exporter.models.submodules import bind, modules_of
+from exporter.models.module_surgery import bind, modules_of
 
 __all__ = ["HEAD_PATCHES", "row_at"]
 

@@ -6,10 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from adapters.methods.lora import IA3, LoRA, LoRALayer, LoRALinear, LoRAState, MTLLoRA, Vera, compute_dora_norm
+from adapters.methods.lora import (
+    IA3,
+    LoRA,
+    LoRALayer,
+    LoRALinear,
+    LoRAMergedLinear,
+    LoRAState,
+    MTLLoRA,
+    Vera,
+    compute_dora_norm,
+)
 from torch import nn
+from torch.nn.functional import linear
 
-from exporter.models.submodules import bind, constant, modules_of, shared_context
+from exporter.models.module_surgery import bind, constant, modules_of, shared_context
 
 __all__ = ["LORA_PATCHES"]
 
@@ -29,7 +40,7 @@ def patch_dora(model: nn.Module) -> None:
 
 
 def _dora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    output = nn.functional.linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
+    output = linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
     setup = None if layer.merged else layer.get_active_setup()
     if setup is None:
         return output
@@ -85,5 +96,50 @@ def _ia3_forward(
     return scaled * gate, gate
 
 
+def patch_merged_lora(model: nn.Module) -> None:
+    """LoRA on one projection for q, k and v (GPT-2, DeBERTa, ModernBERT) writes its result through a boolean mask.
+
+    torch.export cannot tell how many columns the mask selects. The mask is three blocks, so the result is put together from
+    blocks, in the same order. Each block is two plain products instead of one grouped convolution: equal to rounding.
+    """
+    for layer in modules_of(model, LoRAMergedLinear):
+        bind(layer, _merged_lora_forward)
+
+
+def _merged_lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    setup = None if layer.merged else layer.get_active_setup()
+    if setup is None or len(setup) != 1:
+        plain: torch.Tensor = type(layer).forward(layer, x)
+        return plain
+    lora = layer.loras[setup[0]]
+    count, size = sum(lora.enable_lora), layer.out_features // 3
+    result = linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
+    if lora.composition_mode == "scale":
+        added = _three_blocks(lora.lora_B.view(1, 1, -1).split(size, -1), lora.enable_lora, 1.0)
+    else:
+        pairs = zip(lora.lora_A.chunk(count), lora.lora_B.split(size), strict=True)
+        dropped = lora.lora_dropout(x)
+        added = _three_blocks([linear(linear(dropped, a), b) for a, b in pairs], lora.enable_lora, 0.0)
+    gate = None
+    if lora.use_gating:
+        means = torch.sigmoid(lora.gate(x)).mean(dim=1, keepdim=True)
+        gate = _three_blocks([one.expand(-1, -1, size) for one in means.split(1, -1)], lora.enable_lora, 1.0)
+    composed: torch.Tensor = lora.com(result, added, scaling=gate)
+    return composed
+
+
+def _three_blocks(blocks: Any, enabled: list[bool], fill: float) -> torch.Tensor:
+    """The blocks for q, k and v beside each other, with `fill` for those that are not enabled."""
+    given = iter(blocks)
+    empty = torch.full_like(blocks[0], fill)
+    return torch.cat([next(given) if wanted else empty for wanted in enabled], -1)
+
+
 # DoRA reads VeRA's weights: it comes before.
-LORA_PATCHES: tuple[Callable[[nn.Module], None], ...] = (patch_dora, patch_vera, patch_mtl_lora, patch_ia3)
+LORA_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
+    patch_dora,
+    patch_vera,
+    patch_mtl_lora,
+    patch_ia3,
+    patch_merged_lora,
+)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from exporter.errors import ExportError
-from exporter.models.submodules import bind, constant, linear, modules_of, shared_context
+from exporter.models.module_surgery import bind, constant, linear, modules_of, shared_context
 from exporter.trace.patches.lora import LORA_PATCHES
 
 __all__ = ["METHOD_PATCHES"]

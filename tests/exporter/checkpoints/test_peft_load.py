@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
-from exporter.checkpoints.peft import load_peft
+from exporter.checkpoints.peft_adapters import load_peft
 from exporter.checkpoints.peft_config import is_peft_folder
 from exporter.errors import ExportError
 from exporter.models.peft import structure_of

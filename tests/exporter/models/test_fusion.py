@@ -19,7 +19,8 @@ from transformers import AlbertConfig, BertConfig
 
 from exporter.errors import ExportError
 from exporter.models.fusion import Pruning, freeze_temperature, prune_fusion
-from exporter.prune.fusion_attention import AttentionTable, LayerScores, attention_table, attention_tables, choose
+from exporter.prune.fusion_attention import attention_tables
+from exporter.prune.fusion_scores import AttentionTable, LayerScores, attention_table, choose
 from exporter.texts.batches import Calibration, read_calibration
 from tests.helpers.tiny_models import LAYERS, bert_config, inputs, tokenizer
 

@@ -29,7 +29,7 @@ from exporter.models.binding import task_weights
 from exporter.models.peft import activate, adapters_of, layers_of, layers_without_adapter, prune, structure_of
 from exporter.models.peft_modules import is_peft, layer_of
 from exporter.models.peft_structure import label_count
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Head, Task
 from tests.helpers.tiny_models import assert_parity, inputs
 from tests.helpers.tiny_peft import METHODS, answer, config, peft_model, scramble

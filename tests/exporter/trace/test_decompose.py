@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.trace import decompose as functional
 
 

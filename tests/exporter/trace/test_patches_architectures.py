@@ -18,7 +18,7 @@ import transformers
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.trace.patches.architectures import ARCHITECTURE_PATCHES
 from tests.helpers.tiny_models import MPNET
 

@@ -15,7 +15,7 @@ from exporter.errors import ExportError
 from exporter.models.peft import layers_of, structure_of
 from exporter.models.peft_modules import adapted, layer_of
 from exporter.models.peft_structure import output_layer
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 
 # The classes of base models that an adapter's task fits, by the ends of their names. None: the adapter leaves it open.
 _CLASSES: Mapping[str | None, tuple[str, ...]] = {

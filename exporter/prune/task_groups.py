@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,6 @@ import torch
 from exporter.errors import ExportError
 from exporter.models.library import library_of
 from exporter.plan import Plan, Task
-
-# A number in fp32 takes as much as so many in a lower precision, where all of them can be stored in it.
-_PARTS = {"fp16": 2, "int8": 4}
 
 
 @dataclass(frozen=True)
@@ -81,24 +77,6 @@ def _plain(model: Any) -> Any:
     if all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors):
         return model
     return _copy(model, {}).to("cpu", torch.float32)
-
-
-def stored_bytes(task_groups: Iterable[TaskGroup]) -> int:
-    """What the branches' weights take in fp32, each counted once."""
-    tensors = {p.data_ptr(): p.nbytes for task_group in task_groups for p in task_group.model.parameters()}
-    return sum(tensors.values())
-
-
-def exact_bytes(variants: Iterable[Iterable[TaskGroup]], plan: Plan) -> int:
-    """What the graph in fp32 takes that is proved first where the plan's precision is lower: one variant's after another."""
-    return max(map(stored_bytes, variants)) if plan.rounds else 0
-
-
-def least_bytes(variants: Sequence[Sequence[TaskGroup]], plan: Plan) -> int:
-    """What an export of the variants takes on disk at the least: its weights, each once, and the graph in fp32 that is proved
-    first and removed."""
-    written = stored_bytes(task_group for task_groups in variants for task_group in task_groups)
-    return written // _PARTS.get(plan.precision, 1) + exact_bytes(variants, plan)
 
 
 def shared_part(task_groups: tuple[TaskGroup, ...], plan: Plan) -> str:

@@ -17,7 +17,7 @@ from exporter.models.heads import find_head
 from exporter.models.inputs import check_vocabulary, max_lengths, model_inputs
 from exporter.models.library import library_of
 from exporter.plan import Plan, Task
-from exporter.planning.tasks import choose_setups, own_heads
+from exporter.planning.choose_tasks import choose_setups, own_heads
 from exporter.targets import PRECISIONS, TARGETS, TOLERANCES
 from runtime.bundle import OUTPUTS, InputEntry
 
