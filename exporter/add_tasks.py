@@ -164,7 +164,7 @@ def _with_task(template: StoredGroup, task_group: TaskGroup, task: Task) -> Stor
     by_place = {place: own[name][0].numpy() for name, place in task_slots(task_group.model, task).items()}
     weights = {}
     for name, arrays in template.group.weights.items():
-        array = by_place.get(template.places[name])
+        array = by_place.get(template.slots[name])
         if array is None or array.dtype != arrays[0].dtype or array.ndim != arrays[0].ndim:
             found = "none" if array is None else f"{array.dtype}{list(array.shape)}"
             raise ExportError(

@@ -17,11 +17,11 @@ class LayerScores:
     """One layer of a fusion.
 
     Attributes:
-        layer: counted from 0; an encoder's layers come before its decoder's.
-        members: those with an adapter in this layer, in the fusion's order.
-        scores: one per member: the mean of its locations.
-        locations: the scores at each place within the layer that has a fusion block ("mh_adapter" after the attention,
-            "output_adapter" after the feed-forward); empty where scores were given.
+        layer: counted from 0; encoder layers come before decoder layers.
+        members: the members with an adapter in this layer, in the fusion's order.
+        scores: one per member, the mean over its locations.
+        locations: location -> scores, for each location of a fusion block within the layer ("mh_adapter" after the
+            attention, "output_adapter" after the feed-forward block); empty if scores were given.
     """
 
     layer: int
@@ -32,17 +32,17 @@ class LayerScores:
 
 @dataclass(frozen=True)
 class AttentionTable:
-    """How much each member of a fusion counts.
+    """The importance of each member of a fusion, by layer.
 
-    Measured scores are the fusion's attention, averaged over real tokens: those of a layer add up to 1. Where a layer has the
-    fusion at several locations, each counts the same: a member stays in the layer or leaves it as a whole.
+    Measured scores are the fusion's attention, averaged over real tokens; the scores of a layer add up to 1. If a layer has the
+    fusion at several locations, their scores are averaged: a member is kept or removed at all locations of a layer.
 
     Attributes:
-        task: whose setup has the fusion.
-        fusion: the name of its weights.
-        members: in the fusion's order; a stack by its composition, "Stack(a, b)".
-        layers: the layers in which the fusion runs, ascending.
-        measured: on texts; otherwise given by the user.
+        task: the task whose setup contains the fusion.
+        fusion: the name of the fusion layer.
+        members: in the fusion's order; a stack is written as its composition, "Stack(a, b)".
+        layers: the layers in which the fusion runs, in ascending order.
+        measured: whether the scores were measured on texts; otherwise the user gave them.
     """
 
     task: str
@@ -52,7 +52,7 @@ class AttentionTable:
     measured: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """The table as JSON types."""
+        """Return the table as JSON types."""
         rows = [
             {
                 "layer": row.layer,
@@ -69,16 +69,19 @@ class AttentionTable:
 
 
 def choose(table: AttentionTable, keep: int) -> dict[int, tuple[str, ...]]:
-    """The `keep` members with the highest scores of each layer, in the fusion's order; of equal scores the earlier member's.
+    """Choose the `keep` members with the highest scores in each layer.
 
-    A layer that has no more than `keep` members keeps them all.
+    The earlier member wins a tie. A layer with at most `keep` members keeps all of them.
+
+    Returns:
+        Layer -> members, in the fusion's order.
 
     Raises:
-        ExportError: `keep` is no whole number from 1 to the number of members.
+        ExportError: `keep` is not an integer from 1 to the number of members.
     """
     if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= len(table.members):
         raise ExportError(
-            f"the number of members to keep must be from 1 to {len(table.members)}, the members of the fusion "
+            f"the number of members to keep must be from 1 to {len(table.members)}, the number of members of the fusion "
             f"{table.fusion!r}; found {keep!r}"
         )
     kept = {}
@@ -89,7 +92,7 @@ def choose(table: AttentionTable, keep: int) -> dict[int, tuple[str, ...]]:
 
 
 def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
-    """A line per member and a column per layer: measured scores in percent, * where the member stays."""
+    """Return a table with a line per member and a column per layer; measured scores in percent, * marks kept members."""
     unit = "% of attention" if table.measured else "given scores"
     shown = Table(title=f"{table.task}: fusion {table.fusion}, {unit} per layer" + (", * kept" if kept else ""), padding=(0, 0))
     shown.add_column("member")

@@ -12,9 +12,20 @@ _SEED = 20101
 
 
 def make_inputs(plan: Plan, batch: int, sequence: int, seed: int = _SEED, padded: bool = True) -> dict[str, np.ndarray]:
-    """Random inputs of that shape. Row 0 is unpadded; with `padded`, odd rows are padded right and even rows left.
+    """Return random inputs; row 0 has no padding, odd rows are padded on the right and even rows on the left.
 
-    Pixels are normally distributed; a decoder's inputs are a little longer than the encoder's, word starts as many as tokens.
+    Pixels are normally distributed. The decoder's inputs are one token longer than the encoder's; there are as many word starts
+    as tokens.
+
+    Args:
+        plan: the graph's inputs and limits.
+        batch: number of rows.
+        sequence: tokens per row, including padding.
+        seed: of the random generator, combined with the shape.
+        padded: whether rows other than row 0 are padded.
+
+    Returns:
+        Input name -> array.
     """
     generator = np.random.default_rng((seed, batch, sequence))
     lengths = {BATCH: batch, SEQUENCE: sequence, "words": sequence, DECODER_SEQUENCE: sequence + 1}
@@ -33,7 +44,7 @@ def _random(entry: InputEntry, shape: tuple[int, ...], generator: np.random.Gene
     if entry.name == "attention_mask":
         return _mask(shape, generator)
     if entry.name == "word_starts":
-        # Growing positions; 0, which no word after the first token has, behind the last word.
+        # Ascending positions, then 0, which is not the start of a word after the first token.
         starts = np.cumsum(generator.integers(1, 3, shape), 1)
         return np.where(starts < shape[1], starts, 0).astype(np.int64)
     return generator.integers(0, entry.limit, shape).astype(np.int64)
@@ -48,7 +59,7 @@ def _mask(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
 
 
 def _as_tokenized(ids: np.ndarray, mask: np.ndarray, plan: Plan) -> np.ndarray:
-    """With the padding id where nothing is, and one end of text in each row where the model looks for it."""
+    """Set padding to the padding id, and the last real token to the end-of-sequence id if the model reads it."""
     if plan.padding_id is not None:
         ids = np.where(mask == 1, ids, plan.padding_id)
     if plan.end_id is not None:

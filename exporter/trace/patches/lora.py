@@ -1,4 +1,4 @@
-"""LoRA and its relatives: taken out of the trunk's weights, and folded into LoRA's own form."""
+"""Patches for LoRA and related methods, most of which fold constants into the form of LoRA."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["LORA_PATCHES"]
 
 
 def patch_dora(model: nn.Module) -> None:
-    """DoRA computes the norm of the adapted weights at every run; magnitude / norm is one constant vector, `scale`.
+    """Fold magnitude / norm of DoRA into a constant vector, `scale`; the library computes the norm in every forward pass.
 
-    Before VeRA is cured, of which DVoRA needs the weights as they are.
+    This patch runs before `patch_vera`, because DVoRA reads the unpatched weights of VeRA.
     """
     for layer in modules_of(model, LoRALinear):
         for lora in layer.loras.values():
@@ -51,9 +51,9 @@ def _dora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def patch_vera(model: nn.Module) -> None:
-    """VeRA multiplies its four matrices into one as large as the layer's own weight, at every run.
+    """Fold VeRA into LoRA with the constants (b B) and (d A).
 
-    (b B) and (d A) are constants of LoRA's shapes, and VeRA with them is LoRA.
+    In every forward pass, the library multiplies the four matrices to one of the size of the layer's weight.
     """
     for layer in modules_of(model, LoRALayer):
         for name, lora in layer.loras.items():
@@ -66,12 +66,12 @@ def patch_vera(model: nn.Module) -> None:
 
 
 def patch_mtl_lora(model: nn.Module) -> None:
-    """MTL-LoRA sums several up-projections and has a matrix of its own in between: folded into A and B, it is LoRA.
+    """Fold MTL-LoRA into LoRA: its sum of up-projections into B, its task-specific matrix into A.
 
-    What several tasks share has one name for all of them in the library; folded, it is each task's own.
+    In the library, the weights that tasks share have one name; the folded weights are separate for each task.
     """
     for lora in modules_of(model, MTLLoRA):
-        if "forward" not in vars(lora):  # else folded already
+        if "forward" not in vars(lora):  # otherwise it is folded already
             with torch.no_grad():
                 weights = (lora.weights / lora.weights_sharpness).exp()
                 lora.lora_A = constant(lora.task_specific().t() @ lora.lora_A)
@@ -80,7 +80,7 @@ def patch_mtl_lora(model: nn.Module) -> None:
 
 
 def patch_ia3(model: nn.Module) -> None:
-    """(IA)^3 repeats its vector for every row of a batch: it broadcasts as it is."""
+    """Broadcast the vector of (IA)^3; the library repeats it for every row of a batch."""
     for lora in modules_of(model, IA3):
         bind(lora, _ia3_forward)
 
@@ -97,10 +97,11 @@ def _ia3_forward(
 
 
 def patch_merged_lora(model: nn.Module) -> None:
-    """LoRA on one projection for q, k and v (GPT-2, DeBERTa, ModernBERT) writes its result through a boolean mask.
+    """Concatenate the results of LoRA on a merged q, k and v projection without a boolean mask (GPT-2, DeBERTa, ModernBERT).
 
-    torch.export cannot tell how many columns the mask selects. The mask is three blocks, so the result is put together from
-    blocks, in the same order. Each block is two plain products instead of one grouped convolution: equal to rounding.
+    torch.export cannot determine how many columns the mask selects. The mask consists of three blocks, so that the result is a
+    concatenation of blocks in the same order. Each block is two matrix products instead of a grouped convolution; the results
+    are equal up to rounding.
     """
     for layer in modules_of(model, LoRAMergedLinear):
         bind(layer, _merged_lora_forward)
@@ -129,13 +130,13 @@ def _merged_lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _three_blocks(blocks: Any, enabled: list[bool], fill: float) -> torch.Tensor:
-    """The blocks for q, k and v beside each other, with `fill` for those that are not enabled."""
+    """Concatenate the blocks for q, k and v, with `fill` for those that are not enabled."""
     given = iter(blocks)
     empty = torch.full_like(blocks[0], fill)
     return torch.cat([next(given) if wanted else empty for wanted in enabled], -1)
 
 
-# DoRA reads VeRA's weights: it comes before.
+# patch_dora reads the weights of VeRA before patch_vera replaces them.
 LORA_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
     patch_dora,
     patch_vera,
