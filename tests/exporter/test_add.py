@@ -135,7 +135,7 @@ def test_a_bundle_without_templates_says_how_to_get_them(model: Any, folder: Pat
         (folder / name).unlink()
     files = {name: value for name, value in manifest.files.items() if "template" not in name}
     replace(manifest, files=files).write(folder)
-    with pytest.raises(ExportError, match="without templates; export it again with --extendable"):
+    with pytest.raises(ExportError, match="has no templates, so that tasks cannot be added: export it again with --extendable"):
         add(folder, model=model)
 
 

@@ -189,10 +189,10 @@ def test_a_graph_that_answers_otherwise_too_often_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_disagreement": 0.1}, "max_disagreement needs texts"),
+        ({"max_disagreement": 0.1}, "max_disagreement needs evaluation texts"),
         ({"max_disagreement": 2, "evaluation": "t.jsonl"}, "must be a share from 0 to 1, found 2"),
-        ({"evaluation": {"z": "t.jsonl"}}, "evaluation names 'z', which is no task; tasks: a, b"),
-        ({"evaluation": "labelled.jsonl"}, "belong to one task: name it"),
+        ({"evaluation": {"z": "t.jsonl"}}, "unknown task 'z' in evaluation; tasks: a, b"),
+        ({"evaluation": "labelled.jsonl"}, "belong to one task: choose it"),
     ],
 )
 def test_wrong_evaluations_are_refused(

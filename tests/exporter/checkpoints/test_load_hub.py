@@ -70,14 +70,14 @@ def test_models_and_adapters_of_the_cache(published: Any, base: Any, adapters: l
 
 
 def test_an_adapter_of_another_model_of_the_hub(published: Any) -> None:
-    assert_refused("made for the model 'org/tiny-bert', not for 'org/other-bert'", "org/other-bert", adapters=["org/all"])
+    assert_refused("trained for the model 'org/tiny-bert', not for 'org/other-bert'", "org/other-bert", adapters=["org/all"])
 
 
 @pytest.mark.parametrize(
     ("base", "message"),
     [
         ("org/nothing", "no such hub id can be had: the local cache .* has none and HF_HUB_OFFLINE is set"),
-        ("nothing", "there is no model folder 'nothing', and no such hub id"),
+        ("nothing", "there is no model folder 'nothing', and the hub id is not available"),
         ("org/a--b", "no such hub id can be had: Cannot have -- or .. in repo_id"),
         ("org/name/more", "there is no model folder 'org/name/more': expected .* or a hub id"),
         ("./nothing", "there is no model folder './nothing'"),
@@ -135,8 +135,8 @@ def test_only_one_format_of_the_weights_is_downloaded(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (GatedRepoError, "it is gated: ask for access"),
-        (RepositoryNotFoundError, "the hub has none, or it is private"),
+        (GatedRepoError, "it is gated: request access"),
+        (RepositoryNotFoundError, "it does not exist, or it is private"),
         (requests.exceptions.ProxyError, "no such hub id can be had: broken"),
     ],
 )

@@ -194,8 +194,8 @@ def test_a_model_with_an_interface(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "cannot be loaded: .*specify and pass `interface`"),
-        ({"interface": {}}, "holds no adapter interface"),
-        ({"interface": {"frobnicate": 1}}, "holds no adapter interface"),
+        ({"interface": {}}, "contains no adapter interface"),
+        ({"interface": {"frobnicate": 1}}, "contains no adapter interface"),
         ({"model_type": "bert", "interface": {}}, "is for models of type 'bert', the model is of type 'mpnet'"),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_bias_that_is_really_missing(tmp_path: Path, name: str) -> None:
 
 def test_an_adapter_folder_in_place_of_the_model(tmp_path: Path) -> None:
     tiny_model({"a": ("seq_bn", "2")}).save_adapter(str(tmp_path), "a")
-    assert_refused("has no config.json but an adapter; name it with --adapter", tmp_path)
+    assert_refused("has no config.json but an adapter; add it with --adapter", tmp_path)
 
 
 def test_tokenizer_and_image_processor_come_along(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_the_setup_of_a_live_model() -> None:
 
 def test_a_live_model_is_not_changed() -> None:
     model = tiny_model({"a": ("seq_bn", "2")})
-    assert_refused("adapters and fusions are for a model from a folder", model, adapters=["somewhere"])
+    assert_refused("adapters and fusions require a model folder or hub id", model, adapters=["somewhere"])
     assert model.training
 
 

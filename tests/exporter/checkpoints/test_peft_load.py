@@ -178,14 +178,14 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no type": ({"peft_type": None}, "PEFT's type None"),
     "task": ({"task_type": "TOKEN_CLS"}, "a BertForSequenceClassification: expected .* ends in ForTokenClassification"),
     "features": ({"task_type": "FEATURE_EXTRACTION"}, "expected SEQ_CLS, TOKEN_CLS or QUESTION_ANS"),
-    "pissa": ({"init_lora_weights": "pissa"}, "trained on changed base weights"),
+    "pissa": ({"init_lora_weights": "pissa"}, "trained on modified base weights"),
     "tokens": ({"trainable_token_indices": [1]}, "sets trainable_token_indices"),
     "import": ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
     "biases": ({"bias": "all"}, "changes biases of the base model"),
     "newer": ({"of_another_day": 1}, "sets of_another_day"),
     "targets": ({"target_modules": ["q_proj"]}, "does not fit BertForSequenceClassification"),
     "rank": ({"r": 0}, "does not fit BertForSequenceClassification"),
-    "pattern": ({"target_modules": "query", "layers_to_transform": [1]}, "no valid configuration of PEFT"),
+    "pattern": ({"target_modules": "query", "layers_to_transform": [1]}, "not a valid PEFT configuration"),
 }
 
 
@@ -228,14 +228,14 @@ def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch:
         load_peft(base(), {"a": lora, "b": ia3})
     with pytest.raises(ExportError, match="for the task SEQ_CLS, the base model is a BertForTokenClassification"):
         load_peft(BertForTokenClassification(config()), {"a": lora})
-    with pytest.raises(ExportError, match="holds adapters of PEFT already"):
+    with pytest.raises(ExportError, match="already contains PEFT adapters"):
         load_peft(peft_model(peft.LoraConfig(**LORA), ["a"]).get_base_model(), {"b": lora})
     with pytest.raises(ExportError, match=r"lacks 1 weights .*first 'bert.pooler.dense.weight'"):
         load_peft(base(), {"a": lora}, missing=["bert.pooler.dense.weight", "classifier.weight"])
     headless = saved(tmp_path / "2", peft.LoraConfig(r=4, target_modules=TARGETS))
-    with pytest.raises(ExportError, match="some adapter does not bring"):
+    with pytest.raises(ExportError, match="some adapter does not have"):
         load_peft(base(), {"a": lora, "b": headless}, missing=["classifier.weight"])
-    with pytest.raises(ExportError, match="no adapter of PEFT was named"):
+    with pytest.raises(ExportError, match="no PEFT adapter was given"):
         load_peft(base(), {})
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ExportError, match=r"pip install 'adapterdrop-onnx\[peft\]'"):

@@ -152,7 +152,7 @@ def test_given_scores(tmp_path: Path) -> None:
     layer = {"a": 0.1, "b": 3, "c": 0, "d": 0.1}
     assert choose(given({str(number): layer for number in range(LAYERS)}), 2) == dict.fromkeys(range(LAYERS), ("a", "b"))
     assert not given({"a,b,c,d": {str(number): layer for number in range(LAYERS)}}).measured
-    with pytest.raises(ExportError, match=r"nothing for the fusion 'a,b,c,d' of the task 't'.*they name 'a,b'"):
+    with pytest.raises(ExportError, match=r"no entry for the fusion 'a,b,c,d' of the task 't'.*found 'a,b'"):
         given({"a,b": {"0": layer}})
     with pytest.raises(ExportError, match=r"layer 2 is missing; layer 1 lacks 'd'; layer 0 has 'e', no member"):
         given({"0": {**layer, "e": 1}, "1": {"a": 1, "b": 1, "c": 1}})
@@ -174,7 +174,7 @@ def test_chooses_per_layer_in_order_with_the_earlier_member_at_a_tie() -> None:
 
 @pytest.mark.parametrize("keep", [0, -1, 5, 1.5, True, "2"])
 def test_refuses_a_number_to_keep_that_is_none(keep: Any) -> None:
-    with pytest.raises(ExportError, match="must be from 1 to 4, the members of the fusion 'f'; found"):
+    with pytest.raises(ExportError, match="must be from 1 to 4, the number of members of the fusion 'f'; found"):
         choose(_table((0.1, 0.2, 0.3, 0.4)), keep)
 
 

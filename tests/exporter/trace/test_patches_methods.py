@@ -223,10 +223,10 @@ def test_a_merged_and_deleted_adapter_belongs_to_the_trunk() -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (DoRAConfig(r=4), "another formula than DoRA's own"),
-        (DvoRAConfig(r=4), "another formula than DoRA's own"),
+        (DoRAConfig(r=4), "a formula that differs from DoRA's"),
+        (DvoRAConfig(r=4), "a formula that differs from DoRA's"),
         (IA3Config(), "not into the biases.*reset_adapter"),
-        (MTLLoRAConfig(r=4), "by a wrong formula"),
+        (MTLLoRAConfig(r=4), "uses a wrong formula"),
     ],
     ids=["dora", "dvora", "ia3", "mtl-lora"],
 )
