@@ -84,7 +84,7 @@ def save_stored_groups(stored: Sequence[StoredGroup], weights: WeightsFile, grap
                 model.graph.register_initializer(value)
         entry = {"structure": each.structure, _SLOTS: each.slots, "tasks": list(each.group.tasks)}
         model.metadata_props[_KEY] = json.dumps(entry, sort_keys=True)
-        weights.place(model)
+        weights.externalize(model)
         ir.save(model, graph.with_name(name))
 
 

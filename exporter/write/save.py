@@ -59,7 +59,7 @@ def strip(graph: ir.Model) -> None:
 
 def save_graph(graph: ir.Model, weights: WeightsFile, path: Path) -> None:
     """Write the graph to `path` and its weights to the weights file of the bundle."""
-    weights.place(graph)
+    weights.externalize(graph)
     ir.save(graph, path)
 
 

@@ -40,14 +40,14 @@ class WeightsFile:
         """Close the file."""
         self._file.close()
 
-    def place(self, model: ir.Model) -> None:
+    def externalize(self, model: ir.Model) -> None:
         """Write the graph's weights and replace its initializers with references to the file, in place."""
         for value in model.graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and tensor.nbytes > _IN_GRAPH_BYTES:
                 value.const_value = ir.ExternalTensor(
                     location=self._path.name,
-                    offset=self._place(tensor),
+                    offset=self._append(tensor),
                     length=tensor.nbytes,
                     dtype=tensor.dtype,
                     shape=ir.Shape(tensor.numpy().shape),
@@ -56,7 +56,7 @@ class WeightsFile:
                 )
         self._file.flush()
 
-    def _place(self, tensor: ir.TensorProtocol) -> int:
+    def _append(self, tensor: ir.TensorProtocol) -> int:
         data = tensor.tobytes()
         key = (len(data), hashlib.blake2b(data, digest_size=32).digest())
         if key not in self._offsets:

@@ -56,9 +56,9 @@ def traces() -> dict[int, TracedGroup]:
 def one_trace(traces: dict[int, TracedGroup], monkeypatch: pytest.MonkeyPatch) -> None:
     """A target changes what follows the trace: one per drop serves all tests."""
 
-    def trace(branch: TaskGroup, plan: Plan) -> TracedGroup:
+    def trace(task_group: TaskGroup, plan: Plan) -> TracedGroup:
         if plan.drop not in traces:
-            traces[plan.drop] = trace_group(branch, plan)
+            traces[plan.drop] = trace_group(task_group, plan)
         return replace(traces[plan.drop], model=traces[plan.drop].model.clone())
 
     monkeypatch.setattr(exporter.variants, "trace_group", trace)
@@ -154,12 +154,12 @@ def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
     runs: list[list[str]] = []
     evaluate = exporter.evaluate.evaluate
 
-    def counted(branches: Any, plan: Plan, graph: Any, evaluation: Any) -> Any:
+    def counted(task_groups: Any, plan: Plan, graph: Any, evaluation: Any) -> Any:
         def run(names: list[str], feeds: Any) -> Any:
             runs.append(names)
             return graph.run(names, feeds)
 
-        return evaluate(branches, plan, SimpleNamespace(run=run), evaluation)
+        return evaluate(task_groups, plan, SimpleNamespace(run=run), evaluation)
 
     monkeypatch.setattr(exporter.variants, "evaluate", counted)
     both = export(model, tokenizer(), evaluation=texts, output=tmp_path / "both").variants[0].evaluation

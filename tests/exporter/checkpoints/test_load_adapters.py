@@ -208,7 +208,9 @@ def test_sources_that_clash_or_are_none(tmp_path: Path, tasks: Any, sources: lis
 def test_an_adapter_that_the_model_has_already(tmp_path: Path, tasks: Any) -> None:
     tasks.save_pretrained(tmp_path / "model")
     assert_refused(
-        "the adapter 'a' .* has the name of one that is already in the model", tmp_path / "model", adapters=[str(tmp_path / "all")]
+        "the adapter 'a' .* has the name of one that is already in the model",
+        tmp_path / "model",
+        adapters=[str(tmp_path / "all")],
     )
     loaded = load(tmp_path / "model", adapters=[f"new={tmp_path / 'all' / 'a'}"]).model
     assert_equal(answer(loaded, "new"), answer(tasks, "a"))

@@ -77,7 +77,11 @@ def _without(path: Path, text: str) -> None:
         (lambda f: (f / "pytorch_model_head.bin").unlink(), ["all"], "the head 'a,b' in .* has no weights"),
         (lambda f: edit(f / "adapter_fusion_config.json", config=None), ["all"], "has no fusion configuration, found None"),
         (lambda f: edit(f / "adapter_fusion_config.json", config={}), ["all"], "cannot be added to the BertAdapterModel"),
-        (lambda f: edit(f / "adapter_fusion_config.json", adapter_names=[1]), ["all"], "has no list of adapter names, found \\[1\\]"),
+        (
+            lambda f: edit(f / "adapter_fusion_config.json", adapter_names=[1]),
+            ["all"],
+            "has no list of adapter names, found \\[1\\]",
+        ),
         (lambda f: edit(f / "adapter_fusion_config.json", hidden_size=768), ["all"], "with hidden_size 768"),
         (lambda f: (f / "adapter_fusion_config.json").unlink(), ["all"], "but no adapter_fusion_config.json"),
     ],
@@ -93,7 +97,9 @@ def test_fusions_that_are_none_or_there_already(tmp_path: Path, fused: Any) -> N
     assert_refused("there is no fusion folder", tmp_path / "trunk", fusions=[str(tmp_path / "nowhere")])
     fused.save_pretrained(tmp_path / "model")
     assert_refused(
-        "the fusion 'a,b' .* has the name of one that is already in the model", tmp_path / "model", fusions=[str(tmp_path / "ab")]
+        "the fusion 'a,b' .* has the name of one that is already in the model",
+        tmp_path / "model",
+        fusions=[str(tmp_path / "ab")],
     )
 
 
@@ -174,7 +180,10 @@ def test_two_setups_that_share_an_adapter(tmp_path: Path, fused: Any) -> None:
         ({"type": "sys", "children": [{"type": "single", "children": ["a"]}]}, "contains no adapter setup"),
         ({"type": "Stack", "children": []}, "contains no adapter setup"),
         ({"type": "Stack", "children": [{"type": "single", "children": [5]}]}, "contains no adapter setup"),
-        ({"type": "Stack", "children": [{"type": "single", "children": ["a"]}], "kwargs": {"x": 1}}, "contains no adapter setup"),
+        (
+            {"type": "Stack", "children": [{"type": "single", "children": ["a"]}], "kwargs": {"x": 1}},
+            "contains no adapter setup",
+        ),
         ([], "contains no adapter setup"),
     ],
 )

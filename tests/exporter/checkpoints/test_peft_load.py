@@ -123,7 +123,7 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     "no head": (lambda weights: weights.pop("base_model.model.classifier.bias"), "lacks the weight .*classifier.bias"),
     "left over": (
         lambda weights: weights.update(strange=torch.ones(1)),
-        "has 1 weights without a place in the model, first 'str",
+        "has 1 weights that are not in the model, first 'str",
     ),
     "base": (
         lambda weights: weights.update({"base_model.model.bert.embeddings.word_embeddings.weight": torch.ones(101, 32)}),
