@@ -35,7 +35,7 @@ def model() -> Any:
 
 
 def _with(model: Any, names: tuple[str, ...]) -> Any:
-    """The model with those tasks alone."""
+    """The model with only these tasks."""
     other = tiny_model(TASKS)
     for name in set(TASKS) - set(names):
         other.delete_adapter(name)

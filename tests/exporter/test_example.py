@@ -1,4 +1,4 @@
-"""The bundled example: what is shipped, and that the main command answers real sentences with it."""
+"""The bundled example: its files, and the predictions of the main command for real sentences."""
 
 from __future__ import annotations
 

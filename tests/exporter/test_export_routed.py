@@ -101,7 +101,7 @@ def test_methods_whose_weights_broadcast(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("target", "precision"), [("cpu", "fp32"), ("cuda", "fp16"), ("portable", "int8")])
 def test_groups_without_rows_in_other_targets(tmp_path: Path, target: str, precision: str) -> None:
-    """Verification asks each structure alone, so that the other one computes nothing with fused or quantized operators."""
+    """Verification runs each structure separately, so that the other one has no rows, with fused or quantized operators."""
     # Large enough that its products are worth quantizing.
     config = BertConfig(
         num_hidden_layers=2,

@@ -1,4 +1,4 @@
-"""Folders of adapters and heads beside a base model: exactly what was saved, or a refusal where the library only warns."""
+"""Folders of adapters and heads for a base model: loaded exactly as saved, or refused where the library only warns."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_method_under_a_new_name(tmp_path: Path, method: str, safe: bool) 
 
 
 def test_a_folder_of_folders(tmp_path: Path, tasks: Any) -> None:
-    # What a trainer left behind is no task.
+    # Training checkpoints are not tasks.
     shutil.copytree(tmp_path / "all" / "a", tmp_path / "all" / "checkpoint-500")
     loaded = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "all")]).model
     assert list(loaded.adapters_config.adapters) == ["a", "ab"]
@@ -130,7 +130,10 @@ def _config(folder: Path, file: str = "adapter_config.json", **changes: Any) -> 
             lambda f: _weights(f, "pytorch_adapter.bin", _without("layer.1.output")),
             "lacks 4 weights, first 'bert.encoder.layer.1",
         ),
-        (lambda f: _weights(f, "pytorch_adapter.bin", _with("bert.encoder.layer.9.x")), "has 1 weights for which there is no"),
+        (
+            lambda f: _weights(f, "pytorch_adapter.bin", _with("bert.encoder.layer.9.x")),
+            "has 1 weights that are not in the model",
+        ),
         (
             lambda f: _weights(f, "pytorch_adapter.bin", _with("bert.embeddings.LayerNorm.bias")),
             "has 1 weights for which there",
@@ -245,7 +248,7 @@ def test_a_folder_whose_name_has_an_equals_sign(tmp_path: Path, tasks: Any, monk
 
 @pytest.mark.parametrize("ours", ["google-bert/bert-base", "bert-base"])
 def test_the_name_of_the_base(tmp_path: Path, tasks: Any, monkeypatch: pytest.MonkeyPatch, ours: str) -> None:
-    """Names of the hub can tell that an adapter is for another model of the same size; names of folders cannot."""
+    """Hub ids identify an adapter of another model of the same size; folder names do not."""
     from exporter.checkpoints import assemble
     from exporter.checkpoints.sources import Source
 
@@ -280,7 +283,7 @@ def _static(cls: Any, tmp_path: Path, name: str, base: Any = None, **options: An
 
 
 def test_heads_of_static_models_become_named_heads(tmp_path: Path) -> None:
-    """Three label counts on one base, whose own head is no task."""
+    """Three label counts on one base model, whose head is not the head of a task."""
     models: dict[str, Any] = {}
     for name, count in (("two", 2), ("three", 3), ("one", 1)):
         base = models.get("two")
@@ -393,11 +396,11 @@ def test_peft_folders(tmp_path: Path) -> None:
     # Without a task_type, PEFT writes down the class.
     changes = {"task_type": None, "auto_mapping": {"base_model_class": "BertForSequenceClassification"}}
     edit(tmp_path / "peft" / "two" / "adapter_config.json", **changes)
-    alone = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "peft" / "two")]).model
+    single = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "peft" / "two")]).model
     with torch.no_grad():
-        assert_equal(alone(**FEEDS).logits, models["two"](**FEEDS).logits)
+        assert_equal(single(**FEEDS).logits, models["two"](**FEEDS).logits)
     edit(tmp_path / "peft" / "two" / "adapter_config.json", task_type="SEQ_CLS")
-    # A folder of such folders, each called like its adapter.
+    # A folder of such folders, each with the name of its adapter.
     assert sorted(load(tmp_path / "trunk", adapters=[str(tmp_path / "peft")]).model.peft_config) == ["three", "two"]
 
 

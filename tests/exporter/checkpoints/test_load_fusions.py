@@ -134,7 +134,7 @@ def test_a_named_fusion_gets_its_name_back(tmp_path: Path) -> None:
     found = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "setup")])
     assert found.setup.name == "both"
     assert_equal(answer(found.model, found.setup, "both"), answer(model, setup, "both"))
-    # In a model that has both, nothing tells which of the two was meant.
+    # If the model has both, the setup is ambiguous.
     model.save_pretrained(tmp_path / "model")
     model._save_adapter_setup_config(str(tmp_path / "model"), setup)
     assert_refused("the model has several fusions of them, 'a,b', 'both'", tmp_path / "model")
@@ -146,7 +146,7 @@ def test_a_setup_in_the_folder_of_its_model(tmp_path: Path, fused: Any) -> None:
     found = load_quietly(tmp_path / "model")
     assert found.setup == Stack("c", "a")
     assert_equal(answer(found.model, found.setup, "a"), answer(fused, found.setup, "a"))
-    # The same beside the bare trunk.
+    # The same with the bare trunk.
     fused.save_adapter_setup(str(tmp_path / "trunk"), Stack("c", "a"))
     found = load_quietly(tmp_path / "trunk")
     assert_equal(answer(found.model, found.setup, "a"), answer(fused, found.setup, "a"))

@@ -1,4 +1,4 @@
-"""Hub ids: the local cache, the offline mode, and what is asked of the hub. Nothing here reaches for the network."""
+"""Hub ids: the local cache, the offline mode and the requests to the hub, without network access."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_ids_that_are_none(published: Any, tmp_path: Path, base: str, message: s
 
 
 def test_a_snapshot_without_its_weights(published: Any, tmp_path: Path) -> None:
-    """The client hands out a snapshot of which only the configuration was ever downloaded."""
+    """The client returns a snapshot with only the configuration downloaded."""
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_text((tmp_path / "trunk" / "config.json").read_text())
     _publish(tmp_path / "cache", "org/half", tmp_path / "half")
@@ -101,7 +101,7 @@ def test_a_snapshot_without_its_weights(published: Any, tmp_path: Path) -> None:
 
 
 class _Hub:
-    """In place of the hub's client: notes what is asked for."""
+    """A replacement of the hub's client that records the requests."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder, self.asked = folder, list[dict[str, Any]]()
@@ -150,7 +150,7 @@ def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message
 
 
 def test_the_environment_names_the_cache(published: Any, tmp_path: Path) -> None:
-    """In a process of its own, because the hub's client reads its settings when it is imported."""
+    """In a separate process, because the hub's client reads its settings at import."""
     code = (
         "from exporter.load import load\n"
         "print(list(load('org/tiny-bert', adapters=['org/all']).model.heads))\n"

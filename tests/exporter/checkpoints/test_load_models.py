@@ -1,4 +1,4 @@
-"""Model folders and live models: what comes out gives the answers that the saved model gave, or is refused with a reason."""
+"""Model folders and live models: the loaded model gives the outputs of the saved one, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_tokenizer_and_image_processor_come_along(tmp_path: Path) -> None:
     assert found.processor.size == {"height": 8, "width": 8}
     (tmp_path / "vit" / "preprocessor_config.json").write_text('{"image_processor_type": "Frobnicator"}')
     assert_refused("the image processor in .* cannot be loaded", tmp_path / "vit")
-    # What speech models call so is no image processor.
+    # Speech models store a feature extractor in this file, not an image processor.
     (tmp_path / "vit" / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
     assert load(tmp_path / "vit").processor is None
     tokenizer().save_pretrained(tmp_path / "vit")

@@ -55,10 +55,10 @@ def change_config(folder: Path, **settings: Any) -> Path:
 
 
 def assert_loaded(model: Any, name: str, folder: Path, labels: int = 2) -> None:
-    """As PEFT loads that folder alone, into a base model with as many labels."""
-    alone = base()
-    alone.classifier = torch.nn.Linear(32, labels)
-    expected = peft.PeftModel.from_pretrained(alone, folder).eval()
+    """Compare with PEFT, which loads only that folder into a base model with the same number of labels."""
+    single = base()
+    single.classifier = torch.nn.Linear(32, labels)
+    expected = peft.PeftModel.from_pretrained(single, folder).eval()
     model.set_adapter(name)
     assert not model.training
     assert_parity(answer(model, inputs((3, 5))).logits.numpy(), answer(expected, inputs((3, 5))).logits.numpy())
@@ -104,7 +104,7 @@ def test_projections_of_vera_are_each_adapters_own(tmp_path: Path) -> None:
     pointers = {name: model.base_model.vera_A[name].data_ptr() for name in sources}
     assert pointers["narrow"] == pointers["same"]
     assert len(set(pointers.values())) == 3
-    # The last two differ in projections alone.
+    # The last two only differ in their projections.
     structures = [structure_of(model, name, name, 0) for name in sources]
     assert structures[1] == structures[2]
     assert structures[2] != structures[3]

@@ -266,7 +266,7 @@ def test_keep_per_layer_is_the_formula() -> None:
     np.testing.assert_allclose(run(pruned, setup, feeds), expected, atol=2e-6)
     assert np.abs(full - expected).max() > 1e-3
     for number, layer in enumerate(pruned.bert.encoder.layer):
-        # "x" is no part of the task: the copy may serve others that say so, here it does not, and nobody asked to delete it.
+        # "x" is not part of the task and stays: only adapters of the given tasks are removed from layers.
         assert set(layer.output.adapters) - {"x"} == set(kept[number])
     again = copy.deepcopy(pruned)
     del pruned.bert.encoder.layer[0].output.adapters["a"]
@@ -332,7 +332,7 @@ def test_refuses_a_last_member_that_the_library_cannot_run() -> None:
         (
             dict.fromkeys("ab", SeqBnConfig(leave_out=[1])),
             Fuse(Stack("a", "b"), "d", name="a,b,c,d"),
-            r"has Stack\(a, b\), of which layer 1 \(output_adapter\) has no adapter",
+            r"contains Stack\(a, b\), which has no adapter in layer 1 \(output_adapter\)",
         ),
         ({}, Fuse("a", "b"), r"the fusion 'a,b' has no weights in layer 0"),
         (dict.fromkeys(MEMBERS, LoRAConfig()), Fuse(*MEMBERS), r"the fusion 'a,b,c,d' has 'a', a LoRAConfig"),
@@ -366,7 +366,7 @@ def test_a_frozen_temperature_stays(tmp_path: Path) -> None:
     first = run(copied, setup)
     attention_tables(copied, "t", setup, calibration(tmp_path))
     np.testing.assert_array_equal(run(copied, setup), first)
-    np.testing.assert_array_equal(run(model, setup), first)  # the next value of the user's model, which was left alone
+    np.testing.assert_array_equal(run(model, setup), first)  # the next value of the user's model, which was not changed
     assert freeze_temperature(fusion_model()) == {}
 
 

@@ -1,4 +1,4 @@
-"""PEFT models: each method traced and bound against PEFT's own eager answers; pruning, structures and what is refused."""
+"""PEFT models: each method traced and bound against eager PEFT; pruning, structures and refusals."""
 
 from __future__ import annotations
 

@@ -185,10 +185,10 @@ def test_drift_and_metric(tmp_path: Path, head: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("head", "kind", "label", "message"),
     [
-        ("3", "classification", '"perhaps"', "line 1: the label 'perhaps' is none of the task's: yes, no, maybe, or 0 to 2"),
-        ("3", "classification", "3", "line 1: the label 3 is none"),
-        ("3", "classification", "0.5", "line 1: the label 0.5 is none"),
-        ("reg", "regression", '"good"', "line 1: the label 'good' is no number"),
+        ("3", "classification", '"perhaps"', "line 1: unknown label 'perhaps'; labels: yes, no, maybe, or 0 to 2"),
+        ("3", "classification", "3", "line 1: unknown label 3; labels"),
+        ("3", "classification", "0.5", "line 1: unknown label 0.5; labels"),
+        ("reg", "regression", '"good"', "line 1: the label 'good' is not a number"),
     ],
 )
 def test_drift_refuses_foreign_labels(tmp_path: Path, head: str, kind: str, label: str, message: str) -> None:

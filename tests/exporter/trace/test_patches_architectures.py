@@ -268,7 +268,7 @@ def test_cures_change_no_number_of_models_with_one_head(architecture: str) -> No
 @pytest.mark.parametrize("options", [{"attn_matrices": ["k"]}, {"attn_matrices": ["k", "v"], "use_gating": True}], ids=str)
 @pytest.mark.parametrize("method", ["LoRAConfig", "IA3Config"])
 def test_lora_of_merged_projections(method: str, options: dict[str, Any]) -> None:
-    """GPT-2 has one projection for q, k and v, of which an adapter takes any."""
+    """GPT-2 has one projection for q, k and v; an adapter changes any of them."""
     config = getattr(adapters, method)(**options, init_weights="bert")
     check_eager(Case("GPT2", "classification", config))
     check_eager(Case("GPT2", "classification", config, config={"pad_token_id": None}))
