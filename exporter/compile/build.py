@@ -46,8 +46,8 @@ class Compiled:
     Attributes:
         graph: the graph of all tasks for the plan's target and precision.
         routed: the routed graph for the same target and precision; None if it was not requested.
-        reference: both graphs in fp32 with standard operators, because rounding can hide errors of the compiler; None if the
-            plan's precision is fp32.
+        reference: both graphs in fp32 with standard operators, because rounding can hide errors of the compiler; None if
+            the graph itself is in fp32.
         passes: nodes and bytes before and after each pass, in order.
         kept: copies of the cleaned groups; empty if they were not requested.
     """

@@ -59,7 +59,7 @@ def stored_bytes(task_groups: Iterable[TaskGroup]) -> int:
 
 
 def reference_bytes(variants: Iterable[Iterable[TaskGroup]], plan: Plan) -> int:
-    """Return the bytes of the temporary fp32 reference graph; 0 if the plan's precision is fp32.
+    """Return the bytes of the temporary reference graph; 0 if the graph itself is in fp32.
 
     The variants are verified one after another, so that only the largest counts.
     """
