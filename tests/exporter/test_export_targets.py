@@ -101,7 +101,9 @@ def test_a_precision_that_a_target_lacks_is_refused(model: Any, tmp_path: Path) 
 
 
 def test_static_ranges_need_texts(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"int8 for the target openvino quantizes by .*: add --calibration FILE"):
+    with pytest.raises(
+        ExportError, match=r"int8 for the target openvino measures the ranges of activations .*: add --calibration FILE"
+    ):
         export(model, target="openvino", precision="int8", output=tmp_path / "onnx")
 
 

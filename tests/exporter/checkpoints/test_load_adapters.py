@@ -142,7 +142,7 @@ def _config(folder: Path, file: str = "adapter_config.json", **changes: Any) -> 
             lambda f: _weights(f, "pytorch_adapter.bin", _reshaped("layer.0")),
             "has 4 weights of another shape, first .* instead of",
         ),
-        (lambda f: _weights(f, "pytorch_adapter.bin", lambda _: [1]), "must hold named tensors, found list"),
+        (lambda f: _weights(f, "pytorch_adapter.bin", lambda _: [1]), "must contain named tensors, found list"),
         (lambda f: (f / "pytorch_adapter.bin").unlink(), "has no weights: expected adapter.safetensors or pytorch_adapter.bin"),
         (lambda f: (f / "pytorch_adapter.bin").write_bytes(b"PK"), "pytorch_adapter.bin' cannot be loaded"),
         (lambda f: (f / "pytorch_adapter.bin").write_text("version https://git-lfs"), "it is a git-lfs pointer"),
@@ -344,7 +344,7 @@ def test_a_head_that_no_named_head_is_like(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     _weights(tmp_path / "b", "pytorch_model_head.bin", lambda weights: {key: value + 1 for key, value in weights.items()})
     assert_refused(
-        "differ, and a BertForNextSentencePrediction has one head",
+        "differ, but a BertForNextSentencePrediction has one head",
         tmp_path / "trunk",
         adapters=[both[0], f"b={tmp_path / 'b'}"],
     )

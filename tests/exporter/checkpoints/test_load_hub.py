@@ -76,9 +76,9 @@ def test_an_adapter_of_another_model_of_the_hub(published: Any) -> None:
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("org/nothing", "no such hub id can be had: the local cache .* has none and HF_HUB_OFFLINE is set"),
+        ("org/nothing", "the hub id is not available: it is not in the local cache .* and HF_HUB_OFFLINE is set"),
         ("nothing", "there is no model folder 'nothing', and the hub id is not available"),
-        ("org/a--b", "no such hub id can be had: Cannot have -- or .. in repo_id"),
+        ("org/a--b", "the hub id is not available: Cannot have -- or .. in repo_id"),
         ("org/name/more", "there is no model folder 'org/name/more': expected .* or a hub id"),
         ("./nothing", "there is no model folder './nothing'"),
         ("", "there is no model folder ''"),
@@ -137,7 +137,7 @@ def test_only_one_format_of_the_weights_is_downloaded(
     [
         (GatedRepoError, "it is gated: request access"),
         (RepositoryNotFoundError, "it does not exist, or it is private"),
-        (requests.exceptions.ProxyError, "no such hub id can be had: broken"),
+        (requests.exceptions.ProxyError, "the hub id is not available: broken"),
     ],
 )
 def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message: str) -> None:
@@ -152,11 +152,11 @@ def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message
 def test_the_environment_names_the_cache(published: Any, tmp_path: Path) -> None:
     """In a separate process, because the hub's client reads its settings at import."""
     code = (
-        "from exporter.load import load\n"
+        "from exporter.checkpoints.load import load\n"
         "print(list(load('org/tiny-bert', adapters=['org/all']).model.heads))\n"
         "load('org/nothing')"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout == "['a', 'b']\n"
-    assert f"the local cache {tmp_path / 'cache'} has none and HF_HUB_OFFLINE is set" in result.stderr
+    assert f"it is not in the local cache {tmp_path / 'cache'} and HF_HUB_OFFLINE is set" in result.stderr

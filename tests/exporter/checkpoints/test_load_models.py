@@ -118,11 +118,11 @@ def test_a_pickle_that_runs_code_does_not(tmp_path: Path) -> None:
     model.save_adapter(str(tmp_path / "a"), "a")
     trunk = save_trunk(model, tmp_path / "trunk")
     torch.save({"weight": Burglar(tmp_path / "trace")}, tmp_path / "model" / "pytorch_model.bin")
-    assert_refused("cannot be loaded: its pickle wants \\w+.mkdir, which could run code", tmp_path / "model")
+    assert_refused("cannot be loaded: its pickle imports \\w+.mkdir, which could run code", tmp_path / "model")
     for name in ("pytorch_adapter.bin", "pytorch_model_head.bin"):
         before = (tmp_path / "a" / name).read_bytes()
         torch.save({"weight": Burglar(tmp_path / "trace")}, tmp_path / "a" / name)
-        assert_refused(f"{name}' cannot be loaded: its pickle wants \\w+.mkdir", trunk, adapters=[str(tmp_path / "a")])
+        assert_refused(f"{name}' cannot be loaded: its pickle imports \\w+.mkdir", trunk, adapters=[str(tmp_path / "a")])
         (tmp_path / "a" / name).write_bytes(before)
     assert not (tmp_path / "trace").exists()
 
@@ -160,7 +160,7 @@ def test_a_static_model_without_its_pooler(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model" / "model.safetensors")
     kept = {key: value for key, value in weights.items() if ".pooler." not in key}
     save_file(kept, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
-    assert_refused("lacks 2 weights that its config.json names, first 'bert.pooler", tmp_path / "model")
+    assert_refused("lacks 2 weights that its config.json requires, first 'bert.pooler", tmp_path / "model")
 
 
 def _mpnet(tmp_path: Path) -> Any:

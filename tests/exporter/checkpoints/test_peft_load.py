@@ -131,7 +131,7 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     ),
     "shape": (
         lambda weights: weights.update({key: tensor[:, :3].clone() for key, tensor in weights.items() if "lora_A" in key}),
-        "made for another model: size mismatch for .*lora_A",
+        "trained for another model: size mismatch for .*lora_A",
     ),
 }
 
@@ -174,8 +174,8 @@ def test_heads_that_an_older_configuration_does_not_name(tmp_path: Path) -> None
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "type": ({"peft_type": "LOHA"}, "PEFT's type LOHA"),
-    "no type": ({"peft_type": None}, "PEFT's type None"),
+    "type": ({"peft_type": "LOHA"}, "has the PEFT type LOHA"),
+    "no type": ({"peft_type": None}, "has the PEFT type None"),
     "task": ({"task_type": "TOKEN_CLS"}, "a BertForSequenceClassification: expected .* ends in ForTokenClassification"),
     "features": ({"task_type": "FEATURE_EXTRACTION"}, "expected SEQ_CLS, TOKEN_CLS or QUESTION_ANS"),
     "pissa": ({"init_lora_weights": "pissa"}, "trained on modified base weights"),
@@ -224,7 +224,7 @@ def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lora = saved(tmp_path / "0", peft.LoraConfig(**LORA))
     ia3 = saved(tmp_path / "1", METHODS["ia3"])
-    with pytest.raises(ExportError, match="type IA3, the first one of LORA"):
+    with pytest.raises(ExportError, match="PEFT type IA3, the first one LORA"):
         load_peft(base(), {"a": lora, "b": ia3})
     with pytest.raises(ExportError, match="for the task SEQ_CLS, the base model is a BertForTokenClassification"):
         load_peft(BertForTokenClassification(config()), {"a": lora})

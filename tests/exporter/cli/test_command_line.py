@@ -57,7 +57,7 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--tasks", "a,c"], "unknown adapter 'c'; adapters: a, b"),
         (["--tasks", "a,a"], "tasks contains 'a' twice"),
         (["--tasks", ","], "tasks is empty"),
-        (["--routed"], "found b (tagging): choose the others with --tasks a, or leave --routed out"),
+        (["--routed"], "found b (tagging): select the others with --tasks a, or omit --routed"),
         (["--opset", "9"], "opset must be from 17 to 24, found 9"),
         (["--atol", "0"], "atol must be a finite number above 0"),
         (["--precision", "fp4"], "precision must be one of fp32, fp16"),

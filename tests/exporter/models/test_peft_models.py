@@ -230,8 +230,8 @@ def test_layers_by_name() -> None:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "loha": (peft.LoHaConfig(target_modules=["query"]), "PEFT's type LOHA"),
-    "prompt": (peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "PEFT's type PROMPT_TUNING"),
+    "loha": (peft.LoHaConfig(target_modules=["query"]), "has the PEFT type LOHA"),
+    "prompt": (peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "has the PEFT type PROMPT_TUNING"),
     "tokens": (peft.LoraConfig(target_modules=["query"], trainable_token_indices=[1, 2]), "word_embeddings"),
     "activated": (
         peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"], alora_invocation_tokens=[1]),

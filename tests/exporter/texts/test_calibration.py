@@ -60,7 +60,7 @@ def test_reads_each_format(
         ("a.jsonl", '{"txt": "one"}', "line 1: expected text, or text_a and text_b; text_a is missing"),
         ("a.jsonl", '{"text": ""}', "line 1: text must be a text, found ''"),
         ("a.jsonl", '{"text": 3}', "line 1: text must be a text, found 3"),
-        ("a.jsonl", '{"text": "\\ud800"}', "line 1: text holds half of a surrogate pair"),
+        ("a.jsonl", '{"text": "\\ud800"}', "line 1: text contains half of a surrogate pair"),
         ("a.jsonl", '{"text": "one", "label": 1}\n{"text": "two"}', "line 2: some texts have a label, some have no label"),
         ("a.jsonl", '{"text": "one", "label": null}', "line 1: the label is empty"),
         ("a.jsonl", '{"text": "one"}\n{"text_a": "one", "text_b": "two"}', "line 2: texts and pairs of texts are mixed"),
