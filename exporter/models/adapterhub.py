@@ -11,7 +11,7 @@ from adapters.methods.adapter_layer_base import AdapterLayerBase
 from adapters.methods.prefix_tuning import PrefixTuningLayer
 
 from exporter.errors import ExportError
-from exporter.models.compositions import adapters_of as names_of
+from exporter.models.compositions import adapters_of as setup_adapters
 from exporter.models.compositions import fuses_of, fusions_of, shape_of
 from exporter.models.fusion import Pruning, freeze_temperature, fusion_layers, prune_fusion
 from exporter.models.merged_lora import unmerge
@@ -50,7 +50,7 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> Any:
     Raises:
         ExportError: the setup contains a fusion without a fusion layer in the model.
     """
-    slots = {name: number for number, name in enumerate(names_of(setup))}
+    slots = {name: number for number, name in enumerate(setup_adapters(setup))}
     fusions = [_fusion_config(model, task, name) for name in fusions_of(setup)]
     configs = [_adapter_config(model, name) for name in slots]
     if isinstance(setup, str) and isinstance(configs[0], BnConfig):
@@ -95,7 +95,7 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
     unmerge(model)
     _relink_prefixes(model)
     model.adapters_config.active_setup = None
-    adapters = {name for task in tasks for name in names_of(task.setup)}
+    adapters = {name for task in tasks for name in setup_adapters(task.setup)}
     fusions = {name for task in tasks for name in fusions_of(task.setup)}
     for name in [name for name in model.adapters_config.fusions if name not in fusions]:
         with quiet():
@@ -133,7 +133,7 @@ def activate(model: Any, task: Task) -> None:
 
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
     """Return the layers that are dropped or excluded by the adapter's configuration."""
-    names = set(names_of(task.setup))
+    names = set(setup_adapters(task.setup))
     used = {
         module.layer_idx
         for module in model.modules()

@@ -19,7 +19,7 @@ _VALUES_PER_FP32 = {"fp16": 2, "int8": 4}
 def adapter_parameters(task_groups: Sequence[TaskGroup]) -> tuple[int, int]:
     """Count the parameters of the adapters and fusion layers that are not dropped.
 
-    AdapterDrop (arXiv 2010.11918) ties adapters across layers.
+    Adapters can be tied across layers, as in AdapterDrop (arXiv 2010.11918).
 
     Returns:
         The number of parameters in all layers, and that number with equal weights counted once, whether they are tied in
