@@ -197,7 +197,7 @@ def test_a_model_with_fewer_or_more_layers(tmp_path: Path, tasks: Any) -> None:
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        (["all/a", "a={}/all/ab"], "two different adapters are called 'a', one from .*a' and one from .*ab'"),
+        (["all/a", "a={}/all/ab"], "two different adapters have the name 'a', one from .*a' and one from .*ab'"),
         (["b={}/all"], "contains 'a', 'ab': the name 'b' requires a single adapter"),
         (["nowhere"], "there is no adapter folder"),
         (["trunk"], "contains neither an adapter nor a fusion"),

@@ -163,7 +163,9 @@ def test_two_setups_that_share_an_adapter(tmp_path: Path, fused: Any) -> None:
     # Another adapter of that name is another matter.
     other = fused_model(("c", "b"))
     other.save_adapter_setup(str(tmp_path / "other"), Stack("c", "b"))
-    assert_refused("two different adapters are called 'c'", tmp_path / "trunk", adapters=[sources[0], str(tmp_path / "other")])
+    assert_refused(
+        "two different adapters have the name 'c'", tmp_path / "trunk", adapters=[sources[0], str(tmp_path / "other")]
+    )
 
 
 @pytest.mark.parametrize(

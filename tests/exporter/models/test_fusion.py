@@ -154,7 +154,7 @@ def test_given_scores(tmp_path: Path) -> None:
     assert not given({"a,b,c,d": {str(number): layer for number in range(LAYERS)}}).measured
     with pytest.raises(ExportError, match=r"no entry for the fusion 'a,b,c,d' of the task 't'.*found 'a,b'"):
         given({"a,b": {"0": layer}})
-    with pytest.raises(ExportError, match=r"layer 2 is missing; layer 1 lacks 'd'; layer 0 has 'e', no member"):
+    with pytest.raises(ExportError, match=r"layer 2 is missing; layer 1 lacks 'd'; layer 0 has 'e', which is not a member"):
         given({"0": {**layer, "e": 1}, "1": {"a": 1, "b": 1, "c": 1}})
 
 
@@ -335,8 +335,8 @@ def test_refuses_a_last_member_that_the_library_cannot_run() -> None:
             r"contains Stack\(a, b\), which has no adapter in layer 1 \(output_adapter\)",
         ),
         ({}, Fuse("a", "b"), r"the fusion 'a,b' has no weights in layer 0"),
-        (dict.fromkeys(MEMBERS, LoRAConfig()), Fuse(*MEMBERS), r"the fusion 'a,b,c,d' has 'a', a LoRAConfig"),
-        ({}, Fuse("a", "a", name="a,b,c,d"), r"has a member twice: a, a"),
+        (dict.fromkeys(MEMBERS, LoRAConfig()), Fuse(*MEMBERS), r"the fusion 'a,b,c,d' contains 'a', a LoRAConfig"),
+        ({}, Fuse("a", "a", name="a,b,c,d"), r"contains a member twice: a, a"),
     ],
 )
 def test_refuses_fusions_that_the_library_cannot_run(tmp_path: Path, changed: dict[str, Any], setup: Any, message: str) -> None:
