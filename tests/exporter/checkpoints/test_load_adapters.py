@@ -136,7 +136,7 @@ def _config(folder: Path, file: str = "adapter_config.json", **changes: Any) -> 
         ),
         (
             lambda f: _weights(f, "pytorch_adapter.bin", _with("bert.embeddings.LayerNorm.bias")),
-            "has 1 weights for which there",
+            "has 1 weights that are not in the model",
         ),
         (
             lambda f: _weights(f, "pytorch_adapter.bin", _reshaped("layer.0")),
