@@ -187,7 +187,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
         self._file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(WeightsFile, "place", full)
+    monkeypatch.setattr(WeightsFile, "externalize", full)
     assert "No space left on device" in _refused(capsys, tmp_path, "--model", str(saved), "--tasks", "a")
 
 
@@ -208,9 +208,9 @@ def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[s
 def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: signal.Signals) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
     script = (
-        "import sys, time\nimport exporter.groups as groups\n"
+        "import sys, time\nimport exporter.compile.build as build\n"
         "def wait(*_):\n    print('verifying', flush=True)\n    time.sleep(60)\n"
-        "groups.verify = wait\nfrom exporter.cli import main\nsys.exit(main(sys.argv[1:]))"
+        "build.verify = wait\nfrom exporter.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [
         sys.executable,
