@@ -61,7 +61,7 @@ def one_trace(traces: dict[int, TracedGroup], monkeypatch: pytest.MonkeyPatch) -
             traces[plan.drop] = trace_group(branch, plan)
         return replace(traces[plan.drop], model=traces[plan.drop].model.clone())
 
-    monkeypatch.setattr(exporter.variants, "trace_group", trace)
+    monkeypatch.setattr(exporter.variant, "trace_group", trace)
 
 
 @pytest.mark.parametrize(("target", "precision"), [case for case in CASES if case != ("portable", "fp32")])
@@ -89,7 +89,7 @@ def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: 
 
 
 def test_a_mistake_that_rounding_would_hide_is_found(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter.verify, "eager", lambda *arguments: [field + 0.01 for field in eager(*arguments)])
+    monkeypatch.setattr(exporter.verify.verify, "eager", lambda *arguments: [field + 0.01 for field in eager(*arguments)])
     with pytest.raises(VerificationError, match=r"max .onnx - torch. 1.0\de-02, over 1.00e-04"):
         export(model, precision="int8", output=tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
@@ -113,7 +113,7 @@ def _texts(path: Path, labels: bool) -> Path:
 
 
 def test_texts_that_take_no_member_away_change_no_branch(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter.variants, "prune", lambda *_: pytest.fail("pruned again"))
+    monkeypatch.setattr(exporter.variant, "prune", lambda *_: pytest.fail("pruned again"))
     texts = _texts(tmp_path / "t.jsonl", labels=False)
     report = export(model, tokenizer(), tasks=["a"], drop=1, calibration=texts, output=tmp_path / "onnx")
     assert [row.task for row in report.variants[0].drift] == ["a"]
@@ -128,7 +128,7 @@ def test_the_space_asked_for_is_that_of_the_weights_and_of_the_copy_that_is_prov
         asked.append(needed)
         raise ExportError("enough")
 
-    monkeypatch.setattr(exporter._export, "check_space", note)
+    monkeypatch.setattr(exporter.export_tasks, "check_space", note)
     for precision in ("fp32", "fp16", "int8"):
         with pytest.raises(ExportError, match="enough"):
             export(model, precision=precision, drop=[0, 1], output=tmp_path / "onnx")
@@ -152,7 +152,7 @@ def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
 ) -> None:
     texts = _texts(tmp_path / "t.jsonl", labels=False)
     runs: list[list[str]] = []
-    evaluate = exporter.evaluate.evaluate
+    evaluate = exporter.verify.evaluate.evaluate
 
     def counted(branches: Any, plan: Plan, graph: Any, evaluation: Any) -> Any:
         def run(names: list[str], feeds: Any) -> Any:
@@ -161,7 +161,7 @@ def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
 
         return evaluate(branches, plan, SimpleNamespace(run=run), evaluation)
 
-    monkeypatch.setattr(exporter.variants, "evaluate", counted)
+    monkeypatch.setattr(exporter.variant, "evaluate", counted)
     both = export(model, tokenizer(), evaluation=texts, output=tmp_path / "both").variants[0].evaluation
     assert runs == [["a", "b"]]  # six short texts are one batch
     copy = shutil.copyfile(texts, tmp_path / "copy.jsonl")
@@ -174,7 +174,7 @@ def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
 def test_a_graph_that_answers_otherwise_too_often_is_refused(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter.evaluate, "eager", lambda *arguments: [-field for field in eager(*arguments)])
+    monkeypatch.setattr(exporter.verify.evaluate, "eager", lambda *arguments: [-field for field in eager(*arguments)])
     with pytest.raises(VerificationError, match=r"differs from PyTorch on more than 10.00% of the evaluation texts"):
         export(
             model,

@@ -152,7 +152,7 @@ def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message
 def test_the_environment_names_the_cache(published: Any, tmp_path: Path) -> None:
     """In a process of its own, because the hub's client reads its settings when it is imported."""
     code = (
-        "from exporter.load import load\n"
+        "from exporter.checkpoints.load import load\n"
         "print(list(load('org/tiny-bert', adapters=['org/all']).model.heads))\n"
         "load('org/nothing')"
     )
