@@ -75,7 +75,7 @@ def overhead(folder: Path, seconds: float) -> dict[str, Any]:
     """A call through the predictor and without it, on the same session: one after the other without a pause, as in a busy
     service, and each after a pause, when the processor's caches have gone cold."""
     predictor = runtime.load(folder, provider="cpu", threads=cores())
-    session = predictor._opened.sessions[predictor.manifest.variants[0].model]
+    session = predictor._bundle.sessions[predictor.manifest.variants[0].model]
     outputs = [output for task in predictor.manifest.tasks for output in task.outputs]
     found = {}
     for width in (128, 1):
@@ -105,7 +105,7 @@ class _Answered:
 def _wrapper(predictor: runtime.Predictor, feeds: Mapping[str, npt.NDArray[Any]], calls: int = 2000) -> dict[str, Any]:
     """Milliseconds of `Predictor.run` around a graph that costs nothing, in a row."""
     answered = {predictor.manifest.variants[0].model: _Answered(list(predictor.run(feeds).values()))}
-    alone = replace(predictor, _opened=replace(predictor._opened, sessions=answered))
+    alone = replace(predictor, _bundle=replace(predictor._bundle, sessions=answered))
     call: Any = partial(alone.run, feeds)
     times = [timed(call)[1] for _ in range(calls)]
     return {"calls": calls, "predictor_ms": round(1e3 * statistics.median(times), 4)}

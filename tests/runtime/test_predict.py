@@ -132,7 +132,7 @@ def test_padding_on_the_left_does_not_shift_the_words(bundle: Path, tmp_path: Pa
 
 
 def test_long_texts_are_refused_by_index_or_cut(predictor: runtime.Predictor) -> None:
-    with pytest.raises(runtime.InputError, match=r"at most 16 tokens .* texts\[1\] has \d+; truncate=True cuts"):
+    with pytest.raises(runtime.InputError, match=r"at most 16 tokens .* texts\[1\] has \d+; pass truncate=True to"):
         predictor.predict(["fine", LONG])
     words = predictor.predict([LONG, ("a b", LONG)], ["names"], truncate=True)["names"]
     assert 0 < len(words[0].words) < 20

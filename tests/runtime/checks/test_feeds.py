@@ -1,4 +1,4 @@
-"""run(): the numbers, the feed checks, providers, drops and threads."""
+"""run(): the logits, the checks of feeds, providers, drops and threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,7 +109,7 @@ _ARRAYS = st.builds(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(given=st.dictionaries(st.sampled_from([*feeds(), "more"]), _ARRAYS | st.just(feeds()["input_ids"]) | st.none()))
 def test_any_other_feeds_are_answered_or_refused_never_a_crash(predictor: runtime.Predictor, given: dict[str, Any]) -> None:
-    right = FeedCheck(predictor.manifest)._right(feeds() | given)  # the short check and the one that explains must agree
+    right = FeedCheck(predictor.manifest)._is_valid(feeds() | given)  # the fast check and the one with messages must agree
     try:
         assert right == (check_feeds(feeds() | given, predictor.manifest).keys() == feeds().keys())
         found = predictor.run(feeds() | given)

@@ -1,4 +1,4 @@
-"""run() and predict() for heads whose logits are no labels of a text, and for inputs that are no texts."""
+"""run() and predict() for heads whose logits are not labels of a text, and for inputs that are not texts."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def predictor(bundle: Path) -> runtime.Predictor:
 
 @pytest.fixture(scope="module")
 def reference(bundle: Path) -> Any:
-    """transformers' tokenizer on the same folder."""
+    """The tokenizer of transformers for the same folder."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(bundle)
@@ -58,7 +58,7 @@ def embedded(ids: Any) -> np.ndarray[Any, Any]:
 
 
 def best_span(encoding: Any, longest: int) -> tuple[int, int, float]:
-    """By trying all: first and last token of the best answer and its probability."""
+    """First and last token of the best answer and its probability, by exhaustive search."""
     begins, finishes = (
         softmax((embedded(encoding["input_ids"]) @ head_weights()[name])[:, 0]) for name in ("begin_w", "finish_w")
     )
@@ -95,7 +95,7 @@ def test_the_answer_is_the_best_span_of_the_context(bundle: Path, tmp_path: Path
         assert (prediction.answer, prediction.start, prediction.end) == (pair[1][start:end], start, end)
         assert prediction.score == pytest.approx(score, rel=1e-4)
         assert list(prediction.to_dict()) == ["head", "drop", "answer", "start", "end", "score"]
-    assert limited == 1  # so that the limit of 30 tokens is tried too
+    assert limited == 1  # so that the limit of 30 tokens is tested too
 
 
 def test_a_context_without_tokens_has_no_answer(predictor: runtime.Predictor) -> None:
@@ -169,7 +169,7 @@ def test_without_a_longest_length_no_text_is_too_long(bundle: Path, tmp_path: Pa
 
 
 def test_tasks_that_texts_do_not_answer_are_refused_by_name(bundle: Path, predictor: runtime.Predictor) -> None:
-    message = r"found writer \(causal_lm\); call run\(\), or name others in tasks: topic, reader, chooser, filler$"
+    message = r"found writer \(causal_lm\); call run\(\), or select other tasks: topic, reader, chooser, filler$"
     for tasks in (None, ["writer"], ["topic", "writer"]):
         with pytest.raises(runtime.InputError, match=message):
             predictor.predict(["a"], tasks)
@@ -274,7 +274,7 @@ def pixels(*shape: int) -> np.ndarray[Any, Any]:
 def test_run_takes_images(vision: runtime.Predictor) -> None:
     found = vision.run({"pixel_values": pixels(5, 3, 4, 4)})["animal"]
     np.testing.assert_allclose(found, pixels(5, 3, 4, 4).mean((2, 3)) @ vision_weights()["animal_w"], atol=1e-5)
-    with pytest.raises(runtime.InputError, match=r"takes texts alone, this one takes pixel_values; call run\(\)"):
+    with pytest.raises(runtime.InputError, match=r"takes only texts, this one takes pixel_values; call run\(\)"):
         vision.predict(["a"])
 
 
