@@ -14,10 +14,10 @@ import pytest
 from benchmarks import routed, suite
 from benchmarks.cli import main
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
-from benchmarks.markdown import shares, table
 from benchmarks.options import Shape, parse, parse_shapes
+from benchmarks.readme_tables import shares, table
+from benchmarks.results_file import read_rows
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
-from benchmarks.rows_file import read_rows
 from benchmarks.variant import Prepared, Variant, max_difference, one_line
 
 TINY = ("--layers", "2", "--hidden", "32", "--tasks", "2", "--drop", "1", "--rounds", "2", "--no-compile", "--shapes", "1x8")
