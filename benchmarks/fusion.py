@@ -31,7 +31,7 @@ from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
 from benchmarks.rounds import measure, p95, paired_ratio
 from benchmarks.suite import TOLERANCE
-from benchmarks.variant import Answers, Call, Feeds, MismatchError, max_difference
+from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.checkpoints.load import Checkpoint
 from exporter.models.quiet import quiet
@@ -103,7 +103,7 @@ def _eager(model: Any, case: Case, feeds: Feeds) -> Call:
     own.active_head = _TASK
     inputs = {name: torch.from_numpy(value) for name, value in feeds.items()}
 
-    def call() -> Answers:
+    def call() -> Outputs:
         with torch.inference_mode():
             return [own(**inputs).logits.numpy()]
 
@@ -116,6 +116,7 @@ def _export(model: Any, case: Case, folder: Path) -> Path:
     ranked = {name: float(-number) for number, name in enumerate(_names(case.members))}
     scores.write_text(json.dumps({str(layer): ranked for layer in layers}), encoding="utf-8")
     pruned = {"keep_fused": case.kept, "calibration": scores} if case.kept < case.members else {}
+    # mypy gives all values of `pruned` one type
     export(model, tasks={_TASK: case.setup(case.members)}, drop=case.drop, output=folder / "onnx", **pruned)  # type: ignore[arg-type]
     return folder / "onnx"
 
@@ -123,9 +124,9 @@ def _export(model: Any, case: Case, folder: Path) -> Path:
 def _ours(folder: Path, threads: int, feeds: Feeds) -> Call:
     session = open_session(folder / MODEL, threads)
 
-    def call() -> Answers:
-        answers: Answers = session.run(["logits"], feeds)
-        return answers
+    def call() -> Outputs:
+        outputs: Outputs = session.run(["logits"], feeds)
+        return outputs
 
     return call
 

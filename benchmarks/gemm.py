@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.options import Shape
-from benchmarks.variant import Answers, Call, Precision
+from benchmarks.variant import Call, Outputs, Precision
 from exporter.inspect import inspect_bundle
 
 Library = Literal["PyTorch", "ONNX Runtime"]
@@ -68,7 +68,7 @@ class Gemm:
         """Return the call to time; the number of torch's threads must be set before."""
         multiply = self._multiply(threads)
 
-        def call() -> Answers:
+        def call() -> Outputs:
             for _ in range(repeats):
                 multiply()
             return []

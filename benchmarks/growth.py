@@ -35,7 +35,7 @@ from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
 from benchmarks.rounds import measure
-from benchmarks.variant import Answers, Call
+from benchmarks.variant import Call, Outputs
 from exporter import ExportError, export
 from exporter.inspect import inspect_bundle
 from exporter.verify.verify import make_inputs
@@ -122,9 +122,9 @@ class _Measured:
 
 
 def _call(session: Any, feeds: Any) -> Call:
-    def call() -> Answers:
-        answers: Answers = session.run(None, feeds)
-        return answers
+    def call() -> Outputs:
+        outputs: Outputs = session.run(None, feeds)
+        return outputs
 
     return call
 

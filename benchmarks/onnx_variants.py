@@ -12,7 +12,7 @@ import onnxruntime
 import runtime
 from benchmarks.exports import Traces, export_one_graph, export_task_files
 from benchmarks.models import Candidate
-from benchmarks.variant import Answers, Call, Feeds, Precision, Prepared, Variant
+from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Variant
 from runtime.bundle import MODEL
 from runtime.ort.cpu_info import multiplies_bf16
 
@@ -58,7 +58,7 @@ def _prepare_files(candidate: Candidate, traces: Traces, folder: Path, threads: 
     sessions = [open_session(folders[task] / MODEL, threads) for task in candidate.tasks]
 
     def bind(feeds: Feeds) -> Call:
-        def call() -> Answers:
+        def call() -> Outputs:
             return [session.run(["logits"], feeds)[0] for session in sessions]
 
         return call
@@ -71,9 +71,9 @@ def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Pre
     session = open_session(folder / MODEL, threads)
 
     def bind(feeds: Feeds) -> Call:
-        def call() -> Answers:
-            answers: Answers = session.run(list(tasks), feeds)
-            return answers
+        def call() -> Outputs:
+            outputs: Outputs = session.run(list(tasks), feeds)
+            return outputs
 
         return call
 
@@ -87,9 +87,9 @@ def _prepare_runtime(
     predictor = runtime.load(folder, provider=provider, threads=threads)
 
     def bind(feeds: Feeds) -> Call:
-        def call() -> Answers:
-            answers = predictor.run(feeds)
-            return [answers[task] for task in tasks]
+        def call() -> Outputs:
+            outputs = predictor.run(feeds)
+            return [outputs[task] for task in tasks]
 
         return call
 

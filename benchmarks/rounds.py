@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.variant import Answers, Call
+from benchmarks.variant import Call, Outputs
 
 # Idle threads of a thread pool spin for a few milliseconds. Without a pause, a variant would compete with the threads of the
 # previous one.
@@ -40,11 +40,11 @@ class Stats:
     versus_parallel: float | None
 
 
-def timed(call: Call) -> tuple[Answers, float]:
+def timed(call: Call) -> tuple[Outputs, float]:
     """Return the result of a call and its duration in seconds."""
     start = time.perf_counter()
-    answers = call()
-    return answers, time.perf_counter() - start
+    outputs = call()
+    return outputs, time.perf_counter() - start
 
 
 def rounds_within(seconds: float, one_round: float, least: int, most: int) -> int:

@@ -27,7 +27,7 @@ from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
 from benchmarks.rounds import measure, p95, paired_ratio
 from benchmarks.suite import TOLERANCE
-from benchmarks.variant import Answers, Call, Feeds, MismatchError, max_difference
+from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.targets import TOLERANCES
 from exporter.verify.verify import make_inputs
@@ -73,9 +73,9 @@ def _calls(candidate: Candidate, single: Path, folder: Path, shape: Shape, optio
     first, half = names[0], names[: len(names) // 2]
     mixed = [names[row % len(names)] for row in range(shape.batch)]
 
-    def alone() -> Answers:
-        answers: Answers = session.run(["logits"], feeds)
-        return answers
+    def alone() -> Outputs:
+        outputs: Outputs = session.run(["logits"], feeds)
+        return outputs
 
     calls: dict[str, Call] = {
         _SINGLE: alone,
@@ -89,7 +89,7 @@ def _calls(candidate: Candidate, single: Path, folder: Path, shape: Shape, optio
     every = predictor.run(feeds)
     # In int8, quantization ranges depend on the whole batch, which differs between the calls.
     tolerance = TOLERANCE if options.precision == "fp32" else TOLERANCES[options.precision]
-    expected: dict[str, Answers] = {
+    expected: dict[str, Outputs] = {
         _SINGLE: [every[first]],
         _ONE: list(every[first]),
         _MIXED: [every[name][row] for row, name in enumerate(mixed)],
@@ -97,8 +97,8 @@ def _calls(candidate: Candidate, single: Path, folder: Path, shape: Shape, optio
         _HALF: [every[name] for name in half],
         _MOST: [every[name] for name in names[1:]],
     }
-    for name, answers in expected.items():
-        difference = max_difference(calls[name](), answers)
+    for name, outputs in expected.items():
+        difference = max_difference(calls[name](), outputs)
         if not difference <= tolerance:
             raise MismatchError(
                 f"{name} at {shape} differs from the graph of all tasks by {difference:.1e}: nothing was written"

@@ -86,6 +86,7 @@ def overhead(folder: Path, seconds: float) -> dict[str, Any]:
     found = {}
     for width in (128, 1):
         feeds = example_feeds(predictor.manifest, 1, width)
+        # B023: the calls are used only in this iteration
         calls = {"bare": lambda: session.run(outputs, feeds), "predictor": lambda: predictor.run(feeds)}  # noqa: B023
         found[f"1x{width} after a pause"] = _compared(calls, "bare", seconds / 2)
         times: dict[str, list[float]] = {name: [] for name in calls}
@@ -138,6 +139,7 @@ def speed(folder: Path, seconds: float) -> dict[str, Any]:
     for drop in (max(own.drops), min(own.drops)):
         for width in (16, 128):
             feeds = example_feeds(own.manifest, 1, width)
+            # B023: the calls are used only in this iteration
             calls = {"own": lambda: own.run(feeds, drop=drop), "shared": lambda: shared.run(feeds, drop=drop)}  # noqa: B023
             found[f"drop {drop}, 1x{width}"] = _compared(calls, "own", seconds)
     return found
@@ -187,6 +189,7 @@ def _together(command: Sequence[str], count: int) -> dict[str, int]:
     """Run `count` processes at the same time and return the sum of their results."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with ExitStack() as stack:
+        # mypy gives all values of `pipes` one type
         running = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(count)]  # type: ignore[call-overload]
         for process in running:
             process.stdout.readline()  # all processes load before the first one measures, so that shared pages count as shared

@@ -24,7 +24,7 @@ from benchmarks.plot import plot
 from benchmarks.report import GemmRow, Result, Row, print_result, write_jsonl
 from benchmarks.rounds import measure, rounds_within, summarize, timed
 from benchmarks.torch_variants import task_by_task, torch_variants
-from benchmarks.variant import Answers, Call, Feeds, MismatchError, Precision, Prepared, Variant, max_difference, one_line
+from benchmarks.variant import Call, Feeds, MismatchError, Outputs, Precision, Prepared, Variant, max_difference, one_line
 from exporter import ExportError
 from exporter.models.inputs import SEQUENCE
 from exporter.models.quiet import quiet
@@ -223,7 +223,7 @@ def _check(bench: _Bench, shape: Shape) -> _Able:
     """
     candidate = bench.candidate
     feeds: Feeds = make_inputs(candidate.plan, shape.batch, shape.length, bench.seed)
-    expected: dict[int, Answers] = {
+    expected: dict[int, Outputs] = {
         drop: task_by_task(candidate.model, candidate.tasks, drop)(feeds)()
         for drop in {variant.drop for variant in bench.variants}
     }
@@ -234,10 +234,10 @@ def _check(bench: _Bench, shape: Shape) -> _Able:
             continue
         try:
             call = bench.prepared[variant.key].bind(feeds)
-            answers, seconds = timed(call)
+            outputs, seconds = timed(call)
             prepared = bench.prepared[variant.key]
             flops = {} if prepared.bundle is None else matrix_flops(prepared.bundle, shape, prepared.floats)
-            difference = max_difference(answers, expected[variant.drop])
+            difference = max_difference(outputs, expected[variant.drop])
             found.ready[variant.key] = _Checked(call, seconds, difference, flops)
         except Exception as error:  # as above
             found.failures[variant.key] = one_line(error)

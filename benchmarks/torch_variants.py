@@ -11,7 +11,7 @@ import torch
 from adapters.composition import Parallel
 
 from benchmarks.models import Candidate, twin
-from benchmarks.variant import Answers, Bind, Call, Feeds, Prepared, Variant
+from benchmarks.variant import Bind, Call, Feeds, Outputs, Prepared, Variant
 
 
 def _tensors(feeds: Feeds) -> dict[str, torch.Tensor]:
@@ -37,14 +37,14 @@ def task_by_task(model: Any, tasks: Sequence[str], drop: int) -> Bind:
     def bind(feeds: Feeds) -> Call:
         inputs = _tensors(feeds)
 
-        def call() -> Answers:
-            answers = []
+        def call() -> Outputs:
+            outputs = []
             with torch.inference_mode():
                 for task in tasks:
                     own.set_active_adapters(task, skip_layers=skipped)
                     own.active_head = task
-                    answers.append(_array(own(**inputs).logits))
-            return answers
+                    outputs.append(_array(own(**inputs).logits))
+            return outputs
 
         return call
 
@@ -61,7 +61,7 @@ def _bind_parallel(forward: Callable[..., Any]) -> Bind:
     def bind(feeds: Feeds) -> Call:
         inputs = _tensors(feeds)
 
-        def call() -> Answers:
+        def call() -> Outputs:
             with torch.inference_mode():
                 # .logits would stack the tasks and fail for different label counts.
                 return [_array(output.logits) for output in forward(**inputs).head_outputs]

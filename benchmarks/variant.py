@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 # One array of logits per task, in the tasks' order.
-Answers = list[npt.NDArray[Any]]
+Outputs = list[npt.NDArray[Any]]
 Feeds = dict[str, npt.NDArray[np.int64]]
 # Computes one batch; only this is timed.
-Call = Callable[[], Answers]
+Call = Callable[[], Outputs]
 # Prepares a Call for a batch; work such as copying inputs into tensors is not timed.
 Bind = Callable[[Feeds], Call]
 Family = Literal["eager", "compile", "files", "ours"]
@@ -76,7 +76,7 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 160 else text[:159] + "…"
 
 
-def max_difference(found: Answers, expected: Answers) -> float:
+def max_difference(found: Outputs, expected: Outputs) -> float:
     """Return max |found - expected| over all tasks; infinity if shapes differ or a number is NaN."""
     if len(found) != len(expected) or any(a.shape != b.shape for a, b in zip(found, expected, strict=False)):
         return float("inf")

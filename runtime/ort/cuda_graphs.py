@@ -47,6 +47,7 @@ class CapturedGraphs:
         shapes = {array.shape for array in feeds.values()}
         shape = next(iter(shapes)) if len(shapes) == 1 else None
         if shape not in self._numbers:
+            # ONNX Runtime has no types
             return self._session.run(outputs, feeds, plain_run())  # type: ignore[no-any-return]
         with self._lock:
             bound = self._bound.get(shape) or self._bind(shape, feeds)

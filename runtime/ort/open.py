@@ -68,9 +68,9 @@ class OpenBundle:
             if graph in self.captured:  # the replay of a CUDA graph cannot be interrupted
                 return self.captured[graph].run(outputs, feeds)
             if cancel is None:
-                return session.run(outputs, feeds)  # type: ignore[no-any-return]
+                return session.run(outputs, feeds)  # type: ignore[no-any-return]  # ONNX Runtime has no types
             with cancel.run_options() as options:
-                return session.run(outputs, feeds, options)  # type: ignore[no-any-return]
+                return session.run(outputs, feeds, options)  # type: ignore[no-any-return]  # as above
         except CancelledError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception

@@ -124,7 +124,7 @@ class Replica:
         status, body = await self._predict(parsed)
         return JSONResponse(body, status)
 
-    @serve.batch  # type: ignore[untyped-decorator]
+    @serve.batch  # type: ignore[untyped-decorator]  # Ray has no types
     async def _predict(self, requests: list[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
         # In a thread: the replica accepts requests and health checks while ONNX Runtime computes
         return await asyncio.to_thread(respond, self._predictor, requests)

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import HeadType, TaskEntry
-from runtime.text.encode import TextEncoder, Tokens
+from runtime.text.encode import TextEncoder
 from runtime.text.prediction import Prediction, Word
+from runtime.text.tokens import Tokens
 
 Array = npt.NDArray[Any]
 

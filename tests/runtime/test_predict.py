@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import runtime
 from runtime.bundle import read_manifest
-from runtime.text.encode import BatchLimits, TextEncoder, Tokens, _longest_first
+from runtime.text.encode import BatchLimits, TextEncoder
 from runtime.text.interpret import interpret, sigmoid, softmax
+from runtime.text.tokens import Tokens, _longest_first
 from tests.helpers.runtime_bundles import MAX_LENGTH, TASKS, TOKENIZER_FILES, expected, rewrite, write_bundle
 
 TEXTS: list[Any] = [

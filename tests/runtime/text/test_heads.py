@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 import runtime
 from runtime.__main__ import main
 from runtime.bundle import read_manifest
-from runtime.text.encode import TextEncoder, Tokens
+from runtime.text.encode import TextEncoder
 from runtime.text.interpret import interpret, softmax
+from runtime.text.tokens import Tokens
 from tests.helpers.runtime_bundles import (
     HEAD_TASKS,
     head_weights,
