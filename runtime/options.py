@@ -16,7 +16,7 @@ Hint = Literal["f32", "bf16", "f16"]
 
 
 def to_stderr(line: str) -> None:
-    """Print a progress message to standard error, the default of `Options.progress`."""
+    """Where progress goes unless the caller says otherwise: long work must never look like a hang."""
     print(line, file=sys.stderr, flush=True)
 
 

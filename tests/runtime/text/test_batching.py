@@ -128,7 +128,7 @@ def test_a_latency_target_drops_more_under_load_and_less_after() -> None:
         runtime.LatencyTarget(0)
 
 
-def test_a_policy_is_called_unless_the_call_names_a_drop(bundle: Path) -> None:
+def test_the_policy_is_asked_and_told_unless_the_call_names_a_drop(bundle: Path) -> None:
     class Noting:
         def __init__(self) -> None:
             self.calls: list[str] = []
