@@ -36,7 +36,7 @@ class Traces:
         self._candidate = candidate
 
     @cached_property
-    def made(self) -> tuple[tuple[TaskGroup, ...], list[TracedGroup], float]:
+    def result(self) -> tuple[tuple[TaskGroup, ...], list[TracedGroup], float]:
         """Pruned models, the traced group of each, and the seconds of pruning and tracing."""
         start = time.perf_counter()
         plan = self._candidate.plan
@@ -57,7 +57,7 @@ def export_one_graph(
         precision: precision of the compiled graph.
     """
     plan = dataclasses.replace(candidate.plan, target=target, precision=precision, atol=TOLERANCES[precision])
-    task_groups, groups, _ = traces.made
+    task_groups, groups, _ = traces.result
     # The compiler modifies its input graphs.
     fresh = [dataclasses.replace(group, model=group.model.clone()) for group in groups]
     compiled = compile_plan(fresh, plan, _texts(plan) if needs_ranges(target, precision) else None)
@@ -90,7 +90,7 @@ def export_task_files(candidate: Candidate, traces: Traces, folder: Path) -> dic
     Returns:
         Task -> its folder.
     """
-    task_groups, groups, _ = traces.made
+    task_groups, groups, _ = traces.result
     check_space(folder / "task", stored_bytes(task_groups) * len(candidate.tasks))
     folders: dict[str, Path] = {}
     for task_group, group in zip(task_groups, groups, strict=True):

@@ -44,7 +44,7 @@ from runtime.bundle import MANIFEST, read_manifest
 _SETUP, _ROUNDS = "setup.json", "rounds.jsonl"
 
 
-class _Measured:
+class _RunFolder:
     """Folder of a run: exported graphs, the options, and the rounds measured so far."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
@@ -160,15 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         try:
-            measured = _Measured(options.folder or Path(scratch), options)
-            candidate = measured.export()
+            run = _RunFolder(options.folder or Path(scratch), options)
+            candidate = run.export()
         except ExportError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         start = time.monotonic()
         for shape in options.shapes:
-            measured.measure(candidate, shape, options.seconds - (time.monotonic() - start))
-        found = {shape: measured.result(shape) for shape in options.shapes}
+            run.measure(candidate, shape, options.seconds - (time.monotonic() - start))
+        found = {shape: run.result(shape) for shape in options.shapes}
         _report(found, candidate, options)
     return 0
 

@@ -44,14 +44,14 @@ class _OurExport:
     @cached_property
     def written(self) -> tuple[Path, float]:
         """The folder, and the seconds of the export, including the verification against PyTorch."""
-        tracing = self._traces.made[2]
+        tracing = self._traces.result[2]
         start = time.perf_counter()
         export_one_graph(self._candidate, self._traces, self._folder, *self._compiled_for)
         return self._folder, tracing + time.perf_counter() - start
 
 
 def _prepare_files(candidate: Candidate, traces: Traces, folder: Path, threads: int) -> Prepared:
-    tracing = traces.made[2]
+    tracing = traces.result[2]
     start = time.perf_counter()
     folders = export_task_files(candidate, traces, folder)
     seconds = tracing + time.perf_counter() - start

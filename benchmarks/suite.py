@@ -35,7 +35,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class _Time:
+class _TimeLimits:
     """Time limit of a run in seconds, and the smallest and largest number of rounds per shape."""
 
     seconds: float
@@ -43,8 +43,8 @@ class _Time:
     most: int
 
 
-_DEFAULT = _Time(600.0, 5, 100)
-_QUICK = _Time(30.0, 3, 50)
+_DEFAULT = _TimeLimits(600.0, 5, 100)
+_QUICK = _TimeLimits(30.0, 3, 50)
 
 
 def run(options: Options) -> Result:
@@ -74,14 +74,14 @@ def run(options: Options) -> Result:
         products: list[GemmRow] = []
         # All variants are checked and compiled before the first shape is timed.
         checked = [_check(bench, shape) for shape in options.shapes]
-        for done, (shape, able) in enumerate(zip(options.shapes, checked, strict=True)):
-            products_to_time = _single_products(bench, shape, able, options.threads)
+        for done, (shape, runnable) in enumerate(zip(options.shapes, checked, strict=True)):
+            products_to_time = _single_products(bench, shape, runnable, options.threads)
             one_round = _warm_up(
-                [*(item.call for item in able.ready.values()), *(item.call for item in products_to_time.values())]
+                [*(item.call for item in runnable.ready.values()), *(item.call for item in products_to_time.values())]
             )
             left = limits.seconds - (time.monotonic() - start)
             affordable = rounds_within(left / (len(options.shapes) - done), one_round, limits.least, limits.most)
-            found = _measure_shape(bench, shape, able, products_to_time, options.rounds or affordable)
+            found = _measure_shape(bench, shape, runnable, products_to_time, options.rounds or affordable)
             rows += found[0]
             products += found[1]
     result = Result(candidate, machine, options, datetime.datetime.now(datetime.UTC), tuple(rows), tuple(products))
@@ -148,7 +148,7 @@ class _Checked:
 
 
 @dataclass(frozen=True)
-class _Able:
+class _Runnable:
     """The variants that run at one shape, and the reasons for those that failed."""
 
     ready: dict[str, _Checked]
@@ -170,16 +170,16 @@ class _RepeatedProduct:
     repeats: int
 
 
-def _single_products(bench: _Bench, shape: Shape, able: _Able, threads: int) -> dict[Gemm, _RepeatedProduct]:
+def _single_products(bench: _Bench, shape: Shape, runnable: _Runnable, threads: int) -> dict[Gemm, _RepeatedProduct]:
     """Return the matrix products that define the peak rate.
 
     They are the products of the feed-forward layer, for the rows of the texts and for the rows of all tasks, each repeated
     until it has about the number of operations of a graph.
     """
-    precisions = {variant.precision: None for variant in bench.variants if variant.key in able.ready}
+    precisions = {variant.precision: None for variant in bench.variants if variant.key in runnable.ready}
     hidden, rows = int(bench.candidate.description["hidden"]), shape.batch * shape.length
     sizes = [(count, hidden, 4 * hidden) for count in (rows, rows * len(bench.candidate.tasks))]
-    flops = max((sum(item.flops.values()) for item in able.ready.values()), default=0)
+    flops = max((sum(item.flops.values()) for item in runnable.ready.values()), default=0)
     found = {}
     for gemm in gemms(precisions, sizes):
         repeats = gemm.repeats(flops)
@@ -188,11 +188,11 @@ def _single_products(bench: _Bench, shape: Shape, able: _Able, threads: int) -> 
 
 
 def _measure_shape(
-    bench: _Bench, shape: Shape, able: _Able, products_to_time: Mapping[Gemm, _RepeatedProduct], rounds: int
+    bench: _Bench, shape: Shape, runnable: _Runnable, products_to_time: Mapping[Gemm, _RepeatedProduct], rounds: int
 ) -> tuple[list[Row], list[GemmRow]]:
     candidate = bench.candidate
     calls = {
-        **{key: item.call for key, item in able.ready.items()},
+        **{key: item.call for key, item in runnable.ready.items()},
         **{gemm.name: item.call for gemm, item in products_to_time.items()},
     }
     with tqdm(total=rounds * len(calls), desc=f"{shape}, {rounds} rounds", file=sys.stderr, unit="run") as bar:
@@ -201,10 +201,10 @@ def _measure_shape(
     eager = [variant.key for variant in bench.variants if variant.family == "eager" and variant.drop == candidate.plan.drop]
     stats = summarize(times, eager, "parallel", shape.batch * len(candidate.tasks))
     known = peaks(products)
-    reasons = {**bench.failures, **able.failures}
+    reasons = {**bench.failures, **runnable.failures}
     rows = []
     for variant in bench.variants:
-        item, key = able.ready.get(variant.key), variant.key
+        item, key = runnable.ready.get(variant.key), variant.key
         if item is None:
             rows.append(Row(variant, shape, bench.prepared.get(key), failure=reasons[key]))
             continue
@@ -215,7 +215,7 @@ def _measure_shape(
     return rows, [GemmRow(gemm, shape, tuple(own), gemm in best) for gemm, own in products.items()]
 
 
-def _check(bench: _Bench, shape: Shape) -> _Able:
+def _check(bench: _Bench, shape: Shape) -> _Runnable:
     """Run every variant once and compare its outputs with PyTorch.
 
     Raises:
@@ -228,7 +228,7 @@ def _check(bench: _Bench, shape: Shape) -> _Able:
         for drop in {variant.drop for variant in bench.variants}
     }
     print(f"checking the outputs at {shape} …", file=sys.stderr, flush=True)
-    found = _Able({}, {})
+    found = _Runnable({}, {})
     for variant in bench.variants:
         if variant.key not in bench.prepared:
             continue

@@ -1,4 +1,4 @@
-"""The benchmark's statistics, its command line, and a whole run on a tiny model."""
+"""The statistics of the benchmark, its command line, and complete runs on a tiny model."""
 
 from __future__ import annotations
 
@@ -184,10 +184,10 @@ def test_a_tiny_run_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFix
     assert rows[0]["command"] == " ".join(("python -m benchmarks", *TINY))
     assert {"torch", "onnxruntime", "python"} <= rows[0]["machine"]["versions"].keys()
     tables = capsys.readouterr().out.partition("wrote ")[0]
-    for told in (text, tables):
-        assert str(Path.home()) + "/" not in told
-        assert str(tmp_path) not in told
-        assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", told)
+    for text_or_tables in (text, tables):
+        assert str(Path.home()) + "/" not in text_or_tables
+        assert str(tmp_path) not in text_or_tables
+        assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", text_or_tables)
 
 
 def _variant(key: str, prepare: Callable[[], Prepared]) -> Variant:

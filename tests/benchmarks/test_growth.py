@@ -15,10 +15,10 @@ from benchmarks.results_file import read_rows
 TINY = ("--layers", "2", "--hidden", "32", "--drops", "0,1", "--tasks", "1,2,3", "--rounds", "2", "--shapes", "1x8")
 
 
-def test_times_that_grow_as_the_operations_are_foretold() -> None:
+def test_times_that_grow_as_the_operations_are_predicted() -> None:
     points = [Point(drop, tasks) for drop in (0, 1, 2) for tasks in (1, 2, 4)]
     flops = {point: 10**9 * (point.drop + (4 - point.drop) * point.tasks) for point in points}
-    # The second round takes twice as long; an overhead in one of the graphs shows there alone.
+    # The second round takes twice as long; an overhead in one of the graphs shows only there.
     times = {point: [1e-9 * flops[point], 2e-9 * flops[point]] for point in points}
     times[Point(2, 2)] = [each * 1.5 for each in times[Point(2, 2)]]
     found = rows(Shape(1, 8), times, flops, layers=4)

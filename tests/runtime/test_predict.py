@@ -1,4 +1,4 @@
-"""predict(): ids as transformers makes them, batches, and each head's predictions."""
+"""predict(): the ids of transformers, batches, and the predictions of each head."""
 
 import json
 import shutil
@@ -39,13 +39,13 @@ def predictor(bundle: Path) -> runtime.Predictor:
 
 
 def auto_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer  # here: it takes seconds, and most tests do without
+    from transformers import AutoTokenizer  # here: the import takes seconds, and most tests do not need it
 
     return AutoTokenizer.from_pretrained(folder)
 
 
 def reference(bundle: Path, texts: list[Any], **options: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """transformers' tokenizer on the same folder."""
+    """The tokenizer of transformers for the same folder."""
     tokenizer = auto_tokenizer(bundle)
     rows = [tokenizer(*([text] if isinstance(text, str) else text), **options) for text in texts]
     return {name: array.astype(np.int64) for name, array in tokenizer.pad(rows, return_tensors="np").items()}
@@ -69,7 +69,7 @@ def test_rows_are_those_of_transformers(bundle: Path, tmp_path: Path, side: str)
 
 
 def test_two_endless_texts_are_cut_at_once(predictor: runtime.Predictor) -> None:
-    # tokenizers' own truncation keeps every combination of the pieces: seconds and gigabytes here
+    # the truncation of tokenizers keeps every combination of overflowing pieces: seconds and gigabytes here
     started = time.perf_counter()
     predictor.predict([("word " * 4000, "other " * 4000)], truncate=True)
     assert time.perf_counter() - started < 5

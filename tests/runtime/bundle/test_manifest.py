@@ -322,6 +322,6 @@ def test_without_onnxruntime_the_import_says_what_to_install() -> None:
     assert "onnxruntime-openvino" in message
 
 
-def test_a_broken_onnxruntime_is_told_apart() -> None:
+def test_a_broken_onnxruntime_is_recognized() -> None:
     found = fresh("import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\nimport runtime")
     assert "installed incompletely" in found.stderr.strip().splitlines()[-1]

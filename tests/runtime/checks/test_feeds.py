@@ -173,11 +173,11 @@ def test_unknown_and_missing_providers_say_what_to_do(bundle: Path, monkeypatch:
 @pytest.fixture
 def silent_fallback(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """An ONNX Runtime that lists every provider and silently runs on the CPU, as it does without CUDA's libraries."""
-    asked: list[str] = []
+    requested: list[str] = []
     real = onnxruntime.InferenceSession
 
     def create(path: str, options: Any, chosen: list[tuple[str, dict[str, str]]], **rest: Any) -> Any:
-        asked.append(chosen[0][0])
+        requested.append(chosen[0][0])
         if chosen[0][0].startswith("OpenVINO"):
             raise RuntimeError("no device")
         return real(path, options, ["CPUExecutionProvider"], **rest)
@@ -185,7 +185,7 @@ def silent_fallback(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     every = [provider.key for provider in providers.KNOWN]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
     monkeypatch.setattr(onnxruntime, "InferenceSession", create)
-    return asked
+    return requested
 
 
 def test_a_provider_that_does_not_work_is_an_error_and_auto_goes_on(bundle: Path, silent_fallback: list[str]) -> None:

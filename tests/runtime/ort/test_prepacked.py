@@ -123,7 +123,7 @@ def test_bytes_are_rewritten_or_refused(junk: bytes) -> None:
         assert "expected a protobuf message" in str(error) or isinstance(error, UnicodeDecodeError)  # noqa: PT017
 
 
-def test_rewriting_changes_external_data_alone(bundle: Path) -> None:
+def test_rewriting_changes_only_external_data(bundle: Path) -> None:
     before = (bundle / MODEL).read_bytes()
     same = onnx.load_model_from_string(rewrite_wire(before, lambda entries: entries))
     assert same == onnx.load_model_from_string(before)

@@ -46,9 +46,9 @@ def test_faulty_options_are_named_all_at_once() -> None:
 
 def test_cuda_keeps_fp32_and_tensorrt_has_cuda_behind_it(bundle: Path) -> None:
     manifest = read_manifest(bundle)
-    ((name, asked),) = session_providers(CUDA, Options(cuda=CudaOptions(memory_limit=7, graphs=((1, 8),))), manifest)
+    ((name, requested),) = session_providers(CUDA, Options(cuda=CudaOptions(memory_limit=7, graphs=((1, 8),))), manifest)
     assert name == "CUDAExecutionProvider"
-    assert (asked["use_tf32"], asked["gpu_mem_limit"], asked["enable_cuda_graph"]) == ("0", "7", "1")
+    assert (requested["use_tf32"], requested["gpu_mem_limit"], requested["enable_cuda_graph"]) == ("0", "7", "1")
     keys = [key for key, _ in session_providers(TENSORRT, Options(), manifest)]
     assert keys == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
 
@@ -58,16 +58,16 @@ def test_the_profile_is_the_axes_of_the_manifest(bundle: Path, tmp_path: Path) -
     options = Options(tensorrt=TensorRTOptions(best=(4, 8), largest=(32, 64), fp16=True), cache=tmp_path)
     found = profile(manifest, options)
     assert {bound: shapes["input_ids"] for bound, shapes in found.items()} == {"min": "1x1", "opt": "4x8", "max": "32x16"}
-    _, asked = session_providers(TENSORRT, options, manifest)[0]
-    assert asked["trt_profile_max_shapes"] == "input_ids:32x16,attention_mask:32x16,token_type_ids:32x16"
-    assert asked["trt_fp16_enable"] == "True"
-    assert Path(asked["trt_engine_cache_path"]).parent == Path(asked["trt_timing_cache_path"]).parent == tmp_path
+    _, requested = session_providers(TENSORRT, options, manifest)[0]
+    assert requested["trt_profile_max_shapes"] == "input_ids:32x16,attention_mask:32x16,token_type_ids:32x16"
+    assert requested["trt_fp16_enable"] == "True"
+    assert Path(requested["trt_engine_cache_path"]).parent == Path(requested["trt_timing_cache_path"]).parent == tmp_path
 
 
-def test_openvino_is_told_what_to_compute_in(bundle: Path) -> None:
+def test_openvino_gets_the_requested_precision(bundle: Path) -> None:
     options = Options(threads=3, openvino=OpenVINOOptions(precision="bf16"))
-    ((_, asked),) = session_providers(OPENVINO, options, read_manifest(bundle))
-    assert json.loads(asked["load_config"]) == {"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "3"}}
+    ((_, requested),) = session_providers(OPENVINO, options, read_manifest(bundle))
+    assert json.loads(requested["load_config"]) == {"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "3"}}
 
 
 def test_a_cache_belongs_to_one_bundle_setting_and_release(
@@ -176,7 +176,7 @@ def test_auto_suits_what_the_bundle_was_made_for(
 
 
 @pytest.mark.parametrize(
-    ("exported", "flags", "asked", "found"),
+    ("exported", "flags", "requested", "found"),
     [
         ("fp32", "avx512_bf16", None, "f32"),
         ("bf16", "avx2", None, "bf16"),
@@ -187,10 +187,10 @@ def test_auto_suits_what_the_bundle_was_made_for(
     ],
 )
 def test_openvino_computes_in_the_precision_of_the_export(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, exported: str, flags: str, asked: Any, found: str
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, exported: str, flags: str, requested: Any, found: str
 ) -> None:
     monkeypatch.setattr(cpu_info, "processor", lambda: f"flags : fpu {flags}")
     manifest = replace(read_manifest(bundle), precision=exported, target="openvino")
-    options = Options(openvino=OpenVINOOptions(precision=asked))
+    options = Options(openvino=OpenVINOOptions(precision=requested))
     ((_, settings),) = session_providers(OPENVINO, options, manifest)
     assert json.loads(settings["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == found

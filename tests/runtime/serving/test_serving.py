@@ -241,7 +241,7 @@ def test_a_killed_replica_is_replaced_and_nobody_gets_a_wrong_answer(bundle: Pat
         wanted = [topic.scores for topic in predictor.predict(texts)["topic"]]
         found: list[tuple[float, int]] = []
 
-        def ask(index: int) -> None:
+        def send(index: int) -> None:
             while time.monotonic() < ends:
                 status, body = post("http://127.0.0.1:8124/", {"texts": [texts[index]]})
                 found.append((time.monotonic(), status))
@@ -252,12 +252,12 @@ def test_a_killed_replica_is_replaced_and_nobody_gets_a_wrong_answer(bundle: Pat
         assert len(before) == 2
         ends = time.monotonic() + 40
         with ThreadPoolExecutor(len(texts)) as pool:
-            asked = [pool.submit(ask, index) for index in range(len(texts))]
+            futures = [pool.submit(send, index) for index in range(len(texts))]
             time.sleep(5)
             killed = time.monotonic()
             psutil.Process(min(before)).kill()
-            for each in asked:
-                each.result()  # raises if a result was wrong
+            for future in futures:
+                future.result()  # raises if a result was wrong
         assert all(status == 200 for when, status in found if when < killed)
         assert {status for _, status in found} <= {200, 500, 503}, "requests in progress must be lost with an error status"
         assert all(status == 200 for when, status in found if when > ends - 10), "it has not recovered"

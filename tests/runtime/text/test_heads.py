@@ -201,12 +201,12 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> runtime.Predictor:
 
 
 def decoder_feeds(length: int = 3) -> dict[str, np.ndarray[Any, Any]]:
-    told = np.arange(2 * length).reshape(2, length)
+    decoder_ids = np.arange(2 * length).reshape(2, length)
     ids = np.arange(2000, 2010).reshape(2, 5)
     return {
         "input_ids": ids,
-        "decoder_input_ids": told,
-        "decoder_attention_mask": np.ones_like(told),
+        "decoder_input_ids": decoder_ids,
+        "decoder_attention_mask": np.ones_like(decoder_ids),
         "word_starts": np.full_like(ids, 7),
     }
 
@@ -241,7 +241,7 @@ def test_every_named_axis_is_checked(decoder: runtime.Predictor, changes: dict[s
         decoder.run(decoder_feeds() | changes)
 
 
-def test_tasks_beside_a_decoder_still_answer_texts(decoder: runtime.Predictor, reference: Any) -> None:
+def test_tasks_next_to_a_decoder_still_take_texts(decoder: runtime.Predictor, reference: Any) -> None:
     texts = ["Anna sings", ("a longer", "pair of texts")]
     found = decoder.predict(texts, ["topic"])["topic"]
     for text, prediction in zip(texts, found, strict=True):
