@@ -192,7 +192,7 @@ def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argpa
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the README's table: a line per case, a column per shape."""
+    """Return a Markdown table: a line per case, a column per shape."""
     shapes = list(dict.fromkeys(row.shape for row in rows))
     lines = [f"| fusion | {' | '.join(shape.replace('x', ' x ') for shape in shapes)} |", "| --- |" + " ---: |" * len(shapes)]
     for case in dict.fromkeys(row.case for row in rows):

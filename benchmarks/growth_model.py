@@ -110,7 +110,7 @@ def _deviation(measured: Sequence[float], predicted: Sequence[float]) -> float:
 
 
 def markdown(found: Sequence[Row]) -> str:
-    """Return the README's tables, one per shape: a line per drop, a column per number of tasks.
+    """Return Markdown tables, one per shape: a line per drop, a column per number of tasks.
 
     A cell has the measured time and, in brackets, its deviation from the interpolation; the four corners have no brackets.
     """

@@ -124,7 +124,7 @@ def _measure(calls: dict[str, Call], shape: Shape, options: argparse.Namespace) 
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the README's table: a line per call, a column per shape, and in brackets the ratio to the export of one task."""
+    """Return a Markdown table: a line per call, a column per shape, and in brackets the ratio to the export of one task."""
     shapes = list(dict.fromkeys(row.shape for row in rows))
     lines = [f"| batch x length | {' | '.join(shape.replace('x', ' x ') for shape in shapes)} |"]
     lines.append("| --- |" + " ---: |" * len(shapes))

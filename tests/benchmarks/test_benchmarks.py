@@ -14,8 +14,8 @@ import pytest
 from benchmarks import routed, suite
 from benchmarks.cli import main
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
+from benchmarks.markdown_tables import shares, table
 from benchmarks.options import Shape, parse, parse_shapes
-from benchmarks.readme_tables import shares, table
 from benchmarks.results_file import read_rows
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
 from benchmarks.variant import Prepared, Variant, max_difference, one_line

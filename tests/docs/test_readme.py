@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from benchmarks import fusion, growth_model, routed
-from benchmarks.readme_tables import shares, table
+from benchmarks.markdown_tables import shares, table
 from benchmarks.results_file import read_rows
 from exporter.cli.inspect import command_parser
 from exporter.cli.main import command

@@ -1,4 +1,4 @@
-"""README tables from a results file: `python -m benchmarks.readme_tables benchmarks/results/FILE.jsonl`."""
+"""Markdown tables from a results file: `python -m benchmarks.markdown_tables benchmarks/results/FILE.jsonl`."""
 
 from __future__ import annotations
 
