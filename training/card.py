@@ -1,4 +1,4 @@
-"""Writes the model card of the bundled example from the results of a training run."""
+"""Model card of the bundled example, from the results of a training run."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ def _shared(results: dict[str, dict[str, Any]], drops: list[str]) -> list[str]:
 
 
 def write_card(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Write the model card to `path`; `results`: task -> its entry in results.json."""
     drops = [f"n = {n}" for n in range(max(len(result["by_drop"]) for result in results.values()))]
     scores = _table(
         ["task", "metric", "baseline", *drops],

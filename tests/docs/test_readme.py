@@ -6,9 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
-from benchmarks import fusion, growth_rows, routed
-from benchmarks.markdown import shares, table
-from benchmarks.rows_file import read_rows
+from benchmarks import fusion, growth_model, routed
+from benchmarks.markdown_tables import shares, table
+from benchmarks.results_file import read_rows
 from exporter.cli.inspect import command_parser
 from exporter.cli.main import command
 
@@ -58,4 +58,4 @@ def test_the_measured_tables_are_those_of_the_results_files() -> None:
     assert shares(_results("bert-base")) in README
     assert fusion.markdown(read_rows(_results("fusion"), fusion.Row)) in README
     assert routed.markdown(read_rows(_results("routed"), routed.Row)) in README
-    assert growth_rows.markdown(read_rows(_results("growth"), growth_rows.Row)) in README
+    assert growth_model.markdown(read_rows(_results("growth"), growth_model.Row)) in README
