@@ -1,7 +1,7 @@
 """What a service may tune. The defaults are safe everywhere and right to fp32; docs/runtime.md has what each one costs."""
 
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -11,10 +11,12 @@ from runtime.errors import InputError
 ConvSearch = Literal["DEFAULT", "HEURISTIC", "EXHAUSTIVE"]
 Hint = Literal["f32", "bf16", "f16"]
 
+_LOGGER = logging.getLogger("runtime.progress")
 
-def to_stderr(line: str) -> None:
-    """Where progress goes unless the caller says otherwise: long work must never look like a hang."""
-    print(line, file=sys.stderr, flush=True)
+
+def log_progress(line: str) -> None:
+    """Log a progress message at level INFO, the default of `Options.progress`."""
+    _LOGGER.info(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ class Options:
     memory_limit: int | None = None
     share_weights: bool = True
     cache: str | os.PathLike[str] | None = None
-    progress: Callable[[str], None] = to_stderr
+    progress: Callable[[str], None] = log_progress
     cuda: CudaOptions = field(default_factory=CudaOptions)
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
     openvino: OpenVINOOptions = field(default_factory=OpenVINOOptions)

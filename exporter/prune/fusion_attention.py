@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from adapters.composition import Fuse
-from rich.table import Table
 
 from exporter.errors import ExportError
 from exporter.models.compositions import fuses_of
-from exporter.models.fusion import Kept, fusion_layers, members_of
+from exporter.models.fusion import fusion_layers, members_of
 from exporter.texts.batches import Calibration
 from exporter.texts.files import Scores
 
@@ -201,21 +200,3 @@ def choose(table: AttentionTable, keep: int) -> dict[int, tuple[str, ...]]:
         ranked = sorted(range(len(row.members)), key=lambda index: (-row.scores[index], index))
         kept[row.layer] = tuple(row.members[index] for index in sorted(ranked[:keep]))
     return kept
-
-
-def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
-    """A line per member and a column per layer: measured scores in percent, * where the member stays."""
-    unit = "% of attention" if table.measured else "given scores"
-    shown = Table(title=f"{table.task}: fusion {table.fusion}, {unit} per layer" + (", * kept" if kept else ""), padding=(0, 0))
-    shown.add_column("member")
-    for row in table.layers:
-        shown.add_column(f"{row.layer} ", justify="right", no_wrap=True)
-    for member in table.members:
-        cells = []
-        for row in table.layers:
-            score = dict(zip(row.members, row.scores, strict=True)).get(member)
-            mark = "*" if kept and member in kept.get(row.layer, row.members) else " "
-            number = "-" if score is None else f"{100 * score:.0f}" if table.measured else f"{score:.2g}"
-            cells.append(number + (mark if score is not None else " "))
-        shown.add_row(member, *cells)
-    return shown
