@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runtime.bundle import InputEntry, Manifest, TaskEntry, read_manifest
 from runtime.checks.requests import checked_encoder
-from runtime.errors import InputError
+from runtime.errors import AdapterDropError, InputError
 from runtime.text.encode import TextEncoder
 
 _SENTENCE = "The phone is fast, and the screen is gorgeous."
@@ -31,7 +31,7 @@ def next_step(folder: Path) -> list[str]:
         folder: a folder that an export wrote.
     """
     manifest = read_manifest(folder)
-    encoder = TextEncoder.load(folder, manifest) if manifest.tokenizer else None
+    encoder = _encoder(folder, manifest)
     tasks = [task for task in manifest.tasks if _takes_texts(manifest, encoder, task)]
     if encoder is None or not tasks:
         return _python(folder, manifest)
@@ -41,6 +41,13 @@ def next_step(folder: Path) -> list[str]:
     if len(tasks) < len(manifest.tasks):
         arguments += ["--tasks", ",".join(task.name for task in tasks[:_TASKS])]
     return [" ".join(map(_quoted, arguments))]
+
+
+def _encoder(folder: Path, manifest: Manifest) -> TextEncoder | None:
+    try:
+        return TextEncoder.load(folder, manifest) if manifest.tokenizer else None
+    except AdapterDropError:  # the export is done: a tokenizer that only transformers can load does not undo it
+        return None
 
 
 def _takes_texts(manifest: Manifest, encoder: TextEncoder | None, task: TaskEntry) -> bool:

@@ -26,8 +26,10 @@ from exporter.report import Report, TaskReport, VariantReport
 _LINES = 30
 # Of more tasks than this only the worst are listed.
 _TASKS, _WORST = 12, 10
-# How many rows the lists of variants, fusions and texts may have; fewer, if the summary gets too long.
-_ROWS = (6, 4, 3, 2, 1)
+# How many rows the lists of variants, fusions and texts have: the first number that leaves this many rows for tasks.
+_ROWS, _LEAST = (6, 4, 3, 2, 1, 0), 6
+# More drops than this are counted.
+_DROPS = 8
 # A table's header and rule.
 _HEADER = 2
 
@@ -59,27 +61,26 @@ def print_report(report: Report, following: Sequence[str], console: Console, ver
             _print_lines([Text(f"{title}, drop {variant.drop} of {report.layers} layers", "bold"), Text()], console)
             _print_tables(variant, console)
     else:
-        drops = ", ".join(str(variant.drop) for variant in report.variants)
-        drop = f"drop {drops}" if len(report.variants) == 1 else f"drops {drops}"
-        _print_lines([Text(f"{title}, {drop} of {report.layers} layers", "bold"), Text()], console)
+        _print_lines([Text(f"{title}, {_drops(report)} of {report.layers} layers", "bold"), Text()], console)
         _print_summary(report, ending, console)
     _print_lines(ending, console)
 
 
 def _print_summary(report: Report, ending: Sequence[Text], console: Console) -> None:
     first, variants = report.variants[0], report.variants
-    facts = variant_facts(first, console.width)
+    facts = variant_facts(first, console.width, only=len(variants) == 1)
     for rows in _ROWS:
         texts = text_facts(first, rows, console.width)
-        several = min(len(variants), rows) + (len(variants) > rows) + _HEADER + 1 if len(variants) > 1 else 0
+        listed = variants[: max(rows, 1)] if len(variants) > 1 else ()
+        several = len(listed) + (len(variants) > len(listed)) + _HEADER + 1 if listed else 0
         room = _LINES - 2 - _HEADER - 1 - several - len(facts) - len(texts) - len(ending)
-        if room >= min(len(report.tasks), _TASKS):
+        if room >= min(len(first.tasks), _LEAST):
             break
     _print_tasks(first, room, console)
-    if several:
-        console.print(variant_table(variants[:rows]))
-        if rest := variants[rows:]:
-            _print_lines([_rest(f"{len(rest)} more variants", rest, rest[0].tasks)], console)
+    if listed:
+        console.print(variant_table(listed))
+        if rest := variants[len(listed) :]:
+            _print_lines([_rest(f"{len(rest)} more variants", rest, first.tasks)], console)
         _print_lines([Text()], console)
     _print_lines([*facts, *texts], console)
 
@@ -97,6 +98,13 @@ def _print_tasks(report: VariantReport, room: int, console: Console) -> None:
     else:
         console.print(task_table(report, tasks, verbose=False))
     _print_lines([Text()], console)
+
+
+def _drops(report: Report) -> str:
+    drops = [variant.drop for variant in report.variants]
+    if len(drops) > _DROPS:
+        return f"{len(drops)} drops from {min(drops)} to {max(drops)}"
+    return f"drop{'s' if len(drops) > 1 else ''} {', '.join(map(str, drops))}"
 
 
 def _rest(what: str, variants: Sequence[VariantReport], tasks: Sequence[TaskReport]) -> Text:

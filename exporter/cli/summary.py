@@ -22,21 +22,23 @@ _NARROW = 24
 _MEMBERS = 4
 
 
-def variant_facts(variant: VariantReport, width: int) -> list[Text]:
+def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list[Text]:
     """What is computed once, and sizes.
 
     Args:
         variant: the variant.
         width: columns of the terminal; longer texts are wrapped.
+        only: there are no further variants; otherwise a table has the sizes of each, and the texts name the drop.
     """
     graph, total, stored = variant.graph, variant.adapter_parameters, variant.stored_adapter_parameters
-    lines = _fact("computed once", variant.shared, width)
-    trunk = f"{graph.nodes} nodes ({graph.trunk_nodes} in the trunk)"
-    weights = f"{size(graph.initializer_bytes)} ({size(graph.trunk_bytes)} in the trunk)"
-    lines += _fact("graph", f"{trunk}, {weights}", width)
+    lines = _fact("computed once", variant.shared if only else f"at drop {variant.drop}: {variant.shared}", width)
+    if only:
+        nodes = f"{graph.nodes} nodes ({graph.trunk_nodes} in the trunk)"
+        weights = f"{size(graph.initializer_bytes)} ({size(graph.trunk_bytes)} in the trunk)"
+        lines += _fact("graph", f"{nodes}, {weights}", width)
     if stored < total:
-        saved = f"{100 * (1 - stored / total):.0f} % are shared"
-        lines += _fact("parameters", f"adapters have {total:,}, the file stores {stored:,} ({saved})", width)
+        shared = f"{100 * (1 - stored / total):.0f} % shared"
+        lines += _fact("adapters", f"{total:,} parameters, {stored:,} stored ({shared})", width)
     if variant.routed:
         lines += _fact("routed graph", f"{variant.routed}: each row selects an input row and a task", width)
     return lines
@@ -48,7 +50,7 @@ def compositions(variant: VariantReport, width: int) -> list[Text]:
     return [
         line
         for number, task in enumerate(long)
-        for line in _fact("" if number else "adapters", f"{task.name} = {task.setup}", width)
+        for line in _fact("" if number else "compositions", f"{task.name} = {task.setup}", width)
     ]
 
 
@@ -63,8 +65,8 @@ def text_facts(variant: VariantReport, rows: int, width: int) -> list[Text]:
     lines = []
     for number, fusion in enumerate(variant.fusions[:rows]):
         lines += _fact("" if number else "fusions", _fusion(fusion), width)
-    if len(variant.fusions) > rows:
-        lines += _fact("", f"and {len(variant.fusions) - rows} more", width)
+    if rest := len(variant.fusions[rows:]):
+        lines += [_labelled("", f"and {rest} more") if rows else _labelled("fusions", f"{rest}, listed with --verbose")]
     lines += _drifts("calibration", "compared with all adapters in all layers:", variant.drift, rows, width)
     lines += _drifts("evaluation", "compared with PyTorch in fp32:", variant.evaluation, rows, width)
     return lines
@@ -117,23 +119,25 @@ def _drifts(label: str, title: str, drifts: Sequence[Drift], rows: int, width: i
     """The tasks whose predictions move most, and how far the others do at most."""
     if not drifts:
         return
-    yield from _fact(label, title, width)
+    if rows:
+        yield from _fact(label, title, width)
     ranked = sorted(drifts, key=lambda row: (1.0 if row.argmax_agreement is None else row.argmax_agreement, -row.mean_abs))
     for row in ranked[:rows]:
         yield from _fact("", _drift(row), width)
     if rest := ranked[rows:]:
         least = min((row.argmax_agreement for row in rest if row.argmax_agreement is not None), default=None)
         same = "" if least is None else f", at least {percent(least)} same argmax"
-        yield from _fact("", f"and {len(rest)} more{same}", width)
+        yield _labelled("", f"and {len(rest)} more{same}") if rows else _labelled(label, f"{len(rest)} tasks{same}")
 
 
 def _drift(row: Drift) -> str:
-    agreement = "" if row.argmax_agreement is None else f"{percent(row.argmax_agreement)} same argmax, "
-    text = f"{row.task}: {agreement}mean |diff| {row.mean_abs:.3f}"
+    parts = [] if row.argmax_agreement is None else [f"{percent(row.argmax_agreement)} same argmax"]
     if row.metric is not None:
         before, after = ("-" if value is None else f"{value:.3f}" for value in (row.metric_before, row.metric_after))
-        text += f", {row.metric} {before} -> {after}"
-    return text
+        parts.append(f"{row.metric} {before} -> {after}")
+    if len(parts) < 2:
+        parts.append(f"mean |diff| {row.mean_abs:.3f}")
+    return f"{row.task}: {', '.join(parts)}"
 
 
 def _shape(row: ParityRow) -> str:
