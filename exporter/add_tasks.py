@@ -164,7 +164,7 @@ def _with_task(template: StoredGroup, task_group: TaskGroup, task: Task) -> Stor
     for name, arrays in template.group.weights.items():
         array = by_place.get(template.places[name])
         if array is None or array.dtype != arrays[0].dtype or array.ndim != arrays[0].ndim:
-            found = "none" if array is None else f"{array.dtype}{list(array.shape)}"
+            found = "no weight" if array is None else f"{array.dtype}{list(array.shape)}"
             raise ExportError(
                 f"the task {task.name!r} was expected to have {arrays[0].dtype}{list(arrays[0].shape)} in the place of {name}, "
                 f"found {found}: export the bundle again with it"

@@ -129,5 +129,5 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Convert the report to JSON types: the fields of the first variant, and all variants."""
         variants = [variant.to_dict() for variant in self.variants]
-        own = {"output": str(self.output), "source": self.source, "layers": self.layers, "seconds": dict(self.seconds)}
-        return {**own, **variants[0], "variants": variants}
+        common = {"output": str(self.output), "source": self.source, "layers": self.layers, "seconds": dict(self.seconds)}
+        return {**common, **variants[0], "variants": variants}

@@ -35,7 +35,13 @@ _HEADER = 2
 
 
 def show_report(report: Report, options: argparse.Namespace, noun: str = "task") -> None:
-    """Print the report as JSON with --json, not at all with --quiet, otherwise as text; `noun` is what it counts."""
+    """Print the report as text, as JSON with --json, or not at all with --quiet.
+
+    Args:
+        report: what was exported.
+        options: those of the command line.
+        noun: what the report's tasks are, for the title.
+    """
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     elif not options.quiet:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 @contextlib.contextmanager
 def shown_progress(quiet: bool) -> Iterator[None]:
-    """Show the log of the package `exporter` on standard error: a spinner on a terminal, otherwise a line per record.
+    """Show the log of the package `exporter` on standard error: a spinner on a terminal, a line per record elsewhere.
 
     Args:
         quiet: show nothing.

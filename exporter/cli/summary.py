@@ -28,7 +28,7 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
     Args:
         variant: the variant.
         width: columns of the terminal; longer texts are wrapped.
-        only: there are no further variants; otherwise a table has the sizes of each, and the texts name the drop.
+        only: there are no further variants. With further ones, a table has the sizes, and the texts name the drop.
     """
     graph, total, stored = variant.graph, variant.adapter_parameters, variant.stored_adapter_parameters
     lines = _fact("computed once", variant.shared if only else f"at drop {variant.drop}: {variant.shared}", width)
