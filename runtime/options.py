@@ -3,8 +3,8 @@
 The defaults work on every machine and keep fp32 accuracy; docs/runtime.md lists the cost of each option.
 """
 
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -14,10 +14,12 @@ from runtime.errors import InputError
 ConvSearch = Literal["DEFAULT", "HEURISTIC", "EXHAUSTIVE"]
 Hint = Literal["f32", "bf16", "f16"]
 
+_LOGGER = logging.getLogger("runtime.progress")
 
-def to_stderr(line: str) -> None:
-    """Where progress goes unless the caller says otherwise: long work must never look like a hang."""
-    print(line, file=sys.stderr, flush=True)
+
+def log_progress(line: str) -> None:
+    """Log a progress message at level INFO, the default of `Options.progress`."""
+    _LOGGER.info(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ class Options:
     memory_limit: int | None = None
     share_weights: bool = True
     cache: str | os.PathLike[str] | None = None
-    progress: Callable[[str], None] = to_stderr
+    progress: Callable[[str], None] = log_progress
     cuda: CudaOptions = field(default_factory=CudaOptions)
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
     openvino: OpenVINOOptions = field(default_factory=OpenVINOOptions)

@@ -1,4 +1,4 @@
-"""The command line's answers to bad input: one clear message, the right status, nothing written."""
+"""Bad input on the command line: one clear message, the right status, nothing written."""
 
 from __future__ import annotations
 
