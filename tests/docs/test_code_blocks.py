@@ -41,7 +41,7 @@ def routed_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _models(text: str) -> dict[str, Any]:
-    """What a block about exports is given: models with one layer more than it drops."""
+    """The models that a block about exports names, with one layer more than it drops."""
     layers = 1 + max((int(number) for number in re.findall(r"drop=(\d+)", text)), default=0)
     names = ("sst2", "mnli", "en", "qnli", "rte")
     found: dict[str, Any] = {"tokenizer": tokenizer()}

@@ -29,7 +29,7 @@ NOT_RUN = {
     ".ci/run": "runs this test",
     ".venv-test/bin/ruff check . && .venv-test/bin/ruff format .": "a step of make test",
     ".venv-test/bin/mypy": "a step of make test",
-    ".venv-test/bin/python -m pytest tests/exporter/compile/passes": "tests of their own",
+    ".venv-test/bin/python -m pytest tests/exporter/compile/passes": "runs other tests",
     "pip install '.[export,cpu]'": "installs packages",
     "pip install '.[cpu]'": "installs packages",
     "pip install '.[export,cpu,peft]'": "installs packages",
