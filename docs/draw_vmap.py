@@ -57,15 +57,20 @@ FORMS = (
 )
 STEPS = (
     Step("w = Mul(up, scale)", "evaluate", "", "nothing: computed at export", CONSTANT),
-    Step("d = MatMul(h, down)", "weight rule", "h: tiled and stacked", "MatMul(h, down)", STACKED),
-    Step("r = Relu(d)", "element-wise", "", "Relu(d)", STACKED),
-    Step("u = MatMul(r, w)", "weight rule", "w: stacked", "MatMul(r, w)", STACKED),
-    Step("y = Add(u, h)", "element-wise", "", "Add(u, h)", STACKED),
+    Step("d = MatMul(h, down)", "weight_rule", "h: tiled and stacked", "MatMul(h, down)", STACKED),
+    Step("r = Relu(d)", "fold", "", "Relu(d)", STACKED),
+    Step("u = MatMul(r, w)", "weight_rule", "w: stacked", "MatMul(r, w)", STACKED),
+    Step("y = Add(u, h)", "fold", "", "Add(u, h)", STACKED),
     Step("t = Gather(y, 0)", "fold", "y: Reshape to folded", "Gather(y, 0)", FOLDED),
     Step("l = Gemm(t, head)", "split", "t: Split by task", "Gemm(t, head), three times", PER_TASK),
 )
+NOTES = (
+    "h is a trunk value; up, down, scale and head are task weights. A converted value is kept and used again.",
+    "fold: the same operator at the batch of all tasks, or the same arithmetic on stacked values. An input per task: split.",
+    "The routed graph runs the same loop with gathered rows in place of tasks, and refuses instead of splitting.",
+)
 COLUMNS = (4.35, 6.2, 7.55, 9.45, 12.2)
-RULES = ("evaluate", "weight rule", "element-wise", "fold", "split")
+RULES = ("evaluate", "weight_rule", "fold", "split")
 
 
 def glyph(axes: Axes, form: str, x: float, y: float, size: float = 1.0) -> None:
@@ -113,7 +118,7 @@ def line(axes: Axes, step: Step, y: float) -> None:
 
 def rules(axes: Axes, y: float) -> None:
     """The rules in the order in which they are tried."""
-    x = 6.75
+    x = 6.8
     axes.text(4.35, y, "for node in branch: first of", va="center", **MONO)
     for number, rule in enumerate(RULES):
         width = 0.2 + 0.09 * len(rule)
@@ -123,8 +128,8 @@ def rules(axes: Axes, y: float) -> None:
         x += width
         if number < len(RULES) - 1:
             arrow = {"arrowstyle": "-|>", "color": INK, "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", (x + 0.32, y), (x + 0.03, y), arrowprops=arrow)
-            x += 0.35
+            axes.annotate("", (x + 0.47, y), (x + 0.03, y), arrowprops=arrow)
+            x += 0.5
 
 
 def main() -> None:
@@ -148,10 +153,8 @@ def main() -> None:
     axes.plot([4.2, WIDTH - 0.1], [5.58, 5.58], color=INK, lw=0.9)
     for number, step in enumerate(STEPS):
         line(axes, step, 5.24 - 0.64 * number)
-    notes = "h is a trunk value; up, down, scale and head are task weights. A converted value is kept and used again."
-    axes.text(4.35, 0.62, notes, va="center", **SMALL)
-    routed = "The routed graph runs the same loop with gathered rows in place of tasks, and refuses instead of splitting."
-    axes.text(4.35, 0.34, routed, va="center", **SMALL)
+    for number, note in enumerate(NOTES):
+        axes.text(4.35, 0.68 - 0.25 * number, note, va="center", **SMALL)
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "vmap.svg"
     figure.savefig(target, metadata={"Date": None, "Creator": None} if target.suffix == ".svg" else None, dpi=100)
 
