@@ -1,4 +1,4 @@
-"""Draws docs/graph.svg, the README's picture: what is computed for three tasks in three files, and in one exported graph.
+"""Draws docs/graph.svg, the README's picture: what is computed for three tasks today, and in an exported graph.
 
 python docs/draw_graph.py
 """
@@ -45,7 +45,7 @@ def level(row: int) -> float:
 
 
 def draw_today(axes: Axes) -> None:
-    axes.set_title("one file per task: every layer for every task", fontsize=11, color=INK, pad=8)
+    axes.set_title("today: one file per task, every layer every time", fontsize=11, color=INK, pad=8)
     for column, (name, colour) in enumerate(TASKS.items()):
         x = column * 2.3
         axes.text(x + 1, level(0) - 0.12, "text", ha="center", va="top", fontsize=9, color=INK)

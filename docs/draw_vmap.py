@@ -1,6 +1,6 @@
-"""Draws docs/vmap.svg: the forms in which the vectoriser has a value, and one branch on its way through the loop.
+"""Drawing of docs/vmap.svg: the forms in which the vectoriser has a value, and one branch on its way through the loop.
 
-python docs/draw_vmap.py [FILE.png]   (a PNG instead)
+Run it with `python docs/draw_vmap.py`, or with the name of a PNG file to look at it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ RULES = ("evaluate", "weight_rule", "fold", "split")
 
 
 def glyph(axes: Axes, form: str, x: float, y: float, size: float = 1.0) -> None:
-    """A small picture of the form around the point (x, y); its height is at most 0.6."""
+    """Draw a small picture of the form around the point (x, y); its height is at most 0.6."""
 
     def block(left: float, low: float, width: float, height: float, colour: str) -> None:
         corner = (x + left * size, y + low * size)
@@ -94,6 +94,7 @@ def glyph(axes: Axes, form: str, x: float, y: float, size: float = 1.0) -> None:
 
 
 def card(axes: Axes, form: Form, y: float) -> None:
+    """Draw the card of a form: its picture, name, shape and meaning."""
     box = (0.1, y - 0.52)
     style = "round,pad=0,rounding_size=0.08"
     axes.add_patch(FancyBboxPatch(box, 3.75, 1.04, boxstyle=style, facecolor=TINTS[form.name], edgecolor=RULE, lw=0.8))
@@ -104,6 +105,7 @@ def card(axes: Axes, form: Form, y: float) -> None:
 
 
 def line(axes: Axes, step: Step, y: float) -> None:
+    """Draw a row of the table: one node and the form of its result."""
     axes.plot([4.2, WIDTH - 0.1], [y - 0.31, y - 0.31], color=RULE, lw=0.8)
     axes.text(COLUMNS[0], y, step.node, va="center", **MONO)
     axes.text(COLUMNS[1], y, step.rule, va="center", fontsize=9.5, weight="bold", color=INK)
@@ -117,7 +119,7 @@ def line(axes: Axes, step: Step, y: float) -> None:
 
 
 def rules(axes: Axes, y: float) -> None:
-    """The rules in the order in which they are tried."""
+    """Draw the rules in the order in which they are tried."""
     x = 6.8
     axes.text(4.35, y, "for node in branch: first of", va="center", **MONO)
     for number, rule in enumerate(RULES):
@@ -133,6 +135,7 @@ def rules(axes: Axes, y: float) -> None:
 
 
 def main() -> None:
+    """Write docs/vmap.svg, or the PNG file that is named."""
     mpl.rcParams["svg.hashsalt"] = "vmap"  # the same picture is the same file
     mpl.rcParams["svg.fonttype"] = "none"
     mpl.rcParams["font.family"] = "sans-serif"
