@@ -144,7 +144,7 @@ def test_a_live_model_is_handed_back_unchanged(tmp_path: Path) -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_a_half_precision_model_is_exported_in_fp32_and_left_alone(tmp_path: Path) -> None:
+def test_a_half_precision_model_is_exported_in_fp32_unchanged(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2")}).to(torch.bfloat16)
     export(model, output=tmp_path / "onnx")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -180,7 +180,7 @@ def test_a_graph_that_differs_is_never_left_on_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_export_keeps_the_folder_that_it_was_to_replace(tmp_path: Path) -> None:
+def test_a_failed_export_keeps_the_folder_it_was_to_replace(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2")})
     export(model, output=tmp_path / "onnx")
     before = (tmp_path / "onnx" / "adapterdrop.json").read_bytes()
