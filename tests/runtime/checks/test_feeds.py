@@ -48,7 +48,7 @@ def test_tasks_choose_and_order_the_answers(predictor: runtime.Predictor) -> Non
     np.testing.assert_array_equal(found["topic"], predictor.run(feeds())["topic"])
 
 
-def test_token_types_default_to_zeros_and_the_mask_does_not_default(predictor: runtime.Predictor) -> None:
+def test_token_types_default_to_zeros_and_the_mask_is_required(predictor: runtime.Predictor) -> None:
     given = feeds()
     zeros = given | {"token_type_ids": np.zeros_like(given["input_ids"])}
     del given["token_type_ids"]
@@ -188,7 +188,7 @@ def silent_fallback(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return requested
 
 
-def test_a_provider_that_does_not_work_is_an_error_and_auto_goes_on(bundle: Path, silent_fallback: list[str]) -> None:
+def test_a_broken_provider_is_an_error_and_auto_goes_on(bundle: Path, silent_fallback: list[str]) -> None:
     with pytest.raises(runtime.ProviderError, match=r"cuda: .*does not work here: ONNX Runtime fell back to cpu"):
         runtime.load(bundle, provider="cuda")
     with pytest.raises(runtime.ProviderError, match=r"openvino: .*no device"):

@@ -224,7 +224,7 @@ def test_a_local_ray_serves_it(bundle: Path, predictor: runtime.Predictor) -> No
         ray.shutdown()
 
 
-def test_a_killed_replica_is_replaced_and_nobody_gets_a_wrong_answer(bundle: Path, predictor: runtime.Predictor) -> None:
+def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(bundle: Path, predictor: runtime.Predictor) -> None:
     ray = pytest.importorskip("ray", reason="needs ray[serve]")
     from ray import serve
 

@@ -36,9 +36,7 @@ def cost(batches: list[list[int]], lengths: list[int], call: int) -> int:
 
 @settings(deadline=None, derandomize=True)
 @given(lengths=LENGTHS, rows=st.integers(1, 5), tokens=st.integers(1, 80), call=st.integers(0, 50))
-def test_every_text_is_in_one_batch_within_the_limits_and_no_split_is_cheaper(
-    lengths: list[int], rows: int, tokens: int, call: int
-) -> None:
+def test_every_text_is_in_one_batch_and_no_split_is_cheaper(lengths: list[int], rows: int, tokens: int, call: int) -> None:
     def allowed(batch: list[int]) -> bool:
         return len(batch) == 1 or (len(batch) <= rows and len(batch) * max(lengths[index] for index in batch) <= tokens)
 
@@ -128,7 +126,7 @@ def test_a_latency_target_drops_more_under_load_and_less_after() -> None:
         runtime.LatencyTarget(0)
 
 
-def test_the_policy_is_asked_and_told_unless_the_call_names_a_drop(bundle: Path) -> None:
+def test_the_policy_decides_unless_the_call_names_a_drop(bundle: Path) -> None:
     class Noting:
         def __init__(self) -> None:
             self.calls: list[str] = []

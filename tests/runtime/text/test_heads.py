@@ -147,7 +147,7 @@ def test_a_tokenizer_without_a_mask_token_fills_no_gaps(bundle: Path, tmp_path: 
     assert predictor.predict(["a"], ["topic"])
 
 
-def test_spaces_that_belong_to_a_mask_token_or_its_filling_are_left_out(bundle: Path) -> None:
+def test_spaces_of_a_mask_token_or_its_filling_are_left_out(bundle: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "Ġb": 1, "?": 2}, unk_token="?"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
