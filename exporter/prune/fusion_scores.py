@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
-
 from exporter.errors import ExportError
-from exporter.models.fusion import Kept
 
 
 @dataclass(frozen=True)
@@ -89,21 +86,3 @@ def choose(table: AttentionTable, keep: int) -> dict[int, tuple[str, ...]]:
         ranked = sorted(range(len(row.members)), key=lambda index: (-row.scores[index], index))
         kept[row.layer] = tuple(row.members[index] for index in sorted(ranked[:keep]))
     return kept
-
-
-def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
-    """Return a table with a line per member and a column per layer; measured scores in percent, * marks kept members."""
-    unit = "% of attention" if table.measured else "given scores"
-    shown = Table(title=f"{table.task}: fusion {table.fusion}, {unit} per layer" + (", * kept" if kept else ""), padding=(0, 0))
-    shown.add_column("member")
-    for row in table.layers:
-        shown.add_column(f"{row.layer} ", justify="right", no_wrap=True)
-    for member in table.members:
-        cells = []
-        for row in table.layers:
-            score = dict(zip(row.members, row.scores, strict=True)).get(member)
-            mark = "*" if kept and member in kept.get(row.layer, row.members) else " "
-            number = "-" if score is None else f"{100 * score:.0f}" if table.measured else f"{score:.2g}"
-            cells.append(number + (mark if score is not None else " "))
-        shown.add_row(member, *cells)
-    return shown

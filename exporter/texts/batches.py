@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from exporter.errors import ExportError
 from exporter.texts.files import FORMATS, Row, Scores, Text, read_rows, read_scores
-from runtime.text.encode import Tokens
+from runtime.text.tokens import Tokens
 
 # A fusion of 16 members keeps 16 hidden states per token: 100 MB for BERT-base.
 _BATCH_TOKENS, _BATCH_ROWS = 2048, 64

@@ -116,7 +116,7 @@ def test_groups_without_rows_in_other_targets(tmp_path: Path, target: str, preci
     assert {row.task for row in report.parity} == {"a", "b", "c"}
 
 
-def test_heads_with_more_than_a_vector_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_heads_with_more_than_a_vector_are_refused_early(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2"), "words": ("seq_bn", "tag"), "b": ("seq_bn", "2")})
     with pytest.raises(ExportError, match=r"found words \(tagging\): select the others with --tasks a,b, or omit"):
         export(model, routed=True, output=tmp_path / "onnx")

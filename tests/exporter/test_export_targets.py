@@ -121,9 +121,7 @@ def test_texts_that_take_no_member_away_change_no_branch(model: Any, tmp_path: P
     assert [row.task for row in report.variants[0].drift] == ["a"]
 
 
-def test_the_space_asked_for_is_that_of_the_weights_and_of_the_copy_that_is_proved_first(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_required_space_covers_weights_and_the_proved_copy(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def note(_: Path, needed: int) -> None:

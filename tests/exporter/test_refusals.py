@@ -139,7 +139,7 @@ def test_a_tokenizer_of_another_model(model: Any, tmp_path: Path) -> None:
         export(model, tokenizer(), output=tmp_path / "onnx")
 
 
-def test_numpy_numbers_and_a_tokenizer_that_names_more_inputs_than_the_model_has(tmp_path: Path) -> None:
+def test_numpy_numbers_and_a_tokenizer_with_extra_inputs_work(tmp_path: Path) -> None:
     words = tokenizer()
     config = DistilBertConfig(n_layers=1, dim=32, n_heads=4, hidden_dim=64, vocab_size=len(words), max_position_embeddings=20)
     model = tiny_model({}, config)

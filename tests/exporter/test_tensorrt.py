@@ -78,7 +78,7 @@ def test_builds_engines_of_several_tasks(tmp_path: Path, target: str) -> None:
     assert build_all(tmp_path / "onnx")["model.onnx"] > 0
 
 
-def test_builds_an_engine_whose_rows_choose_among_several_structures(tmp_path: Path) -> None:
+def test_builds_an_engine_whose_rows_select_among_structures(tmp_path: Path) -> None:
     export(tiny_model(MIXED), drop=1, target="tensorrt", routed=True, output=tmp_path / "onnx")
     assert set(build_all(tmp_path / "onnx")) == {"model.onnx", "model_routed.onnx"}
 

@@ -77,7 +77,7 @@ def test_a_folder_of_folders(tmp_path: Path, tasks: Any) -> None:
         assert_equal(answer(loaded, name), answer(tasks, name))
 
 
-def test_a_head_file_also_holds_the_heads_whose_names_begin_alike(tmp_path: Path, tasks: Any) -> None:
+def test_a_head_file_also_holds_heads_with_the_same_prefix(tmp_path: Path, tasks: Any) -> None:
     """Loading `a` after `ab`, the library overwrites the head of `ab`."""
     saved = torch.load(tmp_path / "all" / "a" / "pytorch_model_head.bin", weights_only=True)
     assert any(key.startswith("heads.ab.") for key in saved)
@@ -310,7 +310,7 @@ def test_the_head_file_of_a_t5_model_holds_its_trunk(tmp_path: Path) -> None:
     assert_refused("was saved with a trunk that differs from", tmp_path / "other", adapters=[str(tmp_path / "a")])
 
 
-def test_a_masked_language_model_shares_the_embeddings_of_the_base(tmp_path: Path) -> None:
+def test_a_masked_language_model_shares_the_base_embeddings(tmp_path: Path) -> None:
     model = _static(BertForMaskedLM, tmp_path, "a")
     found = load_quietly(tmp_path / "a_base", adapters=[str(tmp_path / "a")]).model
     assert torch.allclose(answer(found, "a"), answer(model, "a"), atol=1e-6)

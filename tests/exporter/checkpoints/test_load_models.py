@@ -127,7 +127,7 @@ def test_a_pickle_that_runs_code_does_not(tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
-def test_a_folder_with_code_of_its_own_is_refused_without_a_question(tmp_path: Path) -> None:
+def test_a_folder_with_custom_code_is_refused_without_a_prompt(tmp_path: Path) -> None:
     tiny_model({"a": ("seq_bn", "2")}).save_pretrained(tmp_path)
     edit(tmp_path / "config.json", model_type="burglar", auto_map={"AutoConfig": "code.Config", "AutoModel": "code.Model"})
     (tmp_path / "code.py").write_text("raise SystemExit('run')")

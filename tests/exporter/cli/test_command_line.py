@@ -1,4 +1,4 @@
-"""The command line's answers to bad input: one clear message, the right status, nothing written."""
+"""Bad input on the command line: one clear message, the right status, nothing written."""
 
 from __future__ import annotations
 
@@ -144,9 +144,7 @@ def test_adapters_and_heads_that_do_not_match(
     assert message in _refused(capsys, tmp_path, "--model", str(tmp_path / "model"))
 
 
-def test_adapters_and_heads_that_do_not_fit_together_are_refused_by_name(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_mismatched_adapters_and_heads_are_refused_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "2")})
     model.add_adapter("c", config="seq_bn")
     model.save_pretrained(tmp_path / "model")

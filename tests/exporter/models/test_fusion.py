@@ -17,10 +17,11 @@ from adapters.configuration import DynamicAdapterFusionConfig, StaticAdapterFusi
 from rich.console import Console
 from transformers import AlbertConfig, BertConfig
 
+from exporter.cli.tables import attention_table
 from exporter.errors import ExportError
 from exporter.models.fusion import Pruning, freeze_temperature, prune_fusion
 from exporter.prune.fusion_attention import attention_tables
-from exporter.prune.fusion_scores import AttentionTable, LayerScores, attention_table, choose
+from exporter.prune.fusion_scores import AttentionTable, LayerScores, choose
 from exporter.texts.batches import Calibration, read_calibration
 from tests.helpers.tiny_models import LAYERS, bert_config, inputs, tokenizer
 
@@ -165,7 +166,7 @@ def _table(*scores: tuple[float, ...]) -> AttentionTable:
     return AttentionTable("t", "f", MEMBERS, tuple(LayerScores(n, MEMBERS, row) for n, row in enumerate(scores)), True)
 
 
-def test_chooses_per_layer_in_order_with_the_earlier_member_at_a_tie() -> None:
+def test_chooses_per_layer_and_the_earlier_member_at_a_tie() -> None:
     table = _table((0.1, 0.2, 0.3, 0.4), (0.4, 0.1, 0.4, 0.1), (0.25, 0.25, 0.25, 0.25))
     assert choose(table, 1) == {0: ("d",), 1: ("a",), 2: ("a",)}
     assert choose(table, 3) == {0: ("b", "c", "d"), 1: ("a", "b", "c"), 2: ("a", "b", "c")}

@@ -173,7 +173,7 @@ def test_merged_adapters_leave_the_copy_only(method: str) -> None:
     np.testing.assert_allclose(answer(pruned, feeds).logits.numpy(), expected, atol=1e-5)
 
 
-def test_an_adapter_without_a_head_of_its_own_uses_the_base_models() -> None:
+def test_an_adapter_without_a_head_uses_the_base_models_head() -> None:
     model = peft_model(peft.LoraConfig(target_modules=["query"], modules_to_save=["classifier"]), ["own"])
     model.add_adapter("none", peft.LoraConfig(target_modules=["query"]))
     scramble(model)

@@ -189,7 +189,7 @@ def test_mtl_lora_that_tasks_share_is_bound_to_each() -> None:
 
 
 @pytest.mark.parametrize("config", [LoRAConfig(r=4, alpha=6, output_lora=True), VeraConfig(r=4)], ids=["lora", "vera"])
-def test_a_merged_adapter_leaves_the_copy_and_not_the_users_model(config: AdapterConfig) -> None:
+def test_a_merged_adapter_changes_the_copy_not_the_users_model(config: AdapterConfig) -> None:
     model = _model(("a", config), ("b", config))
     feeds = _feeds(SHAPES[1])
     expected = {task: reference(model, task, feeds) for task in ("a", "b")}
