@@ -150,7 +150,7 @@ def save(compiled: Compiled, weights: WeightsFile, path: Path) -> Path | None:
         path: the file of the graph.
 
     Returns:
-        The folder of the reference graphs, which `verify_saved` removes; None if there are none.
+        The folder of the reference graphs, which `verify_saved` removes; None without them.
     """
     _save(compiled.graph, compiled.routed, weights, path)
     if compiled.reference is None:
@@ -193,7 +193,7 @@ def verify_saved(
         plan: the plan of the graphs.
         task_groups: the pruned models.
         candidate: the graphs, compared with the plan's tolerance.
-        reference: the folder of the reference graphs, compared with the tolerance of fp32; None if there are none.
+        reference: the folder of the reference graphs, compared with the tolerance of fp32; None without them.
 
     Returns:
         The parity rows of `candidate`.

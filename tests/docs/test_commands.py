@@ -83,8 +83,6 @@ def test_every_command_is_known_or_listed() -> None:
 
 
 @pytest.mark.parametrize("line", [each for each in _PROGRAMS if each not in _NAMES and "markdown_tables" not in each])
-    "line", [line for line in _PROGRAMS if line not in _NAMES and "benchmarks.markdown_tables" not in line]
-)
 def test_arguments_are_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
