@@ -26,7 +26,19 @@ FIRST_PARTY = set(FORBIDDEN) | {"tests"}
 # A package or module imports what comes before it, and a package imports within itself.
 ORDER = {
     "exporter": (
-        *("errors", "targets", "plan", "traced_group", "stages", "models", "example", "checkpoints", "texts", "prune", "planning"),
+        *(
+            "errors",
+            "targets",
+            "plan",
+            "traced_group",
+            "stages",
+            "models",
+            "example",
+            "checkpoints",
+            "texts",
+            "prune",
+            "planning",
+        ),
         *("write", "trace", "verify", "compile", "report", "inspect", "variant", "export_tasks", "add_tasks", "cli"),
     ),
     "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),

@@ -118,7 +118,7 @@ def variant_entry(
         model: the file name of the graph.
         parity: the rows of the verification.
         passes: the rows of the compiler passes.
-        routed: the file name of the routed graph; empty if there is none.
+        routed: the file name of the routed graph; empty without one.
     """
     layers = {
         task.name: TaskLayers(task.drop, task_group.layers_without_adapter(task), _members(task_group, task, plan))
