@@ -17,8 +17,8 @@ import pytest
 
 import runtime
 
-ray = pytest.importorskip("ray", reason="needs ray[serve], which the extra `test` installs")
-from ray import serve  # noqa: E402 - only where Ray is installed
+serve = pytest.importorskip("ray.serve", reason="needs ray[serve], which the extra `test` installs")
+ray = pytest.importorskip("ray")
 
 ROOT = Path(runtime.__file__).parents[1]
 TEXTS = [f"text number {index}" for index in range(24)]
