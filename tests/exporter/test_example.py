@@ -140,7 +140,8 @@ def test_the_runtime_commands_of_the_readme_answer(example_bundle: Path) -> None
     commands = [shlex.split(line) for line in readme.splitlines() if line.startswith("python -m runtime onnx ")]
     assert len(commands) >= 2
     for command in commands:
-        subprocess.run([sys.executable, "-m", "runtime", str(example_bundle), *command[4:]], cwd=ROOT, check=True)
+        full = [sys.executable, "-m", "runtime", str(example_bundle), *command[4:]]
+        assert subprocess.run(full, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_inspect_command_of_the_readme_draws_its_picture(example_bundle: Path, tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_each_row_equals_single_task_pytorch(
 
 def test_some_tasks_are_answered_as_all_are(model: Any, predictor: runtime.Predictor) -> None:
     feeds = inputs((2, 6))
-    for task, answer in predictor.run(feeds, ["mood", "spam"]).items():
+    answers = predictor.run(feeds, ["mood", "spam"])
+    assert list(answers) == ["mood", "spam"]
+    for task, answer in answers.items():
         assert_parity(answer, reference(model, task, feeds, DROPS[0]))
 
 
@@ -101,7 +103,7 @@ def test_methods_whose_weights_broadcast(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("target", "precision"), [("cpu", "fp32"), ("cuda", "fp16"), ("portable", "int8")])
 def test_groups_without_rows_in_other_targets(tmp_path: Path, target: str, precision: str) -> None:
-    """Verification asks each structure alone, so that the other one computes nothing with fused or quantized operators."""
+    """Verification runs one structure at a time, so that the other computes nothing with fused or quantized operators."""
     # Large enough that its products are worth quantizing.
     config = BertConfig(
         num_hidden_layers=2,
