@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator
@@ -22,11 +23,12 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m exporter --drop 5` writes."""
+    """What `python -m exporter --drop 5` writes; what it prints is in the file export.txt next to the folder."""
     from exporter.cli.main import main
 
     folder = tmp_path_factory.mktemp("example") / "onnx"
-    assert main(["--drop", "5", "--output", str(folder), "--quiet"]) == 0
+    with (folder.parent / "export.txt").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
+        assert main(["--drop", "5", "--output", str(folder)]) == 0
     return folder
 
 

@@ -35,7 +35,7 @@ def model() -> Any:
 
 
 def _with(model: Any, names: tuple[str, ...]) -> Any:
-    """Build the model with only those tasks."""
+    """The model with only these tasks."""
     other = tiny_model(TASKS)
     for name in set(TASKS) - set(names):
         other.delete_adapter(name)
@@ -114,7 +114,7 @@ def test_templates_cost_little_more_than_the_adapters(model: Any, exported: Path
     [
         ({"new": ("par_bn", "2")}, "no task of the bundle has the structure of the task 'new'"),
         ({"new": ("seq_bn", "multi")}, "no task of the bundle has the structure of the task 'new'"),
-        ({"topic": ("seq_bn", "2")}, "no task that the bundle has not; it has mood, topic"),
+        ({"topic": ("seq_bn", "2")}, "have no new task; the bundle has mood, topic"),
         ({"new": ("seq_bn", "tag")}, r"found new \(tagging\)"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_bundle_without_templates_says_how_to_get_them(model: Any, folder: Pat
         (folder / name).unlink()
     files = {name: value for name, value in manifest.files.items() if "template" not in name}
     replace(manifest, files=files).write(folder)
-    with pytest.raises(ExportError, match="without templates; export it again with --extendable"):
+    with pytest.raises(ExportError, match="has no templates, so that tasks cannot be added: export it again with --extendable"):
         add(folder, model=model)
 
 

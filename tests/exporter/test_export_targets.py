@@ -23,9 +23,9 @@ from exporter import ExportError, VerificationError, export
 from exporter.compile.build import trace_group
 from exporter.compile.pipeline import TracedGroup
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.targets import TARGETS, TOLERANCES, needs_ranges
-from exporter.verify.verify import eager
+from exporter.verify.eager import eager
 from tests.helpers.tiny_models import MAX_LENGTH, inputs, reference, run_graph, tiny_model, tokenizer
 
 TASKS = {"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}
@@ -56,9 +56,9 @@ def traces() -> dict[int, TracedGroup]:
 def one_trace(traces: dict[int, TracedGroup], monkeypatch: pytest.MonkeyPatch) -> None:
     """A target changes what follows the trace: one per drop serves all tests."""
 
-    def trace(branch: TaskGroup, plan: Plan) -> TracedGroup:
+    def trace(task_group: TaskGroup, plan: Plan) -> TracedGroup:
         if plan.drop not in traces:
-            traces[plan.drop] = trace_group(branch, plan)
+            traces[plan.drop] = trace_group(task_group, plan)
         return replace(traces[plan.drop], model=traces[plan.drop].model.clone())
 
     monkeypatch.setattr(exporter.variant, "trace_group", trace)
@@ -96,12 +96,14 @@ def test_a_mistake_that_rounding_would_hide_is_found(model: Any, tmp_path: Path,
 
 
 def test_a_precision_that_a_target_lacks_is_refused(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"the target cuda computes in fp32, fp16, found int8.*targets portable, cpu"):
+    with pytest.raises(ExportError, match=r"the target cuda supports fp32, fp16, found int8.*targets portable, cpu"):
         export(model, target="cuda", precision="int8", output=tmp_path / "onnx")
 
 
 def test_static_ranges_need_texts(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"int8 for the target openvino quantizes by .*: add --calibration FILE"):
+    with pytest.raises(
+        ExportError, match=r"int8 for the target openvino measures the ranges of activations .*: add --calibration FILE"
+    ):
         export(model, target="openvino", precision="int8", output=tmp_path / "onnx")
 
 
@@ -152,12 +154,12 @@ def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
     runs: list[list[str]] = []
     evaluate = exporter.verify.evaluate.evaluate
 
-    def counted(branches: Any, plan: Plan, graph: Any, evaluation: Any) -> Any:
+    def counted(task_groups: Any, plan: Plan, graph: Any, evaluation: Any) -> Any:
         def run(names: list[str], feeds: Any) -> Any:
             runs.append(names)
             return graph.run(names, feeds)
 
-        return evaluate(branches, plan, SimpleNamespace(run=run), evaluation)
+        return evaluate(task_groups, plan, SimpleNamespace(run=run), evaluation)
 
     monkeypatch.setattr(exporter.variant, "evaluate", counted)
     both = export(model, tokenizer(), evaluation=texts, output=tmp_path / "both").variants[0].evaluation
@@ -187,10 +189,10 @@ def test_a_graph_that_answers_otherwise_too_often_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_disagreement": 0.1}, "max_disagreement needs texts"),
+        ({"max_disagreement": 0.1}, "max_disagreement needs evaluation texts"),
         ({"max_disagreement": 2, "evaluation": "t.jsonl"}, "must be a share from 0 to 1, found 2"),
-        ({"evaluation": {"z": "t.jsonl"}}, "evaluation names 'z', which is no task; tasks: a, b"),
-        ({"evaluation": "labelled.jsonl"}, "belong to one task: name it"),
+        ({"evaluation": {"z": "t.jsonl"}}, "unknown task 'z' in evaluation; tasks: a, b"),
+        ({"evaluation": "labelled.jsonl"}, "belong to one task: choose it"),
     ],
 )
 def test_wrong_evaluations_are_refused(

@@ -1,4 +1,4 @@
-"""The training of the bundled example: splits without leaks, words as the runtime sees them, runs that can be interrupted."""
+"""The training of the bundled example: splits without leaks, the words of the tokenizer, and resumed runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_official_test_example_is_not_trained_on() -> None:
     assert [e.text for e in splits.train] == ["new"]
 
 
-def test_a_sample_depends_on_the_texts_alone() -> None:
+def test_a_sample_depends_only_on_the_texts() -> None:
     examples = [Example(str(number), "x", "") for number in range(50)]
     assert sample(examples, None) == sample(examples, 50) == examples
     chosen = sample(examples, 10)

@@ -25,8 +25,8 @@ TEXTS = [f"text number {index}" for index in range(24)]
 PATIENCE = 120  # seconds after which a test fails instead of waiting without end; a quiet machine needs a few
 
 
-def test_a_faulty_question_fails_alone(predictor: runtime.Predictor) -> None:
-    from runtime.serving.ray_app import Question, answer
+def test_a_faulty_request_fails_alone(predictor: runtime.Predictor) -> None:
+    from runtime.serving.ray_app import PredictRequest, respond
 
     bodies: list[dict[str, Any]] = [
         {"texts": ["one", "two"]},
@@ -35,7 +35,7 @@ def test_a_faulty_question_fails_alone(predictor: runtime.Predictor) -> None:
         {"texts": ["word " * 99], "truncate": True},
         {"texts": ["a"], "drop": [1]},
     ]
-    answers = answer(predictor, [Question.parse(json.dumps(body).encode()) for body in bodies])
+    answers = respond(predictor, [PredictRequest.parse(json.dumps(body).encode()) for body in bodies])
     assert [status for status, _ in answers] == [200, 400, 200, 200, 400]
     wanted = predictor.predict(["one", "two"])
     rows = answers[0][1]["predictions"]["topic"]
@@ -43,7 +43,7 @@ def test_a_faulty_question_fails_alone(predictor: runtime.Predictor) -> None:
     assert list(answers[2][1]["predictions"]) == ["topic"]
     for body in (b"{", b"[]", b'{"texts": []}', b'{"texts": ["a"], "x": 1}', b'{"texts": ["a"], "tasks": "a"}'):
         with pytest.raises(runtime.InputError, match="body: "):
-            Question.parse(body)
+            PredictRequest.parse(body)
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +110,12 @@ def test_a_local_ray_serves_it(url: str, predictor: runtime.Predictor) -> None:
     assert serve.status().applications["default"].status == "RUNNING"
 
 
-def test_a_full_queue_turns_requests_away(url: str, bundle: Path) -> None:
+def test_a_full_queue_rejects_requests(url: str, bundle: Path) -> None:
     from runtime.serving.ray_app import app
 
     options = {"folder": str(bundle), "provider": "cpu", "wait_seconds": 1, "max_ongoing": 1, "max_queued": 1}
     serve.run(app(options), name="narrow", route_prefix="/narrow")
-    with ThreadPoolExecutor(12) as pool:  # one is computed, one waits, the others are turned away
+    with ThreadPoolExecutor(12) as pool:  # one is computed, one waits, the others are rejected
         statuses = [status for status, _ in pool.map(lambda text: post(f"{url}narrow", {"texts": [text]}), TEXTS[:12])]
     assert {200, 503} == set(statuses)
     serve.delete("narrow")
@@ -127,7 +127,7 @@ def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(url: str, predictor
     found: list[int] = []
     done = threading.Event()
 
-    def ask(index: int) -> None:
+    def send(index: int) -> None:
         while not done.is_set():
             status, body = post(url, {"texts": [texts[index]]})
             found.append(status)
@@ -137,12 +137,12 @@ def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(url: str, predictor
     def answered(more: int) -> None:
         """Waits for so many more answers of all threads together; fails where a thread has failed."""
         total = len(found) + more
-        wait_until(lambda: len(found) >= total or any(each.done() for each in asked), f"{more} more answers")
+        wait_until(lambda: len(found) >= total or any(each.done() for each in futures), f"{more} more answers")
 
     before = replicas()
     assert len(before) == 2
     with ThreadPoolExecutor(len(texts)) as pool:
-        asked = [pool.submit(ask, index) for index in range(len(texts))]
+        futures = [pool.submit(send, index) for index in range(len(texts))]
         try:
             answered(40)
             assert set(found) == {200}
@@ -153,9 +153,9 @@ def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(url: str, predictor
             answered(40)
         finally:
             done.set()
-        for each in asked:
-            each.result()  # raises where an answer was wrong
-    assert set(found) <= {200, 500, 503}, "what was being computed is lost, and the status says so"
+        for future in futures:
+            future.result()  # raises if a result was wrong
+    assert set(found) <= {200, 500, 503}, "requests in progress must be lost with an error status"
     assert set(found[recovered:]) == {200}
     assert len(replicas() - before) == 1
 

@@ -13,7 +13,7 @@ from tests.helpers.runtime_bundles import TASKS, feeds, rewrite, variant, write_
 
 
 def parsed(path: Path) -> Any:
-    """config.pbtxt as Triton's own protobuf reads it."""
+    """config.pbtxt, parsed with Triton's protobuf schema."""
     pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc], which the extra `test` installs")
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
@@ -63,7 +63,7 @@ def test_every_variant_is_a_model_and_images_have_fixed_axes(bundle: Path, tmp_p
         (["--name", "a/b"], "name: expected letters"),
         (["--max-batch", "0"], "max_batch: expected a positive integer"),
         (["--tensorrt"], "tensorrt only with gpu"),
-        (["--name", "taken"], "taken: cannot be written: it is there already"),
+        (["--name", "taken"], "taken: cannot be written: it already exists"),
     ],
 )
 def test_a_repository_that_cannot_be_written_is_refused(
