@@ -67,7 +67,9 @@ def test_new_tasks_join_their_structures(model: Any, folder: Path, monkeypatch: 
     assert predictor.tasks == (*OLD, *NEW)
     feeds = inputs((3, 8))
     for drop in DROPS:
-        for task, answer in predictor.run(feeds, drop=drop).items():
+        answers = predictor.run(feeds, drop=drop)
+        assert list(answers) == [*OLD, *NEW]
+        for task, answer in answers.items():
             assert_parity(answer, reference(model, task, feeds, drop))
         names = ["tone", "topic", "stars"]
         for row, answer in enumerate(predictor.run_routed(feeds, names, drop=drop)):
@@ -81,7 +83,9 @@ def test_the_graphs_are_those_of_an_export_of_all(model: Any, folder: Path, tmp_
     found, expected = read_manifest(folder), read_manifest(tmp_path / "whole")
     assert found.tasks == expected.tasks
     assert found.files.keys() == expected.files.keys()
-    for name in [name for name in found.files if name.endswith(".onnx") and "template" not in name]:
+    names = [name for name in found.files if name.endswith(".onnx") and "template" not in name]
+    assert len(names) == 2 * len(DROPS)  # one of all tasks, one routed
+    for name in names:
         graphs = [ir.load(each / name) for each in (folder, tmp_path / "whole")]
         assert op_types(graphs[0]) == op_types(graphs[1])
     assert (folder / WEIGHTS).stat().st_size == (tmp_path / "whole" / WEIGHTS).stat().st_size

@@ -68,7 +68,7 @@ def _digest(content: object) -> str | None:
 
 
 class _Description(pickle.Pickler):
-    """Writes parameters as shapes, other tensors with their bytes, and functions with their closures."""
+    """Writes parameters as shapes, other tensors as bytes, and functions (patches, for instance) with their closures."""
 
     def persistent_id(self, value: object) -> object:
         if not isinstance(value, torch.Tensor):

@@ -115,12 +115,19 @@ def test_errors_are_one_line_and_status_2(
 
 
 def test_wrong_options_are_one_line_and_status_2(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([bundle, "--provider", "gpu"], [], [bundle, "--drop", "x"], [bundle, "--pair", "a"]):
+    wrong = [
+        ([bundle, "--provider", "gpu"], "--provider"),
+        ([], "required"),
+        ([bundle, "--drop", "x"], "--drop"),
+        ([bundle, "--pair", "a"], "--pair"),
+    ]
+    for arguments, message in wrong:
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         err = capsys.readouterr().err
         assert caught.value.code == 2
         assert err.startswith("error: ")
+        assert message in err
         assert err.count("\n") == 1
 
 
