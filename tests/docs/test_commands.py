@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -138,8 +139,11 @@ def test_a_command_runs(
     example_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     (tmp_path / "docs").mkdir()
-    for name in ("onnx", "onnx-drop3"):
-        (tmp_path / name).symlink_to(example_bundle)
+    if "triton" in line:  # it links the weights, which would then have two names in the other tests' bundle
+        shutil.copytree(example_bundle, tmp_path / "onnx")
+    else:
+        for name in ("onnx", "onnx-drop3"):
+            (tmp_path / name).symlink_to(example_bundle)
     results = next((ROOT / "benchmarks" / "results").glob("bert-base-*.jsonl"))
     placeholders = {"DIR": "onnx", "FILE": str(results), "REPOSITORY": "models"}
     module, arguments = _module(line)
