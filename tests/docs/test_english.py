@@ -17,7 +17,7 @@ from tests.helpers.pages import PAGES, ROOT, name_of
 PHRASES = {
     r"\balone\b": "only, or: by itself",
     r"\bbeside\b": "next to, in addition to",
-    r"\b(is|are|was) (?-i:none)\b": "is not, there is no",
+    r"\b(is|was) (?-i:none)\b": "is not, there is no",
     r"\bnone of (ours|theirs)\b": "unknown, not ours",
     r"\bof (its|their|his|her) own\b": "its own …, a separate …",
     r"\bfor ever\b": "forever, without a limit",
