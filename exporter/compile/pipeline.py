@@ -20,6 +20,7 @@ from exporter.compile.passes.merge_reshapes import MergeReshapesPass
 from exporter.compile.passes.merge_siblings import MergeSiblingsPass
 from exporter.compile.passes.merge_transposes import MergeTransposesPass
 from exporter.compile.passes.merge_weights import MergeWeightsPass
+from exporter.compile.passes.move_scales import MoveScalesPass
 from exporter.compile.passes.name_transposed import NameTransposedPass
 from exporter.compile.passes.push_slices import PushSlicesPass
 from exporter.compile.passes.reassociate_products import ReassociateProductsPass
@@ -112,6 +113,8 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
         # After merging, so that a weight which two groups share is transposed and scaled once and stays shared.
         FoldConstantsPass(transpose_weights=True),
         MergeSiblingsPass(),
+        # Before FoldScales, which then finds one factor where there were two.
+        MoveScalesPass(),
         FoldScalesPass(),
         # Behind the scales, which hide the projections.
         AbsorbProjectionsPass(),

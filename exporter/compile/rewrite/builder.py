@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,7 @@ class Builder:
         self._prefix = prefix
         self._nodes: list[ir.Node] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._known: dict[Hashable, ir.Value] = {}
         self._taken = {value.name for node in graph for value in node.outputs}
         self._taken |= {*graph.initializers, *(value.name for value in graph.inputs)}
         self._node_names = {node.name for node in graph}
@@ -109,6 +110,19 @@ class Builder:
             domain=node.domain,
         )
 
+    def known(self, key: Hashable) -> ir.Value | None:
+        """The value that `once` was given under the key, if it is still in the graph."""
+        value = self._known.get(key)
+        node = None if value is None else value.producer()
+        return None if node is not None and node.graph is None and node not in self._nodes else value
+
+    def once(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
+        """The value under the key; the first call makes it."""
+        value = self.known(key)
+        if value is None:
+            value = self._known[key] = make()
+        return value
+
     def take(self) -> list[ir.Node]:
         """The nodes made since the last call, in topological order."""
         nodes, self._nodes = self._nodes, []
@@ -136,14 +150,6 @@ def const_scalar(value: ir.Value | None) -> float | None:
     """The number of a constant with one element, which broadcasts against any tensor of at least its rank."""
     array = const_array(value)
     return float(array.item()) if array is not None and array.size == 1 else None
-
-
-def sole_producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The operator of that type that makes a value which is read once."""
-    node = None if value is None else value.producer()
-    if node is None or node.op_type != op_type or node.domain != "" or value is None or value.is_graph_output():
-        return None
-    return node if len(list(value.uses())) == 1 else None
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:
