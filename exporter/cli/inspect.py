@@ -6,15 +6,24 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from exporter.inspect.views import GraphView, Inspection
 
 _DESCRIPTION = """\
 Look into an exported folder: what is trunk and what is branch, layer by layer, what each task costs in operations and weights,
 which operators it goes to, what each pass of the compiler removed, and what one graph for all tasks saves.
 
 Nothing is run: operations are counted from the graph, at the shape that --shape names.
+
+--why runs the passes of the compiler once more over a copy of the written graph in memory, and prints the patterns that they
+leave as they are, with the reasons. A reason that a later pass has removed from the graph, or that existed only before the
+tasks became one batch, cannot be shown.
 """
 _EPILOG = """\
 exit status: 0 done; 2 wrong use, a folder that no export wrote, or a damaged one
@@ -23,6 +32,8 @@ examples:
   python -m exporter inspect onnx
   python -m exporter inspect onnx --shape 8x32 --drop 3
   python -m exporter inspect onnx --picture onnx.svg
+  python -m exporter inspect onnx --why
+  python -m exporter inspect onnx --why FuseAttention --drop 3
 """
 
 
@@ -43,6 +54,13 @@ def command_parser() -> Parser:
     parser.add_argument("--drop", type=int, metavar="N", help="the variant to show in detail; the folder's first by default")
     parser.add_argument("--routed", action="store_true", help="show the graph whose rows choose their task")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw that graph into a .svg file, or a .png (matplotlib)")
+    parser.add_argument(
+        "--why",
+        nargs="?",
+        const="",
+        metavar="TENSOR|PASS",
+        help="show which patterns the compiler did not apply in that graph, and why: all, those of a pass or those at a tensor",
+    )
     parser.add_argument("--json", action="store_true", help="all graphs as one JSON object on standard output")
     return parser
 
@@ -76,10 +94,28 @@ def _run(options: argparse.Namespace) -> int:
         raise ExportError(f"{options.folder} has no graph of {wanted}; it has {there}")
     if options.picture is not None:
         save_picture(inspection, graphs[0], options.picture)
+    if options.why is not None:
+        return _explain(options, inspection, graphs[0])
     if options.json:
         print(json.dumps(inspection.to_dict(), indent=2))
         return 0
     print_inspection(inspection, graphs[0], Console())
     if options.picture is not None:
         print(f"drew {options.picture}")
+    return 0
+
+
+def _explain(options: argparse.Namespace, inspection: Inspection, graph: GraphView) -> int:
+    from exporter.inspect.why import explain_graph
+    from exporter.inspect.why_text import explanation_lines
+    from runtime.bundle import read_manifest
+
+    manifest = read_manifest(options.folder)
+    explanation = explain_graph(options.folder / graph.file, manifest)
+    if not options.json:
+        print("\n".join(explanation_lines(explanation, options.why)))
+        return 0
+    document = inspection.to_dict()
+    document["unapplied"] = {"graph": graph.file, "patterns": [asdict(each) for each in explanation.select(options.why)]}
+    print(json.dumps(document, indent=2))
     return 0

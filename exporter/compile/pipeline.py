@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,12 +31,14 @@ from exporter.compile.passes.share_lengths import ShareLengthsPass
 from exporter.compile.passes.split_linears import SplitLinearsPass
 from exporter.compile.passes.static_reshapes import StaticReshapesPass
 from exporter.compile.passes.unflatten_linears import UnflattenLinearsPass
+from exporter.compile.rewrite.refusals import RefusingPass
 from exporter.compile.vmap.join_groups import JoinGroupsPass
 from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
 from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
 from runtime.bundle import ROUTE_INPUTS, PassRow
 
+_logger = logging.getLogger(__name__)
 # What the joined graphs are called in reports.
 JOINED, ROUTED = "all", "routed"
 # Elements of a constant that no weight is as small as, most of the time.
@@ -167,15 +170,41 @@ def _name(number: int) -> str:
     return f"tasks{number}"  # _BRANCH matches it
 
 
-def run_passes(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassRow]) -> ir.Model:
-    """The model behind the passes; a row for each is added to `reports`."""
+def run_passes(
+    model: ir.Model,
+    passes: Iterable[ir.passes.InPlacePass],
+    graph: str,
+    reports: list[PassRow],
+    observe: Callable[[ir.passes.InPlacePass, ir.Model], None] | None = None,
+) -> ir.Model:
+    """Run passes in their order.
+
+    Args:
+        model: the graph, which changes.
+        passes: what runs.
+        graph: what the graph is called in the rows.
+        reports: gets a row for each pass.
+        observe: is called with each pass that has run and the model that it left.
+
+    Returns:
+        The model that the last pass left.
+    """
     for step in passes:
         nodes_before, bytes_before = graph_size(model)
         model = step(model).model
         nodes_after, bytes_after = graph_size(model)
-        name = type(step).__name__.removesuffix("Pass")
+        name = pass_name(step)
         reports.append(PassRow(name, graph, nodes_before, nodes_after, bytes_before, bytes_after))
+        if isinstance(step, RefusingPass) and step.refusals:
+            _logger.debug("%s on %s: %d patterns were not applied", name, graph, len(step.refusals))
+        if observe is not None:
+            observe(step, model)
     return model
+
+
+def pass_name(step: ir.passes.PassBase) -> str:
+    """What a pass is called in reports."""
+    return type(step).__name__.removesuffix("Pass")
 
 
 def graph_size(model: ir.Model) -> tuple[int, int]:
