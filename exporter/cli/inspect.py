@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,15 +106,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace, inspection: Inspection, graph: GraphView) -> int:
     from exporter.inspect.why import explain_graph
-    from exporter.inspect.why_text import explanation_lines
+    from exporter.inspect.why_text import explanation_document, explanation_lines
     from runtime.bundle import read_manifest
 
     manifest = read_manifest(options.folder)
-    explanation = explain_graph(options.folder / graph.file, manifest)
     if not options.json:
-        print("\n".join(explanation_lines(explanation, options.why)))
+        print("\n".join(explanation_lines(explain_graph(options.folder / graph.file, manifest), options.why)))
         return 0
-    document = inspection.to_dict()
-    document["unapplied"] = {"graph": graph.file, "patterns": [asdict(each) for each in explanation.select(options.why)]}
-    print(json.dumps(document, indent=2))
+    found = [explain_graph(options.folder / each.file, manifest) for each in inspection.graphs]
+    print(json.dumps({**inspection.to_dict(), "unapplied": explanation_document(found, options.why)}, indent=2))
     return 0

@@ -1,13 +1,15 @@
-"""Patterns that were not applied, as text."""
+"""Patterns that were not applied, as text and as JSON types."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from exporter.inspect.why import Explanation, Unapplied
 
-__all__ = ["explanation_lines"]
+__all__ = ["explanation_document", "explanation_lines"]
 
 # Of one pass where all of them are shown: reasons, and tensors for each.
 _REASONS, _TENSORS = 4, 3
@@ -35,6 +37,24 @@ def explanation_lines(explanation: Explanation, name: str) -> Iterator[str]:
     for step, reasons in steps.items():
         yield f"{step}: {sum(map(len, reasons.values()))}"
         yield from _in_full(reasons) if name else _in_short(reasons)
+
+
+def explanation_document(explanations: Sequence[Explanation], name: str) -> list[dict[str, Any]]:
+    """Describe what was not applied as JSON types, a graph at a time.
+
+    Args:
+        explanations: of all graphs of a bundle.
+        name: as in `explanation_lines`; a tensor need not be in all of the graphs.
+
+    Raises:
+        ExportError: no graph has the tensor, or as `Explanation.select`.
+    """
+    somewhere = any(name in each.tensors for each in explanations)
+    document = []
+    for each in explanations:
+        patterns = each.select(name) if not somewhere or name in each.tensors else ()
+        document.append({"file": each.file, "patterns": [asdict(pattern) for pattern in patterns]})
+    return document
 
 
 def _in_full(reasons: dict[tuple[str, str], list[Unapplied]]) -> Iterator[str]:

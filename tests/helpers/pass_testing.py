@@ -1,4 +1,4 @@
-"""What the tests of the graph passes share: models from ONNX text, and the proof that a pass is one."""
+"""Models from ONNX text for the tests of the graph passes, and the proof of a pass."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,8 @@ import onnx.parser
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxruntime
+
+from exporter.compile.rewrite.refusals import RefusingPass
 
 Arrays = Mapping[str, np.ndarray]
 Sizes = Mapping[str, int]
@@ -100,6 +102,7 @@ def prove(
     sizes: Sequence[Sizes] = SIZES,
     idempotent: bool = True,
     opset: int = 20,
+    refused: str | None = None,
 ) -> ir.Model:
     """Proves a pass on one graph: its operators, its numbers, its idempotence, and the checker's verdict.
 
@@ -113,6 +116,7 @@ def prove(
         sizes: the batch and sequence sizes at which numbers are compared.
         idempotent: whether a second run must change nothing.
         opset: the operator set that the pass meets.
+        refused: the one reason that the pass keeps; by default it is not looked at.
 
     Returns:
         The model behind the pass.
@@ -121,6 +125,9 @@ def prove(
     check_valid(before)
     untouched = serialize(model)
     modified = step(model).modified
+    if refused is not None:
+        assert isinstance(step, RefusingPass)
+        assert [each.reason for each in step.refusals] == [refused]
     if operators is None:
         assert not modified
         assert serialize(model) == untouched

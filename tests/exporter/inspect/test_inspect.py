@@ -200,7 +200,7 @@ def test_shapes_that_arithmetic_makes_are_followed() -> None:
 
 def test_it_needs_no_torch(bundle: Path) -> None:
     code = (
-        "import sys; from exporter.cli import main; status = main(['inspect', sys.argv[1], '--json']); "
+        "import sys; from exporter.cli.main import main; status = main(['inspect', sys.argv[1], '--json']); "
         "sys.exit(status or 3 * bool({'torch', 'transformers', 'adapters', 'onnxscript'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code, str(bundle)], cwd=ROOT, capture_output=True, text=True, check=False)
