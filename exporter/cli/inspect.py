@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -105,14 +106,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace, inspection: Inspection, graph: GraphView) -> int:
-    from exporter.inspect.why import explain_graph
-    from exporter.inspect.why_text import explanation_document, explanation_lines
-    from runtime.bundle import read_manifest
-
-    manifest = read_manifest(options.folder)
-    if not options.json:
-        print("\n".join(explanation_lines(explain_graph(options.folder / graph.file, manifest), options.why)))
-        return 0
-    found = [explain_graph(options.folder / each.file, manifest) for each in inspection.graphs]
-    print(json.dumps({**inspection.to_dict(), "unapplied": explanation_document(found, options.why)}, indent=2))
+    # Loads the compiler with onnxscript, which the rest of the command does without.
+    why = importlib.import_module("exporter.inspect.why_text")
+    if options.json:
+        unapplied = why.explanation_document(options.folder, [each.file for each in inspection.graphs], options.why)
+        print(json.dumps({**inspection.to_dict(), "unapplied": unapplied}, indent=2))
+    else:
+        print("\n".join(why.explanation_lines(options.folder, graph.file, options.why)))
     return 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from exporter.inspect.why import Explanation, Unapplied
+from exporter.inspect.why import Unapplied, explain_graph
+from runtime.bundle import read_manifest
 
 __all__ = ["explanation_document", "explanation_lines"]
 
@@ -15,16 +17,18 @@ __all__ = ["explanation_document", "explanation_lines"]
 _REASONS, _TENSORS = 4, 3
 
 
-def explanation_lines(explanation: Explanation, name: str) -> Iterator[str]:
+def explanation_lines(folder: Path, graph: str, name: str) -> Iterator[str]:
     """Describe what was not applied in one graph, pass by pass.
 
     Args:
-        explanation: of the graph.
+        folder: a bundle.
+        graph: the file of one of its graphs.
         name: a pass or a tensor, which is then shown in full; empty for everything in short.
 
     Raises:
-        ExportError: as `Explanation.select`.
+        ExportError: as `explain_graph` and `Explanation.select`.
     """
+    explanation = explain_graph(folder / graph, read_manifest(folder))
     found = explanation.select(name)
     about = f" of {name}" if name else ""
     if not found:
@@ -39,16 +43,19 @@ def explanation_lines(explanation: Explanation, name: str) -> Iterator[str]:
         yield from _in_full(reasons) if name else _in_short(reasons)
 
 
-def explanation_document(explanations: Sequence[Explanation], name: str) -> list[dict[str, Any]]:
+def explanation_document(folder: Path, graphs: Sequence[str], name: str) -> list[dict[str, Any]]:
     """Describe what was not applied as JSON types, a graph at a time.
 
     Args:
-        explanations: of all graphs of a bundle.
+        folder: a bundle.
+        graphs: the files of its graphs.
         name: as in `explanation_lines`; a tensor need not be in all of the graphs.
 
     Raises:
-        ExportError: no graph has the tensor, or as `Explanation.select`.
+        ExportError: no graph has the tensor, or as `explain_graph` and `Explanation.select`.
     """
+    manifest = read_manifest(folder)
+    explanations = [explain_graph(folder / graph, manifest) for graph in graphs]
     somewhere = any(name in each.tensors for each in explanations)
     document = []
     for each in explanations:
