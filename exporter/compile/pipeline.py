@@ -131,7 +131,7 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
 
 
 def clean_groups(groups: Sequence[TracedGroup]) -> tuple[list[TracedGroup], list[PassRow]]:
-    """The groups with clean templates, which `compile_groups` and `route_groups` then use up: give each a copy of its own."""
+    """The groups with clean templates, which `compile_groups` and `route_groups` then change: give each a copy."""
     reports: list[PassRow] = []
     clean = []
     for number, group in enumerate(groups):
@@ -154,8 +154,14 @@ def compile_groups(groups: Sequence[TracedGroup], batch: str) -> tuple[ir.Model,
 def route_groups(
     groups: Sequence[TracedGroup], batch: str, tasks: Sequence[str], every_row: bool = False
 ) -> tuple[ir.Model, list[PassRow]]:
-    """One graph whose rows choose their task by its number in `tasks`; the groups are clean already. `every_row`: each group
-    answers all rows, as TensorRT must have it."""
+    """One graph each of whose rows selects a task.
+
+    Args:
+        groups: clean already.
+        batch: the name of the batch axis.
+        tasks: the names of all tasks; a row selects one by its number here.
+        every_row: whether each group computes all rows, as TensorRT needs it.
+    """
     reports: list[PassRow] = []
     routed = []
     for number, group in enumerate(groups):

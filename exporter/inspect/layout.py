@@ -23,8 +23,16 @@ _DIAGONAL = 0.7071
 
 @dataclass(frozen=True)
 class Column:
-    """One column of boxes. `own`: operations per level that are drawn filled; `again`: those that the trunk does for it, and
-    that a graph of this task alone would do again."""
+    """One column of boxes.
+
+    Attributes:
+        name: of the task, or "trunk".
+        group: what the task is computed with.
+        own: operations per level that are drawn filled.
+        again: those of the trunk that a graph of only this task would repeat.
+        x: the left edge.
+        width: of the boxes.
+    """
 
     name: str
     group: str
@@ -36,17 +44,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """Attributes:
-    trunk: the first column.
-    columns: of the tasks, those of one group side by side.
-    scale: pixels per operation.
-    rows: the upper edge of each level.
-    row: the height of a level's box.
-    top: where the rows begin.
-    bottom: where they end.
-    side: where the weights' panel begins.
-    width: of the whole picture.
-    turned: whether the names stand diagonally.
+    """Positions and sizes in the picture.
+
+    Attributes:
+        trunk: the first column.
+        columns: of the tasks, those of one group side by side.
+        scale: pixels per operation.
+        rows: the upper edge of each level.
+        row: the height of a level's box.
+        top: where the rows begin.
+        bottom: where they end.
+        side: where the weights' panel begins.
+        width: of the whole picture.
+        turned: whether the names stand diagonally.
     """
 
     trunk: Column

@@ -68,6 +68,7 @@ class OperatorView:
 
     @property
     def flops(self) -> int:
+        """All operations."""
         return self.matrix + self.other
 
 
@@ -103,14 +104,17 @@ class GraphView:
 
     @property
     def nodes(self) -> int:
+        """The number of operators."""
         return sum(cell.nodes for cell in self.cells)
 
     @property
     def flops(self) -> int:
+        """All operations."""
         return sum(cell.flops for cell in self.cells)
 
     @property
     def trunk_flops(self) -> int:
+        """Operations of the trunk."""
         return sum(cell.flops for cell in self.cells if cell.owner == "trunk")
 
     @property

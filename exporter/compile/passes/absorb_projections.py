@@ -195,7 +195,7 @@ def _sizes(found: Attention, projection: _Projection) -> tuple[int | ir.Symbolic
 
 
 def _per_head(rows: ir.Value, weight: ir.Value, build: Builder) -> ir.Value:
-    """rows [batch, heads, a], one for each head, times weight [heads, a, b]: one product for the whole batch a head."""
+    """Multiply rows [batch, heads, a], one for each head, by weight [heads, a, b]: one product for the whole batch a head."""
     batch, heads, size = known_shape(rows) or ()
     dtype, (*_, outputs) = rows.dtype, known_shape(weight) or ()
     swap = {"perm": [1, 0, 2]}
@@ -205,7 +205,7 @@ def _per_head(rows: ir.Value, weight: ir.Value, build: Builder) -> ir.Value:
 
 
 def _split(value: ir.Value, found: Attention, perm: list[int], build: Builder) -> ir.Value:
-    """value [batch, rows, heads x size] as heads, in that order of axes."""
+    """Split value [batch, rows, heads x size] into heads, in that order of axes."""
     batch, rows, width = known_shape(value) or ()
     assert isinstance(width, int)
     sizes = [batch, rows, found.heads, width // found.heads]

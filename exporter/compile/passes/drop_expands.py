@@ -26,6 +26,7 @@ class DropExpandsPass(NodeRewritePass):
     keeps_outputs = True
 
     def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:
+        """Replace an Expand by its input."""
         source, output = node.inputs[0], node.outputs[0]
         shape = known_shape(source)
         if source is None or shape is None or known_shape(output) is None:

@@ -27,6 +27,7 @@ class DropNanGuardsPass(NodeRewritePass):
     keeps_outputs = True
 
     def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:
+        """Replace a guarded softmax by the softmax."""
         test, guarded = producer(node.inputs[0], "IsNaN"), node.inputs[2]
         if test is None or guarded is None or test.inputs[0] is not guarded or const_scalar(node.inputs[1]) is None:
             return None

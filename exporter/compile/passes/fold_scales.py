@@ -25,6 +25,7 @@ class FoldScalesPass(NodeRewritePass):
     keeps_outputs = True
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a scaled linear layer by one with scaled weights."""
         for x, c in operands(node):
             factor = const_scalar(c)
             if factor is None:

@@ -24,6 +24,7 @@ class FuseAttentionPass(NodeRewritePass):
     op_types = ("Softmax",)
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace the attention that a Softmax belongs to."""
         found = match_attention(node)
         return {found.output: _fuse(found, build)} if isinstance(found, Attention) else found
 

@@ -23,6 +23,7 @@ class FuseSkipLayerNormPass(NodeRewritePass):
     op_types = ("LayerNormalization",)
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a norm of a sum."""
         total, scale, bias = [*node.inputs, None][:3]
         add = producer(total, "Add")
         if total is None or add is None:

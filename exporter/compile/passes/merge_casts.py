@@ -11,10 +11,10 @@ from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["MergeCastsPass"]
 
-_INTEGERS, _FLOATS = {ir.DataType.INT32, ir.DataType.INT64}, {ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
+_FLOATS = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)
 # Type -> those that hold each of its numbers.
 _HELD: dict[ir.DataType, frozenset[ir.DataType]] = {
-    ir.DataType.BOOL: frozenset(_INTEGERS | _FLOATS),
+    ir.DataType.BOOL: frozenset({ir.DataType.INT32, ir.DataType.INT64, *_FLOATS}),
     ir.DataType.INT32: frozenset({ir.DataType.INT64, ir.DataType.DOUBLE}),
     ir.DataType.FLOAT16: frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE}),
     ir.DataType.FLOAT: frozenset({ir.DataType.DOUBLE}),
@@ -31,9 +31,9 @@ class MergeCastsPass(NodeRewritePass):
     repeats = True
 
     def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:
+        """Let a Cast read the input of a lossless Cast."""
         inner = producer(node.inputs[0], "Cast")
-        source = None if inner is None else inner.inputs[0]
-        if inner is None or source is None or source.dtype is None:
+        if inner is None or (source := inner.inputs[0]) is None or source.dtype is None:
             return None
         between = ir.DataType(inner.attributes.get_int("to", 0))
         if between not in _HELD.get(source.dtype, ()):

@@ -26,6 +26,7 @@ class MergeReshapesPass(NodeRewritePass):
     repeats = True
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Merge an operator with the one that it reads."""
         inner = None if node.inputs[0] is None else node.inputs[0].producer()
         if inner is None or inner.op_type not in _SAME_ORDER or inner.domain != "":
             return None

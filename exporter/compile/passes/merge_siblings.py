@@ -44,6 +44,7 @@ class MergeSiblingsPass(NodeRewritePass):
     op_types = ("Concat",)
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a stack of members by one batch."""
         members = _stacked(node)
         if members is None:
             return None

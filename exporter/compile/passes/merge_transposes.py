@@ -19,7 +19,7 @@ def _perm(node: ir.Node | None) -> list[int] | None:
 
 
 def _swaps_last_axes(node: ir.Node) -> ir.Value | Refusal | None:
-    """x of Reshape(Transpose(Reshape(x to [-1, a, b])) to [..., b, a]), which is how torch.onnx writes k transposed."""
+    """The x of Reshape(Transpose(Reshape(x to [-1, a, b])) to [..., b, a]), which is how torch.onnx writes k transposed."""
     transpose = producer(node.inputs[0], "Transpose")
     if node.op_type != "Reshape" or transpose is None or _perm(transpose) != [0, 2, 1]:
         return None
@@ -49,6 +49,7 @@ class MergeTransposesPass(NodeRewritePass):
     keeps_outputs = True
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a Transpose, or the last Reshape of a swap."""
         output, perm, source = node.outputs[0], _perm(node), node.inputs[0]
         swapped = _swaps_last_axes(node)
         if isinstance(swapped, Refusal):

@@ -25,6 +25,7 @@ class MoveScalesPass(NodeRewritePass):
     op_types = ("Div", "MatMul", "Mul")
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Apply rule 1 to a MatMul, rule 2 to a Mul or Div."""
         return _join(node, build) if node.op_type == "MatMul" else _move(node, build)
 
 

@@ -41,6 +41,7 @@ class QuantizeDynamicPass(NodeRewritePass):
         self.least = least
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a product with a constant weight."""
         x, weight = node.inputs
         unfit = unfit_weight(weight, self.least, (2, 3))  # rule 1
         if unfit is not None or x is None or weight is None:

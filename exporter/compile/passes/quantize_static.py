@@ -71,6 +71,11 @@ class QuantizeStaticPass(RefusingPass):
         self.least = least
 
     def requires(self, model: ir.Model) -> None:
+        """Refuse a graph with an activation whose range is not given.
+
+        Raises:
+            onnx_ir.passes.PreconditionError: names all of them.
+        """
         missing = [value.name for value in quantized_activations(model, self.least) if value.name not in self.ranges]
         if missing:
             raise ir.passes.PreconditionError(
@@ -78,6 +83,7 @@ class QuantizeStaticPass(RefusingPass):
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Quantize all products with large constant weights."""
         self.refusals.clear()
         for node in model.graph:
             if _is_product(node) and (unfit := unfit_weight(node.inputs[1], self.least, (2,))) is not None:

@@ -26,6 +26,7 @@ class ReassociateProductsPass(NodeRewritePass):
     keeps_outputs = True
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Apply one of the rules to a product."""
         small, other = node.inputs
         transpose = producer(other, "Transpose")
         linear = match_linear(other if transpose is None else transpose.inputs[0])

@@ -91,7 +91,7 @@ def _length(value: ir.Value | None) -> int | ir.SymbolicDim | None:
 
 def _neutral(number: float) -> Callable[[ir.Node], bool]:
     def rule(node: ir.Node) -> bool:
-        """x combined with a scalar that leaves it as it is; the scalar is the second operand, as torch.onnx writes it."""
+        """Whether a scalar leaves x as it is; it is the second operand, as torch.onnx writes it."""
         array, shape = const_array(node.inputs[1]), known_shape(node.inputs[0])
         return (
             array is not None and array.size == 1 and shape is not None and array.ndim <= len(shape) and array.item() == number
@@ -151,6 +151,7 @@ class RemoveNoOpsPass(NodeRewritePass):
     keeps_outputs = True
 
     def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:
+        """Replace a result by the value that it is equal to."""
         source, output = _source(node), node.outputs[0]
         if source is not None and source.dtype != output.dtype and output.dtype is not None:
             return Refusal(f"{source.name} has the same numbers and another type")

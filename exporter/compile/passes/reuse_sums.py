@@ -22,6 +22,7 @@ class ReuseSumsPass(NodeRewritePass):
     op_types = ("Add",)
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Let an Add read a sum that is there."""
         result = _reuse(node, build)
         build.once(frozenset(node.inputs), lambda: node.outputs[0])
         return result

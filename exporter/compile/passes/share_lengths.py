@@ -22,6 +22,7 @@ class ShareLengthsPass(NodeRewritePass):
     op_types = ("Gather", "Shape")
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a Shape, or a Gather of one length."""
         if node.op_type == "Gather":
             part = _one_of(node)
             return None if part is None else build.node("Squeeze", [part], shape=ir.Shape([]), dtype=part.dtype)

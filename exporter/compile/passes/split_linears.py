@@ -34,6 +34,7 @@ class SplitLinearsPass(NodeRewritePass):
         self.protected = frozenset(protected)
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a Split of a linear layer's result."""
         linear = match_linear(node.inputs[0])
         if linear is None or isinstance(linear, Refusal):
             return linear

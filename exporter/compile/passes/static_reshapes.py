@@ -21,6 +21,7 @@ class StaticReshapesPass(NodeRewritePass):
     op_types = ("Reshape",)
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Give a Reshape a constant target."""
         if const_array(node.inputs[1]) is not None:
             return None
         before, after = known_shape(node.inputs[0]), known_shape(node.outputs[0])

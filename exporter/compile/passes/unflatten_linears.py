@@ -22,6 +22,7 @@ class UnflattenLinearsPass(NodeRewritePass):
     op_types = ("Reshape",)
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace the Reshape after a Gemm."""
         gemm = producer(node.inputs[0], "Gemm")
         flat = None if gemm is None else producer(gemm.inputs[0], "Reshape")
         if gemm is None or flat is None or flat.inputs[0] is None:

@@ -49,6 +49,7 @@ class RefusingPass(ir.passes.InPlacePass):
     """
 
     def __init__(self) -> None:
+        """Start without a reason."""
         super().__init__()
         self.refusals: list[Refused] = []
 
