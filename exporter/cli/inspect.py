@@ -41,15 +41,15 @@ def _shape(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be BATCHxLENGTH, say 1x128, found {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be BATCHxLENGTH, such as 1x128, found {text!r}") from None
 
 
 def command_parser() -> Parser:
-    """What the command understands."""
+    """The parser of the command."""
     parser = Parser("python -m exporter inspect", _DESCRIPTION, _EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that an export wrote")
     parser.add_argument(
-        "--shape", type=_shape, metavar="BxL", help="batch x length of the inputs; default 1x128; images: the batch alone"
+        "--shape", type=_shape, metavar="BxL", help="batch x length of the inputs; default 1x128; images: only the batch"
     )
     parser.add_argument("--drop", type=int, metavar="N", help="the variant to show in detail; the folder's first by default")
     parser.add_argument("--routed", action="store_true", help="show the graph whose rows choose their task")

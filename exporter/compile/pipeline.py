@@ -39,9 +39,9 @@ from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
 from runtime.bundle import ROUTE_INPUTS, PassRow
 
 _logger = logging.getLogger(__name__)
-# What the joined graphs are called in reports.
+# Names of the joined graphs in reports.
 JOINED, ROUTED = "all", "routed"
-# Elements of a constant that no weight is as small as, most of the time.
+# Elements of a constant; few weights are as small.
 _SMALL = 64
 _BRANCH = re.compile(r"tasks\d+/")
 
@@ -51,7 +51,7 @@ class TracedGroup:
     """The traced graph of one task structure and the weights of all its tasks.
 
     Attributes:
-        tasks: their names; outputs are called as `output_names` says.
+        tasks: their names; outputs are named by `output_names`.
         model: the template, traced for one of the tasks.
         weights: initializer name in the template -> one array per task.
     """
@@ -74,7 +74,7 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         MergeWeightsPass(protected, size_limit=_SMALL),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
-        # torch annotates its own operators alone; everything below reads the shapes in between, too.
+        # torch annotates only its own operators; everything below also reads the shapes in between.
         common.ShapeInferencePass(),
         ShareLengthsPass(),
         common.CommonSubexpressionEliminationPass(),
@@ -99,7 +99,7 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         common.ShapeInferencePass(),
         ReassociateProductsPass(),
         MergeTransposesPass(),
-        # What is not read any more reads all rows of its operands.
+        # Dead operators would still read all rows of their operands.
         common.RemoveUnusedNodesPass(),
         # Before the tasks are vectorised, because it reads symbolic shapes that are still simple.
         PushSlicesPass(),
@@ -121,7 +121,7 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
         FoldScalesPass(),
         # Behind the scales, which hide the projections.
         AbsorbProjectionsPass(),
-        # What the vectoriser and the rows that were pushed through the graph left side by side.
+        # Neighbours that the vectoriser and PushSlices left.
         MergeReshapesPass(),
         RemoveNoOpsPass(),
         common.RemoveUnusedNodesPass(),
@@ -209,7 +209,7 @@ def run_passes(
 
 
 def pass_name(step: ir.passes.PassBase) -> str:
-    """What a pass is called in reports."""
+    """The name of a pass in reports."""
     return type(step).__name__.removesuffix("Pass")
 
 

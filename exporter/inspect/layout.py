@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from exporter.inspect.svg import text_width
 from exporter.inspect.views import GraphView
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart; the trunk is slate.
+# Okabe and Ito's palette, which people with any colour vision can distinguish; the trunk is slate.
 TRUNK_COLOUR = "#52606d"
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a200")
 
@@ -75,7 +75,7 @@ SIDE_WIDTH = 300.0
 
 
 def colour_of(graph: GraphView, group: str) -> str:
-    """The group's colour; the trunk's for what is none."""
+    """The group's colour, or the trunk's."""
     groups = graph.groups
     return _PALETTE[groups.index(group) % len(_PALETTE)] if group in groups else TRUNK_COLOUR
 
@@ -86,7 +86,7 @@ def lay_out(graph: GraphView, head: float) -> Layout:
     widest = [max(map(sum, zip(column.own, column.again, strict=True)), default=0) for column in (trunk, *columns)]
     most, total = max(widest), sum(widest)
     least = min((count for count in widest if count), default=1)
-    # Wide enough to tell the narrowest column, and no wider than a screen where that is possible.
+    # Wide enough to see the narrowest column, and no wider than a screen where that is possible.
     scale = max(min(_WIDE / total, _COLUMN_MOST / most), min(_COLUMN_LEAST / least, 3 * _COLUMN_MOST / most)) if most else 1
     x = MARGIN + LABELS
     trunk = Column(trunk.name, trunk.group, trunk.own, trunk.again, x, max(widest[0] * scale, _TRUNK_LEAST))

@@ -37,11 +37,11 @@ class TaskView:
 
     Attributes:
         name: the task's own.
-        group: the group that it is computed with, "trunk" where it has no weights of its own.
+        group: the group that it is computed with, "trunk" where it has no weights.
         drop: its adapters are not in the layers 0 to drop - 1.
         flops: its share of the branch, level by level from the input up: what it adds to the trunk.
         bytes: its own weights, that is what it adds to the file.
-        alone_flops: a graph of this task alone, level by level: what it needs of the trunk, and its share of the branch.
+        alone_flops: a graph of only this task, level by level: what it needs of the trunk, and its share of the branch.
         alone_bytes: the weights of such a graph.
     """
 

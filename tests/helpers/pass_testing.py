@@ -88,7 +88,7 @@ def serialize(model: ir.Model) -> bytes:
 
 
 def check_valid(model: ir.Model) -> None:
-    """Asks ONNX's checker, which also infers every shape and compares it with the declared one."""
+    """Run ONNX's checker, which also infers every shape and compares it with the declared one."""
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
@@ -104,13 +104,13 @@ def prove(
     opset: int = 20,
     refused: str | None = None,
 ) -> ir.Model:
-    """Proves a pass on one graph: its operators, its numbers, its idempotence, and the checker's verdict.
+    """Prove a pass on one graph: its operators, its numbers, its idempotence, and the checker's verdict.
 
     Args:
         step: the pass.
         text: as in `parse`.
         operators: the operators after the pass and the removal of dead nodes, in the graph's order and separated by spaces;
-            None if the pass must leave the model alone.
+            None if the pass must leave the model as it is.
         initializers: as in `parse`.
         tolerance: the largest difference allowed relative to max(1, |number|); 0 demands equal bits, up to the sign of zero.
         sizes: the batch and sequence sizes at which numbers are compared.

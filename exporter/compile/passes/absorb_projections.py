@@ -29,7 +29,7 @@ class AbsorbProjectionsPass(RefusingPass):
     """Attention of a single query multiplies by the weights of k and v once, not once per position; equal to rounding.
 
     1. Scores, head by head: q (x W + b)ᵀ becomes (q Wᵀ) xᵀ. The rest of it, q bᵀ, is the same number for all positions of a
-       head, and the softmax takes no notice of it.
+       head, and cancels in the softmax.
     2. Values: p (x W + b) becomes (p x) W + b, because probabilities add up to 1.
     3. What else is added to k or v, such as the product of LoRA, stays as it is and is added to the scores or the values.
 

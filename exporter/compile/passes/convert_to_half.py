@@ -95,7 +95,7 @@ class ConvertToHalfPass(RefusingPass):
 def _reason(node: ir.Node, keep: frozenset[str]) -> str:
     """Why the operator computes in float32."""
     if node.op_type in keep:
-        return f"{node.op_type} was asked to stay in float32"
+        return f"{node.op_type} is configured to stay in float32"
     if node.op_type in _OVERFLOW:
         return f"{node.op_type} leaves the range of a half for numbers that networks hold"
     if node.op_type in _COARSE:
@@ -125,7 +125,7 @@ def _half(value: ir.Value, half: dict[ir.Value, ir.Value], build: Builder) -> ir
 def _single(
     value: ir.Value, half: dict[ir.Value, ir.Value], single: dict[ir.Value, ir.Value], build: Builder
 ) -> ir.Value:  # rule 1
-    """The value in float32, as an operator outside the list wants it."""
+    """The value in float32, for an operator outside the list."""
     if half.get(value) is not value:
         return value  # an input, a weight, or the result of another such operator
     if value not in single:
@@ -136,7 +136,7 @@ def _single(
 def _lower(node: ir.Node, floats: set[ir.Value], half: dict[ir.Value, ir.Value]) -> None:
     for value in node.outputs:
         if value in floats:
-            # A type of its own: values of a cloned graph share theirs with the original.
+            # A new type object: values of a cloned graph share theirs with the original.
             value.type = ir.TensorType(ir.DataType.FLOAT16)
             half[value] = value
     if node.op_type == "Cast" and node.attributes.get_int("to", 0) == ir.DataType.FLOAT:  # rule 3

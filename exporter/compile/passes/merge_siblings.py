@@ -16,7 +16,7 @@ from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["MergeSiblingsPass"]
 
-# What a member's operator reads: the result of an earlier step, one value for all members, or constants of each member's own.
+# What a member's operator reads: the result of an earlier step, one value for all members, or a constant for each member.
 _Operand = int | ir.Value | tuple[ir.Value, ...]
 
 

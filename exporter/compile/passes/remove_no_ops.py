@@ -36,7 +36,7 @@ def _keeps_shape(node: ir.Node) -> bool:
 def _reshapes_nothing(node: ir.Node) -> bool:
     target, before = const_array(node.inputs[1]), node.inputs[0].shape if node.inputs[0] is not None else None
     if target is not None and before is not None and target.size == len(before) and not node.attributes.get_int("allowzero", 0):
-        # With at most one -1, all other lengths tell that one, too.
+        # With at most one -1, the other lengths determine that one.
         known = all(number <= 0 or number == dim for number, dim in zip(target.tolist(), before, strict=True))
         if known and target.tolist().count(-1) <= 1:
             return True
@@ -118,13 +118,13 @@ _SAME_ORDER = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 def _source(node: ir.Node) -> ir.Value | None:
-    """What the node's output is equal to."""
+    """The value that the node's output is equal to."""
     if node.domain != "":
         return None
     rule, value = _RULES.get(node.op_type), node.inputs[_SOURCE.get(node.op_type, 0)] if node.inputs else None
     if rule is not None and value is not None and rule(node):
         return value
-    # Operators that only name the axes anew, until the shape is that of before.
+    # Operators that only regroup the axes, until the shape is the one before them.
     shape = known_shape(node.outputs[0])
     while shape is not None and node.op_type in _SAME_ORDER and node.domain == "":
         value = node.inputs[0]

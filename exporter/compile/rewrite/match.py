@@ -1,4 +1,4 @@
-"""What the patterns of several passes have in common."""
+"""Parts of patterns that several passes look for."""
 
 from __future__ import annotations
 
