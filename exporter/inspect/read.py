@@ -159,7 +159,7 @@ def _tasks(
             if not parts.serves[node] & bit:
                 continue
             branch = parts.owner[node] != TRUNK
-            # A group's nodes compute all its tasks at once. A graph of only one task pays in full for what another group also reads.
+            # A group's nodes compute all its tasks at once. A graph of only one task pays all of what groups share.
             share = (parts.serves[node] & mates).bit_count() if branch else 1
             alone[parts.level[node]] += _flops(costs[node]) / share
             if branch:
