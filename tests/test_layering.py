@@ -22,6 +22,7 @@ FORBIDDEN = {
     "training": {"benchmarks"},
     "benchmarks": {"training"},
 }
+FIRST_PARTY = set(FORBIDDEN) | {"tests"}
 # A package or module imports what comes before it, and a package imports within itself.
 ORDER = {
     "exporter": (
@@ -77,6 +78,12 @@ def test_each_room_imports_only_earlier_ones(package: str) -> None:
             if there in order and order.index(there) > order.index(here):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_only_optional_packages_are_imported_in_functions(package: str) -> None:
+    inner = [(str(path), name) for path in _files(package) for name, is_inner in _imports(path) if is_inner]
+    assert not [(path, name) for path, name in inner if name.split(".")[0] in FIRST_PARTY]
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -1,4 +1,4 @@
-"""Keeps each structure's template and its tasks' weights in the bundle, so that tasks can be added without a trace."""
+"""Stored groups: the templates and task weights in a bundle, which allow adding tasks without a trace."""
 
 from __future__ import annotations
 
@@ -15,94 +15,111 @@ from exporter.compile.passes import FoldConstantsPass
 from exporter.compile.pipeline import TracedGroup
 from exporter.errors import ExportError
 from exporter.models.binding import task_slots
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.write.weights_file import WeightsFile
 
 _KEY = "adapterdrop"
+# The key of the slots in the metadata of a template, which bundles on disk contain.
+_SLOTS = "places"
 
 
 @dataclass(frozen=True)
 class StoredGroup:
-    """Attributes:
-    structure: that of the group's tasks, as in `Task`.
-    places: weight by its name in the template -> its place in any task of the structure, as `task_places` calls it.
-    group: the clean template with the weights of all its tasks.
+    """A template with the weights of its tasks.
+
+    Attributes:
+        structure: the structure of the group's tasks, as in `Task`.
+        slots: name of a weight in the template -> its slot, as of `task_slots`.
+        group: the cleaned template with the weights of all its tasks.
     """
 
     structure: str
-    places: Mapping[str, str]
+    slots: Mapping[str, str]
     group: TracedGroup
 
 
 def make_stored_groups(groups: Sequence[TracedGroup], task_groups: Sequence[TaskGroup]) -> list[StoredGroup]:
-    """Templates of clean groups, each of one branch. They take the groups' graphs, so give those that nobody else needs."""
-    templates = []
+    """Make stored groups of cleaned groups.
+
+    Args:
+        groups: the cleaned groups, whose graphs are changed in place.
+        task_groups: the pruned model of each group.
+    """
+    stored = []
     for group, task_group in zip(groups, task_groups, strict=True):
-        places = task_slots(task_group.model, task_group.tasks[0])
+        slots = task_slots(task_group.model, task_group.tasks[0])
         model = group.model
-        # As in the finished graph, so that both read the same bytes; the weights of tasks stay as PyTorch has them. Scales are
-        # not folded here: whether they can be depends on what the groups share once they are joined.
+        # Fold constants as in the finished graph, so that both share the bytes of the trunk. Task weights are not folded.
+        # Scales are not folded either: whether they can be depends on the weights that the joined groups share.
         FoldConstantsPass(group.weights, transpose_weights=True)(model)
         common.RemoveUnusedNodesPass()(model)
         weights = {name: arrays for name, arrays in group.weights.items() if name in model.graph.initializers}
-        own = {name: places[name] for name in weights}
-        templates.append(StoredGroup(task_group.tasks[0].structure, own, replace(group, model=model, weights=weights)))
-    return templates
+        own = {name: slots[name] for name in weights}
+        stored.append(StoredGroup(task_group.tasks[0].structure, own, replace(group, model=model, weights=weights)))
+    return stored
 
 
 def stored_group_files(graph: str, count: int) -> list[str]:
-    """What the templates of the graph `graph` are called."""
+    """Return the file names of the `count` templates that belong to the graph `graph`."""
     return [f"{graph.removesuffix('.onnx')}_template{number}.onnx" for number in range(count)]
 
 
-def save_stored_groups(templates: Sequence[StoredGroup], weights: WeightsFile, graph: Path) -> None:
-    """Writes the templates beside `graph`, over the same weights."""
-    for template, name in zip(templates, stored_group_files(graph.name, len(templates)), strict=True):
-        model = template.group.model.clone()
-        common.ClearMetadataAndDocStringPass()(model)  # torch notes the paths of this machine
-        for weight, arrays in template.group.weights.items():
+def save_stored_groups(stored: Sequence[StoredGroup], weights: WeightsFile, graph: Path) -> None:
+    """Write stored groups to the folder of a graph.
+
+    Args:
+        stored: the groups.
+        weights: the weights file of the bundle.
+        graph: the file of the graph.
+    """
+    for each, name in zip(stored, stored_group_files(graph.name, len(stored)), strict=True):
+        model = each.group.model.clone()
+        common.ClearMetadataAndDocStringPass()(model)  # torch stores local paths
+        for weight, arrays in each.group.weights.items():
             for number, array in enumerate(arrays[1:], 1):
                 tensor = ir.tensor(np.ascontiguousarray(array), name=_nth(weight, number))
                 value = ir.Value(
                     name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
                 )
                 model.graph.register_initializer(value)
-        said = {"structure": template.structure, "places": template.places, "tasks": list(template.group.tasks)}
-        model.metadata_props[_KEY] = json.dumps(said, sort_keys=True)
-        weights.place(model)
+        entry = {"structure": each.structure, _SLOTS: each.slots, "tasks": list(each.group.tasks)}
+        model.metadata_props[_KEY] = json.dumps(entry, sort_keys=True)
+        weights.externalize(model)
         ir.save(model, graph.with_name(name))
 
 
 def load_stored_groups(graph: Path, names: Sequence[str]) -> list[StoredGroup]:
-    """The templates beside `graph`, of those files that the bundle lists.
+    """Load the stored groups of a graph.
+
+    Args:
+        graph: the file of the graph.
+        names: the files that the bundle's manifest lists.
 
     Raises:
-        ExportError: there are none, or a file is no template.
+        ExportError: the bundle has no templates, or a file is damaged.
     """
     count = sum(name.startswith(f"{graph.stem}_template") for name in names)
     if not count:
-        raise ExportError(
-            f"{graph.parent}: nothing can be added to a bundle without templates; export it again with --extendable"
-        )
+        raise ExportError(f"{graph.parent} has no templates, so that tasks cannot be added: export it again with --extendable")
     return [_load(graph.with_name(name)) for name in stored_group_files(graph.name, count)]
 
 
 def _load(path: Path) -> StoredGroup:
     try:
         model = ir.load(path)
-        said = json.loads(model.metadata_props[_KEY])
-        tasks = tuple(said["tasks"])
+        entry = json.loads(model.metadata_props[_KEY])
+        tasks, slots = tuple(entry["tasks"]), entry[_SLOTS]
         found = model.graph.initializers
         weights = {
             name: [_numpy(found[name]), *(_numpy(found[_nth(name, number)]) for number in range(1, len(tasks)))]
-            for name in said["places"]
+            for name in slots
         }
-        for name in said["places"]:
+        for name in slots:
             for number in range(1, len(tasks)):
                 del found[_nth(name, number)]
-        return StoredGroup(said["structure"], said["places"], TracedGroup(tasks, model, weights))
-    except Exception as error:  # onnx-ir's, protobuf's, and what a foreign file lacks
-        raise ExportError(f"{path}: no template of an export ({error!r}): export the bundle again") from error
+        return StoredGroup(entry["structure"], slots, TracedGroup(tasks, model, weights))
+    except Exception as error:  # of onnx-ir and protobuf, and missing keys in other files
+        raise ExportError(f"{path} is not a template of an export ({error!r}): export the bundle again") from error
 
 
 def _nth(name: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Writes a compiled graph and what belongs to it into a folder."""
+"""The files of a bundle: graphs, configuration, tokenizer and manifest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnx_ir.passes.common as common
 from exporter.models.compositions import describe, fuses_of
 from exporter.models.fusion import members_of
 from exporter.plan import Plan, Task
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MODEL, OUTPUTS, Manifest, ParityRow, PassRow, TaskEntry, TaskLayers, VariantEntry, digest
 
@@ -22,14 +22,17 @@ _PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "peft", "o
 
 
 def graph_outputs(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Task -> its outputs in the graph. A single task's are called as in transformers, so that Optimum loads the folder."""
+    """Return the names of each task's outputs in the graph.
+
+    The outputs of a single task have the names of transformers, so that Optimum loads the folder.
+    """
     if len(plan.tasks) == 1:
         return {plan.tasks[0].name: OUTPUTS[plan.tasks[0].head.kind]}
     return {task.name: task.outputs for task in plan.tasks}
 
 
 def finish(graph: ir.Model, plan: Plan) -> None:
-    """Gives outputs their names and order, and strips the graph."""
+    """Rename and sort the outputs, and remove metadata of the trace, in place."""
     names = graph_outputs(plan)
     by_name = {value.name: value for value in graph.graph.outputs}
     ordered = [(by_name[old], new) for task in plan.tasks for old, new in zip(task.outputs, names[task.name], strict=True)]
@@ -41,13 +44,13 @@ def finish(graph: ir.Model, plan: Plan) -> None:
 
 
 def strip(graph: ir.Model) -> None:
-    """Removes what is true of the trace alone."""
-    # torch notes stack traces with the paths of this machine.
+    """Remove metadata and shapes that are only valid for the trace, in place."""
+    # torch stores stack traces with local paths.
     common.ClearMetadataAndDocStringPass()(graph)
     for node in graph.graph:
         for value in node.outputs:
             if not value.is_graph_output():
-                # ONNX Runtime reuses buffers by the shapes noted here and infers them better than they can be kept true.
+                # ONNX Runtime reuses buffers based on these shapes. Passes can invalidate them; ONNX Runtime infers them again.
                 value.shape = None
     graph.graph.name = "adapterdrop"
     graph.producer_name, graph.producer_version = "adapterdrop-onnx", None
@@ -55,27 +58,34 @@ def strip(graph: ir.Model) -> None:
 
 
 def save_graph(graph: ir.Model, weights: WeightsFile, path: Path) -> None:
-    """The graph at `path`, its weights in the file beside it."""
-    weights.place(graph)
+    """Write the graph to `path` and its weights to the weights file of the bundle."""
+    weights.externalize(graph)
     ir.save(graph, path)
 
 
 def variant_files(plans: Sequence[Plan]) -> list[str]:
-    """What the graphs of a bundle's variants are called, the first one plainly."""
+    """Return the file names of the variants' graphs; the first one is model.onnx."""
     return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
 
 
 def routed_file(model: str) -> str:
-    """What the routed graph beside the graph `model` is called."""
+    """Return the file name of the routed graph that belongs to the graph `model`."""
     return f"{model.removesuffix('.onnx')}_routed.onnx"
 
 
 def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path) -> None:
-    """config.json and the files of the tokenizer or image processor, as transformers writes them."""
+    """Write config.json and the files of the tokenizer or image processor in the format of transformers.
+
+    Args:
+        model: the pruned model.
+        plan: a single task's labels are written to config.json.
+        processors: tokenizers and image processors.
+        folder: the bundle.
+    """
     config = copy.deepcopy(model.config)
     config._name_or_path = ""
     for name in ("prediction_heads", "adapters", "custom_heads"):
-        # These describe modules that are part of the graph now.
+        # These describe modules that are part of the graph.
         if hasattr(config, name):
             delattr(config, name)
     only: Task | None = plan.tasks[0] if len(plan.tasks) == 1 else None
@@ -98,7 +108,16 @@ def variant_entry(
     passes: Sequence[PassRow],
     routed: str = "",
 ) -> VariantEntry:
-    """What the manifest says of one variant, whose graph is the file `model`, and whose routed graph is `routed`, if any."""
+    """Return the manifest entry of one variant.
+
+    Args:
+        task_groups: the pruned models.
+        plan: the plan of the variant.
+        model: the file name of the graph.
+        parity: the rows of the verification.
+        passes: the rows of the compiler passes.
+        routed: the file name of the routed graph; empty if there is none.
+    """
     layers = {
         task.name: TaskLayers(task.drop, task_group.layers_without_adapter(task), _members(task_group, task, plan))
         for task_group in task_groups
@@ -108,7 +127,14 @@ def variant_entry(
 
 
 def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path) -> None:
-    """adapterdrop.json: written last, because it names every other file with its hash."""
+    """Write the manifest, adapterdrop.json, after all other files, because it contains their hashes.
+
+    Args:
+        plan: the tasks and inputs, equal for all variants.
+        tokenizer: whether the folder contains a tokenizer.
+        variants: the entries of the variants.
+        folder: the bundle.
+    """
     outputs = graph_outputs(plan)
     manifest = Manifest(
         inputs=plan.inputs,
@@ -130,7 +156,7 @@ def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry],
 
 
 def _members(task_group: TaskGroup, task: Task, plan: Plan) -> tuple[tuple[str, ...], ...]:
-    """The members that the task's first fusion has left, layer by layer; empty for a task without a fusion."""
+    """The members that the task's first fusion keeps in each layer; empty for a task without a fusion."""
     fuse = next(fuses_of(task.setup), None)
     if fuse is None:
         return ()

@@ -1,4 +1,4 @@
-"""The bundle: the folder that an export writes, and its manifest."""
+"""The bundle format: the manifest `adapterdrop.json`, its entries and the check of the files."""
 
 from runtime.bundle.entries import (
     HEADS,

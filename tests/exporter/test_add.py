@@ -13,7 +13,7 @@ import pytest
 import runtime
 from exporter import ExportError, VerificationError, add, export
 from exporter.cli.main import main
-from exporter.trace import trace
+from exporter.compile import build
 from runtime.bundle import MANIFEST, WEIGHTS, digest, read_manifest
 from tests.helpers.pass_testing import op_types
 from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model
@@ -35,7 +35,7 @@ def model() -> Any:
 
 
 def _with(model: Any, names: tuple[str, ...]) -> Any:
-    """The model with those tasks alone."""
+    """The model with only these tasks."""
     other = tiny_model(TASKS)
     for name in set(TASKS) - set(names):
         other.delete_adapter(name)
@@ -60,7 +60,7 @@ def _state(folder: Path) -> dict[str, str]:
 
 
 def test_new_tasks_join_their_structures(model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "trace", None)
+    monkeypatch.setattr(build, "trace", None)
     report = add(folder, model=_with(model, NEW))
     assert {row.task for row in report.parity} == set(NEW)
     predictor = runtime.load(folder, provider="cpu")
@@ -110,7 +110,7 @@ def test_templates_cost_little_more_than_the_adapters(model: Any, exported: Path
     [
         ({"new": ("par_bn", "2")}, "no task of the bundle has the structure of the task 'new'"),
         ({"new": ("seq_bn", "multi")}, "no task of the bundle has the structure of the task 'new'"),
-        ({"topic": ("seq_bn", "2")}, "no task that the bundle has not; it has mood, topic"),
+        ({"topic": ("seq_bn", "2")}, "have no new task; the bundle has mood, topic"),
         ({"new": ("seq_bn", "tag")}, r"found new \(tagging\)"),
     ],
 )
@@ -135,7 +135,7 @@ def test_a_bundle_without_templates_says_how_to_get_them(model: Any, folder: Pat
         (folder / name).unlink()
     files = {name: value for name, value in manifest.files.items() if "template" not in name}
     replace(manifest, files=files).write(folder)
-    with pytest.raises(ExportError, match="without templates; export it again with --extendable"):
+    with pytest.raises(ExportError, match="has no templates, so that tasks cannot be added: export it again with --extendable"):
         add(folder, model=model)
 
 

@@ -127,6 +127,7 @@ def test_the_runtime_answers_all_tasks(model: Any, exported: tuple[Path, Report]
         assert_parity(answer, reference(model, task, feeds, DROP))
 
 
+@pytest.mark.usefixtures("fresh_traces")
 def test_a_live_model_is_handed_back_unchanged(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")})
     model.train()
@@ -144,7 +145,7 @@ def test_a_live_model_is_handed_back_unchanged(tmp_path: Path) -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_a_half_precision_model_is_exported_in_fp32_and_left_alone(tmp_path: Path) -> None:
+def test_a_half_precision_model_is_exported_in_fp32_unchanged(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2")}).to(torch.bfloat16)
     export(model, output=tmp_path / "onnx")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -175,16 +176,16 @@ def test_the_number_of_tasks_does_not_change_the_graph(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_differs_is_never_left_on_disk(tmp_path: Path) -> None:
-    with pytest.raises(VerificationError, match=r"a at 1x1: max .* nothing was written|nothing was written"):
+    with pytest.raises(VerificationError, match=r"nothing was written:\n  a at 1x1: max "):
         export(tiny_model({"a": ("seq_bn", "2")}), output=tmp_path / "onnx", atol=1e-15)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_export_keeps_the_folder_that_it_was_to_replace(tmp_path: Path) -> None:
+def test_a_failed_export_keeps_the_folder_it_was_to_replace(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2")})
     export(model, output=tmp_path / "onnx")
     before = (tmp_path / "onnx" / "adapterdrop.json").read_bytes()
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match=r"nothing was written:\n  a at 1x1: max "):
         export(model, output=tmp_path / "onnx", atol=1e-15, overwrite=True)
     assert (tmp_path / "onnx" / "adapterdrop.json").read_bytes() == before
     export(model, output=tmp_path / "onnx", drop=1, overwrite=True)

@@ -1,4 +1,4 @@
-"""python -m runtime: output, order, files, errors."""
+"""python -m runtime: output, order, input files and errors."""
 
 import io
 import json

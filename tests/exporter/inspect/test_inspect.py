@@ -90,7 +90,7 @@ def test_a_task_alone_costs_what_an_export_of_it_costs(tmp_path: Path, inspectio
     assert expected.alone_bytes == pytest.approx(alone.bytes, abs=500)  # but for constants of shapes
 
 
-def test_layers_are_told_where_biases_are_equal_and_weights_are_transposed_twice(tmp_path: Path) -> None:
+def test_finds_layers_with_equal_biases_and_double_transposes(tmp_path: Path) -> None:
     model = GPT2AdapterModel(
         GPT2Config(n_embd=32, n_layer=3, n_head=4, n_inner=64, vocab_size=101, n_positions=48, pad_token_id=0)
     )

@@ -1,5 +1,7 @@
-"""Serving engines: what is written for Triton, the work of a Ray Serve replica and a real local Ray, metrics and traces, and
-cancelled calls. What needs an engine that is not installed is skipped, saying so."""
+"""Serving engines: the Triton repository, Ray Serve replicas and a local Ray, metrics and traces, and cancelled calls.
+
+Tests that need an engine that is not installed are skipped with the reason.
+"""
 
 import json
 import threading
@@ -34,7 +36,7 @@ def predictor(bundle: Path) -> runtime.Predictor:
 
 
 def parsed(path: Path) -> Any:
-    """config.pbtxt as Triton's own protobuf reads it."""
+    """config.pbtxt, parsed with Triton's protobuf schema."""
     pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]")
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
@@ -86,7 +88,7 @@ def test_every_variant_is_a_model_and_images_have_fixed_axes(bundle: Path, tmp_p
         (["--name", "a/b"], "name: expected letters"),
         (["--max-batch", "0"], "max_batch: expected a positive integer"),
         (["--tensorrt"], "tensorrt only with gpu"),
-        (["--name", "taken"], "taken: cannot be written: it is there already"),
+        (["--name", "taken"], "taken: cannot be written: it already exists"),
     ],
 )
 def test_a_repository_that_cannot_be_written_is_refused(
@@ -158,9 +160,9 @@ def test_a_cancellation_ends_many_calls_and_leaves_others_alone(predictor: runti
     assert not cancellation._runs
 
 
-def test_a_faulty_question_fails_alone(predictor: runtime.Predictor) -> None:
+def test_a_faulty_request_fails_alone(predictor: runtime.Predictor) -> None:
     pytest.importorskip("ray.serve", reason="needs ray[serve]")
-    from runtime.serving.ray_app import Question, answer
+    from runtime.serving.ray_app import PredictRequest, respond
 
     bodies: list[dict[str, Any]] = [
         {"texts": ["one", "two"]},
@@ -169,7 +171,7 @@ def test_a_faulty_question_fails_alone(predictor: runtime.Predictor) -> None:
         {"texts": ["word " * 99], "truncate": True},
         {"texts": ["a"], "drop": [1]},
     ]
-    answers = answer(predictor, [Question.parse(json.dumps(body).encode()) for body in bodies])
+    answers = respond(predictor, [PredictRequest.parse(json.dumps(body).encode()) for body in bodies])
     assert [status for status, _ in answers] == [200, 400, 200, 200, 400]
     wanted = predictor.predict(["one", "two"])
     rows = answers[0][1]["predictions"]["topic"]
@@ -177,7 +179,7 @@ def test_a_faulty_question_fails_alone(predictor: runtime.Predictor) -> None:
     assert list(answers[2][1]["predictions"]) == ["topic"]
     for body in (b"{", b"[]", b'{"texts": []}', b'{"texts": ["a"], "x": 1}', b'{"texts": ["a"], "tasks": "a"}'):
         with pytest.raises(runtime.InputError, match="body: "):
-            Question.parse(body)
+            PredictRequest.parse(body)
 
 
 def post(url: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -214,7 +216,7 @@ def test_a_local_ray_serves_it(bundle: Path, predictor: runtime.Predictor) -> No
         assert b"at most 16 tokens" in body
         assert serve.status().applications["default"].status == "RUNNING"
         serve.run(app({"folder": str(bundle), "provider": "cpu", "wait_seconds": 1, "max_ongoing": 1, "max_queued": 1}))
-        with ThreadPoolExecutor(12) as pool:  # one is computed, one waits, the others are turned away
+        with ThreadPoolExecutor(12) as pool:  # one is computed, one waits, the others are rejected
             statuses = [status for status, _ in pool.map(lambda text: post(url, {"texts": [text]}), texts[:12])]
         assert {200, 503} == set(statuses)
     finally:
@@ -222,7 +224,7 @@ def test_a_local_ray_serves_it(bundle: Path, predictor: runtime.Predictor) -> No
         ray.shutdown()
 
 
-def test_a_killed_replica_is_replaced_and_nobody_gets_a_wrong_answer(bundle: Path, predictor: runtime.Predictor) -> None:
+def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(bundle: Path, predictor: runtime.Predictor) -> None:
     ray = pytest.importorskip("ray", reason="needs ray[serve]")
     from ray import serve
 
@@ -239,7 +241,7 @@ def test_a_killed_replica_is_replaced_and_nobody_gets_a_wrong_answer(bundle: Pat
         wanted = [topic.scores for topic in predictor.predict(texts)["topic"]]
         found: list[tuple[float, int]] = []
 
-        def ask(index: int) -> None:
+        def send(index: int) -> None:
             while time.monotonic() < ends:
                 status, body = post("http://127.0.0.1:8124/", {"texts": [texts[index]]})
                 found.append((time.monotonic(), status))
@@ -250,14 +252,14 @@ def test_a_killed_replica_is_replaced_and_nobody_gets_a_wrong_answer(bundle: Pat
         assert len(before) == 2
         ends = time.monotonic() + 40
         with ThreadPoolExecutor(len(texts)) as pool:
-            asked = [pool.submit(ask, index) for index in range(len(texts))]
+            futures = [pool.submit(send, index) for index in range(len(texts))]
             time.sleep(5)
             killed = time.monotonic()
             psutil.Process(min(before)).kill()
-            for each in asked:
-                each.result()  # raises where an answer was wrong
+            for future in futures:
+                future.result()  # raises if a result was wrong
         assert all(status == 200 for when, status in found if when < killed)
-        assert {status for _, status in found} <= {200, 500, 503}, "what was being computed is lost, and said so"
+        assert {status for _, status in found} <= {200, 500, 503}, "requests in progress must be lost with an error status"
         assert all(status == 200 for when, status in found if when > ends - 10), "it has not recovered"
         assert len({each.pid for each in replicas()} - before) == 1
     finally:

@@ -1,4 +1,4 @@
-"""The README's tables from a results file: python -m benchmarks.markdown benchmarks/results/FILE.jsonl."""
+"""Markdown tables from a results file: `python -m benchmarks.markdown_tables benchmarks/results/FILE.jsonl`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _share(row: dict[str, Any] | None) -> str:
 
 
 def table(results: Path) -> str:
-    """Median and 95th percentile per variant and shape, and in brackets the throughput against the fastest eager variant."""
+    """Return the table of times: median, 95th percentile, and in brackets the throughput against the fastest eager variant."""
     return _table(results, _cell, lambda _: True)
 
 
 def shares(results: Path) -> str:
-    """The share of the machine's matrix products that each of our variants achieves, per shape."""
+    """Return the table of peak fractions: for each of our variants and shapes, the fraction of the machine's peak rate."""
     return _table(results, _share, lambda row: row["peak_share"] is not None)
 
 

@@ -1,4 +1,7 @@
-"""One ONNX file per task: what people do today, and the best such file, because our own graph compiler makes it."""
+"""Exports for the ONNX variants: one file per task and one graph for all tasks, from the same traces.
+
+The file of a task is the best one possible: it is compiled by the same graph compiler.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from benchmarks.models import Candidate
 from exporter.compile.build import compile_plan, load_graph, save, trace_group, verify_saved
 from exporter.compile.pipeline import TracedGroup
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup, prune, stored_bytes
+from exporter.prune.sizes import stored_bytes
+from exporter.prune.task_groups import TaskGroup, prune
 from exporter.targets import TOLERANCES, needs_ranges
 from exporter.texts.batches import Batch, Calibration
-from exporter.verify.verify import make_inputs
+from exporter.verify.random_inputs import make_inputs
 from exporter.write.save import save_config, save_graph, save_manifest, variant_entry
 from exporter.write.staging import check_space
 from exporter.write.weights_file import WeightsFile
@@ -26,68 +30,85 @@ from runtime.bundle import MODEL, WEIGHTS
 
 
 class Traces:
-    """One trace per structure, from which both the files per task and our one graph are made; made on first use."""
+    """Traces of the model, one per structure, created on first use and shared by all exports."""
 
-    def __init__(self, subject: Candidate) -> None:
-        self._subject = subject
+    def __init__(self, candidate: Candidate) -> None:
+        """Remember the model; nothing is traced yet."""
+        self._candidate = candidate
 
     @cached_property
-    def made(self) -> tuple[tuple[TaskGroup, ...], list[TracedGroup], float]:
-        """The pruned models and the traced group of each, and how many seconds that took."""
+    def result(self) -> tuple[tuple[TaskGroup, ...], list[TracedGroup], float]:
+        """Pruned models, the traced group of each, and the seconds of pruning and tracing."""
         start = time.perf_counter()
-        plan = self._subject.plan
-        task_groups = prune(self._subject.model, plan)
+        plan = self._candidate.plan
+        task_groups = prune(self._candidate.model, plan)
         return task_groups, [trace_group(task_group, plan) for task_group in task_groups], time.perf_counter() - start
 
 
 def export_one_graph(
-    subject: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
+    candidate: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
 ) -> None:
-    """What `exporter.export` writes, verified as there, from traces that are made already."""
-    plan = dataclasses.replace(subject.plan, target=target, precision=precision, atol=TOLERANCES[precision])
-    task_groups, groups, _ = traces.made
-    # The compiler changes the graphs that it is given.
+    """Write and verify the same files as `exporter.export`, from existing traces.
+
+    Args:
+        candidate: model to export.
+        traces: its traces.
+        folder: folder to create.
+        target: target of the compiled graph.
+        precision: precision of the compiled graph.
+    """
+    plan = dataclasses.replace(candidate.plan, target=target, precision=precision, atol=TOLERANCES[precision])
+    task_groups, groups, _ = traces.result
+    # The compiler modifies its input graphs.
     fresh = [dataclasses.replace(group, model=group.model.clone()) for group in groups]
     compiled = compile_plan(fresh, plan, _texts(plan) if needs_ranges(target, precision) else None)
     folder.mkdir(parents=True)
     with WeightsFile(folder / WEIGHTS) as weights:
         reference = save(compiled, weights, folder / MODEL)
     parity = verify_saved(plan, task_groups, load_graph(plan, folder / MODEL, routed=False), reference)
-    tokenizer = subject.tokenizer
+    tokenizer = candidate.tokenizer
     save_config(task_groups[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
     entry = variant_entry(task_groups, plan, MODEL, parity, compiled.passes)
     save_manifest(plan, tokenizer is not None, [entry], folder)
 
 
 def _texts(plan: Plan) -> Calibration:
-    """Random tokens to measure the activations' ranges on: of a model with random weights, the speed alone means anything."""
+    """Return random tokens as calibration data; for a randomly initialized model, only the speed matters."""
     feeds = [make_inputs(plan, 4, length, seed) for seed, length in enumerate((16, 64, 128))]
     return Calibration("random tokens", batches=tuple(Batch(tuple(range(4)), each) for each in feeds))
 
 
-def export_task_files(subject: Candidate, traces: Traces, folder: Path) -> dict[str, Path]:
-    """Writes `folder`/<number of the task>/model.onnx for every task; returns task -> its folder.
+def export_task_files(candidate: Candidate, traces: Traces, folder: Path) -> dict[str, Path]:
+    """Write one ONNX file per task, `folder`/<number of the task>/model.onnx.
 
-    A task's graph is its structure's trace with its own weights in it, compiled by itself.
+    The graph of a task is the trace of its structure with the weights of this task, compiled separately.
+
+    Args:
+        candidate: model to export.
+        traces: its traces.
+        folder: folder of the files.
+
+    Returns:
+        Task -> its folder.
     """
-    task_groups, groups, _ = traces.made
-    check_space(folder / "task", stored_bytes(task_groups) * len(subject.tasks))
+    task_groups, groups, _ = traces.result
+    check_space(folder / "task", stored_bytes(task_groups) * len(candidate.tasks))
     folders: dict[str, Path] = {}
     for task_group, group in zip(task_groups, groups, strict=True):
         for number, task in enumerate(task_group.tasks):
             own = {name: arrays[number] for name, arrays in group.weights.items()}
             single = TracedGroup((task.name,), _with_weights(group.model, own), {name: [array] for name, array in own.items()})
-            graph = compile_plan([single], dataclasses.replace(subject.plan, tasks=(task,))).graph
-            target = folder / str(subject.tasks.index(task.name))
+            graph = compile_plan([single], dataclasses.replace(candidate.plan, tasks=(task,))).graph
+            target = folder / str(candidate.tasks.index(task.name))
             target.mkdir(parents=True)
             with WeightsFile(target / WEIGHTS) as weights:
                 save_graph(graph, weights, target / MODEL)
             folders[task.name] = target
-    return {task: folders[task] for task in subject.tasks}
+    return {task: folders[task] for task in candidate.tasks}
 
 
 def _with_weights(template: ir.Model, weights: Mapping[str, np.ndarray]) -> ir.Model:
-    """A copy of the traced template that holds the weights of one task."""
+    """Return a copy of the traced template with the weights of one task."""
     clone = template.clone()
     resized = []
     for name, array in weights.items():
@@ -101,7 +122,7 @@ def _with_weights(template: ir.Model, weights: Mapping[str, np.ndarray]) -> ir.M
 
 
 def _forget_shapes(graph: ir.Model, resized: list[ir.Value]) -> None:
-    """Drops the template's shapes behind weights that have another shape in this task (label counts); a pass infers them."""
+    """Remove the template's shapes after weights whose shape differs in this task (label counts); a pass infers them again."""
     stale = set(resized)
     for node in graph.graph:
         if any(value in stale for value in node.inputs):
