@@ -154,7 +154,7 @@ def inspect_parser() -> Parser:
         nargs="?",
         const="",
         metavar="TENSOR|PASS",
-        help="show which patterns the compiler did not apply in the graph, and why: all of them, or those of a pass or a tensor",
+        help="show which patterns the compiler did not apply in the graph, and why: all, or those of a pass or a tensor",
     )
     parser.add_argument("--json", action="store_true", help="print all graphs as one JSON object on standard output")
     return parser
