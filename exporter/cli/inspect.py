@@ -16,7 +16,7 @@ from exporter.inspect.views import GraphView, Inspection
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print what the options ask for, and draw the picture.
+    """Print the parts that the options select, and draw the picture.
 
     Raises:
         ExportError: not an exported folder, a damaged one, or one without the graph asked for.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -36,6 +35,7 @@ from exporter.compile.vmap.join_groups import JoinGroupsPass
 from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
 from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
+from exporter.traced_group import TracedGroup
 from runtime.bundle import ROUTE_INPUTS, PassRow
 
 _logger = logging.getLogger(__name__)
@@ -44,21 +44,6 @@ JOINED, ROUTED = "all", "routed"
 # Elements of a constant; few weights are as small.
 _SMALL = 64
 _BRANCH = re.compile(r"tasks\d+/")
-
-
-@dataclass(frozen=True)
-class TracedGroup:
-    """The traced graph of one task structure and the weights of all its tasks.
-
-    Attributes:
-        tasks: their names; outputs are named by `output_names`.
-        model: the template, traced for one of the tasks.
-        weights: initializer name in the template -> one array per task.
-    """
-
-    tasks: tuple[str, ...]
-    model: ir.Model
-    weights: Mapping[str, Sequence[np.ndarray]]
 
 
 def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:

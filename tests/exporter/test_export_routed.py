@@ -67,7 +67,9 @@ def test_each_row_equals_single_task_pytorch(
 
 def test_some_tasks_are_answered_as_all_are(model: Any, predictor: runtime.Predictor) -> None:
     feeds = inputs((2, 6))
-    for task, answer in predictor.run(feeds, ["mood", "spam"]).items():
+    answers = predictor.run(feeds, ["mood", "spam"])
+    assert list(answers) == ["mood", "spam"]
+    for task, answer in answers.items():
         assert_parity(answer, reference(model, task, feeds, DROPS[0]))
 
 

@@ -181,6 +181,7 @@ def test_tied_layers_stay_equal_and_load_from_a_plain_folder(tmp_path: Path, tin
     layers: dict[str, list[torch.Tensor]] = {}
     for name, tensor in load_file(tmp_path / "tags" / "adapter.safetensors").items():
         layers.setdefault(name.partition(".adapters.")[2], []).append(tensor)
+    assert layers
     for tensors in layers.values():
         assert len(tensors) == 3
         assert all(torch.equal(tensor, tensors[0]) for tensor in tensors)

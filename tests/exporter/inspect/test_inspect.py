@@ -71,6 +71,7 @@ def test_a_layer_costs_what_its_definition_says(inspection: Inspection) -> None:
 
 
 def test_sums_are_sums_of_their_parts(inspection: Inspection) -> None:
+    assert len(inspection.graphs) == 2
     for graph in inspection.graphs:
         assert graph.uncounted == ()
         assert graph.flops == sum(operator.flops for operator in graph.operators)
@@ -100,10 +101,11 @@ def test_finds_layers_with_equal_biases_and_double_transposes(tmp_path: Path) ->
     export(model, drop=2, output=tmp_path / "onnx")
     graph = inspect_bundle(tmp_path / "onnx", (1, LENGTH)).graphs[0]
     matrix = 2 * LENGTH * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER) + 4 * LENGTH * LENGTH * HIDDEN
-    for cell in graph.cells:
-        if cell.owner == "trunk" and cell.level in ("layer 0", "layer 1"):
-            assert matrix < cell.flops < 1.4 * matrix
-            assert cell.trunk_bytes >= 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+    layers = [cell for cell in graph.cells if cell.owner == "trunk" and cell.level in ("layer 0", "layer 1")]
+    assert len(layers) == 2
+    for cell in layers:
+        assert matrix < cell.flops < 1.4 * matrix
+        assert cell.trunk_bytes >= 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
     assert [cell.level for cell in graph.cells if cell.owner == "tasks0" and cell.flops][-2:] == ["layer 2", "heads"]
 
 

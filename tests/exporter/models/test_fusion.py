@@ -271,7 +271,6 @@ def test_keep_per_layer_is_the_formula() -> None:
         assert set(layer.output.adapters) - {"x"} == set(kept[number])
     again = copy.deepcopy(pruned)
     del pruned.bert.encoder.layer[0].output.adapters["a"]
-    np.testing.assert_array_equal(run(again, setup, feeds), run(again, setup, feeds))
     np.testing.assert_allclose(run(again, setup, feeds), expected, atol=2e-6)
 
 

@@ -119,8 +119,10 @@ def test_a_graph_that_does_not_load_is_named(bundle: Path) -> None:
 def test_bytes_are_rewritten_or_refused(junk: bytes) -> None:
     try:
         rewrite_wire(junk, lambda entries: entries)
+    except UnicodeDecodeError:
+        pass  # a name that is no text
     except ValueError as error:
-        assert "expected a protobuf message" in str(error) or isinstance(error, UnicodeDecodeError)  # noqa: PT017
+        assert "expected a protobuf message" in str(error)  # noqa: PT017 - most bytes raise nothing
 
 
 def test_rewriting_changes_only_external_data(bundle: Path) -> None:
@@ -128,5 +130,6 @@ def test_rewriting_changes_only_external_data(bundle: Path) -> None:
     same = onnx.load_model_from_string(rewrite_wire(before, lambda entries: entries))
     assert same == onnx.load_model_from_string(before)
     moved = onnx.load_model_from_string(rewrite_wire(before, lambda entries: entries | {"location": "elsewhere" * 40}))
+    assert moved.graph.initializer
     for tensor in moved.graph.initializer:
         assert {entry.key: entry.value for entry in tensor.external_data}["location"] == "elsewhere" * 40
