@@ -72,7 +72,7 @@ class ConvertToHalfPass(RefusingPass):
         single: dict[ir.Value, ir.Value] = {}
         for node in list(graph):
             low = node.domain == "" and node.op_type in _HALF - self.keep
-            if not low and not floats.isdisjoint({*node.inputs, *node.outputs}):
+            if not low and node.domain == "" and not floats.isdisjoint({*node.inputs, *node.outputs}):
                 self.refuse(node, Refusal(_reason(node, self.keep)))
             for index, value in enumerate(node.inputs):
                 if value in floats and value is not None:
