@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from exporter.errors import ExportError
 from exporter.inspect.picture import save_picture
 from exporter.inspect.read import inspect_bundle
 from exporter.inspect.text import print_inspection
+from exporter.inspect.views import GraphView, Inspection
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,9 +30,22 @@ def run(options: argparse.Namespace) -> None:
         raise ExportError(f"{options.folder} has no graph of {wanted}; it has {there}")
     if options.picture is not None:
         save_picture(inspection, graphs[0], options.picture)
+    if options.why is not None:
+        _explain(options, inspection, graphs[0])
+        return
     if options.json:
         print(json.dumps(inspection.to_dict(), indent=2))
         return
     print_inspection(inspection, graphs[0], Console())
     if options.picture is not None:
         print(f"drew {options.picture}")
+
+
+def _explain(options: argparse.Namespace, inspection: Inspection, graph: GraphView) -> None:
+    # Loads the compiler with onnxscript, which the rest of the command does without.
+    why = importlib.import_module("exporter.inspect.why_text")
+    if options.json:
+        unapplied = why.explanation_document(options.folder, [each.file for each in inspection.graphs], options.why)
+        print(json.dumps({**inspection.to_dict(), "unapplied": unapplied}, indent=2))
+    else:
+        print("\n".join(why.explanation_lines(options.folder, graph.file, options.why)))

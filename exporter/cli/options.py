@@ -42,6 +42,10 @@ Show what an exported folder contains: trunk and branches layer by layer, the op
 that take them, what each pass of the compiler removed, and what one graph for all tasks saves.
 
 The graph is not run: operations are counted from it, at the shape given by --shape.
+
+--why runs the passes of the compiler once more over a copy of the written graph in memory and prints the patterns that they do
+not apply, with the reasons. A reason that a later pass has removed from the graph, or that existed only before the tasks became
+one batch, cannot be shown.
 """
 _INSPECT_EPILOG = """\
 exit status: 0 done; 2 wrong use, a folder that was not written by an export, or a damaged one
@@ -50,6 +54,8 @@ examples:
   python -m exporter inspect onnx
   python -m exporter inspect onnx --shape 8x32 --drop 3
   python -m exporter inspect onnx --picture onnx.svg
+  python -m exporter inspect onnx --why
+  python -m exporter inspect onnx --why QuantizeDynamic --drop 3
 """
 
 
@@ -142,6 +148,13 @@ def inspect_parser() -> Parser:
     parser.add_argument("--routed", action="store_true", help="show the routed graph, in which each row selects its task")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the graph into an .svg file, or a .png file (needs matplotlib)"
+    )
+    parser.add_argument(
+        "--why",
+        nargs="?",
+        const="",
+        metavar="TENSOR|PASS",
+        help="show which patterns the compiler did not apply in the graph, and why: all, or those of a pass or a tensor",
     )
     parser.add_argument("--json", action="store_true", help="print all graphs as one JSON object on standard output")
     return parser

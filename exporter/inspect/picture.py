@@ -26,7 +26,7 @@ def draw(inspection: Inspection, graph: GraphView) -> Picture:
     keys, end = legend(graph, layout, bars_end + 30)
     title = f"{graph.file}: {_tasks(len(graph.tasks))}, drop {graph.drops} of {inspection.layers} layers"
     if graph.routed:
-        title = f"{graph.file}: each row asks one task, drop {graph.drops} of {inspection.layers} layers"
+        title = f"{graph.file}: each row selects one task, drop {graph.drops} of {inspection.layers} layers"
     shapes = join(
         (
             _title(inspection, graph, title),

@@ -44,7 +44,6 @@ CLEAN = (
 )
 # Pages that are written elsewhere, each with the place.
 ELSEWHERE = {
-    "docs/passes.md": "rewritten with the passes",
     "docs/support.md": "generated: the introduction is in tests/helpers/support_table.py, refusals in the source",
 }
 # (file, the words around the phrase) -> why they stay.
