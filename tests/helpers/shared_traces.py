@@ -20,7 +20,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 
 Trace = Callable[[TaskGroup, Plan], ir.Model]
 
