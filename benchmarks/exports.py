@@ -15,15 +15,17 @@ import numpy as np
 import onnx_ir as ir
 
 from benchmarks.models import Candidate
-from exporter.compile.build import compile_plan, load_graph, save, trace_group, verify_saved
-from exporter.compile.pipeline import TracedGroup
+from exporter.compile.build import compile_plan
 from exporter.plan import Plan
 from exporter.prune.sizes import stored_bytes
 from exporter.prune.task_groups import TaskGroup, prune
 from exporter.targets import TOLERANCES, needs_ranges
 from exporter.texts.batches import Batch, Calibration
+from exporter.trace.trace import trace_group
+from exporter.traced_group import TracedGroup
 from exporter.verify.random_inputs import make_inputs
-from exporter.write.save import save_config, save_graph, save_manifest, variant_entry
+from exporter.verify.saved import load_graph, verify_saved
+from exporter.write.save import save_config, save_graph, save_graphs, save_manifest, variant_entry
 from exporter.write.staging import check_space
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MODEL, WEIGHTS
@@ -64,7 +66,7 @@ def export_one_graph(
     compiled = compile_plan(fresh, plan, _texts(plan) if needs_ranges(target, precision) else None)
     folder.mkdir(parents=True)
     with WeightsFile(folder / WEIGHTS) as weights:
-        reference = save(compiled, weights, folder / MODEL)
+        reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, folder / MODEL)
     parity = verify_saved(plan, task_groups, load_graph(plan, folder / MODEL, routed=False), reference)
     tokenizer = candidate.tokenizer
     save_config(task_groups[0].model, plan, [] if tokenizer is None else [tokenizer], folder)

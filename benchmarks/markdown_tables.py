@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +45,14 @@ def _table(results: Path, cell: Callable[[dict[str, Any] | None], str], wanted: 
     return "\n".join(table)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.markdown_tables", description="Print tables in Markdown.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a results file that `python -m benchmarks` wrote")
+    options = parser.parse_args(arguments)
+    print(table(options.file), shares(options.file), sep="\n\n")
+    return 0
+
+
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])), shares(Path(sys.argv[1])), sep="\n\n")
+    sys.exit(main())

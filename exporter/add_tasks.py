@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from exporter.checkpoints.load import Checkpoint, check_finite, load
-from exporter.compile.build import compile_plan, copies, load_graph, save, verify_saved
-from exporter.compile.templates import StoredGroup, load_stored_groups, save_stored_groups
+from exporter.compile.build import compile_plan, copies
 from exporter.errors import ExportError, VerificationError
 from exporter.models.binding import task_slots, task_weights
 from exporter.models.compositions import describe, names_of
@@ -28,9 +27,11 @@ from exporter.targets import needs_ranges
 from exporter.variant import report_variant
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
+from exporter.verify.saved import load_graph, verify_saved
 from exporter.verify.verify import SHAPES, Candidate
-from exporter.write.save import graph_outputs, save_config, variant_entry
+from exporter.write.save import save_config, save_graphs, variant_entry
 from exporter.write.staging import check_space, staged
+from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MANIFEST, WEIGHTS, Manifest, TaskEntry, VariantEntry, check_files, digest, read_manifest
 from runtime.errors import AdapterDropError
@@ -191,7 +192,7 @@ def _variant(
         groups = copies([template.group for template in templates])
         compiled = compile_plan(groups, plans.every, routed=bool(variant.routed), clean=True)
     with stages("save"):
-        reference = save(compiled, weights, path)
+        reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         save_stored_groups(templates, weights, path)
     with stages("verify"):
         graph = load_graph(plans.every, path, bool(variant.routed))
@@ -207,7 +208,7 @@ def _variant(
 def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:
     """Raise VerificationError where the logits of the bundle's previous tasks change."""
     old = [task for task in plans.every.tasks if task not in plans.new.tasks]
-    outputs = [graph_outputs(replace(plans.every, tasks=tuple(old))), graph_outputs(plans.every)]
+    outputs = [replace(plans.every, tasks=tuple(old)).outputs, plans.every.outputs]
     failed = []
     for shape in SHAPES:
         if shape[1] > min(plans.every.max_lengths.values(), default=shape[1]):
@@ -228,7 +229,7 @@ def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:
 
 
 def _save_manifest(manifest: Manifest, plan: Plan, variants: Sequence[VariantEntry], target: Path) -> None:
-    outputs: Mapping[str, tuple[str, ...]] = graph_outputs(plan)
+    outputs: Mapping[str, tuple[str, ...]] = plan.outputs
     known = {entry.name: entry for entry in manifest.tasks}
     entries = tuple(
         replace(known[task.name], outputs=outputs[task.name])

@@ -95,6 +95,16 @@ class Plan:
         return min(task.drop for task in self.tasks)
 
     @property
+    def outputs(self) -> dict[str, tuple[str, ...]]:
+        """Task -> the names of its outputs in the graph.
+
+        The outputs of a single task have the names of transformers, so that Optimum loads the folder.
+        """
+        if len(self.tasks) == 1:
+            return {self.tasks[0].name: OUTPUTS[self.tasks[0].head.kind]}
+        return {task.name: task.outputs for task in self.tasks}
+
+    @property
     def groups(self) -> tuple[tuple[Task, ...], ...]:
         """The tasks grouped by structure and common adapters; groups and tasks keep the order of `tasks`."""
         by_structure: dict[str, list[Task]] = {}

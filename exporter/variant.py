@@ -9,9 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exporter.compile.build import Compiled, compile_plan, load_graph, save, trace_group, verify_saved
+from exporter.compile.build import Compiled, compile_plan, stored_form
 from exporter.compile.pipeline import branch_size, graph_size
-from exporter.compile.templates import make_stored_groups, save_stored_groups
 from exporter.models.compositions import describe
 from exporter.plan import Plan
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
@@ -21,10 +20,13 @@ from exporter.report import GraphReport, TaskReport, VariantReport
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration
 from exporter.texts.drift import Drift
+from exporter.trace.trace import trace_group
 from exporter.verify.evaluate import Evaluation, evaluate
-from exporter.write.save import routed_file, variant_entry
+from exporter.verify.saved import load_graph, verify_saved
+from exporter.write.save import save_graphs, variant_entry
+from exporter.write.stored_groups import make_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
-from runtime.bundle import ParityRow, PassRow, VariantEntry
+from runtime.bundle import ParityRow, PassRow, VariantEntry, routed_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +92,9 @@ def export_variant(
     with stages("compile"):
         compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
     with stages("save"):
-        reference = save(compiled, weights, path)
+        reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         if request.extendable:
-            save_stored_groups(make_stored_groups(compiled.kept, task_groups), weights, path)
+            save_stored_groups(make_stored_groups([stored_form(group) for group in compiled.kept], task_groups), weights, path)
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         parity = verify_saved(plan, task_groups, graph, reference)

@@ -53,21 +53,22 @@ def _translations_once() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _traces_once() -> Iterator[None]:
     """Equal structures are traced once; `fresh_traces` is for tests of the trace itself."""
-    from exporter.compile import build
+    from exporter.trace import trace
     from tests.helpers.shared_traces import SharedTraces
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "trace", SharedTraces(build.trace))
+        patch.setattr(trace, "trace", SharedTraces(trace.trace))
         yield
 
 
 @pytest.fixture
 def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces as the command line does, whatever other tests have traced before."""
-    from exporter.compile import build
-    from exporter.trace.trace import trace
+    from exporter.trace import trace
+    from tests.helpers.shared_traces import SharedTraces
 
-    monkeypatch.setattr(build, "trace", trace)
+    shared = trace.trace
+    monkeypatch.setattr(trace, "trace", shared.original if isinstance(shared, SharedTraces) else shared)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

@@ -26,10 +26,22 @@ FIRST_PARTY = set(FORBIDDEN) | {"tests"}
 # A package or module imports what comes before it, and a package imports within itself.
 ORDER = {
     "exporter": (
-        *("errors", "targets", "plan", "stages", "models", "example", "checkpoints", "texts", "prune", "planning"),
+        *(
+            "errors",
+            "targets",
+            "plan",
+            "traced_group",
+            "stages",
+            "models",
+            "example",
+            "checkpoints",
+            "texts",
+            "prune",
+            "planning",
+        ),
         *("write", "trace", "verify", "compile", "report", "inspect", "variant", "export_tasks", "add_tasks", "cli"),
     ),
-    "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "templates", "ranges", "build"),
+    "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (
         *("errors", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
         *("text", "checks", "ort", "predictor", "load", "serving"),

@@ -75,7 +75,7 @@ def scan(source: Source, name: str | None = None) -> list[Part]:
 
 
 def scan_below(source: Source) -> list[Part]:
-    """Return the parts in the subfolders; empty if there are none.
+    """Return the parts in the subfolders, possibly none.
 
     Raises:
         ExportError: a file is missing or damaged.

@@ -14,7 +14,7 @@ from exporter.inspect.text import print_inspection
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print what the options ask for, and draw the picture.
+    """Print the parts that the options select, and draw the picture.
 
     Raises:
         ExportError: not an exported folder, a damaged one, or one without the graph asked for.

@@ -1,4 +1,4 @@
-"""What to run after an export: a command, or lines of Python for a bundle that takes more than texts."""
+"""The next step after an export: a command, or lines of Python for a bundle that takes more than texts."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _MEMBERS = 4
 
 
 def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list[Text]:
-    """What is computed once, and sizes.
+    """The part that is computed once, and sizes.
 
     Args:
         variant: the variant.
@@ -55,7 +55,7 @@ def compositions(variant: VariantReport, width: int) -> list[Text]:
 
 
 def text_facts(variant: VariantReport, rows: int, width: int) -> list[Text]:
-    """What was measured on texts, in a few lines per list: attention of fusion members, drift, evaluation.
+    """Measurements on texts, in a few lines per list: attention of fusion members, drift, evaluation.
 
     Args:
         variant: the variant.

@@ -1,42 +1,25 @@
-"""The steps from pruned models to a saved and verified graph."""
+"""From traced groups to the finished graphs of a plan."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
-from exporter.compile.pipeline import JOINED, ROUTED, TracedGroup, clean_groups, compile_groups, route_groups, run_passes
+from exporter.compile.finish import finish, strip
+from exporter.compile.passes import FoldConstantsPass
+from exporter.compile.pipeline import JOINED, ROUTED, clean_groups, compile_groups, route_groups, run_passes
 from exporter.compile.ranges import measure_ranges
 from exporter.compile.target_passes import Measure, target_passes
 from exporter.errors import ExportError
-from exporter.models.binding import task_weights
 from exporter.models.inputs import BATCH
 from exporter.plan import Plan
-from exporter.prune.task_groups import TaskGroup
-from exporter.targets import TOLERANCES
 from exporter.texts.batches import Calibration
-from exporter.trace.trace import trace, traceable
-from exporter.verify.verify import Candidate, verify
-from exporter.write.save import finish, graph_outputs, routed_file, save_graph, strip
-from exporter.write.weights_file import WeightsFile
-from runtime.bundle import MODEL, ROUTE_INPUTS, WEIGHTS, ParityRow, PassRow
-
-
-def trace_group(task_group: TaskGroup, plan: Plan) -> TracedGroup:
-    """Trace the first task of a group and collect the weights of all its tasks."""
-    task_group = traceable(task_group)
-    graph = trace(task_group, plan)
-    weights = {
-        name: [tensor.numpy() for tensor in tensors]
-        for name, tensors in task_weights(task_group.model, task_group.tasks).items()
-        if name in graph.graph.initializers
-    }
-    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights)
+from exporter.traced_group import TracedGroup
+from runtime.bundle import ROUTE_INPUTS, PassRow
 
 
 @dataclass(frozen=True)
@@ -141,71 +124,14 @@ def _every_route(rows: int, tasks: int) -> dict[str, np.ndarray]:
     return dict(zip(ROUTE_INPUTS, ids, strict=True))
 
 
-def save(compiled: Compiled, weights: WeightsFile, path: Path) -> Path | None:
-    """Write the graph to `path`, the routed graph to the same folder, and the reference graphs to a temporary folder.
+def stored_form(group: TracedGroup) -> TracedGroup:
+    """Return a clean group in the form in which a bundle keeps it for `add`; its graph is changed in place.
 
-    Args:
-        compiled: the graphs.
-        weights: the weights file of the bundle.
-        path: the file of the graph.
-
-    Returns:
-        The folder of the reference graphs, which `verify_saved` removes; None if there are none.
+    Constants are folded as in the finished graph, so that both share the bytes of the trunk. Task weights are not folded, and
+    neither are scales: whether they can be depends on the weights that the joined groups share.
     """
-    _save(compiled.graph, compiled.routed, weights, path)
-    if compiled.reference is None:
-        return None
-    folder = path.with_suffix(".reference")
-    folder.mkdir()
-    with WeightsFile(folder / WEIGHTS) as own:
-        _save(*compiled.reference, own, folder / MODEL)
-    return folder
-
-
-def _save(graph: ir.Model, routed: ir.Model | None, weights: WeightsFile, path: Path) -> None:
-    save_graph(graph, weights, path)
-    if routed is not None:
-        save_graph(routed, weights, path.with_name(routed_file(path.name)))
-
-
-def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None) -> Candidate:
-    """Load a saved graph for verification.
-
-    Args:
-        plan: the plan of the graph.
-        graph: the file of the graph.
-        routed: whether to load the routed graph in the same folder too.
-        atol: the tolerance; None for the plan's.
-
-    Raises:
-        VerificationError: ONNX Runtime cannot load a graph.
-    """
-    routed_graph = graph.with_name(routed_file(graph.name)) if routed else None
-    return Candidate.load(graph, plan.atol if atol is None else atol, routed_graph)
-
-
-def verify_saved(
-    plan: Plan, task_groups: Sequence[TaskGroup], candidate: Candidate, reference: Path | None
-) -> tuple[ParityRow, ...]:
-    """Verify saved graphs and the reference graphs, which are removed.
-
-    Args:
-        plan: the plan of the graphs.
-        task_groups: the pruned models.
-        candidate: the graphs, compared with the plan's tolerance.
-        reference: the folder of the reference graphs, compared with the tolerance of fp32; None if there are none.
-
-    Returns:
-        The parity rows of `candidate`.
-
-    Raises:
-        VerificationError: a graph differs from PyTorch.
-    """
-    candidates = [candidate]
-    if reference is not None:
-        fp32_atol = min(plan.atol, TOLERANCES["fp32"])
-        candidates.append(load_graph(plan, reference / MODEL, candidate.routed is not None, fp32_atol))
-    rows = verify(task_groups, plan, candidates, graph_outputs(plan))
-    if reference is not None:
-        shutil.rmtree(reference)
-    return rows
+    model = group.model
+    FoldConstantsPass(group.weights, transpose_weights=True)(model)
+    common.RemoveUnusedNodesPass()(model)
+    weights = {name: arrays for name, arrays in group.weights.items() if name in model.graph.initializers}
+    return replace(group, model=model, weights=weights)

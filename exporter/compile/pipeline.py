@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -33,6 +32,7 @@ from exporter.compile.vmap.join_groups import JoinGroupsPass
 from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
 from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
+from exporter.traced_group import TracedGroup
 from runtime.bundle import ROUTE_INPUTS, PassRow
 
 # What the joined graphs are called in reports.
@@ -40,21 +40,6 @@ JOINED, ROUTED = "all", "routed"
 # Elements of a constant that no weight is as small as, most of the time.
 _SMALL = 64
 _BRANCH = re.compile(r"tasks\d+/")
-
-
-@dataclass(frozen=True)
-class TracedGroup:
-    """The traced graph of one task structure and the weights of all its tasks.
-
-    Attributes:
-        tasks: their names; outputs are called as `output_names` says.
-        model: the template, traced for one of the tasks.
-        weights: initializer name in the template -> one array per task.
-    """
-
-    tasks: tuple[str, ...]
-    model: ir.Model
-    weights: Mapping[str, Sequence[np.ndarray]]
 
 
 def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from exporter.errors import ExportError
+from exporter.models.binding import task_weights
 from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan
@@ -20,6 +21,7 @@ from exporter.prune.task_groups import TaskGroup, shared_copy
 from exporter.targets import MIN_TRACED_OPSET
 from exporter.trace.decompose import light_decompositions
 from exporter.trace.patches import patch_for_tracing
+from exporter.traced_group import TracedGroup
 from runtime.bundle import OUTPUTS
 
 # Distinct sizes above 1, so that torch.export neither specializes an axis nor identifies two axes.
@@ -143,3 +145,15 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
                 f"found {value.shape}"
             )
     return program.model
+
+
+def trace_group(task_group: TaskGroup, plan: Plan) -> TracedGroup:
+    """Trace the first task of a group and collect the weights of all its tasks."""
+    task_group = traceable(task_group)
+    graph = trace(task_group, plan)
+    weights = {
+        name: [tensor.numpy() for tensor in tensors]
+        for name, tensors in task_weights(task_group.model, task_group.tasks).items()
+        if name in graph.graph.initializers
+    }
+    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights)

@@ -15,7 +15,6 @@ from exporter.prune.task_groups import TaskGroup
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.texts.drift import Array, Comparison, Drift
 from exporter.verify.eager import eager
-from exporter.write.save import graph_outputs
 from runtime.bundle import OUTPUTS
 
 # Tokens; texts are truncated to this length if the model has no limit.
@@ -100,7 +99,7 @@ def evaluate(task_groups: Sequence[TaskGroup], plan: Plan, graph: Any, evaluatio
 
 def _compare(tasks: Sequence[tuple[TaskGroup, Task]], plan: Plan, graph: Any, texts: Calibration) -> list[Drift]:
     """Compare the given tasks, which have the same texts."""
-    outputs = graph_outputs(plan)
+    outputs = plan.outputs
     names = [name for _, task in tasks for name in outputs[task.name]]
     comparisons = [Comparison(texts, task=task.name, head=task.head.kind, labels=task.head.labels) for _, task in tasks]
     for batch in texts.batches:

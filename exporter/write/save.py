@@ -9,52 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 
 from exporter.models.compositions import describe, fuses_of
 from exporter.models.fusion import members_of
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.write.weights_file import WeightsFile
-from runtime.bundle import MODEL, OUTPUTS, Manifest, ParityRow, PassRow, TaskEntry, TaskLayers, VariantEntry, digest
+from runtime.bundle import (
+    MODEL,
+    WEIGHTS,
+    Manifest,
+    ParityRow,
+    PassRow,
+    TaskEntry,
+    TaskLayers,
+    VariantEntry,
+    digest,
+    routed_file,
+)
 
 _PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-
-
-def graph_outputs(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Return the names of each task's outputs in the graph.
-
-    The outputs of a single task have the names of transformers, so that Optimum loads the folder.
-    """
-    if len(plan.tasks) == 1:
-        return {plan.tasks[0].name: OUTPUTS[plan.tasks[0].head.kind]}
-    return {task.name: task.outputs for task in plan.tasks}
-
-
-def finish(graph: ir.Model, plan: Plan) -> None:
-    """Rename and sort the outputs, and remove metadata of the trace, in place."""
-    names = graph_outputs(plan)
-    by_name = {value.name: value for value in graph.graph.outputs}
-    ordered = [(by_name[old], new) for task in plan.tasks for old, new in zip(task.outputs, names[task.name], strict=True)]
-    graph.graph.outputs.clear()
-    graph.graph.outputs.extend(value for value, _ in ordered)
-    for value, name in ordered:
-        value.name = name
-    strip(graph)
-
-
-def strip(graph: ir.Model) -> None:
-    """Remove metadata and shapes that are only valid for the trace, in place."""
-    # torch stores stack traces with local paths.
-    common.ClearMetadataAndDocStringPass()(graph)
-    for node in graph.graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                # ONNX Runtime reuses buffers based on these shapes. Passes can invalidate them; ONNX Runtime infers them again.
-                value.shape = None
-    graph.graph.name = "adapterdrop"
-    graph.producer_name, graph.producer_version = "adapterdrop-onnx", None
-    common.NameFixPass()(graph)
 
 
 def save_graph(graph: ir.Model, weights: WeightsFile, path: Path) -> None:
@@ -63,14 +37,42 @@ def save_graph(graph: ir.Model, weights: WeightsFile, path: Path) -> None:
     ir.save(graph, path)
 
 
+def save_graphs(
+    graphs: tuple[ir.Model, ir.Model | None],
+    reference: tuple[ir.Model, ir.Model | None] | None,
+    weights: WeightsFile,
+    path: Path,
+) -> Path | None:
+    """Write the graph to `path`, the routed graph to the same folder, and the reference graphs to a temporary folder.
+
+    Args:
+        graphs: the graph of all tasks, and the routed graph if there is one.
+        reference: the same in fp32 with standard operators; None if `graphs` are that already.
+        weights: the weights file of the bundle.
+        path: the file of the graph.
+
+    Returns:
+        The folder of the reference graphs, which `verify_saved` removes; None if there are none.
+    """
+    _save(*graphs, weights, path)
+    if reference is None:
+        return None
+    folder = path.with_suffix(".reference")
+    folder.mkdir()
+    with WeightsFile(folder / WEIGHTS) as own:
+        _save(*reference, own, folder / MODEL)
+    return folder
+
+
+def _save(graph: ir.Model, routed: ir.Model | None, weights: WeightsFile, path: Path) -> None:
+    save_graph(graph, weights, path)
+    if routed is not None:
+        save_graph(routed, weights, path.with_name(routed_file(path.name)))
+
+
 def variant_files(plans: Sequence[Plan]) -> list[str]:
     """Return the file names of the variants' graphs; the first one is model.onnx."""
     return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
-
-
-def routed_file(model: str) -> str:
-    """Return the file name of the routed graph that belongs to the graph `model`."""
-    return f"{model.removesuffix('.onnx')}_routed.onnx"
 
 
 def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path) -> None:
@@ -116,7 +118,7 @@ def variant_entry(
         model: the file name of the graph.
         parity: the rows of the verification.
         passes: the rows of the compiler passes.
-        routed: the file name of the routed graph; empty if there is none.
+        routed: the file name of the routed graph; empty without one.
     """
     layers = {
         task.name: TaskLayers(task.drop, task_group.layers_without_adapter(task), _members(task_group, task, plan))
@@ -135,7 +137,7 @@ def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry],
         variants: the entries of the variants.
         folder: the bundle.
     """
-    outputs = graph_outputs(plan)
+    outputs = plan.outputs
     manifest = Manifest(
         inputs=plan.inputs,
         max_lengths=plan.max_lengths,

@@ -26,6 +26,7 @@ from runtime.bundle.manifest import (
     check_files,
     digest,
     read_manifest,
+    routed_file,
 )
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "digest",
     "output_names",
     "read_manifest",
+    "routed_file",
 ]

@@ -33,6 +33,7 @@ __all__ = [
     "check_files",
     "digest",
     "read_manifest",
+    "routed_file",
 ]
 
 FORMAT_VERSION: Final = 3
@@ -108,6 +109,11 @@ class Manifest:
         _refuse(path, list(_problems(self)))
         path.write_text(self.to_json(), encoding="utf-8", newline="\n")
         return path
+
+
+def routed_file(model: str) -> str:
+    """Return the file name of the routed graph that belongs to the graph `model`."""
+    return f"{model.removesuffix('.onnx')}_routed.onnx"
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import json
 import re
-import runpy
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -82,9 +81,7 @@ def test_every_command_is_known_or_listed() -> None:
     assert not [line for line in NOT_RUN if line not in _COMMANDS]
 
 
-@pytest.mark.parametrize("line", [each for each in _PROGRAMS if each not in _NAMES and "markdown_tables" not in each])
-    "line", [line for line in _PROGRAMS if line not in _NAMES and "benchmarks.markdown_tables" not in line]
-)
+@pytest.mark.parametrize("line", [line for line in _PROGRAMS if line not in _NAMES])
 def test_arguments_are_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
@@ -132,7 +129,7 @@ _READERS = [
     if line not in NOT_RUN
     and line not in _EXPORTS
     and not line.startswith("python -m exporter add")
-    and ("benchmarks.markdown_tables" in line or not line.split()[2].startswith(_SLOW))
+    and ("markdown_tables" in line or not line.split()[2].startswith(_SLOW))
 ]
 
 
@@ -149,10 +146,7 @@ def test_a_command_runs(
     arguments = [placeholders.get(word, word) for word in arguments]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    if module == "benchmarks.markdown_tables":  # a script
-        monkeypatch.setattr(sys, "argv", [module, *arguments])
-        runpy.run_module(module, run_name="__main__")
-    elif "--help" in arguments:
+    if "--help" in arguments:
         with pytest.raises(SystemExit, match="0"):
             _program(module)(arguments)
     else:

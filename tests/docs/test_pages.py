@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 
 import pytest
@@ -14,11 +15,10 @@ PENDING = {
     "docs/writing_a_pass.md",
     "exporter/compile/rewrite/axes.py",
     "exporter/compile/rewrite/node_pass.py",
-    "exporter/planning/make_plan.py",
-    "exporter/prune/task_groups.py",
 }
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _PATH = re.compile(r"`((?:exporter|runtime|benchmarks|training|tests|docs)/[\w/.-]*)`")
+_CODE = re.compile(r"`((?:exporter|runtime)(?:\.\w+)+)`")
 _NAMES = [name_of(page) for page in PAGES]
 
 
@@ -51,6 +51,12 @@ def test_links_resolve(page: str) -> None:
 @pytest.mark.parametrize("page", _NAMES)
 def test_paths_are_there(page: str) -> None:
     assert not [path for path in _PATH.findall(text_of(page)) if path not in PENDING and not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", _NAMES)
+def test_names_of_the_code_are_there(page: str) -> None:
+    for name in _CODE.findall(text_of(page)):
+        pkgutil.resolve_name(name)
 
 
 def test_pending_files_are_pending() -> None:

@@ -145,10 +145,14 @@ def test_a_bundle_without_templates_says_how_to_get_them(model: Any, folder: Pat
 
 def test_the_command_line(model: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _with(model, ("spam",)).save_pretrained(tmp_path / "model")
-    assert main(["add", str(folder), "--model", str(tmp_path / "model"), "--quiet"]) == 0
+    assert main(["add", str(folder), "--model", str(tmp_path / "model")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(": 1 new task, drops 1, 0 of 3 layers")
+    assert "next:" in lines[-9:]
+    assert str(folder) in "".join(lines[lines.index("next:") :])
     assert runtime.load(folder).tasks == (*OLD, "spam")
     assert main(["add", str(folder), "--model", str(tmp_path / "model"), "--quiet"]) == 2
-    assert capsys.readouterr().err.startswith("error: the model and adapters given have no task")
+    assert capsys.readouterr().err.startswith("error: the model and adapters given have no new task")
     (folder / MANIFEST).unlink()
     assert main(["add", str(folder), "--quiet"]) == 2
     assert "not a bundle" in capsys.readouterr().err

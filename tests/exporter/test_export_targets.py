@@ -20,11 +20,11 @@ import exporter.verify.evaluate
 import exporter.verify.verify
 import runtime
 from exporter import ExportError, VerificationError, export
-from exporter.compile.build import trace_group
-from exporter.compile.pipeline import TracedGroup
 from exporter.plan import Plan
 from exporter.prune.task_groups import TaskGroup
 from exporter.targets import TARGETS, TOLERANCES, needs_ranges
+from exporter.trace.trace import trace_group
+from exporter.traced_group import TracedGroup
 from exporter.verify.eager import eager
 from tests.helpers.tiny_models import MAX_LENGTH, inputs, reference, run_graph, tiny_model, tokenizer
 

@@ -26,10 +26,14 @@ Trace = Callable[[TaskGroup, Plan], ir.Model]
 
 
 class SharedTraces:
-    """`exporter.trace.trace.trace` with a memory."""
+    """`exporter.trace.trace.trace` with a memory.
+
+    Attributes:
+        original: the function without one.
+    """
 
     def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+        self.original = trace
         self._graphs: dict[str, ir.Model] = {}
 
     def __call__(self, task_group: TaskGroup, plan: Plan) -> ir.Model:
@@ -38,9 +42,9 @@ class SharedTraces:
         model = task_group.activate(task)
         key = _digest((model, task, plan.inputs, plan.max_lengths, plan.opset))
         if key is None:
-            return self._trace(task_group, plan)
+            return self.original(task_group, plan)
         if key not in self._graphs:
-            self._graphs[key] = self._trace(task_group, plan)
+            self._graphs[key] = self.original(task_group, plan)
         return _bound(self._graphs[key].clone(), model)
 
 

@@ -126,7 +126,7 @@ def test_setups(tmp_path: Path, fused: Any, name: str) -> None:
 
 
 def test_a_named_fusion_gets_its_name_back(tmp_path: Path) -> None:
-    """Beside another fusion of the same members, whose name the library would take."""
+    """A second fusion has the same members, and the library would use its name."""
     model = fused_model(("a", "b"), Fuse("a", "b"), Fuse("a", "b", name="both"))
     save_trunk(model, tmp_path / "trunk")
     setup = Fuse("a", "b", name="both")

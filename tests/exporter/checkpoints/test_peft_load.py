@@ -226,7 +226,7 @@ def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch:
     ia3 = saved(tmp_path / "1", METHODS["ia3"])
     with pytest.raises(ExportError, match="PEFT type IA3, the first one LORA"):
         load_peft(base(), {"a": lora, "b": ia3})
-    with pytest.raises(ExportError, match="for the task SEQ_CLS, the base model is a BertForTokenClassification"):
+    with pytest.raises(ExportError, match="has the task_type SEQ_CLS, the base model is a BertForTokenClassification"):
         load_peft(BertForTokenClassification(config()), {"a": lora})
     with pytest.raises(ExportError, match="already contains PEFT adapters"):
         load_peft(peft_model(peft.LoraConfig(**LORA), ["a"]).get_base_model(), {"b": lora})

@@ -206,9 +206,9 @@ def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[s
 def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: signal.Signals) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
     script = (
-        "import sys, time\nimport exporter.compile.build as build\n"
+        "import sys, time\nimport exporter.verify.saved as saved\n"
         "def wait(*_):\n    print('verifying', flush=True)\n    time.sleep(60)\n"
-        "build.verify = wait\nfrom exporter.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+        "saved.verify = wait\nfrom exporter.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [
         sys.executable,

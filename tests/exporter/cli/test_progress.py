@@ -57,7 +57,7 @@ def test_a_log_file_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[io.StringIO, logging.Logger]]:
-    """What a terminal shows of the log of a logger."""
+    """The text that a terminal shows of a logger, and the logger."""
     file = io.StringIO()
     handler, logger = ProgressHandler(Console(file=file, force_terminal=True, width=60)), logging.getLogger("exporter.test")
     logger.addHandler(handler)

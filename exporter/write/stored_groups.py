@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from exporter.compile.passes import FoldConstantsPass
-from exporter.compile.pipeline import TracedGroup
 from exporter.errors import ExportError
 from exporter.models.binding import task_slots
 from exporter.prune.task_groups import TaskGroup
+from exporter.traced_group import TracedGroup
 from exporter.write.weights_file import WeightsFile
 
 _KEY = "adapterdrop"
@@ -30,7 +29,7 @@ class StoredGroup:
     Attributes:
         structure: the structure of the group's tasks, as in `Task`.
         slots: name of a weight in the template -> its slot, as of `task_slots`.
-        group: the cleaned template with the weights of all its tasks.
+        group: the template with the weights of all its tasks.
     """
 
     structure: str
@@ -39,23 +38,17 @@ class StoredGroup:
 
 
 def make_stored_groups(groups: Sequence[TracedGroup], task_groups: Sequence[TaskGroup]) -> list[StoredGroup]:
-    """Make stored groups of cleaned groups.
+    """Make stored groups.
 
     Args:
-        groups: the cleaned groups, whose graphs are changed in place.
+        groups: groups in the form of `stored_form`.
         task_groups: the pruned model of each group.
     """
     stored = []
     for group, task_group in zip(groups, task_groups, strict=True):
         slots = task_slots(task_group.model, task_group.tasks[0])
-        model = group.model
-        # Fold constants as in the finished graph, so that both share the bytes of the trunk. Task weights are not folded.
-        # Scales are not folded either: whether they can be depends on the weights that the joined groups share.
-        FoldConstantsPass(group.weights, transpose_weights=True)(model)
-        common.RemoveUnusedNodesPass()(model)
-        weights = {name: arrays for name, arrays in group.weights.items() if name in model.graph.initializers}
-        own = {name: slots[name] for name in weights}
-        stored.append(StoredGroup(task_group.tasks[0].structure, own, replace(group, model=model, weights=weights)))
+        own = {name: slots[name] for name in group.weights}
+        stored.append(StoredGroup(task_group.tasks[0].structure, own, group))
     return stored
 
 
