@@ -13,7 +13,7 @@ import pytest
 import runtime
 from exporter import ExportError, VerificationError, add, export
 from exporter.cli.main import main
-from exporter.compile import build
+from exporter.trace import trace
 from runtime.bundle import MANIFEST, WEIGHTS, digest, read_manifest
 from tests.helpers.pass_testing import op_types
 from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model
@@ -60,7 +60,7 @@ def _state(folder: Path) -> dict[str, str]:
 
 
 def test_new_tasks_join_their_structures(model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "trace", None)
+    monkeypatch.setattr(trace, "trace", None)
     report = add(folder, model=_with(model, NEW))
     assert {row.task for row in report.parity} == set(NEW)
     predictor = runtime.load(folder, provider="cpu")
