@@ -16,7 +16,7 @@ class Head:
     Attributes:
         name: the head's name in a model with named heads; None for the single head of a model.
         kind: the head type as it is named in a bundle.
-        labels: label names in the order of the logits; empty for heads without labels.
+        labels: label names in the order of the logits; empty for heads without labels, and for a regression with one output.
         choices: choices per question of a multiple choice head, otherwise 1.
         structure: JSON-serializable; equal for heads that differ only in their weights and number of labels.
     """

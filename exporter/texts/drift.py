@@ -30,8 +30,8 @@ class Drift:
         argmax_agreement: share of equal predictions, 0 to 1, over texts; over real tokens (tagging, language models); over
             starts and ends (question answering); over texts and labels (multi-label: both above or both below 0); None for
             regression.
-        metric: "accuracy" (multi-label: over texts and labels), "pearson" (regression), or None without labels, or for a head
-            that does not predict one label per text.
+        metric: "accuracy" (multi-label: over texts and labels), "pearson" (regression; the mean over its outputs), or None
+            without labels, or for a head that does not predict one label per text.
         metric_before: the metric before the change; None without a metric, and for Pearson if all predictions or labels are
             equal.
         metric_after: the metric after the change.
@@ -169,15 +169,15 @@ class _Differences:
 
 def _metric(head: str, logits: Array, expected: Array) -> float | None:
     if head == "regression":
-        values = logits[:, 0].astype(np.float64)
-        if np.ptp(values) == 0 or np.ptp(expected) == 0:
+        pairs = list(zip(logits.T.astype(np.float64), expected.T, strict=True))
+        if any(np.ptp(values) == 0 for pair in pairs for values in pair):
             return None  # the correlation with a constant is undefined
-        return float(np.corrcoef(values, expected)[0, 1])
+        return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]))
     return float(np.mean((logits > 0) == expected if head == "multilabel" else logits.argmax(-1) == expected))
 
 
 def _labels(calibration: Calibration, head: str, labels: Sequence[str]) -> Array | None:
-    """The labels as numbers: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 [texts] for regression."""
+    """The labels as numbers: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 [texts, outputs] for regression."""
     if calibration.labels is None or head not in ("classification", "regression", "multilabel", "image_classification"):
         return None
     found: list[Any] = []
@@ -186,8 +186,10 @@ def _labels(calibration: Calibration, head: str, labels: Sequence[str]) -> Array
         if head == "multilabel":
             ids = [_label_id(one, labels, where) for one in (label if isinstance(label, list) else [label])]
             found.append([float(number in ids) for number in range(len(labels))])
+        elif head == "regression":
+            found.append(_numbers(label, len(labels) or 1, where))
         else:
-            found.append(_number(label, where) if head == "regression" else _label_id(label, labels, where))
+            found.append(_label_id(label, labels, where))
     return np.array(found)
 
 
@@ -201,6 +203,14 @@ def _label_id(label: Any, labels: Sequence[str], where: str) -> int:
     if not 0 <= number < len(labels):
         raise ExportError(f"{where}: unknown label {label!r}; labels: {', '.join(labels)}, or 0 to {len(labels) - 1}")
     return number
+
+
+def _numbers(label: Any, count: int, where: str) -> list[float]:
+    found = [_number(number, where) for number in (label if isinstance(label, list) else [label])]
+    if len(found) != count:
+        expected = "one number" if count == 1 else f"a list of {count} numbers"
+        raise ExportError(f"{where}: the label {label!r} has {len(found)} numbers: expected {expected} for a regression")
+    return found
 
 
 def _number(label: Any, where: str) -> float:

@@ -37,7 +37,10 @@ def interpret(
     values = logits[0]
     if task.head == "question_answering":
         return _answer(logits[0], logits[1], parts[1], tokens)
-    if task.head in ("regression", "multiple_choice"):
+    if task.head == "regression":
+        numbers = tuple(map(float, values))
+        return Prediction(task.head, value=numbers[0] if len(numbers) == 1 else None, values=numbers)
+    if task.head == "multiple_choice":
         return Prediction(task.head, value=float(values[0]))
     if task.head == "text_embedding":
         return Prediction(task.head, vector=tuple(values.tolist()))
