@@ -110,7 +110,7 @@ def make_plan(
         tasks=chosen,
         layers=layers,
         inputs=inputs,
-        max_lengths=max_lengths(model, inputs),
+        max_lengths=max_lengths(model, tokenizer, inputs),
         padding_id=getattr(model.config, "pad_token_id", None),
         end_id=model.config.eos_token_id if getattr(model.config, "is_encoder_decoder", False) else None,
         opset=goal.opset,
