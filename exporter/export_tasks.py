@@ -18,6 +18,7 @@ from exporter.report import Report
 from exporter.stages import Stages
 from exporter.variant import Request, export_variant
 from exporter.verify.evaluate import open_evaluation
+from exporter.verify.padding import with_padding_side
 from exporter.write.save import save_config, save_manifest, variant_files
 from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.weights_file import WeightsFile
@@ -95,13 +96,14 @@ def export(
         plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target))
         if routed:
             check_routable(plans[0])
-        texts = open_calibration(calibration, keep_fused, checkpoint.tokenizer, plans[0])
-        examples = open_evaluation(evaluation, max_disagreement, checkpoint.tokenizer, plans[0])
-        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable)
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
+        tokenizer = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
+        texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
+        examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])
+        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable)
         # Before the long stages rather than after them.
         check_space(output, minimum_bytes(pruned, plans[0]))
     with staged(output, overwrite) as folder:
@@ -110,9 +112,9 @@ def export(
                 export_variant(request, plan, task_groups, folder / name, weights, stages)
                 for plan, task_groups, name in zip(plans, pruned, variant_files(plans), strict=True)
             ]
-        processors = [each for each in (checkpoint.tokenizer, checkpoint.processor) if each is not None]
+        processors = [each for each in (tokenizer, checkpoint.processor) if each is not None]
         save_config(pruned[0][0].model, plans[0], processors, folder)
-        save_manifest(plans[0], checkpoint.tokenizer is not None, [entry for entry, _ in done], folder)
+        save_manifest(plans[0], tokenizer is not None, [entry for entry, _ in done], folder)
     return Report(output, checkpoint.source, plans[0].layers, tuple(report for _, report in done), stages.seconds)
 
 
