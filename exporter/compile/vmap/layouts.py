@@ -1,4 +1,4 @@
-"""Where the task stands in the branch's batch axis: every task for every row of the batch, or rows that choose both."""
+"""Where the task stands in the branch's batch axis: every task for every row of the batch, or rows that select both."""
 
 from __future__ import annotations
 
@@ -12,19 +12,7 @@ import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder
 
-__all__ = ["Layout", "RowLayout", "TaskLayout", "batch_axis"]
-
-
-def batch_axis(value: ir.Value, batch: str) -> int | None:
-    """The only axis whose length is the batch or a multiple of it; None where there is none or where the shape is unknown."""
-    if value.shape is None:
-        return None
-    axes = [
-        axis
-        for axis, dim in enumerate(value.shape)
-        if isinstance(dim, ir.SymbolicDim) and dim.value is not None and batch in dim.free_symbols()
-    ]
-    return axes[0] if len(axes) == 1 else None
+__all__ = ["Layout", "RowLayout", "TaskLayout"]
 
 
 class Layout(Protocol):
@@ -39,8 +27,11 @@ class Layout(Protocol):
     def length(self, dim: ir.SymbolicDim) -> ir.SymbolicDim:
         """The length of the branch's batch axis where the template's is `dim`."""
 
-    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value | None:
-        """A trunk value in the branch, with `axis` as its batch axis; None where it must be computed again from its inputs."""
+    def can_enter(self, value: ir.Value, axis: int) -> bool:
+        """Whether `enter` has a way; else the value must be computed again from its inputs."""
+
+    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value:
+        """A trunk value in the branch, with `axis` as its batch axis."""
 
     def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:
         """`lengths` holds those of `count` axes of a trunk value, number `axis` the batch's, `dim`: the same in the branch."""
@@ -53,6 +44,9 @@ class Layout(Protocol):
 
     def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:
         """The way back where it takes no computed shape; None where the caller must reshape."""
+
+    def must_reshape(self, value: ir.Value) -> bool:
+        """Whether the way back takes a computed shape."""
 
 
 class TaskLayout:
@@ -67,7 +61,10 @@ class TaskLayout:
     def length(self, dim: ir.SymbolicDim) -> ir.SymbolicDim:
         return dim * self._tasks
 
-    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value | None:
+    def can_enter(self, value: ir.Value, axis: int) -> bool:  # noqa: ARG002 - the signature is Layout's
+        return True
+
+    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value:
         repeats = self._build.ints(self._tasks if i == axis else 1 for i in range(len(value.shape or ())))
         return self._build.node("Tile", [value, repeats], shape=shape, dtype=value.dtype, hint=f"{value.name}_tasks")
 
@@ -93,11 +90,14 @@ class TaskLayout:
     def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:  # noqa: ARG002 - the signature is Layout's
         return None
 
+    def must_reshape(self, value: ir.Value) -> bool:  # noqa: ARG002 - the signature is Layout's
+        return True
+
 
 class RowLayout:
-    """The batch axis counts rows: row i is input row row_ids[i], answered by task task_ids[i].
+    """The batch axis counts rows: row i is input row row_ids[i], computed by task task_ids[i].
 
-    Trunk values and stacks of task weights are gathered row by row. Nothing here reshapes with -1 beside a copied axis where
+    Trunk values and stacks of task weights are gathered row by row. Nothing here reshapes with -1 next to a copied axis where
     all lengths are known: ONNX Runtime refuses that for no rows at all, and a group of tasks may have none.
     """
 
@@ -110,7 +110,7 @@ class RowLayout:
         Args:
             batch_input: a graph input whose first axis is the batch.
             batch: that axis's name.
-            rows: the name of the branch's own.
+            rows: the name of the branch's axis.
             row_ids, task_ids: int64 [rows]; a task by its number in the stacks.
         """
         self.row_ids = row_ids
@@ -124,9 +124,10 @@ class RowLayout:
     def length(self, dim: ir.SymbolicDim) -> ir.SymbolicDim:
         return ir.SymbolicDim(re.sub(rf"\b{re.escape(self._batch)}\b", self._rows, str(dim.value)))
 
-    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value | None:
-        if not self._plain(value, axis):
-            return None
+    def can_enter(self, value: ir.Value, axis: int) -> bool:
+        return self._plain(value, axis)
+
+    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value:
         return self._build.node(
             "Gather",
             [value, self.row_ids],
@@ -180,13 +181,15 @@ class RowLayout:
         return self._build.node("Reshape", [folded, target], shape=shape, dtype=value.dtype, hint=hint)
 
     def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:
-        dims = list(value.shape or ())
-        if not self._plain(value, 0) or len(dims) not in (2, 3):
+        if self.must_reshape(value):
             return None
-        if len(dims) == 3:
+        if len(value.shape or ()) == 3:
             return flat
         shape = ir.Shape([self._rows, flat.shape[2] if flat.shape is not None else None])
         return self._build.node("Squeeze", [flat, self._build.ints([1])], shape=shape, dtype=value.dtype, hint=value.name)
+
+    def must_reshape(self, value: ir.Value) -> bool:
+        return not self._plain(value, 0) or len(value.shape or ()) not in (2, 3)
 
     def _plain(self, value: ir.Value, axis: int) -> bool:
         """Whether the axis is the batch itself and no multiple of it."""
@@ -209,5 +212,5 @@ class RowLayout:
 
 def _last(value: ir.Value) -> int:
     last = value.shape[-1] if value.shape is not None else None
-    assert isinstance(last, int)  # the caller has seen it
+    assert isinstance(last, int)  # can_stack
     return last

@@ -72,7 +72,8 @@ def route(
     """
     model = template(text, weights, trunk or {})
     for value in (value for node in model.graph for value in node.outputs):
-        value.shape = ir.Shape((shapes or {}).get(str(value.name), value.shape or ()))
+        if str(value.name) in (shapes or {}):
+            value.shape = ir.Shape((shapes or {})[str(value.name)])
     count = len(next(iter(weights.values())))
     RouteTasksPass(TASKS[:count], weights, "group", "batch", range(count), count)(model)
     MergeRoutesPass("row_ids")(model)
