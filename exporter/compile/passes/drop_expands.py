@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import ELEMENTWISE
 from exporter.compile.rewrite.builder import const_scalar, known_shape, refuse_subgraphs
-from exporter.compile.rewrite.operators import BINARY, UNARY
 
 __all__ = ["DropExpandsPass"]
-
-_ELEMENTWISE = UNARY | BINARY | {"Where"}
 
 
 class DropExpandsPass(ir.passes.InPlacePass):
@@ -54,7 +52,7 @@ def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | None:
         if not any(value in small for value in node.inputs):
             continue
         output = node.outputs[0]
-        if node.op_type not in _ELEMENTWISE or node.domain != "":
+        if node.op_type not in ELEMENTWISE or node.domain != "":
             return None
         others = [value for value in node.inputs if value is not None and value not in small and const_scalar(value) is None]
         if not others and not output.is_graph_output():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import PERMUTES
 from exporter.compile.rewrite.builder import Builder, const_array, const_scalar, known_shape
 
 __all__ = ["FoldScalesPass"]
-
-_MOVES_ELEMENTS = frozenset({"Reshape", "Transpose"})
 
 
 class FoldScalesPass(ir.passes.InPlacePass):
@@ -151,7 +150,7 @@ def _source_of_moves(value: ir.Value) -> ir.Node | None:
         node = value.producer()
         if node is None or node.domain != "":
             return None
-        if node.op_type not in _MOVES_ELEMENTS or node.inputs[0] is None:
+        if node.op_type not in PERMUTES or node.inputs[0] is None:
             return node
         value = node.inputs[0]
     return None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import SAME_ORDER
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape, replace_value
 
 __all__ = ["MergeReshapesPass"]
-
-_SAME_ORDER = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 class MergeReshapesPass(ir.passes.InPlacePass):
@@ -44,10 +43,10 @@ class MergeReshapesPass(ir.passes.InPlacePass):
 
 def _before(node: ir.Node) -> ir.Node | None:
     """The operator of that kind whose result one of its kind reads."""
-    if node.op_type not in _SAME_ORDER or node.domain != "" or node.inputs[0] is None:
+    if node.op_type not in SAME_ORDER or node.domain != "" or node.inputs[0] is None:
         return None
     inner = node.inputs[0].producer()
-    return inner if inner is not None and inner.op_type in _SAME_ORDER and inner.domain == "" else None
+    return inner if inner is not None and inner.op_type in SAME_ORDER and inner.domain == "" else None
 
 
 def _merged(node: ir.Node, inner: ir.Node) -> list[int] | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import BINARY, UNARY
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape, refuse_subgraphs, replace_value, sole_producer
-from exporter.compile.rewrite.operators import BINARY, UNARY
 
 __all__ = ["MergeSiblingsPass"]
 

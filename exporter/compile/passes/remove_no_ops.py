@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import SAME_ORDER
 from exporter.compile.rewrite.builder import const_array, known_shape
 
 __all__ = ["RemoveNoOpsPass"]
@@ -115,7 +116,6 @@ _RULES: dict[str, Callable[[ir.Node], bool]] = {
 }
 # Where the source is not the first input.
 _SOURCE = {"ScatterND": 2}
-_SAME_ORDER = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 def _source(node: ir.Node) -> ir.Value | None:
@@ -127,7 +127,7 @@ def _source(node: ir.Node) -> ir.Value | None:
         return value
     # Operators that only name the axes anew, until the shape is that of before.
     shape = known_shape(node.outputs[0])
-    while shape is not None and node.op_type in _SAME_ORDER and node.domain == "":
+    while shape is not None and node.op_type in SAME_ORDER and node.domain == "":
         value = node.inputs[0]
         if value is None or known_shape(value) == shape:
             return value

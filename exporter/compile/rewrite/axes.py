@@ -39,7 +39,7 @@ class Operator:
 
     Attributes:
         kind: "unary", "binary": y[i] depends on x[i] only, of one or two operands that broadcast against each other;
-            "elementwise": the same with other operands;
+            "elementwise": the same with any number of operands;
             "same order": the elements of the first input in the same order; "permutes": in another order;
             "moves": some of the elements of the first input, maybe several times; "computes": all else.
         rule: the answer of `sources`.
@@ -104,9 +104,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Pow": _BINARY,
     "Sub": _BINARY,
     "Xor": _BINARY,
-    "Clip": _ELEMENTWISE,
     "Mean": _ELEMENTWISE,
-    "PRelu": _ELEMENTWISE,
     "Sum": _ELEMENTWISE,
     "Where": _ELEMENTWISE,
     "Flatten": Operator("same order", rules.reshape),
@@ -121,6 +119,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Slice": Operator("moves", rules.cut),
     "Split": Operator("moves", rules.along_axis),
     "Tile": Operator("moves", rules.tile, sizes=1),
+    "Clip": Operator("computes", rules.each_position),
     "Concat": Operator("computes", rules.concat),
     "ConstantOfShape": Operator("computes", rules.constant, sizes=0),
     "CumSum": Operator("computes", rules.cumulate),
@@ -128,6 +127,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Gemm": Operator("computes", index_rules.gemm),
     "MatMul": Operator("computes", index_rules.matmul),
     "OneHot": Operator("computes", index_rules.one_hot),
+    "PRelu": Operator("computes", rules.broadcast),
     "Pad": Operator("computes", rules.pad),
     "ScatterElements": Operator("computes", index_rules.scatter_elements),
     "ScatterND": Operator("computes", index_rules.scatter_nd),
@@ -161,6 +161,8 @@ def _of_kind(*kinds: _Kind) -> frozenset[str]:
 UNARY = _of_kind("unary")
 BINARY = _of_kind("binary")
 ELEMENTWISE = _of_kind("unary", "binary", "elementwise")
+# An operand may have length 1, or no axis, where the result has another length.
+BROADCASTING = frozenset(name for name, operator in OPERATORS.items() if operator.rule in (rules.broadcast, rules.expand))
 # What is made of the first input's elements: in the same order, each once, or any of them.
 SAME_ORDER = _of_kind("same order")
 PERMUTES = SAME_ORDER | _of_kind("permutes")

@@ -64,6 +64,10 @@ def broadcast(node: ir.Node, axis: int) -> Sources:
     return aligned([shape_of(value) for value in node.inputs], shape_of(node.outputs[0]), axis)
 
 
+def each_position(node: ir.Node, axis: int) -> Sources:
+    return only_first(node, axis)
+
+
 def expand(node: ir.Node, axis: int) -> Sources:
     found = aligned([shape_of(node.inputs[0])], shape_of(node.outputs[0]), axis)
     return None if found is None else (found[0], None)

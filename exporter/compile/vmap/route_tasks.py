@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.rewrite.axes import ELEMENTWISE
+from exporter.compile.rewrite.axes import BROADCASTING, OPERATORS
 from exporter.compile.rewrite.builder import Builder, claim_names, known_shape, refuse_subgraphs
 from exporter.compile.vmap.batch import Batch
 from exporter.compile.vmap.env import Env
@@ -21,8 +21,6 @@ from runtime.bundle import ROUTE_INPUTS
 __all__ = ["RouteTasksPass"]
 
 _ROWS = "rows"
-# Operators whose operands broadcast against each other; a task weight may then vary along any axis but the batch's.
-_BROADCASTING = ELEMENTWISE | {"Expand"}
 
 
 class RouteTasksPass(ir.passes.InPlacePass):
@@ -147,16 +145,21 @@ class _Router:
         return held.value
 
     def _with_rows_of_weights(self, node: ir.Node) -> list[Form] | None:
-        """Compute an operator with a task weight that broadcasts along the batch, as a value with that axis: [rows, ...]."""
+        """Compute an operator with a task weight that broadcasts along the batch, as a value with that axis: [rows, ...].
+
+        The weight may vary along any other axis.
+        """
         output = node.outputs[0]
         shape = known_shape(output)
-        if node.op_type not in _BROADCASTING or node.domain != "" or shape is None or self.env.batch.axis(output) != 0:
+        if node.op_type not in BROADCASTING or node.domain != "" or shape is None or self.env.batch.axis(output) != 0:
             return None
         whole = {}
-        for value in node.inputs:
+        for index, value in enumerate(node.inputs):
             arrays = None if value is None else self.env.arrays(value)
             if value is None or arrays is None:
                 continue
+            if index == OPERATORS[node.op_type].sizes:
+                return None  # lengths, of which each task has others
             whole[value] = [array.reshape((1,) * (len(shape) - array.ndim) + array.shape) for array in arrays]
             if len({array.shape for array in whole[value]}) != 1:
                 return None

@@ -90,7 +90,20 @@ _TRUNK = {
 # Lengths that torch.onnx declares and ONNX's inference does not find.
 _SHAPES: dict[str, list[str | int]] = {"tiled": ["2*batch", 4]}
 # Those in which each row of the result needs no other row of the batch.
-_ROUTED: set[str] = set()
+_ROUTED = {
+    "ArgMax of labels",
+    "ConstantOfShape",
+    "Einsum that keeps",
+    "Expand by a computed batch",
+    "Gather from the trunk",
+    "Gemm that adds rows of the batch",
+    "OneHot of the batch",
+    "TopK of labels",
+    "Unsqueeze before the batch",
+    "batch at the last axis",
+    "batch plus one",
+    "batch size of the trunk as data",
+}
 
 
 def _text(body: str, last: str) -> str:
