@@ -1,124 +1,18 @@
-"""Random small graphs for each operator of the table, with a task weight that reaches it."""
+"""Random operands for each operator of the table, at least one of which depends on a task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from hypothesis import strategies as st
 
 from exporter.compile.rewrite.axes import BINARY, UNARY
+from tests.helpers.operator_graph import B, Dim, Graph
 
-Draw = Callable[[st.SearchStrategy], int]
-Dim = int | str
-B = "batch"
+__all__ = ["CASES", "draw_case"]
+
 _LOGIC = frozenset({"And", "Not", "Or", "Xor"})
-
-
-@dataclass
-class Graph:
-    """A graph in ONNX text that grows while it is drawn. Each line defines one value.
-
-    Attributes:
-        draw: hypothesis' own.
-        lines: of the text.
-        weights: name -> one array per task.
-        constants: name -> array.
-    """
-
-    draw: Draw
-    lines: list[str] = field(default_factory=list)
-    weights: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    constants: dict[str, np.ndarray] = field(default_factory=dict)
-    inputs: dict[str, Sequence[Dim]] = field(default_factory=dict)
-
-    def pick(self, *options: object) -> object:
-        return options[self.draw(st.integers(0, len(options) - 1))]
-
-    def yes(self) -> bool:
-        return bool(self.draw(st.booleans()))
-
-    def number(self, low: int, high: int) -> int:
-        return self.draw(st.integers(low, high))
-
-    def add(self, expression: str) -> str:
-        name = f"v{len(self.lines)}"
-        self.lines.append(f"{name} = {expression}")
-        return name
-
-    def constant(self, array: np.ndarray | Sequence[int]) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants[name] = np.asarray(array, np.int64) if isinstance(array, list) else np.asarray(array)
-        return name
-
-    def dims(self, rank: int) -> list[Dim]:
-        """Small lengths, one of them the batch."""
-        dims: list[Dim] = [self.number(1, 3) for _ in range(rank)]
-        dims[self.number(0, rank - 1)] = B
-        return dims
-
-    def length(self) -> str:
-        """The batch as int64 [1], from the trunk or the branch."""
-        source = self.branch([B, 2]) if self.yes() else self._input([B, 2])
-        return self.add(f"Shape<start = 0, end = 1>({source})")
-
-    def lengths(self, dims: Sequence[Dim]) -> str:
-        if B not in dims:
-            return self.constant([int(dim) for dim in dims])
-        parts = [self.length() if dim == B else self.constant([int(dim)]) for dim in dims]
-        return self.add(f"Concat<axis = 0>({', '.join(parts)})")
-
-    def _input(self, dims: Sequence[Dim]) -> str:
-        name = f"x{len(self.inputs)}"
-        self.inputs[name] = list(dims)
-        return name
-
-    def branch(self, dims: Sequence[Dim]) -> str:
-        return self.value(dims, True)
-
-    def operand(self, dims: Sequence[Dim]) -> str:
-        """A value of the branch, of the trunk, or a constant where it has no batch."""
-        return self.value(dims, self.yes())
-
-    def value(self, dims: Sequence[Dim], of_branch: bool) -> str:
-        """Float numbers of that shape, in which the batch may occur any number of times."""
-        if dims.count(B) > 1:
-            last = len(dims) - 1 - list(reversed(dims)).index(B)
-            parts = [[1 if i == last else dim for i, dim in enumerate(dims)], [dim if i == last else 1 for i, dim in enumerate(dims)]]
-            return self.add(f"Add({', '.join(self.value(part, of_branch) for part in parts)})")
-        if B not in dims:
-            array = _random(*map(int, dims), seed=len(self.constants))
-            if not of_branch:
-                return self.constant(array)
-            reduced = self.add(f"ReduceMax({self.branch([B, 1])})")
-            shape = self.constant([1] * len(dims))
-            return self.add(f"Mul({self.constant(array)}, {self.add(f'Reshape({reduced}, {shape})')})")
-        order = [axis for axis, dim in enumerate(dims) if dim == B] + [axis for axis, dim in enumerate(dims) if dim != B]
-        first = [dims[axis] for axis in order]
-        x = self._input(first if len(dims) > 1 else [B, 2])
-        if of_branch:
-            name = f"w{len(self.weights)}"
-            last = int(first[-1]) if len(dims) > 1 else 2
-            self.weights[name] = [_random(last, seed=10 * len(self.weights) + task) for task in range(2)]
-            x = self.add(f"Mul({x}, {name})")
-        if len(dims) == 1:
-            return self.add(f"ReduceSum<keepdims = 0>({x}, {self.constant([1])})")
-        back = [order.index(axis) for axis in range(len(order))]
-        return x if back == sorted(back) else self.add(f"Transpose<perm = {back}>({x})")
-
-    def bits(self, value: str) -> str:
-        return self.add(f"Greater({value}, {self.constant(np.float32(0))})")
-
-    def indices(self, dims: Sequence[Dim], limit: Dim) -> str:
-        """Numbers below the limit."""
-        some = self.add(f"Cast<to = 7>({self.add(f'Mul({self.operand(dims)}, {self.constant(np.float32(3))})')})")
-        below = self.add(f"Squeeze({self.length()})") if limit == B else self.constant(np.array(limit))
-        return self.add(f"Mod({self.add(f'Abs({some})')}, {below})")
-
-
-def _random(*shape: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
 def draw_case(graph: Graph, op_type: str) -> str:
@@ -160,7 +54,9 @@ def _reshape(graph: Graph, op_type: str) -> str:
     if kind == "merge":
         target[place : place + 2] = [-1]
         unknown = [dim for dim in target if dim == B]
-        return graph.add(f"{op_type}({x}, {graph.lengths(target)})") if unknown or graph.yes() else _with_zeros(graph, x, target)
+        return (
+            graph.add(f"{op_type}({x}, {graph.lengths(target)})") if unknown or graph.yes() else _with_zeros(graph, x, target)
+        )
     if kind == "part":
         dims[place] = 4 if dims[place] != B else B
         x = graph.branch(dims)
@@ -199,8 +95,8 @@ def _unsqueeze(graph: Graph, op_type: str) -> str:
 
 def _transpose(graph: Graph, op_type: str) -> str:
     dims = graph.dims(graph.number(2, 4))
-    perm = graph.draw(st.permutations(range(len(dims))))
-    return graph.add(f"{op_type}{graph.pick('', f'<perm = {list(perm)}>')}({graph.branch(dims)})")  # type: ignore[call-overload]
+    order = list(graph.draw(st.permutations(range(len(dims)))))
+    return graph.add(f"{op_type}{graph.pick('', f'<perm = {order}>')}({graph.branch(dims)})")
 
 
 def _expand(graph: Graph, op_type: str) -> str:
@@ -234,22 +130,22 @@ def _along_axis(graph: Graph, op_type: str) -> str:
     if op_type in ("ArgMax", "ArgMin"):
         attributes += f", keepdims = {graph.number(0, 1)}"
     if op_type == "TopK":
-        return _first(graph, f"{op_type}<{attributes}>({graph.branch(dims)}, {graph.constant([1])})")
+        return _one_of_two(graph, f"{op_type}<{attributes}>({graph.branch(dims)}, {graph.constant([1])})")
     return graph.add(f"{op_type}<{attributes}>({graph.branch(dims)})")
 
 
-def _first(graph: Graph, expression: str) -> str:
-    """The first of two results; the second is added where it has numbers, too."""
+def _one_of_two(graph: Graph, expression: str) -> str:
+    """One of the two results."""
     name = f"v{len(graph.lines)}"
     graph.lines.append(f"{name}, {name}_second = {expression}")
-    return graph.pick(name, f"{name}_second")  # type: ignore[return-value]
+    return graph.pick(name, f"{name}_second")
 
 
 def _split(graph: Graph, op_type: str) -> str:
     dims = graph.dims(graph.number(1, 3))
     axis = graph.number(0, len(dims) - 1)
     dims = [2 if i == axis and dim != B else dim for i, dim in enumerate(dims)]
-    return _first(graph, f"{op_type}<axis = {axis}, num_outputs = 2>({graph.branch(dims)})")
+    return _one_of_two(graph, f"{op_type}<axis = {axis}, num_outputs = 2>({graph.branch(dims)})")
 
 
 def _reduce(graph: Graph, op_type: str) -> str:
@@ -278,16 +174,15 @@ def _gather_elements(graph: Graph, op_type: str) -> str:
 def _gather_nd(graph: Graph, op_type: str) -> str:
     shared = graph.number(0, 1)
     dims = graph.dims(graph.number(shared + 1, 3))
-    rows: list[Dim] = [*dims[:shared], graph.pick(B, 2), 1]  # type: ignore[list-item]
+    rows: list[Dim] = [*dims[:shared], _lengths(graph, 1)[0], 1]
     return graph.add(f"{op_type}<batch_dims = {shared}>({graph.branch(dims)}, {graph.indices(rows, dims[shared])})")
 
 
 def _cut(graph: Graph, op_type: str) -> str:
     dims = graph.dims(graph.number(1, 3))
-    start, stop = graph.pick((0, 1), (-1, 1 << 40), (0, 1 << 40))  # type: ignore[misc]
-    bounds = [graph.constant([start]), graph.constant([stop])]
-    axes = graph.pick([], [graph.constant([_axis(graph, len(dims))])])
-    return graph.add(f"{op_type}({', '.join([graph.branch(dims), *bounds, *axes])})")  # type: ignore[misc]
+    bounds = [graph.constant([bound]) for bound in graph.pick((0, 1), (-1, 1 << 40), (0, 1 << 40))]
+    axes = [graph.constant([_axis(graph, len(dims))])] if graph.yes() else []
+    return graph.add(f"{op_type}({', '.join([graph.branch(dims), *bounds, *axes])})")
 
 
 def _concat(graph: Graph, op_type: str) -> str:
@@ -302,35 +197,40 @@ def _cumulate(graph: Graph, op_type: str) -> str:
     return graph.add(f"{op_type}{attributes}({graph.branch(dims)}, {graph.constant(np.array(_axis(graph, len(dims))))})")
 
 
+def _lengths(graph: Graph, count: int) -> list[Dim]:
+    options: tuple[Dim, ...] = (B, 2, 3)
+    return [graph.pick(*options) for _ in range(count)]
+
+
 def _pair(graph: Graph, left: Sequence[Dim], right: Sequence[Dim]) -> tuple[str, str]:
     return (graph.branch(left), graph.operand(right)) if graph.yes() else (graph.operand(left), graph.branch(right))
 
 
 def _matmul(graph: Graph, op_type: str) -> str:
     lead = graph.dims(graph.number(1, 2))[: graph.number(0, 2)]
-    m, k, n = (graph.pick(B, 2, 3) for _ in "mkn")
+    m, k, n = _lengths(graph, 3)
     left, right = [*lead, m, k], [*[1 if graph.number(0, 2) == 0 else dim for dim in lead], k, n]
     left = left if graph.yes() else left[-2:]
     left, right = left[graph.number(0, 5) // 5 and len(left) - 1 :], right if graph.number(0, 3) else [k]
-    return graph.add(f"{op_type}({', '.join(_pair(graph, left, right))})")  # type: ignore[arg-type]
+    return graph.add(f"{op_type}({', '.join(_pair(graph, left, right))})")
 
 
 def _gemm(graph: Graph, op_type: str) -> str:
-    m, k, n = (graph.pick(B, 2, 3) for _ in "mkn")
+    m, k, n = _lengths(graph, 3)
     turned = [graph.number(0, 1), graph.number(0, 1)]
     left, right = [k, m] if turned[0] else [m, k], [n, k] if turned[1] else [k, n]
-    operands = [*_pair(graph, left, right)]  # type: ignore[arg-type]
+    operands = [*_pair(graph, left, right)]
     if graph.yes():
-        operands.append(graph.operand(graph.pick([n], [m, n], [m, 1], [1, n], [1])))  # type: ignore[arg-type]
+        operands.append(graph.operand(graph.pick([n], [m, n], [m, 1], [1, n], [1])))
     attributes = f"<alpha = {graph.pick(1.0, 0.5)}, transA = {turned[0]}, transB = {turned[1]}>"
     return graph.add(f"{op_type}{attributes}({', '.join(operands)})")
 
 
 def _einsum(graph: Graph, op_type: str) -> str:
     equation = str(graph.pick("ab,bc->ac", "ab,cb->abc", "ab,ab->b", "abc,cb->ba", "ab,ac->abc", "aab,b->a"))
-    lengths = {letter: graph.pick(B, 2, 3) for letter in "abc"}
+    lengths = dict(zip("abc", _lengths(graph, 3), strict=True))
     left, right = ([lengths[letter] for letter in term] for term in equation.split("->")[0].split(","))
-    return graph.add(f'{op_type}<equation = "{equation}">({", ".join(_pair(graph, left, right))})')  # type: ignore[arg-type]
+    return graph.add(f'{op_type}<equation = "{equation}">({", ".join(_pair(graph, left, right))})')
 
 
 def _one_hot(graph: Graph, op_type: str) -> str:
@@ -362,9 +262,9 @@ def _scatter_elements(graph: Graph, op_type: str) -> str:
 
 def _scatter_nd(graph: Graph, op_type: str) -> str:
     dims = graph.dims(graph.number(1, 3))
-    count = graph.pick(B, 2)
-    indices = graph.indices([count, 1], dims[0])  # type: ignore[list-item]
-    updates = graph.operand([count, *dims[1:]])  # type: ignore[list-item]
+    count = _lengths(graph, 1)[0]
+    indices = graph.indices([count, 1], dims[0])
+    updates = graph.operand([count, *dims[1:]])
     return graph.add(f'{op_type}<reduction = "add">({graph.branch(dims)}, {indices}, {updates})')
 
 

@@ -31,7 +31,7 @@ def _products(model: ir.Model, least: int) -> list[ir.Node]:
 
 
 def _movers(x: ir.Value, products: Collection[ir.Node]) -> list[ir.Node]:
-    """The chain of Reshape, Transpose and the like that ends in x, first node first, where nothing but products reads what it makes."""
+    """The chain of Reshape, Transpose and the like that ends in x, first node first, where only products read what it makes."""
     if any(use.node not in products or use.idx != 0 for use in x.uses()) or x.is_graph_output():
         return []
     movers: list[ir.Node] = []

@@ -25,8 +25,8 @@ class Env:
     `value in env`: whether the value belongs to the branch, that is, depends on a task weight. A trunk value does not, even
     where a form of it has been made for a reader in the branch.
 
-    Constants of the trunk are the same in the branch. Trunk values are tiled or gathered along their batch axis; lengths, such as
-    the target of a Reshape, are computed again at the branch's batch. A chain of operators on stacked values has no Reshape
+    Constants of the trunk are the same in the branch. Trunk values are tiled or gathered along their batch axis; lengths, such
+    as the target of a Reshape, are computed again at the branch's batch. A chain of operators on stacked values has no Reshape
     inside, since the folded form is made only where it is needed, and the other way round.
     """
 
@@ -91,7 +91,9 @@ class Env:
     # Folded
 
     def uses(self, node: ir.Node, given: Mapping[ir.Value, ir.Value] | None = None) -> Sequence[Use] | None:
-        """Return how the operator uses its inputs at the branch's batch; None where tasks would mix, or an input cannot be folded.
+        """Return how the operator uses its inputs at the branch's batch.
+
+        None where tasks would mix, or where an input cannot be folded.
 
         Args:
             node: of the template.

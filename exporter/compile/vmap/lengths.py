@@ -27,8 +27,8 @@ class Folds(Protocol):
 class Lengths:
     """Values that are computed from lengths of axes and constants only, and have a static shape themselves.
 
-    Such a value is a function of the batch, and the same function of the branch's batch gives the lengths that the branch needs.
-    As data, it stays what it is in the template: a mean over the batch divides by the batch.
+    Such a value is a function of the batch, and the same function of the branch's batch gives the lengths that the branch
+    needs. As data, it stays what it is in the template: a mean over the batch divides by the batch.
     """
 
     def __init__(self, graph: ir.Graph, build: Builder, layout: Layout, batch: Batch, weights: Collection[ir.Value]) -> None:

@@ -1,8 +1,8 @@
 """The table of rules for operators with task weights, which compute all tasks at once on stacked values.
 
-A rule returns the result as [tasks or rows, n, features], or None where it does not apply; then it has made nothing. Where the
-layout pads, the tasks' weights may differ in their last axis (label counts): they are padded with zeros, and the last columns of
-what is computed from them mean nothing for the tasks that have fewer.
+A rule returns the result as [tasks or rows, n, features], or None where it does not apply. Where the layout pads, the tasks'
+weights may differ in their last axis (label counts): they are padded with zeros, and the last columns of what is computed from
+them mean nothing for the tasks that have fewer.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from exporter.compile.rewrite.axes import OPERATORS
 from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
 from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
-from tests.helpers.operator_cases import CASES, Graph, draw_case
+from tests.helpers.operator_cases import CASES, draw_case
+from tests.helpers.operator_graph import Graph
 from tests.helpers.pass_testing import compute, parse, random_feeds
 
 TASKS = ("first", "second")
