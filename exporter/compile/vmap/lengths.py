@@ -44,15 +44,22 @@ class Lengths:
         self._inputs = list(graph.inputs)
         self._weights = set(weights)
         self._values: set[ir.Value] = set()
+        self._made_of_lengths: set[ir.Value] = set()
         self._derived: dict[ir.Value, ir.Value] = {}
         self._possible: dict[ir.Value, bool] = {}
         for node in graph:
-            known = all(value is None or self._is_constant(value) or value in self._values for value in node.inputs)
-            if node.op_type == "Shape" or (known and node.inputs):
+            variable = [value for value in node.inputs if value is not None and not self._is_constant(value)]
+            if node.op_type == "Shape" or (node.inputs and self._made_of_lengths.issuperset(variable)):
+                self._made_of_lengths.update(node.outputs)
+            if node.op_type == "Shape" or (node.inputs and self._values.issuperset(variable)):
                 self._values.update(output for output in node.outputs if _is_static(output))
 
     def _is_constant(self, value: ir.Value) -> bool:
         return const_array(value) is not None and value not in self._weights
+
+    def is_made_of_lengths(self, value: ir.Value) -> bool:
+        """Return whether the value depends on lengths and constants only, whatever its own shape: zeros for each text."""
+        return value in self._made_of_lengths
 
     def can_derive(self, value: ir.Value | None, env: Folds) -> bool:
         """Return whether the value holds lengths that can be computed again."""
