@@ -1,5 +1,5 @@
 # make export   installs into .venv, exports the bundled example and asks the exported graph a question
-# make test     installs into .venv-test, then lint, types and tests
+# make test     installs into .venv-test, then make lint (style and types) and make unit (tests) at the same time
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
 # make support  exports every combination of the support table and writes docs/support.md
 # PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer)
@@ -7,16 +7,22 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0# pinned: a newer release may need another exporter; on a CPU machine install a CPU build
 
-.PHONY: export test test-tensorrt support benchmark clean
+.PHONY: export test lint unit test-tensorrt support benchmark clean
 
 export: .venv/installed
 	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
 	.venv/bin/python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
 
 test: .venv-test/installed
+	@$(MAKE) --no-print-directory --jobs 2 lint unit
+
+# mypy needs one core for most of a minute: it runs while the tests do.
+lint: .venv-test/installed
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
+
+unit: .venv-test/installed
 	.venv-test/bin/python -m pytest -n 2 --dist loadgroup
 
 test-tensorrt: .venv-tensorrt/installed
@@ -35,7 +41,8 @@ benchmark: .venv-test/installed
 
 .venv-test/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu,benchmark,training,test]'
+	# Python compiles what is imported; all 14,000 files would take half of the installation.
+	.venv-test/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[export,cpu,benchmark,training,test]'
 	touch $@
 
 .venv-tensorrt/installed: pyproject.toml

@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks --quick."""
+"""Command line of the main benchmark: `python -m benchmarks --quick`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def _raise_interrupt(*_: object) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    # A terminated run removes its temporary files like an interrupted one.
+    # A terminated run removes its temporary files, as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_interrupt)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        # By name: importing torch takes seconds, and --help and a mistyped option should not.
+        # Imported by name and late: importing torch takes seconds, which --help and a mistyped option must not cost.
         importlib.import_module("benchmarks.suite").run(options)
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
-"""AdapterFusion, eager PyTorch against one ONNX graph: python -m benchmarks.fusion
+"""Benchmark of AdapterFusion: eager PyTorch against one ONNX graph.
 
-2, 8 and 16 members; 8 of which 2 are kept; 8 without the first five layers. All of them in one run of interleaved rounds.
+`python -m benchmarks.fusion` measures fusions of 2, 8 and 16 members, of 8 members with 2 kept, and of 8 members without the
+lowest five layers, all in one run of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from rich.table import Table
 from tqdm import tqdm
 from transformers import BertConfig
 
-from benchmarks.machine import Machine, inspect
+from benchmarks.machine import Machine, current_machine
 from benchmarks.models import twin
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
+from benchmarks.results_file import write_rows
 from benchmarks.rounds import measure, p95, paired_ratio
-from benchmarks.rows_file import write_rows
 from benchmarks.suite import TOLERANCE
-from benchmarks.variant import Answers, Call, Feeds, MismatchError, max_difference
+from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.checkpoints.load import Checkpoint
-from exporter.models.quiet import quiet
-from exporter.planning.make import make_plan
-from exporter.verify.verify import make_inputs
+from exporter.models.quiet_libraries import quiet
+from exporter.planning.make_plan import make_plan
+from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL
 
 _TASK = "fused"
@@ -45,7 +46,13 @@ _STD = 0.05
 
 @dataclass(frozen=True)
 class Case:
-    """A fusion of `members` adapters, `kept` of which stay in each layer, without the layers 0 to drop - 1."""
+    """One fusion to measure.
+
+    Attributes:
+        members: number of fused adapters.
+        kept: number of members that remain in each layer.
+        drop: number of lowest layers without adapters.
+    """
 
     members: int
     kept: int
@@ -53,11 +60,12 @@ class Case:
 
     @property
     def name(self) -> str:
+        """Name in the results."""
         pruned = f", {self.kept} kept" if self.kept < self.members else ""
         return f"{self.members} members{pruned}" + (f", drop {self.drop}" if self.drop else "")
 
     def setup(self, members: int) -> Fuse:
-        """The first `members` of the fusion, with the whole fusion's weights: how the library runs a part of one."""
+        """Return the composition of the first `members` adapters with the weights of the whole fusion."""
         return Fuse(*_names(members), name=",".join(_names(self.members)))
 
 
@@ -66,12 +74,12 @@ def _names(count: int) -> list[str]:
 
 
 def cases(drop: int) -> tuple[Case, ...]:
-    """The fusions that are measured."""
+    """Return the fusions to measure; `drop` applies to the last one."""
     return (*(Case(members, members, 0) for members in _MEMBERS), Case(8, 2, 0), Case(8, 8, drop))
 
 
 def random_fusions(layers: int, hidden: int, seed: int) -> Any:
-    """A BERT with seeded random weights, 16 seq_bn adapters, a fusion of the first 2, 8 and 16, and one head."""
+    """Return a randomly initialized BERT with 16 seq_bn adapters, fusions of the first 2, 8 and 16, and one head."""
     config = BertConfig(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 32, intermediate_size=4 * hidden
     )
@@ -95,7 +103,7 @@ def _eager(model: Any, case: Case, feeds: Feeds) -> Call:
     own.active_head = _TASK
     inputs = {name: torch.from_numpy(value) for name, value in feeds.items()}
 
-    def call() -> Answers:
+    def call() -> Outputs:
         with torch.inference_mode():
             return [own(**inputs).logits.numpy()]
 
@@ -108,6 +116,7 @@ def _export(model: Any, case: Case, folder: Path) -> Path:
     ranked = {name: float(-number) for number, name in enumerate(_names(case.members))}
     scores.write_text(json.dumps({str(layer): ranked for layer in layers}), encoding="utf-8")
     pruned = {"keep_fused": case.kept, "calibration": scores} if case.kept < case.members else {}
+    # mypy gives all values of `pruned` one type
     export(model, tasks={_TASK: case.setup(case.members)}, drop=case.drop, output=folder / "onnx", **pruned)  # type: ignore[arg-type]
     return folder / "onnx"
 
@@ -115,16 +124,28 @@ def _export(model: Any, case: Case, folder: Path) -> Path:
 def _ours(folder: Path, threads: int, feeds: Feeds) -> Call:
     session = open_session(folder / MODEL, threads)
 
-    def call() -> Answers:
-        answers: Answers = session.run(["logits"], feeds)
-        return answers
+    def call() -> Outputs:
+        outputs: Outputs = session.run(["logits"], feeds)
+        return outputs
 
     return call
 
 
 @dataclass(frozen=True)
 class Row:
-    """The times of one case at one shape, in milliseconds; `ratio` is the median of eager / ours over the rounds."""
+    """Times of one case at one shape.
+
+    Attributes:
+        case: name of the case.
+        shape: batch x length.
+        rounds: number of rounds.
+        eager_ms: median time of eager PyTorch, in milliseconds.
+        eager_p95_ms: 95th percentile of the same.
+        ours_ms: median time of the ONNX graph, in milliseconds.
+        ours_p95_ms: 95th percentile of the same.
+        ratio: median of eager / ours over the rounds.
+        max_difference: largest absolute difference of the logits.
+    """
 
     case: str
     shape: str
@@ -171,7 +192,7 @@ def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argpa
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for the README: a line per case, a column per shape."""
+    """Return a Markdown table: a line per case, a column per shape."""
     shapes = list(dict.fromkeys(row.shape for row in rows))
     lines = [f"| fusion | {' | '.join(shape.replace('x', ' x ') for shape in shapes)} |", "| --- |" + " ---: |" * len(shapes)]
     for case in dict.fromkeys(row.case for row in rows):
@@ -186,9 +207,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
-    machine = inspect(options.threads)
+    machine = current_machine(options.threads)
     torch.set_num_threads(options.threads)
     rows: list[Row] = []
     try:

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: what a graph could reach at most, measured in the same rounds."""
+"""Peak rate of matrix products on this machine, the upper bound for a graph, measured in the same rounds."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.options import Shape
-from benchmarks.variant import Answers, Call, Precision
+from benchmarks.variant import Call, Outputs, Precision
 from exporter.inspect import inspect_bundle
 
 Library = Literal["PyTorch", "ONNX Runtime"]
 
-# Rows, inner size and columns of a product that keeps every unit busy, whatever the model.
+# Rows, inner size and columns of a product that uses the whole CPU, independent of the model.
 _LARGE = (1024, 2048, 2048)
-# Operations of one timed call at the most.
+# Largest number of operations in one timed call.
 _MOST_FLOPS = 40_000_000_000
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """A bare product of matrices, [rows, inner] x [inner, columns], the second one constant as a weight is.
+    """A single matrix product, [rows, inner] x [inner, columns], with a constant second factor, like a weight.
 
-    int8 is uint8 x int8 in ONNX Runtime and int8 x int8 in PyTorch, summed in int32, without scales.
+    int8 is uint8 x int8 in ONNX Runtime and int8 x int8 in PyTorch, accumulated in int32, without scales.
+
+    Attributes:
+        library: library that computes the product.
+        precision: type of the factors.
+        rows: rows of the first factor.
+        inner: columns of the first factor.
+        columns: columns of the second factor.
     """
 
     library: Library
@@ -42,23 +49,26 @@ class Gemm:
 
     @property
     def flops(self) -> int:
-        """Operations, a multiplication and an addition being two."""
+        """Number of operations; a multiplication and an addition count as two."""
         return 2 * self.rows * self.inner * self.columns
 
     @property
     def name(self) -> str:
+        """Name in the results."""
         return f"{self.library} {self.precision} {self.rows}x{self.inner}x{self.columns}"
 
     def repeats(self, flops: int) -> int:
-        """How often the product is computed within one call, for about `flops` operations: a product alone would be timed with
-        cold caches and threads that have yet to wake up, and graphs would reach more than that."""
+        """Return the number of products in one call, for about `flops` operations.
+
+        A single product would be timed with cold caches and sleeping threads, and a graph could exceed that rate.
+        """
         return max(1, min(flops, _MOST_FLOPS) // self.flops)
 
     def bind(self, threads: int, repeats: int = 1) -> Call:
-        """The call that is timed; torch's threads are set already."""
+        """Return the call to time; the number of torch's threads must be set before."""
         multiply = self._multiply(threads)
 
-        def call() -> Answers:
+        def call() -> Outputs:
             for _ in range(repeats):
                 multiply()
             return []
@@ -75,19 +85,29 @@ class Gemm:
 
 @dataclass(frozen=True)
 class Peak:
-    """The fastest product of one precision, and its operations per second in each round."""
+    """The fastest product of one precision.
+
+    Attributes:
+        gemm: the product.
+        rates: operations per second in each round.
+    """
 
     gemm: Gemm
     rates: tuple[float, ...]
 
     @property
     def rate(self) -> float:
-        """The median over the rounds."""
+        """Median rate over the rounds, in operations per second."""
         return statistics.median(self.rates)
 
 
 def gemms(precisions: Iterable[Precision], shapes: Iterable[tuple[int, int, int]]) -> list[Gemm]:
-    """Every library that computes in the precisions, at a large shape and at `shapes`: rows, inner size, columns."""
+    """Return the products to measure: every library that supports a precision, at a large shape and at `shapes`.
+
+    Args:
+        precisions: precisions of the variants.
+        shapes: rows, inner size and columns of further products.
+    """
     return [
         Gemm(library, precision, *shape)
         for precision in precisions
@@ -97,7 +117,7 @@ def gemms(precisions: Iterable[Precision], shapes: Iterable[tuple[int, int, int]
 
 
 def peaks(times: Mapping[Gemm, Sequence[float]]) -> dict[Precision, Peak]:
-    """Precision -> the product with the best median rate. `times`: seconds of each round."""
+    """Return the product with the highest median rate of each precision; `times`: seconds of each round."""
     found: dict[Precision, Peak] = {}
     for gemm, own in times.items():
         peak = Peak(gemm, tuple(gemm.flops / seconds for seconds in own))
@@ -107,8 +127,16 @@ def peaks(times: Mapping[Gemm, Sequence[float]]) -> dict[Precision, Peak]:
 
 
 def matrix_flops(bundle: Path, shape: Shape, floats: Precision) -> dict[Precision, int]:
-    """Operations of the matrix products of an exported graph, exact, by the precision that they are computed in: of integers in
-    int8, of others in `floats`. Empty where a shape is unknown: a share of a part would be none."""
+    """Count the operations of the matrix products of an exported graph exactly.
+
+    Args:
+        bundle: exported folder.
+        shape: shape of the inputs.
+        floats: precision in which products of floats are computed.
+
+    Returns:
+        Precision -> number of operations; empty if a shape in the graph is unknown, because a partial count is misleading.
+    """
     graph = inspect_bundle(bundle, (shape.batch, shape.length)).graphs[0]
     if graph.uncounted:
         return {}
@@ -117,13 +145,16 @@ def matrix_flops(bundle: Path, shape: Shape, floats: Precision) -> dict[Precisio
 
 
 def peak_share(flops: Mapping[Precision, int], times: Sequence[float], known: Mapping[Precision, Peak]) -> float | None:
-    """The median over the rounds of: the time of the products at the peak of their precision / the time taken. None where a
-    peak is not known, or nothing was counted.
+    """Compute the fraction of the machine's peak rate that a graph reaches.
 
     Args:
         flops: precision -> operations of a graph's matrix products.
         times: seconds of each round.
         known: precision -> its peak, in the same rounds.
+
+    Returns:
+        The median over the rounds of (time of the products at the peak rate) / (measured time); None if a peak is unknown or
+        nothing was counted.
     """
     if not flops or any(precision not in known for precision in flops):
         return None
@@ -132,7 +163,7 @@ def peak_share(flops: Mapping[Precision, int], times: Sequence[float], known: Ma
 
 
 def _libraries(precision: Precision) -> tuple[Library, ...]:
-    # ONNX Runtime's CPU kernels have no bf16.
+    # ONNX Runtime has no CPU kernels for bf16.
     return ("PyTorch",) if precision == "bf16" else ("PyTorch", "ONNX Runtime")
 
 
@@ -146,10 +177,10 @@ def _bind_torch(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], p
         a, b = (torch.from_numpy(_integers(values, np.int8)) for values in (left, right))
 
         def multiply() -> torch.Tensor:
-            return torch._int_mm(a, b)  # no public operator multiplies bare integers
+            return torch._int_mm(a, b)  # there is no public operator for integer products without scales
     else:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        # As a Linear holds its weight.
+        # The layout of the weight of a Linear.
         x, weight = torch.from_numpy(left).to(dtype), torch.from_numpy(np.ascontiguousarray(right.T)).to(dtype)
 
         def multiply() -> torch.Tensor:

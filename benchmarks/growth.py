@@ -1,14 +1,15 @@
-"""How the time grows with the drop and with the number of tasks, against what the operations say: python -m benchmarks.growth
+"""Benchmark of the time as a function of drop and number of tasks, against two predictions.
 
-A BERT with random weights, exported for every number of tasks at every drop. Nothing is fitted:
+`python -m benchmarks.growth` exports a randomly initialized BERT for every number of tasks at every drop. The predictions have
+no fitted parameters:
 
-1. By operations: the time of one graph, that of the most tasks at the least drop, is measured, and every other one's foretold
-   by the operations of its matrix products, counted from the graph: trunk + tasks x branch.
-2. By layers: four graphs are measured, of the least and the greatest drop and of the fewest and the most tasks. All others lie
-   between them, as trunk + tasks x branch says, where both change by as much for every layer that a drop takes.
+1. By operations: the time of one graph, the one with the most tasks at the lowest drop, is measured. The times of all other
+   graphs are predicted from the operations of their matrix products, counted in the graph: trunk + tasks x branch.
+2. By layers: the times of four graphs are measured, with the lowest and highest drop and the fewest and most tasks. All others
+   are interpolated as trunk + tasks x branch, where both terms change linearly with the drop.
 
-With --folder, the graphs and the rounds stay there, and a run goes on where the one before it stopped: --seconds measures in
-pieces, on a machine that others wait for.
+With --folder, the graphs and rounds are kept, and the next run continues where the previous one stopped. --seconds limits a
+run, to measure in several parts on a shared machine.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.growth_rows import Point, Row, markdown, rows
-from benchmarks.machine import inspect
+from benchmarks.growth_model import Point, Row, markdown, rows
+from benchmarks.machine import current_machine
 from benchmarks.models import Candidate, random_bert
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
+from benchmarks.results_file import write_rows
 from benchmarks.rounds import measure
-from benchmarks.rows_file import write_rows
-from benchmarks.variant import Answers, Call
+from benchmarks.variant import Call, Outputs
 from exporter import ExportError, export
 from exporter.inspect import inspect_bundle
-from exporter.verify.verify import make_inputs
+from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MANIFEST, read_manifest
 
 _SETUP, _ROUNDS = "setup.json", "rounds.jsonl"
 
 
-class _Measured:
-    """The folder of a run: exported graphs, what was asked for, and the rounds so far."""
+class _RunFolder:
+    """Folder of a run: exported graphs, the options, and the rounds measured so far."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self._folder, self._options = folder, options
@@ -54,24 +55,26 @@ class _Measured:
         if not path.exists():
             path.write_text(json.dumps(own), encoding="utf-8")
         elif (before := json.loads(path.read_text(encoding="utf-8"))) != own:
-            raise ExportError(f"{folder} was begun with {before}, found {own}: name another --folder, or repeat the options")
+            raise ExportError(
+                f"{folder} was created with the options {before}, found {own}: use another --folder, or the same options"
+            )
 
     def export(self) -> Candidate:
-        """Exports what is not there yet; each graph is verified against PyTorch."""
+        """Export the missing graphs; each graph is verified against PyTorch."""
         options = self._options
-        subject = random_bert(options.layers, options.hidden, max(2, *options.tasks), 0, options.seed)
+        candidate = random_bert(options.layers, options.hidden, max(2, *options.tasks), 0, options.seed)
         for count in options.tasks:
             if not (self._bundle(count) / MANIFEST).exists():
                 print(f"exporting {count} task(s) at the drops {options.drops} …", file=sys.stderr, flush=True)
-                export(subject.model, tasks=subject.tasks[:count], drop=options.drops, output=self._bundle(count))
-        return subject
+                export(candidate.model, tasks=candidate.tasks[:count], drop=options.drops, output=self._bundle(count))
+        return candidate
 
-    def measure(self, subject: Candidate, shape: Shape, seconds: float) -> None:
-        """Interleaved rounds, until there are enough of them or the seconds are over."""
+    def measure(self, candidate: Candidate, shape: Shape, seconds: float) -> None:
+        """Measure interleaved rounds until there are enough, or for `seconds` and at least one round."""
         start, have = time.monotonic(), len(self._lines(shape))
         if have >= self._options.rounds or seconds <= 0:
             return
-        calls = self._calls(subject, shape)
+        calls = self._calls(candidate, shape)
         for call in calls.values():
             call()
         with (self._folder / _ROUNDS).open("a", encoding="utf-8") as file:
@@ -83,7 +86,7 @@ class _Measured:
                     break
 
     def result(self, shape: Shape) -> tuple[list[Row], dict[str, list[float]]]:
-        """The rows of one shape and the milliseconds of each round; empty where there is no round."""
+        """Return the rows of one shape and the milliseconds of each round; both empty without a measured round."""
         lines = self._lines(shape)
         if not lines:
             return [], {}
@@ -107,8 +110,8 @@ class _Measured:
         lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
         return [line["seconds"] for line in lines if line["shape"] == str(shape)]
 
-    def _calls(self, subject: Candidate, shape: Shape) -> dict[str, Call]:
-        feeds = make_inputs(subject.plan, shape.batch, shape.length, self._options.seed)
+    def _calls(self, candidate: Candidate, shape: Shape) -> dict[str, Call]:
+        feeds = make_inputs(candidate.plan, shape.batch, shape.length, self._options.seed)
         calls: dict[str, Call] = {}
         for count in self._options.tasks:
             files = {variant.drop: variant.model for variant in read_manifest(self._bundle(count)).variants}
@@ -119,9 +122,9 @@ class _Measured:
 
 
 def _call(session: Any, feeds: Any) -> Call:
-    def call() -> Answers:
-        answers: Answers = session.run(None, feeds)
-        return answers
+    def call() -> Outputs:
+        outputs: Outputs = session.run(None, feeds)
+        return outputs
 
     return call
 
@@ -138,53 +141,55 @@ def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("growth", __doc__, "1x128", 12)
     parser.add_argument("--drops", type=_numbers, default=[0, 3, 6, 9], metavar="N,…", help="default 0,3,6,9")
     parser.add_argument("--tasks", type=_numbers, default=[1, 2, 4, 8], metavar="N,…", help="default 1,2,4,8")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="keep graphs and rounds there, and go on from them")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="keep graphs and rounds in this folder, and continue from them"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
         default=float("inf"),
         metavar="S",
-        help="measure so long at most; 0: export, or report",
+        help="time limit of the measurement; 0: only export and report",
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         try:
-            measured = _Measured(options.folder or Path(scratch), options)
-            subject = measured.export()
+            run = _RunFolder(options.folder or Path(scratch), options)
+            candidate = run.export()
         except ExportError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         start = time.monotonic()
         for shape in options.shapes:
-            measured.measure(subject, shape, options.seconds - (time.monotonic() - start))
-        found = {shape: measured.result(shape) for shape in options.shapes}
-        _report(found, subject, options)
+            run.measure(candidate, shape, options.seconds - (time.monotonic() - start))
+        found = {shape: run.result(shape) for shape in options.shapes}
+        _report(found, candidate, options)
     return 0
 
 
 def _report(
-    found: Mapping[Shape, tuple[list[Row], dict[str, list[float]]]], subject: Candidate, options: argparse.Namespace
+    found: Mapping[Shape, tuple[list[Row], dict[str, list[float]]]], candidate: Candidate, options: argparse.Namespace
 ) -> None:
     every = [row for own, _ in found.values() for row in own]
     if not every:
-        print("no round is measured yet: run it again with --seconds")
+        print("no round is measured yet: run the command again with --seconds")
         return
-    head = {**subject.description, "tasks": options.tasks, "drop": options.drops, "seed": options.seed}
+    head = {**candidate.description, "tasks": options.tasks, "drop": options.drops, "seed": options.seed}
     raw = [{"kind": "rounds", "shape": str(shape), "times_ms": own} for shape, (_, own) in found.items()]
-    path = write_rows(options.output, "growth", head, inspect(options.threads), every, raw)
-    _print(every, subject, Console() if sys.stdout.isatty() else Console(width=120))
+    path = write_rows(options.output, "growth", head, current_machine(options.threads), every, raw)
+    _print(every, candidate, Console() if sys.stdout.isatty() else Console(width=120))
     print(markdown(every))
     print(f"wrote {path}")
 
 
-def _print(every: Sequence[Row], subject: Candidate, console: Console) -> None:
-    table = Table(title=f"{subject.description['name']}: growth with drop and tasks; deviation = measured / foretold - 1")
+def _print(every: Sequence[Row], candidate: Candidate, console: Console) -> None:
+    table = Table(title=f"{candidate.description['name']}: growth with drop and tasks; deviation = measured / predicted - 1")
     columns = (
         "shape",
         "drop",
@@ -194,7 +199,7 @@ def _print(every: Sequence[Row], subject: Candidate, console: Console) -> None:
         "measured ms",
         "by operations ms",
         "deviation",
-        "by tasks: deviation",
+        "by layers: deviation",
     )
     for column in columns:
         table.add_column(column, justify="left" if column == "shape" else "right")
@@ -208,7 +213,7 @@ def _print(every: Sequence[Row], subject: Candidate, console: Console) -> None:
         operations = max(abs(row.by_operations) for row in own)
         layers = max((abs(row.by_layers) for row in own if row.by_layers is not None), default=0.0)
         console.print(
-            f"{shape}, {own[0].rounds} rounds: at most {operations:.1%} from the operations, {layers:.1%} from the layers"
+            f"{shape}, {own[0].rounds} rounds: largest deviation {operations:.1%} by operations, {layers:.1%} by layers"
         )
 
 

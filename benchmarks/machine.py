@@ -1,4 +1,4 @@
-"""What the numbers were measured on. Says nothing of whose machine it is: no host name, no user, no paths."""
+"""Description of the machine of a measurement, without host name, user name or paths."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ import psutil
 
 from benchmarks.options import cores
 
-# The packages that bring ONNX Runtime, of which one is installed.
+# Distributions of ONNX Runtime; one of them is installed.
 FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 _PACKAGES = ("torch", "transformers", "adapters", "onnx", *FLAVOURS)
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
 
-_BUSY = 0.5  # running processes in the minute before, above which times are suspect
+_BUSY = 0.5  # load average of the last minute above which times are unreliable
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Attributes:
-    cpu: the processor's name.
-    cores: cores that this process may use.
-    threads: threads that every variant was given.
-    memory_gb: main memory in GB.
-    system: operating system and architecture.
-    flags: instruction sets, yes or no; empty where the system does not say.
-    load: average number of running processes in the minute before; None where the system does not say.
-    versions: of Python and the packages.
-    commit: the git commit of this code, "+changes" where files differ from it; None outside a checkout.
+    """Hardware and software of a measurement.
+
+    Attributes:
+        cpu: name of the CPU.
+        cores: number of cores that this process may use.
+        threads: number of threads of every variant.
+        memory_gb: main memory in GB.
+        system: operating system and architecture.
+        flags: instruction set -> whether the CPU has it; empty if unknown.
+        load: load average of the last minute; None if unknown.
+        versions: versions of Python and the packages.
+        commit: git commit of this code, with the suffix "+changes" if files differ from it; None outside a checkout.
     """
 
     cpu: str
@@ -49,23 +51,26 @@ class Machine:
 
     @property
     def bf16(self) -> bool:
+        """Whether the CPU has bf16 instructions."""
         return self.flags.get("avx512_bf16", False) or self.flags.get("amx_bf16", False)
 
     @property
     def vnni(self) -> bool:
+        """Whether the CPU has VNNI instructions for int8."""
         return self.flags.get("avx512_vnni", False) or self.flags.get("avx_vnni", False)
 
     @property
     def amx(self) -> bool:
+        """Whether the CPU has AMX tiles."""
         return self.flags.get("amx_tile", False)
 
     @property
     def busy(self) -> bool:
-        """Whether something else was running."""
+        """Whether other processes were running before the measurement."""
         return self.load is not None and self.load > _BUSY
 
     def sentence(self) -> str:
-        """The machine in one line."""
+        """Return a description in one line."""
 
         def has(name: str, there: bool) -> str:
             return f"{name} {'yes' if there else 'no' if self.flags else 'unknown'}"
@@ -75,7 +80,7 @@ class Machine:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those of the packages that are installed."""
+    """Return the versions of the installed packages among `packages`."""
     found = {}
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -83,8 +88,8 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def inspect(threads: int) -> Machine:
-    """This machine."""
+def current_machine(threads: int) -> Machine:
+    """Return a description of this machine; `threads`: number of threads of every variant."""
     fields = _cpuinfo()
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     return Machine(
@@ -101,7 +106,7 @@ def inspect(threads: int) -> Machine:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+    """Return the first processor of /proc/cpuinfo; empty without that file."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
@@ -114,7 +119,7 @@ def _commit() -> str | None:
     head = _git("rev-parse", "HEAD")
     if head is None:
         return None
-    # Results and untracked files do not change what was measured.
+    # Untracked files, such as results, do not change the measured code.
     return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 

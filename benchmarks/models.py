@@ -1,4 +1,4 @@
-"""The models to measure."""
+"""Models to measure: the bundled example and a randomly initialized BERT."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from transformers import BertConfig
 
 from exporter import ExportError
 from exporter.checkpoints.load import Checkpoint, load
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan
-from exporter.planning.make import make_plan
-from exporter.prune.prune import shared_copy
+from exporter.planning.make_plan import make_plan
+from exporter.prune.task_groups import shared_copy
 
-# A fresh adapter computes almost nothing; with this deviation, mixing up two tasks shows in the numbers.
+# A new adapter is close to the identity; with this standard deviation, swapped tasks are visible in the logits.
 _ADAPTER_STD = 0.05
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The model under test and what of it is measured.
+    """The model to measure.
 
     Attributes:
-        model: a live adapters model, fp32, in evaluation mode.
+        model: adapters model in fp32 and evaluation mode.
         tokenizer: its tokenizer, or None.
-        plan: the exporter's plan for all tasks at the drop.
-        description: what it is, in JSON types.
+        plan: export plan of all tasks at the drop.
+        description: name and sizes, in JSON types.
     """
 
     model: Any
@@ -38,28 +38,30 @@ class Candidate:
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks."""
         return tuple(task.name for task in self.plan.tasks)
 
     @property
     def title(self) -> str:
+        """Title of tables and plots."""
         what = self.description
         return f"{what['name']}: {what['layers']} layers, hidden {what['hidden']}, {what['tasks']} tasks, drop {what['drop']}"
 
 
 def example(drop: int) -> Candidate:
-    """The bundled example.
+    """Return the bundled example.
 
     Raises:
-        ExportError: it is not installed, or `drop` is more than its layers.
+        ExportError: the example is not installed, or `drop` exceeds its number of layers.
     """
     checkpoint = load(None)
     adapters = list(checkpoint.model.adapters_config.adapters)
-    # Parallel, the fastest eager variant, runs no fusion: benchmarks.fusion measures those.
-    return _subject(checkpoint.model, checkpoint.tokenizer, adapters, drop, "the bundled example on all-MiniLM-L6-v2")
+    # Parallel, the fastest eager variant, does not support fusions: benchmarks.fusion measures them.
+    return _candidate(checkpoint.model, checkpoint.tokenizer, adapters, drop, "the bundled example on all-MiniLM-L6-v2")
 
 
 def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> Candidate:
-    """A BERT with seeded random weights and `tasks` seq_bn adapters, each with a one-layer head of 2, 3 or 4 labels."""
+    """Return a randomly initialized BERT with `tasks` seq_bn adapters, each with a one-layer head of 2, 3 or 4 labels."""
     head_size = 64 if hidden % 64 == 0 else 32
     config = BertConfig(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // head_size, intermediate_size=4 * hidden
@@ -74,13 +76,13 @@ def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> C
             if ".adapters." in name:
                 torch.nn.init.normal_(parameter, std=_ADAPTER_STD)
     name = "BERT-base, random weights" if (layers, hidden) == (12, 768) else "BERT, random weights"
-    return _subject(model.eval(), None, None, drop, name)
+    return _candidate(model.eval(), None, None, drop, name)
 
 
-def _subject(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, name: str) -> Candidate:
+def _candidate(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, name: str) -> Candidate:
     plan = make_plan(Checkpoint(model, tokenizer, name), tasks, drop)
     if len(plan.tasks) < 2:
-        raise ExportError(f"expected a model of at least two tasks to measure, found {len(plan.tasks)}")
+        raise ExportError(f"expected a model with at least two tasks, found {len(plan.tasks)}")
     description: dict[str, str | int] = {
         "name": name,
         "layers": plan.layers,
@@ -93,5 +95,5 @@ def _subject(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, nam
 
 
 def twin(model: Any) -> Any:
-    """A copy with an active setup of its own, which shares the weights with the original."""
+    """Return a copy that shares the weights with the original and has a separate active setup."""
     return shared_copy(model).eval()

@@ -1,4 +1,4 @@
-"""The variants in ONNX Runtime: a file per task, and all tasks in one graph."""
+"""Variants in ONNX Runtime: one file per task, and all tasks in one graph."""
 
 from __future__ import annotations
 
@@ -10,54 +10,55 @@ from typing import Any, get_args
 import onnxruntime
 
 import runtime
+from benchmarks.exports import Traces, export_one_graph, export_task_files
 from benchmarks.models import Candidate
-from benchmarks.task_files import Traces, export_one_graph, export_task_files
-from benchmarks.variant import Answers, Call, Feeds, Precision, Prepared, Variant
+from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Variant
 from runtime.bundle import MODEL
 from runtime.ort.cpu_info import multiplies_bf16
 
 
 def open_session(graph: Path, threads: int) -> Any:
+    """Open a graph on the CPU provider with `threads` threads within one operator."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # its warnings are about its own optimisations
+    options.log_severity_level = 3  # its warnings concern internal optimizations
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _graph_bytes(folder: Path) -> int:
-    """Bytes of the graph and its weights; tokenizer, configuration and manifest do not count."""
+    """Return the size of the graph and its weights, without tokenizer, configuration and manifest."""
     return sum(path.stat().st_size for path in folder.rglob(f"{MODEL}*"))
 
 
 class _OurExport:
-    """An export of ours, which several variants may run; made on first use."""
+    """An export of all tasks as one graph, shared by several variants and created on first use."""
 
     def __init__(
-        self, subject: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
+        self, candidate: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
     ) -> None:
-        self._subject = subject
+        self._candidate = candidate
         self._traces = traces
         self._folder = folder
         self._compiled_for = target, precision
 
     @cached_property
     def written(self) -> tuple[Path, float]:
-        """The folder and how many seconds it took, verification against PyTorch included."""
-        tracing = self._traces.made[2]
+        """The folder, and the seconds of the export, including the verification against PyTorch."""
+        tracing = self._traces.result[2]
         start = time.perf_counter()
-        export_one_graph(self._subject, self._traces, self._folder, *self._compiled_for)
+        export_one_graph(self._candidate, self._traces, self._folder, *self._compiled_for)
         return self._folder, tracing + time.perf_counter() - start
 
 
-def _prepare_files(subject: Candidate, traces: Traces, folder: Path, threads: int) -> Prepared:
-    tracing = traces.made[2]
+def _prepare_files(candidate: Candidate, traces: Traces, folder: Path, threads: int) -> Prepared:
+    tracing = traces.result[2]
     start = time.perf_counter()
-    folders = export_task_files(subject, traces, folder)
+    folders = export_task_files(candidate, traces, folder)
     seconds = tracing + time.perf_counter() - start
-    sessions = [open_session(folders[task] / MODEL, threads) for task in subject.tasks]
+    sessions = [open_session(folders[task] / MODEL, threads) for task in candidate.tasks]
 
     def bind(feeds: Feeds) -> Call:
-        def call() -> Answers:
+        def call() -> Outputs:
             return [session.run(["logits"], feeds)[0] for session in sessions]
 
         return call
@@ -70,9 +71,9 @@ def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Pre
     session = open_session(folder / MODEL, threads)
 
     def bind(feeds: Feeds) -> Call:
-        def call() -> Answers:
-            answers: Answers = session.run(list(tasks), feeds)
-            return answers
+        def call() -> Outputs:
+            outputs: Outputs = session.run(list(tasks), feeds)
+            return outputs
 
         return call
 
@@ -86,21 +87,27 @@ def _prepare_runtime(
     predictor = runtime.load(folder, provider=provider, threads=threads)
 
     def bind(feeds: Feeds) -> Call:
-        def call() -> Answers:
-            answers = predictor.run(feeds)
-            return [answers[task] for task in tasks]
+        def call() -> Outputs:
+            outputs = predictor.run(feeds)
+            return [outputs[task] for task in tasks]
 
         return call
 
     return Prepared(bind, bundle=folder, floats=floats)
 
 
-def onnx_variants(subject: Candidate, folder: Path, threads: int) -> list[Variant]:
-    """All variants in ONNX Runtime on a CPU, with OpenVINO where it is installed; their files go into `folder`."""
-    drop, tasks = subject.plan.drop, subject.tasks
-    traces = Traces(subject)
-    ours = _OurExport(subject, traces, folder / "ours")
-    integers = _OurExport(subject, traces, folder / "ours-int8", "cpu", "int8")
+def onnx_variants(candidate: Candidate, folder: Path, threads: int) -> list[Variant]:
+    """Return all variants in ONNX Runtime on the CPU, including OpenVINO if it is installed.
+
+    Args:
+        candidate: model to measure.
+        folder: folder for the exported files.
+        threads: threads within one operator.
+    """
+    drop, tasks = candidate.plan.drop, candidate.tasks
+    traces = Traces(candidate)
+    ours = _OurExport(candidate, traces, folder / "ours")
+    integers = _OurExport(candidate, traces, folder / "ours-int8", "cpu", "int8")
     variants = [
         Variant(
             "files",
@@ -108,7 +115,7 @@ def onnx_variants(subject: Candidate, folder: Path, threads: int) -> list[Varian
             "files",
             "fp32",
             drop,
-            lambda: _prepare_files(subject, traces, folder / "files", threads),
+            lambda: _prepare_files(candidate, traces, folder / "files", threads),
         ),
         Variant("ours", "ours, one graph", "ours", "fp32", drop, lambda: _prepare_ours(ours, tasks, threads)),
         Variant(
@@ -116,27 +123,27 @@ def onnx_variants(subject: Candidate, folder: Path, threads: int) -> list[Varian
         ),
         Variant("ours-int8", "ours, int8", "ours", "int8", drop, lambda: _prepare_ours(integers, tasks, threads)),
     ]
-    return variants + (_openvino_variants(subject, traces, folder, threads) if _has_openvino() else [])
+    return variants + (_openvino_variants(candidate, traces, folder, threads) if _has_openvino() else [])
 
 
 def _has_openvino() -> bool:
     return "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def _openvino_variants(subject: Candidate, traces: Traces, folder: Path, threads: int) -> list[Variant]:
-    """What the OpenVINO provider makes of the same tasks; with the flavour of ONNX Runtime that has it."""
+def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threads: int) -> list[Variant]:
+    """Return the variants with the OpenVINO provider, one per precision."""
 
     def variant(precision: Precision) -> Variant:
-        own = _OurExport(subject, traces, folder / f"openvino-{precision}", "openvino", precision)
-        # As the runtime tells OpenVINO: beside integers, floats are bf16 where the processor multiplies those.
+        own = _OurExport(candidate, traces, folder / f"openvino-{precision}", "openvino", precision)
+        # As in runtime.ort.providers: in an int8 graph, floats are bf16 if the CPU has the instructions.
         floats: Precision = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "fp32"
         return Variant(
             f"openvino-{precision}",
             f"ours, OpenVINO {precision}",
             "ours",
             precision,
-            subject.plan.drop,
-            lambda: _prepare_runtime(own, subject.tasks, threads, "openvino", floats),
+            candidate.plan.drop,
+            lambda: _prepare_runtime(own, candidate.tasks, threads, "openvino", floats),
         )
 
     return [variant(precision) for precision in get_args(Precision)]

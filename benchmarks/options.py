@@ -1,4 +1,4 @@
-"""What to measure: shapes, options, and the parsers of the benchmarks' command lines. Imports no torch."""
+"""Shapes and options of a run, and the parsers of all benchmark commands; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from exporter.cli.parser import Parser
 
 _DESCRIPTION = """\
-Time every way to run the same adapter tasks, side by side on this machine: PyTorch task by task, the adapters library's
-Parallel block (fp32, bf16, compiled), one ONNX file per task, and one ONNX graph for all tasks.
+Time all ways to run the same adapter tasks in interleaved rounds on this machine: PyTorch task by task, the Parallel block of
+the adapters library (fp32, bf16, compiled), one ONNX file per task, and one ONNX graph for all tasks.
 
-Without --quick: a BERT with random weights, which changes no time. With it: the bundled example.
+By default the model is a randomly initialized BERT, whose times equal those of a trained one; --quick uses the bundled example.
 """
 _EPILOG = """\
-exit status: 0 done; 1 an fp32 variant gives other numbers than PyTorch task by task; 2 wrong use
+exit status: 0 done; 1 the outputs of an fp32 variant differ from PyTorch task by task; 2 invalid arguments or model
 """
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
@@ -31,18 +31,27 @@ class Shape:
     length: int
 
     def __str__(self) -> str:
+        """Return the shape as on the command line, such as 4x128."""
         return f"{self.batch}x{self.length}"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure.
+    """Options of a run.
 
     Attributes:
-        quick: the bundled example, without torch.compile, in little time; layers, hidden and tasks are then its own.
-        rounds: rounds per shape; None for as many as fit into the run's time.
-        threads: threads within one operation, for torch and ONNX Runtime alike.
-        arguments: what the user typed, apart from --output, which is a path of this machine.
+        quick: measure the bundled example for a short time without torch.compile; `layers`, `hidden` and `tasks` do not apply.
+        rounds: rounds per shape; None for as many as fit into the time of the run.
+        shapes: shapes of the inputs.
+        tasks: number of tasks.
+        drop: number of lowest layers without adapters.
+        layers: number of layers.
+        hidden: hidden size.
+        threads: threads within one operator, for both torch and ONNX Runtime.
+        compile: include torch.compile.
+        output: folder for the results.
+        seed: seed of weights, inputs and the order in a round.
+        arguments: command-line arguments except --output, which is a local path.
     """
 
     quick: bool
@@ -67,10 +76,10 @@ class Options:
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
-    """ "1x32,4x128" -> shapes of batch x length, each once.
+    """Parse a list of shapes such as "1x32,4x128", without duplicates.
 
     Raises:
-        ArgumentTypeError: something in it is no shape.
+        ArgumentTypeError: an item is not of the form batch x length.
     """
     found = [_SHAPE.fullmatch(part.strip()) for part in text.split(",")]
     if any(match is None for match in found):
@@ -79,7 +88,7 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
 
 
 def _whole(least: int) -> type[int]:
-    """A reader of whole numbers from `least` up, for argparse."""
+    """Return a parser of whole numbers of at least `least`, for argparse."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
@@ -90,7 +99,7 @@ def _whole(least: int) -> type[int]:
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -110,27 +119,35 @@ def _parser() -> Parser:
     parser.add_argument("--layers", type=_whole(1), help="layers; default 12", metavar="N")
     parser.add_argument("--hidden", type=_whole(32), help="hidden size, a multiple of 32; default 768", metavar="N")
     parser.add_argument(
-        "--threads", type=_whole(1), help="threads of torch and ONNX Runtime alike; default: all cores", metavar="N"
+        "--threads", type=_whole(1), help="threads of both torch and ONNX Runtime; default: all cores", metavar="N"
     )
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-compile", action="store_true", help="omit torch.compile")
     parser.add_argument(
         "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
     )
     parser.add_argument(
-        "--seed", type=_whole(0), default=0, help="of weights, inputs and the order in a round; default 0", metavar="N"
+        "--seed", type=_whole(0), default=0, help="seed of weights, inputs and the order in a round; default 0", metavar="N"
     )
     return parser
 
 
 def random_bert_parser(module: str, description: str | None, shapes: str, rounds: int, layers: str = "layers") -> Parser:
-    """The options of a benchmark of its own over a BERT with random weights: python -m benchmarks.<module>."""
+    """Return the parser of a separate benchmark of a randomly initialized BERT, `python -m benchmarks.<module>`.
+
+    Args:
+        module: name of the module.
+        description: text of --help.
+        shapes: default of --shapes.
+        rounds: default of --rounds.
+        layers: help text of --layers.
+    """
     parser = Parser(f"python -m benchmarks.{module}", description)
     parser.add_argument("--shapes", type=parse_shapes, default=parse_shapes(shapes), metavar="BxL,…", help="batch x tokens")
     parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"rounds per shape; default {rounds}")
     parser.add_argument("--layers", type=int, default=12, metavar="N", help=f"{layers}; default 12")
     parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
     parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, inputs and order; default 0")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights, inputs and order; default 0")
     parser.add_argument(
         "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
     )
@@ -138,7 +155,7 @@ def random_bert_parser(module: str, description: str | None, shapes: str, rounds
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Reads the command line. A wrong one ends the program with status 2 and one message."""
+    """Parse the command line; invalid arguments end the program with one message and status 2."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.quick and (own := [name for name in ("tasks", "layers", "hidden") if getattr(given, name) is not None]):
@@ -161,7 +178,7 @@ def parse(arguments: Sequence[str]) -> Options:
     if options.hidden % 32:
         parser.error(f"--hidden must be a multiple of 32, the size of an attention head; found {options.hidden}")
     if options.threads > cores():
-        parser.error(f"--threads must be at most {cores()}, the cores there are; found {options.threads}")
+        parser.error(f"--threads must be at most {cores()}, the number of available cores; found {options.threads}")
     if not options.quick and options.drop > options.layers:
         parser.error(f"--drop must be from 0 to {options.layers}, the number of layers; found {options.drop}")
     if options.output.exists() and not options.output.is_dir():

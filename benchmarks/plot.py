@@ -1,4 +1,4 @@
-"""The result of a run as a picture."""
+"""Plot of the result of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.options import Shape
 from benchmarks.report import Result, Row
 from benchmarks.variant import Family
 
-# Okabe and Ito's palette, which colour-blind people can tell apart; ours is the one strong colour.
+# The palette of Okabe and Ito, suitable for colour-blind readers; our variants have the only strong colour.
 _COLORS: dict[Family, str] = {"eager": "#B8BEC6", "compile": "#6E7781", "files": "#E69F00", "ours": "#0072B2"}
 _LEGEND: dict[Family, str] = {
     "eager": "PyTorch",
@@ -28,7 +28,7 @@ _BAR_INCHES, _PANEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 0.30, 0.62, 1.05, 0.90
 
 
 def plot(result: Result, path: Path) -> None:
-    """Writes a PNG: one panel per shape, one bar per variant, its throughput relative to the fastest eager variant."""
+    """Write a PNG with one panel per shape and one bar per variant: throughput relative to the fastest eager variant."""
     shapes = result.options.shapes
     panels = [result.at(shape) for shape in shapes]
     heights = [_BAR_INCHES * len(rows) + _PANEL_INCHES for rows in panels]
@@ -61,7 +61,7 @@ def _panel(axes: Axes, result: Result, shape: Shape, rows: tuple[Row, ...], limi
         median = row.stats.median_ms
         time = f"{median:,.0f} ms" if median >= 10 else f"{median:.1f} ms"
         text = f"{ratio:.2f}×  ({time})" if row.peak_share is None else f"{ratio:.2f}×  ({time}, {row.peak_share:.0%} of peak)"
-        # Labels of the slower ones stand behind the dashed line, not across it.
+        # Labels of slower variants are placed to the right of the dashed line, not across it.
         start = max(1.0, ratio) + 0.008 * limit
         axes.text(start, place, text, va="center", fontsize=8.5, fontweight=weight, zorder=4, bbox=_HALO)
     reference = result.reference(shape)
@@ -86,9 +86,9 @@ def _head(figure: Figure, result: Result, height: float) -> None:
     def at(inches: float) -> float:
         return 1 - inches / height
 
-    tasks = len(result.subject.tasks)
+    tasks = len(result.candidate.tasks)
     figure.text(0.02, at(0.32), f"Throughput of {tasks} tasks on one trunk, longer is better", fontsize=13, fontweight="bold")
-    figure.text(0.02, at(0.55), result.subject.title, fontsize=9, color=_MUTED)
+    figure.text(0.02, at(0.55), result.candidate.title, fontsize=9, color=_MUTED)
     families = [family for family in _COLORS if any(row.variant.family == family for row in result.rows)]
     handles = [Patch(color=_COLORS[family], label=_LEGEND[family]) for family in families]
     figure.legend(
@@ -102,16 +102,16 @@ def _foot(result: Result) -> str:
     least = min((len(row.times) for row in result.rows if row.times), default=0)
     span = f"{least} to {rounds}" if least != rounds else f"{rounds}"
     return (
-        "fp32 where nothing else is said. 1× (dashed) and *: the fastest eager PyTorch variant with the same drop.\n"
+        "fp32 unless stated otherwise. 1× (dashed) and *: the fastest eager PyTorch variant with the same drop.\n"
         f"Bars: median of paired ratios over {span} interleaved rounds. In brackets: median time of one batch, all tasks.\n"
-        f"Of peak: what the graph's matrix products need at the rate of the fastest bare one, {_peaks(result)}.\n"
+        f"Of peak: time of the graph's matrix products at the rate of the fastest single product, {_peaks(result)}.\n"
         f"{result.machine.sentence()}; {result.date:%Y-%m-%d}"
         + (" – the machine was not idle: do not quote" if result.machine.busy else "")
     )
 
 
 def _peaks(result: Result) -> str:
-    """The fastest of each precision over all shapes."""
+    """Return the peak rate of each precision over all shapes, as text."""
     rates: dict[str, float] = {}
     for row in result.products:
         rates[row.gemm.precision] = max(rates.get(row.gemm.precision, 0.0), row.rate)

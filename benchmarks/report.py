@@ -1,4 +1,4 @@
-"""The result of a run as tables for people and as JSON lines for programs."""
+"""Result of a run: its data, the printed tables and the file of JSON lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.options import Options, Shape
 from benchmarks.rounds import Stats
 from benchmarks.variant import Precision, Prepared, Variant
 
-_LONGEST_LABEL = 36  # characters; the reason of a failure wraps
+_LONGEST_LABEL = 36  # characters; the reason for a failure wraps
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class Row:
     """One variant at one shape.
 
     Attributes:
-        prepared: sizes and export time; None where the variant could not be made ready.
-        stats: None where the variant failed.
+        variant: the variant.
+        shape: shape of the inputs.
+        prepared: sizes and export time; None if the preparation failed.
+        stats: statistics of the times; None if the variant failed.
         times: seconds of each round.
         difference: max |logits - PyTorch task by task at the same drop|.
-        first_call: seconds of the very first call, which compiles where something is compiled.
-        flops: precision -> operations of the graph's matrix products, exact; empty where they cannot be counted.
-        peak_share: time of these at the rate of the fastest bare product of their precision / time taken, over the rounds.
-        failure: why there are no numbers, in one line.
+        first_call: seconds of the first call, which includes compilation for compiled variants.
+        flops: precision -> operations of the graph's matrix products, exact; empty if they cannot be counted.
+        peak_share: (time of these products at the rate of the fastest single product) / (measured time), over the rounds.
+        failure: reason for missing numbers, in one line.
     """
 
     variant: Variant
@@ -52,7 +54,14 @@ class Row:
 
 @dataclass(frozen=True)
 class GemmRow:
-    """A bare matrix product in the rounds of one shape: its seconds in each, and whether it is the fastest of its precision."""
+    """A single matrix product, measured in the rounds of one shape.
+
+    Attributes:
+        gemm: the product.
+        shape: the shape.
+        times: seconds of each round.
+        fastest: whether it is the fastest product of its precision.
+    """
 
     gemm: Gemm
     shape: Shape
@@ -61,15 +70,24 @@ class GemmRow:
 
     @property
     def rate(self) -> float:
-        """Operations per second, by the median time."""
+        """Operations per second at the median time."""
         return self.gemm.flops / statistics.median(self.times)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that one run found."""
+    """Complete result of a run.
 
-    subject: Candidate
+    Attributes:
+        candidate: measured model.
+        machine: machine of the measurement.
+        options: options of the run.
+        date: time of the run.
+        rows: one row per variant and shape.
+        products: one row per single matrix product and shape.
+    """
+
+    candidate: Candidate
     machine: Machine
     options: Options
     date: datetime.datetime
@@ -77,21 +95,21 @@ class Result:
     products: tuple[GemmRow, ...]
 
     def at(self, shape: Shape) -> tuple[Row, ...]:
-        """The rows of one shape."""
+        """Return the rows of one shape."""
         return tuple(row for row in self.rows if row.shape == shape)
 
     def peaks(self, shape: Shape) -> tuple[GemmRow, ...]:
-        """The fastest bare product of each precision, in the rounds of one shape."""
+        """Return the fastest single product of each precision, measured in the rounds of one shape."""
         return tuple(row for row in self.products if row.shape == shape and row.fastest)
 
     def reference(self, shape: Shape) -> Row | None:
-        """The fastest eager variant at the same drop, which all others are compared with."""
-        ran = [row for row in self.at(shape) if row.variant.family == "eager" and row.variant.drop == self.subject.plan.drop]
+        """Return the reference of all ratios: the fastest eager variant at the same drop; None if none ran."""
+        ran = [row for row in self.at(shape) if row.variant.family == "eager" and row.variant.drop == self.candidate.plan.drop]
         return min((row for row in ran if row.stats), key=lambda row: row.stats.median_ms if row.stats else 0.0, default=None)
 
 
 def write_jsonl(result: Result, path: Path) -> None:
-    """One line per variant and shape, each complete in itself, then one per bare matrix product and shape."""
+    """Write one self-contained line per variant and shape, then one line per single matrix product and shape."""
     records = [*(_record(result, row) for row in result.rows), *map(_gemm_record, result.products)]
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
@@ -117,7 +135,7 @@ def _record(result: Result, row: Row) -> dict[str, Any]:
         "export_seconds": row.prepared.export_seconds if row.prepared else None,
         "rounds": len(row.times),
         "times_ms": _milliseconds(row.times),
-        "model": result.subject.description,
+        "model": result.candidate.description,
         "machine": {**asdict(machine), "bf16": machine.bf16, "vnni": machine.vnni, "amx": machine.amx},
         "command": " ".join(("python -m benchmarks", *result.options.arguments)),
         "seed": result.options.seed,
@@ -142,8 +160,8 @@ def _milliseconds(times: Sequence[float]) -> list[float]:
 
 
 def print_result(result: Result, console: Console) -> None:
-    """A table per shape, then sizes and what one has to know to read them."""
-    console.print(f"\n[bold]{result.subject.title}[/bold]", highlight=False)
+    """Print a table per shape, the sizes on disk, and notes on the columns."""
+    console.print(f"\n[bold]{result.candidate.title}[/bold]", highlight=False)
     console.print(result.machine.sentence(), highlight=False)
     for shape in result.options.shapes:
         console.print(_table(result, shape))
@@ -157,7 +175,7 @@ def _table(result: Result, shape: Shape) -> Table:
     rows, reference = result.at(shape), result.reference(shape)
     rounds = max(len(row.times) for row in rows)
     texts = f"{shape.batch} text{'s' if shape.batch > 1 else ''} of {shape.length} tokens"
-    table = Table(title=f"{texts}, {len(result.subject.tasks)} tasks each; {rounds} rounds")
+    table = Table(title=f"{texts}, {len(result.candidate.tasks)} tasks each; {rounds} rounds")
     for column in (
         "variant",
         "median ms",
@@ -192,7 +210,7 @@ def _table(result: Result, shape: Shape) -> Table:
 
 
 def peak_sentence(result: Result, shape: Shape) -> str:
-    """The fastest bare product of each precision in words."""
+    """Return the fastest single product of each precision as text."""
     return ", ".join(f"{peak.gemm.name} at {peak.rate / 1e9:,.0f} GFLOP/s" for peak in result.peaks(shape))
 
 
@@ -209,27 +227,26 @@ def _sizes(result: Result) -> Table:
 def _notes(result: Result) -> list[str]:
     machine, options = result.machine, result.options
     notes = [
-        "fp32 where nothing else is said; answers are texts x tasks; a negative saving is time lost",
+        "fp32 unless stated otherwise; answers are texts x tasks; a negative saving is a loss",
         "* is the fastest eager variant with the same drop: saved = 1 - t / t*, throughput = t* / t, medians over rounds",
-        "max diff is to PyTorch task by task with the same drop; fp32 has to agree to 1e-3, the others are only reported",
-        "of peak: the time that the graph's matrix products would take at the peak of their precision / the time taken; that "
-        "is the fastest bare product of PyTorch and ONNX Runtime, as rows x inner size x columns, timed in the same rounds",
+        "max diff is to PyTorch task by task with the same drop; fp32 must agree to 1e-3, other precisions are only reported",
+        "of peak: (time of the graph's matrix products at the peak rate of their precision) / (measured time); the peak is the "
+        "fastest single product of PyTorch and ONNX Runtime, as rows x inner size x columns, timed in the same rounds",
         "one file per task: each structure is traced once, nothing is verified; the time of our export includes verification",
     ]
-    if result.subject.plan.drop:
-        notes.append("no drop answers with the adapters of all layers: it is the unpruned model, with answers of its own")
+    if result.candidate.plan.drop:
+        notes.append("no drop uses the adapters of all layers: it is the unpruned model, and its outputs differ")
     if machine.flags and not machine.bf16:
-        notes.append(
-            "this processor has no bf16 instructions (neither avx512_bf16 nor amx_bf16): bf16 is emulated and slow here"
-        )
+        notes.append("this CPU has no bf16 instructions (neither avx512_bf16 nor amx_bf16): bf16 is emulated and slow")
     if not options.compile:
         notes.append(
-            "torch.compile was left out " + ("(--quick); the run without --quick has it" if options.quick else "(--no-compile)")
+            "torch.compile was omitted "
+            + ("(--quick); run without --quick to include it" if options.quick else "(--no-compile)")
         )
     compiled = [row for row in result.rows if row.variant.family == "compile" and row.first_call is not None]
     notes += [
-        f"{row.variant.label} at {row.shape}: the first call, which compiles, took {row.first_call:.1f} s" for row in compiled
+        f"{row.variant.label} at {row.shape}: the first call, with compilation, took {row.first_call:.1f} s" for row in compiled
     ]
     if machine.busy:
-        notes.append(f"the machine was not idle: load {machine.load:.1f} in the minute before; do not quote these times")
+        notes.append(f"the machine was not idle: load average {machine.load:.1f} in the last minute; do not quote these times")
     return notes

@@ -1,4 +1,4 @@
-"""Interleaved timing, and what is computed from the times."""
+"""Interleaved timing and its statistics."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.variant import Answers, Call
+from benchmarks.variant import Call, Outputs
 
-# Thread pools spin for a few milliseconds after their work. Without a pause, a variant would be timed against the threads of
-# the one before it.
+# Idle threads of a thread pool spin for a few milliseconds. Without a pause, a variant would compete with the threads of the
+# previous one.
 _PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What the times of one variant at one shape say. Ratios are medians of the ratios within each round.
+    """Statistics of one variant at one shape. Ratios are medians of the ratios within each round.
 
     Attributes:
-        median_ms: milliseconds until all tasks are answered for the batch.
-        p95_ms: the same in all but the worst 5 % of the rounds.
+        median_ms: median time of all tasks for one batch, in milliseconds.
+        p95_ms: 95th percentile of the same.
         answers_per_second: texts x tasks per second, from the median.
-        time_saved: 1 - t / t_ref, with t_ref of the fastest eager variant at the same drop; None where none ran.
-        throughput_ratio: t_ref / t.
-        versus_parallel: t_parallel / t, with t_parallel of the library's Parallel block in fp32 at the same drop.
+        time_saved: 1 - t / t_ref, where t_ref is the time of the fastest eager variant at the same drop; None if none ran.
+        throughput_ratio: t_ref / t; None if no eager variant ran.
+        versus_parallel: t_parallel / t, where t_parallel is the time of the library's Parallel block in fp32 at the same drop;
+            None if it did not run.
     """
 
     median_ms: float
@@ -39,22 +40,29 @@ class Stats:
     versus_parallel: float | None
 
 
-def timed(call: Call) -> tuple[Answers, float]:
-    """What a call answers, and its seconds."""
+def timed(call: Call) -> tuple[Outputs, float]:
+    """Return the result of a call and its duration in seconds."""
     start = time.perf_counter()
-    answers = call()
-    return answers, time.perf_counter() - start
+    outputs = call()
+    return outputs, time.perf_counter() - start
 
 
 def rounds_within(seconds: float, one_round: float, least: int, most: int) -> int:
-    """How many rounds of `one_round` seconds fit into `seconds`, from `least` to `most`."""
+    """Return the number of rounds of `one_round` seconds that fit into `seconds`, limited to `least`..`most`."""
     return max(least, min(most, int(seconds / max(one_round, 1e-9))))
 
 
 def measure(calls: Mapping[str, Call], rounds: int, seed: int, on_call: Callable[[str], None]) -> dict[str, list[float]]:
-    """Seconds of every call in every round: key -> `rounds` times, in the order of the rounds.
+    """Time all calls in interleaved rounds. Each round runs every call once, in shuffled order.
 
-    Each round runs every call once, in an order shuffled by the seed. `on_call` is told the key after each call, untimed.
+    Args:
+        calls: key -> call.
+        rounds: number of rounds.
+        seed: seed of the order.
+        on_call: callback that receives the key after each call; its time is not measured.
+
+    Returns:
+        Key -> seconds of each round, in the order of the rounds.
     """
     shuffle = random.Random(seed)  # noqa: S311 - an order, not a secret
     times: dict[str, list[float]] = {key: [] for key in calls}
@@ -77,33 +85,36 @@ def measure(calls: Mapping[str, Call], rounds: int, seed: int, on_call: Callable
 
 
 def p95(times: Sequence[float]) -> float:
-    """The 95th percentile, interpolated between neighbours."""
+    """Return the 95th percentile with linear interpolation."""
     return float(np.percentile(times, 95))
 
 
 def paired_ratio(reference: Sequence[float], times: Sequence[float]) -> float:
-    """The median of reference / time over the rounds: what hits a whole round cancels out."""
+    """Return the median of reference / time over the rounds: load that affects a whole round cancels out."""
     return statistics.median(before / after for before, after in zip(reference, times, strict=True))
 
 
 def paired_saving(reference: Sequence[float], times: Sequence[float]) -> float:
-    """The median of 1 - time / reference over the rounds."""
+    """Return the median of 1 - time / reference over the rounds."""
     return statistics.median(1 - after / before for before, after in zip(reference, times, strict=True))
 
 
 def fastest(times: Mapping[str, Sequence[float]], keys: Sequence[str]) -> str | None:
-    """The key of the smallest median among those of `keys` that have times."""
+    """Return the key with the smallest median among `keys`; None if none of them has times."""
     return min((key for key in keys if key in times), key=lambda key: statistics.median(times[key]), default=None)
 
 
 def summarize(times: Mapping[str, Sequence[float]], references: Sequence[str], parallel: str, answers: int) -> dict[str, Stats]:
-    """Statistics of every variant of one shape.
+    """Compute the statistics of every variant at one shape.
 
     Args:
         times: key -> seconds per round.
         references: keys of the eager variants at the same drop.
         parallel: key of the Parallel block in fp32 at the same drop.
         answers: texts x tasks of one call.
+
+    Returns:
+        Key -> statistics.
     """
     best = fastest(times, references)
     found = {}

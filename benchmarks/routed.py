@@ -1,6 +1,7 @@
-"""The routed graph: a batch whose rows choose their task, and some of the tasks, against one task: python -m benchmarks.routed
+"""Benchmark of the routed graph: one task per row, and a selection of tasks, against the export of a single task.
 
-A BERT with random weights and eight adapters. All calls in one run of interleaved rounds, checked for equal numbers first.
+`python -m benchmarks.routed` uses a randomly initialized BERT with eight adapters. The outputs of all calls are compared first;
+then the calls are timed in one run of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from rich.table import Table
 from tqdm import tqdm
 
 import runtime
-from benchmarks.machine import Machine, inspect
+from benchmarks.machine import Machine, current_machine
 from benchmarks.models import Candidate, random_bert
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
+from benchmarks.results_file import write_rows
 from benchmarks.rounds import measure, p95, paired_ratio
-from benchmarks.rows_file import write_rows
 from benchmarks.suite import TOLERANCE
-from benchmarks.variant import Answers, Call, Feeds, MismatchError, max_difference
+from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.targets import TOLERANCES
-from exporter.verify.verify import make_inputs
+from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL
 
 _SINGLE = "one task, exported alone"
@@ -43,8 +44,17 @@ _ALL = "run(), all tasks"
 
 @dataclass(frozen=True)
 class Row:
-    """The times of one call at one shape, in milliseconds; `ratio` is the median of its time / that of one task's own export,
-    and `versus_one` that of its time / the routed graph's with one task for all rows, over the rounds."""
+    """Times of one call at one shape.
+
+    Attributes:
+        call: name of the call.
+        shape: batch x length.
+        rounds: number of rounds.
+        median_ms: median time in milliseconds.
+        p95_ms: 95th percentile of the time in milliseconds.
+        ratio: median over the rounds of (time) / (time of the export of a single task).
+        versus_one: median over the rounds of (time) / (time of the routed graph with one task for all rows).
+    """
 
     call: str
     shape: str
@@ -55,17 +65,17 @@ class Row:
     versus_one: float
 
 
-def _calls(subject: Candidate, single: Path, folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Call]:
-    feeds: Feeds = make_inputs(subject.plan, shape.batch, shape.length, options.seed)
+def _calls(candidate: Candidate, single: Path, folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Call]:
+    feeds: Feeds = make_inputs(candidate.plan, shape.batch, shape.length, options.seed)
     predictor = runtime.load(folder, provider="cpu", threads=options.threads, verify=False)
     session = open_session(single / MODEL, options.threads)
-    names = subject.tasks
+    names = candidate.tasks
     first, half = names[0], names[: len(names) // 2]
     mixed = [names[row % len(names)] for row in range(shape.batch)]
 
-    def alone() -> Answers:
-        answers: Answers = session.run(["logits"], feeds)
-        return answers
+    def alone() -> Outputs:
+        outputs: Outputs = session.run(["logits"], feeds)
+        return outputs
 
     calls: dict[str, Call] = {
         _SINGLE: alone,
@@ -77,9 +87,9 @@ def _calls(subject: Candidate, single: Path, folder: Path, shape: Shape, options
         _ALL: lambda: list(predictor.run(feeds).values()),
     }
     every = predictor.run(feeds)
-    # Ranges in int8 are those of a whole batch, which differs from call to call.
+    # In int8, quantization ranges depend on the whole batch, which differs between the calls.
     tolerance = TOLERANCE if options.precision == "fp32" else TOLERANCES[options.precision]
-    expected: dict[str, Answers] = {
+    expected: dict[str, Outputs] = {
         _SINGLE: [every[first]],
         _ONE: list(every[first]),
         _MIXED: [every[name][row] for row, name in enumerate(mixed)],
@@ -87,8 +97,8 @@ def _calls(subject: Candidate, single: Path, folder: Path, shape: Shape, options
         _HALF: [every[name] for name in half],
         _MOST: [every[name] for name in names[1:]],
     }
-    for name, answers in expected.items():
-        difference = max_difference(calls[name](), answers)
+    for name, outputs in expected.items():
+        difference = max_difference(calls[name](), outputs)
         if not difference <= tolerance:
             raise MismatchError(
                 f"{name} at {shape} differs from the graph of all tasks by {difference:.1e}: nothing was written"
@@ -114,7 +124,7 @@ def _measure(calls: dict[str, Call], shape: Shape, options: argparse.Namespace) 
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for the README: a line per call, a column per shape; in brackets the time as a multiple of one task's export."""
+    """Return a Markdown table: a line per call, a column per shape, and in brackets the ratio to the export of one task."""
     shapes = list(dict.fromkeys(row.shape for row in rows))
     lines = [f"| batch x length | {' | '.join(shape.replace('x', ' x ') for shape in shapes)} |"]
     lines.append("| --- |" + " ---: |" * len(shapes))
@@ -126,41 +136,41 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("routed", __doc__, "1x128,8x32,8x128", 9)
-    parser.add_argument("--tasks", type=int, default=8, metavar="N", help="tasks, two or more; default 8")
-    parser.add_argument("--drop", type=int, default=5, metavar="N", help="default 5")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="of all exports; default fp32")
+    parser.add_argument("--tasks", type=int, default=8, metavar="N", help="number of tasks, at least 2; default 8")
+    parser.add_argument("--drop", type=int, default=5, metavar="N", help="layers without adapters; default 5")
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="precision of all exports; default fp32")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
-    machine = inspect(options.threads)
+    machine = current_machine(options.threads)
     torch.set_num_threads(options.threads)
     rows: list[Row] = []
     try:
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-            subject = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
+            candidate = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
             single, folder = Path(scratch) / "single", Path(scratch) / "all"
             print("exporting …", file=sys.stderr, flush=True)
             target = "portable" if options.precision == "fp32" else "cpu"
             same = {"drop": options.drop, "target": target, "precision": options.precision}
-            export(subject.model, tasks=subject.tasks[:1], output=single, **same)
-            export(subject.model, output=folder, routed=True, **same)
+            export(candidate.model, tasks=candidate.tasks[:1], output=single, **same)
+            export(candidate.model, output=folder, routed=True, **same)
             for shape in options.shapes:
-                rows += _measure(_calls(subject, single, folder, shape, options), shape, options)
+                rows += _measure(_calls(candidate, single, folder, shape, options), shape, options)
     except (ExportError, MismatchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, MismatchError) else 2
-    _report(rows, machine, subject, options)
+    _report(rows, machine, candidate, options)
     return 0
 
 
-def _report(rows: Sequence[Row], machine: Machine, subject: Candidate, options: argparse.Namespace) -> None:
+def _report(rows: Sequence[Row], machine: Machine, candidate: Candidate, options: argparse.Namespace) -> None:
     path = write_rows(
-        options.output, "routed", {**subject.description, "seed": options.seed, "precision": options.precision}, machine, rows
+        options.output, "routed", {**candidate.description, "seed": options.seed, "precision": options.precision}, machine, rows
     )
-    table = Table(title=f"{subject.title}, {options.precision}: the routed graph")
+    table = Table(title=f"{candidate.title}, {options.precision}: the routed graph")
     for column in ("call", "shape", "median ms", "p95", "x one task", "x one routed task"):
         table.add_column(column, justify="left" if column in ("call", "shape") else "right", no_wrap=True)
     for row in rows:

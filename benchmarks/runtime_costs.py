@@ -1,12 +1,13 @@
-"""What the runtime costs and saves on an exported bundle: python -m benchmarks.runtime_costs DIR FIGURE …
+"""Benchmark of the runtime on an exported bundle: overhead, batching, start-up, providers and memory.
 
-Figures, each printed as a line of JSON:
-  batching   predict's batches against batches of 32 padded to the longest text, lengths uniform in 1..128
-  overhead   Predictor.run against InferenceSession.run at 1x128 and 1x1, and around a graph that costs nothing
-  start      a fresh process: import, runtime.load and the first answer
-  speed      one copy of the packed weights against each variant's own, time of a call
-  providers  every provider that works here and OpenVINO's bf16, time of a call and distance from the CPU provider
-  memory     resident memory (PSS) and time of one variant and of all, with each its own packed weights and with one copy
+`python -m benchmarks.runtime_costs DIR FIGURE …` prints one line of JSON per figure:
+
+  batching   batches of `predict` against batches of 32 padded to the longest text, lengths uniform in 1..128
+  overhead   `Predictor.run` against `InferenceSession.run` at 1x128 and 1x1, and around a session without computation
+  start      a new process: import, `runtime.load` and the first prediction
+  speed      time of a call with one copy of the packed weights, against separate copies per variant
+  providers  time of a call with every provider that works here and with OpenVINO's bf16, and difference from the CPU provider
+  memory     resident memory (PSS) of one variant and of all, with separate packed weights and with one copy
 """
 
 from __future__ import annotations
@@ -35,17 +36,20 @@ from runtime.ort.node_counts import example_feeds
 from runtime.text.bucketing import split
 from runtime.text.encode import CPU_LIMITS
 
-_ROWS = 32  # of a batch that is padded to the longest text
+_ROWS = 32  # rows of a batch that is padded to the longest text
 _LONGEST = 128
 _TEXTS = 64
 _TEXT = "The new phone is fast, and the screen is gorgeous."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime_costs", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what `python -m exporter` wrote; memory needs several drops")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder written by `python -m exporter`; memory needs several drops"
+    )
     parser.add_argument("figures", nargs="+", choices=_FIGURES, metavar="FIGURE", help=", ".join(_FIGURES))
-    parser.add_argument("--seconds", type=float, default=30.0, help="time for each comparison")
+    parser.add_argument("--seconds", type=float, default=30.0, help="time for each comparison; default 30")
     options = parser.parse_args(arguments)
     for name in options.figures:
         print(json.dumps({"figure": name} | _FIGURES[name](options.folder, options.seconds)), flush=True)
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def batching(folder: Path, seconds: float) -> dict[str, Any]:
-    """Seconds for the same texts, batched as predict does it and padded to the longest."""
+    """Compare the batches of `predict` with batches padded to the longest text."""
     predictor = runtime.load(folder, provider="cpu", threads=cores())
     longest = min(_LONGEST, predictor.manifest.max_lengths.get("sequence", _LONGEST))
     lengths = np.random.default_rng(0).integers(1, longest + 1, _TEXTS).tolist()
@@ -72,28 +76,31 @@ def batching(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def overhead(folder: Path, seconds: float) -> dict[str, Any]:
-    """A call through the predictor and without it, on the same session: one after the other without a pause, as in a busy
-    service, and each after a pause, when the processor's caches have gone cold."""
+    """Compare calls with and without the predictor on the same session.
+
+    The calls run without a pause, as in a busy service, and with a pause before each call, after which CPU caches are cold.
+    """
     predictor = runtime.load(folder, provider="cpu", threads=cores())
-    session = predictor._opened.sessions[predictor.manifest.variants[0].model]
+    session = predictor._bundle.sessions[predictor.manifest.variants[0].model]
     outputs = [output for task in predictor.manifest.tasks for output in task.outputs]
     found = {}
     for width in (128, 1):
         feeds = example_feeds(predictor.manifest, 1, width)
+        # B023: the calls are used only in this iteration
         calls = {"bare": lambda: session.run(outputs, feeds), "predictor": lambda: predictor.run(feeds)}  # noqa: B023
         found[f"1x{width} after a pause"] = _compared(calls, "bare", seconds / 2)
         times: dict[str, list[float]] = {name: [] for name in calls}
         ends = time.perf_counter() + seconds / 2
         while time.perf_counter() < ends:
-            for name in ("bare", "predictor", "predictor", "bare"):  # neither is always the first
+            for name in ("bare", "predictor", "predictor", "bare"):  # balanced order
                 times[name].append(timed(calls[name])[1])
         found[f"1x{width}"] = _summary(times, "bare", "predictor")
         found[f"1x{width} of nothing"] = _wrapper(predictor, feeds)
     return found
 
 
-class _Answered:
-    """A session that has its answers already."""
+class _NoComputation:
+    """A session that returns stored outputs without computation."""
 
     def __init__(self, logits: Sequence[npt.NDArray[Any]]) -> None:
         self._logits = logits
@@ -103,16 +110,16 @@ class _Answered:
 
 
 def _wrapper(predictor: runtime.Predictor, feeds: Mapping[str, npt.NDArray[Any]], calls: int = 2000) -> dict[str, Any]:
-    """Milliseconds of `Predictor.run` around a graph that costs nothing, in a row."""
-    answered = {predictor.manifest.variants[0].model: _Answered(list(predictor.run(feeds).values()))}
-    alone = replace(predictor, _opened=replace(predictor._opened, sessions=answered))
-    call: Any = partial(alone.run, feeds)
+    """Measure consecutive calls of `Predictor.run` around a session without computation, in milliseconds."""
+    sessions = {predictor.manifest.variants[0].model: _NoComputation(list(predictor.run(feeds).values()))}
+    wrapper = replace(predictor, _bundle=replace(predictor._bundle, sessions=sessions))
+    call: Any = partial(wrapper.run, feeds)
     times = [timed(call)[1] for _ in range(calls)]
     return {"calls": calls, "predictor_ms": round(1e3 * statistics.median(times), 4)}
 
 
 def start(folder: Path, seconds: float) -> dict[str, Any]:
-    """Seconds from the start of a process to its first answer; the interpreter's own start included."""
+    """Measure the seconds from the start of a process to its first prediction, including the start of the interpreter."""
     code = f"import runtime; runtime.load({str(folder)!r}, provider='cpu').predict([{_TEXT!r}])"
 
     def call(*options: str) -> Any:
@@ -123,7 +130,7 @@ def start(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def speed(folder: Path, seconds: float) -> dict[str, Any]:
-    """Seconds of one call at the highest and the lowest drop, with own packed weights and with one copy of them."""
+    """Compare a call with separate packed weights and with one copy of them, at the highest and the lowest drop."""
     own, shared = (
         runtime.load(folder, provider="cpu", options=runtime.Options(threads=cores(), share_weights=share))
         for share in (False, True)
@@ -132,20 +139,21 @@ def speed(folder: Path, seconds: float) -> dict[str, Any]:
     for drop in (max(own.drops), min(own.drops)):
         for width in (16, 128):
             feeds = example_feeds(own.manifest, 1, width)
+            # B023: the calls are used only in this iteration
             calls = {"own": lambda: own.run(feeds, drop=drop), "shared": lambda: shared.run(feeds, drop=drop)}  # noqa: B023
             found[f"drop {drop}, 1x{width}"] = _compared(calls, "own", seconds)
     return found
 
 
 def providers(folder: Path, seconds: float) -> dict[str, Any]:
-    """Milliseconds of one call by every provider that works here, and the largest difference of its logits from the CPU's."""
+    """Measure a call with every provider that works here, and the largest difference of its logits from the CPU provider."""
     loaded = {"cpu": runtime.load(folder, provider="cpu", threads=cores())}
     for name, provider, options in (
         ("openvino f32", "openvino", runtime.Options()),
         ("openvino bf16", "openvino", runtime.Options(openvino=runtime.OpenVINOOptions(precision="bf16"))),
         ("cuda", "cuda", runtime.Options()),
     ):
-        with suppress(runtime.ProviderError):  # not on this machine: its name is then missing from the figures
+        with suppress(runtime.ProviderError):  # providers that do not work on this machine are missing from the result
             loaded[name] = runtime.load(folder, provider=provider, threads=cores(), options=options)
     found: dict[str, Any] = {}
     for batch, width in ((1, 32), (1, 128), (4, 128)):
@@ -164,31 +172,32 @@ def providers(folder: Path, seconds: float) -> dict[str, Any]:
     return found
 
 
-def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - as the others
-    """Each way in a process of its own: MB of PSS over the bare import, and of memory that the system cannot reclaim."""
+def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - the signature of all figures
+    """Measure memory in separate processes, in MB above the bare import: PSS and anonymous (not reclaimable) memory."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
         for variants, processes in (("one", 1), ("all", 1), ("all", 4)):
             for way in ("own", "shared", "cached"):
                 command = [sys.executable, "-m", "benchmarks.runtime_memory", str(folder), variants, way, cache]
                 if way == "cached":
-                    _together(command, 1)  # makes the cache
+                    _together(command, 1)  # creates the cache
                 found[f"{processes} x {variants} {way}"] = _together(command, processes)
     return found
 
 
 def _together(command: Sequence[str], count: int) -> dict[str, int]:
-    """What `count` processes that run at once say, added up."""
+    """Run `count` processes at the same time and return the sum of their results."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with ExitStack() as stack:
+        # mypy gives all values of `pipes` one type
         running = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(count)]  # type: ignore[call-overload]
         for process in running:
-            process.stdout.readline()  # all have loaded before the first one measures: shared pages are shared then
+            process.stdout.readline()  # all processes load before the first one measures, so that shared pages count as shared
         for process in running:
             process.stdin.write("\n")
             process.stdin.flush()
-        said = [json.loads(process.stdout.readline()) for process in running]
-    return {name: sum(each[name] for each in said) for name in said[0]}
+        results = [json.loads(process.stdout.readline()) for process in running]
+    return {name: sum(each[name] for each in results) for name in results[0]}
 
 
 def _rows(predictor: runtime.Predictor, lengths: Sequence[int], width: int) -> dict[str, npt.NDArray[Any]]:

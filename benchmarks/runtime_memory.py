@@ -1,5 +1,8 @@
-"""One process of `benchmarks.runtime_costs DIR memory`: loads variants, runs each once, says "ready", waits for a line, prints
-its memory as JSON and waits for another."""
+"""Measured process of `benchmarks.runtime_costs DIR memory`.
+
+The process loads variants, runs each once, prints "ready" and waits for a line. It then prints its memory as JSON and waits for
+another line.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,14 @@ from runtime.ort.node_counts import example_feeds
 
 
 def main(folder: str, variants: str, way: str, cache: str) -> None:
-    """`variants`: "one" (the lowest drop) or "all"; `way`: "own", "shared" or "cached" packed weights."""
+    """Load and run the variants, and print the memory.
+
+    Args:
+        folder: folder of the bundle.
+        variants: "one" (the lowest drop) or "all".
+        way: "own", "shared" or "cached" packed weights.
+        cache: cache folder for "cached".
+    """
     before = _memory()
     options = Options(share_weights=way != "own", cache=cache if way == "cached" else None, threads=cores())
     drops = runtime.bundle.read_manifest(folder).drops
@@ -25,11 +35,11 @@ def main(folder: str, variants: str, way: str, cache: str) -> None:
     sys.stdin.readline()
     after = _memory()
     print(json.dumps({name: (after[name] - before[name]) // 1024 for name in after}), flush=True)
-    sys.stdin.readline()  # the others may still be measuring
+    sys.stdin.readline()  # other processes may still be measuring
 
 
 def _memory() -> dict[str, int]:
-    """kB: PSS counts a page once however often it is mapped; anonymous pages are what the system cannot drop and read again."""
+    """Return memory in kB: PSS divides shared pages among processes; anonymous pages cannot be discarded and read again."""
     lines = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
     return {"pss_mb": int(lines["Pss"].split()[0]), "anonymous_mb": int(lines["Anonymous"].split()[0])}
 

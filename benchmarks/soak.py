@@ -1,11 +1,12 @@
-"""Many threads on one predictor for a long time: python -m benchmarks.soak DIR [--minutes 10] [--threads 16]
+"""Soak test: many threads on one predictor for a long time.
 
-Every call takes texts of a fixed pool at random lengths, tasks and drops, and must answer as the same texts did alone, before
-the threads began; where the bundle has a routed graph, some calls ask another task of each text. Some calls are cancelled, some
-are faulty and must be refused. Memory, open files and threads are read after each twentieth of the time: memory may not grow
-from the second quarter to the last by more than --growth, files and threads not at all.
+`python -m benchmarks.soak DIR [--minutes 10] [--threads 16]` makes calls with random tasks and drops on texts of a fixed pool.
+The predictions must equal those of the single texts, computed before the threads start. If the bundle has a routed graph, some
+calls select a different task per text. Some calls are cancelled; some are invalid and must be rejected. Memory, open files and
+threads are recorded 20 times: from the second to the last quarter of the run, memory must not grow by more than --growth, and
+files and threads must not grow at all.
 
-Exit status: 0 right and no leak, 1 otherwise. The last line of standard output is the result as JSON.
+Exit status: 0 if all results are correct and nothing leaks, otherwise 1. The last line of standard output is a JSON object.
 """
 
 from __future__ import annotations
@@ -33,36 +34,50 @@ import runtime
 from runtime.text.encode import CPU_LIMITS, TextEncoder
 
 _POOL = 96
-_MOST = 8  # texts of a call
-_READINGS = 20  # of memory, files and threads
+_MOST = 8  # maximum number of texts of a call
+_READINGS = 20  # number of readings of memory, files and threads
 _WORDS = ("the", "phone", "is", "fast", "and", "screen", "gorgeous", "but", "battery", "weak", "news", "of", "Berlin", "again")
-_TOLERANCE = 1e-3  # of probabilities: a batch rounds otherwise than a text alone
+_TOLERANCE = 1e-3  # for probabilities: rounding depends on the batch
 
 
 @dataclass
 class Findings:
-    """What all threads found."""
+    """Findings of all threads.
+
+    Attributes:
+        counts: kind of outcome -> number of calls.
+        wrong: messages of the first wrong results.
+        lock: lock for both.
+    """
 
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, kind: str, fault: str = "") -> None:
+    def add(self, kind: str, problem: str = "") -> None:
+        """Count a call of the given kind; `problem` describes a wrong result."""
         with self.lock:
             self.counts[kind] += 1
-            if fault and len(self.wrong) < 20:
-                self.wrong.append(f"{kind}: {fault}")
+            if problem and len(self.wrong) < 20:
+                self.wrong.append(f"{kind}: {problem}")
 
 
 class Soak:
-    """Calls on one predictor, compared with the answers of single texts."""
+    """Calls on one predictor, whose results are compared with those of single texts."""
 
     def __init__(self, folder: Path, threads: int | None, longest: int) -> None:
+        """Load the bundle and compute the expected results.
+
+        Args:
+            folder: folder of the bundle.
+            threads: threads within one operator.
+            longest: maximum number of words of a text.
+        """
         self.predictor = runtime.load(folder, provider="cpu", threads=threads)
         shuffle = random.Random(0)  # noqa: S311 - texts, not secrets
         self.texts = [" ".join(shuffle.choices(_WORDS, k=shuffle.randint(1, longest))) for _ in range(_POOL)]
-        # one call a text: no padding, no neighbours
-        self.alone = {
+        # one call per text: no padding, no other texts in the batch
+        self.expected = {
             drop: [{task: rows[0] for task, rows in self.predictor.predict([text], drop=drop).items()} for text in self.texts]
             for drop in self.predictor.drops
         }
@@ -74,7 +89,7 @@ class Soak:
         self.logits = {drop: [self.predictor.run(each, drop=drop) for each in self.feeds] for drop in self.predictor.drops}
 
     def fill(self) -> None:
-        """The largest call of each kind and drop, so that what may grow to a largest size has it before memory is watched."""
+        """Make the largest call of each kind and drop, so that all buffers reach their final size before memory is recorded."""
         longest = sorted(range(_POOL), key=lambda index: len(self.texts[index]))[-_MOST:]
         texts = [self.texts[index] for index in longest]
         for drop in self.predictor.drops:
@@ -85,40 +100,42 @@ class Soak:
                 self.predictor.run_routed(self._together(longest), tasks, [*range(_MOST)] * 2, drop)
 
     def call(self, choose: random.Random, findings: Findings) -> None:
+        """Make one random call and record its outcome."""
         routed = 20 if self.routed else 0
-        kind = choose.choices(["predict", "routed", "cancel", "faulty"], [90 - routed, routed, 6, 4])[0]
+        kind = choose.choices(["predict", "routed", "cancel", "invalid"], [90 - routed, routed, 6, 4])[0]
         drop = choose.choice(self.predictor.drops)
         tasks = choose.sample(self.predictor.tasks, choose.randint(1, len(self.predictor.tasks)))
         chosen = [choose.randrange(_POOL) for _ in range(choose.choice([1, 1, 1, 2, 4, _MOST]))]
-        if kind == "faulty":
-            self._faulty(choose, findings)
+        if kind == "invalid":
+            self._call_invalid(choose, findings)
         elif kind == "routed":
-            self._mixed(choose, drop, chosen, findings)
+            self._call_routed(choose, drop, chosen, findings)
         elif kind == "cancel":
-            self._cancelled(choose, [self.texts[index] for index in chosen], findings)
+            self._call_cancelled(choose, [self.texts[index] for index in chosen], findings)
         else:
             found = self.predictor.predict([self.texts[index] for index in chosen], tasks, drop)
-            fault = "" if list(found) == tasks else f"tasks {list(found)} for {tasks}"
-            for (task, rows), (place, index) in itertools.product(found.items(), enumerate(chosen)):
-                if rows[place].drop != drop or _distance(rows[place], self.alone[drop][index][task]) > _TOLERANCE:
-                    fault = f"drop {drop}, task {task}, text {index}: {rows[place]} for {self.alone[drop][index][task]}"
-            findings.add("wrong answer" if fault else "right", fault)
+            problem = "" if list(found) == tasks else f"tasks {list(found)} for {tasks}"
+            for (task, rows), (position, index) in itertools.product(found.items(), enumerate(chosen)):
+                expected = self.expected[drop][index][task]
+                if rows[position].drop != drop or _distance(rows[position], expected) > _TOLERANCE:
+                    problem = f"drop {drop}, task {task}, text {index}: {rows[position]} for {expected}"
+            findings.add("wrong answer" if problem else "right", problem)
 
-    def _mixed(self, choose: random.Random, drop: int, chosen: Sequence[int], findings: Findings) -> None:
-        """Some of the texts, padded to one length, some of them more than once, each for a task of its own."""
+    def _call_routed(self, choose: random.Random, drop: int, chosen: Sequence[int], findings: Findings) -> None:
+        """Run some of the texts, padded to one length and possibly repeated, with a random task per row."""
         feeds = self._together(chosen)
         rows = [choose.randrange(len(chosen)) for _ in range(choose.randint(1, 2 * len(chosen)))]
         tasks = choose.choices(self.predictor.tasks, k=len(rows))
         found = self.predictor.run_routed(feeds, tasks, rows, drop)
-        fault = ""
+        problem = ""
         for row, task, logits in zip(rows, tasks, found, strict=True):
             wanted = self.logits[drop][chosen[row]][task][0]
             if logits.shape != wanted.shape or not np.abs(logits - wanted).max() <= _TOLERANCE * max(1.0, np.abs(wanted).max()):
-                fault = f"drop {drop}, task {task}, text {chosen[row]}: {logits} for {wanted}"
-        findings.add("wrong answer" if fault else "right, routed", fault)
+                problem = f"drop {drop}, task {task}, text {chosen[row]}: {logits} for {wanted}"
+        findings.add("wrong answer" if problem else "right, routed", problem)
 
     def _together(self, chosen: Sequence[int]) -> dict[str, Any]:
-        """The chosen texts as one batch, padded to the longest."""
+        """Return the chosen texts as one batch, padded to the longest."""
         width = max(self.feeds[index]["input_ids"].shape[1] for index in chosen)
         return {
             name: np.concatenate(
@@ -127,7 +144,7 @@ class Soak:
             for name in self.feeds[0]
         }
 
-    def _cancelled(self, choose: random.Random, texts: list[str], findings: Findings) -> None:
+    def _call_cancelled(self, choose: random.Random, texts: list[str], findings: Findings) -> None:
         cancellation = runtime.Cancellation()
         timer = threading.Timer(choose.random() * 0.05, cancellation.cancel)
         timer.start()
@@ -139,28 +156,31 @@ class Soak:
         finally:
             timer.join()
 
-    def _faulty(self, choose: random.Random, findings: Findings) -> None:
+    def _call_invalid(self, choose: random.Random, findings: Findings) -> None:
         feeds: dict[str, Any] = {entry.name: np.zeros((1, 4), np.int64) for entry in self.predictor.manifest.inputs}
-        faulty = choose.choice([{"input_ids": np.full((1, 4), 10**9)}, {"attention_mask": np.zeros((1, 5), np.int64)}])
+        invalid = choose.choice([{"input_ids": np.full((1, 4), 10**9)}, {"attention_mask": np.zeros((1, 5), np.int64)}])
         try:
-            self.predictor.run(feeds | faulty)
-            findings.add("wrong answer", f"{faulty} was answered")
+            self.predictor.run(feeds | invalid)
+            findings.add("wrong answer", f"{invalid} was accepted")
         except runtime.InputError:
             findings.add("refused")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what `python -m exporter` wrote; several drops are best")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long")
-    parser.add_argument("--threads", type=int, default=16, help="threads that call")
-    parser.add_argument("--intra", type=int, default=1, help="threads within one operation")
-    parser.add_argument("--longest", type=int, default=60, help="words of the longest text")
-    parser.add_argument("--growth", type=float, default=10.0, help="MB by which memory may grow")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder written by `python -m exporter`, preferably with several drops"
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="duration; default 10")
+    parser.add_argument("--threads", type=int, default=16, help="number of calling threads; default 16")
+    parser.add_argument("--intra", type=int, default=1, help="threads within one operator; default 1")
+    parser.add_argument("--longest", type=int, default=60, help="maximum number of words of a text; default 60")
+    parser.add_argument("--growth", type=float, default=10.0, help="allowed growth of memory in MB; default 10")
     options = parser.parse_args(arguments)
     soak = Soak(options.folder, options.intra, options.longest)
     findings, process = Findings(), psutil.Process()
-    together = threading.Barrier(options.threads + 1)  # the last one is this thread
+    together = threading.Barrier(options.threads + 1)  # plus this thread
 
     def work(seed: int) -> None:
         together.wait()
@@ -171,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         while time.monotonic() < ends:
             try:
                 soak.call(choose, findings)
-            except Exception as error:  # whatever it is, it must be counted
+            except Exception as error:  # every unexpected error counts
                 findings.add("unexpected error", repr(error))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(options.threads)]
@@ -183,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     curve = []
     for number in range(1, _READINGS + 1):
         time.sleep(max(0.0, ends - 60 * options.minutes * (1 - number / _READINGS) - time.monotonic()))
-        # a cancelled call has a thread for its timer: the calling threads and this process's own are what must not grow
+        # timers of cancelled calls are threads too; only the other threads must not grow
         timers = sum(isinstance(thread, threading.Timer) for thread in threading.enumerate())
         curve.append((process.memory_info().rss / 2**20, process.num_fds(), process.num_threads() - timers))
         shown = f"{curve[-1][0]:.0f} MB, {curve[-1][1]} files, {curve[-1][2]} threads"
@@ -191,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for thread in threads:
         thread.join()
     memory, files, running = map(list, zip(*curve, strict=True))
-    # the first quarter fills arenas and caches; what grows after it leaks
+    # the first quarter fills arenas and caches; growth after it is a leak
     quarter = _READINGS // 4
     growth = statistics.median(memory[-quarter:]) - statistics.median(memory[quarter : 2 * quarter])
     leaks = {"memory": growth > options.growth}
@@ -218,7 +238,7 @@ def _width(feeds: Mapping[str, npt.NDArray[Any]]) -> int:
 
 
 def _distance(found: runtime.Prediction, wanted: runtime.Prediction) -> float:
-    """The largest difference of two predictions' numbers; infinity where they differ otherwise."""
+    """Return the largest numerical difference of two predictions; infinity if they differ in anything else."""
     if found.scores.keys() != wanted.scores.keys() or len(found.words) != len(wanted.words):
         return float("inf")
     pairs = [(found.scores[label], wanted.scores[label]) for label in found.scores]

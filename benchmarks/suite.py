@@ -1,4 +1,4 @@
-"""One run: build, prepare, check, time, report."""
+"""One run of the main benchmark: build the model, prepare the variants, check them, time them, report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from benchmarks.gemm import Gemm, gemms, matrix_flops, peak_share, peaks
-from benchmarks.machine import inspect
+from benchmarks.machine import current_machine
 from benchmarks.models import Candidate, example, random_bert
 from benchmarks.onnx_variants import onnx_variants
 from benchmarks.options import Options, Shape
@@ -24,60 +24,68 @@ from benchmarks.plot import plot
 from benchmarks.report import GemmRow, Result, Row, print_result, write_jsonl
 from benchmarks.rounds import measure, rounds_within, summarize, timed
 from benchmarks.torch_variants import task_by_task, torch_variants
-from benchmarks.variant import Answers, Call, Feeds, MismatchError, Precision, Prepared, Variant, max_difference, one_line
+from benchmarks.variant import Call, Feeds, MismatchError, Outputs, Precision, Prepared, Variant, max_difference, one_line
 from exporter import ExportError
 from exporter.models.inputs import SEQUENCE
-from exporter.models.quiet import quiet
-from exporter.verify.verify import make_inputs
+from exporter.models.quiet_libraries import quiet
+from exporter.verify.random_inputs import make_inputs
 
-# fp32 differs by the order of additions; a task mixed up with another one differs by tenths.
+# fp32 results differ by the order of additions; the outputs of different tasks differ by tenths.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class _Time:
-    """Seconds that a whole run may take, and the fewest and most rounds of a shape."""
+class _TimeLimits:
+    """Time limit of a run in seconds, and the smallest and largest number of rounds per shape."""
 
     seconds: float
     least: int
     most: int
 
 
-_DEFAULT = _Time(600.0, 5, 100)
-_QUICK = _Time(30.0, 3, 50)
+_DEFAULT = _TimeLimits(600.0, 5, 100)
+_QUICK = _TimeLimits(30.0, 3, 50)
 
 
 def run(options: Options) -> Result:
-    """Measures what the options say, prints the tables and writes the results.
+    """Run the benchmark, write the results and print the tables.
+
+    Args:
+        options: options of the run.
+
+    Returns:
+        The result, which is also written to `options.output`.
 
     Raises:
-        MismatchError: an fp32 variant is wrong.
+        MismatchError: the outputs of an fp32 variant differ from PyTorch.
         ExportError: the model or a shape cannot be measured.
     """
     start = time.monotonic()
-    machine = inspect(options.threads)
+    machine = current_machine(options.threads)
     limits = _QUICK if options.quick else _DEFAULT
     torch.set_num_threads(options.threads)
     with quiet(), tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        subject = _subject(options)
-        _check_shapes(options.shapes, subject)
+        candidate = _candidate(options)
+        _check_shapes(options.shapes, candidate)
         options.output.mkdir(parents=True, exist_ok=True)
-        variants = torch_variants(subject, options.compile) + onnx_variants(subject, Path(folder), options.threads)
-        bench = _prepare(subject, variants, options.seed)
+        variants = torch_variants(candidate, options.compile) + onnx_variants(candidate, Path(folder), options.threads)
+        bench = _prepare(candidate, variants, options.seed)
         rows: list[Row] = []
         products: list[GemmRow] = []
-        # All numbers are checked, and everything is compiled, before the first shape is timed.
+        # All variants are checked and compiled before the first shape is timed.
         checked = [_check(bench, shape) for shape in options.shapes]
-        for done, (shape, able) in enumerate(zip(options.shapes, checked, strict=True)):
-            bare = _bare_products(bench, shape, able, options.threads)
-            one_round = _warm_up([*(item.call for item in able.ready.values()), *(item.call for item in bare.values())])
+        for done, (shape, runnable) in enumerate(zip(options.shapes, checked, strict=True)):
+            products_to_time = _single_products(bench, shape, runnable, options.threads)
+            one_round = _warm_up(
+                [*(item.call for item in runnable.ready.values()), *(item.call for item in products_to_time.values())]
+            )
             left = limits.seconds - (time.monotonic() - start)
             affordable = rounds_within(left / (len(options.shapes) - done), one_round, limits.least, limits.most)
-            found = _measure_shape(bench, shape, able, bare, options.rounds or affordable)
+            found = _measure_shape(bench, shape, runnable, products_to_time, options.rounds or affordable)
             rows += found[0]
             products += found[1]
-    result = Result(subject, machine, options, datetime.datetime.now(datetime.UTC), tuple(rows), tuple(products))
-    # Written before anything is printed, so that a closed pipe costs no results.
+    result = Result(candidate, machine, options, datetime.datetime.now(datetime.UTC), tuple(rows), tuple(products))
+    # Written before anything is printed, so that a closed pipe does not lose the results.
     stem = options.output / f"{options.name}-{result.date:%Y%m%d}"
     written = (stem.with_suffix(".jsonl"), stem.with_suffix(".png"))
     write_jsonl(result, written[0])
@@ -87,45 +95,51 @@ def run(options: Options) -> Result:
     return result
 
 
-def _subject(options: Options) -> Candidate:
+def _candidate(options: Options) -> Candidate:
     print("building the model …", file=sys.stderr, flush=True)
     if options.quick:
         return example(options.drop)
     return random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
 
 
-def _check_shapes(shapes: Sequence[Shape], subject: Candidate) -> None:
-    longest = subject.plan.max_lengths.get(SEQUENCE, math.inf)
+def _check_shapes(shapes: Sequence[Shape], candidate: Candidate) -> None:
+    longest = candidate.plan.max_lengths.get(SEQUENCE, math.inf)
     if too_long := [str(shape) for shape in shapes if shape.length > longest]:
-        raise ExportError(f"--shapes: the model takes at most {longest} tokens, found {', '.join(too_long)}")
+        raise ExportError(f"--shapes: the model supports at most {longest} tokens, found {', '.join(too_long)}")
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """What is measured: all variants, those that are ready, and the reasons of those that could not be made ready."""
+    """All variants: those that were prepared, and the reasons for those that failed."""
 
-    subject: Candidate
+    candidate: Candidate
     variants: Sequence[Variant]
     seed: int
     prepared: dict[str, Prepared]
     failures: dict[str, str]
 
 
-def _prepare(subject: Candidate, variants: Sequence[Variant], seed: int) -> _Bench:
-    bench = _Bench(subject, variants, seed, {}, {})
+def _prepare(candidate: Candidate, variants: Sequence[Variant], seed: int) -> _Bench:
+    bench = _Bench(candidate, variants, seed, {}, {})
     for variant in variants:
         print(f"preparing {variant.label} …", file=sys.stderr, flush=True)
         try:
             bench.prepared[variant.key] = variant.prepare()
-        except Exception as error:  # libraries raise what they like; the table shows the reason
+        except Exception as error:  # libraries raise any exception; the table shows the reason
             bench.failures[variant.key] = one_line(error)
     return bench
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """A call that ran once: its seconds, its difference from PyTorch task by task, and the operations of its matrix products by
-    the precision they run in, where they can be counted."""
+    """A call that ran once.
+
+    Attributes:
+        call: the call.
+        first: seconds of the first call.
+        difference: largest absolute difference from PyTorch task by task.
+        flops: precision -> operations of its matrix products; empty if they cannot be counted.
+    """
 
     call: Call
     first: float
@@ -134,57 +148,63 @@ class _Checked:
 
 
 @dataclass(frozen=True)
-class _Able:
-    """The variants that run at one shape, and the reasons of those that failed."""
+class _Runnable:
+    """The variants that run at one shape, and the reasons for those that failed."""
 
     ready: dict[str, _Checked]
     failures: dict[str, str]
 
 
 def _warm_up(calls: Sequence[Call]) -> float:
-    """Runs every call twice; returns the seconds that one round is expected to take."""
+    """Run every call twice and return the expected seconds of one round."""
     for call in calls:
         call()
     return sum(timed(call)[1] for call in calls)
 
 
 @dataclass(frozen=True)
-class _Bare:
-    """A call that computes a bare product so many times."""
+class _RepeatedProduct:
+    """A call that computes a single matrix product `repeats` times."""
 
     call: Call
     repeats: int
 
 
-def _bare_products(bench: _Bench, shape: Shape, able: _Able, threads: int) -> dict[Gemm, _Bare]:
-    """What the variants' rates are compared with: the feed-forward's products, for the texts and for all tasks' rows, each as
-    often as makes a graph's operations."""
-    precisions = {variant.precision: None for variant in bench.variants if variant.key in able.ready}
-    hidden, rows = int(bench.subject.description["hidden"]), shape.batch * shape.length
-    sizes = [(count, hidden, 4 * hidden) for count in (rows, rows * len(bench.subject.tasks))]
-    flops = max((sum(item.flops.values()) for item in able.ready.values()), default=0)
+def _single_products(bench: _Bench, shape: Shape, runnable: _Runnable, threads: int) -> dict[Gemm, _RepeatedProduct]:
+    """Return the matrix products that define the peak rate.
+
+    They are the products of the feed-forward layer, for the rows of the texts and for the rows of all tasks, each repeated
+    until it has about the number of operations of a graph.
+    """
+    precisions = {variant.precision: None for variant in bench.variants if variant.key in runnable.ready}
+    hidden, rows = int(bench.candidate.description["hidden"]), shape.batch * shape.length
+    sizes = [(count, hidden, 4 * hidden) for count in (rows, rows * len(bench.candidate.tasks))]
+    flops = max((sum(item.flops.values()) for item in runnable.ready.values()), default=0)
     found = {}
     for gemm in gemms(precisions, sizes):
         repeats = gemm.repeats(flops)
-        found[gemm] = _Bare(gemm.bind(threads, repeats), repeats)
+        found[gemm] = _RepeatedProduct(gemm.bind(threads, repeats), repeats)
     return found
 
 
 def _measure_shape(
-    bench: _Bench, shape: Shape, able: _Able, bare: Mapping[Gemm, _Bare], rounds: int
+    bench: _Bench, shape: Shape, runnable: _Runnable, products_to_time: Mapping[Gemm, _RepeatedProduct], rounds: int
 ) -> tuple[list[Row], list[GemmRow]]:
-    subject = bench.subject
-    calls = {**{key: item.call for key, item in able.ready.items()}, **{gemm.name: item.call for gemm, item in bare.items()}}
+    candidate = bench.candidate
+    calls = {
+        **{key: item.call for key, item in runnable.ready.items()},
+        **{gemm.name: item.call for gemm, item in products_to_time.items()},
+    }
     with tqdm(total=rounds * len(calls), desc=f"{shape}, {rounds} rounds", file=sys.stderr, unit="run") as bar:
         times = measure(calls, rounds, bench.seed, lambda _: bar.update() and None)
-    products = {gemm: [seconds / item.repeats for seconds in times.pop(gemm.name)] for gemm, item in bare.items()}
-    eager = [variant.key for variant in bench.variants if variant.family == "eager" and variant.drop == subject.plan.drop]
-    stats = summarize(times, eager, "parallel", shape.batch * len(subject.tasks))
+    products = {gemm: [seconds / item.repeats for seconds in times.pop(gemm.name)] for gemm, item in products_to_time.items()}
+    eager = [variant.key for variant in bench.variants if variant.family == "eager" and variant.drop == candidate.plan.drop]
+    stats = summarize(times, eager, "parallel", shape.batch * len(candidate.tasks))
     known = peaks(products)
-    reasons = {**bench.failures, **able.failures}
+    reasons = {**bench.failures, **runnable.failures}
     rows = []
     for variant in bench.variants:
-        item, key = able.ready.get(variant.key), variant.key
+        item, key = runnable.ready.get(variant.key), variant.key
         if item is None:
             rows.append(Row(variant, shape, bench.prepared.get(key), failure=reasons[key]))
             continue
@@ -195,28 +215,29 @@ def _measure_shape(
     return rows, [GemmRow(gemm, shape, tuple(own), gemm in best) for gemm, own in products.items()]
 
 
-def _check(bench: _Bench, shape: Shape) -> _Able:
-    """Runs every variant once and checks its numbers.
+def _check(bench: _Bench, shape: Shape) -> _Runnable:
+    """Run every variant once and compare its outputs with PyTorch.
 
     Raises:
-        MismatchError: names every variant in fp32 that is out of tolerance.
+        MismatchError: an fp32 variant is out of tolerance; the message names all of them.
     """
-    subject = bench.subject
-    feeds: Feeds = make_inputs(subject.plan, shape.batch, shape.length, bench.seed)
-    expected: dict[int, Answers] = {
-        drop: task_by_task(subject.model, subject.tasks, drop)(feeds)() for drop in {variant.drop for variant in bench.variants}
+    candidate = bench.candidate
+    feeds: Feeds = make_inputs(candidate.plan, shape.batch, shape.length, bench.seed)
+    expected: dict[int, Outputs] = {
+        drop: task_by_task(candidate.model, candidate.tasks, drop)(feeds)()
+        for drop in {variant.drop for variant in bench.variants}
     }
-    print(f"checking the numbers at {shape} …", file=sys.stderr, flush=True)
-    found = _Able({}, {})
+    print(f"checking the outputs at {shape} …", file=sys.stderr, flush=True)
+    found = _Runnable({}, {})
     for variant in bench.variants:
         if variant.key not in bench.prepared:
             continue
         try:
             call = bench.prepared[variant.key].bind(feeds)
-            answers, seconds = timed(call)
+            outputs, seconds = timed(call)
             prepared = bench.prepared[variant.key]
             flops = {} if prepared.bundle is None else matrix_flops(prepared.bundle, shape, prepared.floats)
-            difference = max_difference(answers, expected[variant.drop])
+            difference = max_difference(outputs, expected[variant.drop])
             found.ready[variant.key] = _Checked(call, seconds, difference, flops)
         except Exception as error:  # as above
             found.failures[variant.key] = one_line(error)
@@ -227,6 +248,6 @@ def _check(bench: _Bench, shape: Shape) -> _Able:
     ]
     if wrong:
         raise MismatchError(
-            f"expected the numbers of PyTorch task by task to {TOLERANCE:.0e}; nothing was written: " + "; ".join(wrong)
+            f"expected the outputs of PyTorch task by task within {TOLERANCE:.0e}; nothing was written: " + "; ".join(wrong)
         )
     return found

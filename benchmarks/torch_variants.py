@@ -1,4 +1,4 @@
-"""The variants in PyTorch: what the adapters library offers."""
+"""Variants in PyTorch: task by task, and the Parallel block of the adapters library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from adapters.composition import Parallel
 
 from benchmarks.models import Candidate, twin
-from benchmarks.variant import Answers, Bind, Call, Feeds, Prepared, Variant
+from benchmarks.variant import Bind, Call, Feeds, Outputs, Prepared, Variant
 
 
 def _tensors(feeds: Feeds) -> dict[str, torch.Tensor]:
@@ -24,21 +24,27 @@ def _array(logits: torch.Tensor) -> npt.NDArray[Any]:
 
 
 def task_by_task(model: Any, tasks: Sequence[str], drop: int) -> Bind:
-    """One task after another, as a loop over `set_active_adapters`: the numbers that all others are checked against."""
+    """Return the reference of all checks: one task after another, as a loop over `set_active_adapters`.
+
+    Args:
+        model: adapters model.
+        tasks: names of the tasks.
+        drop: number of lowest layers without adapters.
+    """
     own = twin(model)
     skipped = list(range(drop))
 
     def bind(feeds: Feeds) -> Call:
         inputs = _tensors(feeds)
 
-        def call() -> Answers:
-            answers = []
+        def call() -> Outputs:
+            outputs = []
             with torch.inference_mode():
                 for task in tasks:
                     own.set_active_adapters(task, skip_layers=skipped)
                     own.active_head = task
-                    answers.append(_array(own(**inputs).logits))
-            return answers
+                    outputs.append(_array(own(**inputs).logits))
+            return outputs
 
         return call
 
@@ -55,9 +61,9 @@ def _bind_parallel(forward: Callable[..., Any]) -> Bind:
     def bind(feeds: Feeds) -> Call:
         inputs = _tensors(feeds)
 
-        def call() -> Answers:
+        def call() -> Outputs:
             with torch.inference_mode():
-                # .logits would stack the tasks and fail where their label counts differ.
+                # .logits would stack the tasks and fail for different label counts.
                 return [_array(output.logits) for output in forward(**inputs).head_outputs]
 
         return call
@@ -66,16 +72,21 @@ def _bind_parallel(forward: Callable[..., Any]) -> Bind:
 
 
 def _compiled(model: Any) -> Any:
-    # Every shape gets a graph of its own, the best case for the compiler. The limit counts graphs per function, and layers
-    # share functions: at the default of 8 it would silently go back to eager.
+    # Every shape gets a separate graph, the best case for the compiler. The limit counts graphs per function, and layers share
+    # functions: at the default of 8, torch.compile would silently fall back to eager.
     torch._dynamo.config.recompile_limit = 512
     torch._dynamo.config.accumulated_recompile_limit = 4096
     return torch.compile(model, dynamic=False)
 
 
-def torch_variants(subject: Candidate, with_compile: bool) -> list[Variant]:
-    """All variants in PyTorch, the references first."""
-    model, tasks, drop = subject.model, subject.tasks, subject.plan.drop
+def torch_variants(candidate: Candidate, with_compile: bool) -> list[Variant]:
+    """Return all variants in PyTorch, the references first.
+
+    Args:
+        candidate: model to measure.
+        with_compile: include torch.compile.
+    """
+    model, tasks, drop = candidate.model, candidate.tasks, candidate.plan.drop
 
     def parallel(drop: int, dtype: torch.dtype, compiled: bool = False) -> Callable[[], Prepared]:
         def prepare() -> Prepared:

@@ -1,4 +1,4 @@
-"""What a variant is: one way to answer all tasks for one batch of texts."""
+"""Variant: one way to compute all tasks for a batch of texts, and the comparison of its outputs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 # One array of logits per task, in the tasks' order.
-Answers = list[npt.NDArray[Any]]
+Outputs = list[npt.NDArray[Any]]
 Feeds = dict[str, npt.NDArray[np.int64]]
-# Answers one batch; this is what is timed.
-Call = Callable[[], Answers]
-# Turns a batch into a Call: what a service does once, such as copying inputs into tensors, is not timed.
+# Computes one batch; only this is timed.
+Call = Callable[[], Outputs]
+# Prepares a Call for a batch; work such as copying inputs into tensors is not timed.
 Bind = Callable[[Feeds], Call]
 Family = Literal["eager", "compile", "files", "ours"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -25,19 +25,19 @@ _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.+@-]+){2,}")
 
 
 class MismatchError(Exception):
-    """A variant in fp32 gives other numbers than PyTorch task by task. Nothing was written."""
+    """The outputs of an fp32 variant differ from PyTorch task by task. Nothing was written."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A variant, ready to run.
+    """A variant that is ready to run.
 
     Attributes:
-        bind: makes the call that is timed.
-        file_bytes: bytes of its files on disk; None where it has none of its own.
-        export_seconds: how long it took to write them.
-        bundle: the exported folder that it runs, whose operations can be counted; None for another way.
-        floats: what the floats of that folder's graph are computed in.
+        bind: function that prepares the timed call for a batch.
+        file_bytes: size of its files on disk; None for a variant without separate files.
+        export_seconds: seconds of the export; None for a variant without separate files.
+        bundle: exported folder that it runs, for counting operations; None for other variants.
+        floats: precision in which the floats of that folder's graph are computed.
     """
 
     bind: Bind
@@ -52,12 +52,12 @@ class Variant:
     """One way to run all tasks.
 
     Attributes:
-        key: its name in the results.
-        label: its name for people.
-        family: "eager" variants are what the others are compared with.
-        precision: "fp32" variants must give the numbers of PyTorch task by task; others only report the difference.
-        drop: adapters are left out of the layers 0 to drop - 1.
-        prepare: does all that a service does once, at its start. May raise anything: the variant then counts as failed.
+        key: name in the results.
+        label: name in tables and plots.
+        family: group of variants; "eager" variants are the references of the ratios.
+        precision: "fp32" variants must match PyTorch task by task; for others the difference is only reported.
+        drop: number of lowest layers without adapters.
+        prepare: function for the work that a service does once, at its start. An exception marks the variant as failed.
     """
 
     key: str
@@ -69,15 +69,15 @@ class Variant:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of what went wrong, without paths of this machine."""
+    """Return the type and the first line of an error, without local paths."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     text = _PATH.sub(lambda match: re.split(r"[\\/]", match[0])[-1], text)
     return text if len(text) <= 160 else text[:159] + "…"
 
 
-def max_difference(found: Answers, expected: Answers) -> float:
-    """max |found - expected| over all tasks; infinite where shapes differ or a number is NaN."""
+def max_difference(found: Outputs, expected: Outputs) -> float:
+    """Return max |found - expected| over all tasks; infinity if shapes differ or a number is NaN."""
     if len(found) != len(expected) or any(a.shape != b.shape for a, b in zip(found, expected, strict=False)):
         return float("inf")
     worst = max(float(np.abs(a.astype(np.float64) - b).max()) for a, b in zip(found, expected, strict=True))

@@ -1,6 +1,6 @@
-"""Draws docs/graph.svg, the README's picture: what is computed for three tasks today, and in an exported graph.
+"""Drawing of docs/graph.svg, the README's picture: the computation of three tasks today, and in an exported graph.
 
-python docs/draw_graph.py
+Run it with `python docs/draw_graph.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 LAYERS, DROP = 6, 3
-# Okabe and Ito's palette, which people with any colour vision can tell apart.
+# The palette of Okabe and Ito, suitable for colour-blind readers.
 TRUNK, INK, PAPER = "#d9dee4", "#1f2933", "#ffffff"
 TASKS = {"topic": "#0072b2", "mood": "#e69f00", "spam": "#009e73"}
 HEIGHT, GAP = 0.62, 0.16
 
 
 def box(axes: Axes, x: float, y: float, width: float, text: str, colour: str, ink: str = INK) -> None:
+    """Draw a labelled box with its lower left corner at (x, y)."""
     axes.add_patch(
         FancyBboxPatch(
             (x, y), width, HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=colour, edgecolor=INK, lw=0.8
@@ -31,20 +32,24 @@ def box(axes: Axes, x: float, y: float, width: float, text: str, colour: str, in
 
 
 def arrow(axes: Axes, x: float, y: float, to_x: float, to_y: float) -> None:
+    """Draw an arrow from (x, y) to (to_x, to_y)."""
     axes.annotate(
         "", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
     )
 
 
 def adapter(axes: Axes, x: float, y: float, colour: str, width: float = 0.2) -> None:
+    """Draw an adapter as a coloured bar inside a box."""
     axes.add_patch(Rectangle((x, y + 0.12), width, HEIGHT - 0.24, facecolor=colour, edgecolor=INK, lw=0.6))
 
 
 def level(row: int) -> float:
+    """Return the y coordinate of a row of boxes, counted from the bottom."""
     return row * (HEIGHT + GAP)
 
 
 def draw_today(axes: Axes) -> None:
+    """Draw the left half: a separate model per task."""
     axes.set_title("today: one file per task, every layer every time", fontsize=11, color=INK, pad=8)
     for column, (name, colour) in enumerate(TASKS.items()):
         x = column * 2.3
@@ -59,13 +64,14 @@ def draw_today(axes: Axes) -> None:
 
 
 def draw_exported(axes: Axes) -> None:
+    """Draw the right half: one exported graph with a shared trunk."""
     axes.set_title(f"exported with --drop {DROP}: one graph", fontsize=11, color=INK, pad=8)
     middle = 3.3
     axes.text(middle, level(0) - 0.12, "text", ha="center", va="top", fontsize=9, color=INK)
     box(axes, middle - 1, level(0), 2, "embeddings", TRUNK)
     for row in range(LAYERS):
         arrow(axes, middle, level(row) + HEIGHT, middle, level(row + 1))
-        # The first adapters stand at the end of layer DROP: all before them is the same for every task.
+        # The first adapters are at the end of layer DROP: everything before them is the same for all tasks.
         if row <= DROP:
             box(axes, middle - 1, level(row + 1), 2, f"layer {row}", TRUNK)
         else:
@@ -86,7 +92,8 @@ def draw_exported(axes: Axes) -> None:
 
 
 def main() -> None:
-    mpl.rcParams["svg.hashsalt"] = "graph"  # the same picture is the same file
+    """Write docs/graph.svg."""
+    mpl.rcParams["svg.hashsalt"] = "graph"  # deterministic file contents
     mpl.rcParams["svg.fonttype"] = "none"
     mpl.rcParams["font.family"] = "sans-serif"
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2))

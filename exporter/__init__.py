@@ -1,7 +1,9 @@
 """Exports many tasks of one adapter model into one ONNX graph with a shared trunk.
 
-from exporter import export
-report = export(model, tokenizer, drop=5, output="onnx")
+Example:
+    from exporter import export
+
+    report = export(model, tokenizer, drop=5, output="onnx")
 """
 
 import importlib

@@ -10,26 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from exporter.checkpoints.load import Checkpoint, check_finite, load
-from exporter.compile.build import compile_plan, copies, load_graph, save, verify_saved
-from exporter.compile.templates import StoredGroup, load_stored_groups, save_stored_groups
+from exporter.compile.build import compile_plan, copies
 from exporter.errors import ExportError, VerificationError
 from exporter.models.binding import task_slots, task_weights
 from exporter.models.compositions import describe, names_of
 from exporter.plan import Head, Plan, Task
-from exporter.planning.make import check_names, make_goal, make_plan
+from exporter.planning.make_plan import check_names, make_goal, make_plan
 from exporter.planning.routable import check_routable
-from exporter.prune.prune import TaskGroup, exact_bytes, prune
+from exporter.prune.sizes import reference_bytes
+from exporter.prune.task_groups import TaskGroup, prune
 from exporter.report import Report, VariantReport
 from exporter.stages import Stages
 from exporter.targets import needs_ranges
 from exporter.variant import report_variant
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
-from exporter.verify.verify import SHAPES, Candidate, make_inputs
-from exporter.write.save import graph_outputs, save_config, variant_entry
+from exporter.verify.random_inputs import make_inputs
+from exporter.verify.saved import load_graph, verify_saved
+from exporter.verify.verify import SHAPES, Candidate
+from exporter.write.save import save_config, save_graphs, variant_entry
 from exporter.write.staging import check_space, staged
+from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MANIFEST, WEIGHTS, Manifest, TaskEntry, VariantEntry, check_files, digest, read_manifest
 from runtime.errors import AdapterDropError
@@ -41,31 +43,32 @@ def add(
     model: Any = None,
     fusions: Sequence[str] = (),
     atol: float | None = None,
-    console: Console | None = None,
 ) -> Report:
-    """Adds tasks to the bundle in `folder`, without tracing their model: each must have the structure of a task that is there.
+    """Add tasks to a bundle without tracing their model.
 
-    The bundle must have been exported with `extendable`. New tasks have the drop of each variant. They are verified against
-    PyTorch, the others against the graph that is replaced.
+    The bundle must have been exported with `extendable`, and each new task must have the structure of a task in it. New tasks
+    have the drop of each variant. They are verified against PyTorch, the others against the graph that is replaced. Progress
+    is logged at level INFO by the logger "exporter.stages"; nothing is printed.
 
     Args:
-        folder: what `export` wrote. It is replaced as a whole, or not at all.
+        folder: a folder written by `export`. It is replaced as a whole, or not at all.
         adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
         model: the trunk that the bundle was exported from: a live model, a folder or hub id, or None for the bundled example.
-            What it has of the bundle's own tasks is left alone.
+            Tasks of it that the bundle already has are ignored.
         fusions: folders or hub ids of fusion layers to load into the model.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
-        console: where progress is shown; None for silence.
 
     Returns:
-        The report; its parity rows are the new tasks'.
+        The report of the new tasks.
 
     Raises:
         ExportError: no such bundle, no new task, or one of another structure.
-        VerificationError: a graph differs. In either case the folder is as it was.
+        VerificationError: a graph differs.
+
+        In either case the folder is unchanged.
     """
     folder = Path(folder).expanduser()
-    stages = Stages(console)
+    stages = Stages()
     with stages("load"):
         manifest = _open(folder)
         if needs_ranges(manifest.target, manifest.precision):
@@ -82,7 +85,7 @@ def add(
             check_finite(task_group.model)
         grown = [_grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
         # The old weights are in the new file again; the templates among them are what an exact copy takes.
-        check_space(folder, (folder / WEIGHTS).stat().st_size + exact_bytes(pruned, plans[0].new))
+        check_space(folder, (folder / WEIGHTS).stat().st_size + reference_bytes(pruned, plans[0].new))
     done = []
     with staged(folder, overwrite=True) as target:
         with WeightsFile(target / WEIGHTS) as weights:
@@ -122,7 +125,7 @@ def _plan(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, ato
     tasks = tuple(task for task in found.tasks if task.name not in known)
     if not tasks:
         raise ExportError(
-            f"the model and adapters given have no task that the bundle has not; it has {', '.join(sorted(known))}: name "
+            f"the model and adapters given have no new task; the bundle has {', '.join(sorted(known))}: name "
             "a new one with --adapter NAME=SOURCE"
         )
     # The model may have been exported with a tokenizer that knows no token types.
@@ -162,9 +165,9 @@ def _with_task(template: StoredGroup, task_group: TaskGroup, task: Task) -> Stor
     by_place = {place: own[name][0].numpy() for name, place in task_slots(task_group.model, task).items()}
     weights = {}
     for name, arrays in template.group.weights.items():
-        array = by_place.get(template.places[name])
+        array = by_place.get(template.slots[name])
         if array is None or array.dtype != arrays[0].dtype or array.ndim != arrays[0].ndim:
-            found = "none" if array is None else f"{array.dtype}{list(array.shape)}"
+            found = "no weight" if array is None else f"{array.dtype}{list(array.shape)}"
             raise ExportError(
                 f"the task {task.name!r} was expected to have {arrays[0].dtype}{list(arrays[0].shape)} in the place of {name}, "
                 f"found {found}: export the bundle again with it"
@@ -189,7 +192,7 @@ def _variant(
         groups = copies([template.group for template in templates])
         compiled = compile_plan(groups, plans.every, routed=bool(variant.routed), clean=True)
     with stages("save"):
-        reference = save(compiled, weights, path)
+        reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         save_stored_groups(templates, weights, path)
     with stages("verify"):
         graph = load_graph(plans.every, path, bool(variant.routed))
@@ -203,9 +206,9 @@ def _variant(
 
 
 def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:
-    """Raises VerificationError where the bundle's own tasks have other answers than before."""
+    """Raise VerificationError where the logits of the bundle's previous tasks change."""
     old = [task for task in plans.every.tasks if task not in plans.new.tasks]
-    outputs = [graph_outputs(replace(plans.every, tasks=tuple(old))), graph_outputs(plans.every)]
+    outputs = [replace(plans.every, tasks=tuple(old)).outputs, plans.every.outputs]
     failed = []
     for shape in SHAPES:
         if shape[1] > min(plans.every.max_lengths.values(), default=shape[1]):
@@ -219,14 +222,14 @@ def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:
                 row = parity_row(task, np.asarray(one), np.asarray(other), shape, plans.every.atol)
                 if not row.max_abs_diff <= row.tolerance:
                     failed.append(
-                        f"  {task.name} at {shape[0]}x{shape[1]}: {row.max_abs_diff:.2e} from the bundle's own answers"
+                        f"  {task.name} at {shape[0]}x{shape[1]}: {row.max_abs_diff:.2e} from the logits of the bundle"
                     )
     if failed:
         raise VerificationError(NOTHING_WRITTEN + "\n".join(failed))
 
 
 def _save_manifest(manifest: Manifest, plan: Plan, variants: Sequence[VariantEntry], target: Path) -> None:
-    outputs: Mapping[str, tuple[str, ...]] = graph_outputs(plan)
+    outputs: Mapping[str, tuple[str, ...]] = plan.outputs
     known = {entry.name: entry for entry in manifest.tasks}
     entries = tuple(
         replace(known[task.name], outputs=outputs[task.name])

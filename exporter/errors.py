@@ -1,11 +1,14 @@
-"""The exporter's exceptions. Both carry one message that says what was expected, what was found and what to do."""
+"""The exceptions of the exporter.
+
+Each message states what was expected, what was found and what to do next.
+"""
 
 from __future__ import annotations
 
 
 class ExportError(Exception):
-    """Wrong use, an unsupported model or bad input. The command line exits with status 2."""
+    """Invalid arguments, an unsupported model or invalid input; the command line exits with status 2."""
 
 
 class VerificationError(ExportError):
-    """The exported graph differs from PyTorch. Nothing was written; the command line exits with status 1."""
+    """The exported graph differs from PyTorch; nothing was written and the command line exits with status 1."""

@@ -1,4 +1,4 @@
-"""From an adapter model to one verified graph on disk."""
+"""Exports an adapter model into one verified graph on disk."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from exporter.checkpoints.load import check_finite, load
 from exporter.errors import ExportError
-from exporter.planning.make import make_goal, make_plans
+from exporter.planning.make_plan import make_goal, make_plans
 from exporter.planning.routable import check_routable
 from exporter.prune.fusion_members import open_calibration
-from exporter.prune.prune import least_bytes, prune
+from exporter.prune.sizes import minimum_bytes
+from exporter.prune.task_groups import prune
 from exporter.report import Report
 from exporter.stages import Stages
 from exporter.variant import Request, export_variant
@@ -44,18 +43,19 @@ def export(
     max_disagreement: float | None = None,
     adapters: Sequence[str] = (),
     fusions: Sequence[str] = (),
-    console: Console | None = None,
 ) -> Report:
-    """Exports all tasks of an adapter model into one ONNX graph with a shared trunk, and verifies it against PyTorch.
+    """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
+
+    Progress is logged at level INFO by the logger "exporter.stages"; nothing is printed.
 
     Args:
         model: a live model of the adapters library or of PEFT, a folder or hub id of one, or None for the bundled example. A
-            live model is handed back as it came.
-        tokenizer: a fast tokenizer to save beside the graph; a folder's own is found by itself.
-        tasks: adapter names, each with a head of its own name, or a mapping from task name to a composition of the adapters
-            library (Stack, Fuse, Average); None for the checkpoint's own setup, or all adapters where it has none.
-        drop: adapters leave the layers 0 to drop - 1; a mapping gives a number per task, 0 where a task is not named; a list of
-            numbers makes one variant each, over one file of weights.
+            live model is returned unchanged.
+        tokenizer: a fast tokenizer to save with the graph; by default the one in the model's folder.
+        tasks: adapter names, each with a head of the same name, or a mapping from task name to a composition of the adapters
+            library (Stack, Fuse, Average); None for the active setup of the checkpoint, or else all its adapters.
+        drop: remove the adapters of the layers 0 to drop - 1; a mapping gives a number per task, 0 for tasks that it does not
+            name; a list of numbers makes a variant each, which share one weights file.
         output: the folder to write; new or empty, or an earlier export with `overwrite`.
         keep_fused: keep this many members of each fusion, in each layer those with the most attention.
         calibration: a file with texts to measure that attention on (.txt, .jsonl, .csv, .tsv; labels are optional), or with
@@ -64,17 +64,18 @@ def export(
             compute from a graph in fp32.
         target: "portable", standard ONNX operators only; "cpu", "cuda", with ONNX Runtime's fused operators; "openvino";
             "tensorrt".
-        routed: also write a graph whose rows choose their text and their task, for heads with one vector of logits per text.
-        extendable: also keep each structure's template, and its tasks' weights once more, so that `add` can add tasks.
+        routed: also write a graph in which each row selects an input row and a task, for heads with one vector of logits per
+            text.
+        extendable: also store the traced graph of each structure, and the weights of its tasks once more, for `add`.
         opset: ONNX operator set, 20 by default.
         atol: allowed |onnx - torch| relative to max(1, max |torch|), by default 1e-4 in fp32, 0.02 in fp16, 1 in int8.
-        overwrite: replace the output folder where an export wrote it.
-        evaluation: texts on which the graph's answers are compared with PyTorch's: a file as for `calibration`, or task ->
-            file.
-        max_disagreement: refuse a graph that answers otherwise on more than this share of a task's evaluation texts.
+        overwrite: replace the output folder if an export wrote it.
+        evaluation: texts on which the graph's predictions are compared with PyTorch's: a file as for `calibration`, or a
+            mapping from task to file.
+        max_disagreement: refuse a graph whose predictions differ from PyTorch's on more than this share of a task's evaluation
+            texts.
         adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
         fusions: folders or hub ids of fusion layers to load into the model.
-        console: where progress is shown; None for silence.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
@@ -82,11 +83,13 @@ def export(
 
     Raises:
         ExportError: wrong use, an unsupported model or bad input.
-        VerificationError: the graph differs from PyTorch, or answers otherwise too often. In either case nothing was written.
+        VerificationError: the graph differs from PyTorch, or its predictions differ on too many texts.
+
+        In either case nothing was written.
     """
     output = _path(output)
     check_destination(output, overwrite)
-    stages = Stages(console)
+    stages = Stages()
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions)
         plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target))
@@ -99,8 +102,8 @@ def export(
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
-        # Asked before the long stages rather than after them.
-        check_space(output, least_bytes(pruned, plans[0]))
+        # Before the long stages rather than after them.
+        check_space(output, minimum_bytes(pruned, plans[0]))
     with staged(output, overwrite) as folder:
         with WeightsFile(folder / WEIGHTS) as weights:
             done = [

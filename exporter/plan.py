@@ -1,4 +1,4 @@
-"""What to export: the tasks with their heads, the layers dropped, the graph's inputs. Decided once, then frozen."""
+"""The export plan: tasks with their heads, dropped layers and graph inputs, as frozen data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from runtime.bundle import OUTPUTS, HeadType, InputEntry, output_names
 
 @dataclass(frozen=True)
 class Head:
-    """Attributes:
-    name: the head's name in a model with named heads; None for a model's own head.
-    kind: the bundle's name of the head type.
-    labels: the label names in the order of the logits; empty where there are none.
-    choices: answers per question of a multiple choice head, else 1.
-    structure: equal for heads that differ in weights and label count alone; JSON-able.
+    """A prediction head.
+
+    Attributes:
+        name: the head's name in a model with named heads; None for the single head of a model.
+        kind: the head type as it is named in a bundle.
+        labels: label names in the order of the logits; empty for heads without labels.
+        choices: choices per question of a multiple choice head, otherwise 1.
+        structure: JSON-serializable; equal for heads that differ only in their weights and number of labels.
     """
 
     name: str | None
@@ -31,13 +33,13 @@ class Task:
     """One adapter or composition of adapters, with a head.
 
     Attributes:
-        name: the task's own name; graph outputs begin with it.
-        setup: an adapter's name, or a composition of the adapters library.
-        head: its prediction head.
-        drop: adapters leave the layers 0 to drop - 1.
-        kept: fusion -> layer -> the members that stay there; a fusion or layer that is absent keeps all.
-        structure: equal for tasks that one trace serves: everything but weights and label count.
-        names: the adapters and fusion layers by name, in an order that is the same for tasks of one structure.
+        name: the task name, which is the prefix of its graph outputs.
+        setup: an adapter name, or a composition of the adapters library.
+        head: the prediction head.
+        drop: adapters are removed from the layers 0 to drop - 1.
+        kept: fusion -> layer -> the members kept there; a fusion or layer that is absent keeps all members.
+        structure: describes everything but weights and number of labels; tasks with equal structure share one trace.
+        names: the names of the adapters and fusion layers, in the same order for all tasks with equal structure.
     """
 
     name: str
@@ -50,22 +52,25 @@ class Task:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The graph's outputs for this task, beside other tasks'."""
+        """The names of this task's outputs in a graph of several tasks."""
         return output_names(self.name, OUTPUTS[self.head.kind])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Attributes:
-    tasks: in the order of the graph's outputs.
-    layers: how many layers the model has.
-    inputs: the graph's inputs, in order.
-    max_lengths: the longest sequence per axis, in tokens; an axis without a limit is absent.
-    padding_id: the token that fills up short rows, if the model knows one.
-    end_id: the token with which texts end, where the model looks for it.
-    opset: the ONNX operator set.
-    precision, target: what the graph is compiled for.
-    atol: parity tolerance relative to max(1, max |eager|).
+    """The complete description of one graph to export.
+
+    Attributes:
+        tasks: in the order of the graph's outputs.
+        layers: number of transformer layers.
+        inputs: the graph's inputs, in order.
+        max_lengths: axis -> the longest sequence in tokens; an axis without a limit is absent.
+        padding_id: id of the padding token; None if the model has none.
+        end_id: id of the end-of-sequence token; None if the model does not read it.
+        opset: ONNX operator set version.
+        precision: a precision of `exporter.targets.PRECISIONS`.
+        target: a key of `exporter.targets.TARGETS`.
+        atol: parity tolerance relative to max(1, max |eager|).
     """
 
     tasks: tuple[Task, ...]
@@ -81,31 +86,43 @@ class Plan:
 
     @property
     def rounds(self) -> bool:
-        """Whether the graph itself holds numbers of a lower precision than fp32."""
+        """Whether the graph contains values of lower precision than fp32."""
         return self.precision in ("fp16", "int8")
 
     @property
     def drop(self) -> int:
-        """In the layers 0 to drop - 1 no task has an adapter."""
+        """The number of lowest layers without adapters: no task has one in the layers 0 to drop - 1."""
         return min(task.drop for task in self.tasks)
 
     @property
+    def outputs(self) -> dict[str, tuple[str, ...]]:
+        """Task -> the names of its outputs in the graph.
+
+        The outputs of a single task have the names of transformers, so that Optimum loads the folder.
+        """
+        if len(self.tasks) == 1:
+            return {self.tasks[0].name: OUTPUTS[self.tasks[0].head.kind]}
+        return {task.name: task.outputs for task in self.tasks}
+
+    @property
     def groups(self) -> tuple[tuple[Task, ...], ...]:
-        """The tasks by structure, groups and tasks in the order given."""
+        """The tasks grouped by structure and common adapters; groups and tasks keep the order of `tasks`."""
         by_structure: dict[str, list[Task]] = {}
         for task in self.tasks:
             by_structure.setdefault(task.structure, []).append(task)
         return tuple(part for group in by_structure.values() for part in _by_common_adapters(tuple(group), 0))
 
 
-def _by_common_adapters(group: tuple[Task, ...], role: int) -> list[tuple[Task, ...]]:
-    """Divides tasks whose first adapters are common to some of them: Stack(en, a) and Stack(en, b) share en, which is then part
-    of their trunk, and Stack(de, c) has another one."""
-    if role >= len(group[0].names):
+def _by_common_adapters(group: tuple[Task, ...], slot: int) -> list[tuple[Task, ...]]:
+    """Split a group where only some of its tasks have the same adapter in the slots from `slot` on.
+
+    Stack(en, a) and Stack(en, b) share the adapter en, which becomes part of their trunk; Stack(de, c) is a group by itself.
+    """
+    if slot >= len(group[0].names):
         return [group]
     by_name: dict[str, list[Task]] = {}
     for task in group:
-        by_name.setdefault(task.names[role], []).append(task)
+        by_name.setdefault(task.names[slot], []).append(task)
     if len(by_name) == len(group):
         return [group]
-    return [part for tasks in by_name.values() for part in _by_common_adapters(tuple(tasks), role + 1)]
+    return [part for tasks in by_name.values() for part in _by_common_adapters(tuple(tasks), slot + 1)]

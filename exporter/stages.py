@@ -1,40 +1,40 @@
-"""Times the stages of an export and shows that something is going on."""
+"""The stages of an export: measured, and logged as they begin and end."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
+_LOGGER = logging.getLogger(__name__)
 
 
 class Stages:
-    """`with stages("trace", "2 structures"):` measures a stage; on a terminal a spinner runs meanwhile.
+    """Measures stages and logs them at level INFO: `with stages("trace", "2 structures"): …`.
+
+    Each record has the attribute `running`: the stage's text when it begins, empty when it has ended.
 
     Attributes:
-        seconds: time per stage, in the order in which they began.
+        seconds: total time per stage, in the order in which they first began.
     """
 
-    def __init__(self, console: Console | None) -> None:
+    def __init__(self) -> None:
+        """Start with no stage."""
         self.seconds: dict[str, float] = {}
-        self._console = console
 
     @contextlib.contextmanager
     def __call__(self, name: str, detail: str = "") -> Iterator[None]:
-        text = f"{name} {detail}".rstrip()
-        start = time.perf_counter()
-        with self._shown(text):
-            yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        if self._console is not None:
-            self._console.print(f"  {text}: {self.seconds[name]:.1f} s", highlight=False)
+        """Measure one stage; a stage that occurs several times, once per variant, adds up.
 
-    def _shown(self, text: str) -> contextlib.AbstractContextManager[object]:
-        if self._console is None:
-            return contextlib.nullcontext()
-        if not self._console.is_terminal:
-            # In a log, a line before the work starts is all there is to see until it ends.
-            self._console.print(f"  {text} …", highlight=False)
-            return contextlib.nullcontext()
-        return self._console.status(text)
+        Args:
+            name: key in `seconds`.
+            detail: what the stage works on, for the log.
+        """
+        text = f"{name} {detail}".rstrip()
+        _LOGGER.info("%s …", text, extra={"running": text})
+        start = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+        _LOGGER.info("%s: %.1f s", text, elapsed, extra={"running": ""})

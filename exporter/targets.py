@@ -1,29 +1,31 @@
-"""Targets, precisions and tolerances: what a graph can be compiled for."""
+"""The supported targets, precisions and tolerances."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# Target -> the precisions that are worth having there.
+# Target -> the precisions that are useful there.
 TARGETS: Mapping[str, tuple[str, ...]] = {
     "portable": ("fp32", "fp16", "int8"),
-    # ONNX Runtime's CPU kernels have no 16-bit floats on x86: it would cast to 32 bits and back around each.
+    # ONNX Runtime has no fp16 kernels for x86 CPUs: it would cast to fp32 and back around each node.
     "cpu": ("fp32", "int8"),
     "cuda": ("fp32", "fp16"),
-    # These compute in 16 bits by an option of their own, from a graph in fp32.
+    # These providers compute in bf16 when an option is set; the graph stays in fp32.
     "tensorrt": ("fp32", "fp16", "bf16"),
     "openvino": ("fp32", "bf16", "int8"),
 }
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
-# What torch.onnx writes at least; a lower one is made of it in the end.
-LEAST_TRACED_OPSET = 18
-# Allowed |onnx - torch| relative to max(1, max |torch|) on random inputs, the worst there are for integers; the compiler's work
-# is proved in fp32 first. What a provider rounds by an option of its own, the graph does not.
+# The lowest opset that torch.onnx writes; LowerOpsetPass converts the finished graph to a lower one.
+MIN_TRACED_OPSET = 18
+# Allowed |onnx - torch| relative to max(1, max |torch|). Verification uses random inputs, the worst case for int8. A graph of
+# lower precision is first verified in fp32. bf16 has the fp32 tolerance: the provider rounds, not the graph.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-4, "int8": 1.0}
 
 
 def needs_ranges(target: str, precision: str) -> bool:
-    """Whether the target quantizes activations by ranges that are measured beforehand: OpenVINO computes in floats what is
-    quantized at run time."""
+    """Return whether activations are quantized with ranges measured before the export.
+
+    OpenVINO computes dynamically quantized nodes in floating point, so that int8 there needs static ranges.
+    """
     return target == "openvino" and precision == "int8"

@@ -1,4 +1,4 @@
-"""One variant of a bundle: from pruned models to a verified graph on disk."""
+"""Exports one variant of a bundle: from pruned models to a verified graph on disk."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exporter.compile.build import Compiled, compile_plan, load_graph, save, trace_group, verify_saved
+from exporter.compile.build import Compiled, compile_plan, stored_form
 from exporter.compile.pipeline import branch_size, graph_size
-from exporter.compile.templates import make_stored_groups, save_stored_groups
 from exporter.models.compositions import describe
 from exporter.plan import Plan
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
-from exporter.prune.parameters import adapter_parameters
-from exporter.prune.prune import TaskGroup, prune, shared_part
+from exporter.prune.sizes import adapter_parameters
+from exporter.prune.task_groups import TaskGroup, prune, shared_part
 from exporter.report import GraphReport, TaskReport, VariantReport
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration
 from exporter.texts.drift import Drift
+from exporter.trace.trace import trace_group
 from exporter.verify.evaluate import Evaluation, evaluate
-from exporter.write.save import routed_file, variant_entry
+from exporter.verify.saved import load_graph, verify_saved
+from exporter.write.save import save_graphs, variant_entry
+from exporter.write.stored_groups import make_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
-from runtime.bundle import ParityRow, PassRow, VariantEntry
+from runtime.bundle import ParityRow, PassRow, VariantEntry, routed_file
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What was asked for, the same for all variants of a bundle.
+    """The part of an export that is the same for all variants of a bundle.
 
     Attributes:
-        model: the whole model, of which variants are pruned copies.
-        calibration: texts, or scores of fusion members; None where no file was given.
+        model: the whole model; variants are pruned copies of it.
+        calibration: texts, or scores of fusion members; None without a calibration file.
         keep_fused: how many members of each fusion stay in each layer; None for all.
         evaluation: the texts on which the graph is compared with PyTorch.
-        routed: whether there is a graph whose rows choose their task.
-        extendable: whether templates are kept, to which tasks can be added.
+        routed: whether to write a routed graph, in which each row selects a task.
+        extendable: whether to store the groups to which tasks can be added.
     """
 
     model: Any
@@ -50,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class _Pruned:
-    """A plan with its branches, and what calibration texts say of them."""
+    """A plan with its task groups, and what was measured on calibration texts."""
 
     plan: Plan
     task_groups: tuple[TaskGroup, ...]
@@ -61,26 +63,38 @@ class _Pruned:
 def export_variant(
     request: Request, plan: Plan, task_groups: tuple[TaskGroup, ...], path: Path, weights: WeightsFile, stages: Stages
 ) -> tuple[VariantEntry, VariantReport]:
-    """Writes the graph of `plan` to `path` and proves it; returns what the manifest and the report say of it. Beside it: the
-    routed graph and the templates, where they are asked for.
+    """Write the graph of a plan and verify it.
+
+    The routed graph and the stored groups are written next to it where they are requested.
+
+    Args:
+        request: what all variants have in common.
+        plan: the tasks of this variant.
+        task_groups: its tasks by structure, with their pruned models.
+        path: file of the graph.
+        weights: file of the weights of all variants.
+        stages: measures the stages.
+
+    Returns:
+        The entry of the manifest, and the report.
 
     Raises:
         ExportError: the model cannot be traced or compiled.
-        VerificationError: a graph differs from PyTorch, or answers otherwise too often.
+        VerificationError: a graph differs from PyTorch, or its predictions differ on too many texts.
     """
     pruned = _Pruned(plan, task_groups)
     if (texts := request.calibration) is not None:
-        with stages("calibrate", f"on {len(texts.texts)} text(s)" if texts.texts else ""):
+        with stages("calibrate", f"(texts: {len(texts.texts)})" if texts.texts else ""):
             pruned = _calibrate(request, pruned, texts)
     plan, task_groups = pruned.plan, pruned.task_groups
-    with stages("trace", f"{len(task_groups)} structure(s) of {len(plan.tasks)} task(s), drop {plan.drop}"):
+    with stages("trace", f"(drop: {plan.drop}, tasks: {len(plan.tasks)}, structures: {len(task_groups)})"):
         groups = [trace_group(task_group, plan) for task_group in task_groups]
     with stages("compile"):
         compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
     with stages("save"):
-        reference = save(compiled, weights, path)
+        reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         if request.extendable:
-            save_stored_groups(make_stored_groups(compiled.kept, task_groups), weights, path)
+            save_stored_groups(make_stored_groups([stored_form(group) for group in compiled.kept], task_groups), weights, path)
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         parity = verify_saved(plan, task_groups, graph, reference)
@@ -95,7 +109,7 @@ def export_variant(
 
 
 def _calibrate(request: Request, pruned: _Pruned, texts: Calibration) -> _Pruned:
-    """Chooses the members of fusions that stay, and measures what pruning changes."""
+    """Choose the fusion members that stay, and measure what pruning changes."""
     plan, task_groups = pruned.plan, pruned.task_groups
     attention = measure_fusions(task_groups, texts, request.keep_fused)
     if request.keep_fused is not None:
@@ -108,7 +122,7 @@ def _calibrate(request: Request, pruned: _Pruned, texts: Calibration) -> _Pruned
 def report_variant(
     plan: Plan, task_groups: tuple[TaskGroup, ...], compiled: Compiled, entry: VariantEntry, parity: tuple[ParityRow, ...]
 ) -> VariantReport:
-    """The report of the plan's tasks, without what calibration and evaluation texts tell."""
+    """Report the tasks of a plan, without what is measured on calibration and evaluation texts."""
     parameters, stored = adapter_parameters(task_groups)
     return VariantReport(
         model=entry.model,

@@ -1,10 +1,10 @@
-"""Run an exported adapter bundle with ONNX Runtime; no torch, transformers or adapters needed.
+"""Inference on an exported bundle with ONNX Runtime, without torch, transformers or adapters.
 
     import runtime
     predictor = runtime.load("onnx")
     predictor.predict(["a text", ("first of a pair", "second of a pair")])
 
-Importing this package raises ModuleNotFoundError, saying what to install, where no flavour of ONNX Runtime is found.
+If no distribution of ONNX Runtime is installed, the import raises a ModuleNotFoundError that names the packages to install.
 """
 
 from runtime.bundle import Manifest

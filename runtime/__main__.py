@@ -1,10 +1,12 @@
-"""Ask an exported bundle about texts on the command line, or write it for Triton; see `python -m runtime --help`."""
+"""The command line: run an exported bundle on texts, or write it for Triton. See `python -m runtime --help`."""
 
 import argparse
 import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +19,7 @@ from runtime.predictor import Prediction, Predictor
 from runtime.serving import triton
 from runtime.text.encode import Text
 
-_SHOWN = 6  # of an embedding's numbers
+_SHOWN = 6  # numbers of an embedding
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
 
 
@@ -27,75 +29,120 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 2 wrong use or bad input, 130 interrupted."""
+    """Run the command line.
+
+    Args:
+        arguments: those after `python -m runtime`; by default those of this process.
+
+    Returns:
+        The exit status: 0 done, 2 wrong use or bad input, 130 interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if list(arguments[:1]) == ["triton"]:
-            return triton.main(arguments[1:])
-        options = _parser().parse_args(arguments)
-        texts: list[Text] = [*options.texts, *(_read(options.file) if options.file else ())]
-        if not texts:
-            raise InputError("no text: give some with --text, --pair or --file")
-        tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
-        # One call: without a cache, packing weights for all graphs would take longer than it
-        given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
-        settings = read_settings(options.settings, given)
-        predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
-        predictions = predictor.predict(texts, tasks, truncate=options.truncate)
-        nodes = predictor.node_counts() if options.nodes else None
-        answer = (_as_json if options.json else _as_text)(predictor, texts, predictions, nodes)
-        _print(answer)
+        with _shown_progress():
+            if list(arguments[:1]) == ["triton"]:
+                return triton.main(arguments[1:])
+            _print(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
-    except BrokenPipeError:  # the reader, say `head`, has seen enough; Python's own flush at exit must not complain either
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python's flush at exit must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return _INTERRUPTED
     return _DONE
 
 
+@contextmanager
+def _shown_progress() -> Iterator[None]:
+    """Show what the library logs about long work on standard error."""
+    logger, handler = logging.getLogger("runtime"), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+def _predict(options: argparse.Namespace) -> str:
+    """Run inference on the texts that the options name, and format the predictions."""
+    texts: list[Text] = [*options.texts, *(_read(options.file) if options.file else ())]
+    if not texts:
+        raise InputError("no text: give some with --text, --pair or --file")
+    tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
+    # For a single call, packing the weights of all graphs would take longer than the call, unless a cache keeps them
+    given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
+    settings = read_settings(options.settings, given)
+    predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
+    predictions = predictor.predict(texts, tasks, truncate=options.truncate)
+    nodes = predictor.node_counts() if options.nodes else None
+    return (_as_json if options.json else _as_text)(predictor, texts, predictions, nodes)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m runtime",
-        description="Ask an exported bundle about texts.",
-        epilog=f"Options: {describe()}. `python -m runtime triton DIR REPOSITORY` writes the bundle as a model repository of "
-        "Triton; `triton --help`.",
+        description="Run inference on texts with an exported bundle.",
+        epilog=f"Options: {describe()}. `python -m runtime triton DIR REPOSITORY` writes the bundle as a model repository for "
+        "Triton; `python -m runtime triton --help` lists its options.",
     )
     parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
-    # one destination for both, so that the order of the command line is kept
+    # One destination for both keeps the order of the command line
     add = parser.add_argument
-    add("--text", dest="texts", action="append", default=[], help="a text; write --text=-… where it starts with a dash")
+    add(
+        "--text",
+        dest="texts",
+        action="append",
+        default=[],
+        help="a text; write --text=-… for one that starts with a dash; may be repeated",
+    )
     add(
         "--pair",
         dest="texts",
         action="append",
         nargs=2,
         metavar=("A", "B"),
-        help="a pair of texts, say a question and its context",
+        help="a pair of texts, for example a question and its context; may be repeated",
     )
-    add("--file", metavar="F", help="UTF-8 texts, one a line, a TAB within a pair, after those above; - is standard input")
-    add("--tasks", metavar="a,b", help="only these tasks, in this order")
-    add("--provider", choices=NAMES, default="auto", help="execution provider; auto takes the best that works here")
-    add("--drop", type=int, metavar="N", help="number of lowest layers without adapters, as exported")
-    add("--threads", type=int, metavar="N", help="threads within one operation")
-    add("--cache", metavar="DIR", help="folder for packed weights, TensorRT engines and the like; they are made once then")
+    add(
+        "--file",
+        metavar="F",
+        help="UTF-8 file, one text per line, a TAB between the texts of a pair; - reads standard input",
+    )
+    add("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
+    add(
+        "--provider",
+        choices=NAMES,
+        default="auto",
+        help="execution provider; auto takes the best one that works on this machine",
+    )
+    add(
+        "--drop",
+        type=int,
+        metavar="N",
+        help="the variant without adapters in the lowest N layers; default: the first exported",
+    )
+    add("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core")
+    add("--cache", metavar="DIR", help="folder that keeps packed weights, TensorRT engines and OpenVINO graphs for later calls")
     add(
         "--option",
         dest="settings",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of the provider, say openvino.precision=bf16 or cuda.device=1; may be repeated, see below",
+        help="an option of sessions or providers, such as openvino.precision=bf16 or cuda.device=1; may be repeated, see below",
     )
-    add("--nodes", action="store_true", help="also say how many nodes of the graph each provider ran")
-    add("--truncate", action="store_true", help="cut texts that are too long for the model")
-    add("--json", action="store_true", help="one JSON object on standard output")
+    add("--nodes", action="store_true", help="also print how many nodes of the graph each provider ran")
+    add("--truncate", action="store_true", help="cut texts that are longer than the model's maximum")
+    add("--json", action="store_true", help="print one JSON object on standard output")
     return parser
 
 
 def _read(name: str) -> list[Text]:
-    """The texts of a file. Raises InputError naming the line: not UTF-8, or more than one TAB."""
+    """Read the texts of a file. Raises InputError naming the line: not UTF-8, or more than one TAB."""
     try:
         content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         lines = content.decode("utf-8-sig").split("\n")  # not splitlines(), which also breaks at U+2028 and the like
@@ -128,7 +175,7 @@ def _as_json(
         head = {"provider": predictor.provider, "drop": predictor.drops[0]} | ({} if nodes is None else {"nodes": nodes})
         return json.dumps(head | {"texts": rows}, allow_nan=False)
     except ValueError as error:
-        raise AdapterDropError("the model answered with NaN or an infinity, which JSON cannot hold") from error
+        raise AdapterDropError("the model's output contains NaN or infinity, which JSON cannot represent") from error
 
 
 def _as_text(
@@ -165,7 +212,7 @@ def _summary(prediction: Prediction) -> str:
 
 
 def _print(text: str) -> None:
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal that lacks a character shows its code instead of a traceback
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal without a character shows its code, there is no traceback
         sys.stdout.reconfigure(errors="backslashreplace")
     print(text, flush=True)
 

@@ -1,4 +1,4 @@
-"""Ending a call from another thread."""
+"""Cancellation of running calls from another thread."""
 
 import threading
 from collections.abc import Iterator
@@ -10,18 +10,20 @@ from runtime.import_ort import ort
 
 
 class Cancellation:
-    """Hand one to any number of calls of `run` and `predict`; `cancel` ends them, now and later, with `CancelledError`.
+    """A handle that cancels calls of `run` and `predict`.
 
-    ONNX Runtime looks at it between two nodes, so a call ends within the time of its longest node.
+    One handle may be passed to any number of calls. After `cancel`, running and later calls raise `CancelledError`. ONNX
+    Runtime checks the flag between two nodes, so a call ends within the time of its longest node.
     """
 
     def __init__(self) -> None:
+        """Create a handle that has not been cancelled."""
         self._lock = threading.Lock()
         self._runs: list[Any] = []
         self.cancelled = False
 
     def cancel(self) -> None:
-        """May be called from any thread and more than once."""
+        """Cancel all calls that use this handle. Thread-safe; repeated calls have no further effect."""
         with self._lock:
             self.cancelled = True
             for options in self._runs:
@@ -29,7 +31,11 @@ class Cancellation:
 
     @contextmanager
     def run_options(self) -> Iterator[Any]:
-        """ONNX Runtime's options of one run that can be cancelled. Raises CancelledError if that happened, before or within."""
+        """Yield the ONNX Runtime options of one run that can be cancelled.
+
+        Raises:
+            CancelledError: `cancel` was called before or during the run.
+        """
         options = ort.RunOptions()
         with self._lock:
             if self.cancelled:

@@ -1,8 +1,8 @@
-"""The errors that this package raises on purpose; every other exception is a fault of the program."""
+"""Exceptions that this package raises on purpose; any other exception is a bug."""
 
 
 class AdapterDropError(Exception):
-    """Base of all errors below. The message says what was expected, what was found and what to do next."""
+    """Base class of all errors below. The message states what was expected, what was found and what to do next."""
 
 
 class BundleError(AdapterDropError):
@@ -10,12 +10,12 @@ class BundleError(AdapterDropError):
 
 
 class ProviderError(AdapterDropError):
-    """An execution provider that was asked for by name is unknown, not installed or does not work here."""
+    """An execution provider that was requested by name is unknown, not installed or does not work on this machine."""
 
 
 class CancelledError(AdapterDropError):
-    """The caller ended the call through its `Cancellation`."""
+    """The call was cancelled through its `Cancellation`."""
 
 
 class InputError(AdapterDropError):
-    """What the caller passed does not fit the bundle: feeds, texts, task names, a drop or an option."""
+    """An argument does not fit the bundle: feeds, texts, task names, a drop or an option."""

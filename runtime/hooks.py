@@ -1,4 +1,4 @@
-"""Hooks around every run of a graph, for metrics and traces."""
+"""Hooks that wrap every run of a graph, for metrics and traces."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -8,8 +8,16 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a graph: `rows` x `length` are the shape of its first input, `tokens` those that are no padding (rows where
-    there is no mask)."""
+    """Description of one run of a graph.
+
+    Attributes:
+        provider: name of the execution provider, such as "cpu".
+        drop: drop of the variant that runs.
+        tasks: names of the requested tasks.
+        rows: first dimension of the first input.
+        length: second dimension of the first input; 1 if the input is not a matrix.
+        tokens: number of tokens without padding; equal to `rows` if the graph has no attention mask.
+    """
 
     provider: str
     drop: int
@@ -19,6 +27,7 @@ class Run:
     tokens: int
 
 
-# Entered before a run and left after it, with its exception where it failed. An OpenTelemetry tracer fits:
+# A context manager that is entered before a run and exited after it, with the exception of a failed run. An OpenTelemetry
+# tracer fits:
 # lambda run: tracer.start_as_current_span("run", attributes={"drop": run.drop})
 Hook: TypeAlias = Callable[[Run], AbstractContextManager[Any]]

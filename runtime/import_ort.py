@@ -1,4 +1,4 @@
-"""The one place that imports ONNX Runtime, so that a missing or broken installation is explained in one message."""
+"""Import of ONNX Runtime, in one place, so that a missing or broken installation gives one clear message."""
 
 __all__ = ["ort"]
 
@@ -10,10 +10,10 @@ _INSTALL = (
 try:
     import onnxruntime as ort
 except ModuleNotFoundError as error:
-    if error.name != "onnxruntime":  # a dependency of ONNX Runtime is missing: its own message is the better one
+    if error.name != "onnxruntime":  # a dependency of ONNX Runtime is missing, and the original message names it
         raise
     raise ModuleNotFoundError(f"ONNX Runtime is not installed; {_INSTALL}", name="onnxruntime") from error
 
-# Uninstalling one of two flavours removes files that both own; what is left still imports, as an empty namespace package.
+# Uninstalling one of two distributions removes files that both own; the rest still imports, as an empty namespace package.
 if not hasattr(ort, "InferenceSession"):
     raise ImportError(f"ONNX Runtime is installed incompletely (no InferenceSession); {_INSTALL}", name="onnxruntime")

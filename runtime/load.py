@@ -1,4 +1,4 @@
-"""`load` a bundle into a `Predictor`."""
+"""`load`: from a bundle folder to a `Predictor`."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from runtime.hooks import Hook
 from runtime.options import Options
 from runtime.ort.check_graph import check_graph
 from runtime.ort.open import open_sessions
-from runtime.ort.routed_graph import check_routed
+from runtime.ort.routed_graph import check_routed_graph
 from runtime.policy import DropPolicy
 from runtime.predictor import Predictor
 from runtime.text.encode import TextEncoder
@@ -28,19 +28,23 @@ def load(
     policy: DropPolicy | None = None,
     hooks: Sequence[Hook] = (),
 ) -> Predictor:
-    """Load the bundle in `folder`.
+    """Load a bundle and check it against its manifest.
 
     Args:
-        provider: "cpu", "cuda", "tensorrt" or "openvino"; "auto" takes the best that works here.
-        drop: load the variant of that drop alone; None loads all of them, so that `run` and `predict` can choose.
-        threads: threads within one operation; None leaves it to ONNX Runtime.
-        verify: compare every file's sha256 with the manifest. Missing files are refused in any case.
-        policy: chooses the drop of every call that names none, say `LatencyTarget`; None = the first drop.
-        options: how sessions are made, see `Options`; `threads` above goes before the one there.
-        hooks: entered around every run of a graph, the first one outermost; for metrics and traces, see `Hook`.
+        folder: folder that `python -m exporter` wrote.
+        provider: "cpu", "cuda", "tensorrt" or "openvino"; "auto" selects the best provider that works on this machine.
+        drop: load only the variant with this drop; None loads all variants, so that `run` and `predict` can choose one.
+        threads: threads within one operator; None uses the default of ONNX Runtime.
+        verify: compare the sha256 of every file with the manifest. Missing files are an error in any case.
+        options: session options, see `Options`; the argument `threads` takes precedence over `options.threads`.
+        policy: selects the drop of every call without `drop`, for example `LatencyTarget`; None uses the first drop.
+        hooks: context managers around every run of a graph, outermost first, for metrics and traces; see `Hook`.
+
+    Returns:
+        A predictor that many threads may share.
 
     Raises:
-        BundleError: the folder is no bundle, or a file of it is missing, altered or not loadable.
+        BundleError: the folder is not a bundle, or one of its files is missing, altered or not loadable.
         ProviderError: the provider is unknown, not installed or not working.
         InputError: `drop` was not exported, `threads` is not a positive integer, or the cache folder cannot be used.
     """
@@ -54,11 +58,11 @@ def load(
     models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
 
     def check(graph: str, session: Any) -> None:
-        (check_routed if graph in routed else check_graph)(session, Path(folder) / graph, manifest)
+        (check_routed_graph if graph in routed else check_graph)(session, Path(folder) / graph, manifest)
 
-    opened = open_sessions(Path(folder), manifest, [*models, *routed], provider, options, check)
+    bundle = open_sessions(Path(folder), manifest, [*models, *routed], provider, options, check)
     encoder = TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None
-    predictor = Predictor(manifest, drops, options, policy, tuple(hooks), opened, encoder)
-    if policy is not None:  # it may change the drop when there is least time to open a graph
+    predictor = Predictor(manifest, drops, options, policy, tuple(hooks), bundle, encoder)
+    if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
         predictor.prepare()
     return predictor

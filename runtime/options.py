@@ -1,7 +1,10 @@
-"""What a service may tune. The defaults are safe everywhere and right to fp32; docs/runtime.md has what each one costs."""
+"""Options of sessions and execution providers.
 
+The defaults work on every machine and keep fp32 accuracy; docs/runtime.md lists the cost of each option.
+"""
+
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -11,20 +14,27 @@ from runtime.errors import InputError
 ConvSearch = Literal["DEFAULT", "HEURISTIC", "EXHAUSTIVE"]
 Hint = Literal["f32", "bf16", "f16"]
 
+_LOGGER = logging.getLogger("runtime.progress")
 
-def to_stderr(line: str) -> None:
-    """Where progress goes unless the caller says otherwise: long work must never look like a hang."""
-    print(line, file=sys.stderr, flush=True)
+
+def log_progress(line: str) -> None:
+    """Log a progress message at level INFO, the default of `Options.progress`."""
+    _LOGGER.info(line)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CudaOptions:
-    """For provider "cuda" and, but for `conv_search` and `graphs`, for the parts that "tensorrt" leaves to CUDA.
+    """Options of the CUDA execution provider.
 
-    `device`: index of the GPU; `memory_limit`: bytes of the arena, None = all; `tf32`: round fp32 matrix products to 10 bits,
-    faster and outside the fp32 parity bound; `conv_search`: how cuDNN chooses, where EXHAUSTIVE searches anew at every new
-    shape; `graphs`: shapes (batch, sequence) whose first run is captured as a CUDA graph that later runs replay. `predict`
-    pads its batches to them; other shapes run without a graph.
+    They also apply to the nodes that "tensorrt" leaves to CUDA, except for `conv_search` and `graphs`.
+
+    Attributes:
+        device: index of the GPU.
+        memory_limit: size of the memory arena in bytes; None for no limit.
+        tf32: round the inputs of fp32 matrix products to 10 bits: faster, but outside the fp32 parity tolerance.
+        conv_search: algorithm search of cuDNN; EXHAUSTIVE searches again for every new shape.
+        graphs: shapes (batch, sequence) whose first run is captured as a CUDA graph that later runs replay. `predict` pads its
+            batches to these shapes; other shapes run without a CUDA graph.
     """
 
     device: int = 0
@@ -36,10 +46,17 @@ class CudaOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRTOptions:
-    """For provider "tensorrt". One engine serves shapes from 1 x 1 to `largest` and is tuned for `best`: (batch, sequence),
-    sequence None = the model's maximum, and 512 where it has none. `fp16`, `bf16`: let TensorRT choose
-    16 bits per layer, None = as the bundle was exported.
-    `workspace`: bytes that the build may use, None = all. Engines and timings are kept in `Options.cache`."""
+    """Options of the TensorRT execution provider.
+
+    One engine serves all shapes from 1 x 1 to `largest`. Engines and timings are stored in `Options.cache`.
+
+    Attributes:
+        best: shape (batch, sequence) for which the engine is optimized.
+        largest: largest shape (batch, sequence); a sequence of None is the model's maximum, or 512 for a model without one.
+        fp16: allow TensorRT to run layers in float16; None follows the precision of the bundle.
+        bf16: allow TensorRT to run layers in bfloat16; None follows the precision of the bundle.
+        workspace: memory in bytes that the engine build may use; None for no limit.
+    """
 
     best: tuple[int, int] = (8, 128)
     largest: tuple[int, int | None] = (32, None)
@@ -50,9 +67,15 @@ class TensorRTOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVINOOptions:
-    """For provider "openvino". `device`: OpenVINO's name, say CPU or GPU; `precision`: what it computes floats in, None =
-    "bf16" for a bundle of `--precision bf16`, and for one of int8 where the CPU has instructions for it; else "f32". Without
-    such instructions "bf16" is slow. Compiled graphs are kept in `Options.cache`."""
+    """Options of the OpenVINO execution provider.
+
+    Compiled graphs are stored in `Options.cache`.
+
+    Attributes:
+        device: OpenVINO's name of the device, such as CPU or GPU.
+        precision: type in which floats are computed. None selects "bf16" for a bundle exported with `--precision bf16`, and
+            for an int8 bundle on a CPU with bf16 instructions; otherwise "f32". Without such instructions "bf16" is slow.
+    """
 
     device: str = "CPU"
     precision: Hint | None = None
@@ -60,17 +83,25 @@ class OpenVINOOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How sessions are made.
+    """Options of all sessions of a bundle.
 
-    `threads`: threads within one operation, None = one per physical core; `spin`: whether idle threads wait actively, which is
-    faster alone and slower where processes share cores; `memory_limit`: bytes of the CPU arena that all sessions of the process
-    share, packed weights of their own included, None = no limit; one for the process, and ONNX Runtime 1.32 ignores a limit
-    that those weights exceed; `share_weights`: variants on the CPU read one copy of the
-    packed weights from a file instead of packing their own; `cache`: folder for what is made for this machine (packed weights,
-    TensorRT engines, OpenVINO blobs), None = nothing outlives the predictor; `progress`: told about work that takes seconds.
+    Attributes:
+        threads: threads within one operator; None for one per physical core.
+        spin: whether idle threads wait actively. This is faster on a machine with free cores and slower when processes share
+            cores.
+        memory_limit: size in bytes of the CPU arena that all sessions of the process share, including the packed weights of
+            sessions that do not share theirs; None for no limit. The limit holds for the whole process; ONNX Runtime 1.32
+            ignores a limit that these weights exceed.
+        share_weights: variants on the CPU read one copy of the packed weights from a file instead of packing them per session.
+        cache: folder for files made for this machine (packed weights, TensorRT engines, OpenVINO blobs); None stores nothing
+            beyond the lifetime of the predictor.
+        progress: callback that receives a message about work that takes seconds.
+        cuda: options of the CUDA execution provider.
+        tensorrt: options of the TensorRT execution provider.
+        openvino: options of the OpenVINO execution provider.
 
     Raises:
-        InputError: names every field that is out of range.
+        InputError: a field is out of range; the message names all such fields.
     """
 
     threads: int | None = None
@@ -78,17 +109,18 @@ class Options:
     memory_limit: int | None = None
     share_weights: bool = True
     cache: str | os.PathLike[str] | None = None
-    progress: Callable[[str], None] = to_stderr
+    progress: Callable[[str], None] = log_progress
     cuda: CudaOptions = field(default_factory=CudaOptions)
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
     openvino: OpenVINOOptions = field(default_factory=OpenVINOOptions)
 
     def __post_init__(self) -> None:
-        if problems := list(_faults(self)):
+        """Check the fields of this object and of the provider options."""
+        if problems := list(_problems(self)):
             raise InputError("options: " + "; ".join(problems))
 
 
-def _faults(options: Options) -> Iterator[str]:
+def _problems(options: Options) -> Iterator[str]:
     numbers = {
         "threads": options.threads,
         "memory_limit": options.memory_limit,
@@ -102,7 +134,7 @@ def _faults(options: Options) -> Iterator[str]:
         yield f"cuda.device: expected the index of a GPU, found {options.cuda.device!r}"
     for name, choice, choices in (
         ("cuda.conv_search", options.cuda.conv_search, get_args(ConvSearch)),
-        # None leaves it to the bundle
+        # None: the bundle decides
         ("openvino.precision", options.openvino.precision or get_args(Hint)[0], get_args(Hint)),
     ):
         if choice not in choices:

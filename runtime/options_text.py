@@ -1,4 +1,4 @@
-"""`Options` from texts such as "cuda.device=1", for a command line."""
+"""Parser of option settings such as `cuda.device=1` for command lines."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from runtime.options import Options
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a value is written, for people, as a pattern and as what is made of it."""
+    """Syntax of a value: a description for messages, a regular expression and a parser."""
 
     written: str
     pattern: str
@@ -36,7 +36,7 @@ _SHAPES: Final = _Kind(
 )
 _NAME: Final = _Kind("a name", ".+", str)
 
-# Field of Options -> how it is written; --cache is a path and has a flag of its own
+# Field of Options -> syntax of its value; `cache` is missing because it has the separate flag --cache
 SETTINGS: Final[Mapping[str, _Kind]] = {
     "threads": _WHOLE,
     "spin": _SWITCH,
@@ -58,10 +58,17 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
 
 
 def read_settings(settings: Sequence[str], options: Options) -> Options:
-    """`options` with those fields that `settings`, each NAME=VALUE, name; the last one counts where a name comes twice.
+    """Apply settings to options.
+
+    Args:
+        settings: settings of the form NAME=VALUE; the last one wins if a name is repeated.
+        options: options to start from.
+
+    Returns:
+        A copy of `options` with the new values.
 
     Raises:
-        InputError: names every setting that is unknown or badly written; then as `Options`.
+        InputError: a setting is unknown or malformed (the message names all of them), or a value is out of range.
     """
     found: dict[str, dict[str, Any]] = {}
     problems = []
@@ -81,5 +88,5 @@ def read_settings(settings: Sequence[str], options: Options) -> Options:
 
 
 def describe() -> str:
-    """The settings, for a command's help."""
+    """Return one line with all settings and their syntax, for the help of a command."""
     return "; ".join(f"{name}: {kind.written}" for name, kind in SETTINGS.items())

@@ -1,4 +1,4 @@
-"""Which drop answers a call that names none."""
+"""Policies that select the drop of a call without `drop`."""
 
 import threading
 from collections.abc import Sequence
@@ -8,27 +8,34 @@ from runtime.errors import InputError
 
 
 class DropPolicy(Protocol):
-    """Asked before every run without a drop, and told how long every run took. Many threads call it at once."""
+    """Interface of a policy. Implementations must be thread-safe."""
 
     def choose(self, drops: Sequence[int]) -> int:
-        """One of `drops`, the loaded ones."""
+        """Return one of `drops`, the loaded drops. Called before every run without `drop`."""
 
     def done(self, drop: int, seconds: float) -> None:
-        """A run of that variant has ended, well or not."""
+        """Record the duration of a run of the variant `drop`. Called after every run, failed runs included."""
 
 
 class LatencyTarget:
-    """Drops more adapters while runs take longer than a target, and fewer again when there is room.
+    """Policy that raises the drop while runs take longer than a target, and lowers it again afterwards.
 
-    The mean time of the latest runs, waiting for cores included, is compared with `seconds` after every `window` runs: above
-    it the next higher drop answers, below `relax` of it the next lower one. Between the two nothing changes, so that the
-    drop does not swing to and fro. It starts at the lowest drop.
-
-    Raises:
-        InputError: a value out of range.
+    After every `window` runs, the mean duration of these runs, including the time spent waiting for cores, is compared with
+    the target. Above `seconds` the next higher drop is selected, below `relax * seconds` the next lower one. Between the two
+    limits the drop stays the same, so that it does not oscillate. The first runs use the lowest drop.
     """
 
     def __init__(self, seconds: float, window: int = 16, relax: float = 0.5) -> None:
+        """Create a policy at the lowest drop.
+
+        Args:
+            seconds: target of the mean duration of a run.
+            window: number of runs between two decisions.
+            relax: fraction of `seconds` below which the drop is lowered, between 0 and 1.
+
+        Raises:
+            InputError: a value is out of range.
+        """
         if not (seconds > 0 and window >= 1 and 0 < relax < 1):
             raise InputError(
                 f"LatencyTarget: expected seconds > 0, window >= 1 and 0 < relax < 1, found {seconds}, {window} and {relax}"
@@ -40,11 +47,13 @@ class LatencyTarget:
         self._steps = 1
 
     def choose(self, drops: Sequence[int]) -> int:
+        """Return the current drop, one of `drops`."""
         with self._lock:
             self._steps = len(drops)
             return sorted(drops)[min(self._level, self._steps - 1)]
 
-    def done(self, drop: int, seconds: float) -> None:  # noqa: ARG002 - another policy may want to know
+    def done(self, drop: int, seconds: float) -> None:  # noqa: ARG002 - part of the interface, for other policies
+        """Record the duration of a run; at the end of a window, move to a higher or lower drop if needed."""
         with self._lock:
             self._times.append(seconds)
             if len(self._times) < self._window:

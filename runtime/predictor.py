@@ -1,4 +1,4 @@
-"""What is done with a loaded bundle."""
+"""The predictor: inference on a loaded bundle."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from runtime.bundle import Manifest
 from runtime.cancel import Cancellation
 from runtime.checks.feeds import FeedCheck
-from runtime.checks.requests import TaskSelection, check_drop, check_pairs, checked_encoder, chosen_tasks
+from runtime.checks.requests import TaskSelection, check_drop, check_pairs, require_encoder, select_tasks
 from runtime.errors import InputError
 from runtime.hooks import Hook, Run
 from runtime.options import Options
@@ -28,17 +28,25 @@ __all__ = ["Answers", "Prediction", "Predictor", "Word"]
 
 
 class Answers(dict[str, npt.NDArray[Any]]):
-    """Name -> logits, and `drop`: the variant that answered."""
+    """Logits by name: the task, or `task.output` for a task with several outputs.
+
+    Attributes:
+        drop: drop of the variant that computed them.
+    """
 
     drop: int
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A loaded bundle; made by `load`. Nothing in it changes afterwards: many threads may share one.
+    """A loaded bundle, created by `load`. It is immutable and thread-safe.
 
-    `drops`: the numbers of lowest layers without adapters that are loaded, the first is the default; `options`, `policy` and
-    `hooks`: as given to `load`.
+    Attributes:
+        manifest: manifest of the bundle.
+        drops: loaded drops (number of lowest layers without adapters); the first one is the default.
+        options: session options, as passed to `load`.
+        policy: drop policy, as passed to `load`.
+        hooks: hooks around every run, as passed to `load`.
     """
 
     manifest: Manifest
@@ -46,34 +54,49 @@ class Predictor:
     options: Options
     policy: DropPolicy | None
     hooks: tuple[Hook, ...]
-    _opened: OpenBundle
+    _bundle: OpenBundle
     _encoder: TextEncoder | None
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of all tasks, in the order of the export."""
+        """Names of all tasks, in export order."""
         return tuple(task.name for task in self.manifest.tasks)
 
     @property
     def provider(self) -> str:
-        """What really runs, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
-        return short_name(next(iter(self._opened.sessions.values())).get_providers()[0])
+        """Provider in use, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
+        return short_name(next(iter(self._bundle.sessions.values())).get_providers()[0])
 
     def prepare(self) -> None:
-        """Open every graph now. Otherwise the CPU opens those of further drops, and the routed one, when a call first needs one
-        of them; that call then waits while the weights of all are packed into one copy, for a large bundle some seconds.
+        """Open all graphs now.
+
+        By default, the CPU provider opens the graphs of further drops and the routed graph on the first call that needs one
+        of them. That call waits until the weights of all graphs are packed into one copy, which takes seconds for a large
+        bundle.
 
         Raises:
             BundleError: a graph cannot be loaded.
         """
-        for graph in self._opened.sessions:
-            self._opened.sessions[graph]
+        for graph in self._bundle.sessions:
+            self._bundle.sessions[graph]
 
     def node_counts(self, drop: int | None = None) -> dict[str, int]:
-        """Provider -> nodes of that variant (None = the first) that it ran, counted by ONNX Runtime in one small run of a
-        session of its own: what a provider left to the CPU shows here. A part that a provider compiled is one node."""
+        """Count the nodes that each provider runs.
+
+        The counts come from ONNX Runtime's profile of one small run in a separate session. They show which nodes a provider
+        left to the CPU. A subgraph that a provider compiled counts as one node.
+
+        Args:
+            drop: drop of the variant; None for the first one.
+
+        Returns:
+            Provider name -> number of nodes.
+
+        Raises:
+            InputError: the drop is not loaded.
+        """
         check_drop(drop, self.drops, "loaded")
-        return self._opened.node_counts(self._graphs[self._drop(drop)], self.manifest, self.options)
+        return self._bundle.node_counts(self._graphs[self._drop_or_default(drop)], self.manifest, self.options)
 
     def run(
         self,
@@ -82,51 +105,63 @@ class Predictor:
         drop: int | None = None,
         cancel: Cancellation | None = None,
     ) -> Answers:
-        """Logits of `tasks` (None = all), in that order, by the name of the task; a task with several outputs has one key for
-        each, whatever the graph calls them: "task.start_logits" and "task.end_logits" for question answering,
-        "task.rel_preds" and "task.arc_preds" for dependency parsing.
+        """Compute the logits of some or all tasks.
 
-        Shapes: [batch, labels]; [batch, sequence, labels] for tagging; [batch, sequence, vocabulary] for language models
-        (of the decoder's sequence for seq2seq_lm); [batch, sequence] twice for question answering; [rows, 1] for multiple
-        choice, where a row is one choice of one question.
+        For a selection of tasks, a bundle with a routed graph computes only these tasks; the logits are equal up to rounding.
+        Without a routed graph, all tasks are computed.
 
-        `drop`: which variant answers, one of `drops`; None takes what the policy of `load` chooses, without one the first. The
-        answers' attribute `drop` says which it was.
+        Args:
+            feeds: the inputs of `manifest.inputs`, each with its dtype, shape and limit. `attention_mask` (1 = token,
+                0 = padding) is required; `token_type_ids` is optional and defaults to zeros, as in transformers.
+            tasks: names of the tasks; None for all tasks.
+            drop: drop of the variant, one of `drops`. None uses the policy, or the first drop without a policy.
+            cancel: handle that can cancel the call from another thread.
 
-        Where the bundle has a routed graph, some of the tasks cost only what they need, with logits that are equal to rounding;
-        without one, all tasks are computed.
-
-        `feeds`: the inputs of `manifest.inputs`, each of its dtype, shape and limit. `attention_mask` (1 = token,
-        0 = padding) must be given; `token_type_ids` may be left out and is then all zeros, as in transformers.
+        Returns:
+            Logits by name, in the order of `tasks`. Shapes: [batch, labels]; [batch, sequence, labels] for tagging; [batch,
+            sequence, vocabulary] for language models (the decoder's sequence for seq2seq_lm); [batch, sequence] twice for
+            question answering; [rows, 1] for multiple choice, where a row is one choice of one question. A task with several
+            outputs has one key per output, independent of the names in the graph: "task.start_logits" and "task.end_logits"
+            for question answering, "task.rel_preds" and "task.arc_preds" for dependency parsing. The attribute `drop` is the
+            drop of the variant that was used.
 
         Raises:
-            InputError: names every mismatch of the feeds; an unknown task; a drop that was not loaded.
-            CancelledError: `cancel` was used from another thread.
+            InputError: the feeds do not match (the message names every mismatch), a task is unknown, or the drop is not loaded.
+            CancelledError: the call was cancelled through `cancel`.
         """
-        # What repeats is prepared (asked, checks, graphs): from cold caches, as after a run, Python's own work is not cheap.
-        asked = self._asked(tasks)
+        # Task selection, checks and graph names are prepared once: after a run the CPU caches are cold and Python is slow.
+        selection = self._select(tasks)
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
-        chosen = self._choose(drop)
-        watched = self.hooks or self.policy is not None
-        logits = (self._watched if watched else self._answer)(asked, checked, chosen, cancel)
-        answers = Answers(zip(asked.answers, logits, strict=True))
+        chosen = self._chosen_drop(drop)
+        observed = self.hooks or self.policy is not None
+        logits = (self._run_observed if observed else self._run_graph)(selection, checked, chosen, cancel)
+        answers = Answers(zip(selection.result_names, logits, strict=True))
         answers.drop = chosen
         return answers
 
     def run_on_device(
         self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
     ) -> dict[str, Any]:
-        """As `run`, but the logits stay where they were computed: name -> `onnxruntime.OrtValue`, on the GPU for "cuda" and
-        "tensorrt", for a next step there. `.numpy()` copies one to the host. No hook and no policy sees it.
+        """Compute logits as `run` does, and leave them on the device, for further processing there.
+
+        Hooks and the policy are not called.
+
+        Args:
+            feeds: inputs, as for `run`.
+            tasks: names of the tasks; None for all tasks.
+            drop: drop of the variant; None for the first one.
+
+        Returns:
+            Name -> `onnxruntime.OrtValue`, on the GPU for "cuda" and "tensorrt". `.numpy()` copies a value to the host.
 
         Raises:
-            InputError: as `run`.
+            InputError: as for `run`.
         """
-        asked = self._asked(tasks)
+        selection = self._select(tasks)
         check_drop(drop, self.drops, "loaded")
-        values = self._opened.bound(self._graphs[self._drop(drop)], asked.outputs, self._check(feeds))
-        return dict(zip(asked.answers, values, strict=True))
+        values = self._bundle.run_on_device(self._graphs[self._drop_or_default(drop)], selection.outputs, self._check(feeds))
+        return dict(zip(selection.result_names, values, strict=True))
 
     def run_routed(
         self,
@@ -135,18 +170,26 @@ class Predictor:
         rows: Sequence[int] | None = None,
         drop: int | None = None,
     ) -> list[npt.NDArray[Any]]:
-        """One task for each row: logits [labels of its task] per row, in the order of `tasks`.
+        """Compute one task per row.
 
-        `rows`: which row of `feeds` each of `tasks` answers, in any order, several tasks or none for a row; None takes each row
-        once, so that `tasks` has one name per row. The trunk is computed once per row of `feeds`, adapters and heads once per
-        task named. `feeds` and `drop`: as in `run`.
+        The trunk is computed once per row of `feeds`; adapters and heads are computed once per entry of `tasks`.
+
+        Args:
+            feeds: inputs, as for `run`.
+            tasks: name of the task of each result row.
+            rows: for each entry of `tasks`, the row of `feeds` that it reads; rows may be repeated, reordered or omitted. None
+                uses each row once, so that `tasks` has one entry per row.
+            drop: drop of the variant; None for the first one.
+
+        Returns:
+            Logits [labels of the task] per entry of `tasks`, in the same order.
 
         Raises:
-            InputError: as `run`; another number of tasks than rows, a row that is not there, or a bundle that was exported
-                without `--routed`.
+            InputError: as for `run`; the number of tasks differs from the number of rows; a row does not exist; or the bundle
+                was exported without `--routed`.
         """
         check_drop(drop, self.drops, "loaded")
-        routed = self._routed.get(self._drop(drop))
+        routed = self._routed.get(self._drop_or_default(drop))
         if routed is None:
             raise InputError(
                 "run_routed(): this bundle has no routed graph; export it again with `python -m exporter --routed`"
@@ -162,23 +205,32 @@ class Predictor:
         batch_size: int | None = None,
         cancel: Cancellation | None = None,
     ) -> dict[str, list[Prediction]]:
-        """Predictions of `tasks` (None = all), in that order, for every text, in the order of `texts`.
+        """Tokenize texts, run inference and interpret the logits.
 
-        `texts`: a list of str and of pairs (str, str); question answering takes pairs (question, context) only. In multiple
-        choice a text is one choice: give each choice of a question as a pair of its own and compare the values. Over-long
-        texts are an error unless `truncate`, which cuts the longer one of a pair first; beyond the cut there are no words
-        and no answers. Texts of similar length share a batch, of at most `batch_size` rows where that is given.
+        Args:
+            texts: list of str and of pairs (str, str). Question answering requires pairs (question, context). For multiple
+                choice, pass each choice of a question as one pair and compare the values.
+            tasks: names of the tasks; None for all tasks.
+            drop: drop of the variant; None uses the policy, or the first drop without a policy.
+            truncate: truncate texts that exceed the model's maximum, the longer one of a pair first. The truncated part has
+                no words and no answers. By default, such texts are an error.
+            batch_size: maximum number of rows of a batch; texts of similar length share a batch.
+            cancel: handle that can cancel the call from another thread.
+
+        Returns:
+            Task -> one prediction per text, in the order of `tasks` and `texts`.
 
         Raises:
-            InputError: as `run`; texts that are none or too long, or no pairs for question answering; a bundle without a
-                tokenizer or with images; a task of which a text tells too little (causal_lm, seq2seq_lm,
-                dependency_parsing, hidden_states, image_embedding): call `run` for it, or name the others in `tasks`.
+            InputError: as for `run`; a text has the wrong type or is too long; a text is not a pair although question
+                answering requires one; the bundle has no tokenizer or takes images; or a task needs more than a text
+                (causal_lm, seq2seq_lm, dependency_parsing, hidden_states, image_embedding): call `run` for it, or name the
+                other tasks in `tasks`.
         """
-        entries = chosen_tasks(self.manifest, tasks)
+        entries = select_tasks(self.manifest, tasks)
         check_drop(drop, self.drops, "loaded")
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch_size: expected a positive integer or None, found {batch_size!r}")
-        encoder = checked_encoder(self.manifest, self._encoder, entries)
+        encoder = require_encoder(self.manifest, self._encoder, entries)
         rows = encoder.encode(texts, truncate)
         check_pairs(entries, texts)
         found: dict[str, dict[int, Prediction]] = {entry.name: {} for entry in entries}
@@ -187,36 +239,36 @@ class Predictor:
         for batch in encoder.batches(rows, GPU_LIMITS if on_gpu else CPU_LIMITS, batch_size, shapes):
             logits = self.run(batch.feeds, tuple(found), drop, cancel)
             width = batch.feeds["input_ids"].shape[1]
-            for place, index in enumerate(batch.rows):
+            for position, index in enumerate(batch.rows):
                 for entry in entries:
-                    values = [logits[name][place] for name in entry.answers]
-                    if entry.head in TOKENWISE:  # without the padding
+                    values = [logits[name][position] for name in entry.result_names]
+                    if entry.head in TOKENWISE:  # remove the padding
                         start = encoder.offset(rows[index], width)
                         values = [array[start : start + len(rows[index])] for array in values]
-                    answer = interpret(entry, values, texts[index], rows[index], encoder)
-                    found[entry.name][index] = replace(answer, drop=logits.drop)
-        return {name: [answers[index] for index in range(len(texts))] for name, answers in found.items()}
+                    prediction = interpret(entry, values, texts[index], rows[index], encoder)
+                    found[entry.name][index] = replace(prediction, drop=logits.drop)
+        return {name: [predictions[index] for index in range(len(texts))] for name, predictions in found.items()}
 
-    def _answer(
-        self, asked: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
+    def _run_graph(
+        self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
     ) -> Sequence[npt.NDArray[Any]]:
         # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
-        if len(asked.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
-            return routed.subset(feeds, asked.entries, cancel)
-        return self._opened.run(self._graphs[drop], asked.outputs, feeds, cancel)
+        if len(selection.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
+            return routed.subset(feeds, selection.entries, cancel)
+        return self._bundle.run(self._graphs[drop], selection.outputs, feeds, cancel)
 
-    def _watched(
-        self, asked: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
+    def _run_observed(
+        self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
     ) -> Sequence[npt.NDArray[Any]]:
-        """As `_answer`, seen by the hooks and the policy."""
+        """`_run_graph` inside the hooks, with its duration reported to the policy."""
         started = time.perf_counter()
         try:
             with ExitStack() as stack:
                 if self.hooks:
-                    run = _described(self.provider, drop, [entry.name for entry in asked.entries], feeds)
+                    run = _describe_run(self.provider, drop, [entry.name for entry in selection.entries], feeds)
                     for hook in self.hooks:
                         stack.enter_context(hook(run))
-                return self._answer(asked, feeds, drop, cancel)
+                return self._run_graph(selection, feeds, drop, cancel)
         finally:
             if self.policy is not None:
                 self.policy.done(drop, time.perf_counter() - started)
@@ -232,26 +284,26 @@ class Predictor:
     @cached_property
     def _routed(self) -> dict[int, RoutedGraph]:
         graphs = {drop: self.manifest.variant(drop).routed for drop in self.drops}
-        return {drop: RoutedGraph(self._opened, graph, self.manifest) for drop, graph in graphs.items() if graph}
+        return {drop: RoutedGraph(self._bundle, graph, self.manifest) for drop, graph in graphs.items() if graph}
 
     @cached_property
-    def _all(self) -> TaskSelection:
+    def _all_tasks(self) -> TaskSelection:
         return TaskSelection.of(self.manifest.tasks)
 
-    def _asked(self, tasks: Sequence[str] | None) -> TaskSelection:
-        return self._all if tasks is None else TaskSelection.of(chosen_tasks(self.manifest, tasks))
+    def _select(self, tasks: Sequence[str] | None) -> TaskSelection:
+        return self._all_tasks if tasks is None else TaskSelection.of(select_tasks(self.manifest, tasks))
 
-    def _drop(self, drop: int | None) -> int:
+    def _drop_or_default(self, drop: int | None) -> int:
         return self.drops[0] if drop is None else drop
 
-    def _choose(self, drop: int | None) -> int:
+    def _chosen_drop(self, drop: int | None) -> int:
         if drop is not None or self.policy is None:
-            return self._drop(drop)
+            return self._drop_or_default(drop)
         check_drop(chosen := self.policy.choose(self.drops), self.drops, "loaded")
         return chosen
 
 
-def _described(provider: str, drop: int, tasks: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> Run:
+def _describe_run(provider: str, drop: int, tasks: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> Run:
     first = next(iter(feeds.values()))
     tokens = int(feeds["attention_mask"].sum()) if "attention_mask" in feeds else len(first)
     return Run(provider, drop, tuple(tasks), len(first), first.shape[1] if first.ndim == 2 else 1, tokens)

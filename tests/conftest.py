@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 # Nothing in the tests may reach for a hub; set before transformers is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# torch's cache of what operators do to shapes costs a trace of a tiny model more than it saves; the graphs are the same bytes.
+os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"
 # One thread a worker: tiny models gain nothing from more, and workers that share the cores lose by waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,11 +23,12 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m exporter --drop 5` writes."""
+    """What `python -m exporter --drop 5` writes; what it prints is in the file export.txt next to the folder."""
     from exporter.cli.main import main
 
     folder = tmp_path_factory.mktemp("example") / "onnx"
-    assert main(["--drop", "5", "--output", str(folder), "--quiet"]) == 0
+    with (folder.parent / "export.txt").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
+        assert main(["--drop", "5", "--output", str(folder)]) == 0
     return folder
 
 
@@ -44,6 +48,27 @@ def _translations_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", classmethod(cached))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _traces_once() -> Iterator[None]:
+    """Equal structures are traced once; `fresh_traces` is for tests of the trace itself."""
+    from exporter.trace import trace
+    from tests.helpers.shared_traces import SharedTraces
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "trace", SharedTraces(trace.trace))
+        yield
+
+
+@pytest.fixture
+def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces as the command line does, whatever other tests have traced before."""
+    from exporter.trace import trace
+    from tests.helpers.shared_traces import SharedTraces
+
+    shared = trace.trace
+    monkeypatch.setattr(trace, "trace", shared.original if isinstance(shared, SharedTraces) else shared)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

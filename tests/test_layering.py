@@ -22,13 +22,26 @@ FORBIDDEN = {
     "training": {"benchmarks"},
     "benchmarks": {"training"},
 }
+FIRST_PARTY = set(FORBIDDEN) | {"tests"}
 # A package or module imports what comes before it, and a package imports within itself.
 ORDER = {
     "exporter": (
-        *("errors", "targets", "plan", "stages", "models", "example", "checkpoints", "texts", "prune", "planning"),
+        *(
+            "errors",
+            "targets",
+            "plan",
+            "traced_group",
+            "stages",
+            "models",
+            "example",
+            "checkpoints",
+            "texts",
+            "prune",
+            "planning",
+        ),
         *("write", "trace", "verify", "compile", "report", "inspect", "variant", "export_tasks", "add_tasks", "cli"),
     ),
-    "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "templates", "ranges", "build"),
+    "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (
         *("errors", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
         *("text", "checks", "ort", "predictor", "load", "serving"),
@@ -77,6 +90,12 @@ def test_each_room_imports_only_earlier_ones(package: str) -> None:
             if there in order and order.index(there) > order.index(here):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_only_optional_packages_are_imported_in_functions(package: str) -> None:
+    inner = [(str(path), name) for path in _files(package) for name, is_inner in _imports(path) if is_inner]
+    assert not [(path, name) for path, name in inner if name.split(".")[0] in FIRST_PARTY]
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -1,1 +1,1 @@
-"""Trains the adapters of the bundled example: `python -m training`."""
+"""Training of the adapters and the fusion of the bundled example: `python -m training`."""

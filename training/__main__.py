@@ -1,6 +1,6 @@
-"""python -m training: trains the bundled example's adapters and fusion; they and their model card go into the package.
+"""Train the adapters and the fusion of the bundled example, and write them with their model card into the package.
 
-Every task is resumable: a finished one is skipped, an interrupted one goes on from its last checkpoint in the cache.
+Every task is resumable: a finished task is skipped, an interrupted task continues from its last checkpoint in the cache.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ALL_TASKS = (*TASKS, FUSION)
 
 
 def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: bool = False) -> dict[str, Any]:
-    """Trains, saves, and scores what was saved."""
+    """Train a task, save it, and evaluate the saved files."""
     tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
     splits = READERS[task.name](corpus)
     labels = labels_of(task, splits.train)
@@ -59,7 +59,7 @@ def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: 
     fit(model, tokenizer, task, train, arguments.seed, checkpoint)
     if shared:
         untie_layers(model, task.name)
-    # A shared variant is no task of the example, so its files stay out of the package.
+    # A shared variant is not a task of the example, so its files do not belong to the package.
     folder = arguments.cache / "shared" / task.name if shared else task.folder(arguments.output)
     save(model, task, folder)
     scores = scores_by_drop(load(task, folder, arguments.output), tokenizer, task, test)
@@ -84,7 +84,7 @@ def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: 
 
 
 def _write(output: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Written after every task, in the tasks' order, so that an interruption loses nothing that is finished."""
+    """Write the results, sorted by task, and the card. Called after every task, so that an interruption loses no results."""
     results = {task.name: results[task.name] for task in ALL_TASKS if task.name in results}
     (output / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
     write_card(output / "README.md", results)
@@ -95,7 +95,7 @@ def _train_wanted(arguments: argparse.Namespace, wanted: list[str], corpus: Path
     results_file = arguments.output / RESULTS
     results: dict[str, Any] = json.loads(results_file.read_text()) if results_file.exists() else {}
     for task in ALL_TASKS:
-        # With --shared, --again is for the shared variant.
+        # With --shared, --again applies to the shared variant.
         if task.name not in wanted or (task.name in results and (arguments.shared or not arguments.again)):
             continue
         shared = results.get(task.name, {}).get("shared")
@@ -109,27 +109,33 @@ def _train_wanted(arguments: argparse.Namespace, wanted: list[str], corpus: Path
 
 
 def main() -> int:
+    """Run the command line and return its exit status."""
     names = [task.name for task in ALL_TASKS]
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("--output", type=Path, default=ADAPTERS, help="where the adapters and the card go")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "adapterdrop-training")
-    parser.add_argument("--tasks", default=None, help="comma-separated; all by default")
+    parser.add_argument("--output", type=Path, default=ADAPTERS, help="folder for the adapters and the card")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path.home() / ".cache" / "adapterdrop-training",
+        help="folder for corpora and checkpoints; default ~/.cache/adapterdrop-training",
+    )
+    parser.add_argument("--tasks", default=None, help="names of the tasks, comma-separated; all by default")
     parser.add_argument(
         "--shared",
         choices=[task.name for task in TASKS],
-        help="train only this task, one adapter for all layers: its row goes into the card, its files into the cache",
+        help="train only this task, with one adapter for all layers; its row is added to the card, its files stay in the cache",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training; default 0")
     parser.add_argument("--threads", type=int, default=None, help="PyTorch threads; all cores by default")
-    parser.add_argument("--again", action="store_true", help="train tasks that are already there once more")
+    parser.add_argument("--again", action="store_true", help="train finished tasks again")
     arguments = parser.parse_args()
     if arguments.shared and arguments.tasks:
-        parser.error("--shared names its task: leave out --tasks")
-    # A shared variant's row stands beside the unshared one, which is trained first where there is none.
+        parser.error("--shared names its task: omit --tasks")
+    # The card compares the shared variant with the unshared one, which is trained first if it is missing.
     wanted = [arguments.shared] if arguments.shared else arguments.tasks.split(",") if arguments.tasks else names
     unknown = sorted(set(wanted) - set(names))
     if unknown:
-        parser.error(f"unknown task {', '.join(unknown)}; there are {', '.join(names)}")
+        parser.error(f"unknown task {', '.join(unknown)}; expected some of {', '.join(names)}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()

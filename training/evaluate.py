@@ -1,4 +1,4 @@
-"""Test metrics of one task at every drop, and the baseline that needs no model."""
+"""Test metrics of one task at every drop, and the baseline without a model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ BATCH_SIZE = 64
 
 
 def metric_name(task: TaskSpec) -> str:
+    """Return the metric of a task: RMSE for regression, otherwise accuracy."""
     return "RMSE" if task.kind == "regression" else "accuracy"
 
 
@@ -32,7 +33,7 @@ def _labels(task: TaskSpec, examples: list[Encoded]) -> np.ndarray:
 
 
 def baseline(task: TaskSpec, train: list[Encoded], test: list[Encoded]) -> float:
-    """The score of always answering with the training set's mean (regression) or most frequent label."""
+    """Return the score of a constant prediction: the training set's mean (regression) or its most frequent label."""
     seen, wanted = _labels(task, train), _labels(task, test)
     answer = seen.mean() if task.kind == "regression" else Counter(seen.tolist()).most_common(1)[0][0]
     return _score(task, np.full_like(wanted, answer), wanted)
@@ -40,7 +41,7 @@ def baseline(task: TaskSpec, train: list[Encoded], test: list[Encoded]) -> float
 
 @torch.inference_mode()
 def scores_by_drop(model: Any, tokenizer: Any, task: TaskSpec, test: list[Encoded]) -> list[float]:
-    """The test score with the adapters of the lowest n layers left out, for n from 0 to L."""
+    """Return the test score at every drop, from 0 to the number of layers."""
     layers = model.config.num_hidden_layers
     batches = [collate(task, tokenizer, batch) for batch in test_batches(test, BATCH_SIZE)]
     scores = []

@@ -1,7 +1,7 @@
-"""Trains one adapter, or one fusion of frozen adapters, with robust AdapterDrop (arXiv 2010.11918, section 3.1).
+"""Training of one adapter, or one fusion of frozen adapters, with robust AdapterDrop (arXiv 2010.11918, section 3.1).
 
-For every batch a number n is drawn uniformly from 0 to L-1 inclusive, and the adapters of the lowest n layers are skipped: one
-adapter (or fusion) learns to work at any drop.
+For every batch a number n is drawn uniformly from 0 to L-1 inclusive, where L is the number of layers, and the adapters of the
+lowest n layers are skipped: a single adapter (or fusion) learns to work at any drop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHECKPOINT_EVERY = 200
 
 
 def _rate(step: int, steps: int) -> float:
-    """Linear warm-up, then linear decay to zero, as a factor of the task's learning rate."""
+    """Return the factor of the learning rate: linear warm-up, then linear decay to zero."""
     warm_up = max(1, int(WARM_UP_SHARE * steps))
     return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
 
@@ -35,16 +35,24 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], seed: int, checkpoint: Path) -> None:
-    """Trains the task's adapter or fusion, and its head, in place; goes on from `checkpoint` where it exists.
+    """Train the adapter or fusion of a task, and its head, in place.
 
-    The k-th step's batch, drop and dropout depend on (seed, k) alone, so a resumed run ends with the weights of an
+    The batch, drop and dropout of step k depend only on (seed, k), so a resumed run ends with the same weights as an
     uninterrupted one.
+
+    Args:
+        model: adapters model with the task.
+        tokenizer: tokenizer of the trunk.
+        task: task to train.
+        examples: training examples.
+        seed: seed of batches, drops and dropout.
+        checkpoint: file for checkpoints; an existing one is resumed.
     """
     if task.members:
         model.train_adapter_fusion(task.setup)
     else:
         model.train_adapter(task.setup)
-    # No composition but a single adapter names a head.
+    # Only a single adapter activates a head; other compositions do not.
     model.active_head = task.name
     model.train()
     layers = model.config.num_hidden_layers
@@ -69,7 +77,7 @@ def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], see
             model.set_active_adapters(task.setup, skip_layers=list(range(drop)))
             loss = model(**collate(task, tokenizer, batch)).loss
             if task.members:
-                # Keeps the value matrices near the identity, as AdapterFusion does (arXiv 2005.00247).
+                # Keeps the value matrices close to the identity, as in AdapterFusion (arXiv 2005.00247).
                 loss = loss + model.base_model.get_fusion_regularization_loss()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

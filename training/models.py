@@ -1,4 +1,4 @@
-"""The model of one task before it is trained, and as its saved files give it back."""
+"""The model of one task: creation, saving, loading and cross-layer sharing."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from safetensors.torch import load_file, save_file
 from exporter.example import TRUNK_NAME, trunk_folder
 from training.tasks import TaskSpec
 
-# The library's names: AdapterFusion with a value matrix, and its weights' file.
+# Names of the adapters library: AdapterFusion with a value matrix, and the file of its weights.
 FUSION_CONFIG = "dynamic"
 FUSION_WEIGHTS = "model_adapter_fusion.safetensors"
 
 
 class MissingMemberError(RuntimeError):
-    """A fusion is to be trained over an adapter that is not there."""
+    """A member of the fusion to train does not exist."""
 
 
 def trunk() -> Any:
+    """Return the trunk of the bundled example without adapters."""
     model = adapters.AutoAdapterModel.from_pretrained(trunk_folder())
-    # The name is written into adapter_config.json; a path of this machine would mean nothing elsewhere.
+    # The name is written into adapter_config.json, where a local path would be meaningless.
     model.config._name_or_path = TRUNK_NAME
     return model
 
@@ -40,7 +41,17 @@ def _load_members(model: Any, task: TaskSpec, root: Path) -> None:
 
 
 def add_task(model: Any, task: TaskSpec, labels: list[str], root: Path) -> None:
-    """Adds a new adapter, or a new fusion of the members in `root`, and a new head."""
+    """Add a new adapter, or a new fusion, and a new head.
+
+    Args:
+        model: adapters model.
+        task: task to add.
+        labels: label names in id order.
+        root: folder that contains the adapters of the fusion members.
+
+    Raises:
+        MissingMemberError: a member of the fusion is missing in `root`.
+    """
     if task.members:
         _load_members(model, task, root)
         model.add_adapter_fusion(list(task.members), FUSION_CONFIG, name=task.name)
@@ -55,19 +66,28 @@ def add_task(model: Any, task: TaskSpec, labels: list[str], root: Path) -> None:
 
 
 def save(model: Any, task: TaskSpec, folder: Path) -> None:
-    """Writes what the library writes. A fusion's matrices are stored in float16, which its loader copies into float32 ones."""
+    """Save the task in the library's format. A fusion is stored in float16; the library loads it into float32 parameters."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not task.members:
         model.save_adapter(str(folder), task.name, use_safetensors=True)
         return
     model.save_adapter_fusion(str(folder), task.name, with_head=True, use_safetensors=True)
-    # In float32 they alone would be as large as all that the example may hold.
+    # In float32 the fusion would be as large as the size limit of the whole example.
     path = folder / FUSION_WEIGHTS
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
 
 
 def load(task: TaskSpec, folder: Path, root: Path) -> Any:
-    """A trunk with the task as its files in `folder` have it; a fusion's members come from `root`."""
+    """Load a task.
+
+    Args:
+        task: task to load.
+        folder: folder of the task's files.
+        root: folder that contains the adapters of the fusion members.
+
+    Returns:
+        The trunk with the task, in evaluation mode.
+    """
     model = trunk()
     if task.members:
         _load_members(model, task, root)
@@ -83,25 +103,26 @@ def _layers(model: Any, name: str) -> Iterator[BottleneckLayer]:
 
 
 def tie_layers(model: Any, name: str) -> None:
-    """Cross-layer sharing (AdapterDrop, arXiv 2010.11918): all layers have one and the same adapter, the lowest layer's."""
+    """Share the adapter of the lowest layer among all layers (cross-layer sharing, arXiv 2010.11918)."""
     first: dict[str, Any] = {}
     for layer in list(_layers(model, name)):
         layer.adapters[name] = first.setdefault(layer.location_key, layer.adapters[name])
 
 
 def untie_layers(model: Any, name: str) -> None:
-    """Every layer gets a copy: safetensors stores no tensors that share memory. The exporter finds equal content again."""
+    """Give every layer a copy: safetensors cannot store tensors that share memory. The exporter merges equal weights."""
     for layer in list(_layers(model, name)):
         layer.adapters[name] = copy.deepcopy(layer.adapters[name])
 
 
 def adapter_parameters(model: Any, name: str) -> int:
-    """The adapter's parameters without its head; tied ones count once."""
+    """Return the number of parameters of an adapter without its head; shared parameters count once."""
     return sum(
         parameter.numel() for parameter in {p for layer in _layers(model, name) for p in layer.adapters[name].parameters()}
     )
 
 
 def fusion_parameters(model: Any, name: str) -> int:
+    """Return the number of parameters of a fusion, without its members and its head."""
     fusions = [module.adapter_fusion_layer for module in model.modules() if isinstance(module, BottleneckLayer)]
     return sum(p.numel() for fusion in fusions if name in fusion for p in fusion[name].parameters())

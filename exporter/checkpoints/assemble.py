@@ -1,4 +1,4 @@
-"""A model folder and the folders of its adapters and fusions -> one model with everything in its place."""
+"""Assembly of one model from a model folder and the folders of its adapters, fusions and heads."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from exporter.checkpoints.add_heads import add_head
 from exporter.checkpoints.assign import check_base_name, same
 from exporter.checkpoints.base_model import Loaded, check_complete, load_folder, read_config
 from exporter.checkpoints.composition_file import Setup, complete, read_setup
-from exporter.checkpoints.peft import load_peft
+from exporter.checkpoints.peft_adapters import load_peft
 from exporter.checkpoints.scan import Part, scan, scan_below
 from exporter.checkpoints.sources import Source, find, split_name
 from exporter.errors import ExportError
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """Attributes:
-    model: in evaluation mode, no weight of it random.
-    setup: the composition that the folders ask for, or None.
-    head: the heads' setup that was saved with it, or None; a list of them for several setups.
+    """A model with all adapters, fusions and heads loaded.
+
+    Attributes:
+        model: in evaluation mode; no weight is randomly initialised.
+        setup: the composition saved in the folders, or None.
+        head: the head setup saved with it, or None; a list for several setups.
     """
 
     model: Any
@@ -34,13 +36,16 @@ class Assembled:
 
 
 def assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Assembled:
-    """Args:
+    """Load a model with its adapters and fusions.
+
+    Args:
         source: the model folder.
         adapters: [NAME=]SOURCE each.
         fusions: SOURCE each.
 
     Raises:
-        ExportError: something is damaged, missing, superfluous, called twice, or made for another model.
+        ExportError: a file is damaged or missing, weights are missing or unexpected, a name is used twice, or a part was
+            trained for another model.
     """
     read_config(source.folder)
     named = [(find(text, "adapter"), name) for name, text in map(split_name, adapters)]
@@ -50,7 +55,7 @@ def assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) ->
     folders = [folder for folder, _ in named]
     own: list[Part] = []
     if read_setup(source.folder):
-        # A setup saved into the model's own folder: its adapters lie below and may be in the model already.
+        # The setup was saved in the model folder: its adapters are in subfolders and may already be in the model.
         folders.append(source)
         own = scan_below(source)
     parts = _distinct(parts)
@@ -71,27 +76,27 @@ def _check_fusions(parts: Iterable[Part], fusions: Iterable[tuple[Source, Any]])
     for source, _ in fusions:
         if not any(part.kind == "fusion" and source.folder in (part.folder, part.folder.parent) for part in parts):
             raise ExportError(
-                f"{source.text!r} holds no fusion: expected what model.save_adapter_fusion writes; adapters are named with "
+                f"{source.text!r} contains no fusion: expected a folder of model.save_adapter_fusion; add adapters with "
                 "--adapter"
             )
 
 
 def _distinct(parts: Iterable[Part]) -> list[Part]:
-    """Each part once; setups that share an adapter bring a copy each."""
+    """Remove duplicates: setups that share an adapter contain a copy each."""
     chosen: dict[tuple[str, str], Part] = {}
     for part in parts:
         key = ("adapter" if part.kind == "peft" else part.kind, part.name)
         first = chosen.setdefault(key, part)
         if first is not part and first.folder.resolve() != part.folder.resolve() and not same(first, part):
             raise ExportError(
-                f"two different {key[0]}s are called {part.name!r}, one from {str(first.folder)!r} and one from "
-                f"{str(part.folder)!r}: give one another name (--adapter NAME=SOURCE)"
+                f"two different {key[0]}s have the name {part.name!r}, one from {str(first.folder)!r} and one from "
+                f"{str(part.folder)!r}: rename one of them (--adapter NAME=SOURCE)"
             )
     return list(chosen.values())
 
 
 def _install(model: Any, parts: Sequence[Part], own: Sequence[Part]) -> set[str]:
-    """Adds all parts. Returns the names of the model's own weights that they have set."""
+    """Add all parts and return the names of the model's weights that they have set."""
     config = model.adapters_config
     as_objects(config)
     heads = getattr(model, "heads", None)
@@ -99,7 +104,7 @@ def _install(model: Any, parts: Sequence[Part], own: Sequence[Part]) -> set[str]
     for part in parts:
         if part.name in there[part.kind]:
             raise ExportError(
-                f"{part.label} is called like one that the model has already: give it another name (--adapter NAME=SOURCE)"
+                f"{part.label} has the name of one that is already in the model: rename it (--adapter NAME=SOURCE)"
             )
     every = [*parts, *(part for part in own if part.name not in there[part.kind])]
     for part in _of("adapter", every):
@@ -119,21 +124,21 @@ def _of(kind: str, parts: Iterable[Part]) -> list[Part]:
 
 
 def _fill_only_head(model: Any, heads: Sequence[Part], in_use: bool) -> set[str]:
-    """`in_use`: adapters that came with the model use its head as it is."""
+    """Load the model's single head; with `in_use`, adapters that came with the model use the head and it must not change."""
     filled: set[str] = set()
     state = {key: value.clone() for key, value in model.state_dict().items()} if in_use and heads else {}
     for part in heads:
         if filled and not same(heads[0], part):
             raise ExportError(
-                f"{heads[0].label} and {part.label} differ, and a {type(model).__name__} has one head for all its adapters: "
+                f"{heads[0].label} and {part.label} differ, but a {type(model).__name__} has one head for all its adapters: "
                 "export them one at a time"
             )
         filled = add_head(model, part)
     changed = [key for key in filled if key in state and not state[key].equal(model.state_dict()[key])]
     if changed:
         raise ExportError(
-            f"{heads[0].label} differs from the head of the {type(model).__name__}, which the model's own adapters use: such a "
-            "model has one head for all its adapters; export them one at a time"
+            f"{heads[0].label} differs from the head of the {type(model).__name__}, which the adapters in the model folder "
+            "use: such a model has one head for all its adapters; export them one at a time"
         )
     return filled
 
@@ -142,7 +147,7 @@ def _with_peft(loaded: Loaded, parts: Sequence[Part]) -> Any:
     others = [part for part in parts if part.kind != "peft"]
     if others:
         raise ExportError(
-            f"{others[0].label} is one of the adapters library, and there are adapters of PEFT: one model cannot have both; "
+            f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "
             "export them separately"
         )
     for part in parts:
@@ -153,12 +158,12 @@ def _with_peft(loaded: Loaded, parts: Sequence[Part]) -> Any:
 def _complete(setup: Setup, model: Any) -> None:
     config = model.adapters_config
     fusions = {name: config.get_fusion(name)[1] for name in config.fusions}
-    beside = [path.name for path in setup.folder.iterdir() if path.is_dir()]
-    complete(setup, config.adapters, fusions, [name for name in fusions if name in beside])
+    subfolders = [path.name for path in setup.folder.iterdir() if path.is_dir()]
+    complete(setup, config.adapters, fusions, [name for name in fusions if name in subfolders])
 
 
 def _joined(setups: Sequence[Setup]) -> tuple[Any, Any]:
-    """One composition with its heads; the tasks of several setups are a MultiTask with a list of heads."""
+    """Join setups to one composition with its heads: a MultiTask with a list of heads for several setups."""
     if len(setups) < 2:
         return (setups[0].composition, setups[0].head) if setups else (None, None)
     tasks: list[Any] = []

@@ -1,4 +1,4 @@
-"""Weights of a Part into a model. Unlike the library's loaders, which warn at most, what does not fit is refused."""
+"""Assignment of a part's weights to a model; a mismatch is an error, where the library only warns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from exporter.checkpoints.sources import read_weights
 from exporter.errors import ExportError
 
 Weights = dict[str, torch.Tensor]
-# Where the library keeps weights of adapters and fusions.
-OURS = re.compile(r"(adapters|loras|refts|prefix_tunings|prefix_gates|prompt_tunings|shared_parameters|adapter_fusion_layer)\.")
+# The containers of adapter and fusion weights in the library.
+ADAPTER_KEYS = re.compile(
+    r"(adapters|loras|refts|prefix_tunings|prefix_gates|prompt_tunings|shared_parameters|adapter_fusion_layer)\."
+)
 
 
 def part_weights(part: Part) -> Weights:
-    """The tensors in a part's folder, by the names that they have there."""
+    """Return the tensors in a part's folder by their saved names."""
     _, safe, pickled = FILES[part.kind]
     return read_weights(part.folder, safe, pickled, part.label)
 
@@ -27,40 +29,43 @@ def part_weights(part: Part) -> Weights:
 def fill(
     label: str, model: Any, new: Weights, weights: Weights, forgive: Callable[[list[str]], list[str]] = lambda missing: missing
 ) -> None:
-    """Copies `weights` into the model's tensors `new`, each of which must have its like.
+    """Copy weights into the model's new tensors; the names and shapes must match.
 
     Args:
-        label: what the weights belong to, for messages.
-        forgive: takes the names of weights that are missing and returns those that must not be.
+        label: a description of the part, for messages.
+        model: the model that contains the tensors.
+        new: name -> tensor of the model, to be overwritten.
+        weights: saved name -> tensor.
+        forgive: takes the names of missing weights and returns those that are required.
 
     Raises:
-        ExportError: weights are missing, superfluous or of another shape.
+        ExportError: weights are missing, unexpected or of another shape.
     """
     prefix = f"{model.base_model_prefix}."
     given: Weights = {}
-    strange = []
+    unexpected = []
     for key, value in weights.items():
-        # A model without a head has no prefix, one with a head has.
+        # Names in a model with a head have a prefix, names in a base model do not.
         found = next((name for name in (key, prefix + key, key.removeprefix(prefix)) if name in new), None)
         if found is None:
-            strange.append(key)
+            unexpected.append(key)
         else:
             given[found] = value
-    # One module can stand at several places, as the pool of prefixes does.
+    # A module can be registered several times, such as the pool of prefixes.
     filled = {new[key].data_ptr() for key in given}
     missing = forgive([key for key in new if key not in given and new[key].data_ptr() not in filled])
     wrong = [key for key, value in given.items() if value.shape != new[key].shape]
     problems = []
     if missing:
         problems.append(f"lacks {len(missing)} weights, first {missing[0]!r}")
-    if strange:
-        problems.append(f"has {len(strange)} weights for which there is no place, first {strange[0]!r}")
+    if unexpected:
+        problems.append(f"has {len(unexpected)} weights that are not in the model, first {unexpected[0]!r}")
     if wrong:
         shapes = f"{list(given[wrong[0]].shape)} instead of {list(new[wrong[0]].shape)}"
         problems.append(f"has {len(wrong)} weights of another shape, first {wrong[0]!r}: {shapes}")
     if problems:
         raise ExportError(
-            f"{label} does not fit {describe(model)}: it {'; it '.join(problems)}. It was made for another model, or the "
+            f"{label} does not fit {describe(model)}: it {'; it '.join(problems)}. It was trained for another model, or the "
             "file is damaged"
         )
     with torch.no_grad():
@@ -69,40 +74,50 @@ def fill(
 
 
 def check_origin(part: Part, model: Any) -> None:
+    """Check that a part was trained for this model, as far as its configuration records it.
+
+    Raises:
+        ExportError: the model's type, hidden size or name differs.
+    """
     config = part.config
     for key, ours in (("model_type", model.config.model_type), ("hidden_size", getattr(model.config, "hidden_size", None))):
         theirs = config.get(key)
         if theirs is not None and ours is not None and theirs != ours:
             raise ExportError(
-                f"{part.label} was made for {config.get('model_name') or 'a model'} with {key} {theirs!r}; "
-                f"{describe(model)} has {ours!r}: name the model that it was made for with --model"
+                f"{part.label} was trained for {config.get('model_name') or 'a model'} with {key} {theirs!r}; "
+                f"{describe(model)} has {ours!r}: choose the model that it was trained for with --model"
             )
     check_base_name(part, config.get("model_name"), model.config.name_or_path)
 
 
 def check_base_name(part: Part, theirs: Any, ours: str) -> None:
-    """Refuses a part that was made for another model of the hub. What folders are called says nothing.
+    """Check the hub id of the model that a part was trained for; folder names are not compared.
+
+    Args:
+        part: the part, for messages.
+        theirs: the model name in the part's configuration.
+        ours: the name of the loaded model.
 
     Raises:
-        ExportError: both names are known and differ.
+        ExportError: both are hub ids and differ.
     """
     if not isinstance(theirs, str) or not theirs or not ours or Path(ours).exists() or Path(theirs).is_absolute():
         return
-    # bert-base-uncased has become google-bert/bert-base-uncased.
+    # bert-base-uncased was renamed to google-bert/bert-base-uncased.
     if theirs.rstrip("/").rsplit("/", 1)[-1].lower() != ours.rsplit("/", 1)[-1].lower():
         raise ExportError(
-            f"{part.label} was made for the model {theirs!r}, not for {ours!r}: name its own with --model, or, if the two are "
-            f"the same in truth, name a folder with {ours!r}"
+            f"{part.label} was trained for the model {theirs!r}, not for {ours!r}: choose that model with --model, or, if both "
+            f"are the same model, give a local folder with {ours!r}"
         )
 
 
 def describe(model: Any) -> str:
-    """For messages."""
+    """Return the class and name of a model, for messages."""
     return f"the {type(model).__name__} {model.config.name_or_path!r}"
 
 
 def same(first: Part, second: Part) -> bool:
-    """Whether two parts are copies of one."""
+    """Return whether two parts have the same configuration and equal weights."""
     if first.kind != second.kind or first.config.get("config") != second.config.get("config"):
         return False
     left, right = part_weights(first), part_weights(second)

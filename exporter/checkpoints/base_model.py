@@ -1,4 +1,4 @@
-"""A model folder -> a model with places for adapters, of the class that its adapters and heads need."""
+"""Loading of a model folder as the class that its adapters and heads need."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from adapters import AdapterModelInterface
 from adapters.wrappers.model import load_model as load_static
 from transformers import AutoModel
 
-from exporter.checkpoints.assign import OURS
+from exporter.checkpoints.assign import ADAPTER_KEYS
 from exporter.checkpoints.embedded_adapters import add_held_back, config_without_adapters, held_back
 from exporter.checkpoints.model_class import INTERFACE, choose
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import Source, read_json, reason
 from exporter.errors import ExportError
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Attributes:
-    model: freshly loaded, with the adapters that its folder holds.
-    missing: the weights that the folder lacks, which are random so far.
+    """A model loaded from its folder, not checked for completeness yet.
+
+    Attributes:
+        model: the model with the adapters in its folder.
+        missing: names of the weights that the folder lacks; they are randomly initialised.
     """
 
     model: Any
@@ -35,20 +37,20 @@ class Loaded:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model folder.
+    """Return the content of config.json in a model folder.
 
     Raises:
-        ExportError: there is none, or it is none of a model.
+        ExportError: the file is missing, or is not the configuration of a model.
     """
     path = folder / "config.json"
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
             raise ExportError(
-                f"{str(folder)!r} is no model folder: it has no config.json but an adapter; name it with --adapter, beside the "
-                "--model that it was made for"
+                f"{str(folder)!r} is not a model folder: it has no config.json but an adapter; add it with --adapter, and "
+                "choose the model that it was trained for with --model"
             )
-        raise ExportError(f"{str(folder)!r} is no model folder: it has no config.json; write one with model.save_pretrained")
-    wrong = "names no model_type: expected what model.save_pretrained(folder) writes"
+        raise ExportError(f"{str(folder)!r} is not a model folder: it has no config.json; write one with model.save_pretrained")
+    wrong = "has no model_type: expected a file of model.save_pretrained(folder)"
     config = read_json(path, wrong)
     if "model_type" not in config:
         raise ExportError(f"{str(path)!r} {wrong}")
@@ -56,15 +58,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
-    """`parts`: the adapters and heads that the model must be able to take.
+    """Load a model folder as a class that supports the given parts.
+
+    Args:
+        source: the model folder.
+        parts: the adapters, fusions and heads to be added to the model.
 
     Raises:
-        ExportError: the folder is damaged, or no class takes the parts.
+        ExportError: the folder is damaged, or no class supports all parts.
     """
     config = read_config(source.folder)
     class_name, options = choose(source.folder, config, parts)
     interface = _read_interface(source.folder, config)
-    # Nothing may run code from a folder, nor ask on the terminal whether it may.
+    # Never run code from a folder, and never prompt for permission.
     options = {"output_loading_info": True, "local_files_only": True, "trust_remote_code": False, **options}
     later = held_back(config)
     try:
@@ -78,7 +84,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
             else:
                 del options["trust_remote_code"]
                 model, info = load_static(str(source.folder), getattr(transformers, class_name), interface, **options)
-    # Libraries raise what they like on a damaged file (OSError, ValueError, KeyError, SafetensorError, UnpicklingError, …).
+    # Damaged files raise many types: OSError, ValueError, KeyError, SafetensorError, UnpicklingError, …
     except Exception as error:
         raise ExportError(f"the model folder {str(source.folder)!r} cannot be loaded: {reason(error)}") from error
     if source.hub is not None:
@@ -105,51 +111,56 @@ def _read_interface(folder: Path, config: dict[str, Any]) -> AdapterModelInterfa
     try:
         return AdapterModelInterface(**content["interface"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"{str(path)!r} holds no adapter interface ({error}): save it again") from error
+        raise ExportError(f"{str(path)!r} contains no adapter interface ({error}): save it again") from error
 
 
 def _drop_converted_head(model: Any, config: dict[str, Any], parts: Sequence[Part]) -> None:
-    """Beside adapters with tasks of their own, the head that the base was pretrained with is no task."""
+    """Delete the pretraining head of the base model, which is not the head of a task."""
     if parts and "default" in getattr(model, "heads", {}) and "default" not in (config.get("prediction_heads") or {}):
         model.delete_head("default")
 
 
 def _check_unexpected(folder: Path, unexpected: Iterable[str]) -> None:
-    strange = sorted(key for key in unexpected if OURS.search(key) or key.startswith("heads."))
-    if strange:
+    unlisted = sorted(key for key in unexpected if ADAPTER_KEYS.search(key) or key.startswith("heads."))
+    if unlisted:
         raise ExportError(
-            f"the model folder {str(folder)!r} holds weights of adapters or heads that its config.json does not name, first "
-            f"{strange[0]!r}: save the model again"
+            f"the model folder {str(folder)!r} contains weights of adapters or heads that its config.json does not list, first "
+            f"{unlisted[0]!r}: save the model again"
         )
 
 
 def check_complete(folder: Path, model: Any, missing: Iterable[str]) -> None:
-    """Refuses weights that transformers made up, which it does with a mere warning.
+    """Refuse randomly initialised weights, of which transformers only warns.
+
+    Args:
+        folder: the model folder, for messages.
+        model: the loaded model.
+        missing: names of the weights that the folder lacks.
 
     Raises:
-        ExportError: one of them takes part in a result.
+        ExportError: one of these weights affects an output.
     """
     present = model.state_dict()
     named = getattr(model, "heads", None)
-    # Named heads say whether they read the pooler; other models have one where they need it.
+    # Named heads declare whether they read the pooler; other models only have a pooler if they need it.
     uses_pooler = named is None or any(head.config.get("use_pooler") for head in named.values())
     lacking = sorted(key for key in missing if key in present and (uses_pooler or ".pooler." not in key))
-    # Adapters embed the word embeddings a second time, under a name that checkpoints do not have.
+    # Prompt tuning registers the word embeddings a second time, under a name that checkpoints lack.
     lacking = [key for key in lacking if "prompt_tuning.base_model_embeddings" not in key]
-    made_up = _biases_of_wrappers(model, lacking)
+    added_biases = _biases_of_wrappers(model, lacking)
     with torch.no_grad():
-        for key in made_up:
+        for key in added_biases:
             present[key].zero_()
-    lacking = [key for key in lacking if key not in made_up]
+    lacking = [key for key in lacking if key not in added_biases]
     if lacking:
         raise ExportError(
-            f"the model folder {str(folder)!r} lacks {len(lacking)} weights that its config.json names, first {lacking[0]!r}: "
-            "save the complete model again"
+            f"the model folder {str(folder)!r} lacks {len(lacking)} weights that its config.json requires, first "
+            f"{lacking[0]!r}: save the complete model again"
         )
 
 
 def _biases_of_wrappers(model: Any, lacking: Iterable[str]) -> set[str]:
-    """The library gives merged query-key-value layers a bias where the original has none (DeBERTa, ModernBERT)."""
+    """Biases that the library adds to merged query-key-value layers without one in transformers (DeBERTa, ModernBERT)."""
     biases = {key for key in lacking if key.endswith(".bias")}
     if not biases:
         return biases

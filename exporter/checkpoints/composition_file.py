@@ -1,4 +1,4 @@
-"""adapter_setup.json: the composition that save_adapter_setup wrote, with what it lost on the way."""
+"""Saved adapter setups (adapter_setup.json), and the recovery of the fusion names that they lack."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ _BLOCKS = {block.__name__: block for block in (Average, BatchSplit, Fuse, MultiT
 
 @dataclass(frozen=True)
 class Setup:
-    """Attributes:
-    composition: the adapters' composition as saved.
-    head: the heads' setup: a name, a list of names, a composition, True for a model's one head, or None.
-    folder: where it lies.
+    """A saved adapter setup.
+
+    Attributes:
+        composition: the saved composition of adapters.
+        head: the head setup: a name, a list of names, a composition, True for the single head of a model, or None.
+        folder: the folder that contains the file.
     """
 
     composition: Any
@@ -31,7 +33,7 @@ class Setup:
 
 
 def read_setup(folder: Path) -> Setup | None:
-    """What save_adapter_setup wrote into the folder, if it did.
+    """Read the setup that `save_adapter_setup` wrote to a folder; None if there is no such file.
 
     Raises:
         ExportError: the file is damaged.
@@ -46,14 +48,14 @@ def read_setup(folder: Path) -> Setup | None:
         head = _compose(head) if isinstance(head, dict) else head
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            f"{str(path)!r} holds no adapter setup ({type(error).__name__}: {error}): save it again with "
+            f"{str(path)!r} contains no adapter setup ({type(error).__name__}: {error}): save it again with "
             "model.save_adapter_setup"
         ) from error
     return Setup(composition, head, folder)
 
 
 def _compose(data: dict[str, Any]) -> Any:
-    """AdapterCompositionBlock.from_dict, except that it takes blocks alone and leaves the weights of an Average as they are."""
+    """Like AdapterCompositionBlock.from_dict, but only accepts blocks, and keeps the weights of an Average as saved."""
     children = [child["children"][0] if child["type"] == "single" else _compose(child) for child in data["children"]]
     if not children or not all(isinstance(child, str | AdapterCompositionBlock) for child in children):
         raise ValueError("a block without adapters")
@@ -64,36 +66,36 @@ def _compose(data: dict[str, Any]) -> Any:
 
 
 def complete(setup: Setup, adapters: Iterable[str], fusions: Mapping[str, Sequence[str]], own: Iterable[str]) -> None:
-    """Checks that the setup's adapters are there and gives its Fuse blocks the names that to_dict lost.
+    """Check that the model has the setup's adapters, and restore the names of its Fuse blocks, which are not saved.
 
     Args:
         setup: changed in place.
         adapters: the model's adapters.
         fusions: the model's fusion layers with the adapters of each.
-        own: the fusion layers that came with the setup.
+        own: the fusion layers that were saved with the setup.
 
     Raises:
-        ExportError: an adapter or a fusion layer is missing, or several fusion layers could be meant.
+        ExportError: an adapter or a fusion layer is missing, or several fusion layers match.
     """
     known = list(adapters)
     for name in adapters_of(setup.composition):
         if name not in known:
             raise ExportError(
-                f"the setup in {str(setup.folder)!r} needs the adapter {name!r}, which is neither beside it nor in the model; "
-                f"adapters: {', '.join(map(repr, known)) or 'none'}"
+                f"the setup in {str(setup.folder)!r} needs the adapter {name!r}, which is neither in that folder nor in the "
+                f"model; adapters: {', '.join(map(repr, known)) or 'none'}"
             )
     own = list(own)
     for block in _fuse_blocks(setup.composition):
         fused = [child if isinstance(child, str) else child.last() for child in block.children]
         fitting = [name for name, members in fusions.items() if list(members) == fused]
-        # Several fusion layers can have the same members; one that came with the setup was meant.
+        # Several fusion layers can have the same members: prefer one that was saved with the setup.
         fitting = [name for name in fitting if name in own] or fitting
         if len(fitting) != 1:
             names = ", ".join(map(repr, fitting))
-            found = f"there are several fusions of them, {names}" if fitting else "there is no fusion of them"
+            found = f"the model has several fusions of them, {names}" if fitting else "the model has no fusion of them"
             raise ExportError(
-                f"the setup in {str(setup.folder)!r} fuses {', '.join(map(repr, fused))}, and {found}: name the "
-                "folder of the right one alone (--fusion)"
+                f"the setup in {str(setup.folder)!r} fuses {', '.join(map(repr, fused))}, and {found}: add only "
+                "the folder of the right one (--fusion)"
             )
         block._name = fitting[0]
 

@@ -1,4 +1,4 @@
-"""Adapters inside a model folder that from_pretrained cannot build: they are added after it, from the same files."""
+"""Adapters in a model folder that from_pretrained cannot create; they are added after loading, from the same files."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from adapters import ADAPTER_CONFIG_MAP
 from transformers import AutoConfig
 
 from exporter.checkpoints.add_adapters import as_object
-from exporter.checkpoints.assign import OURS, fill
+from exporter.checkpoints.assign import ADAPTER_KEYS, fill
 from exporter.checkpoints.sources import first_line, read_all_weights
 from exporter.errors import ExportError
 
 
 def held_back(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The adapters section of a config.json that from_pretrained must not see; None where it may.
+    """Return the adapters section of a config.json if from_pretrained cannot load it, otherwise None.
 
-    Compacter modules set their first weights to what torch.nn.init returns, which is nothing while from_pretrained runs.
+    Compacter modules initialise their weights with the result of a torch.nn.init function, which is None while from_pretrained
+    runs.
     """
     section = config.get("adapters")
     if not isinstance(section, dict):
         return None
     configs = section.get("config_map") or {}
     named = [configs.get(key, ADAPTER_CONFIG_MAP.get(key)) for key in (section.get("adapters") or {}).values()]
-    # All or none: the order of the adapters is the order of the tasks.
+    # All or none, to keep the order of the adapters, which is the order of the tasks.
     return section if any(_is_compacter(found) for found in named) else None
 
 
@@ -38,14 +39,19 @@ def _is_compacter(config: Any) -> bool:
 
 
 def config_without_adapters(folder: Path) -> Any:
-    """The model's configuration as from_pretrained takes it."""
+    """Return the model's configuration without the adapters section."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     del config.adapters
     return config
 
 
 def add_held_back(model: Any, section: Mapping[str, Any], folder: Path) -> None:
-    """Adds the adapters and fusions of a config.json's section with the weights of the model folder.
+    """Add the adapters and fusions of a config.json's adapters section, with their weights from the model folder.
+
+    Args:
+        model: the model loaded without adapters.
+        section: the adapters section of its config.json.
+        folder: the model folder.
 
     Raises:
         ExportError: the section or the weights are damaged.
@@ -60,9 +66,9 @@ def add_held_back(model: Any, section: Mapping[str, Any], folder: Path) -> None:
             model.add_adapter_fusion(members, (section.get("fusion_config_map") or {}).get(key, key), name=name)
     except ExportError:
         raise
-    # The configurations check little themselves: TypeError, KeyError, AttributeError, ValueError, …
+    # The configuration classes validate little: TypeError, KeyError, AttributeError, ValueError, …
     except Exception as error:
         raise ExportError(f"{label} cannot be loaded: {first_line(error)}") from error
     new = {key: tensor for key, tensor in model.state_dict().items() if key not in old}
-    weights = {key: value for key, value in read_all_weights(folder).items() if OURS.search(key)}
+    weights = {key: value for key, value in read_all_weights(folder).items() if ADAPTER_KEYS.search(key)}
     fill(label, model, new, weights)

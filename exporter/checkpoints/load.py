@@ -1,4 +1,4 @@
-"""A checkpoint folder, a hub id, the bundled example or a live model -> Checkpoint."""
+"""Loading of checkpoints from folders, hub ids, the bundled example or live models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exporter.checkpoints.sources import Source, find, first_line, read_json
 from exporter.errors import ExportError
 from exporter.example import ADAPTERS, fusion_folders, trunk_folder
 from exporter.models.peft_modules import is_peft
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -31,13 +31,15 @@ _PROCESSOR_FILE = "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Attributes:
-    model: an adapters or PEFT model, as the user handed it over or freshly loaded.
-    tokenizer: a fast transformers tokenizer, or None where there is none.
-    source: what the user named, for messages.
-    processor: a transformers image processor, or None where there is none.
-    setup: the composition that the checkpoint asks for, or None; several, from several folders, are a MultiTask.
-    head: the heads' setup that was saved with it: a name, names, a composition, True or None.
+    """A model with adapters, and the files that belong to it.
+
+    Attributes:
+        model: a model of the adapters library or of PEFT; the user's live model, or loaded from a folder.
+        tokenizer: a fast transformers tokenizer, or None.
+        source: what the user gave as the model, for messages.
+        processor: a transformers image processor, or None.
+        setup: the saved composition, or None; a MultiTask of the compositions of several folders.
+        head: the head setup saved with it: a name, a list of names, a composition, True or None.
     """
 
     model: Any
@@ -49,21 +51,23 @@ class Checkpoint:
 
 
 def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusions: Sequence[str] = ()) -> Checkpoint:
-    """Args:
-        model: None for the bundled example; a folder from save_pretrained or a hub id, of a model with adapters inside or of a
-            plain one; or a live model with adapters.
-        tokenizer: a fast tokenizer in place of the model's own.
+    """Load a model with its adapters, fusions, heads and tokenizer.
+
+    Args:
+        model: a folder of save_pretrained or a hub id, of a model with or without adapters; a live model with adapters; or None
+            for the bundled example.
+        tokenizer: a fast tokenizer; None for that of the model folder.
         adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT.
-        fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without its members beside it.
+        fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without the adapters of its members.
 
     Raises:
-        ExportError: no such folder or hub id; a file that is damaged or missing or could run code; weights that are missing,
-            superfluous or made for another model; two adapters, fusions or heads of one name.
+        ExportError: a folder or hub id does not exist; a file is damaged, missing or could run code; weights are missing,
+            unexpected or trained for another model; or two adapters, fusions or heads have the same name.
     """
     if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
         raise ExportError(
             f"expected a fast tokenizer, found {type(tokenizer).__name__}: load it with AutoTokenizer.from_pretrained(...), "
-            "or leave the tokenizer out and give the graph token ids"
+            "or omit the tokenizer and run the graph on token ids"
         )
     for option, sources in (("adapters", adapters), ("fusions", fusions)):
         if isinstance(sources, str) or not isinstance(sources, Sequence):
@@ -75,8 +79,8 @@ def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusion
     else:
         if adapters or fusions:
             raise ExportError(
-                f"adapters and fusions are for a model from a folder, found a live {type(model).__name__}: load them into it "
-                "with model.load_adapter and model.load_adapter_fusion"
+                f"adapters and fusions require a model folder or hub id, found a live {type(model).__name__}: load them into "
+                "it with model.load_adapter and model.load_adapter_fusion"
             )
         found = _live(model)
     return found if tokenizer is None else replace(found, tokenizer=tokenizer)
@@ -86,7 +90,7 @@ def _live(model: Any) -> Checkpoint:
     name = type(model).__name__
     if isinstance(model, PreTrainedModel) and hasattr(model, "adapters_config") and hasattr(model, "iter_layers"):
         setup: Any = model.adapters_config.active_setup  # type: ignore[union-attr]  # torch types every attribute so
-        # An active adapter is a Stack of one: nothing that the adapter's name would not say.
+        # A single active adapter is a Stack of one and needs no setup.
         if setup is None or isinstance(setup, str) or (isinstance(setup, Stack) and setup.children == [setup.last()]):
             return Checkpoint(model, None, name)
         return Checkpoint(model, None, name, setup=setup, head=getattr(model, "active_head", None))
@@ -135,12 +139,14 @@ def _processor(folder: Path) -> Any:
 
 
 def check_finite(model: Any) -> None:
-    """Refuses weights that are not numbers.
+    """Check that all weights are finite.
 
     Raises:
-        ExportError: names the first weight with NaN or infinity.
+        ExportError: a weight contains NaN or infinity.
     """
     for name, parameter in model.named_parameters():
-        # The sum is not finite if any element is not; it can also overflow, so only then every element is looked at.
+        # The sum is only finite if all elements are. As it can overflow, the elements are checked if it is not.
         if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
-            raise ExportError(f"the weight {name!r} holds NaN or infinity: the checkpoint is damaged or its training diverged")
+            raise ExportError(
+                f"the weight {name!r} contains NaN or infinity: the checkpoint is damaged or its training diverged"
+            )

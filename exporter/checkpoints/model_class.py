@@ -1,4 +1,4 @@
-"""Which class a model folder is loaded as, so that its adapters and their heads find their places."""
+"""The choice of the class that a model folder is loaded as, given its adapters and heads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exporter.checkpoints.scan import Part
 from exporter.errors import ExportError
 
 INTERFACE = "adapter_interface.json"
-# The classes by a PEFT adapter's task_type.
+# task_type of a PEFT adapter -> class.
 _PEFT_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
@@ -28,37 +28,45 @@ _PEFT_CLASSES = {
 
 
 def choose(folder: Path, config: dict[str, Any], parts: Sequence[Part]) -> tuple[str | None, dict[str, Any]]:
-    """The class of transformers and its options; None for the library's own class with named heads.
+    """Choose the class for a model folder.
+
+    Args:
+        folder: the model folder.
+        config: the content of its config.json.
+        parts: the adapters, fusions and heads to be added.
+
+    Returns:
+        The name of a transformers class, or None for AutoAdapterModel with named heads; and options for from_pretrained.
 
     Raises:
-        ExportError: no one class takes all parts.
+        ExportError: no single class supports all parts.
     """
     peft = [part for part in parts if part.kind == "peft"]
     if peft:
         return _peft_class(config, peft), {}
     heads = [part for part in parts if part.kind == "head"]
     own_class = _own_class(config)
-    made_by = list(dict.fromkeys(str(part.config.get("model_class")) for part in heads))
+    saved_from = list(dict.fromkeys(str(part.config.get("model_class")) for part in heads))
     flexible = config["model_type"] in ADAPTER_MODEL_MAPPING_NAMES and not (folder / INTERFACE).is_file()
     inside = bool((config.get("adapters") or {}).get("adapters"))
     if flexible and not (inside and own_class):
-        # Adapters saved without a head work with the one that the model has.
-        alone = bool(parts) and not heads and own_class
-        strange = [name for name in made_by if name not in STATIC_TO_FLEX_HEAD_MAP and _class_of(name)]
-        if not alone and not strange:
+        # Adapters saved without a head use the model's head.
+        headless = bool(parts) and not heads and own_class
+        inconvertible = [name for name in saved_from if name not in STATIC_TO_FLEX_HEAD_MAP and _class_of(name)]
+        if not headless and not inconvertible:
             return None, {}
     if inside or not heads:
         return own_class or _base_class(folder, config), {}
-    if len(made_by) > 1 or not _class_of(made_by[0]):
+    if len(saved_from) > 1 or not _class_of(saved_from[0]):
         raise ExportError(
-            f"a {config['model_type']} model of this kind has one head, and the adapters come with heads of "
-            f"{', '.join(made_by)}: export those of one class at a time"
+            f"a {config['model_type']} model of this kind has one head, but the adapters have heads of "
+            f"{', '.join(saved_from)}: export those of one class at a time"
         )
-    return made_by[0], _labels(heads[0])
+    return saved_from[0], _labels(heads[0])
 
 
 def _own_class(config: dict[str, Any]) -> str | None:
-    """The class of a model with a head of its own; None for a bare model and for the library's classes."""
+    """The class of a transformers model with a head; None for a base model and for classes of the adapters library."""
     names = config.get("architectures") or [None]
     name = names[0]
     bare = MODEL_MAPPING_NAMES.get(config["model_type"])
@@ -68,10 +76,10 @@ def _own_class(config: dict[str, Any]) -> str | None:
 
 
 def _class_of(name: Any) -> Any:
-    """A model class of transformers, or None."""
+    """The transformers model class with this name, or None."""
     try:
         found = getattr(transformers, name, None) if isinstance(name, str) else None
-    except ImportError:  # it needs a package that is not there
+    except ImportError:  # the class needs a package that is not installed
         return None
     return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
 
@@ -86,7 +94,7 @@ def _base_class(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _labels(head: Part) -> dict[str, Any]:
-    """A new head's size. The base's own may be of another one, and is then replaced."""
+    """The from_pretrained options for the head's size, which can differ from that of the base model's head."""
     count, label2id = head.config.get("num_labels"), head.config.get("label2id")
     options: dict[str, Any] = {"ignore_mismatched_sizes": True}
     if isinstance(count, int):

@@ -1,4 +1,4 @@
-"""What PEFT writes into a folder: a configuration, read or refused, and weights."""
+"""Reading of PEFT folders: the configuration, with unsupported settings refused, and the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporter.errors import ExportError
 from exporter.models.peft_structure import SUPPORTED, TYPES
 
 _CONFIG = "adapter_config.json"
-# Settings that change nothing once the weights are loaded.
+# Settings without effect once the weights are loaded.
 _NEUTRAL = (
     *(
         "auto_mapping",
@@ -41,7 +41,7 @@ _HONOURED = (
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"),
     *("projection_prng_key", "save_projection", "task_type"),
 )
-# Initializations that leave the base model's weights as they are.
+# Values of init_lora_weights that do not change the base model's weights.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
@@ -55,46 +55,55 @@ def is_peft_folder(folder: Path) -> bool:
 
 
 def read_config(name: str, folder: Path) -> Any:
-    """The `peft.PeftConfig` of the adapter, which will be called `name`, without what would touch the base model's weights.
+    """Read the `peft.PeftConfig` of an adapter, without settings that would change the base model's weights.
+
+    Args:
+        name: the adapter name, for messages.
+        folder: the adapter's folder.
 
     Raises:
-        ExportError: there is none, or one with settings that are not supported.
+        ExportError: the file is missing or damaged, or contains an unsupported setting.
     """
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     stored = read_json(folder / _CONFIG)
     if stored.get("peft_type") not in TYPES:
         raise ExportError(
-            f"the adapter {name!r} is of PEFT's type {stored.get('peft_type')}, which is not supported: expected {SUPPORTED}"
+            f"the adapter {name!r} has the PEFT type {stored.get('peft_type')}, which is not supported: expected {SUPPORTED}"
         )
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[stored.pop("peft_type")]
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    strange = [key for key in sorted(stored) if key not in _NEUTRAL + _HONOURED and stored[key] != defaults.get(key)]
-    # What a newer PEFT does not use either.
-    strange = [key for key in strange if stored[key]]
-    if strange:
-        raise ExportError(f"the adapter {name!r} sets {strange[0]} to {stored[strange[0]]!r}, which is not supported")
+    unsupported = [key for key in sorted(stored) if key not in _NEUTRAL + _HONOURED and stored[key] != defaults.get(key)]
+    # Settings of a newer PEFT that are not used: None, False or empty.
+    unsupported = [key for key in unsupported if stored[key]]
+    if unsupported:
+        first = unsupported[0]
+        raise ExportError(f"the adapter {name!r} sets {first} to {stored[first]!r}, which is not supported")
     start = stored.get("init_lora_weights")
     if start not in _PLAIN_STARTS:
         raise ExportError(
-            f"the adapter {name!r} was trained on changed base weights (init_lora_weights={start!r}): save it again with "
+            f"the adapter {name!r} was trained on modified base weights (init_lora_weights={start!r}): save it again with "
             "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
     if stored.get("bias", "none") != "none":
         raise ExportError(
-            f"the adapter {name!r} changes biases of the base model (bias={stored['bias']!r}), which all adapters share: "
-            "expected bias='none'"
+            f"the adapter {name!r} changes biases of the base model (bias={stored['bias']!r}), which are shared by all "
+            "adapters: expected bias='none'"
         )
     try:
         return kind(**{key: value for key, value in stored.items() if key in _HONOURED}, inference_mode=True)
     except (TypeError, ValueError) as error:
-        raise ExportError(f"{str(folder / _CONFIG)!r} is no valid configuration of PEFT: {error}") from error
+        raise ExportError(f"{str(folder / _CONFIG)!r} is not a valid PEFT configuration: {error}") from error
 
 
 def read_adapter_weights(name: str, folder: Path) -> dict[str, torch.Tensor]:
-    """The weights by the names that PEFT saves them under, without the adapter's name.
+    """Read the weights by their saved names, which do not contain the adapter's name.
+
+    Args:
+        name: the adapter name, for messages.
+        folder: the adapter's folder.
 
     Raises:
-        ExportError: they are missing or damaged.
+        ExportError: the file is missing or damaged.
     """
     return read_weights(folder, "adapter_model.safetensors", "adapter_model.bin", f"the adapter {name!r}")

@@ -1,4 +1,4 @@
-"""Folders of adapters, fusions and heads -> Parts: what is in them, before any weight is read."""
+"""The adapters, fusions and heads in a folder, found by their configuration files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Literal
 from exporter.checkpoints.sources import Source, read_json
 from exporter.errors import ExportError
 
-# Each kind's configuration, its safetensors file and its pickle.
+# Kind -> configuration file, safetensors file, pickle file.
 FILES = {
     "adapter": ("adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"),
     "fusion": ("adapter_fusion_config.json", "model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin"),
     "head": ("head_config.json", "model_head.safetensors", "pytorch_model_head.bin"),
 }
 _PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-# What trainers leave beside the adapter that they finished with.
+# Training checkpoints in the folder of a finished adapter.
 _UNFINISHED = re.compile(r"checkpoint-\d+")
 
 
@@ -27,11 +27,11 @@ class Part:
     """One adapter, fusion layer or prediction head on disk.
 
     Attributes:
-        kind: peft is an adapter of the PEFT library, its head included.
-        name: its name in the model.
-        saved: its name in the file; None for the one head of a model without named heads.
-        folder: where its configuration and its weights lie.
-        config: the content of its configuration file.
+        kind: "peft" is an adapter of PEFT, including its head.
+        name: the name in the model.
+        saved: the name in the configuration file; None for the head of a model without named heads.
+        folder: the folder of the configuration and weights.
+        config: the content of the configuration file.
     """
 
     kind: Literal["adapter", "fusion", "head", "peft"]
@@ -42,36 +42,40 @@ class Part:
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """A description for messages."""
         return f"the {'adapter' if self.kind == 'peft' else self.kind} {self.name!r} in {str(self.folder)!r}"
 
 
 def scan(source: Source, name: str | None = None) -> list[Part]:
-    """The parts in a folder and in its subfolders, which is how the library saves several. `name` renames a single adapter.
+    """Return the parts in a folder and its subfolders; the library saves several parts in subfolders.
+
+    Args:
+        source: the folder.
+        name: a new name for the adapter, if the folder contains a single one.
 
     Raises:
-        ExportError: there is none, a file is missing or damaged, or `name` could mean several.
+        ExportError: the folder contains no part, a file is missing or damaged, or `name` was given for several adapters.
     """
     parts = [*_parts(source.folder, source), *scan_below(source)]
     if not parts:
         raise ExportError(
-            f"{source.text!r} holds neither an adapter nor a fusion: expected what model.save_adapter, save_all_adapters, "
-            "save_adapter_setup or save_adapter_fusion write, or a PEFT folder"
+            f"{source.text!r} contains neither an adapter nor a fusion: expected a folder of model.save_adapter, "
+            "save_all_adapters, save_adapter_setup or save_adapter_fusion, or a PEFT folder"
         )
     if name is None:
         return parts
     adapters = [part.name for part in parts if part.kind in ("adapter", "peft")]
     if len(adapters) != 1:
         raise ExportError(
-            f"{source.text!r} holds {', '.join(map(repr, adapters)) or 'no adapter'}: the name {name!r} must be for a single "
-            "adapter; name the adapter's own folder"
+            f"{source.text!r} contains {', '.join(map(repr, adapters)) or 'no adapter'}: the name {name!r} requires a single "
+            "adapter; give the adapter's own folder"
         )
-    # A head is called like its adapter: that is how the two find each other.
+    # A head is matched to its adapter by name, so that both are renamed.
     return [replace(part, name=name) if part.kind != "fusion" and part.name == adapters[0] else part for part in parts]
 
 
 def scan_below(source: Source) -> list[Part]:
-    """The parts in the subfolders, if there are any.
+    """Return the parts in the subfolders, possibly none.
 
     Raises:
         ExportError: a file is missing or damaged.
@@ -93,18 +97,18 @@ def _parts(folder: Path, source: Source) -> Iterator[Part]:
             continue
         saved = config.get("name")
         if saved is None and kind == "head":
-            # The head of a model without named heads belongs to the adapter that it was saved with.
+            # An unnamed head belongs to the adapter that it was saved with.
             name = names[0] if names else _folder_name(folder, source)
         elif isinstance(saved, str) and saved:
             name = saved
         else:
-            raise ExportError(f"{str(path)!r} has no name: expected what the adapters library writes; save it again")
+            raise ExportError(f"{str(path)!r} has no name: expected a file of the adapters library; save it again")
         names.append(name)
-        yield Part(kind, name, saved, folder, config)  # type: ignore[arg-type]  # FILES has these kinds alone
+        yield Part(kind, name, saved, folder, config)  # type: ignore[arg-type]  # FILES only has these kinds
 
 
 def _folder_name(folder: Path, source: Source) -> str:
-    # PyTorch keeps modules by names without dots.
+    # PyTorch does not allow dots in module names.
     name = source.hub if source.hub is not None and folder == source.folder else folder.resolve().name
     return name.rsplit("/", 1)[-1].replace(".", "_")
 

@@ -1,4 +1,4 @@
-"""Where checkpoints come from: folders, hub ids, JSON files and weight files, each read or refused with a reason."""
+"""Reading of folders, hub ids, JSON files and weight files, with errors that state the reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from exporter.errors import ExportError
 
 Kind = Literal["model", "adapter", "fusion"]
-# Who writes such a folder.
+# The call that writes such a folder.
 _WRITER: dict[Kind, str] = {
     "model": "model.save_pretrained(folder)",
     "adapter": "model.save_adapter(folder, name) or PEFT's save_pretrained(folder)",
@@ -26,7 +26,7 @@ _WRITER: dict[Kind, str] = {
 }
 _TEXTS = ("*.json", "*.txt", "*.model")
 _SAFE = ("*.safetensors",)
-# No other pickle than weights: optimizers, training arguments and other runtimes' files stay on the hub.
+# Only pickles of weights are downloaded, not optimizer states, training arguments or files of other runtimes.
 _PICKLES = ("pytorch_*.bin", "adapter_model.bin")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _NAME = re.compile(r"[^=/\\]*")
@@ -34,10 +34,12 @@ _NAME = re.compile(r"[^=/\\]*")
 
 @dataclass(frozen=True)
 class Source:
-    """Attributes:
-    text: what the user wrote, for messages.
-    folder: where it lies on this machine.
-    hub: its id if it came from the hub.
+    """A local folder, possibly downloaded from the hub.
+
+    Attributes:
+        text: the user's input, for messages.
+        folder: the local path.
+        hub: the hub id, if it was downloaded.
     """
 
     text: str
@@ -46,28 +48,34 @@ class Source:
 
 
 def find(source: str | Path, kind: Kind) -> Source:
-    """A local folder, or the local snapshot of a hub id, downloaded where the hub may be asked.
+    """Find a local folder, or the snapshot of a hub id, which is downloaded unless the hub is offline.
+
+    Args:
+        source: a path or a hub id.
+        kind: what the folder contains, for messages and the choice of files to download.
 
     Raises:
-        ExportError: it is neither.
+        ExportError: `source` is neither a folder nor a hub id that is available.
     """
     text = str(source)
     folder = Path(text).expanduser()
     if text and "\0" not in text and folder.is_dir():
         return Source(text, folder)
     if not _HUB_ID.fullmatch(text) or folder.is_file():
-        raise ExportError(f"there is no {kind} folder {text!r}: expected what {_WRITER[kind]} writes, or a hub id")
+        raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")
     try:
         return Source(text, _download(text, kind), text)
-    # requests' and the hub's own errors are OSErrors; an impossible id is a ValueError.
+    # Errors of requests and of the hub are OSErrors; an invalid id raises ValueError.
     except (OSError, ValueError) as error:
-        raise ExportError(f"there is no {kind} folder {text!r}, and no such hub id can be had: {_hub_reason(error)}") from error
+        raise ExportError(
+            f"there is no {kind} folder {text!r}, and the hub id is not available: {_hub_reason(error)}"
+        ) from error
 
 
 def _download(hub_id: str, kind: Kind) -> Path:
     if kind != "model":
         return Path(snapshot_download(hub_id, allow_patterns=[*_TEXTS, *_SAFE, *_PICKLES]))
-    # Folders below hold what other libraries need: other weights of the same model among it.
+    # Subfolders contain files for other libraries, among them other weights of the same model.
     folder = Path(snapshot_download(hub_id, allow_patterns=[*_TEXTS, *_SAFE], ignore_patterns=["*/*"]))
     if not any(folder.glob("*.safetensors")):
         folder = Path(snapshot_download(hub_id, allow_patterns=[*_TEXTS, *_PICKLES], ignore_patterns=["*/*"]))
@@ -76,23 +84,23 @@ def _download(hub_id: str, kind: Kind) -> Path:
 
 def _hub_reason(error: Exception) -> str:
     if isinstance(error, GatedRepoError):
-        return "it is gated: ask for access on its page, then log in with `hf auth login`"
+        return "it is gated: request access on its page, then log in with `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
-        return "the hub has none, or it is private: log in with `hf auth login`"
+        return "it does not exist, or it is private: log in with `hf auth login`"
     if isinstance(error, LocalEntryNotFoundError):
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        return f"the local cache {constants.HF_HUB_CACHE} has none and {why}"
+        return f"it is not in the local cache {constants.HF_HUB_CACHE} and {why}"
     return first_line(error)
 
 
 def split_name(text: str) -> tuple[str | None, str]:
-    """[NAME=]SOURCE as name and source.
+    """Split [NAME=]SOURCE into name and source; the name is None if it is not given.
 
     Raises:
-        ExportError: it is no text, or the name or the source is empty.
+        ExportError: `text` is not a string or path, the name or the source is empty, or the name contains a dot.
     """
     if not isinstance(text, str | Path):
-        raise ExportError(f"an adapter must be named as [NAME=]SOURCE, found {text!r}")
+        raise ExportError(f"an adapter must be given as [NAME=]SOURCE, found {text!r}")
     text = str(text)
     name, sign, source = text.partition("=")
     if not sign or Path(text).expanduser().is_dir() or not _NAME.fullmatch(name):
@@ -100,15 +108,19 @@ def split_name(text: str) -> tuple[str | None, str]:
     if not name or not source:
         raise ExportError(f"{text!r} has no {'source' if name else 'name'}: expected [NAME=]SOURCE, such as sst2=adapters/sst2")
     if "." in name:
-        raise ExportError(f"the adapter name {name!r} has a dot, which PyTorch does not allow: choose another")
+        raise ExportError(f"the adapter name {name!r} contains a dot, which PyTorch does not allow: choose another name")
     return name, source
 
 
-def read_json(path: Path, wrong: str = "must hold a JSON object: save it again") -> dict[str, Any]:
-    """`wrong`: what is said of other JSON than an object.
+def read_json(path: Path, wrong: str = "must contain a JSON object: save it again") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        wrong: the end of the error message if the file contains JSON of another type.
 
     Raises:
-        ExportError: there is no such file, or it holds no JSON object.
+        ExportError: the file cannot be read, or does not contain a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -120,10 +132,16 @@ def read_json(path: Path, wrong: str = "must hold a JSON object: save it again")
 
 
 def read_weights(folder: Path, safe: str, pickled: str, what: str) -> dict[str, torch.Tensor]:
-    """The tensors of `folder / safe`, or of `folder / pickled` where that is all there is.
+    """Read the tensors of a safetensors file, or of a pickle file if that is the only one.
+
+    Args:
+        folder: the folder of the files.
+        safe: the name of the safetensors file.
+        pickled: the name of the pickle file.
+        what: a description of the weights, for messages.
 
     Raises:
-        ExportError: neither file is there, or it is damaged, or it wants more of the unpickler than tensors.
+        ExportError: both files are missing, the file is damaged, or the pickle contains more than tensors.
     """
     path = next((folder / name for name in (safe, pickled) if (folder / name).is_file()), None)
     if path is None:
@@ -132,7 +150,7 @@ def read_weights(folder: Path, safe: str, pickled: str, what: str) -> dict[str, 
 
 
 def read_all_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a model folder, from however many files save_pretrained made of it.
+    """Read the tensors of a model folder from all of its weight files.
 
     Raises:
         ExportError: as of `read_weights`.
@@ -145,24 +163,24 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
     try:
         safe = path.suffix == ".safetensors"
         weights = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    # SafetensorError, UnpicklingError, RuntimeError, EOFError, …: whatever a damaged file provokes.
+    # Damaged files raise many types: SafetensorError, UnpicklingError, RuntimeError, EOFError, …
     except Exception as error:
         raise ExportError(f"{str(path)!r} cannot be loaded: {reason(error, path)}") from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ExportError(f"{str(path)!r} must hold named tensors, found {type(weights).__name__}: save it again")
+        raise ExportError(f"{str(path)!r} must contain named tensors, found {type(weights).__name__}: save it again")
     return weights
 
 
 def reason(error: BaseException, path: Path | None = None) -> str:
-    """Why weights could not be loaded, on one line and without advice to load them unsafely."""
+    """Return why weights could not be loaded, on one line and without torch's advice to load them unsafely."""
     if path is not None and path.read_bytes()[:8] == b"version ":
-        return "it is a pointer of git-lfs; fetch the file with `git lfs pull`"
+        return "it is a git-lfs pointer; fetch the file with `git lfs pull`"
     for cause in _causes(error):
         if isinstance(cause, pickle.UnpicklingError):
             wanted = re.search(r"GLOBAL (\S+)", str(cause))
             if wanted:
-                return f"its pickle wants {wanted[1].rstrip('.')}, which could run code; save the weights as safetensors"
-            return "its pickle is damaged, or holds more than tensors; save the weights as safetensors"
+                return f"its pickle imports {wanted[1].rstrip('.')}, which could run code; save the weights as safetensors"
+            return "its pickle is damaged, or contains more than tensors; save the weights as safetensors"
     return first_line(error)
 
 
@@ -174,4 +192,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error message, or the name of its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

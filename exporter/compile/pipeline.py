@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -20,6 +20,7 @@ from exporter.compile.passes.merge_reshapes import MergeReshapesPass
 from exporter.compile.passes.merge_siblings import MergeSiblingsPass
 from exporter.compile.passes.merge_transposes import MergeTransposesPass
 from exporter.compile.passes.merge_weights import MergeWeightsPass
+from exporter.compile.passes.move_scales import MoveScalesPass
 from exporter.compile.passes.name_transposed import NameTransposedPass
 from exporter.compile.passes.push_slices import PushSlicesPass
 from exporter.compile.passes.reassociate_products import ReassociateProductsPass
@@ -29,32 +30,20 @@ from exporter.compile.passes.share_lengths import ShareLengthsPass
 from exporter.compile.passes.split_linears import SplitLinearsPass
 from exporter.compile.passes.static_reshapes import StaticReshapesPass
 from exporter.compile.passes.unflatten_linears import UnflattenLinearsPass
+from exporter.compile.rewrite.refusals import RefusingPass
 from exporter.compile.vmap.join_groups import JoinGroupsPass
 from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
 from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
+from exporter.traced_group import TracedGroup
 from runtime.bundle import ROUTE_INPUTS, PassRow
 
-# What the joined graphs are called in reports.
+_logger = logging.getLogger(__name__)
+# Names of the joined graphs in reports.
 JOINED, ROUTED = "all", "routed"
-# Elements of a constant that no weight is as small as, most of the time.
+# Elements of a constant; few weights are as small.
 _SMALL = 64
 _BRANCH = re.compile(r"tasks\d+/")
-
-
-@dataclass(frozen=True)
-class TracedGroup:
-    """The traced graph of one task structure and the weights of all its tasks.
-
-    Attributes:
-        tasks: their names; outputs are called as `output_names` says.
-        model: the template, traced for one of the tasks.
-        weights: initializer name in the template -> one array per task.
-    """
-
-    tasks: tuple[str, ...]
-    model: ir.Model
-    weights: Mapping[str, Sequence[np.ndarray]]
 
 
 def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:
@@ -70,7 +59,7 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         MergeWeightsPass(protected, size_limit=_SMALL),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
-        # torch annotates its own operators alone; everything below reads the shapes in between, too.
+        # torch annotates only its own operators; everything below also reads the shapes in between.
         common.ShapeInferencePass(),
         ShareLengthsPass(),
         common.CommonSubexpressionEliminationPass(),
@@ -95,7 +84,7 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         common.ShapeInferencePass(),
         ReassociateProductsPass(),
         MergeTransposesPass(),
-        # What is not read any more reads all rows of its operands.
+        # Dead operators would still read all rows of their operands.
         common.RemoveUnusedNodesPass(),
         # Before the tasks are vectorised, because it reads symbolic shapes that are still simple.
         PushSlicesPass(),
@@ -112,10 +101,12 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
         # After merging, so that a weight which two groups share is transposed and scaled once and stays shared.
         FoldConstantsPass(transpose_weights=True),
         MergeSiblingsPass(),
+        # Before FoldScales, which then finds one factor where there were two.
+        MoveScalesPass(),
         FoldScalesPass(),
         # Behind the scales, which hide the projections.
         AbsorbProjectionsPass(),
-        # What the vectoriser and the rows that were pushed through the graph left side by side.
+        # Neighbours that the vectoriser and PushSlices left.
         MergeReshapesPass(),
         RemoveNoOpsPass(),
         common.RemoveUnusedNodesPass(),
@@ -125,7 +116,7 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
 
 
 def clean_groups(groups: Sequence[TracedGroup]) -> tuple[list[TracedGroup], list[PassRow]]:
-    """The groups with clean templates, which `compile_groups` and `route_groups` then use up: give each a copy of its own."""
+    """The groups with clean templates, which `compile_groups` and `route_groups` then change: give each a copy."""
     reports: list[PassRow] = []
     clean = []
     for number, group in enumerate(groups):
@@ -148,8 +139,14 @@ def compile_groups(groups: Sequence[TracedGroup], batch: str) -> tuple[ir.Model,
 def route_groups(
     groups: Sequence[TracedGroup], batch: str, tasks: Sequence[str], every_row: bool = False
 ) -> tuple[ir.Model, list[PassRow]]:
-    """One graph whose rows choose their task by its number in `tasks`; the groups are clean already. `every_row`: each group
-    answers all rows, as TensorRT must have it."""
+    """One graph each of whose rows selects a task.
+
+    Args:
+        groups: clean already.
+        batch: the name of the batch axis.
+        tasks: the names of all tasks; a row selects one by its number here.
+        every_row: whether each group computes all rows, as TensorRT needs it.
+    """
     reports: list[PassRow] = []
     routed = []
     for number, group in enumerate(groups):
@@ -164,15 +161,41 @@ def _name(number: int) -> str:
     return f"tasks{number}"  # _BRANCH matches it
 
 
-def run_passes(model: ir.Model, passes: Iterable[ir.passes.InPlacePass], graph: str, reports: list[PassRow]) -> ir.Model:
-    """The model behind the passes; a row for each is added to `reports`."""
+def run_passes(
+    model: ir.Model,
+    passes: Iterable[ir.passes.InPlacePass],
+    graph: str,
+    reports: list[PassRow],
+    observe: Callable[[ir.passes.InPlacePass, ir.Model], None] | None = None,
+) -> ir.Model:
+    """Run passes in their order.
+
+    Args:
+        model: the graph, which changes.
+        passes: what runs.
+        graph: what the graph is called in the rows.
+        reports: gets a row for each pass.
+        observe: is called with each pass that has run and the model that it left.
+
+    Returns:
+        The model that the last pass left.
+    """
     for step in passes:
         nodes_before, bytes_before = graph_size(model)
         model = step(model).model
         nodes_after, bytes_after = graph_size(model)
-        name = type(step).__name__.removesuffix("Pass")
+        name = pass_name(step)
         reports.append(PassRow(name, graph, nodes_before, nodes_after, bytes_before, bytes_after))
+        if isinstance(step, RefusingPass) and step.refusals:
+            _logger.debug("%s on %s: %d patterns were not applied", name, graph, len(step.refusals))
+        if observe is not None:
+            observe(step, model)
     return model
+
+
+def pass_name(step: ir.passes.PassBase) -> str:
+    """The name of a pass in reports."""
+    return type(step).__name__.removesuffix("Pass")
 
 
 def graph_size(model: ir.Model) -> tuple[int, int]:

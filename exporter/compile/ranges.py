@@ -1,4 +1,4 @@
-"""Measures between which numbers activations lie, on the user's texts."""
+"""Measurement of activation ranges on calibration texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from runtime.bundle import MODEL, WEIGHTS
 def measure_ranges(
     model: ir.Model, names: Iterable[str], feeds: Iterable[Mapping[str, npt.NDArray[np.int64]]]
 ) -> dict[str, tuple[float, float]]:
-    """The smallest and the greatest number of each of the values `names` over all of `feeds`, by ONNX Runtime on the CPU."""
+    """Measure the minimum and maximum of values with ONNX Runtime on the CPU.
+
+    Args:
+        model: the graph, which is not changed.
+        names: names of the values; those that are not in the graph are ignored.
+        feeds: batches of inputs by name.
+
+    Returns:
+        Name -> (minimum, maximum) over all batches.
+    """
     probe = model.clone()
     graph = probe.graph
     values = {str(value.name): value for node in graph for value in node.outputs}
@@ -33,7 +42,7 @@ def measure_ranges(
     for node in graph:
         for value in node.outputs:
             if not value.is_graph_output():
-                value.shape = None  # as in a finished graph
+                value.shape = None  # as in a finished graph: ONNX Runtime infers shapes
     found = dict.fromkeys(wanted, (np.inf, -np.inf))
     with tempfile.TemporaryDirectory(prefix="ranges-") as folder:
         ir.save(probe, Path(folder) / MODEL, external_data=WEIGHTS)

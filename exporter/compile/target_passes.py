@@ -1,4 +1,4 @@
-"""What a graph is compiled for: the passes that run last."""
+"""The passes of a target and a precision, which run last."""
 
 from __future__ import annotations
 
@@ -26,8 +26,14 @@ _LEAST = 1 << 14
 def target_passes(
     target: str, precision: str, model: ir.Model, measure: Measure | None = None, opset: int | None = None
 ) -> tuple[ir.passes.InPlacePass, ...]:
-    """The passes that make `model` one for a target of TARGETS in a precision, and of an ONNX operator set, by default
-    its own; empty where it is that already.
+    """The passes that adapt a model to a target; empty where nothing is to be done.
+
+    Args:
+        target: of TARGETS.
+        precision: of PRECISIONS.
+        model: in fp32 and standard operators.
+        measure: gives the ranges of activations; needed where `needs_ranges` says so.
+        opset: the ONNX operator set, by default the model's.
 
     Raises:
         ValueError: `measure` is missing where the target needs it.

@@ -67,14 +67,19 @@ _PER_ELEMENT = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations of a node. `matrix`: of matrix products and convolutions, exact, a multiplication and an addition being two;
-    `other`: of everything else, roughly."""
+    """Operations of a node.
+
+    Attributes:
+        matrix: of matrix products and convolutions, exact; a multiplication and an addition count as two.
+        other: of everything else, roughly.
+    """
 
     matrix: int = 0
     other: int = 0
 
     @property
     def total(self) -> int:
+        """Both together."""
         return self.matrix + self.other
 
 

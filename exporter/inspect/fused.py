@@ -53,7 +53,7 @@ def fused_outputs(node: ir.Node, inputs: Sequence[Dims | None]) -> list[Dims]:
     if kind == "EmbedLayerNormalization":
         return [(*first, _at(inputs, 2)[-1]), (first[0],)]
     if kind in _SKIP_NORMS:
-        # mean and inverse deviation are never asked for; the sum of input and skip may be
+        # mean and inverse deviation are never read; the sum of input and skip may be
         return [first, (), (), first][: len(node.outputs)]
     return [first] if kind in _SAME else []
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from exporter.inspect.svg import text_width
 from exporter.inspect.views import GraphView
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart; the trunk is slate.
+# Okabe and Ito's palette, which people with any colour vision can distinguish; the trunk is slate.
 TRUNK_COLOUR = "#52606d"
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a200")
 
@@ -23,8 +23,16 @@ _DIAGONAL = 0.7071
 
 @dataclass(frozen=True)
 class Column:
-    """One column of boxes. `own`: operations per level that are drawn filled; `again`: those that the trunk does for it, and
-    that a graph of this task alone would do again."""
+    """One column of boxes.
+
+    Attributes:
+        name: of the task, or "trunk".
+        group: what the task is computed with.
+        own: operations per level that are drawn filled.
+        again: those of the trunk that a graph of only this task would repeat.
+        x: the left edge.
+        width: of the boxes.
+    """
 
     name: str
     group: str
@@ -36,17 +44,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """Attributes:
-    trunk: the first column.
-    columns: of the tasks, those of one group side by side.
-    scale: pixels per operation.
-    rows: the upper edge of each level.
-    row: the height of a level's box.
-    top: where the rows begin.
-    bottom: where they end.
-    side: where the weights' panel begins.
-    width: of the whole picture.
-    turned: whether the names stand diagonally.
+    """Positions and sizes in the picture.
+
+    Attributes:
+        trunk: the first column.
+        columns: of the tasks, those of one group side by side.
+        scale: pixels per operation.
+        rows: the upper edge of each level.
+        row: the height of a level's box.
+        top: where the rows begin.
+        bottom: where they end.
+        side: where the weights' panel begins.
+        width: of the whole picture.
+        turned: whether the names stand diagonally.
     """
 
     trunk: Column
@@ -65,7 +75,7 @@ SIDE_WIDTH = 300.0
 
 
 def colour_of(graph: GraphView, group: str) -> str:
-    """The group's colour; the trunk's for what is none."""
+    """The group's colour, or the trunk's."""
     groups = graph.groups
     return _PALETTE[groups.index(group) % len(_PALETTE)] if group in groups else TRUNK_COLOUR
 
@@ -76,7 +86,7 @@ def lay_out(graph: GraphView, head: float) -> Layout:
     widest = [max(map(sum, zip(column.own, column.again, strict=True)), default=0) for column in (trunk, *columns)]
     most, total = max(widest), sum(widest)
     least = min((count for count in widest if count), default=1)
-    # Wide enough to tell the narrowest column, and no wider than a screen where that is possible.
+    # Wide enough to see the narrowest column, and no wider than a screen where that is possible.
     scale = max(min(_WIDE / total, _COLUMN_MOST / most), min(_COLUMN_LEAST / least, 3 * _COLUMN_MOST / most)) if most else 1
     x = MARGIN + LABELS
     trunk = Column(trunk.name, trunk.group, trunk.own, trunk.again, x, max(widest[0] * scale, _TRUNK_LEAST))

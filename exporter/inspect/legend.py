@@ -49,7 +49,7 @@ def summary(graph: GraphView, layout: Layout) -> tuple[list[Shape], float]:
 
 
 def legend(graph: GraphView, layout: Layout, y: float) -> tuple[list[Shape], float]:
-    """What the colours mean, as many a line as fit; and where it ends."""
+    """The colours' meanings, as many per line as fit, and the lower edge."""
     entries = [("trunk: computed once", TRUNK_COLOUR)]
     for group in graph.groups:
         count = sum(task.group == group for task in graph.tasks)

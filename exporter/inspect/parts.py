@@ -30,11 +30,13 @@ _BELOW = -1
 
 @dataclass(frozen=True)
 class Parts:
-    """Attributes:
-    levels: names from the input up: "embeddings", "layer 0", …, "heads".
-    level: node -> index in `levels`.
-    owner: node -> "trunk", or its group: "tasks0", ….
-    serves: node -> the tasks that need it, as bits in the order of the tasks; 0 for a node that none needs.
+    """The place of each node in the model.
+
+    Attributes:
+        levels: names from the input up: "embeddings", "layer 0", …, "heads".
+        level: node -> index in `levels`.
+        owner: node -> "trunk", or its group: "tasks0", ….
+        serves: node -> the tasks that need it, as bits in the order of the tasks; 0 for a node that none needs.
     """
 
     levels: tuple[str, ...]

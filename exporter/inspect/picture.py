@@ -9,6 +9,7 @@ from exporter.errors import ExportError
 from exporter.inspect import numbers as _numbers
 from exporter.inspect.layout import LABELS, MARGIN, NAME_SIZE, SIDE_WIDTH, TRUNK_COLOUR, Column, Layout, colour_of, lay_out
 from exporter.inspect.legend import GHOST, legend, summary
+from exporter.inspect.png import save_png
 from exporter.inspect.svg import INK, MUTED, PAPER, Box, Line, Picture, Shape, Text, join, text_width, to_svg
 from exporter.inspect.views import GraphView, Inspection
 
@@ -25,7 +26,7 @@ def draw(inspection: Inspection, graph: GraphView) -> Picture:
     keys, end = legend(graph, layout, bars_end + 30)
     title = f"{graph.file}: {_tasks(len(graph.tasks))}, drop {graph.drops} of {inspection.layers} layers"
     if graph.routed:
-        title = f"{graph.file}: each row asks one task, drop {graph.drops} of {inspection.layers} layers"
+        title = f"{graph.file}: each row selects one task, drop {graph.drops} of {inspection.layers} layers"
     shapes = join(
         (
             _title(inspection, graph, title),
@@ -51,8 +52,6 @@ def save_picture(inspection: Inspection, graph: GraphView, path: Path) -> None:
     picture = draw(inspection, graph)
     try:
         if path.suffix.lower() == ".png":
-            from exporter.inspect.png import save_png
-
             save_png(picture, path)
         else:
             path.write_text(to_svg(picture), encoding="utf-8", newline="\n")

@@ -18,12 +18,12 @@ from runtime.bundle import WEIGHTS, Manifest, VariantEntry, check_files, read_ma
 from runtime.bundle.entries import BATCH
 from runtime.errors import BundleError
 
-# The shape where none is asked for, or the longest that the model takes.
+# The default length, or the longest that the model takes.
 _LENGTH = 128
 
 
 def inspect_bundle(folder: str | os.PathLike[str], shape: Sequence[int] | None = None) -> Inspection:
-    """What is in the bundle in `folder`, and what it costs.
+    """Read the bundle in `folder` and count its operations.
 
     Args:
         folder: what an export wrote.
@@ -67,7 +67,7 @@ def _sizes(manifest: Manifest, shape: Sequence[int] | None) -> tuple[dict[str, i
         length = _LENGTH if longest is None else min(_LENGTH, longest)
         shape = (1, length) if axes else (1,)
     if len(shape) != (2 if axes else 1) or min(shape) < 1:
-        expected = "BATCHxLENGTH, say 1x128" if axes else "BATCH, say 1: the inputs have no length"
+        expected = "BATCHxLENGTH, such as 1x128" if axes else "BATCH, such as 1: the inputs have no length"
         raise ExportError(f"the shape must be {expected}, found {'x'.join(map(str, shape))}")
     if axes and longest is not None and shape[1] > longest:
         raise ExportError(f"the model takes lengths up to {longest}, found {shape[1]} in the shape {shape[0]}x{shape[1]}")
@@ -159,7 +159,7 @@ def _tasks(
             if not parts.serves[node] & bit:
                 continue
             branch = parts.owner[node] != TRUNK
-            # A group's nodes compute all its tasks at once. What another group reads as well, a task alone pays in full.
+            # A group's nodes compute all its tasks at once. A graph of only one task pays all of what groups share.
             share = (parts.serves[node] & mates).bit_count() if branch else 1
             alone[parts.level[node]] += _flops(costs[node]) / share
             if branch:

@@ -1,8 +1,8 @@
 """Concrete sizes of every value of a graph, for inputs of a given shape.
 
 Exported graphs note no inner shapes, and Reshape, Tile and Expand take theirs from arithmetic on the inputs' shapes. So the
-graph is walked node by node: what is small and known is computed, everything else is asked of ONNX's own shape inference, and
-ONNX Runtime's fused operators, which ONNX does not know, have rules of their own in `_fused`.
+graph is walked node by node: what is small and known is computed, everything else comes from ONNX's own shape inference, and
+ONNX Runtime's fused operators, which ONNX does not know, have rules in `fused`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COMPUTED_ELEMENTS = 1024
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one value: its dimensions, its type, and its numbers where they are few."""
+    """Knowledge of one value: its dimensions, its type, and its numbers where they are few."""
 
     dims: tuple[int, ...]
     dtype: ir.DataType
@@ -68,7 +68,7 @@ def _outputs(node: ir.Node, inputs: Sequence[Known | None], opsets: Mapping[str,
         start, end = (node.attributes.get_int(name, default) for name, default in (("start", 0), ("end", None)))
         return [_computed(np.array(given[0].dims[start:end], np.int64))]
     if node.op_type == "NonZero" and given and len(given[0].dims) == 1:
-        # At most. A routed graph picks the rows of each group so: it is counted as if all rows asked for that group.
+        # At most. A routed graph selects the rows of each group so: it is counted as if all rows selected that group.
         return [Known((1, *given[0].dims), ir.DataType.INT64)]
     proto = ir.to_proto(node)
     if all(entry.array is not None for entry in given):

@@ -69,7 +69,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def to_svg(picture: Picture) -> str:
-    """The picture as a document of its own."""
+    """The picture as a document."""
     size = f"{_number(picture.width)} {_number(picture.height)}"
     width, height = size.split()
     return "\n".join(

@@ -36,14 +36,14 @@ def print_inspection(inspection: Inspection, graph: GraphView, console: Console)
         )
     console.print(stored, soft_wrap=True, markup=False)
     console.print(_level_table(graph, shape))
-    if (told := len(graph.levels) - 2) < inspection.layers:
+    if (named := len(graph.levels) - 2) < inspection.layers:
         console.print(
-            f"the names of the weights tell {told} of {inspection.layers} layers apart: layers that share their weights, or "
-            "whose weights have no name of their own, stand in one row",
+            f"the names of the weights distinguish {named} of {inspection.layers} layers: layers that share their weights, or "
+            "whose weights have no names, stand in one row",
             soft_wrap=True,
         )
     if graph.routed and len(graph.groups) > 1:
-        console.print("each group is counted as if all rows asked for its tasks: a row runs the branch of its own group alone")
+        console.print("each group is counted as if all rows selected its tasks: a row runs only the branch of its group")
     if graph.tasks:
         console.print(_task_table(graph))
         console.print(_model(graph), soft_wrap=True, markup=False)
@@ -100,7 +100,7 @@ def _level_table(graph: GraphView, shape: str) -> Table:
 
 def _task_table(graph: GraphView) -> Table:
     table = _table(
-        "what each task adds, and a graph of it alone", ("task", "group"), ("drop", "adds", "share", "weights", "alone")
+        "what each task adds, and a graph of only that task", ("task", "group"), ("drop", "adds", "share", "weights", "alone")
     )
     for task in graph.tasks:
         table.add_row(

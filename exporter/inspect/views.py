@@ -37,11 +37,11 @@ class TaskView:
 
     Attributes:
         name: the task's own.
-        group: the group that it is computed with, "trunk" where it has no weights of its own.
+        group: the group that it is computed with, "trunk" where it has no weights.
         drop: its adapters are not in the layers 0 to drop - 1.
         flops: its share of the branch, level by level from the input up: what it adds to the trunk.
         bytes: its own weights, that is what it adds to the file.
-        alone_flops: a graph of this task alone, level by level: what it needs of the trunk, and its share of the branch.
+        alone_flops: a graph of only this task, level by level: what it needs of the trunk, and its share of the branch.
         alone_bytes: the weights of such a graph.
     """
 
@@ -68,6 +68,7 @@ class OperatorView:
 
     @property
     def flops(self) -> int:
+        """All operations."""
         return self.matrix + self.other
 
 
@@ -103,14 +104,17 @@ class GraphView:
 
     @property
     def nodes(self) -> int:
+        """The number of operators."""
         return sum(cell.nodes for cell in self.cells)
 
     @property
     def flops(self) -> int:
+        """All operations."""
         return sum(cell.flops for cell in self.cells)
 
     @property
     def trunk_flops(self) -> int:
+        """Operations of the trunk."""
         return sum(cell.flops for cell in self.cells if cell.owner == "trunk")
 
     @property

@@ -1,1 +1,1 @@
-"""What the exporter reads from a live model, one file per adapter library and per subject."""
+"""Inspection and modification of live models: adapters, compositions, fusions, heads and inputs."""

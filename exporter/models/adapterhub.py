@@ -1,4 +1,4 @@
-"""Models of the adapters library: structure, pruning and activation of their tasks."""
+"""The `AdapterLibrary` functions for models of the adapters library (AdapterHub)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from adapters.methods.adapter_layer_base import AdapterLayerBase
 from adapters.methods.prefix_tuning import PrefixTuningLayer
 
 from exporter.errors import ExportError
-from exporter.models.compositions import adapters_of as names_of
+from exporter.models.compositions import adapters_of as setup_adapters
 from exporter.models.compositions import fuses_of, fusions_of, shape_of
 from exporter.models.fusion import Pruning, freeze_temperature, fusion_layers, prune_fusion
 from exporter.models.merged_lora import unmerge
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Task
 
-# Adapter settings that change nothing in evaluation mode.
+# Adapter settings without effect in evaluation mode.
 _ONLY_IN_TRAINING = frozenset({"dropout", "init_weights", "init_weights_seed", "stochastic_depth"})
 
 
 def adapters_of(model: Any) -> list[str]:
+    """Return the adapter names in the order in which they were added."""
     return list(model.adapters_config.adapters)
 
 
 def compositions_of(model: Any) -> dict[str, Any]:
-    """The fusions by name. The library notes the last adapter of each member alone: members that are stacks must be given as a
-    composition."""
+    """Return the fusions by name.
+
+    The library stores only the last adapter of each member: a fusion of stacks must be requested as a composition.
+    """
     found = {}
     for name in model.adapters_config.fusions:
         _, members = model.adapters_config.get_fusion(name)
@@ -37,21 +40,27 @@ def compositions_of(model: Any) -> dict[str, Any]:
 
 
 def layers_of(model: Any) -> int:
+    """Return the number of transformer layers, encoder and decoder together."""
     return sum(1 for _ in model.iter_layers())
 
 
 def structure_of(model: Any, task: str, setup: Any, drop: int) -> Any:
-    roles = {name: number for number, name in enumerate(names_of(setup))}
+    """Return the structure of a task: its composition, the configurations of its adapters and fusions, and its drop.
+
+    Raises:
+        ExportError: the setup contains a fusion without a fusion layer in the model.
+    """
+    slots = {name: number for number, name in enumerate(setup_adapters(setup))}
     fusions = [_fusion_config(model, task, name) for name in fusions_of(setup)]
-    configs = [_adapter_config(model, name) for name in roles]
+    configs = [_adapter_config(model, name) for name in slots]
     if isinstance(setup, str) and isinstance(configs[0], BnConfig):
-        # Tasks that differ in how they come to have no adapter in a layer are one structure.
+        # Dropping a layer and excluding it with leave_out give the same structure.
         return {**_comparable(configs[0]), "leave_out": sorted({*range(drop), *configs[0].leave_out})}
-    return [shape_of(setup, roles), [_comparable(config) for config in configs], fusions, drop]
+    return [shape_of(setup, slots), [_comparable(config) for config in configs], fusions, drop]
 
 
 def _adapter_config(model: Any, name: str) -> AdapterConfig:
-    # A model that comes from a folder holds plain dictionaries.
+    # A model loaded from a folder stores plain dictionaries.
     return AdapterConfig.load(model.adapters_config.get(name))
 
 
@@ -59,7 +68,7 @@ def _comparable(config: AdapterConfig) -> dict[str, Any]:
     if isinstance(config, ConfigUnion):
         return {"union": [_comparable(part) for part in config.configs]}
     found = {key: value for key, value in config.to_dict().items() if key not in _ONLY_IN_TRAINING}
-    # A class attribute, which alone tells DiReFT from NoReFT and which to_dict leaves out.
+    # The only difference between DiReFT and NoReFT is this class attribute, which to_dict omits.
     return {**found, "subtract_projection": getattr(config, "subtract_projection", None)}
 
 
@@ -67,20 +76,26 @@ def _fusion_config(model: Any, task: str, name: str) -> Any:
     known = model.adapters_config.fusions
     if name not in known:
         raise ExportError(
-            f"the task {task!r} has no fusion layer {name!r}; fusions: {', '.join(map(repr, known)) or 'none'}; load it with "
-            "--fusion, or add it with model.add_adapter_fusion"
+            f"the task {task!r} needs the fusion layer {name!r}; fusions: {', '.join(map(repr, known)) or 'none'}; load it "
+            "with --fusion, or add it with model.add_adapter_fusion"
         )
     config, _ = model.adapters_config.get_fusion(name)
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
 def prune(model: Any, tasks: Sequence[Task]) -> None:
-    """As with the library's own `skip_layers`, the dropped layers' adapters stay in the module tree and are never run, and
-    invertible adapters and prompts, which belong to no layer, are kept. Tracing leaves behind what does not run."""
+    """Remove everything that `tasks` do not use from a copy of the user's model, in place.
+
+    Adapters of dropped layers stay in the module tree but never run, as with the library's `skip_layers`; tracing does not
+    reach them. Invertible adapters and prompts belong to no layer and are kept.
+
+    Raises:
+        ExportError: a merged adapter cannot be unmerged, or a fusion cannot run.
+    """
     unmerge(model)
     _relink_prefixes(model)
     model.adapters_config.active_setup = None
-    adapters = {name for task in tasks for name in names_of(task.setup)}
+    adapters = {name for task in tasks for name in setup_adapters(task.setup)}
     fusions = {name for task in tasks for name in fusions_of(task.setup)}
     for name in [name for name in model.adapters_config.fusions if name not in fusions]:
         with quiet():
@@ -93,7 +108,7 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
     for task in tasks:
         activate(model, task)
         for fuse in fuses_of(task.setup):
-            # Walked for its errors: what the library cannot run, it answers with a KeyError from its insides.
+            # Iterated for its errors: the library raises a bare KeyError for a fusion that it cannot run.
             list(fusion_layers(model, fuse))
     if any(task.kept for task in tasks):
         prune_fusion(model, [Pruning(task.setup, task.kept) for task in tasks])
@@ -101,7 +116,7 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
 
 
 def _relink_prefixes(model: Any) -> None:
-    """`save_pretrained` takes the prefixes' pool out of the layers and leaves it out: deleting an adapter then fails."""
+    """Restore the layers' links to the pool of prefixes; `save_pretrained` removes them, and `delete_adapter` then fails."""
     pool = getattr(model.base_model, "prefix_tuning", None)
     for layer in model.modules():
         if isinstance(layer, PrefixTuningLayer) and layer.pool is None and pool is not None:
@@ -109,15 +124,16 @@ def _relink_prefixes(model: Any) -> None:
 
 
 def activate(model: Any, task: Task) -> None:
-    with quiet():  # the library warns of the moment in which no adapter is active
+    """Activate the adapters and the head of `task`, without the dropped layers."""
+    with quiet():  # the library warns that no adapter is active for a moment
         model.set_active_adapters(task.setup, skip_layers=list(range(task.drop)) or None)
     if task.head.name is not None:
         model.active_head = task.head.name
 
 
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
-    """Dropped, or left out by the adapter's own configuration."""
-    names = set(names_of(task.setup))
+    """Return the layers that are dropped or excluded by the adapter's configuration."""
+    names = set(setup_adapters(task.setup))
     used = {
         module.layer_idx
         for module in model.modules()

@@ -1,8 +1,8 @@
-"""Which weights belong to which task.
+"""The binding of weights to tasks.
 
-The libraries keep everything of a task in dictionaries of modules or parameters keyed by the name of the adapter, the fusion or
-the head. That, and not a search for the name in dotted paths, tells task weights from the trunk's: an adapter may be called
-"output" or "layer".
+The libraries store the weights of a task in dictionaries of modules or parameters whose keys are the names of adapters, fusions
+and heads. Task weights are found by these keys, not by searching dotted paths for a name: an adapter may be called "output" or
+"layer".
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ _HEADS = "heads"
 
 
 def task_weights(model: nn.Module, tasks: Sequence[Task]) -> dict[str, list[torch.Tensor]]:
-    """Maps each weight of the first task by its dotted name to the weights in its place of all `tasks`, in their order.
+    """Return the corresponding weights of all tasks for each weight of the first task.
 
-    A weight that is one and the same for all tasks (an adapter under all of them) is none of theirs: it belongs to the trunk.
+    A weight that all tasks share, such as that of a common adapter at the bottom of their stacks, belongs to the trunk and is
+    not included.
+
+    Args:
+        model: the pruned model.
+        tasks: tasks with equal structure.
+
+    Returns:
+        Dotted name of the first task's weight -> one tensor per task, in the order of `tasks`.
 
     Raises:
-        ExportError: a task lacks a weight that the first one has, or has one more.
+        ExportError: two tasks differ in their weights' names.
     """
     found: dict[str, list[torch.Tensor]] = {}
     for prefix, container in model.named_modules(remove_duplicate=False):
@@ -40,22 +48,25 @@ def task_weights(model: nn.Module, tasks: Sequence[Task]) -> dict[str, list[torc
 
 
 def task_slots(model: nn.Module, task: Task) -> dict[str, str]:
-    """Maps each weight of the task by its dotted name to its place: the same with "<0>", "<1>", … where the name of the task's
-    first, second, … adapter or fusion or that of its head stands. Equal places of two tasks hold weights of one kind."""
+    """Return the slot of each weight of the task by its dotted name.
+
+    A slot is the dotted name with "<0>", "<1>", … in place of the name of the task's first, second, … adapter or fusion, or of
+    its head. Weights in equal slots correspond to each other.
+    """
     found: dict[str, str] = {}
     for prefix, container in model.named_modules(remove_duplicate=False):
         if not _is_keyed(container):
             continue
-        for role, (name,) in enumerate(_keys(prefix, [task])):
+        for number, (name,) in enumerate(_keys(prefix, [task])):
             if name in container:
                 for key in _tensors(container[name]):
-                    dotted, place = (".".join(p for p in (prefix, middle, key) if p) for middle in (name, f"<{role}>"))
-                    found[dotted] = place
+                    dotted, slot = (".".join(p for p in (prefix, middle, key) if p) for middle in (name, f"<{number}>"))
+                    found[dotted] = slot
     return found
 
 
 def task_entries(model: nn.Module, task: Task) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
-    """The adapters and fusion layers of a task, place by place: (dotted name of the place, adapter or fusion, its tensors)."""
+    """Yield the adapters and fusion layers of a task: dotted name of the container, name of the adapter or fusion, tensors."""
     for prefix, container in model.named_modules():
         if _is_keyed(container) and prefix.rpartition(".")[2] != _HEADS:
             for name in task.names:
@@ -64,12 +75,12 @@ def task_entries(model: nn.Module, task: Task) -> Iterator[tuple[str, str, dict[
 
 
 def _is_keyed(module: Any) -> bool:
-    # PEFT has a class of its own for buffers.
+    # PEFT stores buffers in its class BufferDict.
     return isinstance(module, nn.ModuleDict | nn.ParameterDict) or type(module).__name__ == "BufferDict"
 
 
 def _keys(prefix: str, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
-    """The keys to look for: for each adapter or fusion layer of the first task, those in its place of all tasks."""
+    """The container keys by slot: for each adapter or fusion layer of the first task, those of all tasks."""
     if prefix.rpartition(".")[2] == _HEADS:
         return [tuple(task.head.name or "" for task in tasks)]
     return list(zip(*(task.names for task in tasks), strict=True))
@@ -82,7 +93,7 @@ def _bound(prefix: str, container: Any, names: Sequence[str]) -> dict[str, list[
         if tensors.keys() != expected.keys():
             different = sorted(tensors.keys() ^ expected.keys())
             raise ExportError(
-                f"{names[0]!r} and {name!r} were expected to have the same weights in {prefix}, but differ in "
+                f"expected the same weights for {names[0]!r} and {name!r} in {prefix}, found differences in "
                 f"{', '.join(different) or 'all of them'}"
             )
     return {".".join(part for part in (prefix, names[0], key) if part): [tensors[key] for tensors in bound] for key in expected}
@@ -95,6 +106,6 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _tensors(entry: nn.Module | torch.Tensor) -> dict[str, torch.Tensor]:
     if isinstance(entry, torch.Tensor):
         return {"": entry.detach()}
-    # With duplicates: a module that is registered twice has two names, and the trace may use either.
+    # With duplicates: a module registered twice has two names, and the trace may use either.
     parameters = entry.named_parameters(remove_duplicate=False)
     return {name: tensor.detach() for name, tensor in (*parameters, *entry.named_buffers(remove_duplicate=False))}

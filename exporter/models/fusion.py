@@ -1,7 +1,7 @@
-"""Takes members out of AdapterFusion, layer by layer.
+"""AdapterFusion in live models: its layers, and the removal of members by layer.
 
-A fusion's query, key and value weights have the same shape whatever the number of its members, so that a layer of a fusion runs
-with fewer of them unchanged: softmax is then taken over the members that are left.
+The shapes of a fusion's query, key and value weights do not depend on the number of members. A layer therefore runs with fewer
+members and unchanged weights; the softmax is taken over the members that are kept.
 """
 
 from __future__ import annotations
@@ -20,50 +20,56 @@ from adapters.methods.modeling import BertFusion
 from exporter.errors import ExportError
 from exporter.models.compositions import adapters_of, describe, fuses_of
 
-# layer -> the members that stay there, in the fusion's order. A layer that is not named keeps them all.
+# layer -> the members kept there, in the fusion's order. A layer that is absent keeps all members.
 Kept = Mapping[int, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """A task's setup and, for each of its fusions by name, what stays; nothing for a task that is not pruned."""
+    """The fusion members that a task keeps.
+
+    Attributes:
+        setup: the task's setup.
+        kept: fusion -> layer -> the members kept there; empty for a task that is not pruned.
+    """
 
     setup: Any
     kept: Mapping[str, Kept] = field(default_factory=dict)
 
     def at(self, layer: int) -> Any:
-        """The composition that runs in `layer`. A fusion keeps its name and thereby its weights."""
+        """Return the composition that runs in `layer`; a pruned fusion keeps its name and therefore its weights."""
         return _rewrite(self.setup, layer, self.kept)
 
     def to_dict(self) -> dict[str, Any]:
-        """{fusion: {layer: [member]}}, as JSON types."""
+        """Return {fusion: {layer: [member]}} as JSON types."""
         return {name: {str(layer): list(members) for layer, members in kept.items()} for name, kept in self.kept.items()}
 
 
 def members_of(fuse: Fuse) -> tuple[str, ...]:
-    """The members' names.
+    """Return the names of the members.
 
     Raises:
-        ExportError: a member is named twice.
+        ExportError: the fusion contains a member twice.
     """
     names = tuple(describe(child) for child in fuse.children)
     if len(set(names)) != len(names):
-        raise ExportError(f"the fusion {fuse.name!r} has a member twice: {', '.join(names)}; name each once")
+        raise ExportError(f"the fusion {fuse.name!r} contains a member twice: {', '.join(names)}; name each member once")
     return names
 
 
 def fusion_layers(model: Any, fuse: Fuse) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """The bottleneck layers in which `fuse` runs under the active setup, each with the members that it has there.
+    """Yield the bottleneck layers in which `fuse` runs with the active setup, each with the members present there.
 
     Raises:
-        ExportError: the fusion has no weights in a layer, or the library could not run it there.
+        ExportError: the fusion has no weights in a layer, or the library cannot run it there.
     """
     for name in dict.fromkeys(adapters_of(fuse)):
-        # A folder's model holds plain dictionaries.
+        # A model loaded from a folder stores plain dictionaries.
         config = AdapterConfig.load(model.adapters_config.get(name))
         if not isinstance(config, BnConfig):
             raise ExportError(
-                f"the fusion {fuse.name!r} has {name!r}, a {type(config).__name__}: the library fuses bottleneck adapters alone"
+                f"the fusion {fuse.name!r} contains {name!r}, a {type(config).__name__}: the library only fuses bottleneck "
+                "adapters"
             )
     for layer in model.modules():
         if not isinstance(layer, BottleneckLayer) or layer.layer_idx < 0 or layer.get_active_setup() is None:
@@ -73,34 +79,39 @@ def fusion_layers(model: Any, fuse: Fuse) -> Iterator[tuple[Any, tuple[str, ...]
         if not any(map(any, here)):
             raise ExportError(
                 f"the fusion {fuse.name!r} is active in {where}, where none of its members has an adapter: the library cannot "
-                "run it; give all adapters of the setup the same layers (leave_out) and places (mh_adapter, output_adapter)"
+                "run it; give all adapters of the setup the same layers (leave_out) and locations (mh_adapter, output_adapter)"
             )
-        # As the library decides it: an adapter that a layer lacks is left out of the fusion there, a stack is not.
+        # As in the library: an adapter that is missing in a layer is skipped by the fusion there, a stack is not.
         present = [child for child, there in zip(fuse.children, here, strict=True) if any(there)]
         empty = [describe(child) for child in fuse.children if not isinstance(child, str) and child not in present]
         if empty:
             raise ExportError(
-                f"the fusion {fuse.name!r} has {empty[0]}, of which {where} has no adapter: leave fewer layers out"
+                f"the fusion {fuse.name!r} contains {empty[0]}, which has no adapter in {where}: exclude fewer layers "
+                "(leave_out)"
             )
         if fuse.name not in layer.adapter_fusion_layer:
             raise ExportError(f"the fusion {fuse.name!r} has no weights in {where}: add or load them (add_adapter_fusion)")
         if fuse.last() not in layer.adapters:
             raise ExportError(
-                f"the last member of the fusion {fuse.name!r}, {fuse.last()!r}, has no adapter in {where}: the library takes "
-                "the block's settings from there and cannot run it; name another member last"
+                f"the last member of the fusion {fuse.name!r}, {fuse.last()!r}, has no adapter in {where}: the library reads "
+                "the block's settings from it and cannot run the fusion; name another member last"
             )
         yield layer, tuple(describe(child) for child in present)
 
 
 def prune_fusion(model: Any, tasks: Sequence[Pruning]) -> None:
-    """Takes the members that are not kept out of the layers of `model`, a copy that serves `tasks` and no others.
+    """Remove the members that are not kept from the layers of `model`, in place.
 
-    Call it once per copy, with all of its tasks: an adapter stays in a layer while any of them uses it there. Each layer then
-    runs its own composition whenever one of the setups is active. Only the module tree changes, no weight. An invertible
-    adapter is no part of a layer: the library runs the first member's, whether that member is kept in a layer or not.
+    Call this once per model copy, with all of its tasks: an adapter is kept in a layer as long as one task uses it there. Each
+    layer then runs its pruned composition when one of the setups is active. The module tree changes, the weights do not. An
+    invertible adapter is not part of a layer: the library runs that of the first member, even if no layer keeps the member.
+
+    Args:
+        model: a copy of the user's model that is only used for `tasks`.
+        tasks: the setups with the members to keep.
 
     Raises:
-        ExportError: what is to be kept is empty or no member of the fusion.
+        ExportError: no member, or an unknown one, is to be kept in a layer.
     """
     for task in tasks:
         for fuse in fuses_of(task.setup):
@@ -115,7 +126,7 @@ def prune_fusion(model: Any, tasks: Sequence[Pruning]) -> None:
             if name not in used:
                 layer.delete_adapter(name)
         changed = {key: setup for key, setup in setups.items() if key != _key(setup)}
-        # Fusion runs in bottleneck layers alone; LoRA and the like pass a Fuse block by.
+        # Only bottleneck layers run a fusion; the layers of LoRA and other methods ignore Fuse blocks.
         if changed and isinstance(layer, BottleneckLayer):
             _check_last(layer, changed.values())
             layer.get_active_setup = functools.partial(_setup_of_layer, layer.get_active_setup, changed)
@@ -126,24 +137,24 @@ def _check_last(layer: BottleneckLayer, setups: Iterable[Any]) -> None:
         if fuse.last() not in layer.adapters and any(name in layer.adapters for name in adapters_of(fuse)):
             raise ExportError(
                 f"the fusion {fuse.name!r} cannot keep {describe(fuse.children[-1])} as its last member in layer "
-                f"{layer.layer_idx}, where {fuse.last()!r} has no adapter: keep more members, or leave no layer out"
+                f"{layer.layer_idx}, where {fuse.last()!r} has no adapter: keep more members, or exclude no layer (leave_out)"
             )
 
 
 def _setup_of_layer(active: Callable[[], Any], changed: Mapping[str, Any]) -> Any:
-    # A function of the module and a partial, not a closure: a deepcopy of the model must point at the copied layer.
+    # A module-level function in a partial instead of a closure: deepcopy must rebind it to the copied layer.
     setup = active()
     return changed.get(_key(setup), setup)
 
 
 def freeze_temperature(model: Any) -> dict[str, float]:
-    """Stops the fusions' temperature, which the library lowers at every forward pass, at its present value.
+    """Fix the temperature of all fusions at its current value, in place.
 
-    Where: in every BertFusion module whose configuration says `temperature`. A checkpoint does not store the value, so that a
-    fusion that comes from a folder starts at the library's 50, as it does in the library.
+    The library lowers the temperature of a BertFusion module with `temperature` in its configuration at every forward pass. A
+    checkpoint does not store the value: a fusion loaded from a folder starts at the library's default of 50.
 
     Returns:
-        Temperature by dotted module name; empty without such a fusion.
+        Dotted module name -> temperature; empty if no fusion has one.
     """
     frozen = {}
     for name, module in model.named_modules():
@@ -156,11 +167,11 @@ def freeze_temperature(model: Any) -> dict[str, float]:
 def _check_kept(fuse: Fuse, kept: Kept) -> None:
     members = members_of(fuse)
     for layer, names in kept.items():
-        strange = [name for name in names if name not in members]
-        if strange or not names:
+        unexpected = [name for name in names if name not in members]
+        if unexpected or not names:
             raise ExportError(
-                f"the fusion {fuse.name!r} cannot keep {', '.join(map(repr, strange)) or 'nothing'} in layer {layer}: expected "
-                f"some of {', '.join(members)}"
+                f"the fusion {fuse.name!r} cannot keep {', '.join(map(repr, unexpected)) or 'nothing'} in layer {layer}: "
+                f"expected some of {', '.join(members)}"
             )
 
 
@@ -170,13 +181,13 @@ def _rewrite(setup: Any, layer: int, kept: Mapping[str, Kept]) -> Any:
         children = [child for child in setup.children if members is None or describe(child) in members]
         return Fuse(*children, name=setup.name)
     if isinstance(setup, AdapterCompositionBlock) and any(True for _ in fuses_of(setup)):
-        # Only a Stack may hold a Fuse: nothing but its children to carry over.
+        # Only a Stack can contain a Fuse; it has no attributes besides its children.
         return type(setup)(*(_rewrite(child, layer, kept) for child in setup.children))
     return setup
 
 
 def _key(setup: Any) -> str:
-    """Equal for equal compositions, fusions' names included, which the library's own comparison leaves out."""
+    """A key that is equal for equal compositions, including the fusions' names, which the library's `==` ignores."""
     if setup is None or isinstance(setup, str):
         return repr(setup)
     details = setup.name if isinstance(setup, Fuse) else getattr(setup, "weights", "")

@@ -1,4 +1,4 @@
-"""What a prediction head gives: its kind, its labels and the fields of its output."""
+"""Prediction heads of live models: their types and labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from exporter.models.peft_structure import label_count
 from exporter.plan import Head
 from runtime.bundle import HEADS, HeadType
 
-# How the library's head types are called in a bundle.
+# Head type of the adapters library -> head type in a bundle.
 _FLEX: dict[str, HeadType] = {
     "classification": "classification",
     "image_classification": "classification",
@@ -22,7 +22,7 @@ _FLEX: dict[str, HeadType] = {
     "seq2seq_lm": "seq2seq_lm",
     "dependency_parsing": "dependency_parsing",
 }
-# How transformers names the classes of models with one head.
+# Suffix of a transformers class with a single head -> head type in a bundle.
 _STATIC: dict[str, HeadType] = {
     "ForSequenceClassification": "classification",
     "ForImageClassification": "classification",
@@ -35,19 +35,24 @@ _STATIC: dict[str, HeadType] = {
     "ForConditionalGeneration": "seq2seq_lm",
     "TextModelWithProjection": "text_embedding",
     "VisionModelWithProjection": "image_embedding",
-    # Without a head, a text encoder gives its last hidden states, from which sentence embeddings are pooled.
+    # The output of a text encoder without a head is its last hidden states; sentence embeddings are pooled from them.
     "Model": "hidden_states",
 }
 _LABELLED = ("classification", "multilabel", "tagging")
-# What of a flex head's configuration changes its weights' shapes or only its training.
+# Keys of a flex head's configuration that only change the shapes of its weights or its training.
 _NOT_STRUCTURE = ("num_labels", "label2id", "dropout_prob", "num_choices")
 
 
 def find_head(model: Any, task: str, name: str) -> Head:
-    """The head `name` of a model with named heads, or the one head of a model that has no other.
+    """Return the head `name` of a model with named heads, or the single head of any other model.
+
+    Args:
+        model: a live model.
+        task: the task name, for messages and for the label count of a PEFT adapter.
+        name: the head name; ignored for a model with a single head.
 
     Raises:
-        ExportError: there is none, or one of a type that cannot be exported.
+        ExportError: the head does not exist or its type is not supported.
     """
     heads = getattr(model, "heads", None)
     if heads is None:
@@ -60,7 +65,7 @@ def find_head(model: Any, task: str, name: str) -> Head:
     if kind is None:
         raise ExportError(
             f"the head {name!r} is of type {found!r}, which is not supported: expected one of {', '.join(HEADS)}; "
-            "leave it out with --tasks"
+            "exclude it with --tasks"
         )
     if "classification" in found:
         _check_first_head(model, heads)
@@ -77,8 +82,8 @@ def _check_first_head(model: Any, heads: Any) -> None:
     first = str(next(iter(heads.values())).config.get("head_type"))
     if type(model).__name__ == "MBartAdapterModel" and "classification" not in first:
         raise ExportError(
-            f"the first head of {type(model).__name__} is of type {first!r}: the library asks it, and not the active head, how "
-            "texts are classified; add a classification head before it, or delete it"
+            f"the first head of {type(model).__name__} is of type {first!r}: the library reads the pooling of classification "
+            "heads from the first head, not from the active one; add a classification head before it, or delete it"
         )
 
 
@@ -87,19 +92,21 @@ def _static_head(model: Any, task: str) -> Head:
     kind = next((kind for suffix, kind in _STATIC.items() if name.endswith(suffix)), None)
     if kind is None:
         raise ExportError(
-            f"{name} has no prediction head that is known: load it with AutoAdapterModel.from_pretrained and add one head per "
-            f"adapter, or take a class that ends in {', '.join(_STATIC)}"
+            f"{name} has no supported prediction head: load it with AutoAdapterModel.from_pretrained and add one head per "
+            f"adapter, or use a class whose name ends in {', '.join(_STATIC)}"
         )
     config = model.config
     if kind == "hidden_states":
         _check_headless(model, name)
     decoder = getattr(config, "is_decoder", False) or name.startswith(("GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi"))
     if kind == "classification" and decoder and config.pad_token_id is None:
-        raise ExportError(f"{name} classifies a text's last token, which needs a padding id: set config.pad_token_id")
+        raise ExportError(
+            f"{name} classifies the last token of a text and needs a padding id to find it: set config.pad_token_id"
+        )
     labels: tuple[str, ...] = ()
     if kind in _LABELLED:
         count = _label_count(model, task)
-        # Adapters of PEFT bring heads of their own size, whose labels the base model's configuration does not know.
+        # Adapters of PEFT can have heads of another size, whose labels are not in the base model's configuration.
         label2id = config.label2id if count == config.num_labels else None
         labels = _labels(f"configuration of {name}", count, label2id or {})
     if kind == "classification" and getattr(config, "problem_type", None) == "multi_label_classification":
@@ -108,15 +115,15 @@ def _static_head(model: Any, task: str) -> Head:
 
 
 def _check_headless(model: Any, name: str) -> None:
-    """Raises ExportError where a model without a head is no encoder of texts, which alone has one answer to give."""
+    """Raise ExportError if a model without a head is not a text encoder; only text encoders are exported without one."""
     if getattr(model.config, "text_config", None) is not None:
         raise ExportError(
-            f"{name} compares texts with images, which no task can share: take the class of one side that ends in "
+            f"{name} compares texts with images, which is not supported: use the class of one encoder, whose name ends in "
             "TextModelWithProjection or VisionModelWithProjection"
         )
     if getattr(model.config, "is_encoder_decoder", False) or getattr(model, "main_input_name", "input_ids") != "input_ids":
         raise ExportError(
-            f"{name} has no prediction head, and only encoders of texts are exported without one: load it with "
+            f"{name} has no prediction head, and only text encoders are exported without one: load it with "
             "AutoAdapterModel.from_pretrained and add one head per adapter"
         )
 
@@ -133,7 +140,7 @@ def _base(model: Any) -> Any:
 
 def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices: int, structure: Any) -> Head:
     if kind == "classification" and len(labels) == 1:
-        # The library's own reading of one label: its loss is the mean squared error.
+        # As in the library: with one label, the loss is the mean squared error.
         return Head(name, "regression", (), choices, structure)
     return Head(name, kind, labels, choices, structure)
 
@@ -145,6 +152,6 @@ def _labels(where: str, count: int, label2id: Any) -> tuple[str, ...]:
         by_id = {-1: ""}
     if len(by_id) != len(label2id) or not all(0 <= number < count for number in by_id):
         raise ExportError(
-            f"the labels of the {where} must have different ids from 0 to {count - 1}, found {label2id!r}: correct its label2id"
+            f"the labels of the {where} must have distinct ids from 0 to {count - 1}, found {label2id!r}: correct its label2id"
         )
     return tuple(by_id.get(number, f"LABEL_{number}") for number in range(count))

@@ -1,4 +1,4 @@
-"""The graph's inputs: names, types, axes and limits."""
+"""Graph inputs of a model: names, types, axes and limits."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ import torch
 from exporter.errors import ExportError
 from runtime.bundle import HeadType, InputEntry
 
-# The axes' names in the graph, as transformers and Optimum call them.
+# Axis names in the graph, as in transformers and Optimum.
 BATCH, SEQUENCE, DECODER_SEQUENCE = "batch", "sequence", "decoder_sequence"
 _TEXT = (BATCH, SEQUENCE)
 
 
 def model_inputs(model: Any, tokenizer: Any, kinds: Collection[HeadType]) -> tuple[InputEntry, ...]:
-    """What the model reads for heads of `kinds`.
+    """Return the graph inputs that the model needs for the given head types.
+
+    Args:
+        model: a live model.
+        tokenizer: a fast tokenizer, or None; decides whether a model with one segment gets `token_type_ids`.
+        kinds: the head types of all tasks.
 
     Raises:
-        ExportError: the model takes something else than texts or images.
+        ExportError: the model takes neither texts nor images.
     """
     config, name = model.config, type(model).__name__
     if getattr(model, "main_input_name", "input_ids") == "pixel_values":
         return (_pixels(model),)
     vocabulary = getattr(config, "vocab_size", None)
     if not isinstance(vocabulary, int):
-        raise ExportError(f"the configuration of {name} has no vocab_size: expected a model of texts or of images")
+        raise ExportError(f"the configuration of {name} has no vocab_size: expected a text or image model")
     found = [InputEntry("input_ids", "int64", _TEXT, vocabulary), InputEntry("attention_mask", "int64", _TEXT, 2)]
     segments = getattr(config, "type_vocab_size", 0) or 0
-    # RoBERTa has one segment, which only a tokenizer that names it makes worth feeding.
+    # RoBERTa has one segment: token_type_ids is an input only if the tokenizer produces it.
     if segments > 1 if tokenizer is None else segments > 0 and "token_type_ids" in tokenizer.model_input_names:
         found.append(InputEntry("token_type_ids", "int64", _TEXT, segments))
     if "seq2seq_lm" in kinds:
         found.append(InputEntry("decoder_input_ids", "int64", (BATCH, DECODER_SEQUENCE), vocabulary))
     if "dependency_parsing" in kinds:
-        # The position of each word's first token; words are as many as tokens at most.
+        # The position of each word's first token; there are at most as many words as tokens.
         found.append(InputEntry("word_starts", "int64", (BATCH, "words"), 0))
     return tuple(found)
 
@@ -47,28 +52,29 @@ def _pixels(model: Any) -> InputEntry:
     channels = getattr(config, "num_channels", None)
     if len(sides) != 2 or not isinstance(channels, int):
         raise ExportError(
-            f"the configuration of {type(model).__name__} has no image_size and num_channels: expected a model of texts or of "
-            "images"
+            f"the configuration of {type(model).__name__} has no image_size and num_channels: expected a text or image model"
         )
     return InputEntry("pixel_values", "float32", (BATCH, *map(str, (channels, *sides))), 0)
 
 
 def used_inputs(inputs: Collection[InputEntry], kind: HeadType) -> tuple[str, ...]:
-    """The names of those inputs that a task with such a head reads."""
+    """Return the names of the inputs that a task with a head of type `kind` reads."""
     only = {"decoder_input_ids": "seq2seq_lm", "word_starts": "dependency_parsing"}
     return tuple(entry.name for entry in inputs if only.get(entry.name, kind) == kind)
 
 
 def max_lengths(model: Any, inputs: Collection[InputEntry]) -> dict[str, int]:
-    """The longest sequence per axis, in tokens; an axis that the model does not limit is absent.
+    """Return the longest sequence per axis, in tokens; an axis without a limit is absent.
 
     Raises:
-        ExportError: the model takes one token at most.
+        ExportError: the model takes at most one token.
     """
     axes = list(dict.fromkeys(axis for entry in inputs for axis in entry.shape if not axis.isdigit() and axis != BATCH))
     limit = _positions(model) if axes else None
     if limit is not None and limit < 2:
-        raise ExportError(f"{type(model).__name__} takes no more than one token (max_position_embeddings): nothing to export")
+        raise ExportError(
+            f"{type(model).__name__} takes at most one token (max_position_embeddings): expected a limit of at least 2"
+        )
     return {} if limit is None else dict.fromkeys(axes, limit)
 
 
@@ -77,21 +83,26 @@ def _positions(model: Any) -> int | None:
         # PEFT wraps an embedding that it adapts.
         module = getattr(found, "base_layer", found)
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            # RoBERTa and its relatives keep the positions up to the padding index free and count from the next one.
+            # RoBERTa and related models do not use the positions up to the padding index and count from the next one.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None  # T5 has relative positions alone
+    return limit if isinstance(limit, int) else None  # T5 only has relative positions
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Raises ExportError where the tokenizer makes ids that the model does not know."""
+    """Check that every token id of the tokenizer is in the model's vocabulary.
+
+    Raises:
+        ExportError: the tokenizer has more tokens than the model.
+    """
     vocabulary = getattr(model.config, "vocab_size", None)
     if tokenizer is not None and isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
         raise ExportError(
-            f"the tokenizer has {len(tokenizer):,} tokens, the model's vocabulary {vocabulary:,}: they do not belong together"
+            f"the tokenizer has {len(tokenizer):,} tokens, the model's vocabulary {vocabulary:,}: use the tokenizer of this "
+            "model"
         )
 
 
 def sizes(inputs: Collection[InputEntry], axes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Input name -> shape, with named axes of those lengths."""
+    """Return the shape of each input by name, with the given lengths of named axes."""
     return {entry.name: tuple(int(axis) if axis.isdigit() else axes[axis] for axis in entry.shape) for entry in inputs}

@@ -1,4 +1,4 @@
-"""What the exporter asks of a model, whichever library its adapters come from."""
+"""The interface between the exporter and the adapter libraries."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from exporter.plan import Task
 
 
 class AdapterLibrary(Protocol):
-    """A module of functions over models of one adapter library."""
+    """The functions that a module for one adapter library defines."""
 
     def adapters_of(self, model: Any) -> list[str]:
-        """The adapters' names."""
+        """Return the adapter names in the order in which they were added."""
 
     def compositions_of(self, model: Any) -> dict[str, Any]:
-        """The compositions that the model knows by a name of their own."""
+        """Return the compositions that the model stores by name."""
 
     def layers_of(self, model: Any) -> int:
-        """How many transformer layers can have adapters; an encoder's come before a decoder's."""
+        """Return the number of transformer layers that can have adapters; encoder layers come before decoder layers."""
 
     def structure_of(self, model: Any, task: str, setup: Any, drop: int) -> Any:
-        """What the graph depends on beside weights; JSON-able. Tasks of equal structure are traced once."""
+        """Return everything but weights that the graph depends on, as JSON types; equal structures are traced once."""
 
     def prune(self, model: Any, tasks: Sequence[Task]) -> None:
-        """Takes everything out of a copy that `tasks` do not use."""
+        """Remove everything that `tasks` do not use from a copy of the user's model, in place."""
 
     def activate(self, model: Any, task: Task) -> None:
-        """Makes `model` a single-task model of `task`."""
+        """Make `model` a single-task model of `task`, in place."""
 
     def layers_without_adapter(self, model: Any, task: Task) -> tuple[int, ...]:
-        """The layers of a pruned model in which `task` has no adapter."""
+        """Return the layers of a pruned model in which `task` has no adapter."""
 
 
 def library_of(model: Any) -> AdapterLibrary:
-    """The adapter library of a live model."""
+    """Return the adapter library of a live model."""
     if hasattr(model, "peft_config"):
         return cast(AdapterLibrary, peft_models)
     return adapters_models

@@ -1,4 +1,4 @@
-"""Adapters merged into the trunk's weights."""
+"""Removal of LoRA adapters that are merged into the trunk's weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from adapters.methods.lora import IA3, LoRALayer, MTLLoRA
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.models.submodules import constant, modules_of, shared_context
+from exporter.models.module_surgery import constant, modules_of, shared_context
 
 __all__ = ["unmerge"]
 
 
 def unmerge(model: nn.Module) -> None:
-    """Takes a LoRA or VeRA that `merge_adapter` put into the trunk out again; the first thing to do with a copy.
+    """Undo `merge_adapter` for LoRA and VeRA in a copy of the user's model, in place.
 
-    Activating adapters would do so too, but by writing into the weights, which the copy shares with the user's model. The
-    numbers are those of the adapter by itself, to rounding.
+    Call this before activating adapters: activation also unmerges, but it writes to the weights, which the copy shares with the
+    user's model. The results equal those of the unmerged adapter up to rounding.
 
     Raises:
-        ExportError: an adapter is merged that answers otherwise when it is merged, so that there are two truths.
+        ExportError: the predictions of the merged adapter differ from those of the unmerged one, so that there is no single
+            reference.
     """
     for layer in modules_of(model, LoRALayer):
-        # A merged adapter that was deleted has become the trunk's.
+        # A merged adapter that was deleted is part of the trunk.
         lora = dict(layer.loras).get(layer.merged)
         if lora is not None:
             _check_merged(layer, lora)
@@ -37,9 +38,11 @@ def unmerge(model: nn.Module) -> None:
 def _check_merged(layer: Any, lora: Any) -> None:
     name = f"the {type(lora).__name__} adapter {layer.merged!r} is merged into the model's weights"
     if isinstance(lora, MTLLoRA):
-        raise ExportError(f"{name}, which the library does by a wrong formula: load the model again and do not merge it")
+        raise ExportError(f"{name}, for which the library uses a wrong formula: load the model again without merging")
     if lora.use_dora:
-        # The library's reset leaves the weights merged.
-        raise ExportError(f"{name} by another formula than DoRA's own, for good: load the model again and do not merge it")
+        # The library's reset_adapter leaves the weights merged.
+        raise ExportError(
+            f"{name} with a formula that differs from DoRA's and cannot be undone: load the model again without merging"
+        )
     if isinstance(lora, IA3) and layer.bias is not None:
-        raise ExportError(f"{name} but not into the biases, so that it answers otherwise: call model.reset_adapter() first")
+        raise ExportError(f"{name} but not into the biases, so that its predictions differ: call model.reset_adapter() first")

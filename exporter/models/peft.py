@@ -1,9 +1,6 @@
-"""Models of PEFT: structure, pruning and activation of their adapters, which are LoRA, DoRA, IA3 or VeRA.
+"""The `AdapterLibrary` functions for models of PEFT with LoRA, DoRA, IA3 or VeRA adapters.
 
-PEFT replaces a targeted module by a tuner layer, which holds the module as `base_layer`, and a module to save, such as the
-head, by a wrapper, which holds it as `original_module`. Both keep an adapter's weights in dictionaries keyed by its name.
-
-PEFT is imported where it is used: the exporter works without it.
+PEFT is an optional dependency: it is imported inside functions.
 """
 
 from __future__ import annotations
@@ -17,57 +14,59 @@ from torch import nn
 from exporter.errors import ExportError
 from exporter.models.peft_modules import adapted, base_of, layer_of
 from exporter.models.peft_structure import structure
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Task
 
 
 def adapters_of(model: Any) -> list[str]:
-    """The adapters' names in the order in which they were added.
+    """Return the adapter names in the order in which they were added.
 
     Raises:
-        ExportError: the model is no PeftModel, though it holds adapters.
+        ExportError: the model contains adapters but is not a PeftModel.
     """
     from peft import PeftModel
 
     if not isinstance(model, PeftModel):
         raise ExportError(
-            f"expected a PeftModel, found {type(model).__name__} with adapters of PEFT: load it with "
-            "peft.PeftModel.from_pretrained(base, folder, adapter_name=name), further adapters with model.load_adapter"
+            f"expected a PeftModel, found a {type(model).__name__} with PEFT adapters: load it with "
+            "peft.PeftModel.from_pretrained(base, folder, adapter_name=name), and more adapters with model.load_adapter"
         )
     return list(model.peft_config)
 
 
-def compositions_of(model: Any) -> dict[str, Any]:  # noqa: ARG001  # models of the other library have some
-    """None: a task is one adapter."""
+def compositions_of(model: Any) -> dict[str, Any]:  # noqa: ARG001  # the interface has the argument
+    """Return no compositions: with PEFT, a task is one adapter."""
     return {}
 
 
 def layers_of(model: Any) -> int:
-    """The number of transformer layers; in ALBERT, of layer groups.
+    """Return the number of transformer layers; for ALBERT, of layer groups.
 
     Raises:
-        ExportError: the model has a decoder beside its encoder, or names its layers in an unknown way.
+        ExportError: the model is an encoder-decoder, or the names of its layers are not recognized.
     """
     config, kind = model.config, type(base_of(model)).__name__
     if getattr(config, "is_encoder_decoder", False):
-        raise ExportError(f"{kind} is an encoder with a decoder: of PEFT, models with one stack of layers are supported")
+        raise ExportError(
+            f"{kind} is an encoder-decoder: with PEFT adapters, only models with one stack of layers are supported"
+        )
     expected = getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
     found = {layer_of(path) for path, _ in base_of(model).named_modules()} - {None}
     if found != set(range(expected)):
         raise ExportError(
-            f"the layers of {kind} cannot be told by their modules' names: expected {expected}, found {len(found)} numbers"
+            f"the layers of {kind} are not recognized by their module names: expected {expected}, found {len(found)} numbers"
         )
     return expected
 
 
 def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]:
-    """Adapters of equal structure differ in their weights and label counts alone.
+    """Return the structure of an adapter; adapters with equal structure differ only in weights and number of labels.
 
     Raises:
-        ExportError: the setup is a composition, or the adapter is of a kind that is not supported.
+        ExportError: the setup is a composition, or the adapter's type is not supported.
     """
     if not isinstance(setup, str):
-        raise ExportError(f"the setup of the task {task!r} is a composition: in a model of PEFT, a task is one adapter")
+        raise ExportError(f"the setup of the task {task!r} is a composition: with PEFT, a task is one adapter")
     return structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
 
 
@@ -78,7 +77,7 @@ def _is_dropped(path: str, drop: int) -> bool:
 
 @contextmanager
 def _same_flags(model: nn.Module) -> Iterator[None]:
-    """PEFT sets requires_grad wherever it activates or deletes an adapter, also on parameters shared with the user's model."""
+    """Restore requires_grad: PEFT sets it when it activates or deletes an adapter, also on the user's parameters."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
@@ -92,10 +91,10 @@ def _merged(model: nn.Module) -> list[Any]:
 
 
 def activate(model: Any, task: Task) -> None:
-    """Changes neither weights nor flags.
+    """Activate the adapter of `task` without changing weights or requires_grad.
 
     Raises:
-        ExportError: adapters are merged into the base model's weights; activating one would write to these.
+        ExportError: adapters are merged into the base model's weights; activating one would write to them.
     """
     if _merged(model):
         raise ExportError("adapters are merged into the base model's weights: call model.unmerge_adapter() first")
@@ -106,8 +105,14 @@ def activate(model: Any, task: Task) -> None:
 
 
 def prune(model: Any, tasks: Sequence[Task]) -> None:
-    """Removes the other adapters, and puts the base model's own modules back where the tasks, all of one structure, have no
-    adapter. Merged adapters are taken out of copies of the weights, as PEFT does when it activates an adapter."""
+    """Remove all adapters but those of `tasks` from a copy of the user's model, in place.
+
+    The original modules are restored where the tasks have no adapter. Merged adapters are unmerged in copies of the weights.
+
+    Args:
+        model: a copy of the user's model.
+        tasks: tasks with equal structure.
+    """
     for module in _merged(model):
         base = module.get_base_layer()
         for key, parameter in list(base.named_parameters(recurse=False)):
@@ -129,6 +134,6 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
 
 
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
-    """Dropped, or not among the adapter's targets."""
+    """Return the layers that are dropped or not targeted by the adapter."""
     used = {layer_of(path) for path, _ in adapted(model, task.setup)}
     return tuple(layer for layer in range(layers_of(model)) if layer < task.drop or layer not in used)

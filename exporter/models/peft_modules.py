@@ -1,8 +1,8 @@
-"""Modules of PEFT inside a model: tuner layers, wrappers, and the layers that they lie in.
+"""The modules that PEFT adds to a model, and the layers that contain them.
 
-PEFT replaces a targeted module by a tuner layer, which holds the module as `base_layer`, and a module to save, such as the
-head, by a wrapper, which holds it as `original_module`. Both keep an adapter's weights in dictionaries keyed by its name.
-PEFT is imported where it is used: the exporter works without it.
+PEFT replaces a targeted module with a tuner layer, which stores the module as `base_layer`, and a module to save, such as the
+head, with a wrapper, which stores it as `original_module`. Both store the weights of adapters in dictionaries with the
+adapters' names as keys. PEFT is an optional dependency: it is imported inside functions.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import nn
 
-# What transformers calls its lists of layers; the leftmost one in a name counts.
+# The names of lists of layers in transformers; the leftmost match in a module name counts.
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h|block|blocks|albert_layer_groups)\.(\d+)(?=\.|$)")
 
 
 def is_peft(model: Any) -> bool:
-    """Whether `model` holds adapters of PEFT. Does not import PEFT: where nobody did, there is no such model."""
+    """Return whether `model` contains PEFT adapters, without importing PEFT if the process has not imported it."""
     if "peft" not in sys.modules or not isinstance(model, nn.Module):
         return False
     from peft import PeftMixedModel, PeftModel
@@ -28,11 +28,11 @@ def is_peft(model: Any) -> bool:
 
 
 def adapted(model: nn.Module, name: str | None = None) -> Iterator[tuple[str, Any]]:
-    """The tuner layers and wrappers by their dotted names: those with the adapter `name`, or all."""
+    """Yield the tuner layers and wrappers with their dotted names: those with the adapter `name`, or all."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    # With duplicates: a module that is registered twice must be replaced twice.
+    # With duplicates: a module registered twice must be replaced twice.
     for path, module in model.named_modules(remove_duplicate=False):
         if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             continue
@@ -41,11 +41,11 @@ def adapted(model: nn.Module, name: str | None = None) -> Iterator[tuple[str, An
 
 
 def base_of(model: Any) -> Any:
-    """The transformers model inside, with the tuner layers in it; any other model itself."""
+    """Return the transformers model inside a PeftModel, including its tuner layers; any other model unchanged."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def layer_of(module_name: str) -> int | None:
-    """The number of the transformer layer in which a module lies; None outside of the layers. In ALBERT, its layer group."""
+    """Return the transformer layer (for ALBERT, the layer group) that contains a module; None outside of the layers."""
     found = _LAYER.search(module_name)
     return None if found is None else int(found.group(1))

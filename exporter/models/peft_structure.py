@@ -1,4 +1,4 @@
-"""What of a PEFT adapter its graph depends on beside its weights, and how many labels its head has."""
+"""The structure of PEFT adapters, and the number of labels of their heads."""
 
 from __future__ import annotations
 
@@ -13,27 +13,35 @@ from exporter.models.peft_modules import base_of
 
 SUPPORTED = "LoRA, DoRA, IA3 and VeRA"
 TYPES = ("LORA", "IA3", "VERA")
-# How transformers calls the part of a model that gives the logits of labels.
+# The attribute names of classification heads in transformers.
 _LABELLED = ("classifier", "score")
 
 
 def structure(model: Any, name: str, modules: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the graph of an adapter depends on beside weights, as JSON. `modules`: those that it adapts, by dotted name.
+    """Return everything but weights that the graph of an adapter depends on, as JSON types.
+
+    Args:
+        model: a PeftModel.
+        name: the adapter name.
+        modules: dotted name -> tuner layer or wrapper, for the modules that the adapter changes.
 
     Raises:
-        ExportError: the adapter is of a kind that is not supported.
+        ExportError: the adapter's type, or that of an adapted module, is not supported.
     """
     config = model.peft_config[name]
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind not in TYPES:
-        raise ExportError(f"the adapter {name!r} is of PEFT's type {kind}, which is not supported: expected {SUPPORTED}")
+        raise ExportError(f"the adapter {name!r} has the PEFT type {kind}, which is not supported: expected {SUPPORTED}")
     described = {path: _module(path, module, name) for path, module in modules.items()}
     return {"peft": kind, "modules": described, "projections": _projections(modules.values(), name)}
 
 
 def _projections(modules: Iterable[Any], name: str) -> list[str]:
-    """What VeRA's projections hold: PEFT shares them between adapters, so that they have the name of any, and no trace tells
-    whose they are. They are therefore no task weights, and adapters with different ones are of different structure."""
+    """Return digests of VeRA's projections.
+
+    PEFT shares projections between adapters, so that their name in a trace does not identify an adapter. They are therefore not
+    task weights, and adapters with different projections have different structures.
+    """
     buffers = [buffer[name] for module in modules if hasattr(module, "vera_A") for buffer in (module.vera_A, module.vera_B)]
     distinct = {buffer.data_ptr(): buffer for buffer in buffers}.values()
     return [hashlib.sha256(buffer.float().cpu().contiguous().numpy().tobytes()).hexdigest() for buffer in distinct]
@@ -46,8 +54,8 @@ def _module(path: str, module: Any, name: str) -> dict[str, Any]:
 
     inner = [child for child in module.modules() if isinstance(child, BaseTunerLayer) and child is not module]
     if inner:
-        raise ExportError(f"{path} has adapters within adapters or modules to save: target each module in one way only")
-    # Exact types: subclasses are for quantized or distributed weights.
+        raise ExportError(f"{path} has nested adapters or modules to save: target each module once")
+    # Exact types: subclasses have quantized or distributed weights.
     if type(module) is ModulesToSaveWrapper:
         return {"saved": _saved(path, module.modules_to_save[name])}
     if type(module) in (lora.Linear, lora.Embedding):
@@ -57,7 +65,7 @@ def _module(path: str, module: Any, name: str) -> dict[str, Any]:
     if type(module) is vera.Linear:
         return {"vera": "Linear", **_vera(module, name)}
     raise ExportError(
-        f"the adapter {name!r} adapts {path} by {type(module).__module__}.{type(module).__name__}, which is not supported: "
+        f"the adapter {name!r} adapts {path} with {type(module).__module__}.{type(module).__name__}, which is not supported: "
         "expected linear layers or embeddings in full precision"
     )
 
@@ -67,7 +75,9 @@ def _lora(path: str, module: Any, name: str) -> dict[str, Any]:
 
     variant = module.lora_variant.get(name)
     if variant is not None and type(variant) not in (variants.DoraLinearVariant, variants.DoraEmbeddingVariant):
-        raise ExportError(f"the adapter {name!r} has a {type(variant).__name__} in {path}: expected {SUPPORTED}")
+        raise ExportError(
+            f"the adapter {name!r} has a {type(variant).__name__} in {path}, which is not supported: expected {SUPPORTED}"
+        )
     return {
         "rank": module.r[name],
         "scaling": module.scaling[name],
@@ -80,8 +90,8 @@ def _vera(module: Any, name: str) -> dict[str, Any]:
     rank, found = module.r[name], module.vera_A[name].shape[0]
     if rank != found:
         raise ExportError(
-            f"the VeRA adapter {name!r} has rank {rank}, but PEFT gave it another adapter's projections, of rank {found}: use "
-            "one rank for all VeRA adapters of a model"
+            f"the VeRA adapter {name!r} has rank {rank}, but PEFT assigned it another adapter's projections of rank {found}: "
+            "use one rank for all VeRA adapters of a model"
         )
     return {"rank": rank}
 
@@ -98,7 +108,7 @@ def _saved(path: str, saved: nn.Module) -> list[list[Any]]:
 
 
 def output_layer(path: str, head: nn.Module) -> nn.Linear | None:
-    """The linear layer that gives the logits of labels, where `path` names a model's head."""
+    """Return the linear layer that computes the label logits; None if `path` is not that of a classification head."""
     if path.rpartition(".")[2] not in _LABELLED:
         return None
     linear = [child for name, child in head.named_modules() if isinstance(child, nn.Linear) and "lora_" not in name]
@@ -106,7 +116,7 @@ def output_layer(path: str, head: nn.Module) -> nn.Linear | None:
 
 
 def label_count(model: Any, name: str) -> int:
-    """How many labels an adapter's head has: the base model's own head, or the copy in modules_to_save."""
+    """Return the number of labels of an adapter's head: its copy in modules_to_save, or the base model's head."""
     base = base_of(model)
     for attribute in _LABELLED:
         head = getattr(base, attribute, None)

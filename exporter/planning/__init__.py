@@ -1,1 +1,1 @@
-"""From what was requested to a frozen plan."""
+"""Validation of export requests and their conversion to plans."""

@@ -1,4 +1,4 @@
-"""Which tasks a routed graph can compute."""
+"""Validation of tasks for a routed graph."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from runtime.bundle import ROUTED_HEADS
 
 
 def check_routable(plan: Plan) -> None:
-    """Refuses, before any work is done, tasks that a routed graph has no room for.
+    """Check, before tracing, that a routed graph can compute all tasks of the plan.
 
     Raises:
-        ExportError: names the tasks that answer a row with more than one vector of logits.
+        ExportError: a task has more than one vector of logits per row.
     """
     wrong = [task for task in plan.tasks if task.head.kind not in ROUTED_HEADS]
     if wrong:
         found = ", ".join(f"{task.name} ({task.head.kind})" for task in wrong)
         others = ",".join(task.name for task in plan.tasks if task not in wrong)
-        remedy = f"choose the others with --tasks {others}, or leave --routed out" if others else "leave --routed out"
+        remedy = f"select the others with --tasks {others}, or omit --routed" if others else "omit --routed"
         raise ExportError(
-            f"a routed graph answers a row with one vector (heads of type {', '.join(ROUTED_HEADS)}), found {found}: {remedy}"
+            f"a routed graph gives one vector per row (heads of type {', '.join(ROUTED_HEADS)}), found {found}: {remedy}"
         )

@@ -1,1 +1,1 @@
-"""Copies of the model that hold only the tasks of one structure, without what is dropped."""
+"""Pruned copies of the model, one per task structure, and the pruning of fusion members."""

@@ -1,125 +1,74 @@
-"""How much each member of an AdapterFusion counts in each layer, measured or given, and which members stay."""
+"""Scores of fusion members, measured as attention on texts or read from the user's file."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from adapters.composition import Fuse
-from rich.table import Table
 
 from exporter.errors import ExportError
 from exporter.models.compositions import fuses_of
-from exporter.models.fusion import Kept, fusion_layers, members_of
+from exporter.models.fusion import fusion_layers, members_of
+from exporter.prune.fusion_scores import AttentionTable, LayerScores
 from exporter.texts.batches import Calibration
 from exporter.texts.files import Scores
 
 
-@dataclass(frozen=True)
-class LayerScores:
-    """One layer of a fusion.
-
-    Attributes:
-        layer: counted from 0; an encoder's layers come before its decoder's.
-        members: those with an adapter in this layer, in the fusion's order.
-        scores: one per member: the mean of its locations.
-        locations: the scores at each place within the layer that has a fusion block ("mh_adapter" after the attention,
-            "output_adapter" after the feed-forward); empty where scores were given.
-    """
-
-    layer: int
-    members: tuple[str, ...]
-    scores: tuple[float, ...]
-    locations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class AttentionTable:
-    """How much each member of a fusion counts.
-
-    Measured scores are the fusion's attention, averaged over real tokens: those of a layer add up to 1. Where a layer has the
-    fusion at several locations, each counts the same: a member stays in the layer or leaves it as a whole.
-
-    Attributes:
-        task: whose setup has the fusion.
-        fusion: the name of its weights.
-        members: in the fusion's order; a stack by its composition, "Stack(a, b)".
-        layers: the layers in which the fusion runs, ascending.
-        measured: on texts; otherwise given by the user.
-    """
-
-    task: str
-    fusion: str
-    members: tuple[str, ...]
-    layers: tuple[LayerScores, ...]
-    measured: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """The table as JSON types."""
-        rows = [
-            {
-                "layer": row.layer,
-                "scores": dict(zip(row.members, row.scores, strict=True)),
-                "locations": {name: dict(zip(row.members, values, strict=True)) for name, values in row.locations.items()},
-            }
-            for row in self.layers
-        ]
-        return {
-            **{name: getattr(self, name) for name in ("task", "fusion", "measured")},
-            "members": list(self.members),
-            "layers": rows,
-        }
-
-
 def attention_tables(model: Any, task: str, setup: Any, calibration: Calibration) -> tuple[AttentionTable, ...]:
-    """A table for each fusion of `setup`, measured on the calibration texts or with the scores that the file gives.
+    """Return a table for each fusion of `setup`, from the calibration texts or the scores in the calibration file.
 
-    `model` is in evaluation mode and runs `setup` alone, with all members and without the layers that are dropped; its
-    temperature is frozen, which every forward pass would lower. It is handed back as it came.
+    Args:
+        model: a pruned model in evaluation mode in which only `setup` is active, with all members; its fusion temperature is
+            frozen, because every forward pass would lower it. It is not changed.
+        task: the task name.
+        setup: the task's setup.
+        calibration: texts to measure on, or scores.
 
     Raises:
-        ExportError: the library cannot run the fusion, or the scores given do not fit it.
+        ExportError: the adapters library cannot run the fusion, or the scores do not fit it.
     """
     fuses = {str(fuse.name): fuse for fuse in fuses_of(setup)}
     for fuse in fuses_of(setup):
         if members_of(fuse) != members_of(fuses[str(fuse.name)]):
-            raise ExportError(f"the task {task!r} uses the weights of the fusion {fuse.name!r} for two lists of members")
+            raise ExportError(
+                f"the task {task!r} uses the fusion {fuse.name!r} with two lists of members: give each list a fusion layer"
+            )
     if calibration.scores is not None:
         return tuple(_given(model, task, fuse, calibration.scores, len(fuses) == 1) for fuse in fuses.values())
     return measure(model, task, tuple(fuses.values()), calibration)
 
 
 def measure(model: Any, task: str, fuses: Sequence[Fuse], calibration: Calibration) -> tuple[AttentionTable, ...]:
-    """The mean fusion attention of each member over the real tokens of the texts, by layer and location."""
+    """Measure the mean fusion attention of each member over the real tokens of the texts, by layer and location."""
     recorder = _Recorder()
-    places = {fuse.name: list(fusion_layers(model, fuse)) for fuse in fuses}
+    fused_layers = {fuse.name: list(fusion_layers(model, fuse)) for fuse in fuses}
     hooks = [
         layer.adapter_fusion_layer[name].register_forward_hook(recorder.hook((name, layer.layer_idx, layer.location_key)))
-        for name, layers in places.items()
+        for name, layers in fused_layers.items()
         for layer, _ in layers
     ]
-    # Heads are of no interest here. The body of an encoder-decoder does not make the decoder's inputs by itself.
+    # The head is not needed; but the base model of an encoder-decoder does not create the decoder's inputs.
     body = model if getattr(model.config, "is_encoder_decoder", False) else model.base_model
     try:
         with torch.inference_mode():
             for batch in calibration.batches:
                 recorder.mask = batch.mask
                 feeds = {name: torch.from_numpy(value) for name, value in batch.feeds.items()}
-                # The flag makes the fusions return their attention, also where a layer runs them more than once (ALBERT).
+                # The flag makes the fusions return their attention, also if a layer runs more than once (ALBERT).
                 body(**feeds, output_adapter_fusion_attentions=True)
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(_measured(task, fuse, places[fuse.name], recorder) for fuse in fuses)
+    return tuple(_measured(task, fuse, fused_layers[fuse.name], recorder) for fuse in fuses)
 
 
 class _Recorder:
-    """Sums of attention by (fusion, layer, location), over the tokens that `mask` says are real."""
+    """Sums of attention by (fusion, layer, location), over the tokens where `mask` is 1."""
 
     def __init__(self) -> None:
         self.mask: npt.NDArray[np.int64] = np.ones((0, 0), np.int64)
@@ -127,7 +76,7 @@ class _Recorder:
         self.tokens: dict[tuple[str, int, str], float] = defaultdict(float)
 
     def hook(self, key: tuple[str, int, str]) -> Callable[[Any, Any, Any], None]:
-        """A forward hook for a fusion module."""
+        """Return a forward hook for a fusion module."""
 
         def record(_module: Any, _inputs: Any, output: Any) -> None:
             attention = output[1]  # [batch, sequence, members]
@@ -141,14 +90,14 @@ class _Recorder:
         mask = self.mask.astype(np.float64)
         if shape[1] < mask.shape[1]:
             return np.ones(shape)
-        # Tokens of prompt tuning come before the text's and are as real.
+        # Tokens of prompt tuning precede the text and count as real tokens.
         return np.concatenate([np.ones((mask.shape[0], shape[1] - mask.shape[1])), mask], axis=1)
 
 
-def _measured(task: str, fuse: Fuse, places: Sequence[tuple[Any, tuple[str, ...]]], recorder: _Recorder) -> AttentionTable:
+def _measured(task: str, fuse: Fuse, layers: Sequence[tuple[Any, tuple[str, ...]]], recorder: _Recorder) -> AttentionTable:
     members: dict[int, tuple[str, ...]] = {}
     locations: dict[int, dict[str, tuple[float, ...]]] = defaultdict(dict)
-    for layer, present in places:
+    for layer, present in layers:
         key = (fuse.name, layer.layer_idx, layer.location_key)
         if recorder.tokens[key]:
             members[layer.layer_idx] = present
@@ -166,56 +115,20 @@ def _given(model: Any, task: str, fuse: Fuse, scores: Scores, only: bool) -> Att
     given = scores.get(fuse.name, scores.get("") if only else None)
     if given is None:
         raise ExportError(
-            f"the scores given have nothing for the fusion {fuse.name!r} of the task {task!r}: expected "
-            "{fusion: {layer: {member: score}}}; they name " + ", ".join(repr(name) for name in scores if name)
+            f"the scores given have no entry for the fusion {fuse.name!r} of the task {task!r}: expected "
+            "{fusion: {layer: {member: score}}}, found " + ", ".join(repr(name) for name in scores if name)
         )
     members = members_of(fuse)
-    # Scores of layers that are dropped, or of members that a layer lacks, do no harm.
+    # Scores of dropped layers, or of members that a layer lacks, are ignored.
     problems = [f"layer {layer} is missing" for layer in layers if layer not in given]
     problems += [
         f"layer {layer} lacks {name!r}" for layer in layers for name in layers[layer] if name not in given.get(layer, {name})
     ]
-    problems += [f"layer {layer} has {name!r}, no member" for layer in given for name in given[layer] if name not in members]
+    problems += [
+        f"layer {layer} has {name!r}, which is not a member" for layer in given for name in given[layer] if name not in members
+    ]
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise ExportError(f"the scores given do not fit the fusion {fuse.name!r} of {', '.join(members)}: {shown}")
     rows = [LayerScores(layer, names, tuple(given[layer][name] for name in names)) for layer, names in sorted(layers.items())]
     return AttentionTable(task, fuse.name, members, tuple(rows), measured=False)
-
-
-def choose(table: AttentionTable, keep: int) -> dict[int, tuple[str, ...]]:
-    """The `keep` members with the highest scores of each layer, in the fusion's order; of equal scores the earlier member's.
-
-    A layer that has no more than `keep` members keeps them all.
-
-    Raises:
-        ExportError: `keep` is no whole number from 1 to the number of members.
-    """
-    if isinstance(keep, bool) or not isinstance(keep, int) or not 1 <= keep <= len(table.members):
-        raise ExportError(
-            f"the number of members to keep must be from 1 to {len(table.members)}, the members of the fusion "
-            f"{table.fusion!r}; found {keep!r}"
-        )
-    kept = {}
-    for row in table.layers:
-        ranked = sorted(range(len(row.members)), key=lambda index: (-row.scores[index], index))
-        kept[row.layer] = tuple(row.members[index] for index in sorted(ranked[:keep]))
-    return kept
-
-
-def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
-    """A line per member and a column per layer: measured scores in percent, * where the member stays."""
-    unit = "% of attention" if table.measured else "given scores"
-    shown = Table(title=f"{table.task}: fusion {table.fusion}, {unit} per layer" + (", * kept" if kept else ""), padding=(0, 0))
-    shown.add_column("member")
-    for row in table.layers:
-        shown.add_column(f"{row.layer} ", justify="right", no_wrap=True)
-    for member in table.members:
-        cells = []
-        for row in table.layers:
-            score = dict(zip(row.members, row.scores, strict=True)).get(member)
-            mark = "*" if kept and member in kept.get(row.layer, row.members) else " "
-            number = "-" if score is None else f"{100 * score:.0f}" if table.measured else f"{score:.2g}"
-            cells.append(number + (mark if score is not None else " "))
-        shown.add_row(member, *cells)
-    return shown

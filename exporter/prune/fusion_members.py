@@ -1,4 +1,4 @@
-"""Chooses the fusion members that stay, and reports what pruning changes."""
+"""Choice of the fusion members to keep, and the effect of pruning on the predictions."""
 
 from __future__ import annotations
 
@@ -14,64 +14,85 @@ from exporter.models.fusion import Kept
 from exporter.models.inputs import SEQUENCE
 from exporter.models.library import library_of
 from exporter.plan import Plan, Task
-from exporter.prune.fusion_attention import AttentionTable, attention_tables, choose
-from exporter.prune.prune import TaskGroup, prune
+from exporter.prune.fusion_attention import attention_tables
+from exporter.prune.fusion_scores import AttentionTable, choose
+from exporter.prune.task_groups import TaskGroup, prune
 from exporter.targets import needs_ranges
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.texts.drift import Drift, drift
 
-# Where the model sets no limit, texts are cut here.
+# Tokens; texts are truncated to this length if the model has no limit.
 _MAX_LENGTH = 512
 
 
 @dataclass(frozen=True)
 class FusionReport:
-    """The attention of one fusion's members, and the members that stay: layer -> names; None where all do."""
+    """The scores of one fusion's members, and the choice made with them.
+
+    Attributes:
+        table: the scores by layer and member.
+        kept: layer -> the members kept there; None if all members are kept.
+    """
 
     table: AttentionTable
     kept: Kept | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the report as JSON types."""
         kept = None if self.kept is None else {str(layer): list(names) for layer, names in self.kept.items()}
         return {**self.table.to_dict(), "kept": kept}
 
 
 def open_calibration(path: str | Path | None, keep: int | None, tokenizer: Any, plan: Plan) -> Calibration | None:
-    """Reads the calibration file, if there is one.
+    """Read the calibration file, if one was given.
+
+    Args:
+        path: the file; None for no calibration.
+        keep: the number of fusion members to keep per layer; None for all.
+        tokenizer: a fast tokenizer; not needed for a file of scores.
+        plan: the graph to export.
 
     Raises:
-        ExportError: fusions are to be pruned without a file or a fusion; the file or the tokenizer is missing or damaged.
+        ExportError: pruning or static quantization needs a file and none was given; there is no fusion to prune; the tokenizer
+            is missing; or the file cannot be read.
     """
     fused = any(True for task in plan.tasks for _ in fuses_of(task.setup))
     if keep is not None and not fused:
-        raise ExportError("keep_fused was given, but no task is a fusion: leave it out, or name a task with a Fuse")
+        raise ExportError("keep_fused was given, but no task is a fusion: omit it, or add a task with a Fuse block")
     if keep is not None and path is None:
         raise ExportError("keep_fused needs a calibration file with texts or given scores: add --calibration FILE")
     if path is None and needs_ranges(plan.target, plan.precision):
         raise ExportError(
-            f"{plan.precision} for the target {plan.target} quantizes by the numbers that texts bring about: add "
-            "--calibration FILE with some hundred typical texts"
+            f"{plan.precision} for the target {plan.target} measures the ranges of activations on texts: add "
+            "--calibration FILE with a few hundred typical texts"
         )
     if path is None:
         return None
     if tokenizer is None and Path(path).suffix.lower() != ".json":
-        raise ExportError("the calibration texts need a tokenizer: save one beside the model, or give scores in a .json file")
+        raise ExportError("calibration texts need a tokenizer: save one in the model folder, or give scores in a .json file")
     names = [entry.name for entry in plan.inputs]
     read = read_calibration(path, tokenizer, names, plan.max_lengths.get(SEQUENCE, _MAX_LENGTH))
     if read.scores is not None and needs_ranges(plan.target, plan.precision):
-        what = f"{plan.precision} for the target {plan.target}"
-        raise ExportError(f"{what} needs calibration texts, found scores in {str(path)!r}: give a file of texts")
+        quantized = f"{plan.precision} for the target {plan.target}"
+        raise ExportError(f"{quantized} needs calibration texts, found scores in {str(path)!r}: give a file of texts")
     return read
 
 
 def measure_fusions(
     task_groups: Sequence[TaskGroup], calibration: Calibration, keep: int | None
 ) -> dict[str, list[FusionReport]]:
-    """Task -> a report per fusion, with the `keep` most important members of each layer chosen.
+    """Score the members of all fusions and choose those to keep.
+
+    Args:
+        task_groups: the pruned models with all fusion members.
+        calibration: texts to measure on, or scores.
+        keep: the number of members to keep per layer; None for all.
+
+    Returns:
+        Task name -> a report per fusion; tasks without a fusion are absent.
 
     Raises:
-        ExportError: `keep` is below one or more than every fusion has; scores that do not fit.
+        ExportError: `keep` is out of range, or the scores do not fit a fusion.
     """
     found = {}
     for task_group in task_groups:
@@ -83,7 +104,7 @@ def measure_fusions(
 
 
 def with_members(plan: Plan, reports: Mapping[str, Sequence[FusionReport]]) -> Plan:
-    """The plan in which fusions keep the members chosen."""
+    """Return the plan with only the chosen members in its fusions."""
     return replace(plan, tasks=tuple(_with_members(task, reports.get(task.name, ())) for task in plan.tasks))
 
 
@@ -91,19 +112,28 @@ def _with_members(task: Task, reports: Sequence[FusionReport]) -> Task:
     kept = {report.table.fusion: report.kept for report in reports if report.kept is not None}
     if not kept:
         return task
-    # By position: members are called differently in tasks that one trace serves.
-    places = [
+    # By index: tasks that share a trace have members with different names.
+    kept_indices = [
         {layer: [report.table.members.index(name) for name in names] for layer, names in report.kept.items()}
         for report in reports
         if report.kept is not None
     ]
-    return replace(task, kept=kept, structure=task.structure + json.dumps(places))
+    return replace(task, kept=kept, structure=task.structure + json.dumps(kept_indices))
 
 
 def drifts(model: Any, plan: Plan, task_groups: Sequence[TaskGroup], calibration: Calibration) -> tuple[Drift, ...]:
-    """Each task as it is exported against the task with all its adapters in all layers, on the calibration texts.
+    """Compare each task as exported with the same task before dropping and pruning, on the calibration texts.
 
-    Labels in the file are those of the fusions that are calibrated with it.
+    Labels in the file are only used for tasks with a fusion.
+
+    Args:
+        model: the user's model.
+        plan: the plan that was pruned to `task_groups`.
+        task_groups: the pruned models.
+        calibration: texts to compare on; with scores only, nothing is compared.
+
+    Raises:
+        ExportError: a label is not a label of the task, or the head does not take single texts.
     """
     if not calibration.batches:
         return ()

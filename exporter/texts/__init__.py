@@ -1,1 +1,1 @@
-"""The user's own texts: calibration and evaluation files."""
+"""Calibration and evaluation texts, and the comparison of predictions on them."""

@@ -1,4 +1,4 @@
-"""The user's calibration file: texts, with labels or without, or ready scores of a fusion's members."""
+"""Calibration files as encoded batches of texts, or as scores of fusion members."""
 
 from __future__ import annotations
 
@@ -13,37 +13,42 @@ import numpy.typing as npt
 
 from exporter.errors import ExportError
 from exporter.texts.files import FORMATS, Row, Scores, Text, read_rows, read_scores
-from runtime.text.encode import Tokens
+from runtime.text.tokens import Tokens
 
-# A fusion of 16 members holds 16 hidden states of every token: 100 MB for BERT-base.
+# A fusion of 16 members keeps 16 hidden states per token: 100 MB for BERT-base.
 _BATCH_TOKENS, _BATCH_ROWS = 2048, 64
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of similar length: `rows` are indices into the texts, `feeds` int64 [rows, longest] by input name."""
+    """Texts of similar length, padded to the longest one.
+
+    Attributes:
+        rows: indices of the texts.
+        feeds: input name -> int64 [rows, longest].
+    """
 
     rows: tuple[int, ...]
     feeds: Mapping[str, npt.NDArray[np.int64]]
 
     @property
     def mask(self) -> npt.NDArray[np.int64]:
-        """1 for a real token, 0 for padding; [rows, longest]."""
+        """1 for real tokens, 0 for padding; [rows, longest]."""
         return self.feeds["attention_mask"]
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a calibration file holds: texts, or scores and nothing else.
+    """The content of a calibration file: either texts or scores.
 
     Attributes:
-        source: the file's path.
-        texts: texts or pairs.
-        labels: one per text as the file has it (name, number, list), or None.
-        lines: the line on which each text begins, for messages.
-        batches: all texts, encoded; the shortest first.
-        truncated: how many texts were cut to the model's length.
-        scores: given scores, or None.
+        source: the path of the file.
+        texts: texts or pairs of texts.
+        labels: one per text as in the file (name, number or list), or None.
+        lines: the number of the line where each text starts, for messages.
+        batches: all texts, encoded, in ascending order of length.
+        truncated: how many texts were truncated to the model's limit.
+        scores: scores of fusion members, or None.
     """
 
     source: str
@@ -55,7 +60,7 @@ class Calibration:
     scores: Scores | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts as JSON types. The texts are the user's own and stay out of what an export writes."""
+        """Return counts as JSON types, without the texts: an export does not write user data."""
         return {
             "source": Path(self.source).name,
             "texts": len(self.texts),
@@ -67,16 +72,21 @@ class Calibration:
 
 
 def read_calibration(path: str | Path, tokenizer: Any, inputs: Sequence[str], max_length: int) -> Calibration:
-    """Reads and encodes a UTF-8 file.
+    """Read and encode a calibration file in UTF-8.
 
-    .txt: one text a line, blank lines are skipped. .jsonl, .csv (quoted as spreadsheets do) and .tsv: `text`, or `text_a` and
-    `text_b`, and optionally `label`: a label's name or id, a number for regression, a list of them (.jsonl) for multi-label;
-    other columns are ignored. .json: given scores, {layer: {member: score}} or {fusion: {layer: {member: score}}}.
+    .txt: one text per line; blank lines are skipped. .jsonl, .csv (with quotes as in spreadsheets) and .tsv: `text`, or
+    `text_a` and `text_b`, and optionally `label`: the name or id of a label, a number for regression, or a list of labels
+    (.jsonl) for multi-label; other columns are ignored. .json: scores, {layer: {member: score}} or {fusion: {layer: {member:
+    score}}}.
 
-    Texts over `max_length` tokens are cut as the runtime cuts them. `inputs` are the graph's; `tokenizer` is a fast one.
+    Args:
+        path: the file.
+        tokenizer: a fast tokenizer; not needed for scores.
+        inputs: the names of the graph's inputs.
+        max_length: in tokens; longer texts are truncated as in the runtime.
 
     Raises:
-        ExportError: names the file and the line.
+        ExportError: the file cannot be read, or a line is invalid; the message contains the line number.
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -100,11 +110,11 @@ def _encode(
     path: Path, rows: Sequence[Row], tokenizer: Any, inputs: Sequence[str], max_length: int
 ) -> tuple[list[Tokens], int]:
     if tokenizer is None:
-        raise ExportError(f"the texts of {str(path)!r} need a tokenizer: give one, or ready scores in a .json file")
-    strange = [name for name in inputs if name not in ("input_ids", "attention_mask", "token_type_ids")]
-    if strange:
-        raise ExportError(f"texts cannot give the model's input {strange[0]!r}: give ready scores in a .json file")
-    # On a copy: the user's tokenizer keeps its truncation and padding.
+        raise ExportError(f"the texts of {str(path)!r} need a tokenizer: give one, or give scores in a .json file")
+    unsupported = [name for name in inputs if name not in ("input_ids", "attention_mask", "token_type_ids")]
+    if unsupported:
+        raise ExportError(f"a text cannot be encoded to the model's input {unsupported[0]!r}: give scores in a .json file")
+    # On a copy, so that the truncation and padding of the user's tokenizer are not changed.
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.no_truncation()
     backend.no_padding()
@@ -112,12 +122,12 @@ def _encode(
     encoded = [Tokens.of(encoding) for encoding in backend.encode_batch([row.text for row in rows])]
     for row, tokens in zip(rows, encoded, strict=True):
         if not len(tokens):
-            raise ExportError(f"{path}, line {row.line}: the tokenizer makes no token of {str(row.text)[:40]!r}")
+            raise ExportError(f"{path}, line {row.line}: the tokenizer produces no token for {str(row.text)[:40]!r}")
     return [tokens.cut(max_length, left) for tokens in encoded], sum(len(tokens) > max_length for tokens in encoded)
 
 
 def _batches(tokens: Sequence[Tokens], tokenizer: Any, inputs: Sequence[str]) -> Iterator[Batch]:
-    """Padded batches. The longest row is the last of its batch, so that its length times the rows is the batch's size."""
+    """Yield padded batches. Rows are sorted by length, so that the size of a batch is its last row's length times its rows."""
     chosen: list[int] = []
     for row in sorted(range(len(tokens)), key=lambda row: len(tokens[row])):
         if chosen and (len(chosen) == _BATCH_ROWS or len(tokens[row]) * (len(chosen) + 1) > _BATCH_TOKENS):
@@ -129,14 +139,14 @@ def _batches(tokens: Sequence[Tokens], tokenizer: Any, inputs: Sequence[str]) ->
 
 def _pad(rows: Sequence[int], tokens: Sequence[Tokens], tokenizer: Any, inputs: Sequence[str]) -> Batch:
     width = len(tokens[rows[-1]])
-    # The mask even where it is no input of the graph: the model is run on padded rows here.
+    # With the mask, even if it is not an input of the graph: the model runs on padded rows here.
     feeds = {name: np.zeros((len(rows), width), np.int64) for name in dict.fromkeys((*inputs, "attention_mask"))}
     feeds["input_ids"].fill(tokenizer.pad_token_id or 0)
     for index, row in enumerate(rows):
         length = len(tokens[row])
-        place = slice(width - length, width) if tokenizer.padding_side == "left" else slice(0, length)
-        feeds["input_ids"][index, place] = tokens[row].ids
-        feeds["attention_mask"][index, place] = 1
+        columns = slice(width - length, width) if tokenizer.padding_side == "left" else slice(0, length)
+        feeds["input_ids"][index, columns] = tokens[row].ids
+        feeds["attention_mask"][index, columns] = 1
         if "token_type_ids" in feeds:
-            feeds["token_type_ids"][index, place] = tokens[row].type_ids
+            feeds["token_type_ids"][index, columns] = tokens[row].type_ids
     return Batch(tuple(rows), feeds)

@@ -1,4 +1,4 @@
-"""What pruning or rounding changes: the logits of a task before and after, on the user's texts."""
+"""Drift: the difference of a task's logits and predictions before and after pruning or rounding."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Drift:
-    """A task's answers compared with those before a change, on the user's texts: a pruned model with the original, or the
-    exported graph with eager PyTorch of the pruned model.
+    """The effect of a change on one task, measured on the user's texts.
+
+    Compares a pruned model with the original, or the exported graph with eager PyTorch of the pruned model.
 
     Attributes:
-        task: its name.
-        mean_abs: mean |after - before| over the logits; of logits per token, over the real tokens.
-        max_abs: the greatest such difference.
-        argmax_agreement: share of equal answers, 0 to 1: of texts, of real tokens (tagging, language models), of texts by start
-            and by end (question answering), of texts by label (multi-label: both above or both below 0); None for regression.
-        metric: "accuracy" (multi-label: of each text and label), "pearson" (regression), or None: no labels, or a head whose
-            answers are not one label a text.
-        metric_before: of the original, None without a metric, and of Pearson where the answers or the labels are all equal.
-        metric_after: of the pruned model.
+        task: the task name.
+        mean_abs: mean |after - before| of the logits; for logits per token, over the real tokens.
+        max_abs: maximum |after - before|.
+        argmax_agreement: share of equal predictions, 0 to 1, over texts; over real tokens (tagging, language models); over
+            starts and ends (question answering); over texts and labels (multi-label: both above or both below 0); None for
+            regression.
+        metric: "accuracy" (multi-label: over texts and labels), "pearson" (regression), or None without labels, or for a head
+            that does not predict one label per text.
+        metric_before: the metric before the change; None without a metric, and for Pearson if all predictions or labels are
+            equal.
+        metric_after: the metric after the change.
     """
 
     task: str
@@ -43,7 +46,7 @@ class Drift:
     metric_after: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as JSON types."""
+        """Return the comparison as JSON types."""
         return asdict(self)
 
 
@@ -57,14 +60,19 @@ def drift(
     head: str,
     labels: Sequence[str] = (),
 ) -> Drift:
-    """Runs both models on the calibration texts.
+    """Run both models on the calibration texts and compare them.
 
-    `activate(model)` makes either model one of `task`. Both are in evaluation mode,
-    their temperature is frozen. `head` is the head's type in a bundle;
-    `labels` are its labels' names in the order of the logits.
+    Args:
+        original: the model before the change, in evaluation mode and with frozen fusion temperatures.
+        pruned: the model after the change, in the same state.
+        activate: makes either model a single-task model of `task`.
+        calibration: the texts.
+        task: the task name.
+        head: the head type in a bundle.
+        labels: the names of the head's labels, in the order of the logits.
 
     Raises:
-        ExportError: a label is none of the head's, or the head takes no single texts (multiple choice).
+        ExportError: a label in the file is not a label of the head, or the head does not take single texts (multiple choice).
     """
     for model in (original, pruned):
         activate(model)
@@ -75,10 +83,20 @@ def drift(
 
 
 class Comparison:
-    """Compares two ways to answer the texts of one task, batch by batch."""
+    """Accumulates the differences between two models of one task, batch by batch."""
 
     def __init__(self, calibration: Calibration, *, task: str, head: str, labels: Sequence[str] = ()) -> None:
-        """Raises ExportError where a label in the file is none of `labels`, the head's."""
+        """Start a comparison.
+
+        Args:
+            calibration: the texts, with labels or without.
+            task: the task name.
+            head: the head type in a bundle.
+            labels: the names of the head's labels, in the order of the logits.
+
+        Raises:
+            ExportError: a label in the file is not in `labels`.
+        """
         self._task, self._head = task, head
         self._expected = _labels(calibration, head, labels)
         self._differences = _Differences(head)
@@ -86,7 +104,7 @@ class Comparison:
         self._logits: list[tuple[Array, Array]] = []
 
     def add(self, batch: Batch, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
-        """Both ways' answers to one batch: the head's fields by name, [rows, …]."""
+        """Add one batch of outputs of both models: field of the head's output -> [rows, …]."""
         for name in before:
             self._differences.add(before[name], after[name], batch.mask)
         if self._expected is not None:
@@ -94,7 +112,7 @@ class Comparison:
             self._logits.append((before["logits"], after["logits"]))
 
     def result(self) -> Drift:
-        """What all batches so far say."""
+        """Return the result over all batches so far."""
         if self._expected is None:
             return Drift(self._task, *self._differences.result())
         metric = "pearson" if self._head == "regression" else "accuracy"
@@ -108,13 +126,15 @@ def _run(model: Any, batch: Batch, task: str) -> dict[str, Array]:
     try:
         with torch.inference_mode():
             found = model(**feeds)
-    except (RuntimeError, ValueError) as error:  # a head that reshapes the batch, say into choices
-        raise ExportError(f"the task {task!r} cannot be run on single texts to measure its drift: {error}") from error
+    except (RuntimeError, ValueError) as error:  # a head that reshapes the batch, for example to choices
+        raise ExportError(
+            f"the task {task!r} cannot run on single texts, so that its drift cannot be measured: {error}"
+        ) from error
     return {name: found[name].float().cpu().numpy() for name in _OUTPUTS if found.get(name) is not None}
 
 
 class _Differences:
-    """Sums over batches."""
+    """Sums of differences and of equal predictions over batches."""
 
     def __init__(self, head: str) -> None:
         self._head = head
@@ -122,7 +142,7 @@ class _Differences:
         self._greatest = 0.0
 
     def add(self, before: Array, after: Array, mask: Array) -> None:
-        """`before` and `after`: [batch, …]; per token where the second axis is the sequence and the head says so."""
+        """Add one batch of one output, [batch, …]; [batch, sequence, …] is compared on real tokens only."""
         if self._head == "question_answering":
             real = mask.astype(bool)
             choices = [np.where(real, values, -np.inf).argmax(-1) for values in (before, after)]
@@ -142,7 +162,7 @@ class _Differences:
         self._answers += choices[0].size
 
     def result(self) -> tuple[float, float, float | None]:
-        """Mean and greatest difference, and the share of equal answers."""
+        """Return the mean and maximum difference, and the share of equal predictions."""
         agreement = None if self._head == "regression" else self._equal / self._answers
         return self._total / self._count, self._greatest, agreement
 
@@ -151,13 +171,13 @@ def _metric(head: str, logits: Array, expected: Array) -> float | None:
     if head == "regression":
         values = logits[:, 0].astype(np.float64)
         if np.ptp(values) == 0 or np.ptp(expected) == 0:
-            return None  # a correlation with a constant has no value
+            return None  # the correlation with a constant is undefined
         return float(np.corrcoef(values, expected)[0, 1])
     return float(np.mean((logits > 0) == expected if head == "multilabel" else logits.argmax(-1) == expected))
 
 
 def _labels(calibration: Calibration, head: str, labels: Sequence[str]) -> Array | None:
-    """The labels as the head's numbers: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 for regression."""
+    """The labels as numbers: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 [texts] for regression."""
     if calibration.labels is None or head not in ("classification", "regression", "multilabel", "image_classification"):
         return None
     found: list[Any] = []
@@ -179,7 +199,7 @@ def _label_id(label: Any, labels: Sequence[str], where: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number < len(labels):
-        raise ExportError(f"{where}: the label {label!r} is none of the task's: {', '.join(labels)}, or 0 to {len(labels) - 1}")
+        raise ExportError(f"{where}: unknown label {label!r}; labels: {', '.join(labels)}, or 0 to {len(labels) - 1}")
     return number
 
 
@@ -189,5 +209,5 @@ def _number(label: Any, where: str) -> float:
     except ValueError:
         number = np.nan
     if not np.isfinite(number):
-        raise ExportError(f"{where}: the label {label!r} is no number: expected one, the task is a regression")
+        raise ExportError(f"{where}: the label {label!r} is not a number: expected a number for a regression task")
     return float(number)

@@ -1,4 +1,4 @@
-"""Reads calibration files: rows of texts and labels, or scores."""
+"""Parsing of calibration files to rows of texts and labels, or to scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from exporter.errors import ExportError
 
 Text = str | tuple[str, str]
-# fusion -> layer -> member -> score; the fusion is "" in a file that names none.
+# fusion -> layer -> member -> score; the fusion is "" in a file without fusion names.
 Scores = Mapping[str, Mapping[int, Mapping[str, float]]]
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".json")
 _PAIR = ("text_a", "text_b")
@@ -22,7 +22,13 @@ _PAIR = ("text_a", "text_b")
 
 @dataclass(frozen=True)
 class Row:
-    """A text or pair, its label or None, and the line on which it begins."""
+    """One text or pair of texts.
+
+    Attributes:
+        line: the number of its first line.
+        text: the text or pair.
+        label: its label as in the file, or None.
+    """
 
     line: int
     text: Text
@@ -30,17 +36,17 @@ class Row:
 
 
 def read_scores(path: Path) -> Scores:
-    """{layer: {member: score}} or {fusion: {layer: {member: score}}}.
+    """Read {layer: {member: score}} or {fusion: {layer: {member: score}}} from a JSON file.
 
     Raises:
-        ExportError: names the file, the layer and the member.
+        ExportError: the file cannot be read, or an entry is invalid; the message contains the layer and the member.
     """
     try:
         document = json.loads(_decode(path))
     except (ValueError, RecursionError) as error:
         raise ExportError(f"{path}: expected JSON scores, {{layer: {{member: score}}}}: {error}") from error
     if not isinstance(document, dict) or not document or not all(isinstance(value, dict) for value in document.values()):
-        raise ExportError(f"{path}: expected scores as {{layer: {{member: score}}}}, or that for each fusion by its name")
+        raise ExportError(f"{path}: expected scores as {{layer: {{member: score}}}}, or {{fusion: {{layer: …}}}}")
     flat = not any(isinstance(value, dict) for layer in document.values() for value in layer.values())
     return {
         fusion: {_layer(path, key): _members(path, key, value) for key, value in layers.items()}
@@ -49,10 +55,13 @@ def read_scores(path: Path) -> Scores:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a .txt, .jsonl, .csv or .tsv file; at least one, all texts or all pairs, all with a label or none.
+    """Read the rows of a .txt, .jsonl, .csv or .tsv file.
+
+    Returns:
+        At least one row; either all texts or all pairs, either all with a label or all without.
 
     Raises:
-        ExportError: names the file and the line.
+        ExportError: the file cannot be read, or a line is invalid; the message contains the line number.
     """
     read = {".txt": _plain, ".jsonl": _json_lines, ".csv": _table, ".tsv": _table}[path.suffix.lower()]
     rows = list(read(path, _decode(path)))
@@ -63,10 +72,10 @@ def read_rows(path: Path) -> list[Row]:
 def _decode(path: Path) -> str:
     try:
         data = path.read_bytes()
-    except (OSError, ValueError) as error:  # a path may also be none at all
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null byte
         raise ExportError(f"the calibration file {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
     try:
-        return data.decode("utf-8-sig")  # spreadsheets begin their files with a byte order mark
+        return data.decode("utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ExportError(
@@ -75,7 +84,7 @@ def _decode(path: Path) -> str:
 
 
 def _plain(_path: Path, content: str) -> Iterator[Row]:
-    # Not splitlines: that also breaks at characters which may stand within a text.
+    # Not splitlines, which also splits at characters that can occur within a text.
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
             yield Row(number, line.strip(), None)
@@ -88,7 +97,7 @@ def _json_lines(path: Path, content: str) -> Iterator[Row]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ExportError(f'{path}, line {number}: expected one JSON object a line, {{"text": …}}: {error}') from error
+            raise ExportError(f'{path}, line {number}: expected one JSON object per line, {{"text": …}}: {error}') from error
         if not isinstance(record, dict):
             raise ExportError(f'{path}, line {number}: expected a JSON object, {{"text": …}}, found {line.strip()[:40]!r}')
         yield _row(path, number, record)
@@ -113,7 +122,7 @@ def _table(path: Path, content: str) -> Iterator[Row]:
                 raise ExportError(f"{path}, line {first}: expected {len(header)} columns as in the header, found {len(fields)}")
             yield _row(path, first, dict(zip(header, fields, strict=True)))
     except csv.Error as error:
-        raise ExportError(f"{path}, line {number + 1}: {error}; quote texts as spreadsheets do") from error
+        raise ExportError(f"{path}, line {number + 1}: {error}; quote texts as in spreadsheets") from error
 
 
 def _row(path: Path, line: int, record: Mapping[str, Any]) -> Row:
@@ -126,23 +135,26 @@ def _row(path: Path, line: int, record: Mapping[str, Any]) -> Row:
         if not isinstance(part, str) or not part.strip():
             raise ExportError(f"{path}, line {line}: {name} must be a text, found {part!r}")
         if any("\ud800" <= character <= "\udfff" for character in part):
-            raise ExportError(f"{path}, line {line}: {name} holds half of a surrogate pair: it was decoded wrongly")
+            raise ExportError(f"{path}, line {line}: {name} contains half of a surrogate pair: save the file again as UTF-8")
     label = record.get("label")
     if "label" in record and (label is None or label == "" or label == []):
-        raise ExportError(f"{path}, line {line}: the label is empty: give every text one, or leave the labels out")
+        raise ExportError(f"{path}, line {line}: the label is empty: give every text a label, or omit the labels")
     return Row(line, parts[0] if len(parts) == 1 else (parts[0], parts[1]), label)
 
 
 def _check(path: Path, rows: Sequence[Row]) -> None:
     if not rows:
-        raise ExportError(f"the calibration file {str(path)!r} holds no text: expected at least one")
+        raise ExportError(f"the calibration file {str(path)!r} contains no text: expected at least one")
     first = rows[0]
     for row in rows:
         if isinstance(row.text, str) != isinstance(first.text, str):
-            raise ExportError(f"{path}, line {row.line}: texts and pairs of texts are mixed; line {first.line} began otherwise")
+            raise ExportError(
+                f"{path}, line {row.line}: texts and pairs of texts are mixed: use the kind of line {first.line} in all lines"
+            )
         if (row.label is None) != (first.label is None):
             raise ExportError(
-                f"{path}, line {row.line}: some texts have a label and some have none; give all of them one or none"
+                f"{path}, line {row.line}: some texts have a label, some have no label: give all of them a label, or omit the "
+                "labels"
             )
 
 

@@ -1,1 +1,1 @@
-"""One ONNX graph per structure, traced by torch.export."""
+"""Tracing of one task per structure to an ONNX graph, with the patches that torch.export needs."""

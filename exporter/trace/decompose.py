@@ -1,9 +1,8 @@
-"""Makes a traced program ready for torch.onnx without tracing it a second time.
+"""Decomposition of exported programs for torch.onnx without a second trace.
 
-`torch.onnx.export` decomposes what it has no translation for with `ExportedProgram.run_decompositions`, which runs the whole
-program again under several tracers: two fifths of an export. Most programs need it for nothing but an in-place addition, shape
-assertions and operators that do nothing outside training. Those are rewritten here, and the second trace is left to programs
-that still need it.
+`torch.onnx.export` decomposes operators without a translation with `ExportedProgram.run_decompositions`, which traces the whole
+program again: 40 % of the time of an export. Most programs only need it for an in-place addition, shape assertions and
+operators without effect in evaluation mode. These are rewritten here; only programs with other such operators are traced again.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ _ASSERTIONS = frozenset(
 )
 _DETACH = frozenset({_ATEN.detach.default, _ATEN.detach_.default})
 _CONVERSIONS = frozenset({_ATEN.to.dtype, _ATEN.to.dtype_layout, _ATEN.to.device, _ATEN.type_as.default})
-# In-place operators and the operators that give the same numbers as a new tensor.
+# In-place operator -> operator that returns the same values as a new tensor.
 _IN_PLACE = {
     _ATEN.add_.Tensor: _ATEN.add.Tensor,
     _ATEN.sub_.Tensor: _ATEN.sub.Tensor,
     _ATEN.mul_.Tensor: _ATEN.mul.Tensor,
     _ATEN.div_.Tensor: _ATEN.div.Tensor,
 }
-# Operators whose result is a new tensor for certain. Schemas do not tell: dropout and type_as can give their argument.
+# Operators that always return a new tensor. Schemas do not state this: dropout and type_as can return their argument.
 _FRESH = frozenset({*_IN_PLACE.values(), _ATEN.embedding.default, _ATEN.linear.default, _ATEN.matmul.default})
-# Two names of one operator, of which torch.onnx knows the second.
+# Operator -> equal operator that torch.onnx translates.
 _SYNONYMS = {_ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor, _ATEN.min.other: _ATEN.minimum.default}
-# Operators made of others that torch.onnx translates as they are; those that are missing here are taken apart.
+# Composite operators that torch.onnx translates; all other composite operators are decomposed.
 _COMPOSITE = frozenset(
     {
         *(_ATEN.linear.default, _ATEN.matmul.default, _ATEN.einsum.default, _ATEN.conv2d.default),
@@ -48,7 +47,7 @@ _COMPOSITE = frozenset(
         *(_ATEN.where.ScalarOther, _ATEN.where.ScalarSelf, _ATEN.sym_size.int),
     }
 )
-# Functions of shapes: the graph's are translated as they are, the assertions' go with them.
+# Functions of symbolic shapes: torch.onnx translates them; those of assertions are removed with the assertions.
 _OF_SHAPES: frozenset[Any] = frozenset(
     {
         *(operator.add, operator.sub, operator.mul, operator.neg, operator.floordiv, operator.mod, operator.getitem),
@@ -61,23 +60,23 @@ _DECOMPOSE: Callable[[ExportedProgram, dict[Any, Callable[..., Any]]], ExportedP
 
 @contextmanager
 def light_decompositions() -> Iterator[None]:
-    """Within the block, `ExportedProgram.run_decompositions` traces again only where rewriting is not enough.
+    """Let `ExportedProgram.run_decompositions` trace a program again only if rewriting is not sufficient.
 
-    It is torch.onnx that calls it, without a way to give it a program of ours that it did not capture itself.
+    torch.onnx calls this method and does not accept a program that was decomposed before, so that the method is replaced.
     """
     with patch.object(ExportedProgram, "run_decompositions", _decompositions):
         yield
 
 
 def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any]]) -> ExportedProgram:
-    """What `run_decompositions(table)` would give, in effect; the program is changed in place."""
+    """Return a program equivalent to `program.run_decompositions(table)`, which is changed in place."""
     if any(map(_is_foreign, program.graph.nodes)):
         return _DECOMPOSE(program, table)
-    _drop_idle(program)
-    _write_anew(program)
-    # While something is still written in place, a tensor and a copy of it are different things.
+    _remove_identities(program)
+    _replace_in_place(program)
+    # As long as a node writes in place, a tensor and its copy must be kept apart.
     if not any(_writes(node) for node in _calls(program)):
-        _drop_copies(program)
+        _remove_copies(program)
     program.graph_module.recompile()
     if all(_is_translated(node, table) for node in _calls(program)):
         return program
@@ -85,7 +84,7 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
 
 
 def _is_foreign(node: Node) -> bool:
-    """Whether a node is something else than an operator: a graph within the graph, the beginning of a vmap."""
+    """Whether a node is not an operator, but for example a subgraph or the start of a vmap."""
     if node.op == "call_function":
         return node.target not in _OF_SHAPES and not isinstance(node.target, OpOverload)
     return node.op not in ("placeholder", "output")
@@ -102,18 +101,18 @@ def _is_translated(node: Node, table: Mapping[Any, Any]) -> bool:
     return not composite and node.target not in table and not _writes(node)
 
 
-def _drop_idle(program: ExportedProgram) -> None:
-    """Without assertions, and without what hands its argument on: detach, and dropout that does not train."""
+def _remove_identities(program: ExportedProgram) -> None:
+    """Remove assertions and operators that return their argument: detach, and dropout in evaluation mode."""
     for node in _calls(program):
         if node.target in _ASSERTIONS:
             program.graph.erase_node(node)
         elif node.target in _DETACH or (node.target is _ATEN.dropout.default and node.args[2] is False):
             _replace(program, node, node.args[0])
-    program.graph.eliminate_dead_code()  # what was asserted
+    program.graph.eliminate_dead_code()  # the inputs of the assertions
 
 
-def _write_anew(program: ExportedProgram) -> None:
-    """x.add_(y) as x + y, which is then read by all that read x later; where x is a fresh tensor that was not read before."""
+def _replace_in_place(program: ExportedProgram) -> None:
+    """Replace x.add_(y) with x + y and redirect later uses of x, if x is a new tensor without earlier uses."""
     for node in _calls(program):
         operator_, written = _IN_PLACE.get(node.target), node.args[0] if node.args else None
         if operator_ is None or not isinstance(written, Node) or written.target not in _FRESH:
@@ -124,8 +123,8 @@ def _write_anew(program: ExportedProgram) -> None:
             program.graph_signature.replace_all_uses(written.name, node.name)
 
 
-def _drop_copies(program: ExportedProgram) -> None:
-    """Without conversions into the type that is there; those into another, and some other calls, by their plain operators."""
+def _remove_copies(program: ExportedProgram) -> None:
+    """Remove conversions to the same type, and replace other conversions and synonyms with operators of torch.onnx."""
     for node in _calls(program):
         kind = _type(node)
         if node.target is _ATEN.lift_fresh_copy.default or (node.target in _CONVERSIONS and kind == _type(node.args[0])):

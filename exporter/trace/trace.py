@@ -1,4 +1,4 @@
-"""Traces one task of a pruned model into an ONNX graph with dynamic batch and sequence axes."""
+"""Tracing of one task of a pruned model to an ONNX graph with dynamic batch and sequence axes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import torch
 from torch import nn
 
 from exporter.errors import ExportError
+from exporter.models.binding import task_weights
 from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup, shared_copy
-from exporter.targets import LEAST_TRACED_OPSET
+from exporter.prune.task_groups import TaskGroup, shared_copy
+from exporter.targets import MIN_TRACED_OPSET
 from exporter.trace.decompose import light_decompositions
 from exporter.trace.patches import patch_for_tracing
+from exporter.traced_group import TracedGroup
 from runtime.bundle import OUTPUTS
 
-# Any lengths do; different numbers above one keep torch.export from taking an axis for a constant or for another axis.
+# Distinct sizes above 1, so that torch.export neither specializes an axis nor identifies two axes.
 EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 7, DECODER_SEQUENCE: 5, "words": 3}
 _MODEL = "model"
 
 
 class _SingleTask(nn.Module):
-    """The model as a function from the plan's inputs, by position, to the active head's fields."""
+    """The model as a function of the plan's inputs, by position, that returns the fields of the active head's output."""
 
     def __init__(self, model: nn.Module, inputs: tuple[str, ...], used: tuple[str, ...], fields: tuple[str, ...]) -> None:
         super().__init__()
@@ -45,7 +47,10 @@ class _SingleTask(nn.Module):
 
 @contextmanager
 def _light() -> Iterator[None]:
-    """Tracing makes millions of small objects that stay: looking for garbage among them takes a tenth of its time."""
+    """Trace with light decompositions and without garbage collection.
+
+    Tracing creates millions of small objects that stay alive; garbage collection would take 10 % of its time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -72,16 +77,16 @@ def _dynamic_axes(plan: Plan) -> tuple[dict[int, Any], ...]:
 
 
 def _refusal(error: BaseException | None) -> ExportError | None:
-    """A cure's own refusal, which torch.export wraps into errors of its own."""
+    """The ExportError of a patch in the chain of causes; torch.export wraps it."""
     while error is not None and not isinstance(error, ExportError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def traceable(task_group: TaskGroup) -> TaskGroup:
-    """The branch with a copy of its model that torch.export can trace.
+    """Return the task group with a patched copy of its model that torch.export can trace.
 
-    For the trace alone: the reference for verification stays the library's own code.
+    The copy is only for tracing; the reference for verification is the unpatched model.
     """
     model = shared_copy(task_group.model)
     patch_for_tracing(model)
@@ -89,19 +94,25 @@ def traceable(task_group: TaskGroup) -> TaskGroup:
 
 
 def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
-    """The graph of a traceable branch's first task, unoptimised: task weights keep their names, which the vectoriser binds.
+    """Trace the first task of a group.
 
-    Its outputs are called like the fields of the head's output; initializers like the model's parameters.
+    Args:
+        task_group: a group returned by `traceable`.
+        plan: the graph's inputs and opset.
+
+    Returns:
+        The graph without optimizations, so that task weights keep their names, by which they are bound to tasks. Outputs have
+        the names of the fields of the head's output, initializers the names of the model's parameters.
 
     Raises:
-        ExportError: torch.export cannot trace the model, or fixed an axis that must stay dynamic.
+        ExportError: torch.export cannot trace the model, or it specialized a dynamic axis.
     """
     task = task_group.tasks[0]
     model = task_group.activate(task)
     fields = OUTPUTS[task.head.kind]
     names = tuple(entry.name for entry in plan.inputs)
     try:
-        # torch prints whole graphs when it fails; its exception says enough.
+        # On failure torch prints whole graphs; its exception is sufficient.
         with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _light():
             program = torch.onnx.export(
                 _SingleTask(model, names, used_inputs(plan.inputs, task.head.kind), fields),
@@ -110,18 +121,18 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
                 input_names=list(names),
                 output_names=list(fields),
                 dynamic_shapes=(_dynamic_axes(plan),),
-                opset_version=max(plan.opset, LEAST_TRACED_OPSET),
+                opset_version=max(plan.opset, MIN_TRACED_OPSET),
                 optimize=False,
                 verbose=False,
             )
-    except Exception as error:  # torch.export hands on whatever the model's code raises
+    except Exception as error:  # torch.export passes on any exception of the model's code
         if (refusal := _refusal(error)) is not None:
             raise refusal from error
         reason = str(error.__cause__ or error).strip().splitlines()
         raise ExportError(
             f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {reason[0] if reason else error}"
         ) from error
-    assert program is not None  # it is None with f= alone
+    assert program is not None  # it is only None with f=
     graph = program.model.graph
     prefix = f"{_MODEL}."
     for value in list(graph.initializers.values()):
@@ -130,7 +141,19 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
         expected = ir.Shape([int(axis) if axis.isdigit() else axis for axis in entry.shape])
         if value.shape != expected:
             raise ExportError(
-                f"torch.export fixed an axis of the input {entry.name!r} of {type(model).__name__}: expected {expected}, "
+                f"torch.export specialized an axis of the input {entry.name!r} of {type(model).__name__}: expected {expected}, "
                 f"found {value.shape}"
             )
     return program.model
+
+
+def trace_group(task_group: TaskGroup, plan: Plan) -> TracedGroup:
+    """Trace the first task of a group and collect the weights of all its tasks."""
+    task_group = traceable(task_group)
+    graph = trace(task_group, plan)
+    weights = {
+        name: [tensor.numpy() for tensor in tensors]
+        for name, tensors in task_weights(task_group.model, task_group.tasks).items()
+        if name in graph.graph.initializers
+    }
+    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights)

@@ -1,1 +1,1 @@
-"""Comparisons of exported graphs with single-task eager PyTorch."""
+"""Verification and evaluation of exported graphs against single-task eager PyTorch."""

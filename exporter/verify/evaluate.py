@@ -1,4 +1,4 @@
-"""How often the exported graph answers as PyTorch does, on the user's own texts: what a lower precision costs."""
+"""Evaluation on the user's texts: how often the predictions of the exported graph and of PyTorch agree."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from typing import Any
 from exporter.errors import ExportError, VerificationError
 from exporter.models.inputs import SEQUENCE
 from exporter.plan import Plan, Task
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.texts.drift import Array, Comparison, Drift
-from exporter.verify.verify import eager
-from exporter.write.save import graph_outputs
+from exporter.verify.eager import eager
 from runtime.bundle import OUTPUTS
 
-# Where the model sets no limit, texts are cut here.
+# Tokens; texts are truncated to this length if the model has no limit.
 _MAX_LENGTH = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Task -> its texts, and the share of answers that may differ from PyTorch's; None for any share."""
+    """The evaluation texts and the tolerance.
+
+    Attributes:
+        texts: task name -> texts; tasks without texts are absent.
+        max_disagreement: the allowed share of predictions that differ from PyTorch's, 0 to 1; None for no limit.
+    """
 
     texts: Mapping[str, Calibration]
     max_disagreement: float | None
@@ -33,23 +37,29 @@ class Evaluation:
 def open_evaluation(
     files: str | Path | Mapping[str, str | Path] | None, max_disagreement: float | None, tokenizer: Any, plan: Plan
 ) -> Evaluation:
-    """Reads the texts. One file is for all tasks and may then have no labels, a mapping gives each task its own.
+    """Read the evaluation texts.
+
+    Args:
+        files: one file without labels for all tasks, or task name -> file; None for no evaluation.
+        max_disagreement: the allowed share of predictions that differ, 0 to 1; None for no limit.
+        tokenizer: a fast tokenizer.
+        plan: the tasks and inputs of the graph.
 
     Raises:
-        ExportError: an unknown task, a share that is none, or a file that is missing or damaged.
+        ExportError: a task is unknown, `max_disagreement` is out of range, or a file is missing or damaged.
     """
     if max_disagreement is not None:
         if not isinstance(max_disagreement, int | float) or not 0 <= max_disagreement <= 1 or math.isnan(max_disagreement):
             raise ExportError(f"max_disagreement must be a share from 0 to 1, found {max_disagreement!r}")
         if files is None:
-            raise ExportError("max_disagreement needs texts to measure on: add --evaluation [TASK=]FILE")
+            raise ExportError("max_disagreement needs evaluation texts: add --evaluation [TASK=]FILE")
     if files is None:
         return Evaluation({}, None)
     names, inputs = [task.name for task in plan.tasks], [entry.name for entry in plan.inputs]
     chosen = dict(files) if isinstance(files, Mapping) else dict.fromkeys(names, files)
     unknown = [name for name in chosen if name not in names]
     if unknown:
-        raise ExportError(f"evaluation names {', '.join(map(repr, unknown))}, which is no task; tasks: {', '.join(names)}")
+        raise ExportError(f"unknown task {', '.join(map(repr, unknown))} in evaluation; tasks: {', '.join(names)}")
     read = {
         path: read_calibration(path, tokenizer, inputs, plan.max_lengths.get(SEQUENCE, _MAX_LENGTH))
         for path in dict.fromkeys(map(Path, chosen.values()))
@@ -57,19 +67,25 @@ def open_evaluation(
     found = {name: read[Path(path)] for name, path in chosen.items()}
     for texts in found.values():
         if texts.scores is not None:
-            raise ExportError(f"the evaluation file {texts.source!r} holds scores of fusions: expected texts")
+            raise ExportError(f"the evaluation file {texts.source!r} contains scores of fusions: expected texts")
         if texts.labels is not None and not isinstance(files, Mapping) and len(names) > 1:
-            raise ExportError(f"the labels of {texts.source!r} belong to one task: name it, as TASK={texts.source}")
+            raise ExportError(f"the labels of {texts.source!r} belong to one task: choose it with TASK={texts.source}")
     return Evaluation(found, max_disagreement)
 
 
 def evaluate(task_groups: Sequence[TaskGroup], plan: Plan, graph: Any, evaluation: Evaluation) -> tuple[Drift, ...]:
-    """The exported graph, whose session is `graph`, against single-task eager PyTorch of the pruned model, task by task.
+    """Compare the exported graph with single-task eager PyTorch of the pruned model, task by task.
 
-    The graph computes all tasks at once, so each batch of texts runs once for all tasks that have these texts.
+    The graph computes all tasks at once, so that each batch runs once for all tasks with the same texts.
+
+    Args:
+        task_groups: the pruned models.
+        plan: the plan of the graph.
+        graph: the ONNX Runtime session of the graph.
+        evaluation: the texts and the tolerance.
 
     Raises:
-        VerificationError: a task answers otherwise on more than the allowed share of its texts (tokens, for tagging).
+        VerificationError: the predictions of a task differ on more than the allowed share of its texts (for tagging, tokens).
     """
     tasks = {task.name: (task_group, task) for task_group in task_groups for task in task_group.tasks}
     found: dict[str, Drift] = {}
@@ -82,17 +98,17 @@ def evaluate(task_groups: Sequence[TaskGroup], plan: Plan, graph: Any, evaluatio
 
 
 def _compare(tasks: Sequence[tuple[TaskGroup, Task]], plan: Plan, graph: Any, texts: Calibration) -> list[Drift]:
-    """The tasks that have these texts."""
-    outputs = graph_outputs(plan)
+    """Compare the given tasks, which have the same texts."""
+    outputs = plan.outputs
     names = [name for _, task in tasks for name in outputs[task.name]]
     comparisons = [Comparison(texts, task=task.name, head=task.head.kind, labels=task.head.labels) for _, task in tasks]
     for batch in texts.batches:
         feeds = {entry.name: batch.feeds[entry.name] for entry in plan.inputs}
-        answers: dict[str, Array] = dict(zip(names, graph.run(names, feeds), strict=True))
+        results: dict[str, Array] = dict(zip(names, graph.run(names, feeds), strict=True))
         for comparison, (task_group, task) in zip(comparisons, tasks, strict=True):
             fields = OUTPUTS[task.head.kind]
             expected = dict(zip(fields, eager(task_group, plan, task, batch.feeds), strict=True))
-            own = {field: answers[name] for field, name in zip(fields, outputs[task.name], strict=True)}
+            own = {field: results[name] for field, name in zip(fields, outputs[task.name], strict=True)}
             comparison.add(batch, expected, own)
     return [comparison.result() for comparison in comparisons]
 

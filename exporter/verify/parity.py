@@ -1,4 +1,4 @@
-"""How far logits of a graph are from PyTorch's."""
+"""Parity rows: the difference between the logits of a graph and of PyTorch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ NOTHING_WRITTEN = "the exported graph differs from PyTorch; nothing was written:
 
 
 def tolerance_ratio(row: ParityRow) -> float:
-    """The difference as a multiple of what is allowed; infinite where it is no number."""
+    """Return the difference as a multiple of the tolerance; infinite if it is NaN."""
     return row.max_abs_diff / row.tolerance if row.max_abs_diff == row.max_abs_diff else np.inf
 
 
 def parity_row(task: Task, expected: np.ndarray, found: np.ndarray, shape: tuple[int, int], atol: float) -> ParityRow:
-    """One comparison; `shape` is that of the inputs, `atol` relative to max(1, max |expected|).
+    """Compare one output of a graph with PyTorch's.
+
+    Args:
+        task: the task of the output.
+        expected: PyTorch's output.
+        found: the graph's output.
+        shape: batch and sequence of the inputs.
+        atol: tolerance relative to max(1, max |expected|).
 
     Raises:
-        VerificationError: another shape or type than expected.
+        VerificationError: the shapes or types differ.
     """
     scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
     if found.shape != expected.shape or found.dtype != expected.dtype:

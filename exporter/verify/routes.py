@@ -1,4 +1,4 @@
-"""Compares a routed graph with what single-task eager PyTorch answered to the same inputs."""
+"""Comparison of a routed graph with single-task eager PyTorch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,22 @@ def compare_routes(
     shape: tuple[int, int],
     atol: float,
 ) -> list[ParityRow]:
-    """The worst row of each task over all routes. `expected`: task -> [batch, labels], for some of the plan's tasks; `atol`:
-    relative to max(1, max |expected|).
+    """Compare a routed graph with PyTorch's outputs for the same inputs.
+
+    Args:
+        session: the ONNX Runtime session of the routed graph.
+        plan: the plan of the graph.
+        inputs: input name -> array.
+        expected: task name -> PyTorch's logits, [batch, labels], for some of the plan's tasks.
+        shape: batch and sequence of the inputs.
+        atol: tolerance relative to max(1, max |expected|).
+
+    Returns:
+        For each task of `expected`, the row with the largest difference over all routes.
 
     Raises:
-        VerificationError: the graph fails, its logits have another shape or type, or logits stand where a task has no labels.
+        VerificationError: the graph fails, its logits have another shape or type, or columns beyond a task's labels are not
+            -infinity.
     """
     tasks = {task.name: task for task in plan.tasks}
     numbers = list(tasks)
@@ -37,7 +48,7 @@ def compare_routes(
         where = f"{len(names)} routed row(s) of {', '.join(dict.fromkeys(names))} at {shape[0]}x{shape[1]}"
         try:
             (logits,) = session.run(None, {**inputs, **dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))})
-        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise VerificationError(f"the routed graph fails for {where}; nothing was written: {error}") from error
         if logits.shape != (len(names), labels):
             raise VerificationError(f"{NOTHING_WRITTEN}  {where}: expected {[len(names), labels]}, found {list(logits.shape)}")
@@ -52,23 +63,29 @@ def compare_routes(
 
 
 def width(task: Task) -> int:
-    """The number of logits of a routable task."""
+    """Return the number of logits of a routable task."""
     return len(task.head.labels) or 1
 
 
 def draw_routes(groups: Mapping[str, int], rows: int, seed: tuple[int, ...]) -> list[tuple[np.ndarray, list[str]]]:
-    """Routes to verify a routed graph with, as (row_ids, a task for each).
+    """Draw routes for the verification of a routed graph.
 
-    `groups`: task -> the number of its structure; `rows`: those of the input.
+    1. Every task for every row, in random order: input rows repeat, and there are more routed rows than input rows.
+    2. For each structure, one of its tasks for all rows in reverse order: the other structures have no rows.
+    3. One task for one row: fewer routed rows than input rows.
 
-    1. Every task for every row, in random order: rows repeat, and there are more than in the input.
-    2. For each structure, one of its tasks for all rows, backwards: the other structures have no rows.
-    3. One task for one row: fewer rows than in the input.
+    Args:
+        groups: task name -> number of its structure.
+        rows: number of input rows.
+        seed: of the random generator.
+
+    Returns:
+        Pairs of row_ids and task names, one name per routed row.
     """
     generator = np.random.default_rng(seed)
     names = list(groups)
     order = generator.permutation(rows * len(names))
-    routes = [(order % rows, [names[place // rows] for place in order])]
+    routes = [(order % rows, [names[pair // rows] for pair in order])]
     for number in sorted(set(groups.values())):
         own = [name for name in names if groups[name] == number]
         routes.append((np.arange(rows)[::-1], [own[int(generator.integers(len(own)))]] * rows))

@@ -1,4 +1,4 @@
-"""Compares an exported graph with single-task eager PyTorch of the pruned model, at shapes that the trace never saw."""
+"""Verification of exported graphs at shapes that differ from the traced ones."""
 
 from __future__ import annotations
 
@@ -9,98 +9,31 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
 
 from exporter.errors import VerificationError
-from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
+from exporter.models.inputs import SEQUENCE
 from exporter.plan import Plan, Task
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
+from exporter.verify.eager import eager
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
+from exporter.verify.random_inputs import make_inputs
 from exporter.verify.routes import compare_routes
-from runtime.bundle import OUTPUTS, InputEntry, ParityRow
+from runtime.bundle import ParityRow
 
-# (batch, sequence). The trace saw 2 x 7.
+# (batch, sequence). The traced inputs are 2 x 7.
 SHAPES = ((1, 1), (1, 16), (3, 11), (5, 4))
-# The graph computes all tasks at once: beyond so many tokens times tasks, checking would take longer than exporting.
-_LONGEST = 2048
-_SEED = 20101
-
-
-def make_inputs(plan: Plan, batch: int, sequence: int, seed: int = _SEED, padded: bool = True) -> dict[str, np.ndarray]:
-    """Random inputs of that shape. Row 0 is unpadded; with `padded`, odd rows are padded right and even rows left.
-
-    Pixels are normally distributed; a decoder's inputs are a little longer than the encoder's, word starts as many as tokens.
-    """
-    generator = np.random.default_rng((seed, batch, sequence))
-    lengths = {BATCH: batch, SEQUENCE: sequence, "words": sequence, DECODER_SEQUENCE: sequence + 1}
-    shapes = sizes(plan.inputs, {axis: min(size, plan.max_lengths.get(axis, size)) for axis, size in lengths.items()})
-    values = {entry.name: _random(entry, shapes[entry.name], generator) for entry in plan.inputs}
-    if "attention_mask" in values:
-        if not padded:
-            values["attention_mask"].fill(1)
-        values["input_ids"] = _as_tokenized(values["input_ids"], values["attention_mask"], plan)
-    return values
-
-
-def _random(entry: InputEntry, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    if entry.dtype == "float32":
-        return generator.standard_normal(shape).astype(np.float32)
-    if entry.name == "attention_mask":
-        return _mask(shape, generator)
-    if entry.name == "word_starts":
-        # Growing positions; 0, which no word after the first token has, behind the last word.
-        starts = np.cumsum(generator.integers(1, 3, shape), 1)
-        return np.where(starts < shape[1], starts, 0).astype(np.int64)
-    return generator.integers(0, entry.limit, shape).astype(np.int64)
-
-
-def _mask(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    mask = np.ones(shape, dtype=np.int64)
-    for row in range(1, shape[0]):
-        padding = int(generator.integers(0, shape[1]))
-        mask[row] = np.arange(shape[1]) < shape[1] - padding if row % 2 else np.arange(shape[1]) >= padding
-    return mask
-
-
-def _as_tokenized(ids: np.ndarray, mask: np.ndarray, plan: Plan) -> np.ndarray:
-    """With the padding id where nothing is, and one end of text in each row where the model looks for it."""
-    if plan.padding_id is not None:
-        ids = np.where(mask == 1, ids, plan.padding_id)
-    if plan.end_id is not None:
-        ids = np.where(ids == plan.end_id, plan.end_id + 1 if plan.end_id == 0 else plan.end_id - 1, ids)
-        last = mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
-        ids[np.arange(len(ids)), last] = plan.end_id
-    return ids.astype(np.int64)
-
-
-def eager(task_group: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The fields of single-task PyTorch's output, in the order of OUTPUTS."""
-    used = {name: inputs[name] for name in used_inputs(plan.inputs, task.head.kind)}
-    rows = len(next(iter(used.values())))
-    if task.head.choices > 1:
-        # One row is one choice in the graph; the library wants all choices of a question.
-        filled = -(-rows // task.head.choices) * task.head.choices
-        used = {name: np.resize(value, (filled, *value.shape[1:])) for name, value in used.items()}
-    elif task.head.kind == "multiple_choice":
-        # A model with one head reads [questions, choices, sequence]: here, questions with one choice each.
-        used = {name: value[:, None] for name, value in used.items()}
-    with torch.inference_mode():
-        output = task_group.activate(task)(**{name: torch.from_numpy(value) for name, value in used.items()})
-    fields = [output[field].numpy() for field in OUTPUTS[task.head.kind]]
-    if task.head.kind == "dependency_parsing":
-        # The library squeezes axes of length one out of the arcs' scores, the graph does not.
-        fields[1] = fields[1].reshape(fields[0].shape[:3])
-    return [field.reshape(-1, 1)[:rows] for field in fields] if task.head.choices > 1 else fields
+# Tokens times tasks at the model's maximum length; more would take longer than the export itself.
+_MAX_TOKENS = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A graph that is loaded, to be compared with PyTorch.
+    """A loaded graph to be compared with PyTorch.
 
     Attributes:
-        graph: the session of the graph of all tasks.
-        atol: how far it may be from PyTorch, |onnx - torch| relative to max(1, max |torch|).
-        routed: the session of the routed graph of the same tasks, if there is one.
+        graph: the ONNX Runtime session of the graph of all tasks.
+        atol: allowed |onnx - torch| relative to max(1, max |torch|).
+        routed: the session of the routed graph of the same tasks, or None.
     """
 
     graph: Any
@@ -109,35 +42,52 @@ class Candidate:
 
     @classmethod
     def load(cls, graph: Path, atol: float, routed: Path | None = None) -> Candidate:
-        """Raises VerificationError where ONNX Runtime cannot load a graph."""
+        """Create sessions for a saved graph and its routed graph.
+
+        Args:
+            graph: the graph's file.
+            atol: allowed |onnx - torch| relative to max(1, max |torch|).
+            routed: the routed graph's file, or None.
+
+        Raises:
+            VerificationError: ONNX Runtime cannot load a graph.
+        """
         return cls(_open(graph), atol, None if routed is None else _open(routed))
 
 
 def _open(graph: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise VerificationError(f"ONNX Runtime cannot load the exported graph; nothing was written: {error}") from error
 
 
 def verify(
-    task_groups: Sequence[TaskGroup], plan: Plan, subjects: Sequence[Candidate], outputs: Mapping[str, Sequence[str]]
+    task_groups: Sequence[TaskGroup], plan: Plan, candidates: Sequence[Candidate], outputs: Mapping[str, Sequence[str]]
 ) -> tuple[ParityRow, ...]:
-    """One row per task and shape, of the first of `subjects` and of that graph of it which is further off; all must be right.
+    """Compare graphs with PyTorch: every task at SHAPES, the first task of each structure also at the model's maximum length.
 
-    `outputs` maps a task to its outputs in the graphs. Every task is compared at SHAPES; the first task of each structure also
-    at the model's greatest length (with many tasks, at a shorter one).
+    With many tasks, the maximum length is reduced.
+
+    Args:
+        task_groups: the pruned models.
+        plan: the plan of the graphs.
+        candidates: the graphs; all must be within their tolerance.
+        outputs: task name -> names of its outputs in the graphs.
+
+    Returns:
+        One row per task and shape for the first candidate, the larger difference of its graph and its routed graph.
 
     Raises:
-        VerificationError: names each task and shape out of tolerance.
+        VerificationError: a graph fails or exceeds its tolerance; the message lists each task and shape.
     """
     every = [(task_group, task) for task_group in task_groups for task in task_group.tasks]
-    rows = [row for shape in _shapes(plan) for row in _compare(subjects, plan, every, outputs, shape)]
+    rows = [row for shape in _shapes(plan) for row in _compare(candidates, plan, every, outputs, shape)]
     longest = plan.max_lengths.get(SEQUENCE)
     if longest is not None:
-        longest = max(1, min(longest, _LONGEST // len(plan.tasks)))
+        longest = max(1, min(longest, _MAX_TOKENS // len(plan.tasks)))
         rows += _compare(
-            subjects, plan, [(task_group, task_group.tasks[0]) for task_group in task_groups], outputs, (1, longest)
+            candidates, plan, [(task_group, task_group.tasks[0]) for task_group in task_groups], outputs, (1, longest)
         )
     failed = [row for found in rows for row in found if not row.max_abs_diff <= row.tolerance]
     if failed:
@@ -158,18 +108,18 @@ def _shapes(plan: Plan) -> list[tuple[int, int]]:
 
 
 def _compare(
-    subjects: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     plan: Plan,
     tasks: Sequence[tuple[TaskGroup, Task]],
     outputs: Mapping[str, Sequence[str]],
     shape: tuple[int, int],
     padded: bool = True,
 ) -> list[list[ParityRow]]:
-    """For each task a row per subject."""
+    """Return a row per candidate for each task."""
     inputs = make_inputs(plan, *shape, padded=padded)
     names = [name for _, task in tasks for name in outputs[task.name]]
     try:
-        answers = [dict(zip(names, subject.graph.run(names, inputs), strict=True)) for subject in subjects]
+        results = [dict(zip(names, candidate.graph.run(names, inputs), strict=True)) for candidate in candidates]
     except Exception as error:
         raise VerificationError(f"the exported graph fails at {shape[0]}x{shape[1]}; nothing was written: {error}") from error
     rows: dict[str, list[ParityRow]] = {}
@@ -178,29 +128,29 @@ def _compare(
     for task_group, task in tasks:
         try:
             expected = eager(task_group, plan, task, inputs)
-        except Exception as error:  # the model's own code: ReFT, for one, knows no text shorter than its positions
+        except Exception as error:  # raised by the model, for example by ReFT for a text that is shorter than its positions
             if not padded:
-                reason = f"PyTorch itself fails on the task {task.name!r} at {shape[0]}x{shape[1]}"
+                reason = f"PyTorch fails on the task {task.name!r} at {shape[0]}x{shape[1]}"
                 raise VerificationError(f"{reason}; nothing was written: {error}") from error
             unpadded.append((task_group, task))
             continue
         known[task.name] = expected[0]
         rows[task.name] = [
-            _worst(task, expected, [found[name] for name in outputs[task.name]], shape, subject.atol)
-            for found, subject in zip(answers, subjects, strict=True)
+            _worst(task, expected, [found[name] for name in outputs[task.name]], shape, candidate.atol)
+            for found, candidate in zip(results, candidates, strict=True)
         ]
-    for number, subject in enumerate(subjects):
-        if subject.routed is not None and known:
-            for row in compare_routes(subject.routed, plan, inputs, known, shape, subject.atol):
+    for number, candidate in enumerate(candidates):
+        if candidate.routed is not None and known:
+            for row in compare_routes(candidate.routed, plan, inputs, known, shape, candidate.atol):
                 rows[row.task][number] = max(rows[row.task][number], row, key=tolerance_ratio)
-    more = _compare(subjects, plan, unpadded, outputs, shape, padded=False) if unpadded else []
+    more = _compare(candidates, plan, unpadded, outputs, shape, padded=False) if unpadded else []
     return [*rows.values(), *more]
 
 
 def _worst(
     task: Task, expected: Sequence[np.ndarray], found: Sequence[np.ndarray], shape: tuple[int, int], atol: float
 ) -> ParityRow:
-    """Of a head with several outputs, the one that is furthest off stands for it."""
+    """Return the row of the output with the largest difference, for a head with several outputs."""
     return max(
         (parity_row(task, one, other, shape, atol) for one, other in zip(expected, found, strict=True)), key=tolerance_ratio
     )

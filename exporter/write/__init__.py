@@ -1,1 +1,1 @@
-"""Writes the bundle: graphs, weights and manifest, as a whole or not at all."""
+"""Writing of bundles: graphs, weights and manifest, in a staged folder."""

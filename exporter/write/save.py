@@ -1,4 +1,4 @@
-"""Writes a compiled graph and what belongs to it into a folder."""
+"""The files of a bundle: graphs, configuration, tokenizer and manifest."""
 
 from __future__ import annotations
 
@@ -9,73 +9,85 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 
 from exporter.models.compositions import describe, fuses_of
 from exporter.models.fusion import members_of
 from exporter.plan import Plan, Task
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.write.weights_file import WeightsFile
-from runtime.bundle import MODEL, OUTPUTS, Manifest, ParityRow, PassRow, TaskEntry, TaskLayers, VariantEntry, digest
+from runtime.bundle import (
+    MODEL,
+    WEIGHTS,
+    Manifest,
+    ParityRow,
+    PassRow,
+    TaskEntry,
+    TaskLayers,
+    VariantEntry,
+    digest,
+    routed_file,
+)
 
 _PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
-def graph_outputs(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Task -> its outputs in the graph. A single task's are called as in transformers, so that Optimum loads the folder."""
-    if len(plan.tasks) == 1:
-        return {plan.tasks[0].name: OUTPUTS[plan.tasks[0].head.kind]}
-    return {task.name: task.outputs for task in plan.tasks}
-
-
-def finish(graph: ir.Model, plan: Plan) -> None:
-    """Gives outputs their names and order, and strips the graph."""
-    names = graph_outputs(plan)
-    by_name = {value.name: value for value in graph.graph.outputs}
-    ordered = [(by_name[old], new) for task in plan.tasks for old, new in zip(task.outputs, names[task.name], strict=True)]
-    graph.graph.outputs.clear()
-    graph.graph.outputs.extend(value for value, _ in ordered)
-    for value, name in ordered:
-        value.name = name
-    strip(graph)
-
-
-def strip(graph: ir.Model) -> None:
-    """Removes what is true of the trace alone."""
-    # torch notes stack traces with the paths of this machine.
-    common.ClearMetadataAndDocStringPass()(graph)
-    for node in graph.graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                # ONNX Runtime reuses buffers by the shapes noted here and infers them better than they can be kept true.
-                value.shape = None
-    graph.graph.name = "adapterdrop"
-    graph.producer_name, graph.producer_version = "adapterdrop-onnx", None
-    common.NameFixPass()(graph)
-
-
 def save_graph(graph: ir.Model, weights: WeightsFile, path: Path) -> None:
-    """The graph at `path`, its weights in the file beside it."""
-    weights.place(graph)
+    """Write the graph to `path` and its weights to the weights file of the bundle."""
+    weights.externalize(graph)
     ir.save(graph, path)
 
 
+def save_graphs(
+    graphs: tuple[ir.Model, ir.Model | None],
+    reference: tuple[ir.Model, ir.Model | None] | None,
+    weights: WeightsFile,
+    path: Path,
+) -> Path | None:
+    """Write the graph to `path`, the routed graph to the same folder, and the reference graphs to a temporary folder.
+
+    Args:
+        graphs: the graph of all tasks, and the routed graph if there is one.
+        reference: the same in fp32 with standard operators; None if `graphs` are that already.
+        weights: the weights file of the bundle.
+        path: the file of the graph.
+
+    Returns:
+        The folder of the reference graphs, which `verify_saved` removes; None if there are none.
+    """
+    _save(*graphs, weights, path)
+    if reference is None:
+        return None
+    folder = path.with_suffix(".reference")
+    folder.mkdir()
+    with WeightsFile(folder / WEIGHTS) as own:
+        _save(*reference, own, folder / MODEL)
+    return folder
+
+
+def _save(graph: ir.Model, routed: ir.Model | None, weights: WeightsFile, path: Path) -> None:
+    save_graph(graph, weights, path)
+    if routed is not None:
+        save_graph(routed, weights, path.with_name(routed_file(path.name)))
+
+
 def variant_files(plans: Sequence[Plan]) -> list[str]:
-    """What the graphs of a bundle's variants are called, the first one plainly."""
+    """Return the file names of the variants' graphs; the first one is model.onnx."""
     return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
 
 
-def routed_file(model: str) -> str:
-    """What the routed graph beside the graph `model` is called."""
-    return f"{model.removesuffix('.onnx')}_routed.onnx"
-
-
 def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path) -> None:
-    """config.json and the files of the tokenizer or image processor, as transformers writes them."""
+    """Write config.json and the files of the tokenizer or image processor in the format of transformers.
+
+    Args:
+        model: the pruned model.
+        plan: a single task's labels are written to config.json.
+        processors: tokenizers and image processors.
+        folder: the bundle.
+    """
     config = copy.deepcopy(model.config)
     config._name_or_path = ""
     for name in ("prediction_heads", "adapters", "custom_heads"):
-        # These describe modules that are part of the graph now.
+        # These describe modules that are part of the graph.
         if hasattr(config, name):
             delattr(config, name)
     only: Task | None = plan.tasks[0] if len(plan.tasks) == 1 else None
@@ -98,7 +110,16 @@ def variant_entry(
     passes: Sequence[PassRow],
     routed: str = "",
 ) -> VariantEntry:
-    """What the manifest says of one variant, whose graph is the file `model`, and whose routed graph is `routed`, if any."""
+    """Return the manifest entry of one variant.
+
+    Args:
+        task_groups: the pruned models.
+        plan: the plan of the variant.
+        model: the file name of the graph.
+        parity: the rows of the verification.
+        passes: the rows of the compiler passes.
+        routed: the file name of the routed graph; empty without one.
+    """
     layers = {
         task.name: TaskLayers(task.drop, task_group.layers_without_adapter(task), _members(task_group, task, plan))
         for task_group in task_groups
@@ -108,8 +129,15 @@ def variant_entry(
 
 
 def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path) -> None:
-    """adapterdrop.json: written last, because it names every other file with its hash."""
-    outputs = graph_outputs(plan)
+    """Write the manifest, adapterdrop.json, after all other files, because it contains their hashes.
+
+    Args:
+        plan: the tasks and inputs, equal for all variants.
+        tokenizer: whether the folder contains a tokenizer.
+        variants: the entries of the variants.
+        folder: the bundle.
+    """
+    outputs = plan.outputs
     manifest = Manifest(
         inputs=plan.inputs,
         max_lengths=plan.max_lengths,
@@ -130,7 +158,7 @@ def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry],
 
 
 def _members(task_group: TaskGroup, task: Task, plan: Plan) -> tuple[tuple[str, ...], ...]:
-    """The members that the task's first fusion has left, layer by layer; empty for a task without a fusion."""
+    """The members that the task's first fusion keeps in each layer; empty for a task without a fusion."""
     fuse = next(fuses_of(task.setup), None)
     if fuse is None:
         return ()

@@ -1,4 +1,4 @@
-"""Writes a folder as a whole or not at all."""
+"""Atomic creation and replacement of the output folder."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from pathlib import Path
 from exporter.errors import ExportError
 from runtime.bundle import MANIFEST
 
-# Config, tokenizer, manifest and the graph without its weights are a few megabytes at most.
-_ROOM_FOR_SMALL_FILES = 32_000_000
+# Bytes. Configuration, tokenizer, manifest and the graph without its weights take at most a few megabytes.
+_SMALL_FILES_BYTES = 32_000_000
 
 
 def check_destination(output: Path, overwrite: bool) -> None:
-    """Refuses, before any work is done, a destination that the export could not take in the end.
+    """Check, before any work is done, that the output folder can be written.
+
+    Args:
+        output: the folder to create or replace.
+        overwrite: whether an earlier export there may be replaced.
 
     Raises:
-        ExportError: `output` is a file, a folder with something in it, or in a place that cannot be written.
+        ExportError: `output` is a file, a folder that is not empty, or in a folder without write permission.
     """
     try:
         if output.is_symlink() or (output.exists() and not output.is_dir()):
-            raise ExportError(f"the output {str(output)!r} is no folder: name a folder that is new or empty")
+            raise ExportError(f"the output {str(output)!r} is not a folder: choose a new or empty folder")
         if output.exists() and any(output.iterdir()):
             if not overwrite:
-                raise ExportError(f"the output folder {str(output)!r} is not empty: name another one, or pass --overwrite")
+                raise ExportError(f"the output folder {str(output)!r} is not empty: choose another one, or pass --overwrite")
             if not (output / MANIFEST).exists():
-                # --overwrite replaces the folder as a whole; nobody means to lose a folder of other things.
+                # --overwrite replaces the whole folder and must not delete unrelated files.
                 raise ExportError(
-                    f"the output folder {str(output)!r} was not written by an export (no {MANIFEST}): name another one"
+                    f"the output folder {str(output)!r} was not written by an export (no {MANIFEST}): choose another one"
                 )
         parent = next(path for path in output.absolute().parents if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -43,30 +47,38 @@ def check_destination(output: Path, overwrite: bool) -> None:
 
 
 def check_space(output: Path, needed: int) -> None:
-    """Refuses an export that will not fit, before a byte is written.
+    """Check, before writing, that there is enough disk space for the export.
+
+    Args:
+        output: the folder to write.
+        needed: bytes, without small files.
 
     Raises:
-        ExportError: fewer than `needed` bytes, and some for small files, are free where `output` goes.
+        ExportError: less space is free.
     """
     parent = next(path for path in output.absolute().parents if path.exists())
     free = shutil.disk_usage(parent).free
-    if free < needed + _ROOM_FOR_SMALL_FILES:
+    if free < needed + _SMALL_FILES_BYTES:
         raise ExportError(
-            f"no space left for {str(output)!r}: the export needs at least {(needed + _ROOM_FOR_SMALL_FILES) / 1e6:.0f} MB, "
-            f"{free / 1e6:.0f} MB are free; make room or name an output on another disk"
+            f"no space left for {str(output)!r}: the export needs at least {(needed + _SMALL_FILES_BYTES) / 1e6:.0f} MB, "
+            f"{free / 1e6:.0f} MB are free; free disk space or choose an output on another disk"
         )
 
 
 @contextlib.contextmanager
 def staged(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `output` that becomes `output` when the block ends well and vanishes when it does not.
+    """Yield a temporary folder that becomes `output` when the block succeeds and is removed when it fails.
 
-    What a killed export left behind is removed by the next export to the same place.
+    The next export to `output` removes the temporary folders of killed exports.
+
+    Args:
+        output: the folder to create or replace.
+        overwrite: whether an earlier export there may be replaced.
 
     Raises:
-        ExportError: the disk is full or refuses, or somebody else wrote to `output` in the meantime.
+        ExportError: a file cannot be written, for example because the disk is full, or another process wrote to `output`.
     """
-    partial = _beside(output, "partial")
+    partial = _sibling(output, "partial")
     created = [parent for parent in partial.parents if not parent.exists()]
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -79,28 +91,28 @@ def staged(output: Path, overwrite: bool) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             for parent in created:
-                with contextlib.suppress(OSError):  # another export's by now
+                with contextlib.suppress(OSError):  # used by another export
                     parent.rmdir()
             raise
     except OSError as error:
         raise ExportError(f"the output {str(output)!r} cannot be written, nothing was kept: {error}") from error
 
 
-def _beside(output: Path, kind: str) -> Path:
-    """A hidden name beside `output` that tells which process made it, and that no other export uses."""
+def _sibling(output: Path, kind: str) -> Path:
+    """A hidden, unique path in the parent folder of `output`; it contains the id of this process."""
     return output.absolute().parent / f".{output.name}.{kind}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _replace(partial: Path, output: Path) -> None:
     try:
-        partial.rename(output)  # onto nothing or an empty folder; never onto one that has something in it
+        partial.rename(output)  # succeeds if `output` does not exist or is empty
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
     else:
         return
-    # check_destination has seen an earlier export there, which is to be replaced.
-    old = _beside(output, "replaced")
+    # `output` is an earlier export, as checked by check_destination.
+    old = _sibling(output, "replaced")
     output.rename(old)
     try:
         partial.rename(output)
@@ -115,7 +127,7 @@ def _remove_leftovers(output: Path) -> None:
         kind, pid, _ = folder.name.removeprefix(f".{output.name}.").split("-", 2)
         if kind in ("partial", "replaced") and pid.isdigit() and not _alive(int(pid)):
             if kind == "replaced" and not output.exists():
-                folder.rename(output)  # killed between the two renames: this is the folder that was to be replaced
+                folder.rename(output)  # killed between the two renames: restore the earlier export
             else:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The bundle: the folder that an export writes, and its manifest."""
+"""The bundle format: the manifest `adapterdrop.json`, its entries and the check of the files."""
 
 from runtime.bundle.entries import (
     HEADS,
@@ -26,6 +26,7 @@ from runtime.bundle.manifest import (
     check_files,
     digest,
     read_manifest,
+    routed_file,
 )
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "digest",
     "output_names",
     "read_manifest",
+    "routed_file",
 ]

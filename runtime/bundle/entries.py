@@ -1,4 +1,4 @@
-"""What stands in a manifest's lists: heads, inputs, tasks and parity rows, each with the check of its own fields."""
+"""Entries of a manifest: inputs, tasks, variants, parity rows and pass rows, each with the check of its fields."""
 
 import re
 from collections import Counter
@@ -29,9 +29,9 @@ OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logi
     "image_embedding": ("image_embeds",),
     "hidden_states": ("last_hidden_state",),
 }
-# A routed graph's further inputs, int64 [rows]: row i is input row row_ids[i], answered by task task_ids[i] of the manifest's
+# Additional inputs of a routed graph, int64 [rows]: result row i is task task_ids[i] of the manifest on input row row_ids[i]
 ROUTE_INPUTS: Final = ("row_ids", "task_ids")
-# Heads that it can answer: one vector of logits for each row
+# Heads that a routed graph supports: those with one vector of logits per row
 ROUTED_HEADS: Final[tuple[HeadType, ...]] = ("classification", "multilabel", "regression", "multiple_choice")
 
 InputType = Literal["int64", "float32"]
@@ -47,16 +47,22 @@ INPUTS: Final[Mapping[str, InputType]] = {
 BATCH: Final = "batch"
 SEQUENCE: Final = "sequence"
 
-_LABELLED: Final = ("classification", "multilabel", "tagging")  # dependency parsing may have labels; no other head has any
+_LABELLED: Final = ("classification", "multilabel", "tagging")  # labels are optional for dependency parsing only
 
 
 @dataclass(frozen=True)
 class InputEntry:
-    """One input of the graph. `shape`: one text an axis, its name or a fixed size in digits: ("batch", "3", "224", "224").
-    Axes of one name are equally long in all inputs. `limit`: integers must be in 0..limit-1, 0 = any value.
+    """One input of the graph.
 
-    `decoder_input_ids` and `decoder_attention_mask` are read by seq2seq_lm tasks only where the bundle has such a task, and
-    `word_starts` by dependency_parsing tasks only: for other tasks any value does.
+    In a bundle with a seq2seq_lm task, only such tasks read `decoder_input_ids` and `decoder_attention_mask`; only
+    dependency_parsing tasks read `word_starts`. Other tasks accept any value there.
+
+    Attributes:
+        name: name of the input, one of `INPUTS`.
+        dtype: element type.
+        shape: one string per axis, a name or a fixed size in digits: ("batch", "3", "224", "224"). Axes with the same name
+            have the same length in all inputs.
+        limit: integers must be in 0..limit-1; 0 allows any value.
     """
 
     name: str
@@ -66,10 +72,11 @@ class InputEntry:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The named axes, "batch" included."""
+        """Named axes, including "batch"."""
         return tuple(axis for axis in self.shape if not axis.isdecimal())
 
-    def faults(self, where: str) -> Iterator[str]:
+    def problems(self, where: str) -> Iterator[str]:
+        """Yield a message for each invalid field; `where` is the path of this entry in the manifest."""
         if self.name not in INPUTS:
             yield f"{where}.name: this version knows {', '.join(INPUTS)}, found {self.name!r}"
         elif self.dtype != INPUTS[self.name]:
@@ -88,8 +95,12 @@ class InputEntry:
 class TaskEntry:
     """One task of the bundle.
 
-    `labels`: in the order of the logits, empty where the head has none; `outputs`: names of the graphs' outputs, in the order
-    of `OUTPUTS[head]`; `setup`: the composition in words, say "Stack(en, qnli)", empty for a head on the bare trunk.
+    Attributes:
+        name: name of the task.
+        head: type of the prediction head.
+        labels: labels in the order of the logits; empty for a head without labels.
+        outputs: names of the graph outputs, in the order of `OUTPUTS[head]`.
+        setup: text form of the adapter composition, such as "Stack(en, qnli)"; empty for a head on the trunk without adapters.
     """
 
     name: str
@@ -99,12 +110,13 @@ class TaskEntry:
     setup: str
 
     @property
-    def answers(self) -> tuple[str, ...]:
-        """Names of the arrays that `Predictor.run` returns: the task's, or "task.start_logits", "task.end_logits"."""
+    def result_names(self) -> tuple[str, ...]:
+        """Keys in the result of `Predictor.run`: the task name, or for example "task.start_logits" and "task.end_logits"."""
         names = OUTPUTS[self.head]
         return (self.name,) if len(names) == 1 else tuple(f"{self.name}.{name}" for name in names)
 
-    def faults(self, where: str) -> Iterator[str]:
+    def problems(self, where: str) -> Iterator[str]:
+        """Yield a message for each invalid field; `where` is the path of this entry in the manifest."""
         if not self.name:
             yield f"{where}.name: expected a name, found an empty string"
         names = OUTPUTS[self.head]
@@ -118,18 +130,25 @@ class TaskEntry:
 
 @dataclass(frozen=True)
 class TaskLayers:
-    """What a variant leaves of one task.
+    """Layers in which a variant keeps the adapters of one task.
 
-    `drop`: the number of lowest layers whose adapters were dropped; `dropped`: indices (0 = lowest) of all layers in which the
-    task has no adapter, ascending; `members`: the fusion members that were kept, per layer, empty where the task is no fusion.
+    Attributes:
+        drop: number of lowest layers whose adapters were dropped.
+        dropped: indices (0 = lowest) of all layers in which the task has no adapter, in ascending order.
+        members: fusion members that were kept, per layer; empty for a task without a fusion.
     """
 
     drop: int
     dropped: tuple[int, ...]
     members: tuple[tuple[str, ...], ...] = ()
 
-    def faults(self, where: str, layers: int) -> Iterator[str]:
-        """`layers`: number of layers of the trunk."""
+    def problems(self, where: str, layers: int) -> Iterator[str]:
+        """Yield a message for each invalid field.
+
+        Args:
+            where: path of this entry in the manifest.
+            layers: number of layers of the trunk.
+        """
         if not 0 <= self.drop <= layers:
             yield f"{where}.drop: expected 0..{layers} (layers), found {self.drop}"
         elif list(self.dropped) != sorted({index for index in self.dropped if 0 <= index < layers}):
@@ -144,10 +163,16 @@ class TaskLayers:
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One comparison of a task's logits with single-task eager PyTorch at shape [batch, sequence].
+    """Comparison of a task's logits with single-task eager PyTorch at one shape.
 
-    `max_abs_diff` and `tolerance` are in logits, `max_rel_diff` is relative to the largest reference logit,
-    `argmax_agreement` is a share in 0..1.
+    Attributes:
+        task: name of the task.
+        batch: rows of the inputs.
+        sequence: length of the inputs in tokens.
+        max_abs_diff: largest absolute difference of a logit.
+        max_rel_diff: `max_abs_diff` relative to the largest absolute reference logit.
+        argmax_agreement: fraction of logit vectors with the same argmax, from 0 to 1.
+        tolerance: largest allowed `max_abs_diff`.
     """
 
     task: str
@@ -161,10 +186,16 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class PassRow:
-    """What one pass of the graph compiler did: node counts and initializer bytes before and after.
+    """Size of the graph before and after one pass of the graph compiler.
 
-    `graph` is what it ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all"); for the routed graph
-    "routed tasks0", …, and "routed".
+    Attributes:
+        name: name of the pass.
+        graph: graph that the pass ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all"); for
+            the routed graph "routed tasks0", … and "routed".
+        nodes_before: number of nodes before the pass.
+        nodes_after: number of nodes after the pass.
+        bytes_before: size of the initializers before the pass.
+        bytes_after: size of the initializers after the pass.
     """
 
     name: str
@@ -177,11 +208,15 @@ class PassRow:
 
 @dataclass(frozen=True)
 class VariantEntry:
-    """The tasks at one drop. All variants of a bundle share one weights file.
+    """All tasks at one drop. The variants of a bundle share one weights file.
 
-    `drop`: the lowest drop of all tasks, so that in the layers 0..drop-1 no task has an adapter; `model`: file name of the
-    graph of all tasks; `routed`: file name of the graph whose rows choose their task, empty where there is none; `tasks`: task
-    -> what is left of it; `parity`: how far the graphs are from PyTorch; `passes`: what the compiler did, in order.
+    Attributes:
+        drop: lowest drop of all tasks: no task has an adapter in the layers 0..drop-1.
+        model: file name of the graph of all tasks.
+        routed: file name of the routed graph, in which each row selects a task; empty without one.
+        tasks: task name -> its remaining adapter layers.
+        parity: comparisons with eager PyTorch.
+        passes: effect of each compiler pass, in order.
     """
 
     drop: int
@@ -191,14 +226,20 @@ class VariantEntry:
     parity: tuple[ParityRow, ...]
     passes: tuple[PassRow, ...]
 
-    def faults(self, where: str, layers: int, names: Collection[str]) -> Iterator[str]:
-        """`layers`: number of layers of the trunk; `names`: the bundle's tasks."""
+    def problems(self, where: str, layers: int, names: Collection[str]) -> Iterator[str]:
+        """Yield a message for each invalid field.
+
+        Args:
+            where: path of this entry in the manifest.
+            layers: number of layers of the trunk.
+            names: names of the bundle's tasks.
+        """
         if sorted(self.tasks) != sorted(names):
             yield f"{where}.tasks: expected {', '.join(sorted(names))}, found {', '.join(sorted(self.tasks)) or 'none'}"
         elif self.tasks and self.drop != (lowest := min(task.drop for task in self.tasks.values())):
             yield f"{where}.drop: expected {lowest}, the lowest of all tasks, found {self.drop}"
         for name, task in self.tasks.items():
-            yield from task.faults(f"{where}.tasks[{name!r}]", layers)
+            yield from task.problems(f"{where}.tasks[{name!r}]", layers)
         for index, row in enumerate(self.parity):
             if row.task not in names:
                 yield f"{where}.parity[{index}].task: expected a task of this bundle, found {row.task!r}"
@@ -207,11 +248,12 @@ class VariantEntry:
 
 
 def output_names(task: str, fields: Sequence[str]) -> tuple[str, ...]:
-    """A task with one output gives it its name; several outputs are called task.field."""
+    """Return the output names of a task: the task name for a single output, `task.field` for several outputs."""
     return (task,) if len(fields) == 1 else tuple(f"{task}.{field}" for field in fields)
 
 
 def repeated(what: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield a message for each name that occurs more than once."""
     for name, count in Counter(names).items():
         if count > 1:
             yield f"{what}: expected different names, found {name!r} {count} times"

@@ -1,7 +1,7 @@
-"""The bundle: the folder that an export writes, and its manifest `adapterdrop.json`.
+"""The manifest `adapterdrop.json` of a bundle: reading, writing and checking.
 
-`exporter.write.save` writes it through this module, and `runtime.load` reads it, so both agree by construction. The version
-rule: a field that is added, removed or changes its meaning needs a new FORMAT_VERSION, because readers are strict.
+`exporter.write.save` writes the manifest through this module and `runtime.load` reads it, so both agree by construction.
+Readers are strict: a field that is added, removed or changes its meaning requires a new FORMAT_VERSION.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ __all__ = [
     "check_files",
     "digest",
     "read_manifest",
+    "routed_file",
 ]
 
 FORMAT_VERSION: Final = 3
@@ -46,12 +47,21 @@ _EXPORT_AGAIN: Final = "export it again with `python -m exporter --output DIR`"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle says about itself; the JSON keys are these fields, in this order.
+    """Description of a bundle. The JSON keys are these fields, in this order.
 
-    `inputs`: the graphs' inputs; `max_lengths`: named axis other than batch -> longest allowed length, an axis without a limit
-    is absent; `layers`: layers of the trunk; `variants`: one per drop, the bundle's own first; `tokenizer`: whether
-    tokenizer.json is there; `versions`: package -> version at export; `files`: name -> sha256 in hex of every file but the
-    manifest.
+    Attributes:
+        format_version: version of the format, `FORMAT_VERSION`.
+        inputs: inputs of the graphs.
+        max_lengths: named axis other than batch -> largest allowed length; an axis without a limit is absent.
+        layers: number of layers of the trunk.
+        tasks: tasks in export order.
+        variants: one entry per drop, the default variant first.
+        precision: precision of the weights: "fp32", "fp16", "bf16" or "int8".
+        target: target of the compiled graphs, such as "portable".
+        opset: ONNX opset version of the graphs.
+        tokenizer: whether the bundle contains tokenizer.json.
+        versions: package -> version at export.
+        files: name -> sha256 in hex of every file except the manifest.
     """
 
     format_version: int = FORMAT_VERSION
@@ -69,31 +79,51 @@ class Manifest:
 
     @property
     def drops(self) -> tuple[int, ...]:
-        """The drop of every variant, the bundle's own first."""
+        """Drops of all variants, the default one first."""
         return tuple(variant.drop for variant in self.variants)
 
     def variant(self, drop: int | None = None) -> VariantEntry:
-        """The variant of that drop; the bundle's own where it is None. Raises KeyError for a drop that was not exported."""
+        """Return the variant with a drop; the default variant for None.
+
+        Raises:
+            KeyError: the drop was not exported.
+        """
         return self.variants[0] if drop is None else {variant.drop: variant for variant in self.variants}[drop]
 
     def to_json(self) -> str:
-        """Deterministic, indented JSON with a trailing newline. Raises ValueError on a NaN or an infinity."""
+        """Return deterministic, indented JSON with a trailing newline.
+
+        Raises:
+            ValueError: a number is NaN or infinite.
+        """
         return json.dumps(encode(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the manifest into `folder` and return its path. Raises BundleError, before a byte is written, where
-        `read_manifest` would refuse it: a faulty bundle is the exporter's fault and must not reach a user."""
+        """Write the manifest into `folder` and return its path.
+
+        Raises:
+            BundleError: `read_manifest` would reject the manifest. Nothing is written: an invalid bundle is a bug of the
+                exporter and must not reach a user.
+        """
         path = Path(folder) / MANIFEST
-        _refuse(path, list(_faults(self)))
+        _refuse(path, list(_problems(self)))
         path.write_text(self.to_json(), encoding="utf-8", newline="\n")
         return path
 
 
+def routed_file(model: str) -> str:
+    """Return the file name of the routed graph that belongs to the graph `model`."""
+    return f"{model.removesuffix('.onnx')}_routed.onnx"
+
+
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """The checked manifest of the bundle in `folder`. Reads no other file; see `check_files`.
+    """Read and check the manifest of the bundle in `folder`.
+
+    No other file is read; `check_files` checks the files.
 
     Raises:
-        BundleError: no folder, no manifest, another format, or a faulty field; all faulty fields are named at once.
+        BundleError: the folder or the manifest is missing, the format has another version, or a field is invalid; the message
+            names all invalid fields.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -106,7 +136,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION:  # before the fields: another format may have others
+    if isinstance(version, int) and version != FORMAT_VERSION:  # before the fields, which may differ in another format
         age, remedy = ("a newer", "upgrade adapterdrop-onnx") if version > FORMAT_VERSION else ("another", _EXPORT_AGAIN)
         found = f"exported by {age} version (format {version}, this one reads {FORMAT_VERSION})"
         raise BundleError(f"{path}: format_version: {found}; {remedy}")
@@ -115,19 +145,28 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     if not isinstance(document, dict):
         problems = [f"expected a JSON object, found {type(document).__name__}"]
     _refuse(path, problems)
-    _refuse(path, list(_faults(manifest)))
-    return manifest  # type: ignore[no-any-return]
+    _refuse(path, list(_problems(manifest)))
+    return manifest  # type: ignore[no-any-return]  # decode() returns Any: the type is its argument
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file, in lower-case hex."""
+    """Return the sha256 of a file in lower-case hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_files(folder: str | os.PathLike[str], manifest: Manifest, contents: bool = True) -> None:
-    """Raise BundleError naming every listed file that is missing or leaves the folder; with `contents`, also every file
-    whose sha256 differs (truncated or altered; some 0.1 s per 100 MB). Files that the manifest does not list are ignored."""
+    """Check the files that the manifest lists; other files are ignored.
+
+    Args:
+        folder: folder of the bundle.
+        manifest: its manifest.
+        contents: also compare the sha256 of every file, which takes about 0.1 s per 100 MB.
+
+    Raises:
+        BundleError: a file is missing, is a link to a file outside the folder, or (with `contents`) is truncated or altered;
+            the message names all such files.
+    """
     root = Path(folder).resolve()
     problems = []
     for name, expected in sorted(manifest.files.items()):
@@ -157,26 +196,26 @@ def _refuse(path: Path, problems: list[str]) -> None:
         raise BundleError(f"{path}: {'; '.join(problems)}; {_EXPORT_AGAIN}")
 
 
-def _faults(manifest: Manifest) -> Iterator[str]:
-    """What is wrong with a manifest whose fields have the right types."""
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """Yield a message for each invalid value in a manifest whose fields have the right types."""
     if manifest.format_version != FORMAT_VERSION:
         yield f"format_version: expected {FORMAT_VERSION}, found {manifest.format_version}"
     for field in ("layers", "opset"):
         if getattr(manifest, field) < 1:
             yield f"{field}: expected at least 1, found {getattr(manifest, field)}"
-    yield from _input_faults(manifest)
-    yield from _file_faults(manifest)
+    yield from _input_problems(manifest)
+    yield from _file_problems(manifest)
     if not manifest.tasks:
         yield "tasks: expected at least one, found none"
     same = list(repeated("tasks: name", (task.name for task in manifest.tasks)))
-    yield from same or repeated("tasks: name in the answers", (name for task in manifest.tasks for name in task.answers))
+    yield from same or repeated("tasks: result name", (name for task in manifest.tasks for name in task.result_names))
     yield from repeated("tasks: outputs", (output for task in manifest.tasks for output in task.outputs))
     for index, task in enumerate(manifest.tasks):
-        yield from task.faults(f"tasks[{index}]")
-    yield from _variant_faults(manifest)
+        yield from task.problems(f"tasks[{index}]")
+    yield from _variant_problems(manifest)
 
 
-def _variant_faults(manifest: Manifest) -> Iterator[str]:
+def _variant_problems(manifest: Manifest) -> Iterator[str]:
     if not manifest.variants:
         yield "variants: expected at least one, found none"
     names = {task.name for task in manifest.tasks}
@@ -184,22 +223,23 @@ def _variant_faults(manifest: Manifest) -> Iterator[str]:
     graphs = [graph for variant in manifest.variants for graph in (variant.model, variant.routed) if graph]
     yield from repeated("variants: file", graphs)
     for index, variant in enumerate(manifest.variants):
-        yield from variant.faults(f"variants[{index}]", manifest.layers, names)
+        yield from variant.problems(f"variants[{index}]", manifest.layers, names)
         for field in ("model", "routed"):
             graph = getattr(variant, field)
             if graph not in manifest.files and (graph or field == "model"):
                 yield f"variants[{index}].{field}: expected one of the listed files, found {graph!r}"
 
 
-def _input_faults(manifest: Manifest) -> Iterator[str]:
+def _input_problems(manifest: Manifest) -> Iterator[str]:
     yield from repeated("inputs", names := [entry.name for entry in manifest.inputs])
     for index, entry in enumerate(manifest.inputs):
-        yield from entry.faults(f"inputs[{index}]")
+        yield from entry.problems(f"inputs[{index}]")
     if not {"input_ids", "pixel_values"} & set(names):
         yield f"inputs: expected input_ids or pixel_values among them, found {', '.join(names) or 'none'}"
     shapes = {entry.name: entry.shape for entry in manifest.inputs}
     if "token_type_ids" in shapes and shapes["token_type_ids"] != shapes.get("input_ids"):
-        yield "inputs: expected token_type_ids only beside input_ids and of its shape"  # run() makes it from input_ids
+        # run() derives token_type_ids from input_ids
+        yield "inputs: expected token_type_ids only together with input_ids and with the same shape"
     axes = {axis for entry in manifest.inputs for axis in entry.axes} - {BATCH}
     for axis, length in manifest.max_lengths.items():
         if axis not in axes:
@@ -208,9 +248,9 @@ def _input_faults(manifest: Manifest) -> Iterator[str]:
             yield f"max_lengths[{axis!r}]: expected at least 1, found {length}"
 
 
-def _file_faults(manifest: Manifest) -> Iterator[str]:
+def _file_problems(manifest: Manifest) -> Iterator[str]:
     for name, value in manifest.files.items():
-        # both flavours of path: a bundle may be written on one system and read on another
+        # both kinds of path: a bundle may be written on one system and read on another
         plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and name not in ("", "..") and "\0" not in name
         if not plain or name == MANIFEST:
             yield f"files: expected plain names of other files in the folder, found {name!r}"

@@ -1,6 +1,6 @@
-"""Plain JSON values <-> frozen dataclasses, checked type by type; the dataclass is the schema.
+"""Conversion between JSON values and frozen dataclasses, with type checks; the dataclass is the schema.
 
-Understood field types: str, int, float, bool, Literal of strings, tuple[X, ...], Mapping[str, X], nested dataclasses.
+Supported field types: str, int, float, bool, Literal of strings, tuple[X, ...], Mapping[str, X], nested dataclasses.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def encode(value: Any) -> Any:
-    """JSON-ready copy of `value`: dataclass fields in their own order, mapping keys sorted, tuples as lists."""
+    """Return a JSON-ready copy: dataclass fields in definition order, mapping keys sorted, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -21,8 +21,17 @@ def encode(value: Any) -> Any:
 
 
 def decode(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """`value` as a `kind`. Each mismatch is appended to `problems`, named by its path `where`; the result counts only
-    when none was added."""
+    """Convert a JSON value to a Python type.
+
+    Args:
+        kind: type to convert to.
+        value: value from a JSON document.
+        where: path of the value, for messages.
+        problems: list to which a message is appended for each mismatch.
+
+    Returns:
+        The converted value; valid only if no message was appended.
+    """
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where, problems)
     if get_origin(kind) is Literal:
@@ -40,7 +49,7 @@ def decode(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     if kind is float:
         right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return float(value) if _expect(right, "a finite number", value, where, problems) else 0.0
-    # bool is a subclass of int in Python, and `true` is no layer count
+    # bool is a subclass of int in Python, but `true` is not a number of layers
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     _expect(right, {str: "a string", int: "an integer", bool: "true or false"}[kind], value, where, problems)
     return value

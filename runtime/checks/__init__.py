@@ -1,1 +1,1 @@
-"""Checks of feeds and requests before ONNX Runtime runs."""
+"""Checks of the caller's arguments before inference: feeds, tasks, texts and drops."""

@@ -1,4 +1,4 @@
-"""The check of what is fed to a graph, so that a mistake is named before ONNX Runtime sees it."""
+"""Check of the input arrays of a graph, with an error message for each mismatch."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,35 +15,36 @@ _OPTIONAL = "token_type_ids"
 
 
 class FeedCheck:
-    """`check_feeds` for the feeds of one manifest, prepared once, so that a call without a mistake costs little.
+    """Fast version of `check_feeds`, prepared for one manifest.
 
-    After a run of a graph the processor's caches hold weights, and a check costs what it touches of code and data. So it only
-    tells whether all is right, and leaves what is not to `check_feeds`.
+    After a run of a graph the CPU caches hold weights, and the cost of a check is the code and data that it touches. So the
+    fast path only decides whether the feeds are valid, and calls `check_feeds` for the messages if they are not.
     """
 
     def __init__(self, manifest: Manifest) -> None:
+        """Prepare the types, shapes and limits of all inputs of the manifest."""
         self._manifest = manifest
         self._inputs = tuple((each.name, np.dtype(each.dtype), each.shape, each.limit) for each in manifest.inputs)
-        # shape as the manifest writes it -> the least and the largest length of each axis
+        # shape in the manifest -> smallest and largest length of each axis
         self._bounds = {each.shape: tuple(_bounds(axis, manifest) for axis in each.shape) for each in manifest.inputs}
 
     def __call__(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """As `check_feeds`."""
+        """Return complete feeds, as `check_feeds` does."""
         if type(feeds) is dict:
             checked = feeds.copy()
             if _OPTIONAL not in checked and len(checked) < len(self._inputs) and type(feeds.get("input_ids")) is np.ndarray:
                 checked[_OPTIONAL] = np.zeros_like(feeds["input_ids"])
-            if self._right(checked):
+            if self._is_valid(checked):
                 return checked
         return check_feeds(feeds, self._manifest)
 
-    def _right(self, feeds: dict[str, npt.NDArray[Any]]) -> bool:
+    def _is_valid(self, feeds: dict[str, npt.NDArray[Any]]) -> bool:
         if len(feeds) != len(self._inputs):
             return False
         shapes: dict[tuple[str, ...], tuple[int, ...]] = {}
         for name, dtype, axes, limit in self._inputs:
             array = feeds.get(name)
-            if type(array) is not np.ndarray or array.dtype is not dtype:  # another object may be the same type: not here
+            if type(array) is not np.ndarray or array.dtype is not dtype:  # equal types may be different objects: slow path
                 return False
             shape = array.shape
             if axes not in shapes:
@@ -61,10 +62,17 @@ class FeedCheck:
 
 
 def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
-    """`feeds` as ONNX Runtime takes them: the inputs of the manifest, `token_type_ids` of zeros where they were left out.
+    """Check the input arrays and add `token_type_ids` of zeros if they are missing.
+
+    Args:
+        feeds: input name -> array.
+        manifest: manifest with the expected inputs.
+
+    Returns:
+        The complete feeds, in the order of the manifest.
 
     Raises:
-        InputError: names every mismatch: names, types, shapes, lengths and values.
+        InputError: a name, type, shape, length or value does not match; the message names every mismatch.
     """
     if not isinstance(feeds, Mapping):
         raise InputError(f"feeds: expected a mapping from input name to array, found {type(feeds).__name__}")
@@ -74,11 +82,11 @@ def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> di
     lengths: dict[str, dict[str, int]] = {}  # named axis -> input -> its length
     for entry in manifest.inputs:
         if entry.name in feeds:
-            problems.extend(_array_faults(entry, array := feeds[entry.name]))
+            problems.extend(_array_problems(entry, array := feeds[entry.name]))
             if isinstance(array, np.ndarray) and array.ndim == len(entry.shape):
                 for axis, length in zip(entry.shape, array.shape, strict=True):
                     lengths.setdefault(axis, {})[entry.name] = length
-    problems.extend(_axis_faults(lengths, manifest.max_lengths))
+    problems.extend(_axis_problems(lengths, manifest.max_lengths))
     if problems:
         raise InputError("feeds: " + "; ".join(problems))
     checked = {name: feeds[name] for name in names if name in feeds}
@@ -87,7 +95,7 @@ def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> di
     return checked
 
 
-def _array_faults(entry: InputEntry, array: object) -> Iterator[str]:
+def _array_problems(entry: InputEntry, array: object) -> Iterator[str]:
     name, dtype = entry.name, np.dtype(entry.dtype)
     if not isinstance(array, np.ndarray):
         found = type(array).__name__
@@ -108,7 +116,7 @@ def _array_faults(entry: InputEntry, array: object) -> Iterator[str]:
 
 
 def _within(array: npt.NDArray[Any], limit: int) -> bool:
-    # argmin and argmax instead of min and max: without numpy's machinery for reductions, which takes twice the time from cold
+    # argmin and argmax instead of min and max: numpy's generic reductions take twice the time with cold caches
     return bool(array.item(array.argmin()) >= 0 and array.item(array.argmax()) < limit)
 
 
@@ -117,13 +125,13 @@ def _bounds(axis: str, manifest: Manifest) -> tuple[int, int]:
 
 
 def _agree(shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> bool:
-    """Whether axes of one name are equally long in all inputs."""
+    """Whether axes with the same name have the same length in all inputs."""
     lengths: dict[str, int] = {}
     named = [pair for axes, shape in shapes.items() for pair in zip(axes, shape, strict=True)]
     return all(lengths.setdefault(axis, length) == length for axis, length in named)
 
 
-def _axis_faults(lengths: Mapping[str, Mapping[str, int]], longest: Mapping[str, int]) -> Iterator[str]:
+def _axis_problems(lengths: Mapping[str, Mapping[str, int]], longest: Mapping[str, int]) -> Iterator[str]:
     for axis, found in lengths.items():
         if axis.isdecimal():
             continue

@@ -1,4 +1,4 @@
-"""What a caller asks for, checked against what the bundle has."""
+"""Check of the requested tasks, drop and texts against the bundle."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,23 +11,34 @@ from runtime.text.prediction import FIELDS
 
 @dataclass(frozen=True)
 class TaskSelection:
-    """Tasks of one call: `outputs` of the graph and `answers`, the caller's names of them, in the order of `entries`."""
+    """Tasks of one call.
+
+    Attributes:
+        entries: manifest entries of the tasks, in the requested order.
+        outputs: names of their graph outputs.
+        result_names: names of the same outputs in the result of `Predictor.run`.
+    """
 
     entries: tuple[TaskEntry, ...]
     outputs: tuple[str, ...]
-    answers: tuple[str, ...]
+    result_names: tuple[str, ...]
 
     @classmethod
     def of(cls, entries: tuple[TaskEntry, ...]) -> "TaskSelection":
+        """Return the selection of the given entries."""
         return cls(
             entries,
             tuple(output for entry in entries for output in entry.outputs),
-            tuple(name for entry in entries for name in entry.answers),
+            tuple(name for entry in entries for name in entry.result_names),
         )
 
 
-def chosen_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
-    """The entries of `tasks`, None = all. Raises InputError naming those that are not there."""
+def select_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
+    """Return the manifest entries of `tasks` without duplicates; all entries for None.
+
+    Raises:
+        InputError: a task is unknown (the message names all such tasks), or the list is empty.
+    """
     if tasks is None:
         return manifest.tasks
     if isinstance(tasks, str) or not isinstance(tasks, Sequence):
@@ -37,34 +48,42 @@ def chosen_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskE
         raise InputError(f"tasks: expected some of {', '.join(known)}, found {', '.join(map(repr, unknown))}")
     if not tasks:
         raise InputError(f"tasks: expected some of {', '.join(known)}, found an empty list; None takes all")
-    return tuple(known[name] for name in dict.fromkeys(tasks))  # a task that is named twice is answered once
+    return tuple(known[name] for name in dict.fromkeys(tasks))  # a repeated task is computed once
 
 
-def checked_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Sequence[TaskEntry]) -> TextEncoder:
-    """`encoder`, where texts alone are enough for every one of `entries`; otherwise raises InputError."""
-    refusal = "call run()"
-    if silent := [task for task in entries if task.head not in FIELDS]:
-        found = ", ".join(f"{task.name} ({task.head})" for task in silent)
+def require_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Sequence[TaskEntry]) -> TextEncoder:
+    """Return `encoder` if texts are the only input that all of `entries` need.
+
+    Raises:
+        InputError: a task or the graph needs more than texts, or the bundle has no tokenizer or no mask token.
+    """
+    remedy = "call run()"
+    if unsupported := [task for task in entries if task.head not in FIELDS]:
+        found = ", ".join(f"{task.name} ({task.head})" for task in unsupported)
         others = ", ".join(task.name for task in manifest.tasks if task.head in FIELDS)
-        choice = f"{refusal}, or name others in tasks: {others}" if others else refusal
-        raise InputError(f"tasks: predict() expects tasks that a text alone answers, found {found}; {choice}")
-    # A decoder's inputs belong to the seq2seq tasks alone where there are such (InputEntry), so that any value does here
+        choice = f"{remedy}, or select other tasks: {others}" if others else remedy
+        raise InputError(f"tasks: predict() expects tasks that need only a text, found {found}; {choice}")
+    # In a bundle with seq2seq tasks only these read the decoder inputs (see InputEntry), so any value is valid here
     dummies = {"word_starts"}
     if any(task.head == "seq2seq_lm" for task in manifest.tasks):
         dummies |= {"decoder_input_ids", "decoder_attention_mask"}
     names = [entry.name for entry in manifest.inputs]
     if missing := [name for name in names if name not in {*TEXT_INPUTS, *dummies}]:
-        raise InputError(f"predict() expects a graph that takes texts alone, this one takes {', '.join(missing)}; {refusal}")
+        raise InputError(f"predict() expects a graph that takes only texts, this one takes {', '.join(missing)}; {remedy}")
     if encoder is None:
-        raise InputError("this bundle was exported without a tokenizer: tokenize the texts yourself and call run()")
+        raise InputError("this bundle was exported without a tokenizer: tokenize the texts in your code and call run()")
     if (masked := [task.name for task in entries if task.head == "masked_lm"]) and encoder.mask_id is None:
-        found = "neither tokenizer_config.json nor special_tokens_map.json names one that it knows"
-        raise InputError(f"task {masked[0]}: expected a tokenizer with a mask token, {found}; {refusal}")
+        found = "neither tokenizer_config.json nor special_tokens_map.json names one from its vocabulary"
+        raise InputError(f"task {masked[0]}: expected a tokenizer with a mask token, {found}; {remedy}")
     return encoder
 
 
 def check_pairs(entries: Sequence[TaskEntry], texts: Sequence[Text]) -> None:
-    """Raise InputError where a task needs pairs and a text is none."""
+    """Check that all texts are pairs if a task requires pairs.
+
+    Raises:
+        InputError: a question-answering task is selected and a text is not a pair.
+    """
     tasks = [entry.name for entry in entries if entry.head == "question_answering"]
     if tasks and (single := [index for index, text in enumerate(texts) if isinstance(text, str)]):
         found = ", ".join(f"texts[{index}]" for index in single[:10]) + (", …" if len(single) > 10 else "")
@@ -72,9 +91,18 @@ def check_pairs(entries: Sequence[TaskEntry], texts: Sequence[Text]) -> None:
 
 
 def check_drop(drop: int | None, drops: tuple[int, ...], what: str) -> None:
-    """Raise InputError for a drop that is not among `drops`, which were `what`: "exported" or "loaded"."""
+    """Check that a drop is available.
+
+    Args:
+        drop: drop to check; None is always accepted.
+        drops: available drops.
+        what: how they became available, "exported" or "loaded", for the message.
+
+    Raises:
+        InputError: `drop` is not one of `drops`.
+    """
     if drop is not None and (isinstance(drop, bool) or drop not in drops):
         raise InputError(
-            f"drop: this bundle was {what} with {', '.join(map(str, drops))}, found {drop!r}; take that, or export again "
-            f"with `python -m exporter --drop {drop}`"
+            f"drop: this bundle was {what} with {', '.join(map(str, drops))}, found {drop!r}; use one of these, or export "
+            f"again with `python -m exporter --drop {drop}`"
         )

@@ -1,1 +1,1 @@
-"""ONNX Runtime: providers, sessions, and what is stored for one machine."""
+"""ONNX Runtime: providers, sessions, graph checks and machine-specific caches."""

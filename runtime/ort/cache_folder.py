@@ -1,4 +1,4 @@
-"""The folder for what is made for one machine: packed weights, engines, compiled graphs."""
+"""Cache folder for machine-specific files: packed weights, engines, compiled graphs."""
 
 import hashlib
 import importlib.metadata
@@ -11,16 +11,27 @@ from runtime.errors import InputError
 from runtime.import_ort import ort
 from runtime.ort.cpu_info import processor
 
-# Where any of these differs, a cached engine or packed weight may not load, or worse, load and be wrong.
+# Part of the cache key: with another version, a cached engine or packed weight may fail to load, or load and be wrong.
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 
 
 def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str, settings: str = "") -> Path:
-    """The folder for `purpose` under `root`, made if need be. Its name is a hash of the bundle's files, of `settings`, of the
-    libraries' versions and of the processor, so that another bundle, release or machine never meets it.
+    """Create the cache folder for one purpose, or find an existing one.
+
+    The name contains a hash of the bundle's files, the settings, the library versions and the CPU, so that another bundle,
+    release or machine never reads these files.
+
+    Args:
+        root: folder that holds all caches, `Options.cache`.
+        manifest: manifest of the bundle.
+        purpose: prefix of the folder name, such as "packed".
+        settings: text form of the provider options that affect the cached files.
+
+    Returns:
+        Path of the folder.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be created or is not writable.
     """
     versions = [f"{name} {found}" for name in _PACKAGES if (found := _version(name))]
     parts = [*sorted(f"{name} {digest}" for name, digest in manifest.files.items()), settings, ort.__version__, *versions]
@@ -38,7 +49,7 @@ def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str,
 def _unusable(root: str | os.PathLike[str], error: OSError) -> InputError:
     reason = error.strerror or str(error)
     return InputError(
-        f"options.cache: cannot write to {os.fspath(root)}: {reason}; give a writable folder or None, which keeps nothing"
+        f"options.cache: cannot write to {os.fspath(root)}: {reason}; give a writable folder, or None to disable the cache"
     )
 
 

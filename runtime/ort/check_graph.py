@@ -1,4 +1,4 @@
-"""Whether a graph takes and gives what its manifest says."""
+"""Check of a graph's inputs and outputs against the manifest."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ from runtime.errors import BundleError
 
 _TYPES: Final[Mapping[InputType, str]] = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
-# Outputs of a head by rank: [batch, labels or features], [batch, sequence] or [batch, sequence, …]; 0 = not checked, because
-# the axes of a parse are those of words, which exporters lay out in several ways
+# Rank of a head's outputs: [batch, labels or features], [batch, sequence] or [batch, sequence, …]; 0 = not checked, because
+# the axes of a dependency parse are words, for which there are several layouts
 _RANKS: Final[Mapping[HeadType, int]] = {
     "classification": 2,
     "multilabel": 2,
@@ -29,39 +29,48 @@ _RANKS: Final[Mapping[HeadType, int]] = {
 
 
 def check_graph(session: Any, path: Path, manifest: Manifest) -> None:
-    """Raise BundleError naming every input and output of the graph at `path` that is not as the manifest says."""
+    """Check the inputs and outputs of a graph.
+
+    Args:
+        session: InferenceSession of the graph.
+        path: path of the graph, for the message.
+        manifest: manifest with the expected inputs and tasks.
+
+    Raises:
+        BundleError: the graph does not match the manifest; the message names every input and output that differs.
+    """
     outputs = {value.name: value.shape for value in session.get_outputs()}
-    problems = list(input_faults({value.name: value for value in session.get_inputs()}, manifest))
+    problems = list(input_problems({value.name: value for value in session.get_inputs()}, manifest))
     for task in manifest.tasks:
-        problems.extend(_output_faults(task, outputs))
+        problems.extend(_output_problems(task, outputs))
     if problems:
         raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
 
 
-def input_faults(inputs: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
-    """How a graph's inputs, name -> what ONNX Runtime says of it, differ from the manifest's."""
+def input_problems(inputs: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+    """Yield a message for each graph input that differs from the manifest; `inputs`: name -> NodeArg of ONNX Runtime."""
     if sorted(inputs) != sorted(names := [entry.name for entry in manifest.inputs]):
-        yield f"inputs: the manifest says {sorted(names)}, the graph {sorted(inputs)}"
+        yield f"inputs: the manifest lists {sorted(names)}, the graph has {sorted(inputs)}"
     for entry in manifest.inputs:
         if (value := inputs.get(entry.name)) is not None and not _agree(entry, value):
             expected = f"{_TYPES[entry.dtype]} [{', '.join(entry.shape)}]"
-            yield f"input {entry.name}: expected {expected}, the graph takes {value.type} {value.shape}"
+            yield f"input {entry.name}: expected {expected}, the graph has {value.type} {value.shape}"
 
 
 def _agree(entry: InputEntry, value: Any) -> bool:
-    # ONNX Runtime gives [] for an unknown shape and a string or None for a dynamic axis
+    # ONNX Runtime reports [] for an unknown shape and a string or None for a dynamic axis
     if value.type != _TYPES[entry.dtype] or len(value.shape) not in (0, len(entry.shape)):
         return False
     return all(not isinstance(size, int) or str(size) == axis for size, axis in zip(value.shape, entry.shape, strict=False))
 
 
-def _output_faults(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+def _output_problems(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     rank = _RANKS[task.head]
-    width = 1 if task.head in ("regression", "multiple_choice") else len(task.labels)  # 0: the width is not known here
+    width = 1 if task.head in ("regression", "multiple_choice") else len(task.labels)  # 0: unknown
     expected = f"{f'{width} ' if width else ''}logits of rank {rank}"
     for output in task.outputs:
         shape = outputs.get(output)
         if shape is None:
             yield f"task {task.name}: the graph has no output {output!r}"
         elif rank and shape and (len(shape) != rank or (width and isinstance(shape[-1], int) and shape[-1] != width)):
-            yield f"task {task.name}: expected {expected}, the graph gives {output!r} of shape {shape}"
+            yield f"task {task.name}: expected {expected}, the graph has {output!r} of shape {shape}"

@@ -1,14 +1,14 @@
-"""What the processor is, and what it can do."""
+"""Model and instruction sets of the CPU."""
 
 import platform
 from pathlib import Path
 
-# x86 alone: on other machines OpenVINO computes in other floats.
+# Only for x86: on other CPUs OpenVINO uses other floating-point types.
 _BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def processor() -> str:
-    """The processor's model and instruction sets: kernels, and with them the layout of packed weights, depend on both."""
+    """Return the CPU model and its instruction sets, which determine the kernels and the layout of packed weights."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
@@ -17,5 +17,5 @@ def processor() -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Whether the processor has instructions for bf16 on x86; False where the system does not say, as outside Linux."""
+    """Whether the CPU is an x86 CPU with bf16 instructions; False if this is unknown, as on systems other than Linux."""
     return not _BF16.isdisjoint(processor().split())

@@ -1,4 +1,4 @@
-"""Runs of a few fixed shapes through CUDA graphs: captured once, then replayed."""
+"""CUDA graphs for a few fixed input shapes: captured once, then replayed."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _NO_GRAPH = "-1"  # ONNX Runtime's annotation of a run that is neither captured 
 
 @dataclass(frozen=True)
 class _Bound:
-    """Arrays on the device whose addresses a graph has learnt, and the binding that names them."""
+    """Device buffers whose addresses are part of a CUDA graph, and their IO binding."""
 
     binding: Any
     inputs: Mapping[str, Any]
@@ -23,23 +23,31 @@ class _Bound:
 
 
 class CapturedGraphs:
-    """Runs `session`: through a graph where (batch, sequence) of the feeds is one of `shapes`, plainly otherwise. A graph has
-    one set of buffers, so its runs wait for each other; plain runs do not.
+    """A session that uses a CUDA graph for feeds of selected shapes, and a normal run for all others.
 
-    `device`, `index`: where the session runs, as OrtValue calls it, say "cuda" and 0.
+    A CUDA graph has one set of buffers, so its runs are serialized; normal runs are not.
     """
 
     def __init__(self, session: Any, shapes: Sequence[tuple[int, int]], device: str, index: int) -> None:
+        """Prepare the capture; each graph is captured on its first run.
+
+        Args:
+            session: InferenceSession with CUDA graphs enabled.
+            shapes: shapes (batch, sequence) to capture.
+            device: device type of the session as OrtValue names it, such as "cuda".
+            index: index of the device.
+        """
         self._session, self._device, self._index = session, device, index
         self._numbers = {shape: number for number, shape in enumerate(dict.fromkeys(shapes), 1)}
         self._bound: dict[tuple[int, int], _Bound] = {}
         self._lock = threading.Lock()
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """The named outputs, on the host."""
+        """Run the session and return the named outputs on the host."""
         shapes = {array.shape for array in feeds.values()}
         shape = next(iter(shapes)) if len(shapes) == 1 else None
         if shape not in self._numbers:
+            # ONNX Runtime has no types
             return self._session.run(outputs, feeds, plain_run())  # type: ignore[no-any-return]
         with self._lock:
             bound = self._bound.get(shape) or self._bind(shape, feeds)
@@ -66,7 +74,7 @@ class CapturedGraphs:
 
 
 def plain_run() -> Any:
-    """Options of a run without a graph, in a session that captures graphs."""
+    """Return the options of a run without a CUDA graph, for a session with CUDA graphs enabled."""
     return _options(_NO_GRAPH)
 
 

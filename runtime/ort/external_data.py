@@ -1,12 +1,13 @@
-"""Where an ONNX file says that its weights lie elsewhere, read and rewritten without the onnx package.
+"""External data references of an ONNX file, read and rewritten without the onnx package.
 
-Only what that takes of the protobuf encoding: a message is a run of fields, each a key (number and wire type) and a value.
+The module implements only the necessary part of the protobuf encoding: a message is a sequence of fields, each with a key
+(number and wire type) and a value.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
-Entries: TypeAlias = dict[str, str]  # what a tensor's external data says: location, offset, length, …
+Entries: TypeAlias = dict[str, str]  # external data of a tensor: location, offset, length, …
 
 _GRAPH: Final = 7  # of ModelProto
 _NODE, _INITIALIZER = 1, 5  # of GraphProto
@@ -17,10 +18,17 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def rewrite(model: bytes, change: Callable[[Entries], Entries]) -> bytes:
-    """The ONNX file `model` in which the external data of every initializer, also in subgraphs, reads as `change` says.
+    """Change the external data of every initializer, including those in subgraphs.
+
+    Args:
+        model: serialized ONNX model.
+        change: function from the old entries of an initializer to the new ones.
+
+    Returns:
+        The serialized model with the new entries.
 
     Raises:
-        ValueError: the bytes are no protobuf message.
+        ValueError: the bytes are not a protobuf message.
     """
     return _each(model, {_GRAPH: lambda graph: _graph(graph, change)})
 
@@ -55,7 +63,7 @@ def _tensor(tensor: bytes, change: Callable[[Entries], Entries]) -> bytes:
 
 
 def _each(message: bytes, changes: dict[int, Callable[[bytes], bytes]]) -> bytes:
-    """`message` with the submessages of those numbers changed."""
+    """Apply `changes`, by field number, to the submessages of `message`."""
     found = bytearray()
     for number, kind, start, value, end in _fields(message):
         change = changes.get(number) if kind == _BYTES else None
@@ -64,7 +72,7 @@ def _each(message: bytes, changes: dict[int, Callable[[bytes], bytes]]) -> bytes
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
-    """(number, wire type, start, value of a length-delimited field, end) of every field."""
+    """Yield (number, wire type, start, value of a length-delimited field, end) for every field."""
     place = 0
     while place < len(message):
         start = place

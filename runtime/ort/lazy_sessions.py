@@ -1,4 +1,4 @@
-"""The sessions of a bundle's graphs on the CPU: the first at once, the others when one of them is needed."""
+"""Lazily opened CPU sessions of a bundle's graphs."""
 
 import ctypes
 import sys
@@ -20,17 +20,23 @@ Make = Callable[[str, Path, bool], Any]
 
 
 class LazySessions(Mapping[str, Any]):
-    """File name of a graph -> its session. Many threads may ask at once.
+    """Thread-safe mapping from the file name of a graph to its session.
 
-    A graph that runs alone packs its own weights, which takes no time worth mentioning. When a second one is asked for, all are
-    packed into one file that all then read (`Options.share_weights`): seconds for a large model, and the caller's to wait for,
-    while calls of graphs that are open go on. The first session is then replaced, and its own weights are freed.
-
-    `graphs`: file name -> path; `make`: name, path and whether the file is packed -> session, and BundleError where that fails;
-    `feeds`: right for the first graph, and small.
+    The first graph is opened immediately and packs its own weights, which takes negligible time. The first access to another
+    graph packs the weights of all graphs into one file that all sessions read (`Options.share_weights`). This takes seconds
+    for a large model; the caller waits, and calls of open graphs continue. The first session is then replaced, and its own
+    packed weights are freed.
     """
 
     def __init__(self, graphs: Mapping[str, Path], make: Make, options: Options, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Open the first graph.
+
+        Args:
+            graphs: file name -> path.
+            make: function from name, path and whether the file is packed to a session; raises BundleError if that fails.
+            options: session options.
+            feeds: small, valid feeds of the first graph.
+        """
         self._graphs, self._make, self._options, self._feeds = graphs, make, options, feeds
         self._share = options.share_weights and len(graphs) > 1
         self._lock = threading.Lock()
@@ -38,19 +44,23 @@ class LazySessions(Mapping[str, Any]):
         self._open = {first: make(first, graphs[first], False)}
 
     def __getitem__(self, graph: str) -> Any:
-        opened = self._open  # replaced as a whole, so that nobody here has to wait
-        return opened[graph] if graph in opened else self._opened(graph)
+        """Return the session of a graph; open the graph if necessary."""
+        sessions = self._open  # replaced as a whole, so that readers need no lock
+        return sessions[graph] if graph in sessions else self._open_graph(graph)
 
     def __contains__(self, graph: object) -> bool:
+        """Whether the bundle has this graph, open or not."""
         return graph in self._graphs
 
     def __iter__(self) -> Iterator[str]:
+        """Iterate over the file names of all graphs, open or not."""
         return iter(self._graphs)
 
     def __len__(self) -> int:
+        """Return the number of graphs, open or not."""
         return len(self._graphs)
 
-    def _opened(self, graph: str) -> Any:
+    def _open_graph(self, graph: str) -> Any:
         path = self._graphs[graph]
         with self._lock:
             if graph not in self._open and self._share:
@@ -61,22 +71,33 @@ class LazySessions(Mapping[str, Any]):
 
     def _pack(self) -> None:
         try:
-            # What is mapped stays readable when the folder is gone, but for systems that then keep the folder
+            # Mapped files stay readable after the folder is deleted; some systems keep the folder until they are unmapped
             with tempfile.TemporaryDirectory(prefix="adapterdrop-packed-", ignore_cleanup_errors=True) as folder:
                 self._open = open_packed(self._graphs, Path(folder), self._make, self._options)
             shrink_arena(next(iter(self._open.values())), self._feeds)
             trim_heap()
-        except (OSError, BundleError) as error:  # a graph that does not load at all is named when it is opened by itself
+        except (OSError, BundleError) as error:  # a graph that cannot be loaded at all is reported when it is opened
             reason = error.strerror if isinstance(error, OSError) else error
-            self._options.progress(f"the graphs cannot share packed weights ({reason}): each packs its own, which takes memory")
+            self._options.progress(
+                f"the graphs cannot share packed weights ({reason}): each session packs its own, which takes more memory"
+            )
             self._share = False
 
 
 def open_packed(graphs: Mapping[str, Path], folder: Path, make: Make, options: Options) -> dict[str, Any]:
-    """Sessions of all `graphs` over one copy of their packed weights, kept in `folder`.
+    """Open sessions of all graphs that share one copy of their packed weights.
+
+    Args:
+        graphs: file name -> path.
+        folder: folder for the packed weights.
+        make: function that creates a session, as for `LazySessions`.
+        options: session options.
+
+    Returns:
+        File name -> session.
 
     Raises:
-        OSError: no space or no permission.
+        OSError: there is no space or no permission.
         BundleError: ONNX Runtime cannot load a graph.
     """
     with announced("packing weights for this processor", options.progress):
@@ -85,23 +106,23 @@ def open_packed(graphs: Mapping[str, Path], folder: Path, make: Make, options: O
         except OSError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise BundleError(f"{', '.join(map(str, graphs.values()))}: {unloadable(error)}") from error
+            raise BundleError(f"{', '.join(map(str, graphs.values()))}: {load_failure(error)}") from error
     return {graph: make(graph, path, True) for graph, path in packed.items()}
 
 
 def shrink_arena(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Gives back what nobody uses any more of the arena that all sessions share: it does that after a run alone."""
+    """Release unused memory of the arena that all sessions share; ONNX Runtime does this only after a run."""
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     session.run(None, feeds, options)
 
 
 def trim_heap() -> None:
-    """Gives freed memory back to the system where glibc keeps it: packing frees as much as a session or two."""
+    """Return freed heap memory to the system if the C library is glibc; packing frees as much memory as one or two sessions."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 
 
-def unloadable(error: Exception) -> str:
-    """Why a graph cannot be opened."""
+def load_failure(error: Exception) -> str:
+    """Return the message for a graph that ONNX Runtime cannot load."""
     return f"ONNX Runtime {ort.__version__} cannot load it: {error}"

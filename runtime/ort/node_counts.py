@@ -1,4 +1,4 @@
-"""Which provider ran how many nodes: from ONNX Runtime's own record of a run, not from what was asked for."""
+"""Number of nodes that each provider runs, from a profile of ONNX Runtime."""
 
 import json
 import tempfile
@@ -17,20 +17,34 @@ from runtime.ort.providers import short_name
 
 
 def example_feeds(manifest: Manifest, batch: int = 1, length: int = 8) -> dict[str, npt.NDArray[Any]]:
-    """Valid feeds of [batch, length], or of the model's maximum where that is shorter: ones in masks, zeros elsewhere."""
+    """Return valid feeds: ones in masks, zeros elsewhere.
+
+    Args:
+        manifest: manifest with the inputs.
+        batch: number of rows.
+        length: length of every other named axis, at most the maximum of the model.
+    """
     return {entry.name: _example(entry, manifest, batch, length) for entry in manifest.inputs}
 
 
-def count_nodes(path: Path, requests: Any, options: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
-    """Provider -> nodes that it ran for `feeds`, in a session of its own that is profiled and then closed. A provider that
-    compiles counts each compiled part as one node.
+def count_nodes(path: Path, providers: Any, options: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
+    """Run a graph in a separate, profiled session and count the nodes of each provider.
 
-    `requests`, `options`: the arguments of InferenceSession for the graph at `path`; `options` is changed.
+    A subgraph that a provider compiled counts as one node.
+
+    Args:
+        path: path of the graph.
+        providers: argument `providers` of InferenceSession.
+        options: SessionOptions; profiling is enabled in them.
+        feeds: inputs of the run.
+
+    Returns:
+        Provider name -> number of nodes.
     """
     with tempfile.TemporaryDirectory(prefix="adapterdrop-profile-") as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(str(path), options, requests, enable_fallback=0)
+        session = ort.InferenceSession(str(path), options, providers, enable_fallback=0)
         session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     ran = {

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions for a bundle that run on the provider they were asked for."""
+"""Opening of a bundle: ONNX Runtime sessions on the requested execution provider."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +15,25 @@ from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.cuda_graphs import CapturedGraphs, plain_run
-from runtime.ort.lazy_sessions import LazySessions, Make, open_packed, unloadable
+from runtime.ort.lazy_sessions import LazySessions, Make, load_failure, open_packed
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.progress import announced
-from runtime.ort.providers import CPU, CUDA, OPENVINO, TENSORRT, Provider, requests, resolve, short_name
+from runtime.ort.providers import CPU, CUDA, OPENVINO, TENSORRT, Provider, resolve, session_providers, short_name
 
-_ERRORS_ONLY = 3  # ONNX Runtime's log severity; its warnings are about its own optimisations
+_ERRORS_ONLY = 3  # log severity of ONNX Runtime; its warnings concern internal optimizations
 
 
 @dataclass(frozen=True)
 class OpenBundle:
-    """Sessions of the graphs in a bundle's `folder`, by file name, all on one provider."""
+    """Open sessions of a bundle, all on one provider.
+
+    Attributes:
+        provider: execution provider of all sessions.
+        sessions: file name of a graph -> its session.
+        folder: folder of the bundle.
+        captured: file name of a graph -> its CUDA graphs; empty without CUDA graphs.
+        device: index of the GPU.
+    """
 
     provider: Provider
     sessions: Mapping[str, Any]
@@ -40,28 +48,49 @@ class OpenBundle:
         feeds: Mapping[str, npt.NDArray[Any]],
         cancel: Cancellation | None = None,
     ) -> Sequence[npt.NDArray[Any]]:
-        """The named outputs of that graph, through a CUDA graph where the feeds have one of its shapes.
+        """Run a graph; feeds with a captured shape use a CUDA graph.
+
+        Args:
+            graph: file name of the graph.
+            outputs: names of the outputs to return.
+            feeds: checked inputs.
+            cancel: handle that can cancel the run from another thread.
+
+        Returns:
+            The named outputs on the host.
 
         Raises:
-            AdapterDropError: ONNX Runtime failed; BundleError where it is the graph that it cannot open.
-            CancelledError: by `cancel`.
+            AdapterDropError: the run failed; BundleError if ONNX Runtime cannot open the graph.
+            CancelledError: the run was cancelled through `cancel`.
         """
         session = self.sessions[graph]
         try:
-            if graph in self.captured:  # a replay has nothing to interrupt
+            if graph in self.captured:  # the replay of a CUDA graph cannot be interrupted
                 return self.captured[graph].run(outputs, feeds)
             if cancel is None:
-                return session.run(outputs, feeds)  # type: ignore[no-any-return]
+                return session.run(outputs, feeds)  # type: ignore[no-any-return]  # ONNX Runtime has no types
             with cancel.run_options() as options:
-                return session.run(outputs, feeds, options)  # type: ignore[no-any-return]
+                return session.run(outputs, feeds, options)  # type: ignore[no-any-return]  # as above
         except CancelledError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
 
-    def bound(self, graph: str, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
-        """The named outputs as OrtValues on the session's device. Raises AdapterDropError where ONNX Runtime failed."""
+    def run_on_device(self, graph: str, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
+        """Run a graph and leave the outputs on the device of its session.
+
+        Args:
+            graph: file name of the graph.
+            outputs: names of the outputs to return.
+            feeds: checked inputs on the host.
+
+        Returns:
+            The named outputs as OrtValues.
+
+        Raises:
+            AdapterDropError: the run failed.
+        """
         session = self.sessions[graph]
         device, index = ("cuda", self.device) if self.provider in (CUDA, TENSORRT) else ("cpu", 0)
         binding = session.io_binding()
@@ -76,10 +105,10 @@ class OpenBundle:
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed: {error}") from error
 
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
-        """Provider -> nodes that it ran in one run of that graph, by ONNX Runtime's own record."""
+        """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
         settings = _session_options(self.provider, options, packed=False)
-        asked = requests(self.provider, options, manifest)
-        return count_nodes(self.folder / graph, asked, settings, example_feeds(manifest))
+        providers = session_providers(self.provider, options, manifest)
+        return count_nodes(self.folder / graph, providers, settings, example_feeds(manifest))
 
 
 def open_sessions(
@@ -90,20 +119,31 @@ def open_sessions(
     options: Options | None = None,
     check: Callable[[str, Any], None] | None = None,
 ) -> OpenBundle:
-    """Sessions of those graphs, named by their files, of the bundle in `folder`.
+    """Open the sessions of a bundle's graphs.
 
-    On the CPU several graphs, or one where there is a cache, run over one copy of their packed weights
-    (`Options.share_weights`), and without a cache only the first is opened here. `check` is given every session that is opened.
+    On the CPU provider, several graphs (or one graph with a cache) share one copy of their packed weights, see
+    `Options.share_weights`. Without a cache, only the first graph is opened immediately.
+
+    Args:
+        folder: folder of the bundle.
+        manifest: manifest of the bundle.
+        graphs: file names of the graphs.
+        provider: name of the execution provider; "auto" selects the best one that works.
+        options: session options.
+        check: function that receives the file name and the session of every graph that is opened, and may raise.
+
+    Returns:
+        The open sessions, all on one provider.
 
     Raises:
-        BundleError: ONNX Runtime cannot load a graph; whatever `check` raises.
-        ProviderError: the provider that was asked for by name cannot run it. "auto" goes on to the next one instead.
+        BundleError: ONNX Runtime cannot load a graph, or `check` raised it.
+        ProviderError: the provider that was requested by name cannot run a graph. "auto" tries the next provider instead.
         InputError: the cache folder cannot be used.
     """
     options = Options() if options is None else options
     *optional, last = resolve(provider, manifest)
 
-    def opened(provider: Provider) -> OpenBundle:
+    def open_on(provider: Provider) -> OpenBundle:
         def make(graph: str, path: Path, packed: bool) -> Any:
             session = _create(path, provider, manifest, options, packed)
             if check is not None:
@@ -114,12 +154,12 @@ def open_sessions(
         sessions = _on_cpu(paths, make, manifest, options) if provider is CPU else _all(paths, make)
         return OpenBundle(provider, sessions, folder, _captured(sessions, provider, manifest, options), options.cuda.device)
 
-    for candidate in optional:  # only "auto" has several, and what cannot run here is no error then
+    for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
         try:
-            return opened(candidate)
+            return open_on(candidate)
         except ProviderError:
             continue
-    return opened(last)
+    return open_on(last)
 
 
 def _all(graphs: Mapping[str, Path], make: Make) -> dict[str, Any]:
@@ -141,7 +181,7 @@ def _captured(
 ) -> dict[str, CapturedGraphs]:
     if provider is not CUDA or not (shapes := options.cuda.graphs):
         return {}
-    # A routed graph has as many rows as each call asks for.
+    # The number of rows of a routed graph changes with every call.
     routed = {variant.routed for variant in manifest.variants}
     return {
         graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device)
@@ -152,28 +192,28 @@ def _captured(
 
 def _create(path: Path, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:
     settings = _session_options(provider, options, packed)
-    asked = requests(provider, options, manifest)
+    providers = session_providers(provider, options, manifest)
     if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls(cuda=True, cudnn=True)  # those that pip installed; the system's are found anyway
+        ort.preload_dlls(cuda=True, cudnn=True)  # libraries installed by pip; those of the system are found anyway
     try:
         # An engine build takes minutes
         with announced(f"provider {provider.name}: preparing {path.name}", options.progress):
-            # enable_fallback=0: ONNX Runtime would otherwise print, retry on the CPU and say no more
-            session = ort.InferenceSession(str(path), settings, asked, enable_fallback=0)
-    except Exception as error:  # its exceptions have no common base but Exception
+            # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU
+            session = ort.InferenceSession(str(path), settings, providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         if provider is CPU:
-            raise BundleError(f"{path}: {unloadable(error)}") from error
-        raise ProviderError(_failed(provider, str(error))) from error
-    # A provider whose own libraries are missing is left out without an exception
+            raise BundleError(f"{path}: {load_failure(error)}") from error
+        raise ProviderError(_provider_failure(provider, str(error))) from error
+    # ONNX Runtime drops a provider whose libraries are missing, without an exception
     if (found := session.get_providers()[0]) != provider.key:
-        raise ProviderError(_failed(provider, f"ONNX Runtime fell back to {short_name(found)}"))
+        raise ProviderError(_provider_failure(provider, f"ONNX Runtime fell back to {short_name(found)}"))
     return session
 
 
 def _session_options(provider: Provider, options: Options, packed: bool) -> Any:
     found = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
-    # OpenVINO does its own and knows standard operators only
+    # OpenVINO optimizes graphs itself and supports only standard operators
     plain = packed or provider is OPENVINO
     found.graph_optimization_level = levels.ORT_DISABLE_ALL if plain else levels.ORT_ENABLE_ALL
     found.log_severity_level = _ERRORS_ONLY
@@ -190,14 +230,14 @@ def _session_options(provider: Provider, options: Options, packed: bool) -> Any:
 
 @functools.cache
 def _shared_arena(limit: int | None) -> None:
-    """One arena for all sessions on the CPU: variants do not each keep room for their activations."""
+    """Register one CPU arena for all sessions, so that variants share the memory for activations."""
     where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    settings = {"arena_extend_strategy": 1}  # as requested: the other one doubles the arena at every growth
+    settings = {"arena_extend_strategy": 1}  # same as requested; the default doubles the arena whenever it grows
     ort.create_and_register_allocator(where, ort.OrtArenaCfg(settings | ({} if limit is None else {"max_mem": limit})))
 
 
-def _failed(provider: Provider, reason: str) -> str:
+def _provider_failure(provider: Provider, reason: str) -> str:
     return (
-        f"provider {provider.name}: it is installed but does not work here: {reason}; see that the device, its driver and the "
-        f"libraries that {provider.package} {ort.__version__} needs are there, or take provider cpu"
+        f"provider {provider.name}: it is installed but does not work here: {reason}; check the device, its driver and the "
+        f"libraries that {provider.package} {ort.__version__} needs, or use provider cpu"
     )

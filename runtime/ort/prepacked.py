@@ -1,9 +1,10 @@
-"""One copy of the packed weights for all graphs of a bundle on the CPU.
+"""Packed weights shared by all graphs of a bundle on the CPU.
 
-ONNX Runtime packs the weights of matrix products into the layout of its kernels, a private copy in every session, and its
-Python API has no way to share them. It can save an optimized graph with its packed weights, though, and maps such a file into
-memory. So: save every variant that way, put equal bytes of all of them into one file once, and let the graphs point there.
-The variants then share pages within a process, and all processes that use one cache folder share them too.
+ONNX Runtime packs the weights of matrix products into the layout of its kernels. Every session has a private copy, and the
+Python API cannot share them. ONNX Runtime can, however, save an optimized graph with its packed weights, and it maps such a
+file into memory. This module saves every variant that way, stores equal bytes once in a common file, and redirects the
+external data of all graphs to it. The variants then share memory pages within a process, and so do all processes that use
+the same cache folder.
 """
 
 import hashlib
@@ -19,21 +20,27 @@ from runtime.import_ort import ort
 from runtime.ort.external_data import Entries, rewrite
 
 _STORE: Final = "weights.bin"
-_SIZES: Final = "sizes.json"  # file -> bytes; written last
-_SAVED: Final = ".saved"  # behind a graph's name: what ONNX Runtime saved, raw and packed weights
+_SIZES: Final = "sizes.json"  # file -> size in bytes; written last, so its presence marks a complete folder
+_SAVED: Final = ".saved"  # suffix of the file with the raw and packed weights that ONNX Runtime saved for a graph
 _LEAST_BYTES: Final = 1024  # smaller weights stay in the graph
-_HEAD: Final = 4096  # bytes by which equal weights are looked for
+_HEAD: Final = 4096  # number of leading bytes that select candidates for equal weights
 _ALIGNMENT: Final = 64  # kernels read whole cache lines
-_PACKED: Final = "prepacked_"  # ONNX Runtime's keys: "prepacked_0" -> "MatMul+hash|offset;length;checksum|…"
+_PACKED: Final = "prepacked_"  # prefix of ONNX Runtime's keys: "prepacked_0" -> "MatMul+hash|offset;length;checksum|…"
 
 
 def packed_graphs(graphs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """File name -> an optimized graph in `folder` whose weights are packed for this processor and stored once for all of
-    `graphs`; load it without further optimization. What is there already is used where it is complete.
+    """Write optimized graphs that share one file of weights packed for this CPU, or reuse complete ones.
+
+    Args:
+        graphs: file name -> path of the original graph.
+        folder: folder for the results.
+
+    Returns:
+        File name -> path of the optimized graph, which must be loaded without further optimization.
 
     Raises:
-        OSError: no space or no permission; nothing half-written is left behind.
-        Exception: ONNX Runtime's own, where it cannot load a graph.
+        OSError: there is no space or no permission; no partial result is left behind.
+        Exception: an exception of ONNX Runtime for a graph that it cannot load.
     """
     place = folder / hashlib.sha256(" ".join(sorted(path.name for path in graphs.values())).encode()).hexdigest()[:16]
     if not _complete(place):
@@ -47,7 +54,7 @@ def packed_graphs(graphs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
                 shutil.rmtree(place)
             making.rename(place)
         except OSError:
-            if not _complete(place):  # another process was not faster either
+            if not _complete(place):  # no other process has finished in the meantime
                 raise
         finally:
             shutil.rmtree(making, ignore_errors=True)
@@ -60,7 +67,7 @@ def _make(graphs: Mapping[str, Path], folder: Path) -> None:
         saving = pool.submit(_save, paths[0], folder)
         for path, following in zip(paths, [*paths[1:], None], strict=True):
             saving.result()
-            if following is not None:  # ONNX Runtime saves it, without Python's lock, while the weights of this one are moved
+            if following is not None:  # ONNX Runtime saves it without the GIL while the weights of this graph are moved
                 saving = pool.submit(_save, following, folder)
             weights = folder / f"{path.name}{_SAVED}"
             with weights.open("rb") as source:
@@ -74,7 +81,7 @@ def _make(graphs: Mapping[str, Path], folder: Path) -> None:
 def _save(path: Path, folder: Path) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3  # a warning says that the file is for this processor alone, which is the point
+    options.log_severity_level = 3  # hides the warning that the file is specific to this CPU, which is intended
     options.optimized_model_filepath = str(folder / path.name)
     for name, value in (
         ("save_external_prepacked_constant_initializers", "1"),
@@ -86,7 +93,7 @@ def _save(path: Path, folder: Path) -> None:
 
 
 class _Store:
-    """A file of weights in which equal ones lie once."""
+    """A file of weights that stores equal weights once."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b")
@@ -100,14 +107,14 @@ class _Store:
         self._file.close()
 
     def place(self, data: bytes) -> int:
-        """The offset of `data`, which is written where it is not there yet. Comparing is as fast as a hash, and exact."""
+        """Return the offset of `data`, written if it is new. A comparison is as fast as a hash, and exact."""
         known = self._known.setdefault((len(data), data[:_HEAD]), [])
         for offset in known:
             self._file.seek(offset)
             if self._file.read(len(data)) == data:
                 return offset
         offset = self._end + -self._end % _ALIGNMENT
-        self._file.seek(offset)  # what is skipped reads as zeros
+        self._file.seek(offset)  # the skipped bytes are zeros
         self._file.write(data)
         self._end = offset + len(data)
         known.append(offset)
@@ -115,7 +122,7 @@ class _Store:
 
 
 def _moved(entries: Entries, source: BinaryIO, store: _Store) -> Entries:
-    """Puts a weight, raw and packed, into the store, and says where it lies there."""
+    """Copy a weight, raw and packed, into the store and return its new external data entries."""
 
     def move(offset: str, length: str) -> str:
         source.seek(int(offset))

@@ -1,4 +1,4 @@
-"""Says that work goes on, for work that may take minutes."""
+"""Reports that work continues, for work that may take minutes."""
 
 import threading
 import time
@@ -8,8 +8,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def announced(what: str, tell: Callable[[str], None], first: float = 3.0, every: float = 10.0) -> Iterator[None]:
-    """Tells `what` and the seconds so far after `first` seconds, then after every `every` seconds, and when it is done; nothing
-    where the work takes less than `first`. `tell` is called from another thread."""
+    """Report work that takes longer than `first` seconds: after these, at regular intervals, and when it ends.
+
+    Args:
+        what: the work, as the messages begin.
+        tell: receives the messages, also from another thread; `Options.progress`, which logs them unless the caller sets it.
+        first: seconds before the first message.
+        every: seconds between further messages.
+    """
     done = threading.Event()
     started = time.monotonic()
 

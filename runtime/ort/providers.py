@@ -1,4 +1,4 @@
-"""Names of execution providers -> what ONNX Runtime is asked for, and what to install where it is not there."""
+"""Execution providers: resolution of their names and translation of `Options` into provider options."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,13 @@ from runtime.ort.cpu_info import multiplies_bf16
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider: `name` for users, `key` for ONNX Runtime, `package` that brings it."""
+    """An execution provider.
+
+    Attributes:
+        name: name for users.
+        key: name in ONNX Runtime.
+        package: Python package that contains it.
+    """
 
     name: str
     key: str
@@ -29,28 +35,34 @@ OPENVINO: Final = Provider("openvino", "OpenVINOExecutionProvider", "onnxruntime
 KNOWN: Final = (CPU, CUDA, TENSORRT, OPENVINO)
 NAMES: Final = ("auto", *(provider.name for provider in KNOWN))
 
-# TensorRT's longest sequence where neither the model nor the options know one
+# Largest sequence length for TensorRT if neither the model nor the options define one
 _LONGEST: Final = 512
 
-# Best first. TensorRT is missing on purpose: it builds an engine for minutes, which nobody should meet by surprise.
+# Best first. TensorRT is missing on purpose: it builds an engine for minutes, so it must be requested by name.
 _AUTO: Final = ("cuda", "openvino", "cpu")
-# Targets whose graphs hold operators that the other providers do not know, and would leave to the CPU one by one.
+# Targets whose graphs contain operators that other providers do not support and would leave to the CPU one by one.
 _ONLY: Final = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "openvino": ("openvino", "cpu")}
 
 
 def resolve(name: str, manifest: Manifest) -> tuple[Provider, ...]:
-    """The providers to try, in order: one for a name, for "auto" every installed one that suits the bundle's target and
-    precision, the CPU last.
+    """Return the providers to try, in order.
+
+    Args:
+        name: name of a provider, or "auto".
+        manifest: manifest of the bundle.
+
+    Returns:
+        The named provider; for "auto", every installed provider that supports the bundle's target and precision, the CPU last.
 
     Raises:
-        ProviderError: an unknown name, or a provider that the installed ONNX Runtime does not contain.
+        ProviderError: the name is unknown, or the installed ONNX Runtime does not contain the provider.
     """
     if name not in NAMES:
         raise ProviderError(f"provider: expected one of {', '.join(NAMES)}, found {name!r}")
     known = {provider.name: provider for provider in KNOWN}
     available = ort.get_available_providers()
     if name == "auto":
-        # Integers of the portable form are fast on the CPU alone: OpenVINO computes them in floats, CUDA leaves most of them.
+        # Portable int8 graphs are fast only on the CPU: OpenVINO computes them in floats, CUDA leaves most nodes to the CPU.
         integers = manifest.target == "portable" and manifest.precision == "int8"
         suited = ("cpu",) if integers else _ONLY.get(manifest.target, _AUTO)
         return tuple(known[each] for each in suited if known[each].key in available)
@@ -63,8 +75,16 @@ def resolve(name: str, manifest: Manifest) -> tuple[Provider, ...]:
     return (wanted,)
 
 
-def requests(provider: Provider, options: Options, manifest: Manifest) -> list[tuple[str, dict[str, str]]]:
-    """The `providers` argument of an InferenceSession: the provider and, behind TensorRT, the one for what it leaves over.
+def session_providers(provider: Provider, options: Options, manifest: Manifest) -> list[tuple[str, dict[str, str]]]:
+    """Return the argument `providers` of InferenceSession.
+
+    Args:
+        provider: requested provider.
+        options: session options.
+        manifest: manifest of the bundle.
+
+    Returns:
+        The provider and its options; TensorRT is followed by CUDA for the nodes that it does not support.
 
     Raises:
         InputError: the cache folder cannot be used.
@@ -79,8 +99,10 @@ def requests(provider: Provider, options: Options, manifest: Manifest) -> list[t
 
 
 def profile(manifest: Manifest, options: Options) -> dict[str, dict[str, str]]:
-    """TensorRT's optimization profile: "min", "opt", "max" -> input -> "1x128". Axes of the manifest other than batch are
-    as long as `options.tensorrt` says, and never longer than the model takes."""
+    """Return TensorRT's optimization profile: "min", "opt" or "max" -> input name -> shape, such as "1x128".
+
+    The length of every named axis other than batch comes from `options.tensorrt`, limited to the model's maximum.
+    """
     best, largest = options.tensorrt.best, options.tensorrt.largest
     sizes: dict[str, dict[str, int]] = {"min": {BATCH: 1}, "opt": {BATCH: best[0]}, "max": {BATCH: largest[0]}}
     for axis in {axis for entry in manifest.inputs for axis in entry.axes} - {BATCH}:
@@ -97,7 +119,7 @@ def _cuda(options: Options, graphs: bool) -> dict[str, str]:
     cuda = options.cuda
     found = {
         "device_id": str(cuda.device),
-        "arena_extend_strategy": "kSameAsRequested",  # the other doubles the arena at every growth
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles the arena whenever it grows
         "cudnn_conv_algo_search": cuda.conv_search,
         "use_tf32": str(int(cuda.tf32)),
         "enable_cuda_graph": str(int(graphs)),
@@ -107,8 +129,8 @@ def _cuda(options: Options, graphs: bool) -> dict[str, str]:
 
 def _tensorrt(options: Options, manifest: Manifest) -> dict[str, str]:
     tensorrt, found = options.tensorrt, {"device_id": str(options.cuda.device)}
-    for precision, asked in (("fp16", tensorrt.fp16), ("bf16", tensorrt.bf16)):
-        found[f"trt_{precision}_enable"] = str(manifest.precision == precision if asked is None else asked)
+    for precision, enabled in (("fp16", tensorrt.fp16), ("bf16", tensorrt.bf16)):
+        found[f"trt_{precision}_enable"] = str(manifest.precision == precision if enabled is None else enabled)
     for bound, shapes in profile(manifest, options).items():
         found[f"trt_profile_{bound}_shapes"] = ",".join(f"{name}:{shape}" for name, shape in shapes.items())
     if tensorrt.workspace is not None:
@@ -132,13 +154,16 @@ def _openvino(options: Options, manifest: Manifest) -> dict[str, str]:
 
 
 def _openvino_precision(manifest: Manifest, cpu: bool) -> str:
-    """What OpenVINO computes floats in unless it is told. Beside 8-bit integers, floats of 16 bits are exact enough. OpenVINO
-    would take them by itself where they are fast, but ONNX Runtime's default for it is f32."""
+    """Return the default precision hint for floats.
+
+    In an int8 graph, bf16 is accurate enough for the remaining floats. OpenVINO would select bf16 on a CPU with the
+    instructions, but the default of ONNX Runtime's provider is f32.
+    """
     integers = manifest.target == "openvino" and manifest.precision == "int8"
     fast = integers and cpu and multiplies_bf16()
     return "bf16" if manifest.precision == "bf16" or fast else "f32"
 
 
 def short_name(key: str) -> str:
-    """The user's name of the ONNX Runtime provider `key`; ONNX Runtime's own where it is not one of ours."""
+    """Return the name for users of the ONNX Runtime provider `key`; `key` itself for an unknown provider."""
     return next((provider.name for provider in KNOWN if provider.key == key), key)

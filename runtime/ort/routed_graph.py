@@ -1,4 +1,4 @@
-"""The routed graph of a bundle: each of its rows chooses its text and its task, and only what was chosen is computed."""
+"""The routed graph of a bundle: each result row selects an input row and a task."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from runtime.bundle import ROUTE_INPUTS, Manifest, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.errors import BundleError, InputError
-from runtime.ort.check_graph import input_faults
+from runtime.ort.check_graph import input_problems
 from runtime.ort.open import OpenBundle
 
-__all__ = ["RoutedGraph", "check_routed"]
+__all__ = ["RoutedGraph", "check_routed_graph"]
 
 _LOGITS: Final = "logits"
 
@@ -23,24 +23,51 @@ Array = npt.NDArray[Any]
 Ids = npt.NDArray[np.int64]
 
 
-def check_routed(session: Any, path: Path, manifest: Manifest) -> None:
-    """Raise BundleError naming every input and output of the routed graph at `path` that is not as the manifest says."""
-    if problems := list(_faults(session, manifest)):
+def check_routed_graph(session: Any, path: Path, manifest: Manifest) -> None:
+    """Check the inputs and outputs of a routed graph.
+
+    Args:
+        session: InferenceSession of the graph.
+        path: path of the graph, for the message.
+        manifest: manifest with the expected inputs and tasks.
+
+    Raises:
+        BundleError: the graph does not match the manifest; the message names every input and output that differs.
+    """
+    if problems := list(_problems(session, manifest)):
         raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
 
 
 @dataclass(frozen=True, eq=False)
 class RoutedGraph:
-    """A routed graph by its file name among the sessions of a bundle."""
+    """A routed graph of an open bundle.
 
-    opened: OpenBundle
+    Attributes:
+        bundle: open sessions.
+        graph: file name of the graph.
+        manifest: manifest of the bundle.
+    """
+
+    bundle: OpenBundle
     graph: str
     manifest: Manifest
 
     def subset(
         self, feeds: Mapping[str, Array], entries: Sequence[TaskEntry], cancel: Cancellation | None = None
     ) -> Sequence[Array]:
-        """Every one of `entries` for every row of checked feeds: logits [batch, labels] of each. Errors: as `Opened.run`."""
+        """Compute several tasks for all rows.
+
+        Args:
+            feeds: checked inputs.
+            entries: manifest entries of the tasks.
+            cancel: handle that can cancel the run from another thread.
+
+        Returns:
+            Logits [batch, labels] per entry.
+
+        Raises:
+            AdapterDropError: as for `OpenBundle.run`.
+        """
         batch = _batch(feeds)
         row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
         task_ids = np.repeat(np.array([self._numbers[entry.name] for entry in entries], np.int64), batch)
@@ -48,16 +75,28 @@ class RoutedGraph:
         return [own[:, : _width(entry)].copy() for entry, own in zip(entries, logits, strict=True)]
 
     def rows(self, feeds: Mapping[str, Array], tasks: Sequence[str], rows: Sequence[int] | None) -> list[Array]:
-        """What `Predictor.run_routed` returns, of checked feeds. Raises InputError where `tasks` or `rows` are wrong."""
+        """Compute one task per row, for `Predictor.run_routed`.
+
+        Args:
+            feeds: checked inputs.
+            tasks: name of the task of each result row.
+            rows: input row of each result row; None uses each input row once.
+
+        Returns:
+            Logits [labels of the task] per result row.
+
+        Raises:
+            InputError: `tasks` or `rows` are invalid.
+        """
         row_ids, numbers = _checked_rows(rows, _batch(feeds)), self._numbers
         if isinstance(tasks, str) or not isinstance(tasks, Sequence):
-            raise InputError(f"tasks: expected a list with one name a row, found {type(tasks).__name__}")
+            raise InputError(f"tasks: expected a list with one name per row, found {type(tasks).__name__}")
         if unknown := [repr(name) for name in tasks if not (isinstance(name, str) and name in numbers)]:
             raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(dict.fromkeys(unknown))}")
         if len(tasks) != len(row_ids):
             raise InputError(
                 f"tasks: expected one name for each of {len(row_ids)} row(s), found {len(tasks)}; "
-                + ("give as many rows as tasks" if rows is not None else "rows= chooses other rows than each one once")
+                + ("give as many rows as tasks" if rows is not None else "use rows= to repeat or omit input rows")
             )
         logits = self._run(feeds, row_ids, np.array([numbers[name] for name in tasks], np.int64))
         return [row[: self._widths[name]].copy() for row, name in zip(logits, tasks, strict=True)]
@@ -72,7 +111,7 @@ class RoutedGraph:
 
     def _run(self, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None = None) -> Array:
         route = dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))
-        (logits,) = self.opened.run(self.graph, [_LOGITS], {**feeds, **route}, cancel)
+        (logits,) = self.bundle.run(self.graph, [_LOGITS], {**feeds, **route}, cancel)
         return logits
 
 
@@ -98,16 +137,16 @@ def _checked_rows(rows: Sequence[int] | None, batch: int) -> Ids:
     return ids.astype(np.int64)
 
 
-def _faults(session: Any, manifest: Manifest) -> Iterator[str]:
+def _problems(session: Any, manifest: Manifest) -> Iterator[str]:
     inputs = {value.name: value for value in session.get_inputs()}
     route = {name: inputs.pop(name, None) for name in ROUTE_INPUTS}
-    yield from input_faults(inputs, manifest)
+    yield from input_problems(inputs, manifest)
     for name, value in route.items():
         if value is None or value.type != "tensor(int64)" or len(value.shape) not in (0, 1):
             found = "none" if value is None else f"{value.type} {value.shape}"
-            yield f"input {name}: expected tensor(int64) [rows], the graph takes {found}"
+            yield f"input {name}: expected tensor(int64) [rows], the graph has {found}"
     outputs = {value.name: value.shape for value in session.get_outputs()}
     width = max(map(_width, manifest.tasks))
     shape = outputs.get(_LOGITS)
     if list(outputs) != [_LOGITS] or (shape and (len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width))):
-        yield f"outputs: expected {_LOGITS} [rows, {width}], the graph gives {outputs}"
+        yield f"outputs: expected {_LOGITS} [rows, {width}], the graph has {outputs}"

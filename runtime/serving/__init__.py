@@ -1,2 +1,4 @@
-"""Ways into serving engines that exist: Ray Serve (`ray_app`), Triton (`triton`) and Prometheus (`metrics`). Each imports its
-own engine, an extra of the package, and nothing here is imported by `runtime`."""
+"""Integrations with serving engines: Ray Serve (`ray_app`), Triton (`triton`) and Prometheus (`metrics`).
+
+Each module imports one engine, which is an optional extra; `import runtime` imports none of them.
+"""

@@ -1,4 +1,4 @@
-"""A hook that keeps Prometheus metrics: `runtime.load(folder, hooks=[Metrics()])`."""
+"""Prometheus metrics as a hook: `runtime.load(folder, hooks=[Metrics()])`."""
 
 import time
 from collections.abc import Iterator
@@ -12,13 +12,18 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """adapterdrop_run_seconds (histogram), adapterdrop_rows_total, adapterdrop_tokens_total, adapterdrop_padding_total and
-    adapterdrop_failures_total, each by provider and drop, and adapterdrop_running (gauge).
+    """Hook that records every run.
 
-    `registry`: where they are registered; one Metrics a registry, which any number of predictors may share.
+    The metrics are adapterdrop_run_seconds (histogram), adapterdrop_rows_total, adapterdrop_tokens_total,
+    adapterdrop_padding_total and adapterdrop_failures_total, each by provider and drop, and adapterdrop_running (gauge).
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        """Register the metrics.
+
+        Args:
+            registry: registry for the metrics. Create one Metrics per registry; any number of predictors may share it.
+        """
         labels = ("provider", "drop")
         self._seconds = Histogram(
             "adapterdrop_run_seconds", "Seconds of one run of a graph", labels, buckets=_SECONDS, registry=registry
@@ -27,12 +32,13 @@ class Metrics:
         self._tokens = Counter("adapterdrop_tokens", "Tokens that were run, without padding", labels, registry=registry)
         self._padding = Counter("adapterdrop_padding", "Padding tokens that were run", labels, registry=registry)
         self._failures = Counter(
-            "adapterdrop_failures", "Runs that raised, the cancelled ones included", labels, registry=registry
+            "adapterdrop_failures", "Runs that raised an exception, including cancelled runs", labels, registry=registry
         )
         self._running = Gauge("adapterdrop_running", "Runs at this moment", registry=registry)
 
     @contextmanager
     def __call__(self, run: Run) -> Iterator[None]:
+        """Measure the run inside the context."""
         labels = (run.provider, str(run.drop))
         started = time.perf_counter()
         with self._running.track_inprogress():

@@ -1,9 +1,10 @@
-"""A Ray Serve application over a bundle: `serve run runtime.serving.ray_app:app folder=onnx`.
+"""Ray Serve application for a bundle: `serve run runtime.serving.ray_app:app folder=onnx`.
 
-Ray Serve brings the HTTP server, replicas, health checks, queues and shutdown; what is here is the work of one replica. POST
-{"texts": [...], "tasks": [...], "drop": N, "truncate": false}, all but texts optional, is answered by {"provider": ...,
-"predictions": {task: [...]}}; 400 and {"error": ...} for bad input, and by Serve's own 503 where `max_queued` requests wait.
-Requests that arrive together share batches.
+Ray Serve provides the HTTP server, replicas, health checks, queues and shutdown; this module implements one replica.
+
+Request: POST {"texts": [...], "tasks": [...], "drop": N, "truncate": false}; only `texts` is required. Response: {"provider":
+..., "predictions": {task: [...]}}; status 400 with {"error": ...} for invalid input; status 503 from Ray Serve if `max_queued`
+requests are waiting. Concurrent requests share batches.
 """
 
 import asyncio
@@ -23,8 +24,15 @@ from runtime.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Question:
-    """One request's body, checked for its fields; `texts` and `tasks` are checked by the predictor."""
+class PredictRequest:
+    """Body of one request. Its fields are checked here; the predictor checks the contents of `texts` and `tasks`.
+
+    Attributes:
+        texts: texts and pairs of texts.
+        tasks: names of the tasks; None for all tasks.
+        drop: drop of the variant; None for the default.
+        truncate: truncate texts that exceed the model's maximum.
+    """
 
     texts: tuple[Any, ...]
     tasks: tuple[str, ...] | None
@@ -32,8 +40,12 @@ class Question:
     truncate: bool
 
     @classmethod
-    def parse(cls, body: bytes) -> "Question":
-        """Raises InputError, which names what is wrong."""
+    def parse(cls, body: bytes) -> "PredictRequest":
+        """Parse the body of an HTTP request.
+
+        Raises:
+            InputError: the body is not valid JSON, or a field is unknown, missing or invalid.
+        """
         try:
             document = json.loads(body)
         except ValueError as error:
@@ -53,70 +65,85 @@ class Question:
         return cls(parts, None if tasks is None else tuple(tasks), document.get("drop"), truncate)
 
 
-def answer(predictor: Predictor, questions: Sequence[Question]) -> list[tuple[int, dict[str, Any]]]:
-    """HTTP status and body for each question. Questions of equal options are predicted together; where that is refused, one by
-    one, so that a faulty one fails alone."""
+def respond(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
+    """Run inference for several requests.
+
+    Requests with the same options share one call of `predict`. If that call rejects its input, each request is run
+    separately, so that an invalid request does not affect the others.
+
+    Returns:
+        HTTP status and body per request.
+    """
     found: dict[int, tuple[int, dict[str, Any]]] = {}
     groups: dict[Any, list[int]] = {}
-    for index, question in enumerate(questions):
-        groups.setdefault((question.tasks, repr(question.drop), question.truncate), []).append(index)
+    for index, request in enumerate(requests):
+        groups.setdefault((request.tasks, repr(request.drop), request.truncate), []).append(index)
     for members in groups.values():
         try:
-            found |= _together(predictor, questions, members)
+            found |= _predict_together(predictor, requests, members)
         except InputError as error:
             if len(members) == 1:
                 found[members[0]] = 400, {"error": str(error)}
                 continue
             for index in members:
-                (found[index],) = answer(predictor, [questions[index]])
-    return [found[index] for index in range(len(questions))]
+                (found[index],) = respond(predictor, [requests[index]])
+    return [found[index] for index in range(len(requests))]
 
 
-def _together(
-    predictor: Predictor, questions: Sequence[Question], members: Sequence[int]
+def _predict_together(
+    predictor: Predictor, requests: Sequence[PredictRequest], members: Sequence[int]
 ) -> dict[int, tuple[int, dict[str, Any]]]:
-    first = questions[members[0]]
-    texts = [text for index in members for text in questions[index].texts]
+    first = requests[members[0]]
+    texts = [text for index in members for text in requests[index].texts]
     predictions = predictor.predict(texts, first.tasks, first.drop, first.truncate)
     found, start = {}, 0
     for index in members:
-        end = start + len(questions[index].texts)
-        rows = {task: [row.to_dict() for row in answers[start:end]] for task, answers in predictions.items()}
+        end = start + len(requests[index].texts)
+        rows = {task: [row.to_dict() for row in results[start:end]] for task, results in predictions.items()}
         found[index] = 200, {"provider": predictor.provider, "predictions": rows}
         start = end
     return found
 
 
 class Replica:
-    """One replica: a loaded bundle."""
+    """A replica of the application, with a loaded bundle."""
 
     def __init__(self, folder: str, provider: str, threads: int | None, max_batch: int, wait_seconds: float) -> None:
+        """Load the bundle; the arguments are those of `app`."""
         self._predictor = load(folder, provider=provider, threads=threads)
-        self._predictor.prepare()  # before the first request, not within it
-        self._ask.set_max_batch_size(max_batch)
-        self._ask.set_batch_wait_timeout_s(wait_seconds)
+        self._predictor.prepare()  # opens all graphs before the first request
+        self._predict.set_max_batch_size(max_batch)
+        self._predict.set_batch_wait_timeout_s(wait_seconds)
 
     async def __call__(self, request: Request) -> JSONResponse:
+        """Handle one HTTP request."""
         try:
-            question = Question.parse(await request.body())
+            parsed = PredictRequest.parse(await request.body())
         except InputError as error:
             return JSONResponse({"error": str(error)}, 400)
-        status, body = await self._ask(question)
+        status, body = await self._predict(parsed)
         return JSONResponse(body, status)
 
-    @serve.batch  # type: ignore[untyped-decorator]
-    async def _ask(self, questions: list[Question]) -> list[tuple[int, dict[str, Any]]]:
-        # In a thread: the replica answers health checks and takes requests while ONNX Runtime computes
-        return await asyncio.to_thread(answer, self._predictor, questions)
+    @serve.batch  # type: ignore[untyped-decorator]  # Ray has no types
+    async def _predict(self, requests: list[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
+        # In a thread: the replica accepts requests and health checks while ONNX Runtime computes
+        return await asyncio.to_thread(respond, self._predictor, requests)
 
     def check_health(self) -> None:
-        """Raises where the graph does not run any more; Serve then replaces the replica."""
+        """Run the graph once. An exception makes Ray Serve replace the replica."""
         self._predictor.run(example_feeds(self._predictor.manifest))
 
 
 def app(arguments: dict[str, Any]) -> serve.Application:
-    """The application. `arguments`: folder; optional provider ("auto"), threads (None), replicas (1), max_batch (32 requests),
-    wait_seconds (0.005, for a batch to fill), max_queued (256 requests, then 503) and max_ongoing (64 requests a replica).
+    """Build the application.
+
+    Args:
+        arguments: `folder` is required. Optional, with their defaults: `provider` ("auto"), `threads` (None), `replicas` (1),
+            `max_batch` (32 requests), `wait_seconds` (0.005, time for a batch to fill), `max_queued` (256 requests, then
+            status 503) and `max_ongoing` (64 requests per replica).
+
+    Returns:
+        The application for `serve.run`.
 
     Raises:
         InputError: an argument is missing or unknown.
@@ -142,7 +169,7 @@ def app(arguments: dict[str, Any]) -> serve.Application:
         num_replicas=int(given["replicas"]),
         max_queued_requests=int(given["max_queued"]),
         max_ongoing_requests=int(given["max_ongoing"]),
-        graceful_shutdown_timeout_s=30,  # requests that were taken are answered
+        graceful_shutdown_timeout_s=30,  # time to finish accepted requests
         health_check_period_s=10,
     )
     return deployment.bind(

@@ -1,4 +1,4 @@
-"""Writes a bundle as a model repository of Triton Inference Server: `python -m runtime triton DIR REPOSITORY`."""
+"""Export of a bundle as a model repository of Triton Inference Server: `python -m runtime triton DIR REPOSITORY`."""
 
 import argparse
 import os
@@ -18,9 +18,20 @@ _TYPES: Final = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "t
 
 @dataclass(frozen=True, kw_only=True)
 class TritonOptions:
-    """`name`: of the models, with "_dropN" behind it where the bundle has several variants; `max_batch`: rows that Triton may
-    join; `queue_microseconds`: how long it waits for them; `instances`: sessions of each model; `gpu`: run on a GPU;
-    `tensorrt`: there by TensorRT, with `fp16` in half precision."""
+    """Options of a Triton model repository.
+
+    Attributes:
+        name: name of the models; a bundle with several variants adds the suffix "_dropN".
+        max_batch: maximum number of rows of a dynamic batch.
+        queue_microseconds: maximum delay of a request while a batch fills, in microseconds.
+        instances: number of instances of each model.
+        gpu: run the models on a GPU.
+        tensorrt: accelerate the models with TensorRT; requires `gpu`.
+        fp16: let TensorRT use float16; requires `tensorrt`.
+
+    Raises:
+        InputError: a field is invalid; the message names all such fields.
+    """
 
     name: str = "adapterdrop"
     max_batch: int = 32
@@ -31,6 +42,7 @@ class TritonOptions:
     fp16: bool = False
 
     def __post_init__(self) -> None:
+        """Check the fields."""
         problems = [
             f"{name}: expected a positive integer, found {value}"
             for name, value in (("max_batch", self.max_batch), ("instances", self.instances))
@@ -49,14 +61,22 @@ class TritonOptions:
 def write_repository(
     folder: str | os.PathLike[str], repository: str | os.PathLike[str], options: TritonOptions | None = None
 ) -> list[Path]:
-    """Writes a model for every variant of the bundle in `folder` and returns their folders. Weights are linked where the file
-    system can, copied elsewhere.
+    """Write one Triton model per variant of a bundle.
 
-    Triton joins requests of equal length only: clients pad to a few lengths. Tokenizing is the clients' part.
+    Weights are hard links if the file system supports them, otherwise copies. Clients tokenize the texts. Triton batches only
+    requests of equal length, so clients should pad to a few lengths.
+
+    Args:
+        folder: folder of the bundle.
+        repository: folder of the model repository.
+        options: options of the models; None for the defaults.
+
+    Returns:
+        Folders of the models.
 
     Raises:
-        BundleError: `folder` is no bundle, or not as its manifest says.
-        InputError: a model of that name is there already, or the folder cannot be written.
+        BundleError: `folder` is not a bundle, or it does not match its manifest.
+        InputError: a model with this name exists, or the folder cannot be written.
     """
     options = TritonOptions() if options is None else options
     manifest = read_manifest(folder)
@@ -74,14 +94,21 @@ def write_repository(
                 _link(Path(folder) / WEIGHTS, model / "1" / WEIGHTS)
             (model / "config.pbtxt").write_text(config(name, manifest, sessions[variant.model], options), encoding="utf-8")
         except OSError as error:
-            found = "it is there already; remove it or choose another name" if model.exists() else error.strerror
+            found = "it already exists; remove it or choose another name" if model.exists() else error.strerror
             raise InputError(f"{model}: cannot be written: {found}") from error
         written.append(model)
     return written
 
 
 def config(name: str, manifest: Manifest, session: Any, options: TritonOptions) -> str:
-    """config.pbtxt of one model. `session`: an InferenceSession of its graph, which knows the outputs' shapes."""
+    """Return the text of config.pbtxt for one model.
+
+    Args:
+        name: name of the model.
+        manifest: manifest of the bundle.
+        session: InferenceSession of the graph, for the types and shapes of the outputs.
+        options: options of the models.
+    """
     inputs = [_tensor(entry.name, _TYPES[f"tensor({_ONNX[entry.dtype]})"], entry.shape) for entry in manifest.inputs]
     outputs = [_tensor(value.name, _TYPES[value.type], value.shape) for value in session.get_outputs()]
     kind = "KIND_GPU" if options.gpu else "KIND_CPU"
@@ -107,7 +134,7 @@ _ONNX: Final = {"int64": "int64", "float32": "float"}
 
 
 def _tensor(name: str, kind: str, shape: Sequence[Any]) -> str:
-    """`shape` begins with the batch axis, which Triton adds itself; axes that are no numbers vary."""
+    """Format one tensor; `shape` starts with the batch axis, which Triton adds, and axes without a number are dynamic."""
     dims = [str(size) if str(size).isdecimal() else "-1" for size in shape[1:]]
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     return f'  {{ name: "{quoted}" data_type: {kind} dims: [ {", ".join(dims)} ] }}'
@@ -120,23 +147,35 @@ def _joined(tensors: Sequence[str]) -> str:
 def _link(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or a file system without hard links
         shutil.copyfile(source, target)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line behind `python -m runtime triton`; raises as `write_repository`."""
-    parser = argparse.ArgumentParser(prog="python -m runtime triton", description=__doc__.split(":")[0] + ".")
+    """Run the command line of `python -m runtime triton` and return its exit status.
+
+    Raises:
+        BundleError: as for `write_repository`.
+        InputError: as for `write_repository`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime triton", description="Write a bundle as a model repository of Triton Inference Server."
+    )
     add = parser.add_argument
-    add("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
-    add("repository", metavar="REPOSITORY", help="Triton's model repository")
-    add("--name", default=TritonOptions.name, help="of the model")
-    add("--max-batch", type=int, default=TritonOptions.max_batch, help="rows that Triton may join")
-    add("--queue-microseconds", type=int, default=TritonOptions.queue_microseconds, help="how long it waits for them")
-    add("--instances", type=int, default=TritonOptions.instances, help="sessions of each model")
+    add("folder", metavar="DIR", help="folder written by `python -m exporter`")
+    add("repository", metavar="REPOSITORY", help="folder of the model repository")
+    add("--name", default=TritonOptions.name, help="name of the model; default %(default)s")
+    add("--max-batch", type=int, default=TritonOptions.max_batch, help="maximum rows of a batch; default %(default)s")
+    add(
+        "--queue-microseconds",
+        type=int,
+        default=TritonOptions.queue_microseconds,
+        help="maximum delay while a batch fills; default %(default)s",
+    )
+    add("--instances", type=int, default=TritonOptions.instances, help="instances per model; default %(default)s")
     add("--gpu", action="store_true", help="run on a GPU")
-    add("--tensorrt", action="store_true", help="by TensorRT; needs --gpu")
-    add("--fp16", action="store_true", help="in half precision; needs --tensorrt")
+    add("--tensorrt", action="store_true", help="accelerate with TensorRT; requires --gpu")
+    add("--fp16", action="store_true", help="let TensorRT use float16; requires --tensorrt")
     given = vars(parser.parse_args(arguments))
     folder, repository = given.pop("folder"), given.pop("repository")
     for model in write_repository(folder, repository, TritonOptions(**given)):

@@ -1,1 +1,1 @@
-"""From texts to padded rows, and from logits to predictions."""
+"""Text processing: from texts to padded batches, and from logits to predictions."""

@@ -1,17 +1,25 @@
-"""Which texts share a batch: the split of sorted lengths that costs least, padding and calls together."""
+"""Length bucketing: the division of texts into batches with the lowest cost of padding and calls."""
 
 from collections.abc import Sequence
 
 
 def split(lengths: Sequence[int], rows: int, tokens: int, call: int) -> list[list[int]]:
-    """Indices of `lengths`, one list a batch, shorter texts first.
+    """Divide texts into batches by dynamic programming over the sorted lengths.
 
-    A batch costs its rows times its longest text, plus `call`: what one more call costs, in tokens. Of all splits of the sorted
-    lengths into batches of at most `rows` rows and `tokens` tokens, padding included, this is one of the cheapest; a text that
-    is longer than `tokens` has a batch of its own.
+    The cost of a batch is the number of its rows times its longest text, plus `call`. The result has the lowest cost of all
+    divisions of the sorted lengths within the limits.
+
+    Args:
+        lengths: number of tokens of each text.
+        rows: maximum number of rows of a batch.
+        tokens: maximum number of tokens of a batch, including padding; a longer text gets a separate batch.
+        call: cost of one call, in tokens.
+
+    Returns:
+        Indices into `lengths`, one list per batch, shorter texts first.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    best, first = [0], [0]  # cost of the shortest `end` texts, and where their last batch begins
+    best, first = [0], [0]  # cost of the shortest `end` texts, and start of their last batch
     for end in range(1, len(order) + 1):
         width = lengths[order[end - 1]]
         room = max(1, min(rows, tokens // max(1, width)))

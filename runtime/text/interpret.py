@@ -1,4 +1,4 @@
-"""How the logits of one text become a prediction."""
+"""Interpretation of logits: from the logits of one text to a prediction."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -7,22 +7,31 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import HeadType, TaskEntry
-from runtime.text.encode import TextEncoder, Tokens
+from runtime.text.encode import TextEncoder
 from runtime.text.prediction import Prediction, Word
+from runtime.text.tokens import Tokens
 
 Array = npt.NDArray[Any]
 
-# Heads with logits for every token; `interpret` takes theirs without the padding
+# Heads with logits for every token; `interpret` expects them without padding
 TOKENWISE: Final[tuple[HeadType, ...]] = ("tagging", "question_answering", "masked_lm")
 
-_LONGEST_ANSWER: Final = 30  # tokens; twice what transformers' pipeline looks at
+_LONGEST_ANSWER: Final = 30  # tokens; twice the default of transformers' pipeline
 
 
 def interpret(
     task: TaskEntry, logits: Sequence[Array], text: str | Sequence[str], tokens: Tokens, encoder: TextEncoder
 ) -> Prediction:
-    """The prediction for one text. `logits`: an array for each of the task's outputs, of one row and without padding:
-    [labels or features], [tokens, labels or vocabulary], or [tokens] for question answering, which needs a pair."""
+    """Convert the logits of one text into a prediction.
+
+    Args:
+        task: manifest entry of the task.
+        logits: one array per output of the task, for one row and without padding: [labels or features], [tokens, labels or
+            vocabulary], or [tokens] for question answering.
+        text: the text or pair; question answering requires a pair.
+        tokens: its tokens.
+        encoder: encoder of the bundle.
+    """
     parts = (text,) if isinstance(text, str) else text
     values = logits[0]
     if task.head == "question_answering":
@@ -44,14 +53,14 @@ def interpret(
 
 
 def softmax(logits: Array) -> npt.NDArray[np.float64]:
-    """Over the last axis, in float64; the largest logit is taken off first, so that nothing overflows."""
+    """Compute the softmax over the last axis in float64, shifted by the largest logit to avoid overflow."""
     wide = logits.astype(np.float64)
     powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def sigmoid(logits: Array) -> npt.NDArray[np.float64]:
-    """In float64; exp sees only numbers <= 0, so that nothing overflows."""
+    """Compute the sigmoid in float64; the argument of exp is at most 0 to avoid overflow."""
     wide = logits.astype(np.float64)
     power = np.exp(-np.abs(wide))
     return np.asarray(np.where(wide >= 0, 1.0, power) / (1.0 + power))
@@ -59,9 +68,9 @@ def sigmoid(logits: Array) -> npt.NDArray[np.float64]:
 
 def _words(task: TaskEntry, probabilities: npt.NDArray[np.float64], parts: Sequence[str], tokens: Tokens) -> tuple[Word, ...]:
     spans: dict[tuple[int, int], tuple[int, int, int]] = {}  # (part, word) -> first token, start, end
-    # word ids begin again at 0 in the second text; both are None at special tokens
-    places = zip(tokens.parts, tokens.words, tokens.offsets, strict=True)
-    for token, (part, word, (start, end)) in enumerate(places):
+    # word ids restart at 0 in the second text; part and word are None for special tokens
+    columns = zip(tokens.parts, tokens.words, tokens.offsets, strict=True)
+    for token, (part, word, (start, end)) in enumerate(columns):
         if part is not None and word is not None:
             first, begin, _ = spans.get((part, word), (token, start, end))
             spans[part, word] = (first, begin, end)
@@ -76,8 +85,8 @@ def _words(task: TaskEntry, probabilities: npt.NDArray[np.float64], parts: Seque
 
 def _masks(logits: Array, parts: Sequence[str], tokens: Tokens, encoder: TextEncoder) -> tuple[Word, ...]:
     words = []
-    places = zip(tokens.ids, tokens.parts, tokens.offsets, strict=True)
-    for token, (token_id, part, (start, end)) in enumerate(places):
+    columns = zip(tokens.ids, tokens.parts, tokens.offsets, strict=True)
+    for token, (token_id, part, (start, end)) in enumerate(columns):
         if token_id == encoder.mask_id and part is not None:
             best = int(logits[token].argmax())
             score = float(softmax(logits[token])[best])
@@ -86,15 +95,15 @@ def _masks(logits: Array, parts: Sequence[str], tokens: Tokens, encoder: TextEnc
 
 
 def _answer(starts: Array, ends: Array, context: str, tokens: Tokens) -> Prediction:
-    """The span with the largest sum of logits, which has the largest product of probabilities too."""
-    inside = [place for place, part in enumerate(tokens.parts) if part == 1]  # one run: a context is never interrupted
+    """Return the span with the largest sum of logits, which also has the largest product of probabilities."""
+    inside = [position for position, part in enumerate(tokens.parts) if part == 1]  # contiguous
     if not inside:
         return Prediction("question_answering", answer="", start=0, end=0, score=0.0)
     first, count = inside[0], len(inside)
     begin, finish = (logits.astype(np.float64)[first : first + count] for logits in (starts, ends))
     lengths = range(min(count, _LONGEST_ANSWER))  # without the first token
     best = [begin[: count - length] + finish[length:] for length in lengths]
-    length = max(lengths, key=lambda index: float(best[index].max()))  # of equal spans the shortest
+    length = max(lengths, key=lambda index: float(best[index].max()))  # the shortest of equally good spans
     start = first + int(best[length].argmax())
     end = start + length
     score = float(softmax(starts)[start] * softmax(ends)[end])
@@ -103,7 +112,7 @@ def _answer(starts: Array, ends: Array, context: str, tokens: Tokens) -> Predict
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[str, int, int]:
-    """A span without the spaces around it, which SentencePiece and byte-level tokenizers count as part of a word."""
+    """Remove surrounding spaces from a span; SentencePiece and byte-level tokenizers include them in a word."""
     found = text[start:end].strip()
     start = text.index(found, start)
     return found, start, start + len(found)

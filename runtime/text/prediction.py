@@ -1,4 +1,4 @@
-"""What a prediction says."""
+"""Predictions: the result of `Predictor.predict` for one text and one task."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from runtime.bundle import HeadType
 
-# Heads whose answer to a text is a Prediction, and the fields that it sets; the others have logits only
+# Heads with predictions for texts -> fields that they set; other heads have only logits
 FIELDS: Final[Mapping[HeadType, tuple[str, ...]]] = {
     "classification": ("label", "score", "scores"),
     "multilabel": ("labels", "scores"),
@@ -21,10 +21,15 @@ FIELDS: Final[Mapping[HeadType, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Word:
-    """A labelled word: `text` is `[start:end]` (characters) of part 0 or 1 of the input (1 = second text of a pair).
+    """A labelled word.
 
-    tagging: `label` and its softmax probability `score` are read at the word's first token.
-    masked_lm: `text` is the mask token, `label` the most probable token in its place, without the spaces around it.
+    Attributes:
+        text: text of the word; the mask token for masked_lm.
+        start: start of the word in characters of its part.
+        end: end of the word in characters of its part.
+        label: label at the word's first token for tagging; the most probable token, without surrounding spaces, for masked_lm.
+        score: softmax probability of `label`.
+        part: 0 for the first text, 1 for the second text of a pair.
     """
 
     text: str
@@ -37,19 +42,23 @@ class Word:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One task's answer to one text; which fields are set depends on `head`. `drop`: the variant that answered.
+    """Prediction of one task for one text. The head determines which fields are set, see `FIELDS`.
 
-    classification: `label`, its probability `score`, and `scores` of all labels (softmax).
-    multilabel: `labels` with probability >= 0.5, and `scores` of all labels (sigmoid).
-    regression: `value`, in the units of the training data.
-    tagging: `words`, in the order of the text.
-    question_answering: `answer` is `[start:end]` (characters) of the context; `score` is the product of the probabilities
-        that the answer starts and ends there (softmax over all tokens of question and context). An empty context has the
-        answer "" with the score 0.
-    multiple_choice: `value`, the logit of this row's choice. A row is one choice: to compare the choices of a question,
-        take the largest value, or the softmax over the values of its rows.
-    masked_lm: `words`, one for each mask token, in the order of the text; none where the text has no mask token.
-    text_embedding: `vector`, the projected text as the model gives it, not normalised.
+    Attributes:
+        head: type of the head.
+        label: most probable label (classification).
+        score: probability of `label` (classification), or the product of the probabilities that the answer starts and ends
+            there, each a softmax over all tokens of question and context (question_answering).
+        scores: label -> probability: softmax (classification) or sigmoid (multilabel).
+        labels: labels with a probability of at least 0.5 (multilabel).
+        value: number in the units of the training data (regression), or logit of this row's choice (multiple_choice). To
+            compare the choices of a question, take the largest value, or the softmax over the values of its rows.
+        words: labelled words in text order (tagging), or one per mask token, possibly none (masked_lm).
+        answer: characters `[start:end]` of the context; "" with score 0 for an empty context (question_answering).
+        start: start of `answer` in characters of the context.
+        end: end of `answer` in characters of the context.
+        drop: drop of the variant that was used.
+        vector: projected embedding, not normalized (text_embedding).
     """
 
     head: HeadType
@@ -66,6 +75,6 @@ class Prediction:
     vector: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: `head`, `drop` and the fields that this head sets."""
+        """Return a JSON-ready dictionary with `head`, `drop` and the fields that this head sets."""
         document = asdict(self)
         return {name: document[name] for name in ("head", "drop", *FIELDS[self.head])}

@@ -1,4 +1,4 @@
-"""The benchmark's statistics, its command line, and a whole run on a tiny model."""
+"""The statistics of the benchmark, its command line, and complete runs on a tiny model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from benchmarks import routed, suite
 from benchmarks.cli import main
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
-from benchmarks.markdown import shares, table
+from benchmarks.markdown_tables import shares, table
 from benchmarks.options import Shape, parse, parse_shapes
+from benchmarks.results_file import read_rows
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
-from benchmarks.rows_file import read_rows
 from benchmarks.variant import Prepared, Variant, max_difference, one_line
 
 TINY = ("--layers", "2", "--hidden", "32", "--tasks", "2", "--drop", "1", "--rounds", "2", "--no-compile", "--shapes", "1x8")
@@ -184,10 +184,10 @@ def test_a_tiny_run_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFix
     assert rows[0]["command"] == " ".join(("python -m benchmarks", *TINY))
     assert {"torch", "onnxruntime", "python"} <= rows[0]["machine"]["versions"].keys()
     tables = capsys.readouterr().out.partition("wrote ")[0]
-    for told in (text, tables):
-        assert str(Path.home()) + "/" not in told
-        assert str(tmp_path) not in told
-        assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", told)
+    for text_or_tables in (text, tables):
+        assert str(Path.home()) + "/" not in text_or_tables
+        assert str(tmp_path) not in text_or_tables
+        assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", text_or_tables)
 
 
 def _variant(key: str, prepare: Callable[[], Prepared]) -> Variant:

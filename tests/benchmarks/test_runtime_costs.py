@@ -1,4 +1,4 @@
-"""The soak and the figures of docs/runtime.md: that they run, and that the soak fails where it should."""
+"""The soak test and the figures of docs/runtime.md: that they run, and that the soak test detects wrong results."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_a_soak_finds_nothing_wrong(bundle: str, capsys: pytest.CaptureFixture[s
     assert {"refused", "right"} <= result["calls"].keys() <= {"cancelled", "ended before its cancellation", "refused", "right"}
 
 
-def test_a_soak_notices_wrong_answers(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_soak_detects_wrong_answers(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = runtime.Predictor.run, iter(range(10**9))
 
     def sometimes_wrong(*given: object, **named: object) -> object:

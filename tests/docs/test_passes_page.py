@@ -1,4 +1,4 @@
-"""docs/passes.md is true: each pass does to its example what the page says, and no pass is missing."""
+"""docs/passes.md and docs/writing_a_pass.md are true: order, examples and quoted files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 import pytest
 
-from exporter.compile import passes, vmap
+from exporter.compile import passes, pipeline, vmap
 from tests.helpers.pass_testing import op_types, parse, rand
 
-PAGE = (Path(__file__).parents[2] / "docs" / "passes.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "passes.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "writing_a_pass.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, flags=re.DOTALL | re.MULTILINE))
 WEIGHTS = {"w": rand(4, 4), "other": rand(4, 4, seed=1), "b": rand(4), "same_as_b": rand(4), "large": rand(128, 128)}
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
@@ -36,6 +38,43 @@ def _pass(name: str) -> ir.passes.InPlacePass:
 
 def _weights(text: str) -> dict[str, np.ndarray]:
     return {name: array for name, array in WEIGHTS.items() if re.search(rf"[(, ]{name}[,)]", text)}
+
+
+def _position(name: str) -> str:
+    """The pass's places in the order of its stages."""
+    found = []
+    for stage, steps in (("template", pipeline.template_passes(())), ("final", pipeline.final_passes())):
+        places = [str(place) for place, step in enumerate(steps, 1) if pipeline.pass_name(step) == name]
+        if places:
+            found.append(f"{stage} {' and '.join(places)} of {len(steps)}")
+    return ", ".join(found)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_positions_are_those_of_the_pipeline(name: str) -> None:
+    (position,) = re.findall(r"\A\n\*([^*\n]+)\*\n", SECTIONS[name])
+    expected = _position(name)
+    assert position == expected if expected else position.startswith(("vectorise", "final", "target"))
+
+
+QUOTES = re.findall(r"```python\n# ([\w/]+\.py)\n(.*?)```", GUIDE, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("file", "code"), QUOTES, ids=[Path(file).name for file, _ in QUOTES])
+def test_the_guide_quotes_the_files_as_they_are(file: str, code: str) -> None:
+    assert code in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_the_guide_shows_pass_order_and_test() -> None:
+    expected = [
+        "compile/passes/merge_casts.py",
+        "compile/passes/__init__.py",
+        "compile/pipeline.py",
+        "passes/test_merge_casts.py",
+    ]
+    assert len(QUOTES) == len(expected)
+    assert all(file.endswith(end) for (file, _), end in zip(QUOTES, expected, strict=True))
+    assert QUOTES[0][1] == (ROOT / QUOTES[0][0]).read_text(encoding="utf-8")
 
 
 def test_no_pass_is_missing() -> None:

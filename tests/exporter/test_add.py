@@ -35,7 +35,7 @@ def model() -> Any:
 
 
 def _with(model: Any, names: tuple[str, ...]) -> Any:
-    """The model with those tasks alone."""
+    """The model with only these tasks."""
     other = tiny_model(TASKS)
     for name in set(TASKS) - set(names):
         other.delete_adapter(name)
@@ -67,7 +67,9 @@ def test_new_tasks_join_their_structures(model: Any, folder: Path, monkeypatch: 
     assert predictor.tasks == (*OLD, *NEW)
     feeds = inputs((3, 8))
     for drop in DROPS:
-        for task, answer in predictor.run(feeds, drop=drop).items():
+        answers = predictor.run(feeds, drop=drop)
+        assert list(answers) == [*OLD, *NEW]
+        for task, answer in answers.items():
             assert_parity(answer, reference(model, task, feeds, drop))
         names = ["tone", "topic", "stars"]
         for row, answer in enumerate(predictor.run_routed(feeds, names, drop=drop)):
@@ -81,7 +83,9 @@ def test_the_graphs_are_those_of_an_export_of_all(model: Any, folder: Path, tmp_
     found, expected = read_manifest(folder), read_manifest(tmp_path / "whole")
     assert found.tasks == expected.tasks
     assert found.files.keys() == expected.files.keys()
-    for name in [name for name in found.files if name.endswith(".onnx") and "template" not in name]:
+    names = [name for name in found.files if name.endswith(".onnx") and "template" not in name]
+    assert len(names) == 2 * len(DROPS)  # one of all tasks, one routed
+    for name in names:
         graphs = [ir.load(each / name) for each in (folder, tmp_path / "whole")]
         assert op_types(graphs[0]) == op_types(graphs[1])
     assert (folder / WEIGHTS).stat().st_size == (tmp_path / "whole" / WEIGHTS).stat().st_size
@@ -110,7 +114,7 @@ def test_templates_cost_little_more_than_the_adapters(model: Any, exported: Path
     [
         ({"new": ("par_bn", "2")}, "no task of the bundle has the structure of the task 'new'"),
         ({"new": ("seq_bn", "multi")}, "no task of the bundle has the structure of the task 'new'"),
-        ({"topic": ("seq_bn", "2")}, "no task that the bundle has not; it has mood, topic"),
+        ({"topic": ("seq_bn", "2")}, "have no new task; the bundle has mood, topic"),
         ({"new": ("seq_bn", "tag")}, r"found new \(tagging\)"),
     ],
 )
@@ -135,16 +139,20 @@ def test_a_bundle_without_templates_says_how_to_get_them(model: Any, folder: Pat
         (folder / name).unlink()
     files = {name: value for name, value in manifest.files.items() if "template" not in name}
     replace(manifest, files=files).write(folder)
-    with pytest.raises(ExportError, match="without templates; export it again with --extendable"):
+    with pytest.raises(ExportError, match="has no templates, so that tasks cannot be added: export it again with --extendable"):
         add(folder, model=model)
 
 
 def test_the_command_line(model: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _with(model, ("spam",)).save_pretrained(tmp_path / "model")
-    assert main(["add", str(folder), "--model", str(tmp_path / "model"), "--quiet"]) == 0
+    assert main(["add", str(folder), "--model", str(tmp_path / "model")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(": 1 new task, drops 1, 0 of 3 layers")
+    assert "next:" in lines[-9:]
+    assert str(folder) in "".join(lines[lines.index("next:") :])
     assert runtime.load(folder).tasks == (*OLD, "spam")
     assert main(["add", str(folder), "--model", str(tmp_path / "model"), "--quiet"]) == 2
-    assert capsys.readouterr().err.startswith("error: the model and adapters given have no task")
+    assert capsys.readouterr().err.startswith("error: the model and adapters given have no new task")
     (folder / MANIFEST).unlink()
     assert main(["add", str(folder), "--quiet"]) == 2
     assert "not a bundle" in capsys.readouterr().err

@@ -1,10 +1,9 @@
-"""The bundled example: what is shipped, and that the main command answers real sentences with it."""
+"""The bundled example: its files, and the predictions of the main command for real sentences."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -133,25 +132,6 @@ def test_the_runtime_command_answers(example_bundle: Path, extra: list[str]) -> 
     if extra:
         texts = json.loads(result.stdout)["texts"]
         assert [text["text"] for text in texts] == [TEXTS[0], list(PAIR)]
-
-
-def test_the_runtime_commands_of_the_readme_answer(example_bundle: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = [shlex.split(line) for line in readme.splitlines() if line.startswith("python -m runtime onnx ")]
-    assert len(commands) >= 2
-    for command in commands:
-        subprocess.run([sys.executable, "-m", "runtime", str(example_bundle), *command[4:]], cwd=ROOT, check=True)
-
-
-def test_the_inspect_command_of_the_readme_draws_its_picture(example_bundle: Path, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (command,) = [shlex.split(line) for line in readme.splitlines() if line.startswith("python -m exporter inspect ")]
-    options = [str(tmp_path / Path(option).name) if option.endswith(".svg") else option for option in command[5:]]
-    full = [sys.executable, "-m", "exporter", "inspect", str(example_bundle), *options]
-    shown = subprocess.run(full, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"})
-    assert all(name in shown.stdout for name in RESULTS)
-    drawn, committed = ((folder / "inspect.svg").read_text(encoding="utf-8") for folder in (tmp_path, ROOT / "docs"))
-    assert all(f">{name}<" in drawn and f">{name}<" in committed for name in (*RESULTS, "trunk", "layer 5"))
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(example_bundle: Path) -> None:

@@ -67,6 +67,7 @@ def test_texts_with_labels_give_attention_drift_and_a_metric(folder: Path, tmp_p
     report = json.loads(capsys.readouterr().out)
     (fusion,), (drift,) = report["fusions"], report["drift"]
     assert (fusion["task"], fusion["fusion"], fusion["measured"]) == (NAME, NAME, True)
+    assert [row["layer"] for row in fusion["layers"]] == list(range(LAYERS))
     for row in fusion["layers"]:
         assert sum(row["scores"].values()) == pytest.approx(1, abs=1e-5)
         assert fusion["kept"][str(row["layer"])] == [max(row["scores"], key=row["scores"].get)]

@@ -17,7 +17,9 @@ def _check(model: Any, folder: Path, drop: int) -> None:
     export(model, drop=drop, output=folder)
     for shape in ((1, 3), (6, 10)):
         feeds = inputs(shape)
-        for task, answer in run_graph(folder, feeds).items():
+        answers = run_graph(folder, feeds)
+        assert list(answers) == list(model.heads)
+        for task, answer in answers.items():
             assert_parity(answer, reference(model, task, feeds, drop))
 
 
@@ -70,5 +72,7 @@ def test_adapters_tied_across_layers_are_stored_once(tmp_path: Path) -> None:
     # A few shapes and ones on top; a second copy of an adapter would be 4 kB.
     assert 0 <= report.graph.branch_bytes - 4 * (report.variants[0].stored_adapter_parameters + heads) < 1024
     feeds = inputs((4, 9))
-    for task, answer in run_graph(tmp_path / "onnx", feeds).items():
+    answers = run_graph(tmp_path / "onnx", feeds)
+    assert list(answers) == ["tied", "equal"]
+    for task, answer in answers.items():
         assert_parity(answer, reference(model, task, feeds, 1))

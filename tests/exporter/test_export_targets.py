@@ -20,12 +20,12 @@ import exporter.verify.evaluate
 import exporter.verify.verify
 import runtime
 from exporter import ExportError, VerificationError, export
-from exporter.compile.build import trace_group
-from exporter.compile.pipeline import TracedGroup
 from exporter.plan import Plan
-from exporter.prune.prune import TaskGroup
+from exporter.prune.task_groups import TaskGroup
 from exporter.targets import TARGETS, TOLERANCES, needs_ranges
-from exporter.verify.verify import eager
+from exporter.trace.trace import trace_group
+from exporter.traced_group import TracedGroup
+from exporter.verify.eager import eager
 from tests.helpers.tiny_models import MAX_LENGTH, inputs, reference, run_graph, tiny_model, tokenizer
 
 TASKS = {"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}
@@ -56,12 +56,12 @@ def traces() -> dict[int, TracedGroup]:
 def one_trace(traces: dict[int, TracedGroup], monkeypatch: pytest.MonkeyPatch) -> None:
     """A target changes what follows the trace: one per drop serves all tests."""
 
-    def trace(branch: TaskGroup, plan: Plan) -> TracedGroup:
+    def trace(task_group: TaskGroup, plan: Plan) -> TracedGroup:
         if plan.drop not in traces:
-            traces[plan.drop] = trace_group(branch, plan)
+            traces[plan.drop] = trace_group(task_group, plan)
         return replace(traces[plan.drop], model=traces[plan.drop].model.clone())
 
-    monkeypatch.setattr(exporter.variants, "trace_group", trace)
+    monkeypatch.setattr(exporter.variant, "trace_group", trace)
 
 
 @pytest.mark.parametrize(("target", "precision"), [case for case in CASES if case != ("portable", "fp32")])
@@ -89,19 +89,21 @@ def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: 
 
 
 def test_a_mistake_that_rounding_would_hide_is_found(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter.verify, "eager", lambda *arguments: [field + 0.01 for field in eager(*arguments)])
+    monkeypatch.setattr(exporter.verify.verify, "eager", lambda *arguments: [field + 0.01 for field in eager(*arguments)])
     with pytest.raises(VerificationError, match=r"max .onnx - torch. 1.0\de-02, over 1.00e-04"):
         export(model, precision="int8", output=tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_precision_that_a_target_lacks_is_refused(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"the target cuda computes in fp32, fp16, found int8.*targets portable, cpu"):
+    with pytest.raises(ExportError, match=r"the target cuda supports fp32, fp16, found int8.*targets portable, cpu"):
         export(model, target="cuda", precision="int8", output=tmp_path / "onnx")
 
 
 def test_static_ranges_need_texts(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"int8 for the target openvino quantizes by .*: add --calibration FILE"):
+    with pytest.raises(
+        ExportError, match=r"int8 for the target openvino measures the ranges of activations .*: add --calibration FILE"
+    ):
         export(model, target="openvino", precision="int8", output=tmp_path / "onnx")
 
 
@@ -113,22 +115,20 @@ def _texts(path: Path, labels: bool) -> Path:
 
 
 def test_texts_that_take_no_member_away_change_no_branch(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter.variants, "prune", lambda *_: pytest.fail("pruned again"))
+    monkeypatch.setattr(exporter.variant, "prune", lambda *_: pytest.fail("pruned again"))
     texts = _texts(tmp_path / "t.jsonl", labels=False)
     report = export(model, tokenizer(), tasks=["a"], drop=1, calibration=texts, output=tmp_path / "onnx")
     assert [row.task for row in report.variants[0].drift] == ["a"]
 
 
-def test_the_space_asked_for_is_that_of_the_weights_and_of_the_copy_that_is_proved_first(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_required_space_covers_weights_and_the_proved_copy(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def note(_: Path, needed: int) -> None:
         asked.append(needed)
         raise ExportError("enough")
 
-    monkeypatch.setattr(exporter._export, "check_space", note)
+    monkeypatch.setattr(exporter.export_tasks, "check_space", note)
     for precision in ("fp32", "fp16", "int8"):
         with pytest.raises(ExportError, match="enough"):
             export(model, precision=precision, drop=[0, 1], output=tmp_path / "onnx")
@@ -152,16 +152,16 @@ def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
 ) -> None:
     texts = _texts(tmp_path / "t.jsonl", labels=False)
     runs: list[list[str]] = []
-    evaluate = exporter.evaluate.evaluate
+    evaluate = exporter.verify.evaluate.evaluate
 
-    def counted(branches: Any, plan: Plan, graph: Any, evaluation: Any) -> Any:
+    def counted(task_groups: Any, plan: Plan, graph: Any, evaluation: Any) -> Any:
         def run(names: list[str], feeds: Any) -> Any:
             runs.append(names)
             return graph.run(names, feeds)
 
-        return evaluate(branches, plan, SimpleNamespace(run=run), evaluation)
+        return evaluate(task_groups, plan, SimpleNamespace(run=run), evaluation)
 
-    monkeypatch.setattr(exporter.variants, "evaluate", counted)
+    monkeypatch.setattr(exporter.variant, "evaluate", counted)
     both = export(model, tokenizer(), evaluation=texts, output=tmp_path / "both").variants[0].evaluation
     assert runs == [["a", "b"]]  # six short texts are one batch
     copy = shutil.copyfile(texts, tmp_path / "copy.jsonl")
@@ -174,7 +174,7 @@ def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
 def test_a_graph_that_answers_otherwise_too_often_is_refused(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter.evaluate, "eager", lambda *arguments: [-field for field in eager(*arguments)])
+    monkeypatch.setattr(exporter.verify.evaluate, "eager", lambda *arguments: [-field for field in eager(*arguments)])
     with pytest.raises(VerificationError, match=r"differs from PyTorch on more than 10.00% of the evaluation texts"):
         export(
             model,
@@ -189,10 +189,10 @@ def test_a_graph_that_answers_otherwise_too_often_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_disagreement": 0.1}, "max_disagreement needs texts"),
+        ({"max_disagreement": 0.1}, "max_disagreement needs evaluation texts"),
         ({"max_disagreement": 2, "evaluation": "t.jsonl"}, "must be a share from 0 to 1, found 2"),
-        ({"evaluation": {"z": "t.jsonl"}}, "evaluation names 'z', which is no task; tasks: a, b"),
-        ({"evaluation": "labelled.jsonl"}, "belong to one task: name it"),
+        ({"evaluation": {"z": "t.jsonl"}}, "unknown task 'z' in evaluation; tasks: a, b"),
+        ({"evaluation": "labelled.jsonl"}, "belong to one task: choose it"),
     ],
 )
 def test_wrong_evaluations_are_refused(

@@ -27,7 +27,9 @@ def test_every_variant_is_its_own_drop(model: Any, exported: Report) -> None:
     assert predictor.drops == DROPS
     feeds = inputs((3, 9), model.config.vocab_size)
     for drop in DROPS:
-        for task, answer in predictor.run(feeds, drop=drop).items():
+        answers = predictor.run(feeds, drop=drop)
+        assert list(answers) == ["a", "b"]
+        for task, answer in answers.items():
             assert_parity(answer, reference(model, task, feeds, drop))
     assert runtime.load(exported.output, drop=0).drops == (0,)
 

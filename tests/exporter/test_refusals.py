@@ -36,25 +36,25 @@ def model() -> Any:
     ("arguments", "message"),
     [
         ({"tasks": [Stack("a", "b")]}, "give compositions as a mapping"),
-        ({"tasks": {"b": Stack("a", "c")}}, "there is no adapter 'c'; the model has a, b"),
+        ({"tasks": {"b": Stack("a", "c")}}, "unknown adapter 'c'; adapters: a, b"),
         ({"tasks": {"c": Stack("a", Fuse("a", "b"))}}, "the task 'c' has no prediction head 'a,b'; heads: a, b"),
-        ({"tasks": {"a": Fuse("a", "b")}}, "the task 'a' has no fusion layer 'a,b'; fusions: none"),
+        ({"tasks": {"a": Fuse("a", "b")}}, "the task 'a' needs the fusion layer 'a,b'; fusions: none"),
         ({"tasks": {"a": Parallel("a", "b")}}, "Parallel runs several tasks"),
-        ({"tasks": {"a": Split("a", "b", splits=3)}}, "Split cuts a batch or a text into parts of fixed size"),
-        ({"tasks": {"a": BatchSplit("a", "b", batch_sizes=1)}}, "BatchSplit cuts a batch"),
-        ({"tasks": {"a": Fuse("a", Fuse("a", "b"))}}, "the setup of the task 'a' is no composition of adapters"),
+        ({"tasks": {"a": Split("a", "b", splits=3)}}, "Split splits a batch or a text into parts of fixed size"),
+        ({"tasks": {"a": BatchSplit("a", "b", batch_sizes=1)}}, "BatchSplit splits a batch"),
+        ({"tasks": {"a": Fuse("a", Fuse("a", "b"))}}, "the setup of the task 'a' is not a composition of adapters"),
         ({"tasks": {"a": ""}}, "the setup of the task 'a' is empty"),
-        ({"tasks": {}}, "no task was named"),
-        ({"tasks": {"x": "a", "x.y": "b", "a": "z"}}, "there is no adapter 'z'"),
+        ({"tasks": {}}, "tasks is empty"),
+        ({"tasks": {"x": "a", "x.y": "b", "a": "z"}}, "unknown adapter 'z'"),
         ({"keep_fused": 1}, "keep_fused was given, but no task is a fusion"),
-        ({"drop": {"c": 1}}, "drop names 'c', which is no task; tasks: a, b"),
+        ({"drop": {"c": 1}}, "unknown task 'c' in drop; tasks: a, b"),
         ({"drop": {"a": -1}}, "drop must be from 0 to 3"),
-        ({"adapters": ["x"]}, "adapters and fusions are for a model from a folder"),
+        ({"adapters": ["x"]}, "adapters and fusions require a model folder or hub id"),
         ({"tasks": "a"}, "found 'a': write \\['a'\\]"),
         ({"tasks": 5}, "found 5"),
-        ({"drop": 1.0}, "drop must be a whole number"),
-        ({"drop": True}, "drop must be a whole number"),
-        ({"drop": None}, "drop must be a whole number"),
+        ({"drop": 1.0}, "drop must be an integer"),
+        ({"drop": True}, "drop must be an integer"),
+        ({"drop": None}, "drop must be an integer"),
         ({"atol": float("inf")}, "atol must be a finite number"),
         ({"atol": "x"}, "atol must be a finite number"),
         ({"opset": 20.0}, "opset must be from 17"),
@@ -114,12 +114,12 @@ def _both_sides() -> Any:
     [
         (lambda: BertModel(bert_config()), "expected a model with adapters, found BertModel"),
         (lambda: torch.nn.Linear(2, 2), "expected a model with adapters, found Linear"),
-        (lambda: _static(BertForPreTraining(bert_config())), "BertForPreTraining has no prediction head that is known"),
-        (_headless_decoder, "T5Model has no prediction head, and only encoders of texts are exported without one"),
+        (lambda: _static(BertForPreTraining(bert_config())), "BertForPreTraining has no supported prediction head"),
+        (_headless_decoder, "T5Model has no prediction head, and only text encoders are exported without one"),
         (_both_sides, "CLIPModel compares texts with images, .* TextModelWithProjection or VisionModelWithProjection"),
         (_hooked, "the model cannot be copied"),
         (_pruned, "the model cannot be copied"),
-        (_short, "takes no more than one token"),
+        (_short, "takes at most one token"),
         (lambda: tiny_model({"a": ("seq_bn", "2")}).to("meta"), "on the meta device"),
         (lambda: _labels({"x": None}), "the labels of the head 'a'"),
         (lambda: _labels(["x", "y"]), "the labels of the head 'a'"),
@@ -139,7 +139,7 @@ def test_a_tokenizer_of_another_model(model: Any, tmp_path: Path) -> None:
         export(model, tokenizer(), output=tmp_path / "onnx")
 
 
-def test_numpy_numbers_and_a_tokenizer_that_names_more_inputs_than_the_model_has(tmp_path: Path) -> None:
+def test_numpy_numbers_and_a_tokenizer_with_extra_inputs_work(tmp_path: Path) -> None:
     words = tokenizer()
     config = DistilBertConfig(n_layers=1, dim=32, n_heads=4, hidden_dim=64, vocab_size=len(words), max_position_embeddings=20)
     model = tiny_model({}, config)

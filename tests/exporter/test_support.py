@@ -29,12 +29,12 @@ def test_worse_is_worse() -> None:
 _LEFT = {
     "deberta": "its relative positions are cut to a longest length in shape arithmetic that has no name for the result",
     "debertav2": "the heads lie in the batch there, and no input has such an axis",
-    "loreft, suffix positions": "its arithmetic on lengths asks whether a text has any tokens",
+    "loreft, suffix positions": "its arithmetic on lengths checks whether a text has any tokens",
 }
 
 
 def _in_vain(folder: Path) -> list[str]:
-    """What the exported graph computes for nothing."""
+    """The nodes that the exported graph computes without need."""
     return leftovers(ir.load(folder / "model.onnx"))
 
 

@@ -78,7 +78,7 @@ def test_builds_engines_of_several_tasks(tmp_path: Path, target: str) -> None:
     assert build_all(tmp_path / "onnx")["model.onnx"] > 0
 
 
-def test_builds_an_engine_whose_rows_choose_among_several_structures(tmp_path: Path) -> None:
+def test_builds_an_engine_whose_rows_select_among_structures(tmp_path: Path) -> None:
     export(tiny_model(MIXED), drop=1, target="tensorrt", routed=True, output=tmp_path / "onnx")
     assert set(build_all(tmp_path / "onnx")) == {"model.onnx", "model_routed.onnx"}
 
@@ -96,7 +96,7 @@ def test_builds_an_engine_of_the_example(example_bundle: Path) -> None:
 
 
 def test_a_refusal_says_what_the_parser_says(tmp_path: Path) -> None:
-    """A portable routed graph of several structures asks the run how many rows each has."""
+    """A portable routed graph of several structures has data-dependent numbers of rows."""
     export(tiny_model(MIXED), drop=1, routed=True, output=tmp_path / "onnx")
     with pytest.raises(AssertionError, match="NonZero"):
         build_all(tmp_path / "onnx")

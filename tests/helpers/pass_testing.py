@@ -1,4 +1,4 @@
-"""What the tests of the graph passes share: models from ONNX text, and the proof that a pass is one."""
+"""Models from ONNX text for the tests of the graph passes, and the proof of a pass."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,8 @@ import onnx.parser
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxruntime
+
+from exporter.compile.rewrite.refusals import RefusingPass
 
 Arrays = Mapping[str, np.ndarray]
 Sizes = Mapping[str, int]
@@ -86,7 +88,7 @@ def serialize(model: ir.Model) -> bytes:
 
 
 def check_valid(model: ir.Model) -> None:
-    """Asks ONNX's checker, which also infers every shape and compares it with the declared one."""
+    """Run ONNX's checker, which also infers every shape and compares it with the declared one."""
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
@@ -100,19 +102,21 @@ def prove(
     sizes: Sequence[Sizes] = SIZES,
     idempotent: bool = True,
     opset: int = 20,
+    refused: str | None = None,
 ) -> ir.Model:
-    """Proves a pass on one graph: its operators, its numbers, its idempotence, and the checker's verdict.
+    """Prove a pass on one graph: its operators, its numbers, its idempotence, and the checker's verdict.
 
     Args:
         step: the pass.
         text: as in `parse`.
         operators: the operators after the pass and the removal of dead nodes, in the graph's order and separated by spaces;
-            None if the pass must leave the model alone.
+            None if the pass must leave the model as it is.
         initializers: as in `parse`.
         tolerance: the largest difference allowed relative to max(1, |number|); 0 demands equal bits, up to the sign of zero.
         sizes: the batch and sequence sizes at which numbers are compared.
         idempotent: whether a second run must change nothing.
         opset: the operator set that the pass meets.
+        refused: the one reason that the pass keeps; by default it is not looked at.
 
     Returns:
         The model behind the pass.
@@ -121,6 +125,9 @@ def prove(
     check_valid(before)
     untouched = serialize(model)
     modified = step(model).modified
+    if refused is not None:
+        assert isinstance(step, RefusingPass)
+        assert [each.reason for each in step.refusals] == [refused]
     if operators is None:
         assert not modified
         assert serialize(model) == untouched

@@ -1,7 +1,8 @@
-"""python -m runtime: output, order, files, errors."""
+"""python -m runtime: output, order, input files and errors."""
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import fields
@@ -114,12 +115,19 @@ def test_errors_are_one_line_and_status_2(
 
 
 def test_wrong_options_are_one_line_and_status_2(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([bundle, "--provider", "gpu"], [], [bundle, "--drop", "x"], [bundle, "--pair", "a"]):
+    wrong = [
+        ([bundle, "--provider", "gpu"], "--provider"),
+        ([], "required"),
+        ([bundle, "--drop", "x"], "--drop"),
+        ([bundle, "--pair", "a"], "--pair"),
+    ]
+    for arguments, message in wrong:
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         err = capsys.readouterr().err
         assert caught.value.code == 2
         assert err.startswith("error: ")
+        assert message in err
         assert err.count("\n") == 1
 
 
@@ -131,6 +139,21 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_truncate_cuts(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([bundle, "--text", "word " * 30, "--truncate", "--tasks", "names"]) == 0
     assert capsys.readouterr().out.count("word/") == 14
+
+
+def test_progress_is_logged_and_shown_by_the_command(
+    bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slow(*_: object, options: Options, **__: object) -> None:
+        options.progress("packing weights: 3 s")
+        raise runtime.InputError("stop here")
+
+    monkeypatch.setattr("runtime.__main__.load", slow)
+    assert main([bundle, "--text", "a"]) == 2
+    assert capsys.readouterr() == ("", "packing weights: 3 s\nerror: stop here\n")
+    Options().progress("packing weights: 3 s")  # the library prints nothing
+    assert capsys.readouterr() == ("", "")
+    assert not logging.getLogger("runtime").handlers
 
 
 def test_a_closed_pipe_and_an_interrupt_end_quietly(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:

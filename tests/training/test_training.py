@@ -1,4 +1,4 @@
-"""The training of the bundled example: splits without leaks, words as the runtime sees them, runs that can be interrupted."""
+"""The training of the bundled example: splits without leaks, the words of the tokenizer, and resumed runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_official_test_example_is_not_trained_on() -> None:
     assert [e.text for e in splits.train] == ["new"]
 
 
-def test_a_sample_depends_on_the_texts_alone() -> None:
+def test_a_sample_depends_only_on_the_texts() -> None:
     examples = [Example(str(number), "x", "") for number in range(50)]
     assert sample(examples, None) == sample(examples, 50) == examples
     chosen = sample(examples, 10)
@@ -85,7 +85,7 @@ def test_every_word_of_the_tokenizer_is_labelled_once() -> None:
     assert labelled[5] == (".", 2)
 
 
-def test_batches_are_the_same_for_the_same_seed_and_go_on_for_ever() -> None:
+def test_batches_are_repeatable_for_a_seed_and_never_end() -> None:
     examples = [Encoded({"input_ids": [0] * (number % 7 + 1)}, 0) for number in range(20)]
     first, second = ([id(e) for e in batch] for batch in itertools.islice(training_batches(examples, 8, 3), 2))
     assert [first, second] == [[id(e) for e in batch] for batch in itertools.islice(training_batches(examples, 8, 3), 2)]
@@ -166,7 +166,7 @@ def test_a_fusion_without_its_members_is_refused(tmp_path: Path, tiny_trunk: Any
         models.add_task(tiny_trunk, MIX, ["x", "y"], tmp_path)
 
 
-def test_tied_layers_stay_equal_and_come_back_from_an_ordinary_folder(tmp_path: Path, tiny_trunk: Any) -> None:
+def test_tied_layers_stay_equal_and_load_from_a_plain_folder(tmp_path: Path, tiny_trunk: Any) -> None:
     words = tokenizer()
     models.add_task(tiny_trunk, TAGGING, ["a", "b"], tmp_path)
     whole = models.adapter_parameters(tiny_trunk, "tags")
@@ -181,6 +181,7 @@ def test_tied_layers_stay_equal_and_come_back_from_an_ordinary_folder(tmp_path: 
     layers: dict[str, list[torch.Tensor]] = {}
     for name, tensor in load_file(tmp_path / "tags" / "adapter.safetensors").items():
         layers.setdefault(name.partition(".adapters.")[2], []).append(tensor)
+    assert layers
     for tensors in layers.values():
         assert len(tensors) == 3
         assert all(torch.equal(tensor, tensors[0]) for tensor in tensors)
@@ -196,7 +197,7 @@ def test_the_baseline_answers_with_the_most_frequent_label() -> None:
     assert baseline(TaskSpec("t", "regression", "", 8, 1), numbers, numbers) == 1.0
 
 
-def test_the_card_lists_every_drop_the_shared_variant_and_the_fusion(tmp_path: Path) -> None:
+def test_the_card_lists_drops_the_shared_variant_and_the_fusion(tmp_path: Path) -> None:
     result = {"metric": "accuracy", "baseline": 0.5, "by_drop": [0.9, 0.8], "kind": "classification", "labels": ["a", "b"]}
     result |= {
         "parameters": 3000,
@@ -220,7 +221,7 @@ def test_the_card_lists_every_drop_the_shared_variant_and_the_fusion(tmp_path: P
     assert "the fusion's 4,000 parameters" in card
 
 
-def test_the_example_covers_five_label_counts_a_regression_a_tagging_a_pair_task_and_a_fusion_of_all() -> None:
+def test_the_example_covers_every_kind_of_task_and_a_fusion() -> None:
     assert len(TASKS) == 8
     assert FUSION.members == tuple(task.name for task in TASKS)
     assert [task.kind for task in TASKS].count("classification") == 6

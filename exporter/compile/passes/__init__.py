@@ -14,6 +14,7 @@ from exporter.compile.passes.merge_reshapes import MergeReshapesPass
 from exporter.compile.passes.merge_siblings import MergeSiblingsPass
 from exporter.compile.passes.merge_transposes import MergeTransposesPass
 from exporter.compile.passes.merge_weights import MergeWeightsPass
+from exporter.compile.passes.move_scales import MoveScalesPass
 from exporter.compile.passes.name_transposed import NameTransposedPass
 from exporter.compile.passes.push_slices import PushSlicesPass
 from exporter.compile.passes.quantize_dynamic import QuantizeDynamicPass
@@ -41,6 +42,7 @@ __all__ = [
     "MergeSiblingsPass",
     "MergeTransposesPass",
     "MergeWeightsPass",
+    "MoveScalesPass",
     "NameTransposedPass",
     "PushSlicesPass",
     "QuantizeDynamicPass",

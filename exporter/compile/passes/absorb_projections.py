@@ -1,4 +1,4 @@
-"""Lets a single query carry the projections of keys and values."""
+"""The projections of keys and values on a single query."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from exporter.compile.rewrite.attention import SPLIT, TURNED, Attention, match_attention
-from exporter.compile.rewrite.builder import Builder, const_array, known_shape, refuse_subgraphs, replace_value, sole_producer
+from exporter.compile.rewrite.builder import Builder, const_array, known_shape, refuse_subgraphs, replace_value
+from exporter.compile.rewrite.match import sole_producer
+from exporter.compile.rewrite.refusals import Refusal, RefusingPass
 
 __all__ = ["AbsorbProjectionsPass"]
 
@@ -23,28 +25,48 @@ class _Projection:
     rest: tuple[ir.Value, ...]
 
 
-class AbsorbProjectionsPass(ir.passes.InPlacePass):
+class AbsorbProjectionsPass(RefusingPass):
     """Attention of a single query multiplies by the weights of k and v once, not once per position; equal to rounding.
 
     1. Scores, head by head: q (x W + b)ᵀ becomes (q Wᵀ) xᵀ. The rest of it, q bᵀ, is the same number for all positions of a
-       head, and the softmax takes no notice of it.
+       head, and cancels in the softmax.
     2. Values: p (x W + b) becomes (p x) W + b, because probabilities add up to 1.
     3. What else is added to k or v, such as the product of LoRA, stays as it is and is added to the scores or the values.
 
-    4. A weight that something else reads whole is taken apart in the graph, so that it is stored once.
+    4. A weight that something else reads whole is split in the graph, so that it is stored once.
 
     In the last layer of a model whose head reads one token there is a single query, and k and v are most of what PushSlices
     leaves of that layer. The identity is the one that DeepSeek-V2 absorbs its up-projections by (arXiv 2405.04434, 2.1.2).
     """
 
+    # No NodeRewritePass: whether a weight is stored whole is known once all attention is found (rule 4).
+
     def requires(self, model: ir.Model) -> None:
+        """Refuse control flow.
+
+        Raises:
+            onnx_ir.passes.PreconditionError: an operator has a graph inside.
+        """
         refuse_subgraphs(self, model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Find all attention of a single query, then rewrite it."""
+        self.refusals.clear()
         build = Builder(model.graph, "")
-        found = [each for node in model.graph if (each := match_attention(node)) is not None and _single(each)]
-        keys = [(each, projection) for each in found if (projection := _projection(each.key, each)) is not None]
-        values = [(each, projection) for each in found if (projection := _projection(each.value, each)) is not None]
+        keys: list[tuple[Attention, _Projection]] = []
+        values: list[tuple[Attention, _Projection]] = []
+        for node in model.graph:
+            attention = match_attention(node)
+            if isinstance(attention, Refusal):
+                if (known_shape(node.outputs[0]) or ())[2:3] == (1,):
+                    self.refuse(node, attention)
+            elif attention is not None and _single(attention):
+                for part, found, what in ((attention.key, keys, "key"), (attention.value, values, "value")):
+                    projection = _projection(part, attention, what)
+                    if isinstance(projection, Refusal):
+                        self.refuse(node, projection)
+                    else:
+                        found.append((attention, projection))
         by_head = _Weights([projection.weight for _, projection in (*keys, *values)], build)
         for attention, key in keys:
             _replace(attention.scores, _scores(attention, key, by_head, build), build)
@@ -87,11 +109,13 @@ class _Weights:
         return self._stacks[weight, perm]
 
 
-def _projection(value: ir.Value, found: Attention) -> _Projection | None:
+def _projection(value: ir.Value, found: Attention, what: str) -> _Projection | Refusal:
     """What `value` is the sum of, if nothing else reads it and its parts."""
     shape, query = known_shape(value), known_shape(found.query)
-    if shape is None or query is None or shape[0] != query[0]:
-        return None
+    if shape is None or query is None:
+        return Refusal(f"the shape of the {what} is not known", value)
+    if shape[0] != query[0]:
+        return Refusal(f"the {what} is projected once for all rows of the batch", value)
     products: list[ir.Node] = []
     biases: list[ir.Value] = []
     rest: list[ir.Value] = []
@@ -108,14 +132,16 @@ def _projection(value: ir.Value, found: Attention) -> _Projection | None:
         elif known_shape(addend) == shape:
             rest.append(addend)
         else:
-            return None
+            return Refusal(f"a summand of the {what} has another shape", addend)
     if not products:
-        return None
+        return Refusal(f"the {what} is not a product by a constant matrix that nothing else reads", value)
     # The largest: low-rank ones cost little where they are.
     main = max(products, key=lambda product: _rows(product.inputs[1]))
     rest += [product.outputs[0] for product in products if product is not main]
     x, weights = main.inputs
-    return None if x is None or weights is None else _Projection(x, weights, tuple(biases), tuple(rest))
+    assert x is not None  # both are required
+    assert weights is not None
+    return _Projection(x, weights, tuple(biases), tuple(rest))
 
 
 def _rows(weight: ir.Value | None) -> int:
@@ -169,7 +195,7 @@ def _sizes(found: Attention, projection: _Projection) -> tuple[int | ir.Symbolic
 
 
 def _per_head(rows: ir.Value, weight: ir.Value, build: Builder) -> ir.Value:
-    """rows [batch, heads, a], one for each head, times weight [heads, a, b]: one product for the whole batch a head."""
+    """Multiply rows [batch, heads, a], one for each head, by weight [heads, a, b]: one product for the whole batch a head."""
     batch, heads, size = known_shape(rows) or ()
     dtype, (*_, outputs) = rows.dtype, known_shape(weight) or ()
     swap = {"perm": [1, 0, 2]}
@@ -179,7 +205,7 @@ def _per_head(rows: ir.Value, weight: ir.Value, build: Builder) -> ir.Value:
 
 
 def _split(value: ir.Value, found: Attention, perm: list[int], build: Builder) -> ir.Value:
-    """value [batch, rows, heads x size] as heads, in that order of axes."""
+    """Split value [batch, rows, heads x size] into heads, in that order of axes."""
     batch, rows, width = known_shape(value) or ()
     assert isinstance(width, int)
     sizes = [batch, rows, found.heads, width // found.heads]

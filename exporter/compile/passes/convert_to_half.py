@@ -1,4 +1,4 @@
-"""Stores and computes in 16-bit floats."""
+"""16-bit floats instead of 32-bit ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from exporter.compile.rewrite.axes import BINARY, MOVES, UNARY
 from exporter.compile.rewrite.builder import Builder, const_array, refuse_subgraphs
+from exporter.compile.rewrite.refusals import Refusal, RefusingPass
 
 __all__ = ["ConvertToHalfPass"]
 
@@ -22,7 +23,7 @@ _HALF = (MOVES | {"Concat", "Where"} | _PRODUCTS | UNARY | BINARY) - _OVERFLOW -
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-class ConvertToHalfPass(ir.passes.InPlacePass):
+class ConvertToHalfPass(RefusingPass):
     """float32 becomes float16 everywhere but at the graph's inputs and outputs.
 
     1. Operators that are not known to be safe, and those of `keep`, compute in float32 between two Casts. Powers, exponentials,
@@ -35,14 +36,28 @@ class ConvertToHalfPass(ir.passes.InPlacePass):
     Not exact: the caller states the tolerance.
     """
 
+    # No NodeRewritePass: a value's type changes for all its readers at once.
+
     def __init__(self, keep: frozenset[str] = frozenset()) -> None:
+        """Set what stays in float32.
+
+        Args:
+            keep: types of operators.
+        """
         super().__init__()
         self.keep = keep
 
     def requires(self, model: ir.Model) -> None:
+        """Refuse control flow.
+
+        Raises:
+            onnx_ir.passes.PreconditionError: an operator has a graph inside.
+        """
         refuse_subgraphs(self, model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Convert every operator that is known to be safe."""
+        self.refusals.clear()
         graph = model.graph
         # What is float32 now, inputs, weights and results, before anything changes.
         floats = {value for node in graph for value in (*node.inputs, *node.outputs) if value is not None and _is_float(value)}
@@ -53,6 +68,8 @@ class ConvertToHalfPass(ir.passes.InPlacePass):
         single: dict[ir.Value, ir.Value] = {}
         for node in list(graph):
             low = node.domain == "" and node.op_type in _HALF - self.keep
+            if not low and node.domain == "" and not floats.isdisjoint({*node.inputs, *node.outputs}):
+                self.refuse(node, Refusal(_reason(node, self.keep)))
             for index, value in enumerate(node.inputs):
                 if value in floats and value is not None:
                     node.replace_input_with(index, _half(value, half, build) if low else _single(value, half, single, build))
@@ -69,6 +86,19 @@ class ConvertToHalfPass(ir.passes.InPlacePass):
             if not value.uses() and not value.is_graph_output():
                 del graph.initializers[name]
         return ir.passes.PassResult(model, modified=True)
+
+
+def _reason(node: ir.Node, keep: frozenset[str]) -> str:
+    """Why the operator computes in float32."""
+    if node.op_type in keep:
+        return f"{node.op_type} is configured to stay in float32"
+    if node.op_type in _OVERFLOW:
+        return f"{node.op_type} leaves the range of a half for numbers that networks hold"
+    if node.op_type in _COARSE:
+        return f"{node.op_type} works on positions and angles, which a half rounds to whole numbers"
+    if node.op_type in _NO_KERNEL:
+        return f"ONNX Runtime has no kernel of {node.op_type} for halves on the CPU"
+    return f"{node.op_type} is not known to be exact enough in halves"
 
 
 def _is_float(value: ir.Value) -> bool:
@@ -91,7 +121,7 @@ def _half(value: ir.Value, half: dict[ir.Value, ir.Value], build: Builder) -> ir
 def _single(
     value: ir.Value, half: dict[ir.Value, ir.Value], single: dict[ir.Value, ir.Value], build: Builder
 ) -> ir.Value:  # rule 1
-    """The value in float32, as an operator outside the list wants it."""
+    """The value in float32, for an operator outside the list."""
     if half.get(value) is not value:
         return value  # an input, a weight, or the result of another such operator
     if value not in single:
@@ -102,7 +132,7 @@ def _single(
 def _lower(node: ir.Node, floats: set[ir.Value], half: dict[ir.Value, ir.Value]) -> None:
     for value in node.outputs:
         if value in floats:
-            # A type of its own: values of a cloned graph share theirs with the original.
+            # A new type object: values of a cloned graph share theirs with the original.
             value.type = ir.TensorType(ir.DataType.FLOAT16)
             half[value] = value
     if node.op_type == "Cast" and node.attributes.get_int("to", 0) == ir.DataType.FLOAT:  # rule 3

@@ -1,50 +1,44 @@
-"""Removes an Expand that broadcasting does anyway."""
+"""No Expand where broadcasting gives the same result."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from exporter.compile.rewrite.axes import ELEMENTWISE
-from exporter.compile.rewrite.builder import const_scalar, known_shape, refuse_subgraphs
+from exporter.compile.rewrite.builder import Builder, const_scalar, known_shape
+from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
+from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["DropExpandsPass"]
 
 
-class DropExpandsPass(ir.passes.InPlacePass):
-    """Lets x take the place of Expand(x) where no one can tell, bit-exact.
+class DropExpandsPass(NodeRewritePass):
+    """x takes the place of Expand(x) where broadcasting gives the same result, bit-exact.
 
     From the Expand on, elementwise operators among its own results and scalars work on the small tensor as well as on the big
     one. The Expand goes if each path ends in an elementwise operator whose other operand has the output's full shape already:
     an attention mask [batch, 1, sequence, sequence] then stays [batch, 1, 1, sequence] until it meets the scores.
     """
 
-    def requires(self, model: ir.Model) -> None:
-        refuse_subgraphs(self, model)
+    op_types = ("Expand",)
+    keeps_outputs = True
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "Expand" and node.domain == "" and self._drop(node):
-                model.graph.remove(node, safe=True)
-                modified = True
-        return ir.passes.PassResult(model, modified=modified)
-
-    def _drop(self, expand: ir.Node) -> bool:
-        source, output = expand.inputs[0], expand.outputs[0]
+    def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:
+        """Replace an Expand by its input."""
+        source, output = node.inputs[0], node.outputs[0]
         shape = known_shape(source)
-        if source is None or shape is None or known_shape(output) is None or output.is_graph_output():
-            return False
-        small = _values_that_may_shrink(expand)
-        if small is None:
-            return False
-        output.replace_all_uses_with(source)
+        if source is None or shape is None or known_shape(output) is None:
+            return Refusal(f"the shape of the {'input' if shape is None else 'result'} is not known")
+        small = _values_that_may_shrink(node)
+        if isinstance(small, Refusal):
+            return small
         for value in small - {output}:
             value.shape = ir.Shape(shape)
-        return True
+        return source
 
 
-def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | None:
-    """The Expand's output and what is computed elementwise from it alone; None where the full shape is needed after all."""
+def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | Refusal:
+    """The Expand's output and what is computed elementwise from it only."""
     small = {expand.outputs[0]}
     shape = known_shape(expand.inputs[0])
     assert expand.graph is not None
@@ -53,16 +47,16 @@ def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | None:
             continue
         output = node.outputs[0]
         if node.op_type not in ELEMENTWISE or node.domain != "":
-            return None
+            return Refusal(f"{node.op_type} reads the full shape", node.outputs[0])
         others = [value for value in node.inputs if value is not None and value not in small and const_scalar(value) is None]
         if not others and not output.is_graph_output():
             if any(
                 len(value.shape or ()) > len(shape or ()) for value in node.inputs if value is not None and value not in small
             ):
-                return None  # a scalar of higher rank
+                return Refusal("a scalar of higher rank adds an axis", output)
             small.add(output)
         elif not _as_wide([shape, *map(known_shape, others)], known_shape(output)):
-            return None
+            return Refusal(f"no other operand of {node.op_type} has the full shape", output)
     return small
 
 

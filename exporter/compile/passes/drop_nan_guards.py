@@ -1,4 +1,4 @@
-"""Removes a guard against rows that a mask leaves nothing of, where the mask leaves something."""
+"""No guard against rows that a mask leaves nothing of where every mask is finite."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.compile.rewrite.axes import MOVES
-from exporter.compile.rewrite.builder import const_array, const_scalar
+from exporter.compile.rewrite.builder import Builder, const_array, const_scalar
+from exporter.compile.rewrite.match import producer
+from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
+from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["DropNanGuardsPass"]
 
 
-class DropNanGuardsPass(ir.passes.InPlacePass):
+class DropNanGuardsPass(NodeRewritePass):
     """Where(IsNaN(p), c, p) becomes p where p = Softmax(s + m) with a mask m of finite numbers; bit-exact for finite scores s.
 
     torch.onnx guards every attention under a boolean mask, because a mask of minus infinities makes a row without a single
@@ -19,27 +22,25 @@ class DropNanGuardsPass(ir.passes.InPlacePass):
     tensor of a layer twice and hides the attention from fusions.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(model.graph):
-            if node.op_type != "Where" or node.domain != "" or node.outputs[0].is_graph_output():
-                continue
-            condition, guarded = node.inputs[0], node.inputs[2]
-            asks, softmax = (None if value is None else value.producer() for value in (condition, guarded))
-            if asks is None or asks.op_type != "IsNaN" or asks.inputs[0] is not guarded or guarded is None:
-                continue
-            if const_scalar(node.inputs[1]) is None or softmax is None or softmax.op_type != "Softmax":
-                continue
-            total = softmax.inputs[0].producer() if softmax.inputs[0] is not None else None
-            if total is not None and total.op_type == "Add" and any(_is_finite(value) for value in total.inputs):
-                node.outputs[0].replace_all_uses_with(guarded)
-                model.graph.remove(node, safe=True)
-                modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    op_types = ("Where",)
+    keeps_outputs = True
+
+    def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:
+        """Replace a guarded softmax by the softmax."""
+        test, guarded = producer(node.inputs[0], "IsNaN"), node.inputs[2]
+        if test is None or guarded is None or test.inputs[0] is not guarded or const_scalar(node.inputs[1]) is None:
+            return None
+        softmax = producer(guarded, "Softmax")
+        if softmax is None:
+            return Refusal("the guarded value is not the result of a Softmax", guarded)
+        total = producer(softmax.inputs[0], "Add")
+        if total is None or not any(_is_finite(value) for value in total.inputs):
+            return Refusal("no finite mask is added to the scores", softmax.inputs[0])
+        return guarded
 
 
 def _is_finite(value: ir.Value | None) -> bool:
-    """Whether the value is made of finite constants alone, whatever chooses among them."""
+    """Whether the value consists of finite constants only, whatever selects among them."""
     array = const_array(value)
     node = None if value is None else value.producer()
     if array is not None:

@@ -1,4 +1,4 @@
-"""Computes what is known at export time."""
+"""Results that are known at export time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,24 @@ class FoldConstantsPass(ir.passes.InPlacePass):
        joined it is not: a folded copy hides that two groups read the same weight.
     """
 
+    # No NodeRewritePass: onnxscript has its own loop.
+
     def __init__(self, protected: Collection[str] = (), transpose_weights: bool = False, size_limit: int = 4096) -> None:
+        """Set what is folded.
+
+        Args:
+            protected: names of initializers whose readers stay.
+            transpose_weights: whether a Transpose of a weight is folded whatever its size.
+            size_limit: so many elements at most, of an input and of a result.
+        """
         super().__init__()
         self.transpose_weights = transpose_weights
         self.protected = frozenset(protected)
         self.size_limit = size_limit
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold what the two rules allow."""
+
         def should_fold(node: ir.Node) -> bool | None:
             if any(value is not None and value.name in self.protected for value in node.inputs):
                 return False  # rule 1

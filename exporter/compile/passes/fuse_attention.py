@@ -1,54 +1,40 @@
-"""Hands attention to one operator of ONNX Runtime."""
+"""Attention as one operator of ONNX Runtime."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from exporter.compile.rewrite.attention import Attention, match_attention
-from exporter.compile.rewrite.builder import Builder, known_shape, refuse_subgraphs, replace_value
+from exporter.compile.rewrite.builder import Builder, known_shape
+from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 
 __all__ = ["FuseAttentionPass"]
 
 
-class FuseAttentionPass(ir.passes.InPlacePass):
+class FuseAttentionPass(NodeRewritePass):
     """softmax(q kᵀ + mask) v over heads becomes com.microsoft.MultiHeadAttention, equal to rounding.
 
     1. q, k and v are split into heads by Reshape to [0, 0, heads, size] and Transpose, and the result is joined the same way.
     2. Nothing else reads the values in between.
     3. The scale of the scores is part of q's weights by now (FoldScales); the operator's own is 1.
-    4. The operator wants a mask [batch or 1, heads or 1, rows, columns]: one row for all is repeated, once per mask. A mask of
+    4. The operator takes a mask [batch or 1, heads or 1, rows, columns]: one row for all is repeated, once per mask. A mask of
        another rank, or scores that something else is added to, stay as they are.
     """
 
-    def requires(self, model: ir.Model) -> None:
-        refuse_subgraphs(self, model)
+    op_types = ("Softmax",)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        build = Builder(model.graph, "")
-        masks: dict[tuple[ir.Value, object], ir.Value] = {}
-        modified = False
-        for node in list(model.graph):
-            found = match_attention(node)
-            if found is None:
-                continue
-            fused = _fuse(found, build, masks)
-            model.graph.insert_before(node, build.take())
-            replace_value(found.output, fused)
-            modified = True
-        if modified:
-            model.graph.opset_imports.setdefault("com.microsoft", 1)
-        return ir.passes.PassResult(model, modified=modified)
+    def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace the attention that a Softmax belongs to."""
+        found = match_attention(node)
+        return {found.output: _fuse(found, build)} if isinstance(found, Attention) else found
 
 
-def _fuse(found: Attention, build: Builder, masks: dict[tuple[ir.Value, object], ir.Value]) -> ir.Value:
+def _fuse(found: Attention, build: Builder) -> ir.Value:
     query, shape = found.query, known_shape(found.query)
     assert shape is not None  # match_attention
     inputs: list[ir.Value | None] = [query, found.key, found.value]
-    if found.mask is not None:
-        key = (found.mask, shape[1])
-        if key not in masks:
-            masks[key] = _whole_mask(found.mask, query, build)
-        inputs += [None, None, masks[key]]
+    if (mask := found.mask) is not None:
+        inputs += [None, None, build.once((mask, shape[1]), lambda: _whole_mask(mask, query, build))]
     return build.nodes(
         "MultiHeadAttention",
         inputs,

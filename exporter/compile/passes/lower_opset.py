@@ -1,4 +1,4 @@
-"""Writes a graph of operator set 18 in operator set 17."""
+"""A graph of operator set 18 in operator set 17."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEWER, _OLDER = 18, 17
 
 
 class LowerOpsetPass(ir.passes.InPlacePass):
-    """Of the operators that changed from set 17 to 18, those that export makes; bit-exact:
+    """The operators that changed from set 17 to 18, as far as an export makes them; bit-exact.
 
     1. Reductions have their axes as an attribute.
     2. Split has lengths, or equal parts, instead of a number of parts.
@@ -25,11 +25,23 @@ class LowerOpsetPass(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
+        """Refuse a graph of another set.
+
+        Raises:
+            onnx_ir.passes.PreconditionError: the graph is not of set 18.
+        """
         found = model.graph.opset_imports.get("")
         if found != _NEWER:
             raise ir.passes.PreconditionError(f"{type(self).__name__}: expected a graph of opset {_NEWER}, found {found}")
 
+    # No NodeRewritePass: all operators are rewritten or none, and those without a rule are named together.
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite all operators that changed.
+
+        Raises:
+            onnx_ir.passes.PassError: an operator has no form in set 17.
+        """
         build = Builder(model.graph, "")
         changed = [node for node in model.graph if node.domain == "" and _is_newer(node.op_type)]
         rules = [_RULES.get("Reduce" if node.op_type.startswith("Reduce") else node.op_type) for node in changed]

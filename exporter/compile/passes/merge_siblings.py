@@ -1,4 +1,4 @@
-"""Computes the members of a stack as one."""
+"""The members of a stack computed as one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.compile.rewrite.axes import BINARY, UNARY
-from exporter.compile.rewrite.builder import Builder, const_array, known_shape, refuse_subgraphs, replace_value, sole_producer
+from exporter.compile.rewrite.builder import Builder, const_array, known_shape
+from exporter.compile.rewrite.match import second_reader, sole_producer
+from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
+from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["MergeSiblingsPass"]
 
-# What a member's operator reads: the result of an earlier step, one value for all members, or constants of each member's own.
+# What a member's operator reads: the result of an earlier step, one value for all members, or a constant for each member.
 _Operand = int | ir.Value | tuple[ir.Value, ...]
 
 
@@ -25,7 +28,7 @@ class _Step:
     operands: tuple[_Operand, ...]
 
 
-class MergeSiblingsPass(ir.passes.InPlacePass):
+class MergeSiblingsPass(NodeRewritePass):
     """The members of an AdapterFusion become one batch [members, rows, size], equal to rounding.
 
     1. It starts at a Concat that stacks values along a new first axis, and climbs from all of them in step, to values that all
@@ -38,22 +41,17 @@ class MergeSiblingsPass(ir.passes.InPlacePass):
     this: what one product saves, cutting its result to pieces takes.
     """
 
-    def requires(self, model: ir.Model) -> None:
-        refuse_subgraphs(self, model)
+    op_types = ("Concat",)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        build = Builder(model.graph, "")
-        modified = False
-        for node in list(model.graph):
-            members = _stacked(node)
-            climb = None if members is None else _Climb(members)
-            if climb is None or members is None or not climb.alike or climb.source is None:
-                continue
-            merged = _merge(climb.steps, climb.source, len(members), node.outputs[0], build)
-            model.graph.insert_before(node, build.take())
-            replace_value(node.outputs[0], merged)
-            modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a stack of members by one batch."""
+        members = _stacked(node)
+        if members is None:
+            return None
+        climb = _Climb(members)
+        if climb.refusal is not None or climb.source is None:
+            return climb.refusal or Refusal("the members are not products of one value")
+        return _merge(climb.steps, climb.source, len(members), node.outputs[0], build)
 
 
 def _stacked(node: ir.Node) -> tuple[ir.Value, ...] | None:  # rule 1
@@ -71,36 +69,43 @@ def _stacked(node: ir.Node) -> tuple[ir.Value, ...] | None:  # rule 1
 
 
 class _Climb:
-    """The members' operators in step, operands first, where they are `alike`; `source` is a value that all are products of."""
+    """The members' operators in step, operands first; `source` is a value that all are products of.
+
+    `refusal` says why the members cannot be computed as one.
+    """
 
     def __init__(self, members: tuple[ir.Value, ...]) -> None:
         self._members = members
         self.steps: list[_Step] = []
         self.source: ir.Value | None = None
         self._numbers: dict[tuple[ir.Value, ...], int] = {}
-        self.alike = isinstance(self._visit(members), int) and self._unread()
+        found = self._visit(members)
+        self.refusal = found if isinstance(found, Refusal) else self._read_elsewhere()
+        if self.refusal is None and not isinstance(found, int):
+            self.refusal = Refusal("the members are equal or constant")
 
-    def _visit(self, values: tuple[ir.Value, ...]) -> _Operand | None:
+    def _visit(self, values: tuple[ir.Value, ...]) -> _Operand | Refusal:
         if all(value is values[0] for value in values):
             return values[0]
         if values in self._numbers:
             return self._numbers[values]
         arrays = [array for value in values if (array := const_array(value)) is not None]
         if len(arrays) == len(values):
-            return values if len({array.shape for array in arrays}) == 1 else None
+            return values if len({array.shape for array in arrays}) == 1 else Refusal("weights have other shapes", values[0])
         nodes = [node for value in values if (node := value.producer()) is not None]
         if len(nodes) != len(values) or len({_kind(node) for node in nodes}) != 1:
-            return None
-        operands = []
+            kinds = ", ".join(sorted({node.op_type for node in nodes}) or ["inputs"])
+            return Refusal(f"the members are not alike ({kinds})", values[0])
+        operands: list[_Operand] = []
         for sources in zip(*(node.inputs for node in nodes), strict=True):
             own = tuple(value for value in sources if value is not None)
-            operand = self._visit(own) if len(own) == len(values) else None
-            if operand is None:
-                return None
+            operand = self._visit(own) if len(own) == len(values) else Refusal("an operand is missing", values[0])
+            if isinstance(operand, Refusal):
+                return operand
             operands.append(operand)
         step = _Step(nodes[0], tuple(operands))
         if not self._fits(step):
-            return None
+            return Refusal(f"{step.node.op_type} cannot be computed for all members at once", values[0])
         self.steps.append(step)
         self._numbers[values] = len(self.steps) - 1
         return self._numbers[values]
@@ -119,12 +124,16 @@ class _Climb:
             return shape is not None and first is not None and shape[:-1] == first[:-1]
         return isinstance(left, int)
 
-    def _unread(self) -> bool:
-        """Whether nothing but the members' own operators reads what is between the first operators and the stack."""
+    def _read_elsewhere(self) -> Refusal | None:
+        """What other operators read of all that is between the first operators and the stack."""
         nodes = {value.producer() for values in self._numbers for value in values}
-        inner = [value for values in self._numbers if values != self._members for value in values]
-        ends = all(len(list(value.uses())) == 1 for value in self._members)
-        return ends and all(not value.is_graph_output() and {node for node, _ in value.uses()} <= nodes for value in inner)
+        for value in self._members:
+            if readers := second_reader(value):
+                return Refusal(f"a member {readers}", value)
+        for value in (value for values in self._numbers if values != self._members for value in values):
+            if value.is_graph_output() or not {node for node, _ in value.uses()} <= nodes:
+                return Refusal("a value inside the members is read elsewhere", value)
+        return None
 
 
 def _kind(node: ir.Node) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Stores equal weights once."""
+"""Equal weights stored once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class MergeWeightsPass(ir.passes.InPlacePass):
     """
 
     def __init__(self, protected: Collection[str] = (), size_limit: int | None = None) -> None:
-        """
+        """Set which weights are merged.
+
         Args:
             protected: names of initializers that stay apart.
             size_limit: so many elements at most; None for any number.
@@ -28,7 +29,10 @@ class MergeWeightsPass(ir.passes.InPlacePass):
         self.protected = frozenset(protected)
         self.size_limit = size_limit
 
+    # No NodeRewritePass: it walks over initializers.
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Compare the initializers by digests."""
         graph = model.graph
         first: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
         modified = False

@@ -1,4 +1,4 @@
-"""Calls transposed weights after their source."""
+"""Transposed weights named after their source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ class NameTransposedPass(ir.passes.InPlacePass):
     says which layer each of its matrices is of, where torch.onnx calls them val_61.
     """
 
+    # No NodeRewritePass: names are changed, not operators.
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rename the results, sources first."""
         graph = model.graph
         taken = {value.name for node in graph for value in node.outputs} | {*graph.initializers}
         taken |= {value.name for value in graph.inputs}

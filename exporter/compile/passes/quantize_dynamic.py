@@ -1,18 +1,22 @@
-"""Computes matrix products with constant weights in 8-bit integers."""
+"""Matrix products with constant weights in 8-bit integers."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import Builder, const_array, known_shape, replace_value
+from exporter.compile.rewrite.builder import Builder, const_array, known_shape
+from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
+from exporter.compile.rewrite.refusals import Refusal
 
-__all__ = ["QuantizeDynamicPass", "quantized_weight"]
+__all__ = ["QuantizeDynamicPass", "quantized_weight", "unfit_weight"]
 
 _LARGEST = 127
 
 
-class QuantizeDynamicPass(ir.passes.InPlacePass):
+class QuantizeDynamicPass(NodeRewritePass):
     """x W becomes quantize(x) Q, scaled back; W stays in the file as int8 Q and one scale per output column.
 
     1. W is constant, fp32, [in, out] or a stack [T, in, out], and has at least `least` elements: below, quantizing x costs more
@@ -25,65 +29,80 @@ class QuantizeDynamicPass(ir.passes.InPlacePass):
     operator. Not exact: the caller states the tolerance.
     """
 
+    op_types = ("MatMul",)
+
     def __init__(self, least: int = 1 << 14) -> None:
+        """Set which products are quantized.
+
+        Args:
+            least: a weight with fewer numbers stays as it is.
+        """
         super().__init__()
         self.least = least
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        build = Builder(model.graph, "")
-        weights: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-        activations: dict[ir.Value, tuple[ir.Value, ...]] = {}
-        modified = False
-        for node in list(model.graph):
-            if node.op_type != "MatMul" or node.domain != "":
-                continue
-            x, weight = node.inputs
-            if x is None or weight is None or not self._fits(weight):
-                continue
-            if weight not in weights:
-                weights[weight] = quantized_weight(weight, build)
-            if x not in activations:
-                activations[x] = tuple(_quantize(x, build))
-            model.graph.insert_before(node, [*build.take(), *_product(node, activations[x], weights[weight], build)])
-            model.graph.remove(node, safe=True)
-            modified = True
-        if modified:
-            for weight in weights:
-                if not weight.uses():
-                    del model.graph.initializers[str(weight.name)]
-        return ir.passes.PassResult(model, modified=modified)
+    def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a product with a constant weight."""
+        x, weight = node.inputs
+        unfit = unfit_weight(weight, self.least, (2, 3))  # rule 1
+        if unfit is not None or x is None or weight is None:
+            return unfit
+        return _product(node, _quantized(x, build), quantized_weight(weight, build), build)
 
-    def _fits(self, weight: ir.Value) -> bool:  # rule 1
-        array = const_array(weight)
-        return array is not None and array.dtype == np.float32 and array.ndim in (2, 3) and array.size >= self.least
+
+def unfit_weight(weight: ir.Value | None, least: int, ranks: Collection[int]) -> Refusal | None:
+    """Why a product with the right operand `weight` stays in floats."""
+    array = const_array(weight)
+    if array is None:
+        return Refusal("the right operand is computed at run time")
+    if array.dtype != np.float32:
+        return Refusal(f"the weight is {array.dtype}, not float32", weight)
+    if array.size < least:
+        return Refusal(f"the weight has fewer than {least:,} numbers: quantizing its operand would cost more", weight)
+    if array.ndim not in ranks:
+        return Refusal(f"the weight has {array.ndim} axes", weight)
+    return None
 
 
 def quantized_weight(weight: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:  # rule 2
+    """The weight as int8 numbers and one scale per column, made once."""
     array = const_array(weight)
-    assert array is not None  # _fits
+    assert array is not None  # unfit_weight
+    known = build.known((weight, "int8")), build.known((weight, "scale"))
+    if known[0] is not None and known[1] is not None:
+        return known[0], known[1]
     scale = np.abs(array).max(axis=-2, keepdims=True).astype(np.float32) / np.float32(_LARGEST)
     # A column of zeros has any scale; none of the quantized ones is -128, so that no sum of two products saturates.
     scale = np.where(scale == 0, np.float32(1), scale)
     numbers = np.clip(np.rint(array / scale), -_LARGEST, _LARGEST).astype(np.int8)
     scales = scale if array.ndim == 3 else scale.reshape(-1)
-    return build.initializer(numbers, f"{weight.name}_int8"), build.initializer(scales, f"{weight.name}_scale")
-
-
-def _quantize(x: ir.Value, build: Builder) -> tuple[ir.Value, ...]:  # rule 3
-    return tuple(
-        build.nodes(
-            "DynamicQuantizeLinear",
-            [x],
-            shapes=[x.shape, ir.Shape([]), ir.Shape([])],
-            dtypes=[ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8],
-            hints=[f"{x.name}_uint8", f"{x.name}_scale", f"{x.name}_zero"],
-        )
+    return (
+        build.once((weight, "int8"), lambda: build.initializer(numbers, f"{weight.name}_int8")),
+        build.once((weight, "scale"), lambda: build.initializer(scales, f"{weight.name}_scale")),
     )
 
 
+def _quantized(x: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value, ir.Value]:  # rule 3
+    """The activation as uint8 numbers, their scale and their zero, made once."""
+    numbers = build.once((x, "uint8"), lambda: _quantize(x, build))
+    maker = numbers.producer()
+    assert maker is not None  # _quantize
+    _, scale, zero = maker.outputs
+    return numbers, scale, zero
+
+
+def _quantize(x: ir.Value, build: Builder) -> ir.Value:
+    return build.nodes(
+        "DynamicQuantizeLinear",
+        [x],
+        shapes=[x.shape, ir.Shape([]), ir.Shape([])],
+        dtypes=[ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8],
+        hints=[f"{x.name}_uint8", f"{x.name}_scale", f"{x.name}_zero"],
+    )[0]
+
+
 def _product(
-    node: ir.Node, activation: tuple[ir.Value, ...], weight: tuple[ir.Value, ir.Value], build: Builder
-) -> list[ir.Node]:
+    node: ir.Node, activation: tuple[ir.Value, ir.Value, ir.Value], weight: tuple[ir.Value, ir.Value], build: Builder
+) -> ir.Value:
     output = node.outputs[0]
     numbers, scale, zero = activation
     shape, name = known_shape(output), output.name
@@ -91,6 +110,4 @@ def _product(
     product = build.node("MatMulInteger", [numbers, weight[0], zero], shape=kept, dtype=ir.DataType.INT32, hint=f"{name}_int32")
     floats = build.node("Cast", [product], attributes={"to": 1}, shape=kept, dtype=ir.DataType.FLOAT, hint=f"{name}_cast")
     scales = build.node("Mul", [scale, weight[1]], shape=weight[1].shape, dtype=ir.DataType.FLOAT, hint=f"{name}_scales")
-    result = build.node("Mul", [floats, scales], shape=kept, dtype=ir.DataType.FLOAT, hint=str(name))
-    replace_value(output, result)
-    return build.take()
+    return build.node("Mul", [floats, scales], shape=kept, dtype=ir.DataType.FLOAT, hint=str(name))

@@ -1,4 +1,4 @@
-"""Computes matrix products with constant weights in 8-bit integers, by ranges that were measured before."""
+"""Matrix products with constant weights in 8-bit integers, by ranges that were measured before."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.passes.quantize_dynamic import quantized_weight
+from exporter.compile.passes.quantize_dynamic import quantized_weight, unfit_weight
 from exporter.compile.rewrite.axes import PERMUTES
 from exporter.compile.rewrite.builder import Builder, const_array
+from exporter.compile.rewrite.refusals import RefusingPass
 
 __all__ = ["QuantizeStaticPass", "quantized_activations"]
 
@@ -22,16 +23,15 @@ def quantized_activations(model: ir.Model, least: int) -> list[ir.Value]:
 
 
 def _products(model: ir.Model, least: int) -> list[ir.Node]:
-    found = []
-    for node in model.graph:
-        array = const_array(node.inputs[1]) if node.op_type == "MatMul" and node.domain == "" else None
-        if array is not None and array.dtype == np.float32 and array.ndim == 2 and array.size >= least:
-            found.append(node)
-    return found
+    return [node for node in model.graph if _is_product(node) and unfit_weight(node.inputs[1], least, (2,)) is None]
+
+
+def _is_product(node: ir.Node) -> bool:
+    return node.op_type == "MatMul" and node.domain == ""
 
 
 def _movers(x: ir.Value, products: Collection[ir.Node]) -> list[ir.Node]:
-    """The chain of Reshape, Transpose and the like that ends in x, first node first, where only products read what it makes."""
+    """The chain of Reshape and Transpose that ends in x, first node first, where nothing but products reads what it makes."""
     if any(use.node not in products or use.idx != 0 for use in x.uses()) or x.is_graph_output():
         return []
     movers: list[ir.Node] = []
@@ -45,29 +45,37 @@ def _movers(x: ir.Value, products: Collection[ir.Node]) -> list[ir.Node]:
     return movers
 
 
-class QuantizeStaticPass(ir.passes.InPlacePass):
+class QuantizeStaticPass(RefusingPass):
     """x W becomes dequantize(quantize(x)) dequantize(Q): the form that OpenVINO and TensorRT turn into integer products.
 
     1. x is quantized to 256 steps between the smallest and the greatest number that was measured; 0 is one of the steps, so
        that padding stays exact. What several products read is quantized once.
-    2. Where Reshape and Transpose made x and products alone read it, it is quantized before them: they move bytes instead of
+    2. Where Reshape and Transpose made x and only products read it, it is quantized before them: they move bytes instead of
        floats, and OpenVINO makes the integers where it computes the floats.
     3. W is stored as int8 with one scale per output column. Stacks over tasks stay as they are.
 
     Not exact: the caller states the tolerance.
     """
 
+    # No NodeRewritePass: where x is quantized depends on all products that read it, before any of them is rewritten.
+
     def __init__(self, ranges: Mapping[str, tuple[float, float]], least: int = 1 << 14) -> None:
-        """
+        """Set the ranges, and which products are quantized.
+
         Args:
             ranges: name of an activation -> (smallest, greatest) number; all of `quantized_activations`.
-            least: a weight with fewer elements is left alone.
+            least: a weight with fewer numbers stays as it is.
         """
         super().__init__()
         self.ranges = dict(ranges)
         self.least = least
 
     def requires(self, model: ir.Model) -> None:
+        """Refuse a graph with an activation whose range is not given.
+
+        Raises:
+            onnx_ir.passes.PreconditionError: names all of them.
+        """
         missing = [value.name for value in quantized_activations(model, self.least) if value.name not in self.ranges]
         if missing:
             raise ir.passes.PreconditionError(
@@ -75,6 +83,11 @@ class QuantizeStaticPass(ir.passes.InPlacePass):
             )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Quantize all products with large constant weights."""
+        self.refusals.clear()
+        for node in model.graph:
+            if _is_product(node) and (unfit := unfit_weight(node.inputs[1], self.least, (2,))) is not None:
+                self.refuse(node, unfit)
         build = Builder(model.graph, "")
         weights: dict[ir.Value, ir.Value] = {}
         activations: dict[ir.Value, ir.Value] = {}

@@ -1,4 +1,4 @@
-"""Removes operators that change nothing."""
+"""No operators that change nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.compile.rewrite.axes import SAME_ORDER
-from exporter.compile.rewrite.builder import const_array, known_shape
+from exporter.compile.rewrite.builder import Builder, const_array, known_shape
+from exporter.compile.rewrite.match import counts_from_zero, producer
+from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
+from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["RemoveNoOpsPass"]
 
@@ -34,7 +37,7 @@ def _keeps_shape(node: ir.Node) -> bool:
 def _reshapes_nothing(node: ir.Node) -> bool:
     target, before = const_array(node.inputs[1]), node.inputs[0].shape if node.inputs[0] is not None else None
     if target is not None and before is not None and target.size == len(before) and not node.attributes.get_int("allowzero", 0):
-        # With at most one -1, all other lengths tell that one, too.
+        # With at most one -1, the other lengths determine that one.
         known = all(number <= 0 or number == dim for number, dim in zip(target.tolist(), before, strict=True))
         if known and target.tolist().count(-1) <= 1:
             return True
@@ -68,32 +71,28 @@ def _takes_all(node: ir.Node) -> bool:
 def _overwrites_all(node: ir.Node) -> bool:
     """Rows 0 to n - 1 of n are replaced, as slice_scatter writes it; the result is the third input."""
     data, indices, updates = node.inputs[:3]
-    column = None if indices is None else indices.producer()
-    counted = None if column is None or column.op_type != "Unsqueeze" else column.inputs[0]
-    count = None if counted is None else counted.producer()
+    column = producer(indices, "Unsqueeze")
+    count = None if column is None or not counts_from_zero(column.inputs[0]) else producer(column.inputs[0], "Range")
     shape = known_shape(data)
-    if count is None or count.op_type != "Range" or not shape or known_shape(updates) != shape:
-        return False
-    first, step = const_array(count.inputs[0]), const_array(count.inputs[2])
-    if first is None or first.item() != 0 or step is None or step.item() != 1:
+    if count is None or not shape or known_shape(updates) != shape:
         return False
     return node.attributes.get_string("reduction", "none") == "none" and _length(count.inputs[1]) == shape[0]
 
 
 def _length(value: ir.Value | None) -> int | ir.SymbolicDim | None:
     """The dimension that a scalar holds."""
-    squeeze = None if value is None else value.producer()
-    node = squeeze.inputs[0].producer() if squeeze is not None and squeeze.op_type == "Squeeze" and squeeze.inputs[0] else None
-    dims = known_shape(node.inputs[0]) if node is not None and node.op_type == "Shape" else None
+    squeeze = producer(value, "Squeeze")
+    node = None if squeeze is None else producer(squeeze.inputs[0], "Shape")
+    dims = None if node is None else known_shape(node.inputs[0])
     if node is None or dims is None:
         return None
-    asked = dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(dims))]
-    return asked[0] if len(asked) == 1 else None
+    taken = dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(dims))]
+    return taken[0] if len(taken) == 1 else None
 
 
 def _neutral(number: float) -> Callable[[ir.Node], bool]:
     def rule(node: ir.Node) -> bool:
-        """x combined with a scalar that leaves it as it is; the scalar is the second operand, as torch.onnx writes it."""
+        """Whether a scalar leaves x as it is; it is the second operand, as torch.onnx writes it."""
         array, shape = const_array(node.inputs[1]), known_shape(node.inputs[0])
         return (
             array is not None and array.size == 1 and shape is not None and array.ndim <= len(shape) and array.item() == number
@@ -119,13 +118,13 @@ _SOURCE = {"ScatterND": 2}
 
 
 def _source(node: ir.Node) -> ir.Value | None:
-    """What the node's output is equal to."""
+    """The value that the node's output is equal to."""
     if node.domain != "":
         return None
     rule, value = _RULES.get(node.op_type), node.inputs[_SOURCE.get(node.op_type, 0)] if node.inputs else None
     if rule is not None and value is not None and rule(node):
         return value
-    # Operators that only name the axes anew, until the shape is that of before.
+    # Operators that only regroup the axes, until the shape is the one before them.
     shape = known_shape(node.outputs[0])
     while shape is not None and node.op_type in SAME_ORDER and node.domain == "":
         value = node.inputs[0]
@@ -138,28 +137,22 @@ def _source(node: ir.Node) -> ir.Value | None:
     return None
 
 
-class RemoveNoOpsPass(ir.passes.InPlacePass):
-    """Short-cuts each operator whose output is its input: Cast, Expand, Reshape, Slice, Tile, Transpose, times 1, plus 0; and
-    what undoes others: Squeeze and Unsqueeze, Reshape and Reshape.
+class RemoveNoOpsPass(NodeRewritePass):
+    """An operator whose output is its input goes, bit-exact.
+
+    Cast, Expand, Reshape, Slice, Tile and Transpose that change nothing, times 1, plus 0; and what undoes others: Squeeze and
+    Unsqueeze, Reshape and Reshape.
 
     The `adapters` library repeats q, k and v once for every parallel channel, also where there is one; until these operators
     are gone, ONNX Runtime recognises no attention.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(model.graph):
-            source = _source(node)
-            if source is None:
-                continue
-            output = node.outputs[0]
-            if output.is_graph_output():
-                continue  # its name is part of the interface
-            if source.dtype != output.dtype and output.dtype is not None:
-                continue
-            if known_shape(source) is None and known_shape(output) is not None:
-                source.shape = output.shape
-            output.replace_all_uses_with(source)
-            model.graph.remove(node, safe=True)
-            modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    op_types = frozenset({*_RULES, *SAME_ORDER})
+    keeps_outputs = True
+
+    def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:
+        """Replace a result by the value that it is equal to."""
+        source, output = _source(node), node.outputs[0]
+        if source is not None and source.dtype != output.dtype and output.dtype is not None:
+            return Refusal(f"{source.name} has the same numbers and another type")
+        return source

@@ -1,82 +1,70 @@
-"""Makes one linear layer for each part of a result that is cut apart."""
+"""One linear layer for each part of a result that is split."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import Builder, const_array, known_shape, replace_value, sole_producer
+from exporter.compile.rewrite.builder import Builder, const_array, known_shape
+from exporter.compile.rewrite.match import Linear, match_linear
+from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
+from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["SplitLinearsPass"]
 
 
-class SplitLinearsPass(ir.passes.InPlacePass):
+class SplitLinearsPass(NodeRewritePass):
     """Split(x W + b) along the columns becomes x Wi + bi for each part, bit-exact up to the order of sums.
 
     GPT-2 has one matrix for queries, keys and values. Each by itself can be scaled, computed for the rows that are read, or
     absorbed, which the joined ones cannot. Only where nothing reads the whole result, and W and b are no task weights.
     """
 
+    op_types = ("Split",)
+
     def __init__(self, protected: Collection[str] = ()) -> None:
-        """`protected`: names of task weights."""
+        """Set which weights stay whole.
+
+        Args:
+            protected: names of task weights.
+        """
         super().__init__()
         self.protected = frozenset(protected)
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        build = Builder(model.graph, "")
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "Split" and node.domain == "" and (found := _linear(node, self.protected)) is not None:
-                _split(node, *found, build)
-                modified = True
-        if modified:
-            for name, value in list(model.graph.initializers.items()):
-                if not value.uses() and not value.is_graph_output():
-                    del model.graph.initializers[name]
-        return ir.passes.PassResult(model, modified=modified)
+    def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace a Split of a linear layer's result."""
+        linear = match_linear(node.inputs[0])
+        if linear is None or isinstance(linear, Refusal):
+            return linear
+        found = _columns(node, linear, self.protected)
+        if isinstance(found, Refusal):
+            return found
+        assert linear.bias is not None  # _columns
+        parts = {}
+        for number, (part, (matrix, vector)) in enumerate(zip(node.outputs, found, strict=True)):
+            weight = build.initializer(matrix, f"{linear.weight.name}.{number}")
+            product = build.node("MatMul", [linear.x, weight], shape=part.shape, dtype=part.dtype)
+            bias = build.initializer(vector, f"{linear.bias.name}.{number}")
+            parts[part] = build.node("Add", [product, bias], shape=part.shape, dtype=part.dtype, hint=f"{part.name}_part")
+        return parts
 
 
-def _linear(split: ir.Node, protected: Collection[str]) -> tuple[ir.Node, ir.Node, ir.Value, ir.Value] | None:
-    """(the product, the sum, W, b) whose columns the Split cuts apart."""
-    add, sizes = sole_producer(split.inputs[0], "Add"), [known_shape(part) for part in split.outputs]
-    rank = len(known_shape(split.inputs[0]) or ())
-    if add is None or rank < 2 or split.attributes.get_int("axis", 0) % rank != rank - 1:
-        return None
-    if any(size is None or not isinstance(size[-1], int) for size in sizes):
-        return None
-    for total, bias in (add.inputs, tuple(reversed(add.inputs))):
-        product, offset = sole_producer(total, "MatMul"), const_array(bias)
-        weight = None if product is None else product.inputs[1]
-        if product is None or weight is None or bias is None or offset is None or offset.ndim != 1:
-            continue
-        array = const_array(weight)
-        if (
-            array is not None
-            and array.ndim == 2
-            and array.shape[1] == offset.size
-            and {weight.name, bias.name}.isdisjoint(protected)
-        ):
-            return product, add, weight, bias
-    return None
-
-
-def _split(split: ir.Node, product: ir.Node, add: ir.Node, weight: ir.Value, bias: ir.Value, build: Builder) -> None:
-    matrix, vector = const_array(weight), const_array(bias)
-    assert matrix is not None  # _linear
-    assert vector is not None
-    assert split.graph is not None
-    start = 0
-    for number, part in enumerate(split.outputs):
-        assert part.shape is not None  # _linear
-        size = part.shape[-1]
-        assert isinstance(size, int)
-        columns = slice(start, start + size)
-        own = build.initializer(matrix[:, columns], f"{weight.name}.{number}")
-        found = build.node("MatMul", [product.inputs[0], own], shape=part.shape, dtype=part.dtype)
-        offset = build.initializer(vector[columns], f"{bias.name}.{number}")
-        found = build.node("Add", [found, offset], shape=part.shape, dtype=part.dtype, hint=f"{part.name}_part")
-        split.graph.insert_before(split, build.take())
-        replace_value(part, found)
-        start += size
-    split.graph.remove([split, add, product], safe=True)
+def _columns(split: ir.Node, linear: Linear, protected: Collection[str]) -> list[tuple[np.ndarray, np.ndarray]] | Refusal:
+    """The columns of W and of b that each part of the Split is computed from."""
+    matrix, vector, bias = const_array(linear.weight), const_array(linear.bias), linear.bias
+    if vector is None or bias is None:
+        return Refusal("nothing is added to the product")
+    if matrix is None or not {linear.weight.name, bias.name}.isdisjoint(protected):
+        return Refusal("the weights belong to a task", linear.weight)
+    if matrix.ndim != 2 or vector.shape != matrix.shape[1:]:
+        return Refusal("the weights are not one matrix and one vector", linear.weight)
+    shapes = [known_shape(value) for value in (split.inputs[0], *split.outputs)]
+    widths = [shape[-1] for shape in shapes if shape and isinstance(shape[-1], int)]
+    if len(widths) != len(shapes):
+        return Refusal("the sizes of the parts are not known")
+    if split.attributes.get_int("axis", 0) not in (-1, len(shapes[0] or ()) - 1):
+        return Refusal("the result is not split along its columns")
+    ends = np.cumsum(widths[1:])[:-1]
+    return list(zip(np.split(matrix, ends, axis=1), np.split(vector, ends), strict=True))

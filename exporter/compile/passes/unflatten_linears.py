@@ -1,57 +1,54 @@
-"""Multiplies rows where they are, without laying them end to end first."""
+"""Products of rows that keep their axes."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import Builder, known_shape, replace_value
+from exporter.compile.rewrite.builder import Builder, known_shape
+from exporter.compile.rewrite.match import producer
+from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
+from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["UnflattenLinearsPass"]
 
 
-class UnflattenLinearsPass(ir.passes.InPlacePass):
+class UnflattenLinearsPass(NodeRewritePass):
     """Reshape to [rows, in], Gemm and Reshape to [batch, sequence, out] become MatMul and Add, equal to rounding.
 
-    GPT-2's projections are written so. A row of the result is then a row of the input for every later pass, and the batch keeps
-    its axis. Only for a Gemm that multiplies nothing by a factor and whose result is read in the input's axes alone.
+    GPT-2 writes its projections like this. A row of the result is then a row of the input for every later pass, and the batch
+    keeps its axis. Only for a Gemm that multiplies nothing by a factor and whose result is read in the input's axes only.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        build = Builder(model.graph, "")
-        modified = False
-        for node in list(model.graph):
-            if node.op_type == "Gemm" and node.domain == "" and (found := _rows(node)) is not None:
-                x, readers = found
-                result = _linear(node, x, build)
-                model.graph.insert_before(node, build.take())
-                for reader in readers:
-                    replace_value(reader.outputs[0], result)
-                    model.graph.remove(reader, safe=True)
-                model.graph.remove(node, safe=True)
-                modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    op_types = ("Reshape",)
 
-
-def _rows(gemm: ir.Node) -> tuple[ir.Value, list[ir.Node]] | None:
-    """x of Gemm(x as a matrix), and the Reshapes that bring x's axes back."""
-    flat = gemm.inputs[0].producer() if gemm.inputs[0] is not None else None
-    plain = all(gemm.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-    if flat is None or flat.op_type != "Reshape" or flat.domain != "" or not plain or gemm.attributes.get_int("transA", 0) != 0:
-        return None
-    x, output = flat.inputs[0], gemm.outputs[0]
-    before, matrix, after = known_shape(x), known_shape(gemm.inputs[0]), known_shape(output)
-    if x is None or before is None or matrix is None or after is None or before[-1] != matrix[1]:
-        return None
-    readers = [use.node for use in output.uses()]
-    back = all(node.op_type == "Reshape" and known_shape(node.outputs[0]) == (*before[:-1], after[1]) for node in readers)
-    return (x, readers) if readers and back and not output.is_graph_output() else None
+    def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
+        """Replace the Reshape after a Gemm."""
+        gemm = producer(node.inputs[0], "Gemm")
+        flat = None if gemm is None else producer(gemm.inputs[0], "Reshape")
+        if gemm is None or flat is None or flat.inputs[0] is None:
+            return None
+        x, output = flat.inputs[0], gemm.outputs[0]
+        plain = all(gemm.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        if not plain or gemm.attributes.get_int("transA", 0) != 0:
+            return Refusal("the Gemm multiplies by a factor or transposes the rows")
+        before, matrix, after = known_shape(x), known_shape(gemm.inputs[0]), known_shape(output)
+        if before is None or matrix is None or after is None:
+            return Refusal("the shapes around the Gemm are not known")
+        if before[-1] != matrix[1]:
+            return Refusal("the rows of the Gemm are not those of the input", gemm.inputs[0])
+        readers = [use.node for use in output.uses()]
+        if output.is_graph_output() or any(reader.op_type != "Reshape" for reader in readers):
+            return Refusal("the result is also read as a matrix", output)
+        if any(known_shape(reader.outputs[0]) != (*before[:-1], after[1]) for reader in readers):
+            return Refusal("the result does not get the axes of the input", output)
+        return build.once(output, lambda: _linear(gemm, x, build))
 
 
 def _linear(gemm: ir.Node, x: ir.Value, build: Builder) -> ir.Value:
     weight, bias = gemm.inputs[1], gemm.inputs[2] if len(gemm.inputs) > 2 else None
     output = gemm.outputs[0]
     assert weight is not None  # Gemm has one
-    assert x.shape is not None  # _rows
+    assert x.shape is not None  # rewrite
     assert output.shape is not None
     shape = ir.Shape([*list(x.shape)[:-1], output.shape[1]])
     if gemm.attributes.get_int("transB", 0) != 0:

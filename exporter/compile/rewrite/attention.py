@@ -1,4 +1,4 @@
-"""Recognizes attention over heads."""
+"""The pattern of attention over heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import const_array, known_shape, sole_producer
+from exporter.compile.rewrite.builder import const_array, known_shape
+from exporter.compile.rewrite.match import expect_producer, operands, producer, second_reader
+from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["SPLIT", "TURNED", "Attention", "match_attention"]
 
@@ -22,7 +24,7 @@ class Attention:
         mask: what is added to the scores, [batch or 1, heads or 1, rows or 1, columns], or None.
         heads: their number.
         scores: q kᵀ [batch, heads, rows, columns], before the mask.
-        probabilities: what the softmax gives, of the same shape.
+        probabilities: the result of the softmax, of the same shape.
         output: the heads side by side, [batch, rows, heads x size].
     """
 
@@ -36,58 +38,116 @@ class Attention:
     output: ir.Value
 
 
-def match_attention(node: ir.Node) -> Attention | None:
-    """The attention whose heads the Reshape `node` puts side by side; None where it does not.
+def match_attention(softmax: ir.Node) -> Attention | Refusal | None:
+    """The attention that a Softmax belongs to; None where its result is not multiplied by anything.
 
     q, k and v are split into heads by Reshape to [0, 0, heads, size] and Transpose, and the result is joined the same way.
     """
-    joined = node.inputs[0] if node.op_type == "Reshape" and node.domain == "" else None
-    turned = None if joined is None else sole_producer(joined, "Transpose")
-    context = None if turned is None or _perm(turned) != SPLIT else sole_producer(turned.inputs[0], "MatMul")
-    if joined is None or context is None:
+    probabilities = softmax.outputs[0]
+    context = next((use.node for use in probabilities.uses() if use.idx == 0 and use.node.op_type == "MatMul"), None)
+    if softmax.op_type != "Softmax" or softmax.domain != "" or context is None or context.domain != "":
         return None
-    probabilities, value = sole_producer(context.inputs[0], "Softmax"), _heads(context.inputs[1], SPLIT)
-    if probabilities is None or value is None or probabilities.attributes.get_int("axis", -1) not in (-1, 3):
-        return None
-    scores, mask = _scores(probabilities.inputs[0])
-    if scores is None:
-        return None
-    query, key = _heads(scores.inputs[0], SPLIT), _heads(scores.inputs[1], TURNED)
-    if query is None or key is None or not query[1] == key[1] == value[1]:
-        return None
-    after, before = known_shape(node.outputs[0]), known_shape(query[0])
-    if before is None or after is None or len(after) != 3 or after[:2] != before[:2]:
-        return None
-    return Attention(query[0], key[0], value[0], mask, query[1], scores.outputs[0], probabilities.outputs[0], node.outputs[0])
+    if readers := second_reader(probabilities):
+        return Refusal(f"the softmax {readers}", probabilities)
+    if softmax.attributes.get_int("axis", -1) not in (-1, 3):
+        return Refusal(f"the softmax is over axis {softmax.attributes.get_int('axis', -1)}, not over the last of four")
+    scores = _scores(softmax.inputs[0])
+    if isinstance(scores, Refusal):
+        return scores
+    product, mask = scores
+    parts = []
+    for value, perm, what in (
+        (product.inputs[0], SPLIT, "the query"),
+        (product.inputs[1], TURNED, "the key"),
+        (context.inputs[1], SPLIT, "the value"),
+    ):
+        part = _heads(value, perm, what)
+        if isinstance(part, Refusal):
+            return part
+        parts.append(part)
+    (query, heads), (key, others), (given, more) = parts
+    if not heads == others == more:
+        return Refusal(f"query, key and value have {heads}, {others} and {more} heads")
+    output = _joined(context, query)
+    if isinstance(output, Refusal):
+        return output
+    return Attention(query, key, given, mask, heads, product.outputs[0], probabilities, output)
 
 
 def _perm(node: ir.Node) -> list[int]:
     return list(node.attributes.get_ints("perm", ()))
 
 
-def _heads(value: ir.Value | None, perm: list[int]) -> tuple[ir.Value, int] | None:
+def _reader(value: ir.Value, op_type: str, what: str) -> ir.Node | Refusal:
+    """The one operator that reads the value, of that type."""
+    if readers := second_reader(value):
+        return Refusal(f"{what} {readers}", value)
+    (use,) = value.uses()
+    found = use.node.op_type == op_type and use.node.domain == "" and use.idx == 0
+    return use.node if found else Refusal(f"{what} is read by {use.node.op_type}, not by {op_type}", value)
+
+
+def _joined(context: ir.Node, query: ir.Value) -> ir.Value | Refusal:
+    """The heads side by side."""
+    turned = _reader(context.outputs[0], "Transpose", "the product of softmax and value")
+    if isinstance(turned, Refusal):
+        return turned
+    if _perm(turned) != SPLIT:
+        return Refusal(f"the heads are joined by a Transpose of {_perm(turned)}, not of {SPLIT}", turned.outputs[0])
+    joined = _reader(turned.outputs[0], "Reshape", "the transposed result")
+    if isinstance(joined, Refusal):
+        return joined
+    after, before = known_shape(joined.outputs[0]), known_shape(query)
+    if before is None or after is None:
+        return Refusal("the shape of the joined heads is not known", joined.outputs[0])
+    if len(after) != 3 or after[:2] != before[:2]:
+        return Refusal("the joined heads are not [batch, rows, heads x size] as the query is", joined.outputs[0])
+    return joined.outputs[0]
+
+
+def _heads(value: ir.Value | None, perm: list[int], what: str) -> tuple[ir.Value, int] | Refusal:
     """(x, heads) of x [batch, rows, heads x size] split into heads."""
-    turned = sole_producer(value, "Transpose")
-    split = None if turned is None or _perm(turned) != perm else sole_producer(turned.inputs[0], "Reshape")
-    if split is None or split.inputs[0] is None or len(known_shape(split.inputs[0]) or ()) != 3:
-        return None
-    target = const_array(split.inputs[1])
-    before, after = known_shape(split.inputs[0]), known_shape(split.outputs[0])
-    if target is None or target.size != 4 or before is None or after is None or after[:2] != before[:2] or min(target[2:]) < 1:
-        return None
-    return split.inputs[0], int(target[2])
+    turned = expect_producer(value, "Transpose", what)
+    if isinstance(turned, Refusal):
+        return turned
+    if _perm(turned) != perm:
+        return Refusal(f"{what} is split by a Transpose of {_perm(turned)}, not of {perm}", value)
+    split = expect_producer(turned.inputs[0], "Reshape", f"{what} before its Transpose")
+    if isinstance(split, Refusal):
+        return split
+    x, target = split.inputs[0], const_array(split.inputs[1])
+    before, after = known_shape(x), known_shape(split.outputs[0])
+    if x is None or before is None or after is None:
+        return Refusal(f"the shape of {what} is not known", x)
+    if target is None or target.size != 4 or min(target[2:]) < 1:
+        return Refusal(f"the size of a head of {what} is not known", split.outputs[0])
+    if len(before) != 3 or after[:2] != before[:2]:
+        return Refusal(f"{what} is not [batch, rows, heads x size] before it is split into heads", x)
+    return x, int(target[2])
 
 
-def _scores(value: ir.Value | None) -> tuple[ir.Node | None, ir.Value | None]:
+def _scores(value: ir.Value | None) -> tuple[ir.Node, ir.Value | None] | Refusal:
     """(the product of q and k, the mask added to it)."""
-    product, total = sole_producer(value, "MatMul"), sole_producer(value, "Add")
-    if product is not None or total is None:
-        return product, None
-    for scores, mask in (total.inputs, tuple(reversed(total.inputs))):
-        product = sole_producer(scores, "MatMul")
-        shape, whole = known_shape(mask), known_shape(scores)
-        if product is None or shape is None or whole is None or len(shape) != 4 or len(whole) != 4:
+    if producer(value, "Add") is None:
+        plain = expect_producer(value, "MatMul", "what the softmax reads")
+        return plain if isinstance(plain, Refusal) else (plain, None)
+    total = expect_producer(value, "Add", "the sum of scores and mask")
+    if isinstance(total, Refusal):
+        return total
+    refusal: Refusal | None = None
+    for scores, mask in operands(total):
+        product = producer(scores, "MatMul")
+        if product is None:
             continue
-        if shape[3] == whole[3] and shape[2] in (1, whole[2]):
+        shape, whole = known_shape(mask), known_shape(scores)
+        if readers := second_reader(scores):
+            refusal = refusal or Refusal(f"the product of query and key {readers}", scores)
+        elif shape is None or whole is None:
+            unknown = ("mask", mask) if shape is None else ("product of query and key", scores)
+            refusal = refusal or Refusal(f"the shape of the {unknown[0]} is not known", unknown[1])
+        elif len(shape) != 4 or len(whole) != 4 or shape[3] != whole[3] or shape[2] not in (1, whole[2]):
+            dims = ", ".join(map(str, shape))
+            refusal = refusal or Refusal(f"the mask is [{dims}], not [batch or 1, heads or 1, rows or 1, columns]", mask)
+        else:
             return product, mask
-    return None, None
+    return refusal or Refusal("the sum that the softmax reads has no product of query and key in it", value)

@@ -1,24 +1,31 @@
-"""Small helpers for passes that make new nodes and constants."""
+"""New nodes and constants, and what is known of values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 
 class Builder:
-    """Makes nodes and constants of one graph with unique, deterministic names.
+    """Factory of nodes and constants of one graph with unique, deterministic names.
 
     New nodes are not in the graph yet: `take` hands them over in the order in which they were made.
     """
 
     def __init__(self, graph: ir.Graph, prefix: str) -> None:
+        """Collect the names that are taken.
+
+        Args:
+            graph: gets the constants at once, and the nodes from whoever takes them.
+            prefix: of the names of all values.
+        """
         self._graph = graph
         self._prefix = prefix
         self._nodes: list[ir.Node] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._known: dict[Hashable, ir.Value] = {}
         self._taken = {value.name for node in graph for value in node.outputs}
         self._taken |= {*graph.initializers, *(value.name for value in graph.inputs)}
         self._node_names = {node.name for node in graph}
@@ -41,7 +48,7 @@ class Builder:
         return name
 
     def initializer(self, array: np.ndarray, name: str) -> ir.Value:
-        """A weight under a name of its own choice, made unique."""
+        """A weight with that name, made unique."""
         name = self._name(name)
         tensor = ir.tensor(np.asarray(array, order="C"), name=name)  # ascontiguousarray would make a scalar one-dimensional
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
@@ -57,6 +64,7 @@ class Builder:
         return self._constants[key]
 
     def ints(self, values: Iterable[int]) -> ir.Value:
+        """A constant vector, int64."""
         return self.constant(np.array(list(values), dtype=np.int64))
 
     def node(
@@ -109,6 +117,19 @@ class Builder:
             domain=node.domain,
         )
 
+    def known(self, key: Hashable) -> ir.Value | None:
+        """The value that `once` was given under the key, if it is still in the graph."""
+        value = self._known.get(key)
+        node = None if value is None else value.producer()
+        return None if node is not None and node.graph is None and node not in self._nodes else value
+
+    def once(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
+        """The value under the key; the first call makes it."""
+        value = self.known(key)
+        if value is None:
+            value = self._known[key] = make()
+        return value
+
     def take(self) -> list[ir.Node]:
         """The nodes made since the last call, in topological order."""
         nodes, self._nodes = self._nodes, []
@@ -138,16 +159,8 @@ def const_scalar(value: ir.Value | None) -> float | None:
     return float(array.item()) if array is not None and array.size == 1 else None
 
 
-def sole_producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The operator of that type that makes a value which is read once."""
-    node = None if value is None else value.producer()
-    if node is None or node.op_type != op_type or node.domain != "" or value is None or value.is_graph_output():
-        return None
-    return node if len(list(value.uses())) == 1 else None
-
-
 def replace_value(old: ir.Value, new: ir.Value) -> None:
-    """Lets `new` take the place of `old` everywhere; as an output of the graph it takes its name, too."""
+    """Put `new` in the place of `old` everywhere; as an output of the graph it also takes the name."""
     output, name = old.is_graph_output(), old.name
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     if output:
@@ -155,7 +168,7 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
 
 
 def claim_names(graph: ir.Graph, names: Iterable[str]) -> None:
-    """Gives every inner value that has one of `names` another one: the names are about to become outputs."""
+    """Rename every inner value that has one of `names`: the names are about to become outputs."""
     wanted, outputs = set(names), set(graph.outputs)
     inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
     taken = wanted | {value.name for value in (*inner, *graph.inputs, *outputs)}
@@ -182,7 +195,7 @@ def static_target(before: tuple[int | ir.SymbolicDim, ...], after: tuple[int | i
 
 
 def refuse_subgraphs(step: ir.passes.PassBase, model: ir.Model) -> None:
-    """For passes that follow values by their readers in the main graph alone.
+    """Check the model for a pass that follows values by their readers in the main graph only.
 
     Raises:
         onnx_ir.passes.PreconditionError: an If, Loop or Scan could read a value unseen.

@@ -1,4 +1,4 @@
-"""Changes to a model's copy without which torch.export cannot trace it; none changes a number."""
+"""Patches that make a copy of the model traceable by torch.export without changing its results."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import nn
 from exporter.trace.patches.architectures import ARCHITECTURE_PATCHES
 from exporter.trace.patches.methods import METHOD_PATCHES
 
-__all__ = ["cure"]
+__all__ = ["patch_for_tracing"]
 
 
 def patch_for_tracing(model: nn.Module) -> None:
-    """Applies every cure that finds something to do to a copy of the user's model, in place."""
-    for step in (*METHOD_PATCHES, *ARCHITECTURE_PATCHES):
-        step(model)
+    """Apply all patches to a copy of the user's model, in place; patches without a matching module have no effect."""
+    for patch in (*METHOD_PATCHES, *ARCHITECTURE_PATCHES):
+        patch(model)

@@ -1,7 +1,7 @@
-"""Architectures that torch.export cannot trace with a free batch and sequence, and how they are made traceable.
+"""Patches for architectures that torch.export cannot trace with dynamic batch and sequence axes.
 
-Every cure changes a copy of the user's model in place and does nothing where it finds nothing. Cured modules compute what
-they computed before, to rounding; parameters are read, never written.
+Each patch changes a copy of the user's model in place and has no effect without a matching module. Patched modules compute the
+same results up to rounding. Parameters are read, never written.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from typing import Any
 
 import torch
 from adapters.context import ForwardContext
-from adapters.methods.lora import LoRAMergedLinear
 from adapters.methods.prefix_tuning import PrefixTuningLayer
 from torch import nn
-from torch.nn.functional import linear
 from transformers import PretrainedConfig
 
 from exporter.errors import ExportError
-from exporter.models.submodules import bind, modules_of
+from exporter.models.module_surgery import bind
 from exporter.trace.patches.heads import HEAD_PATCHES, row_at
 
 __all__ = ["ARCHITECTURE_PATCHES"]
 
-# By name, because importing a class of transformers costs its whole architecture.
+# By name, because importing a class of transformers imports its whole architecture.
 _LAST_TOKEN = frozenset({"GPT2AdapterModel", "GPTJAdapterModel", "LlamaAdapterModel", "MistralAdapterModel"})
 _DECODERS = frozenset({"BartDecoder", "MBartDecoder", "PLBartDecoder"})
-# What decoders call the layer behind attention.
+# The names of the output projection of attention in decoders.
 _PROJECTIONS = frozenset({"o_proj", "c_proj", "out_proj", "dense"})
 _LANGUAGE_LAST = frozenset({"MBartModel", "PLBartModel"})
 
 
 def patch_cache(model: nn.Module) -> None:
-    """Decoders fill a key/value cache for a next step that an export has not.
+    """Disable the key/value cache of decoders.
 
-    It would stay in the graph as a Concat with nothing per layer. No logits read it.
+    An exported graph has no next decoding step. The cache would leave a Concat with an empty tensor per layer.
     """
     for module in model.modules():
         config = getattr(module, "config", None)
@@ -43,10 +41,12 @@ def patch_cache(model: nn.Module) -> None:
 
 
 def patch_last_token(model: nn.Module) -> None:
-    """GPT-2, GPT-J, LLaMA and Mistral with named heads pick each row's last token by `range(batch)`, which fixes the batch.
+    """Select the last token without `range(batch)`, which makes the batch static.
 
-    `row_at` picks the same rows. That token is the number of ids other than the padding id, less one: the library's own rule,
-    which is right for padding on the right only. Without a padding id it is the last column, padding or not.
+    For GPT-2, GPT-J, LLaMA and Mistral with named heads.
+
+    `row_at` selects the same rows. As in the library, the position is the number of ids that differ from the padding id, minus
+    one, which is only correct for padding on the right. Without a padding id it is the last column, even if that is padding.
     """
     if type(model).__name__ in _LAST_TOKEN:
         bind(model, ForwardContext.wrap(_last_token_forward))
@@ -62,17 +62,18 @@ def _last_token_forward(model: Any, input_ids: torch.Tensor, head: str | None = 
 
 
 def _before_padding(input_ids: torch.Tensor, padding: int) -> torch.Tensor:
-    """The number of ids other than the padding id, less one: [batch, sequence] to [batch]."""
+    """The number of ids that differ from the padding id, minus one: [batch, sequence] -> [batch]."""
     last = input_ids.ne(padding).sum(-1) - 1
-    # In a row of padding alone it is -1, which the library reads as the last column; gather takes no negative index.
+    # For a row of only padding this is -1, the last column in the library; gather does not accept negative indices.
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     return torch.where(last.lt(0), columns[-1], last)
 
 
 def patch_language_token(model: nn.Module) -> None:
-    """mBART and PLBART without decoder inputs start them with each row's last token, through a `squeeze()` of every axis.
+    """Create the decoder inputs of mBART and PLBART without `squeeze()`, which makes the batch static.
 
-    That makes a batch of one special and fixes the batch. Here only the axis of length one goes; the tokens are the same.
+    The library starts the decoder inputs with each row's last token and squeezes all axes, which treats a batch of one
+    differently. The patch removes only the axis of length one; the tokens are the same.
     """
     for module in model.modules():
         if type(module).__name__ in _LANGUAGE_LAST:
@@ -87,9 +88,10 @@ def _language_token_forward(base: Any, input_ids: Any, decoder_input_ids: Any = 
 
 
 def patch_decoder_mask(model: nn.Module) -> None:
-    """BART's decoders without a mask of their own make one of ones, save under torch.export.
+    """Pass a mask of ones to the decoders of BART, mBART and PLBART with eager attention.
 
-    There their eager attention then counts one token too many and fails. Here they are given the ones.
+    Without a mask they create one of ones, except under torch.export, where their attention then fails with a length that is
+    too large by one.
     """
     for decoder in model.modules():
         if type(decoder).__name__ in _DECODERS and getattr(decoder.config, "_attn_implementation", None) == "eager":
@@ -103,26 +105,26 @@ def _with_ones(_decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def patch_empty_rows(model: nn.Module) -> None:
-    """Decoders with sdpa have rows of attention that see no token, where a text is padded on the left.
+    """Set attention rows without visible tokens to zero, for decoders with sdpa and padding on the left.
 
-    There PyTorch gives zeros, and the operators that torch.onnx writes for sdpa give a mean over all tokens. These rows are
-    padding themselves, yet token heads answer for them, and gates average over them. Here they are zeros again.
+    For these rows PyTorch returns zeros, but the operators that torch.onnx writes for sdpa return a mean over all tokens. The
+    rows are padding, but token heads compute logits for them, and gates average over them.
     """
     for attention in model.modules():
         config = getattr(attention, "config", None)
         if getattr(attention, "is_causal", False) is True and not getattr(config, "is_encoder_decoder", True):
             projections = [child for name, child in attention.named_children() if name in _PROJECTIONS]
             if projections and getattr(config, "_attn_implementation", None) == "sdpa":
-                rows = _Rows()
+                rows = _VisibleRows()
                 attention.register_forward_pre_hook(rows.remember, with_kwargs=True)
                 projections[0].register_forward_pre_hook(rows.clear)
 
 
 def refuse_causal_prefix(model: nn.Module) -> None:
-    """Prefix tuning in a decoder with sdpa has no answer to reproduce.
+    """Refuse prefix tuning in a decoder with sdpa, whose results depend on the padding of other rows.
 
-    Without padding the library lets token i see the first i of prefix and text together. With padding it hides the prefix,
-    whose part of the mask it inverts as if it were to be added. With eager attention both are right.
+    Without padding, token i attends to the first i positions of prefix and text together. With padding, the library inverts the
+    prefix part of the mask as if it were additive, and hides the prefix. Both cases are correct with eager attention.
 
     Raises:
         ExportError: the model has such a prefix.
@@ -138,72 +140,35 @@ def refuse_causal_prefix(model: nn.Module) -> None:
         ):
             raise ExportError(
                 f"the adapter {next(iter(prefix.prefixes))!r} has a prefix in the decoder of {type(model).__name__} with sdpa "
-                "attention, where the library's own answers change with the padding of other rows: load the model with "
+                "attention, for which the library's results depend on the padding of other rows: load the model with "
                 'attn_implementation="eager"'
             )
 
 
-class _Rows:
-    """Which rows of one attention's mask see anything, [batch, length, 1]: known when it starts, needed before it projects."""
+class _VisibleRows:
+    """The rows of one attention mask with visible tokens, [batch, length, 1], kept from its input to its output projection."""
 
     def __init__(self) -> None:
-        self.seeing: torch.Tensor | None = None
+        self.visible: torch.Tensor | None = None
 
     def remember(self, _attention: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        """Store the rows of the mask; a forward pre-hook of the attention."""
         mask = kwargs.get("attention_mask")
         if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
-            self.seeing = mask.any(-1)[:, 0, :, None]
+            self.visible = mask.any(-1)[:, 0, :, None]
 
     def clear(self, _projection: nn.Module, args: Any) -> Any:
-        seeing, self.seeing = self.seeing, None
-        return args if seeing is None else (args[0] * seeing.to(args[0].dtype), *args[1:])
-
-
-def patch_merged_lora(model: nn.Module) -> None:
-    """LoRA on one projection for q, k and v (GPT-2, DeBERTa, ModernBERT) writes its result through a boolean mask.
-
-    torch.export cannot tell how many columns the mask selects. The mask is three blocks, so the result is put together from
-    blocks, in the same order. Each block is two plain products instead of one grouped convolution: equal to rounding.
-    """
-    for layer in modules_of(model, LoRAMergedLinear):
-        bind(layer, _merged_lora_forward)
-
-
-def _merged_lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    setup = None if layer.merged else layer.get_active_setup()
-    if setup is None or len(setup) != 1:
-        plain: torch.Tensor = type(layer).forward(layer, x)
-        return plain
-    lora = layer.loras[setup[0]]
-    count, size = sum(lora.enable_lora), layer.out_features // 3
-    result = linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
-    if lora.composition_mode == "scale":
-        added = _three_blocks(lora.lora_B.view(1, 1, -1).split(size, -1), lora.enable_lora, 1.0)
-    else:
-        pairs = zip(lora.lora_A.chunk(count), lora.lora_B.split(size), strict=True)
-        dropped = lora.lora_dropout(x)
-        added = _three_blocks([linear(linear(dropped, a), b) for a, b in pairs], lora.enable_lora, 0.0)
-    gate = None
-    if lora.use_gating:
-        means = torch.sigmoid(lora.gate(x)).mean(dim=1, keepdim=True)
-        gate = _three_blocks([one.expand(-1, -1, size) for one in means.split(1, -1)], lora.enable_lora, 1.0)
-    composed: torch.Tensor = lora.com(result, added, scaling=gate)
-    return composed
-
-
-def _three_blocks(blocks: Any, enabled: list[bool], fill: float) -> torch.Tensor:
-    """The blocks for q, k and v beside each other, with `fill` for those that are not enabled."""
-    given = iter(blocks)
-    empty = torch.full_like(blocks[0], fill)
-    return torch.cat([next(given) if wanted else empty for wanted in enabled], -1)
+        """Set rows without visible tokens to zero; a forward pre-hook of the output projection."""
+        visible, self.visible = self.visible, None
+        return args if visible is None else (args[0] * visible.to(args[0].dtype), *args[1:])
 
 
 def patch_distilbert_prefix(model: nn.Module) -> None:
-    """DistilBERT with sdpa raises the scores of prefix and prompt tokens by one, but only in a batch with padding.
+    """Reproduce the mask of DistilBERT with sdpa, prefix or prompt tuning, for batches with and without padding.
 
-    The library marks these tokens with 1, which an additive mask adds; without padding there is no mask. A trace sees the mask
-    always, so that a graph would be wrong for batches without padding. Here the 1 is multiplied by whether there is any padding
-    in the batch: the library's numbers in both cases.
+    The library sets the mask to 1 at prefix and prompt tokens, which raises their scores by one; without padding in the batch
+    it uses no mask. A trace always contains the mask, so that the graph would be wrong for batches without padding. The patch
+    multiplies the 1 by whether the batch contains padding, which gives the library's results in both cases.
     """
     for attention in model.modules():
         if type(attention).__name__ == "DistilBertSdpaAttentionWithAdapters":
@@ -220,12 +185,12 @@ def _distilbert_prefix_forward(
     prompted = getattr(ForwardContext.get_context(), "prompt_tokens_length", None) is not None
     if mask is None or longer is None or not (prompted or longer.shape[-1] != mask.shape[-1]):
         return states
-    # Padding is negative and marks are positive; all else is zero.
+    # Negative at padding, positive at prefix and prompt tokens, otherwise zero.
     padded = longer.amin((0, 1, 2, 3)).lt(0).to(longer.dtype)
     return key, value, longer.clamp(max=0) + longer.clamp(min=0) * padded
 
 
-# In any order: no two of them change the same method of the same module.
+# The order does not matter: no two patches change the same method of the same module.
 ARCHITECTURE_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
     refuse_causal_prefix,
     patch_cache,
@@ -233,7 +198,6 @@ ARCHITECTURE_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
     patch_language_token,
     patch_decoder_mask,
     patch_empty_rows,
-    patch_merged_lora,
     patch_distilbert_prefix,
     *HEAD_PATCHES,
 )

@@ -1,6 +1,6 @@
-"""Prediction heads that torch.export cannot trace, or that ask for a certain number of rows, and their cures.
+"""Patches for prediction heads that torch.export cannot trace, or that require a certain number of rows.
 
-Same rules as in architectures.py: a copy of the user's model is changed in place, its numbers stay.
+The rules of architectures.py apply: a copy of the user's model is changed in place, its results are not changed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from adapters.heads.dependency_parsing import DependencyParsingOutput
 from torch import nn
 from transformers.modeling_outputs import MultipleChoiceModelOutput, SequenceClassifierOutput
 
-from exporter.models.submodules import bind, modules_of
+from exporter.models.module_surgery import bind, modules_of
 
 __all__ = ["HEAD_PATCHES", "row_at"]
 
-# By name, because importing a class of transformers costs its whole architecture.
+# By name, because importing a class of transformers imports its whole architecture.
 _EOS_IN_HEAD = frozenset({"BartAdapterModel", "PLBartAdapterModel"})
 _EOS_IN_MODEL = frozenset({"MBartAdapterModel", "T5AdapterModel", "MT5AdapterModel"})
 _EOS_CLASSIFIERS = frozenset(f"{name}ForSequenceClassification" for name in ("Bart", "MBart", "PLBart", "T5", "MT5"))
@@ -28,7 +28,7 @@ _POOLED = frozenset({"ClassificationHead", "MultiLabelClassificationHead"})
 
 
 def row_at(hidden: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """hidden[row, position[row]] of every row: [batch, sequence, features] and int64 [batch] to [batch, features]."""
+    """Return hidden[row, position[row]] for every row: [batch, sequence, features], int64 [batch] -> [batch, features]."""
     index = position[:, None, None].expand(-1, 1, hidden.shape[-1])
     return hidden.gather(1, index).squeeze(1)
 
@@ -39,11 +39,11 @@ def _last_eos(hidden: torch.Tensor, is_eos: torch.Tensor) -> torch.Tensor:
 
 
 def patch_eos_pooling(model: nn.Module) -> None:
-    """BART, mBART, PLBART, T5 and mT5 classify by the decoder's state at each row's last end-of-sequence token.
+    """Select the state at the last end-of-sequence token without a boolean mask (BART, mBART, PLBART, T5, mT5).
 
-    They count these tokens with `torch.unique` and select their states with a boolean mask, whose size torch.export cannot
-    know. `row_at` with the last position selects the same states. Where rows differ in their number of such tokens, PyTorch
-    raises ValueError; a graph cannot, and takes the last one of each row (the first token of a row that has none).
+    The library counts these tokens with `torch.unique` and selects their states with a boolean mask of unknown size. `row_at`
+    with the last position selects the same states. If rows differ in their number of such tokens, PyTorch raises ValueError;
+    the graph uses the last one of each row, or the first token of a row without any.
     """
     name = type(model).__name__
     if name in _EOS_IN_HEAD:
@@ -64,11 +64,11 @@ def _cls_output(head: Any, outputs: Any, **kwargs: Any) -> Any:
 def _eos_forward(model: Any, input_ids: torch.Tensor, head: str | None = None, **kwargs: Any) -> Any:
     used = model._get_used_heads(head)
     if type(model).__name__ == "MBartAdapterModel" and head is None:
-        used = list(model.heads.values())[:1]  # it asks its first head, whichever is active
+        used = list(model.heads.values())[:1]  # the library reads the pooling from the first head, not from the active one
     if "decoder_input_ids" in kwargs or not any(type(one).__name__ in _POOLED for one in used):
         return type(model).forward(model, input_ids, head=head, **kwargs)
     outputs = _decoded(model, input_ids, kwargs)
-    # T5 scales the states of tied embeddings for language heads; the classified state is the one before.
+    # T5 scales the states for language heads with tied embeddings; classification uses the unscaled state.
     pooled = _last_eos(outputs[0], input_ids.eq(model.config.eos_token_id))
     return model.forward_head(outputs, head_name=head, cls_output=pooled, return_dict=True)
 
@@ -79,16 +79,16 @@ def _eos_classifier_forward(model: Any, input_ids: torch.Tensor, **kwargs: Any) 
 
 
 def _decoded(model: Any, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> Any:
-    if hasattr(model, "_shift_right"):  # T5 and mT5, whose base model makes no decoder inputs
+    if hasattr(model, "_shift_right"):  # T5 and mT5: their base model does not create decoder inputs
         kwargs = {"decoder_input_ids": model._shift_right(input_ids), **kwargs}
     return model.base_model(input_ids, return_dict=True, **kwargs)
 
 
 def patch_multiple_choice(model: nn.Module) -> None:
-    """Multiple choice heads lay the scores of one question's choices beside each other, as [questions, choices].
+    """Compute the scores of multiple choice heads as [rows, 1], where each row is one choice.
 
-    That needs a multiple of the choices as batch, and models with one head read [questions, choices, sequence]. Here one row
-    is one choice, and its score is [rows, 1]: the same numbers in the same order.
+    The library reshapes them to [questions, choices], which requires a batch that is a multiple of the number of choices;
+    models with a single head read inputs of [questions, choices, sequence]. The scores and their order are the same.
     """
     for head in modules_of(model, MultipleChoiceHead):
         bind(head, _one_score_per_row)
@@ -108,11 +108,12 @@ def _one_choice_forward(model: Any, **inputs: torch.Tensor) -> Any:
 
 
 def patch_dependency_parsing(model: nn.Module) -> None:
-    """Dependency parsing heads average the tokens of each word in Python loops over rows and words.
+    """Average the tokens of each word without Python loops over rows and words, for dependency parsing heads.
 
-    Loops fix the batch and read the inputs. Here the words' first tokens are compared with all positions, which gives every
-    word's tokens at once: equal to rounding. Entries equal to the padding id are skipped and words end at the first start
-    that is not positive, as in the library. Its `squeeze()` of all axes becomes one of the first.
+    Loops make the batch static and depend on input values. The patch compares the positions of the words' first tokens with all
+    positions, which gives the tokens of all words at once; the results are equal up to rounding. As in the library, entries
+    equal to the padding id are skipped, and words end at the first start that is not positive. The library's `squeeze()` of all
+    axes becomes one of axis 1.
     """
     for head in modules_of(model, BiaffineParsingHead):
         bind(head, _parsing_forward)
@@ -128,16 +129,19 @@ def _parsing_forward(head: Any, outputs: Any, *_: Any, word_starts: torch.Tensor
 
 
 def _word_means(tokens: torch.Tensor, starts: torch.Tensor, padding: int) -> torch.Tensor:
-    """Tokens [batch, sequence, features] and starts [batch, words] to the words' means, then zeros, in the tokens' shape."""
+    """The means of each word's tokens, followed by zeros.
+
+    Tokens [batch, sequence, features] and starts [batch, words] -> [batch, sequence, features].
+    """
     positions = torch.arange(tokens.shape[1] + 1, device=tokens.device)
     kept = starts.ne(padding)
-    # Entry number `positions` of those kept, [batch, sequence + 1]; zero, which ends the words, where there are fewer.
+    # The entry with number `positions` of those kept, [batch, sequence + 1]; beyond the last one zero, which ends the words.
     chosen = (kept.cumsum(1) - 1).unsqueeze(1).eq(positions[:, None]) & kept.unsqueeze(1)
     first = (chosen * starts.unsqueeze(1)).sum(2)
     ended = first[:, 1:].le(0).to(torch.int64).cumsum(1).gt(0)
     begin, end = first[:, :-1, None], first[:, 1:, None]
     member = (begin.le(positions[:-1]) & end.gt(positions[:-1]) & ~ended.unsqueeze(2)).to(tokens.dtype)
-    # An empty word is 0 / 0 in the library too.
+    # As in the library, an empty word is 0 / 0.
     counts = torch.where(ended, 1.0, member.sum(2))
     return member @ tokens / counts.unsqueeze(2)
 

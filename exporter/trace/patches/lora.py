@@ -1,4 +1,4 @@
-"""LoRA and its relatives: taken out of the trunk's weights, and folded into LoRA's own form."""
+"""Patches for LoRA and related methods, most of which fold constants into the form of LoRA."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from adapters.methods.lora import IA3, LoRA, LoRALayer, LoRALinear, LoRAState, MTLLoRA, Vera, compute_dora_norm
+from adapters.methods.lora import (
+    IA3,
+    LoRA,
+    LoRALayer,
+    LoRALinear,
+    LoRAMergedLinear,
+    LoRAState,
+    MTLLoRA,
+    Vera,
+    compute_dora_norm,
+)
 from torch import nn
+from torch.nn.functional import linear
 
-from exporter.models.submodules import bind, constant, modules_of, shared_context
+from exporter.models.module_surgery import bind, constant, modules_of, shared_context
 
 __all__ = ["LORA_PATCHES"]
 
 
 def patch_dora(model: nn.Module) -> None:
-    """DoRA computes the norm of the adapted weights at every run; magnitude / norm is one constant vector, `scale`.
+    """Fold magnitude / norm of DoRA into a constant vector, `scale`; the library computes the norm in every forward pass.
 
-    Before VeRA is cured, of which DVoRA needs the weights as they are.
+    This patch runs before `patch_vera`, because DVoRA reads the unpatched weights of VeRA.
     """
     for layer in modules_of(model, LoRALinear):
         for lora in layer.loras.values():
@@ -29,7 +40,7 @@ def patch_dora(model: nn.Module) -> None:
 
 
 def _dora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    output = nn.functional.linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
+    output = linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
     setup = None if layer.merged else layer.get_active_setup()
     if setup is None:
         return output
@@ -40,9 +51,9 @@ def _dora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def patch_vera(model: nn.Module) -> None:
-    """VeRA multiplies its four matrices into one as large as the layer's own weight, at every run.
+    """Fold VeRA into LoRA with the constants (b B) and (d A).
 
-    (b B) and (d A) are constants of LoRA's shapes, and VeRA with them is LoRA.
+    In every forward pass, the library multiplies the four matrices to one of the size of the layer's weight.
     """
     for layer in modules_of(model, LoRALayer):
         for name, lora in layer.loras.items():
@@ -55,12 +66,12 @@ def patch_vera(model: nn.Module) -> None:
 
 
 def patch_mtl_lora(model: nn.Module) -> None:
-    """MTL-LoRA sums several up-projections and has a matrix of its own in between: folded into A and B, it is LoRA.
+    """Fold MTL-LoRA into LoRA: its sum of up-projections into B, its task-specific matrix into A.
 
-    What several tasks share has one name for all of them in the library; folded, it is each task's own.
+    In the library, the weights that tasks share have one name; the folded weights are separate for each task.
     """
     for lora in modules_of(model, MTLLoRA):
-        if "forward" not in vars(lora):  # else folded already
+        if "forward" not in vars(lora):  # otherwise it is folded already
             with torch.no_grad():
                 weights = (lora.weights / lora.weights_sharpness).exp()
                 lora.lora_A = constant(lora.task_specific().t() @ lora.lora_A)
@@ -69,7 +80,7 @@ def patch_mtl_lora(model: nn.Module) -> None:
 
 
 def patch_ia3(model: nn.Module) -> None:
-    """(IA)^3 repeats its vector for every row of a batch: it broadcasts as it is."""
+    """Broadcast the vector of (IA)^3; the library repeats it for every row of a batch."""
     for lora in modules_of(model, IA3):
         bind(lora, _ia3_forward)
 
@@ -85,5 +96,51 @@ def _ia3_forward(
     return scaled * gate, gate
 
 
-# DoRA reads VeRA's weights: it comes before.
-LORA_PATCHES: tuple[Callable[[nn.Module], None], ...] = (patch_dora, patch_vera, patch_mtl_lora, patch_ia3)
+def patch_merged_lora(model: nn.Module) -> None:
+    """Concatenate the results of LoRA on a merged q, k and v projection without a boolean mask (GPT-2, DeBERTa, ModernBERT).
+
+    torch.export cannot determine how many columns the mask selects. The mask consists of three blocks, so that the result is a
+    concatenation of blocks in the same order. Each block is two matrix products instead of a grouped convolution; the results
+    are equal up to rounding.
+    """
+    for layer in modules_of(model, LoRAMergedLinear):
+        bind(layer, _merged_lora_forward)
+
+
+def _merged_lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    setup = None if layer.merged else layer.get_active_setup()
+    if setup is None or len(setup) != 1:
+        plain: torch.Tensor = type(layer).forward(layer, x)
+        return plain
+    lora = layer.loras[setup[0]]
+    count, size = sum(lora.enable_lora), layer.out_features // 3
+    result = linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
+    if lora.composition_mode == "scale":
+        added = _three_blocks(lora.lora_B.view(1, 1, -1).split(size, -1), lora.enable_lora, 1.0)
+    else:
+        pairs = zip(lora.lora_A.chunk(count), lora.lora_B.split(size), strict=True)
+        dropped = lora.lora_dropout(x)
+        added = _three_blocks([linear(linear(dropped, a), b) for a, b in pairs], lora.enable_lora, 0.0)
+    gate = None
+    if lora.use_gating:
+        means = torch.sigmoid(lora.gate(x)).mean(dim=1, keepdim=True)
+        gate = _three_blocks([one.expand(-1, -1, size) for one in means.split(1, -1)], lora.enable_lora, 1.0)
+    composed: torch.Tensor = lora.com(result, added, scaling=gate)
+    return composed
+
+
+def _three_blocks(blocks: Any, enabled: list[bool], fill: float) -> torch.Tensor:
+    """Concatenate the blocks for q, k and v, with `fill` for those that are not enabled."""
+    given = iter(blocks)
+    empty = torch.full_like(blocks[0], fill)
+    return torch.cat([next(given) if wanted else empty for wanted in enabled], -1)
+
+
+# patch_dora reads the weights of VeRA before patch_vera replaces them.
+LORA_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
+    patch_dora,
+    patch_vera,
+    patch_mtl_lora,
+    patch_ia3,
+    patch_merged_lora,
+)

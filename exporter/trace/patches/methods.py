@@ -1,8 +1,8 @@
-"""Adapter methods that torch.export cannot trace, or that compute constants at every run, and what is put in their place.
+"""Patches for adapter methods that torch.export cannot trace, or that compute constants in every forward pass.
 
-Every cure changes a copy of the user's model in place and does nothing where it finds nothing. Cured modules compute what they
-computed before, to rounding. Parameters are read, never written: a folded weight is a new parameter, in the module of the same
-adapter, so that it is bound by name like any other weight of a task.
+Each patch changes a copy of the user's model in place and has no effect without a matching module. Patched modules compute the
+same results up to rounding. Parameters are read, never written: a folded weight is a new parameter in the module of the same
+adapter, so that it is bound to its task by name like any other weight.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from exporter.errors import ExportError
-from exporter.models.submodules import bind, constant, linear, modules_of, shared_context
+from exporter.models.module_surgery import bind, constant, linear, modules_of, shared_context
 from exporter.trace.patches.lora import LORA_PATCHES
 
 __all__ = ["METHOD_PATCHES"]
 
 
 def patch_compacter(model: nn.Module) -> None:
-    """A PHM layer multiplies with a sum of Kronecker products, whose size torch.export cannot follow through `torch.Size`.
+    """Replace PHM layers with linear layers.
 
-    The sum is a constant matrix. The layer becomes a Linear with that matrix, which the library's own code computes: times
-    the identity, a matrix is itself.
+    A PHM layer multiplies with a sum of Kronecker products, whose size torch.export cannot follow through `torch.Size`. The sum
+    is a constant matrix; applying the layer to the identity gives that matrix.
     """
     common: dict[tuple[str, str], nn.Parameter] = {}
     for parent in modules_of(model, nn.Module):
@@ -49,10 +49,7 @@ def _dense(model: nn.Module, layer: Any, common: dict[tuple[str, str], nn.Parame
 
 
 def patch_reft_rotations(model: nn.Module) -> None:
-    """LoReFT keeps its projection orthogonal by a parametrization, which ONNX has no operators for.
-
-    The parametrization is computed once, and the result takes its place.
-    """
+    """Replace the orthogonal parametrization of LoReFT, for which ONNX has no operators, with its result."""
     for unit in modules_of(model, ReftUnit):
         if parametrize.is_parametrized(unit.projection, "weight"):
             unit.projection = linear(constant(unit.projection.weight), None)
@@ -60,10 +57,10 @@ def patch_reft_rotations(model: nn.Module) -> None:
 
 
 def patch_reft_positions(model: nn.Module) -> None:
-    """ReFT keeps its positions between layers and, with suffix positions, asks whether they still fit: a data-dependent guard.
+    """Select the positions of ReFT by comparison with each token's position.
 
-    Here each token is asked whether it is one of the positions. Tokens are adapted one by one, so the others' results need
-    only be left out.
+    The library caches positions between layers and checks whether they fit, which is a data-dependent guard with suffix
+    positions. Tokens are adapted independently of each other, so that the patch adapts all tokens and selects the results.
     """
     for module in modules_of(model, ReftModule):
         bind(module, _reft_forward)
@@ -87,7 +84,7 @@ def _reft_forward(reft: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def _text(hidden_states: torch.Tensor) -> tuple[Any, Any]:
-    """Where each row's text begins and ends, as [batch, 1], or for all rows where there is no mask."""
+    """The start and end of each row's text, as [batch, 1]; without a mask, of all rows."""
     context = ForwardContext.get_context()
     if not hasattr(context, "seqlens"):
         return 0, hidden_states.shape[1]
@@ -96,9 +93,10 @@ def _text(hidden_states: torch.Tensor) -> tuple[Any, Any]:
 
 
 def _as_cut(reft: Any, position: torch.Tensor, front: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-    """The adapted suffix as the library has it: [..., i] for token i, save in texts shorter than the suffix.
+    """Reproduce the adapted suffix of the library for texts that are shorter than the suffix.
 
-    There it cuts `suffix_positions` rows from the end of prefix and suffix together, some of them the prefix's.
+    For these texts the library takes the last `suffix_positions` rows of prefix and suffix together, some of them from the
+    prefix.
     """
     length = position[-1] + 1
     short = length < reft.suffix_positions
@@ -110,20 +108,25 @@ def _as_cut(reft: Any, position: torch.Tensor, front: torch.Tensor, back: torch.
 
 
 def patch_prefix_tuning(model: nn.Module) -> None:
-    """Prefix tuning computes its keys and values for every row of a batch and for all layers together.
+    """Replace the computation of prefixes with constants for each layer.
 
-    They are constants of a row and a layer each, by the library's own code with a batch of one.
+    The library computes keys and values for every row of a batch and for all layers together. They are constants, computed here
+    by the library's code with a batch of one.
     """
     for group in modules_of(model, PrefixTuningGroup):
-        for place, prefix in list(group.items()):
+        for name, prefix in list(group.items()):
             if isinstance(prefix, PrefixTuning | FlatPrefixTuning):
                 with torch.no_grad():
-                    group[place] = _ConstantPrefix(prefix.eval()(1))
+                    group[name] = _ConstantPrefix(prefix.eval()(1))
 
 
 class _ConstantPrefix(nn.Module):
     def __init__(self, states: Sequence[torch.Tensor]) -> None:
-        """`states`: per layer, keys and values as [2, 1, heads, prefix length, features]."""
+        """Store the constants.
+
+        Args:
+            states: one per layer, keys and values as [2, 1, heads, prefix length, features].
+        """
         super().__init__()
         self.keys = nn.ParameterList(constant(state[0]) for state in states)
         self.values = nn.ParameterList(constant(state[1]) for state in states)
@@ -134,7 +137,7 @@ class _ConstantPrefix(nn.Module):
 
 
 def patch_prompt_tuning(model: nn.Module) -> None:
-    """A prompt is looked up by constant numbers in its embedding: it is the embedding, for every row."""
+    """Use the prompt embedding directly; the library looks it up with constant token ids."""
     for prompt in modules_of(model, PromptTuning):
         bind(prompt, _prompt_forward)
 
@@ -145,13 +148,13 @@ def _prompt_forward(prompt: Any, embedded: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def patch_glow(model: nn.Module) -> None:
-    """The library's GLOW blocks cut the sequence where they mean the features, and fail in PyTorch: no cure, but a reason."""
+    """Refuse GLOW blocks: the library splits the sequence axis in place of the features and fails in PyTorch."""
     for block in modules_of(model, GLOWCouplingBlock):
         bind(block, _glow_forward)
 
 
 def _glow_forward(block: Any, *_: Any, **__: Any) -> Any:
-    raise ExportError(f"the library itself cannot run {type(block).__name__}: expected an invertible adapter of kind nice")
+    raise ExportError(f"the adapters library cannot run {type(block).__name__}: expected an invertible adapter of type nice")
 
 
 METHOD_PATCHES: tuple[Callable[[nn.Module], None], ...] = (

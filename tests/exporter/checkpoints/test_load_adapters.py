@@ -1,4 +1,4 @@
-"""Folders of adapters and heads beside a base model: exactly what was saved, or a refusal where the library only warns."""
+"""Folders of adapters and heads for a base model: loaded exactly as saved, or refused where the library only warns."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_method_under_a_new_name(tmp_path: Path, method: str, safe: bool) 
 
 
 def test_a_folder_of_folders(tmp_path: Path, tasks: Any) -> None:
-    # What a trainer left behind is no task.
+    # Training checkpoints are not tasks.
     shutil.copytree(tmp_path / "all" / "a", tmp_path / "all" / "checkpoint-500")
     loaded = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "all")]).model
     assert list(loaded.adapters_config.adapters) == ["a", "ab"]
@@ -77,7 +77,7 @@ def test_a_folder_of_folders(tmp_path: Path, tasks: Any) -> None:
         assert_equal(answer(loaded, name), answer(tasks, name))
 
 
-def test_a_head_file_also_holds_the_heads_whose_names_begin_alike(tmp_path: Path, tasks: Any) -> None:
+def test_a_head_file_also_holds_heads_with_the_same_prefix(tmp_path: Path, tasks: Any) -> None:
     """Loading `a` after `ab`, the library overwrites the head of `ab`."""
     saved = torch.load(tmp_path / "all" / "a" / "pytorch_model_head.bin", weights_only=True)
     assert any(key.startswith("heads.ab.") for key in saved)
@@ -130,19 +130,22 @@ def _config(folder: Path, file: str = "adapter_config.json", **changes: Any) -> 
             lambda f: _weights(f, "pytorch_adapter.bin", _without("layer.1.output")),
             "lacks 4 weights, first 'bert.encoder.layer.1",
         ),
-        (lambda f: _weights(f, "pytorch_adapter.bin", _with("bert.encoder.layer.9.x")), "has 1 weights for which there is no"),
+        (
+            lambda f: _weights(f, "pytorch_adapter.bin", _with("bert.encoder.layer.9.x")),
+            "has 1 weights that are not in the model",
+        ),
         (
             lambda f: _weights(f, "pytorch_adapter.bin", _with("bert.embeddings.LayerNorm.bias")),
-            "has 1 weights for which there",
+            "has 1 weights that are not in the model",
         ),
         (
             lambda f: _weights(f, "pytorch_adapter.bin", _reshaped("layer.0")),
             "has 4 weights of another shape, first .* instead of",
         ),
-        (lambda f: _weights(f, "pytorch_adapter.bin", lambda _: [1]), "must hold named tensors, found list"),
+        (lambda f: _weights(f, "pytorch_adapter.bin", lambda _: [1]), "must contain named tensors, found list"),
         (lambda f: (f / "pytorch_adapter.bin").unlink(), "has no weights: expected adapter.safetensors or pytorch_adapter.bin"),
         (lambda f: (f / "pytorch_adapter.bin").write_bytes(b"PK"), "pytorch_adapter.bin' cannot be loaded"),
-        (lambda f: (f / "pytorch_adapter.bin").write_text("version https://git-lfs"), "it is a pointer of git-lfs"),
+        (lambda f: (f / "pytorch_adapter.bin").write_text("version https://git-lfs"), "it is a git-lfs pointer"),
         (lambda f: (f / "adapter.safetensors").write_bytes(b"\0" * 20), "adapter.safetensors' cannot be loaded"),
         (lambda f: (f / "adapter_config.json").unlink(), "has pytorch_adapter.bin but no adapter_config.json"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read as JSON"),
@@ -153,13 +156,13 @@ def _config(folder: Path, file: str = "adapter_config.json", **changes: Any) -> 
         (lambda f: _config(f, config={"mh_adapter": True}), "cannot be added to the BertAdapterModel"),
         (
             lambda f: _config(f, model_type="roberta"),
-            "made for .* with model_type 'roberta'; the BertAdapterModel .* has 'bert'",
+            "trained for .* with model_type 'roberta'; the BertAdapterModel .* has 'bert'",
         ),
-        (lambda f: _config(f, hidden_size=768), "made for .* with hidden_size 768; the BertAdapterModel .* has 32"),
+        (lambda f: _config(f, hidden_size=768), "trained for .* with hidden_size 768; the BertAdapterModel .* has 32"),
         (lambda f: (f / "pytorch_model_head.bin").unlink(), "the head 'a' in .* has no weights"),
         (lambda f: (f / "head_config.json").unlink(), "has pytorch_model_head.bin but no head_config.json"),
         (lambda f: _weights(f, "pytorch_model_head.bin", _without("bias")), "the head 'a' in .* lacks 2 weights"),
-        (lambda f: _weights(f, "pytorch_model_head.bin", _with("lm_head.bias")), "has 1 weights for which there is no place"),
+        (lambda f: _weights(f, "pytorch_model_head.bin", _with("lm_head.bias")), "has 1 weights that are not in the model"),
         (lambda f: _weights(f, "pytorch_model_head.bin", _reshaped("heads.a.4")), "has 2 weights of another shape"),
         (
             lambda f: _config(f, "head_config.json", model_class="RobertaAdapterModel"),
@@ -170,7 +173,7 @@ def _config(folder: Path, file: str = "adapter_config.json", **changes: Any) -> 
             "cannot be added to .* 'frobnicate' is not",
         ),
         (lambda f: _config(f, "head_config.json", config=5), "has no head configuration, found 5"),
-        (lambda f: [path.unlink() for path in f.iterdir()], "holds neither an adapter nor a fusion"),
+        (lambda f: [path.unlink() for path in f.iterdir()], "contains neither an adapter nor a fusion"),
     ],
 )
 def test_damaged_folders(saved: Path, tmp_path: Path, damage: Any, message: str) -> None:
@@ -182,7 +185,7 @@ def test_damaged_folders(saved: Path, tmp_path: Path, damage: Any, message: str)
 
 def test_a_model_with_fewer_or_more_layers(tmp_path: Path, tasks: Any) -> None:
     for layers, message in (
-        (2, "has 4 weights for which there is no place, first 'bert.encoder.layer.2"),
+        (2, "has 4 weights that are not in the model, first 'bert.encoder.layer.2"),
         (4, "lacks 4 weights"),
     ):
         config = bert_config()
@@ -194,10 +197,10 @@ def test_a_model_with_fewer_or_more_layers(tmp_path: Path, tasks: Any) -> None:
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        (["all/a", "a={}/all/ab"], "two different adapters are called 'a', one from .*a' and one from .*ab'"),
-        (["b={}/all"], "holds 'a', 'ab': the name 'b' must be for a single adapter"),
+        (["all/a", "a={}/all/ab"], "two different adapters have the name 'a', one from .*a' and one from .*ab'"),
+        (["b={}/all"], "contains 'a', 'ab': the name 'b' requires a single adapter"),
         (["nowhere"], "there is no adapter folder"),
-        (["trunk"], "holds neither an adapter nor a fusion"),
+        (["trunk"], "contains neither an adapter nor a fusion"),
     ],
 )
 def test_sources_that_clash_or_are_none(tmp_path: Path, tasks: Any, sources: list[str], message: str) -> None:
@@ -208,7 +211,9 @@ def test_sources_that_clash_or_are_none(tmp_path: Path, tasks: Any, sources: lis
 def test_an_adapter_that_the_model_has_already(tmp_path: Path, tasks: Any) -> None:
     tasks.save_pretrained(tmp_path / "model")
     assert_refused(
-        "the adapter 'a' .* is called like one that the model has already", tmp_path / "model", adapters=[str(tmp_path / "all")]
+        "the adapter 'a' .* has the name of one that is already in the model",
+        tmp_path / "model",
+        adapters=[str(tmp_path / "all")],
     )
     loaded = load(tmp_path / "model", adapters=[f"new={tmp_path / 'all' / 'a'}"]).model
     assert_equal(answer(loaded, "new"), answer(tasks, "a"))
@@ -223,7 +228,7 @@ def test_an_adapter_that_the_model_has_already(tmp_path: Path, tasks: Any) -> No
         ("org/name", (None, "org/name")),
         ("=b", "has no name"),
         ("a=", "has no source"),
-        ("a.b=c", "has a dot"),
+        ("a.b=c", "contains a dot"),
         (5, "found 5"),
     ],
 )
@@ -243,7 +248,7 @@ def test_a_folder_whose_name_has_an_equals_sign(tmp_path: Path, tasks: Any, monk
 
 @pytest.mark.parametrize("ours", ["google-bert/bert-base", "bert-base"])
 def test_the_name_of_the_base(tmp_path: Path, tasks: Any, monkeypatch: pytest.MonkeyPatch, ours: str) -> None:
-    """Names of the hub can tell that an adapter is for another model of the same size; names of folders cannot."""
+    """Hub ids identify an adapter of another model of the same size; folder names do not."""
     from exporter.checkpoints import assemble
     from exporter.checkpoints.sources import Source
 
@@ -254,7 +259,7 @@ def test_the_name_of_the_base(tmp_path: Path, tasks: Any, monkeypatch: pytest.Mo
         edit(folder / "head_config.json", model_name=theirs)
         assert list(assemble.assemble(found, [str(folder)], []).model.heads) == ["a"]
     edit(folder / "adapter_config.json", model_name="google-bert/bert-large")
-    with pytest.raises(Exception, match=f"was made for the model 'google-bert/bert-large', not for '{ours}'"):
+    with pytest.raises(Exception, match=f"was trained for the model 'google-bert/bert-large', not for '{ours}'"):
         assemble.assemble(found, [str(folder)], [])
     assert list(load(tmp_path / "trunk", adapters=[str(folder)]).model.heads) == ["a"]
 
@@ -278,7 +283,7 @@ def _static(cls: Any, tmp_path: Path, name: str, base: Any = None, **options: An
 
 
 def test_heads_of_static_models_become_named_heads(tmp_path: Path) -> None:
-    """Three label counts on one base, whose own head is no task."""
+    """Three label counts on one base model, whose head is not the head of a task."""
     models: dict[str, Any] = {}
     for name, count in (("two", 2), ("three", 3), ("one", 1)):
         base = models.get("two")
@@ -302,16 +307,16 @@ def test_the_head_file_of_a_t5_model_holds_its_trunk(tmp_path: Path) -> None:
     feeds = {"input_ids": torch.tensor([[5, 6, 7, 1], [8, 9, 4, 1]])}
     assert_equal(answer(found, "a", feeds=feeds), answer(model, "a", feeds=feeds))
     T5ForSequenceClassification(config).save_pretrained(tmp_path / "other")
-    assert_refused("was saved with a trunk other than that of", tmp_path / "other", adapters=[str(tmp_path / "a")])
+    assert_refused("was saved with a trunk that differs from", tmp_path / "other", adapters=[str(tmp_path / "a")])
 
 
-def test_a_masked_language_model_shares_the_embeddings_of_the_base(tmp_path: Path) -> None:
+def test_a_masked_language_model_shares_the_base_embeddings(tmp_path: Path) -> None:
     model = _static(BertForMaskedLM, tmp_path, "a")
     found = load_quietly(tmp_path / "a_base", adapters=[str(tmp_path / "a")]).model
     assert torch.allclose(answer(found, "a"), answer(model, "a"), atol=1e-6)
     before = found.bert.embeddings.word_embeddings.weight.clone()
     _weights(tmp_path / "a", "pytorch_model_head.bin", lambda weights: {key: value + 1 for key, value in weights.items()})
-    assert_refused("comes with word embeddings of its own", tmp_path / "a_base", adapters=[str(tmp_path / "a")])
+    assert_refused("contains word embeddings that differ", tmp_path / "a_base", adapters=[str(tmp_path / "a")])
     assert torch.equal(before, found.bert.embeddings.word_embeddings.weight)
 
 
@@ -339,12 +344,12 @@ def test_a_head_that_no_named_head_is_like(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     _weights(tmp_path / "b", "pytorch_model_head.bin", lambda weights: {key: value + 1 for key, value in weights.items()})
     assert_refused(
-        "differ, and a BertForNextSentencePrediction has one head",
+        "differ, but a BertForNextSentencePrediction has one head",
         tmp_path / "trunk",
         adapters=[both[0], f"b={tmp_path / 'b'}"],
     )
     model.save_pretrained(tmp_path / "model")
-    assert_refused("which the model's own adapters use", tmp_path / "model", adapters=[f"b={tmp_path / 'b'}"])
+    assert_refused("which the adapters in the model folder use", tmp_path / "model", adapters=[f"b={tmp_path / 'b'}"])
     assert list(load(tmp_path / "model", adapters=[f"b={tmp_path / 'a'}"]).model.adapters_config.adapters) == ["a", "b"]
 
 
@@ -391,11 +396,11 @@ def test_peft_folders(tmp_path: Path) -> None:
     # Without a task_type, PEFT writes down the class.
     changes = {"task_type": None, "auto_mapping": {"base_model_class": "BertForSequenceClassification"}}
     edit(tmp_path / "peft" / "two" / "adapter_config.json", **changes)
-    alone = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "peft" / "two")]).model
+    single = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "peft" / "two")]).model
     with torch.no_grad():
-        assert_equal(alone(**FEEDS).logits, models["two"](**FEEDS).logits)
+        assert_equal(single(**FEEDS).logits, models["two"](**FEEDS).logits)
     edit(tmp_path / "peft" / "two" / "adapter_config.json", task_type="SEQ_CLS")
-    # A folder of such folders, each called like its adapter.
+    # A folder of such folders, each with the name of its adapter.
     assert sorted(load(tmp_path / "trunk", adapters=[str(tmp_path / "peft")]).model.peft_config) == ["three", "two"]
 
 
@@ -406,7 +411,7 @@ def test_peft_folders_that_do_not_fit(tmp_path: Path) -> None:
     _peft(tmp_path, "two", 2)
     folder = tmp_path / "peft" / "two"
     both = [str(folder), str(tmp_path / "a")]
-    assert_refused("is one of the adapters library, and there are adapters of PEFT", tmp_path / "trunk", adapters=both)
+    assert_refused("is from the adapters library, but there are PEFT adapters too", tmp_path / "trunk", adapters=both)
     shutil.copytree(folder, tmp_path / "peft" / "tags")
     edit(tmp_path / "peft" / "tags" / "adapter_config.json", task_type="TOKEN_CLS")
     assert_refused("must have one task_type", tmp_path / "trunk", adapters=[str(tmp_path / "peft")])

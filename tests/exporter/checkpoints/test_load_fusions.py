@@ -67,7 +67,7 @@ def _without(path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "adapters", "message"),
     [
-        (lambda _: None, ["all/a"], "fuses the adapter 'b', which the model does not have: name its folder with --adapter"),
+        (lambda _: None, ["all/a"], "fuses the adapter 'b', which is not in the model: add its folder with --adapter"),
         (
             lambda f: _without(f / "pytorch_model_adapter_fusion.bin", "a,b.key"),
             ["all"],
@@ -77,7 +77,11 @@ def _without(path: Path, text: str) -> None:
         (lambda f: (f / "pytorch_model_head.bin").unlink(), ["all"], "the head 'a,b' in .* has no weights"),
         (lambda f: edit(f / "adapter_fusion_config.json", config=None), ["all"], "has no fusion configuration, found None"),
         (lambda f: edit(f / "adapter_fusion_config.json", config={}), ["all"], "cannot be added to the BertAdapterModel"),
-        (lambda f: edit(f / "adapter_fusion_config.json", adapter_names=[1]), ["all"], "names no adapters, found \\[1\\]"),
+        (
+            lambda f: edit(f / "adapter_fusion_config.json", adapter_names=[1]),
+            ["all"],
+            "has no list of adapter names, found \\[1\\]",
+        ),
         (lambda f: edit(f / "adapter_fusion_config.json", hidden_size=768), ["all"], "with hidden_size 768"),
         (lambda f: (f / "adapter_fusion_config.json").unlink(), ["all"], "but no adapter_fusion_config.json"),
     ],
@@ -89,11 +93,13 @@ def test_damaged_fusions(tmp_path: Path, fused: Any, damage: Any, adapters: list
 
 
 def test_fusions_that_are_none_or_there_already(tmp_path: Path, fused: Any) -> None:
-    assert_refused("holds no fusion", tmp_path / "trunk", fusions=[str(tmp_path / "all")])
+    assert_refused("contains no fusion", tmp_path / "trunk", fusions=[str(tmp_path / "all")])
     assert_refused("there is no fusion folder", tmp_path / "trunk", fusions=[str(tmp_path / "nowhere")])
     fused.save_pretrained(tmp_path / "model")
     assert_refused(
-        "the fusion 'a,b' .* is called like one that the model has", tmp_path / "model", fusions=[str(tmp_path / "ab")]
+        "the fusion 'a,b' .* has the name of one that is already in the model",
+        tmp_path / "model",
+        fusions=[str(tmp_path / "ab")],
     )
 
 
@@ -120,7 +126,7 @@ def test_setups(tmp_path: Path, fused: Any, name: str) -> None:
 
 
 def test_a_named_fusion_gets_its_name_back(tmp_path: Path) -> None:
-    """Beside another fusion of the same members, whose name the library would take."""
+    """A second fusion has the same members, and the library would use its name."""
     model = fused_model(("a", "b"), Fuse("a", "b"), Fuse("a", "b", name="both"))
     save_trunk(model, tmp_path / "trunk")
     setup = Fuse("a", "b", name="both")
@@ -128,10 +134,10 @@ def test_a_named_fusion_gets_its_name_back(tmp_path: Path) -> None:
     found = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "setup")])
     assert found.setup.name == "both"
     assert_equal(answer(found.model, found.setup, "both"), answer(model, setup, "both"))
-    # In a model that has both, nothing tells which of the two was meant.
+    # If the model has both, the setup is ambiguous.
     model.save_pretrained(tmp_path / "model")
     model._save_adapter_setup_config(str(tmp_path / "model"), setup)
-    assert_refused("there are several fusions of them, 'a,b', 'both'", tmp_path / "model")
+    assert_refused("the model has several fusions of them, 'a,b', 'both'", tmp_path / "model")
 
 
 def test_a_setup_in_the_folder_of_its_model(tmp_path: Path, fused: Any) -> None:
@@ -140,7 +146,7 @@ def test_a_setup_in_the_folder_of_its_model(tmp_path: Path, fused: Any) -> None:
     found = load_quietly(tmp_path / "model")
     assert found.setup == Stack("c", "a")
     assert_equal(answer(found.model, found.setup, "a"), answer(fused, found.setup, "a"))
-    # The same beside the bare trunk.
+    # The same with the bare trunk.
     fused.save_adapter_setup(str(tmp_path / "trunk"), Stack("c", "a"))
     found = load_quietly(tmp_path / "trunk")
     assert_equal(answer(found.model, found.setup, "a"), answer(fused, found.setup, "a"))
@@ -157,7 +163,9 @@ def test_two_setups_that_share_an_adapter(tmp_path: Path, fused: Any) -> None:
     # Another adapter of that name is another matter.
     other = fused_model(("c", "b"))
     other.save_adapter_setup(str(tmp_path / "other"), Stack("c", "b"))
-    assert_refused("two different adapters are called 'c'", tmp_path / "trunk", adapters=[sources[0], str(tmp_path / "other")])
+    assert_refused(
+        "two different adapters have the name 'c'", tmp_path / "trunk", adapters=[sources[0], str(tmp_path / "other")]
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,13 +177,16 @@ def test_two_setups_that_share_an_adapter(tmp_path: Path, fused: Any) -> None:
         ),
         (
             {"type": "Fuse", "children": [{"type": "single", "children": ["b"]}, {"type": "single", "children": ["a"]}]},
-            "there is no fusion of them",
+            "the model has no fusion of them",
         ),
-        ({"type": "sys", "children": [{"type": "single", "children": ["a"]}]}, "holds no adapter setup"),
-        ({"type": "Stack", "children": []}, "holds no adapter setup"),
-        ({"type": "Stack", "children": [{"type": "single", "children": [5]}]}, "holds no adapter setup"),
-        ({"type": "Stack", "children": [{"type": "single", "children": ["a"]}], "kwargs": {"x": 1}}, "holds no adapter setup"),
-        ([], "holds no adapter setup"),
+        ({"type": "sys", "children": [{"type": "single", "children": ["a"]}]}, "contains no adapter setup"),
+        ({"type": "Stack", "children": []}, "contains no adapter setup"),
+        ({"type": "Stack", "children": [{"type": "single", "children": [5]}]}, "contains no adapter setup"),
+        (
+            {"type": "Stack", "children": [{"type": "single", "children": ["a"]}], "kwargs": {"x": 1}},
+            "contains no adapter setup",
+        ),
+        ([], "contains no adapter setup"),
     ],
 )
 def test_damaged_setups(tmp_path: Path, fused: Any, content: Any, message: str) -> None:
@@ -186,7 +197,7 @@ def test_damaged_setups(tmp_path: Path, fused: Any, content: Any, message: str) 
 
 def test_a_name_for_a_setup(tmp_path: Path, fused: Any) -> None:
     fused.save_adapter_setup(str(tmp_path / "setup"), Stack("a", "b"))
-    assert_refused("must be for a single adapter", tmp_path / "trunk", adapters=[f"x={tmp_path / 'setup'}"])
+    assert_refused("requires a single adapter", tmp_path / "trunk", adapters=[f"x={tmp_path / 'setup'}"])
     assert load(tmp_path / "trunk", adapters=[str(tmp_path / "all")]).setup is None
 
 

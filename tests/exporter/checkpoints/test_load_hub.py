@@ -1,4 +1,4 @@
-"""Hub ids: the local cache, the offline mode, and what is asked of the hub. Nothing here reaches for the network."""
+"""Hub ids: the local cache, the offline mode and the requests to the hub, without network access."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ def test_models_and_adapters_of_the_cache(published: Any, base: Any, adapters: l
 
 
 def test_an_adapter_of_another_model_of_the_hub(published: Any) -> None:
-    assert_refused("made for the model 'org/tiny-bert', not for 'org/other-bert'", "org/other-bert", adapters=["org/all"])
+    assert_refused("trained for the model 'org/tiny-bert', not for 'org/other-bert'", "org/other-bert", adapters=["org/all"])
 
 
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("org/nothing", "no such hub id can be had: the local cache .* has none and HF_HUB_OFFLINE is set"),
-        ("nothing", "there is no model folder 'nothing', and no such hub id"),
-        ("org/a--b", "no such hub id can be had: Cannot have -- or .. in repo_id"),
+        ("org/nothing", "the hub id is not available: it is not in the local cache .* and HF_HUB_OFFLINE is set"),
+        ("nothing", "there is no model folder 'nothing', and the hub id is not available"),
+        ("org/a--b", "the hub id is not available: Cannot have -- or .. in repo_id"),
         ("org/name/more", "there is no model folder 'org/name/more': expected .* or a hub id"),
         ("./nothing", "there is no model folder './nothing'"),
         ("", "there is no model folder ''"),
@@ -93,7 +93,7 @@ def test_ids_that_are_none(published: Any, tmp_path: Path, base: str, message: s
 
 
 def test_a_snapshot_without_its_weights(published: Any, tmp_path: Path) -> None:
-    """The client hands out a snapshot of which only the configuration was ever downloaded."""
+    """The client returns a snapshot with only the configuration downloaded."""
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_text((tmp_path / "trunk" / "config.json").read_text())
     _publish(tmp_path / "cache", "org/half", tmp_path / "half")
@@ -101,7 +101,7 @@ def test_a_snapshot_without_its_weights(published: Any, tmp_path: Path) -> None:
 
 
 class _Hub:
-    """In place of the hub's client: notes what is asked for."""
+    """A replacement of the hub's client that records the requests."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder, self.asked = folder, list[dict[str, Any]]()
@@ -135,9 +135,9 @@ def test_only_one_format_of_the_weights_is_downloaded(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (GatedRepoError, "it is gated: ask for access"),
-        (RepositoryNotFoundError, "the hub has none, or it is private"),
-        (requests.exceptions.ProxyError, "no such hub id can be had: broken"),
+        (GatedRepoError, "it is gated: request access"),
+        (RepositoryNotFoundError, "it does not exist, or it is private"),
+        (requests.exceptions.ProxyError, "the hub id is not available: broken"),
     ],
 )
 def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message: str) -> None:
@@ -150,13 +150,13 @@ def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message
 
 
 def test_the_environment_names_the_cache(published: Any, tmp_path: Path) -> None:
-    """In a process of its own, because the hub's client reads its settings when it is imported."""
+    """In a separate process, because the hub's client reads its settings at import."""
     code = (
-        "from exporter.load import load\n"
+        "from exporter.checkpoints.load import load\n"
         "print(list(load('org/tiny-bert', adapters=['org/all']).model.heads))\n"
         "load('org/nothing')"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout == "['a', 'b']\n"
-    assert f"the local cache {tmp_path / 'cache'} has none and HF_HUB_OFFLINE is set" in result.stderr
+    assert f"it is not in the local cache {tmp_path / 'cache'} and HF_HUB_OFFLINE is set" in result.stderr

@@ -1,4 +1,4 @@
-"""Model folders and live models: what comes out gives the answers that the saved model gave, or is refused with a reason."""
+"""Model folders and live models: the loaded model gives the outputs of the saved one, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -118,16 +118,16 @@ def test_a_pickle_that_runs_code_does_not(tmp_path: Path) -> None:
     model.save_adapter(str(tmp_path / "a"), "a")
     trunk = save_trunk(model, tmp_path / "trunk")
     torch.save({"weight": Burglar(tmp_path / "trace")}, tmp_path / "model" / "pytorch_model.bin")
-    assert_refused("cannot be loaded: its pickle wants \\w+.mkdir, which could run code", tmp_path / "model")
+    assert_refused("cannot be loaded: its pickle imports \\w+.mkdir, which could run code", tmp_path / "model")
     for name in ("pytorch_adapter.bin", "pytorch_model_head.bin"):
         before = (tmp_path / "a" / name).read_bytes()
         torch.save({"weight": Burglar(tmp_path / "trace")}, tmp_path / "a" / name)
-        assert_refused(f"{name}' cannot be loaded: its pickle wants \\w+.mkdir", trunk, adapters=[str(tmp_path / "a")])
+        assert_refused(f"{name}' cannot be loaded: its pickle imports \\w+.mkdir", trunk, adapters=[str(tmp_path / "a")])
         (tmp_path / "a" / name).write_bytes(before)
     assert not (tmp_path / "trace").exists()
 
 
-def test_a_folder_with_code_of_its_own_is_refused_without_a_question(tmp_path: Path) -> None:
+def test_a_folder_with_custom_code_is_refused_without_a_prompt(tmp_path: Path) -> None:
     tiny_model({"a": ("seq_bn", "2")}).save_pretrained(tmp_path)
     edit(tmp_path / "config.json", model_type="burglar", auto_map={"AutoConfig": "code.Config", "AutoModel": "code.Model"})
     (tmp_path / "code.py").write_text("raise SystemExit('run')")
@@ -160,7 +160,7 @@ def test_a_static_model_without_its_pooler(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model" / "model.safetensors")
     kept = {key: value for key, value in weights.items() if ".pooler." not in key}
     save_file(kept, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
-    assert_refused("lacks 2 weights that its config.json names, first 'bert.pooler", tmp_path / "model")
+    assert_refused("lacks 2 weights that its config.json requires, first 'bert.pooler", tmp_path / "model")
 
 
 def _mpnet(tmp_path: Path) -> Any:
@@ -194,8 +194,8 @@ def test_a_model_with_an_interface(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "cannot be loaded: .*specify and pass `interface`"),
-        ({"interface": {}}, "holds no adapter interface"),
-        ({"interface": {"frobnicate": 1}}, "holds no adapter interface"),
+        ({"interface": {}}, "contains no adapter interface"),
+        ({"interface": {"frobnicate": 1}}, "contains no adapter interface"),
         ({"model_type": "bert", "interface": {}}, "is for models of type 'bert', the model is of type 'mpnet'"),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_bias_that_is_really_missing(tmp_path: Path, name: str) -> None:
 
 def test_an_adapter_folder_in_place_of_the_model(tmp_path: Path) -> None:
     tiny_model({"a": ("seq_bn", "2")}).save_adapter(str(tmp_path), "a")
-    assert_refused("has no config.json but an adapter; name it with --adapter", tmp_path)
+    assert_refused("has no config.json but an adapter; add it with --adapter", tmp_path)
 
 
 def test_tokenizer_and_image_processor_come_along(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_tokenizer_and_image_processor_come_along(tmp_path: Path) -> None:
     assert found.processor.size == {"height": 8, "width": 8}
     (tmp_path / "vit" / "preprocessor_config.json").write_text('{"image_processor_type": "Frobnicator"}')
     assert_refused("the image processor in .* cannot be loaded", tmp_path / "vit")
-    # What speech models call so is no image processor.
+    # Speech models store a feature extractor in this file, not an image processor.
     (tmp_path / "vit" / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
     assert load(tmp_path / "vit").processor is None
     tokenizer().save_pretrained(tmp_path / "vit")
@@ -269,7 +269,7 @@ def test_the_setup_of_a_live_model() -> None:
 
 def test_a_live_model_is_not_changed() -> None:
     model = tiny_model({"a": ("seq_bn", "2")})
-    assert_refused("adapters and fusions are for a model from a folder", model, adapters=["somewhere"])
+    assert_refused("adapters and fusions require a model folder or hub id", model, adapters=["somewhere"])
     assert model.training
 
 

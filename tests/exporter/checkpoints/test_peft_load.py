@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
-from exporter.checkpoints.peft import load_peft
+from exporter.checkpoints.peft_adapters import load_peft
 from exporter.checkpoints.peft_config import is_peft_folder
 from exporter.errors import ExportError
 from exporter.models.peft import structure_of
@@ -55,10 +55,10 @@ def change_config(folder: Path, **settings: Any) -> Path:
 
 
 def assert_loaded(model: Any, name: str, folder: Path, labels: int = 2) -> None:
-    """As PEFT loads that folder alone, into a base model with as many labels."""
-    alone = base()
-    alone.classifier = torch.nn.Linear(32, labels)
-    expected = peft.PeftModel.from_pretrained(alone, folder).eval()
+    """Compare with PEFT, which loads only that folder into a base model with the same number of labels."""
+    single = base()
+    single.classifier = torch.nn.Linear(32, labels)
+    expected = peft.PeftModel.from_pretrained(single, folder).eval()
     model.set_adapter(name)
     assert not model.training
     assert_parity(answer(model, inputs((3, 5))).logits.numpy(), answer(expected, inputs((3, 5))).logits.numpy())
@@ -104,7 +104,7 @@ def test_projections_of_vera_are_each_adapters_own(tmp_path: Path) -> None:
     pointers = {name: model.base_model.vera_A[name].data_ptr() for name in sources}
     assert pointers["narrow"] == pointers["same"]
     assert len(set(pointers.values())) == 3
-    # The last two differ in projections alone.
+    # The last two only differ in their projections.
     structures = [structure_of(model, name, name, 0) for name in sources]
     assert structures[1] == structures[2]
     assert structures[2] != structures[3]
@@ -123,7 +123,7 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     "no head": (lambda weights: weights.pop("base_model.model.classifier.bias"), "lacks the weight .*classifier.bias"),
     "left over": (
         lambda weights: weights.update(strange=torch.ones(1)),
-        "has 1 weights without a place in the model, first 'str",
+        "has 1 weights that are not in the model, first 'str",
     ),
     "base": (
         lambda weights: weights.update({"base_model.model.bert.embeddings.word_embeddings.weight": torch.ones(101, 32)}),
@@ -131,7 +131,7 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     ),
     "shape": (
         lambda weights: weights.update({key: tensor[:, :3].clone() for key, tensor in weights.items() if "lora_A" in key}),
-        "made for another model: size mismatch for .*lora_A",
+        "trained for another model: size mismatch for .*lora_A",
     ),
 }
 
@@ -174,18 +174,18 @@ def test_heads_that_an_older_configuration_does_not_name(tmp_path: Path) -> None
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "type": ({"peft_type": "LOHA"}, "PEFT's type LOHA"),
-    "no type": ({"peft_type": None}, "PEFT's type None"),
+    "type": ({"peft_type": "LOHA"}, "has the PEFT type LOHA"),
+    "no type": ({"peft_type": None}, "has the PEFT type None"),
     "task": ({"task_type": "TOKEN_CLS"}, "a BertForSequenceClassification: expected .* ends in ForTokenClassification"),
     "features": ({"task_type": "FEATURE_EXTRACTION"}, "expected SEQ_CLS, TOKEN_CLS or QUESTION_ANS"),
-    "pissa": ({"init_lora_weights": "pissa"}, "trained on changed base weights"),
+    "pissa": ({"init_lora_weights": "pissa"}, "trained on modified base weights"),
     "tokens": ({"trainable_token_indices": [1]}, "sets trainable_token_indices"),
     "import": ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
     "biases": ({"bias": "all"}, "changes biases of the base model"),
     "newer": ({"of_another_day": 1}, "sets of_another_day"),
     "targets": ({"target_modules": ["q_proj"]}, "does not fit BertForSequenceClassification"),
     "rank": ({"r": 0}, "does not fit BertForSequenceClassification"),
-    "pattern": ({"target_modules": "query", "layers_to_transform": [1]}, "no valid configuration of PEFT"),
+    "pattern": ({"target_modules": "query", "layers_to_transform": [1]}, "not a valid PEFT configuration"),
 }
 
 
@@ -224,18 +224,18 @@ def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lora = saved(tmp_path / "0", peft.LoraConfig(**LORA))
     ia3 = saved(tmp_path / "1", METHODS["ia3"])
-    with pytest.raises(ExportError, match="type IA3, the first one of LORA"):
+    with pytest.raises(ExportError, match="PEFT type IA3, the first one LORA"):
         load_peft(base(), {"a": lora, "b": ia3})
-    with pytest.raises(ExportError, match="for the task SEQ_CLS, the base model is a BertForTokenClassification"):
+    with pytest.raises(ExportError, match="has the task_type SEQ_CLS, the base model is a BertForTokenClassification"):
         load_peft(BertForTokenClassification(config()), {"a": lora})
-    with pytest.raises(ExportError, match="holds adapters of PEFT already"):
+    with pytest.raises(ExportError, match="already contains PEFT adapters"):
         load_peft(peft_model(peft.LoraConfig(**LORA), ["a"]).get_base_model(), {"b": lora})
     with pytest.raises(ExportError, match=r"lacks 1 weights .*first 'bert.pooler.dense.weight'"):
         load_peft(base(), {"a": lora}, missing=["bert.pooler.dense.weight", "classifier.weight"])
     headless = saved(tmp_path / "2", peft.LoraConfig(r=4, target_modules=TARGETS))
-    with pytest.raises(ExportError, match="some adapter does not bring"):
+    with pytest.raises(ExportError, match="some adapter does not have"):
         load_peft(base(), {"a": lora, "b": headless}, missing=["classifier.weight"])
-    with pytest.raises(ExportError, match="no adapter of PEFT was named"):
+    with pytest.raises(ExportError, match="no PEFT adapter was given"):
         load_peft(base(), {})
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ExportError, match=r"pip install 'adapterdrop-onnx\[peft\]'"):

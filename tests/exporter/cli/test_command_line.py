@@ -1,4 +1,4 @@
-"""The command line's answers to bad input: one clear message, the right status, nothing written."""
+"""Bad input on the command line: one clear message, the right status, nothing written."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--drop", "4"], "drop must be from 0 to 3, the model's number of layers; found 4"),
         (["--drop", "five"], "must be a whole number of layers, found 'five'"),
         (["--drop", "1.5"], "must be a whole number of layers, found '1.5'"),
-        (["--tasks", "a,c"], "there is no adapter 'c'; the model has a, b"),
-        (["--tasks", "a,a"], "the task 'a' is named twice"),
-        (["--tasks", ","], "no task was named"),
-        (["--routed"], "found b (tagging): choose the others with --tasks a, or leave --routed out"),
+        (["--tasks", "a,c"], "unknown adapter 'c'; adapters: a, b"),
+        (["--tasks", "a,a"], "tasks contains 'a' twice"),
+        (["--tasks", ","], "tasks is empty"),
+        (["--routed"], "found b (tagging): select the others with --tasks a, or omit --routed"),
         (["--opset", "9"], "opset must be from 17 to 24, found 9"),
         (["--atol", "0"], "atol must be a finite number above 0"),
         (["--precision", "fp4"], "precision must be one of fp32, fp16"),
         (["--target", "toaster"], "target must be one of portable"),
-        (["--drop", "1,1"], "drop names 1 twice: each variant has a drop of its own"),
+        (["--drop", "1,1"], "drop contains 1 twice: give each variant a different drop"),
         (["--frobnicate"], "unrecognized arguments"),
     ],
 )
@@ -105,13 +105,13 @@ def _remove(folder: Path, name: str) -> None:
         (lambda folder: _remove(folder, "config.json"), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "cannot be read as JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "names no model_type"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "has no model_type"),
         (lambda folder: _edit_config(folder, model_type="frobnicator"), "cannot be loaded"),
         (lambda folder: _remove(folder, "model.safetensors"), "cannot be loaded"),
         (_truncate_weights, "cannot be loaded"),
         (lambda folder: _edit_weights(folder, drop="adapters.a.adapter_up"), "lacks 6 weights"),
         (lambda folder: _edit_weights(folder, drop="layer.1.intermediate"), "lacks 2 weights"),
-        (lambda folder: _edit_weights(folder, poison="heads.a"), "the weight 'heads.a.1.weight' holds NaN"),
+        (lambda folder: _edit_weights(folder, poison="heads.a"), "the weight 'heads.a.1.weight' contains NaN"),
         (lambda folder: _edit_config(folder, hidden_size=64), "cannot be loaded"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "the tokenizer in"),
     ],
@@ -127,9 +127,9 @@ def test_damaged_models(capsys: pytest.CaptureFixture[str], tmp_path: Path, save
     ("adapters", "heads", "message"),
     [
         ([], [], "the model has no adapters"),
-        (["a", "b"], ["a"], "the adapter 'b' has no prediction head of its own name"),
-        (["a"], ["a", "b"], "the head 'b' has no adapter of its own name"),
-        (["a", "input_ids"], ["a", "input_ids"], "the task 'input_ids' is called like an input"),
+        (["a", "b"], ["a"], "the adapter 'b' has no prediction head of the same name"),
+        (["a"], ["a", "b"], "the head 'b' has no adapter of the same name"),
+        (["a", "input_ids"], ["a", "input_ids"], "the task 'input_ids' has the name of a graph input"),
     ],
 )
 def test_adapters_and_heads_that_do_not_match(
@@ -144,25 +144,23 @@ def test_adapters_and_heads_that_do_not_match(
     assert message in _refused(capsys, tmp_path, "--model", str(tmp_path / "model"))
 
 
-def test_adapters_and_heads_that_do_not_fit_together_are_refused_by_name(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_mismatched_adapters_and_heads_are_refused_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "2")})
     model.add_adapter("c", config="seq_bn")
     model.save_pretrained(tmp_path / "model")
     message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"))
-    assert "the adapter 'c' has no prediction head of its own name" in message
+    assert "the adapter 'c' has no prediction head of the same name" in message
     message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "b,c")
     assert "the task 'c' has no prediction head 'c'; heads: a, b" in message
     message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "a", "--drop", "b=1")
-    assert "drop names 'b', which is no task; tasks: a" in message
+    assert "unknown task 'b' in drop; tasks: a" in message
 
 
 def test_an_output_that_is_in_use_is_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("text")
-    for name, message in (("full", "is not empty"), ("file", "is no folder"), ("file/below", "cannot be written")):
+    for name, message in (("full", "is not empty"), ("file", "is not a folder"), ("file/below", "cannot be written")):
         assert message in _refused(capsys, tmp_path, "--model", str(saved), "--output", str(tmp_path / name))
     message = _refused(capsys, tmp_path, "--model", str(saved), "--output", str(tmp_path / "full"), "--overwrite")
     assert "was not written by an export" in message
@@ -187,7 +185,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
         self._file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(WeightsFile, "place", full)
+    monkeypatch.setattr(WeightsFile, "externalize", full)
     assert "No space left on device" in _refused(capsys, tmp_path, "--model", str(saved), "--tasks", "a")
 
 
@@ -208,9 +206,9 @@ def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[s
 def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: signal.Signals) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
     script = (
-        "import sys, time\nimport exporter.groups as groups\n"
+        "import sys, time\nimport exporter.verify.saved as saved\n"
         "def wait(*_):\n    print('verifying', flush=True)\n    time.sleep(60)\n"
-        "groups.verify = wait\nfrom exporter.cli import main\nsys.exit(main(sys.argv[1:]))"
+        "saved.verify = wait\nfrom exporter.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [
         sys.executable,

@@ -71,6 +71,7 @@ def test_a_layer_costs_what_its_definition_says(inspection: Inspection) -> None:
 
 
 def test_sums_are_sums_of_their_parts(inspection: Inspection) -> None:
+    assert len(inspection.graphs) == 2
     for graph in inspection.graphs:
         assert graph.uncounted == ()
         assert graph.flops == sum(operator.flops for operator in graph.operators)
@@ -90,7 +91,7 @@ def test_a_task_alone_costs_what_an_export_of_it_costs(tmp_path: Path, inspectio
     assert expected.alone_bytes == pytest.approx(alone.bytes, abs=500)  # but for constants of shapes
 
 
-def test_layers_are_told_where_biases_are_equal_and_weights_are_transposed_twice(tmp_path: Path) -> None:
+def test_finds_layers_with_equal_biases_and_double_transposes(tmp_path: Path) -> None:
     model = GPT2AdapterModel(
         GPT2Config(n_embd=32, n_layer=3, n_head=4, n_inner=64, vocab_size=101, n_positions=48, pad_token_id=0)
     )
@@ -100,10 +101,11 @@ def test_layers_are_told_where_biases_are_equal_and_weights_are_transposed_twice
     export(model, drop=2, output=tmp_path / "onnx")
     graph = inspect_bundle(tmp_path / "onnx", (1, LENGTH)).graphs[0]
     matrix = 2 * LENGTH * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER) + 4 * LENGTH * LENGTH * HIDDEN
-    for cell in graph.cells:
-        if cell.owner == "trunk" and cell.level in ("layer 0", "layer 1"):
-            assert matrix < cell.flops < 1.4 * matrix
-            assert cell.trunk_bytes >= 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+    layers = [cell for cell in graph.cells if cell.owner == "trunk" and cell.level in ("layer 0", "layer 1")]
+    assert len(layers) == 2
+    for cell in layers:
+        assert matrix < cell.flops < 1.4 * matrix
+        assert cell.trunk_bytes >= 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
     assert [cell.level for cell in graph.cells if cell.owner == "tasks0" and cell.flops][-2:] == ["layer 2", "heads"]
 
 
@@ -200,7 +202,7 @@ def test_shapes_that_arithmetic_makes_are_followed() -> None:
 
 def test_it_needs_no_torch(bundle: Path) -> None:
     code = (
-        "import sys; from exporter.cli import main; status = main(['inspect', sys.argv[1], '--json']); "
+        "import sys; from exporter.cli.main import main; status = main(['inspect', sys.argv[1], '--json']); "
         "sys.exit(status or 3 * bool({'torch', 'transformers', 'adapters', 'onnxscript'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code, str(bundle)], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -94,10 +94,10 @@ def test_a_routed_graph_has_a_column_per_group() -> None:
     assert texts.count("the row's task") == 2
 
 
-def test_layers_that_no_name_tells_apart_are_said_so() -> None:
+def test_layers_without_names_are_reported() -> None:
     inspection = _inspection(2, 1, 6)
     for layers, said in ((6, False), (12, True)):
         console = Console(file=io.StringIO(), width=200)
         print_inspection(replace(inspection, layers=layers), inspection.graphs[0], console)
         assert isinstance(console.file, io.StringIO)
-        assert ("tell 6 of 12 layers apart" in console.file.getvalue()) == said
+        assert ("distinguish 6 of 12 layers" in console.file.getvalue()) == said

@@ -1,4 +1,4 @@
-"""PEFT models: each method traced and bound against PEFT's own eager answers; pruning, structures and what is refused."""
+"""PEFT models: each method traced and bound against eager PEFT; pruning, structures and refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from exporter.models.binding import task_weights
 from exporter.models.peft import activate, adapters_of, layers_of, layers_without_adapter, prune, structure_of
 from exporter.models.peft_modules import is_peft, layer_of
 from exporter.models.peft_structure import label_count
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 from exporter.plan import Head, Task
 from tests.helpers.tiny_models import assert_parity, inputs
 from tests.helpers.tiny_peft import METHODS, answer, config, peft_model, scramble
@@ -173,7 +173,7 @@ def test_merged_adapters_leave_the_copy_only(method: str) -> None:
     np.testing.assert_allclose(answer(pruned, feeds).logits.numpy(), expected, atol=1e-5)
 
 
-def test_an_adapter_without_a_head_of_its_own_uses_the_base_models() -> None:
+def test_an_adapter_without_a_head_uses_the_base_models_head() -> None:
     model = peft_model(peft.LoraConfig(target_modules=["query"], modules_to_save=["classifier"]), ["own"])
     model.add_adapter("none", peft.LoraConfig(target_modules=["query"]))
     scramble(model)
@@ -225,13 +225,13 @@ def test_layers_by_name() -> None:
     bart = BartConfig(
         d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4, vocab_size=101
     )
-    with pytest.raises(ExportError, match="encoder with a decoder"):
+    with pytest.raises(ExportError, match="encoder-decoder"):
         layers_of(peft_model(peft.LoraConfig(target_modules=["q_proj"]), ["a"], BartForSequenceClassification(bart)))
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "loha": (peft.LoHaConfig(target_modules=["query"]), "PEFT's type LOHA"),
-    "prompt": (peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "PEFT's type PROMPT_TUNING"),
+    "loha": (peft.LoHaConfig(target_modules=["query"]), "has the PEFT type LOHA"),
+    "prompt": (peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "has the PEFT type PROMPT_TUNING"),
     "tokens": (peft.LoraConfig(target_modules=["query"], trainable_token_indices=[1, 2]), "word_embeddings"),
     "activated": (
         peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"], alora_invocation_tokens=[1]),
@@ -259,7 +259,7 @@ def test_other_models_are_refused() -> None:
             adapters_of(model)
     vera = peft_model(peft.VeraConfig(r=4, target_modules=["query"]), ["a"])
     vera.add_adapter("b", peft.VeraConfig(r=2, target_modules=["query"]))
-    with pytest.raises(ExportError, match="has rank 2, but PEFT gave it another adapter's projections, of rank 4"):
+    with pytest.raises(ExportError, match="has rank 2, but PEFT assigned it another adapter's projections of rank 4"):
         structure_of(vera, "b", "b", 0)
     with pytest.raises(ExportError, match="is a composition"):
         structure_of(vera, "a", ["a", "b"], 0)

@@ -49,19 +49,19 @@ def test_reads_each_format(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "", "holds no text"),
-        ("a.txt", " \n\n", "holds no text"),
-        ("a.csv", "", "holds no text"),
-        ("a.csv", "text,label\n", "holds no text"),
+        ("a.txt", "", "contains no text"),
+        ("a.txt", " \n\n", "contains no text"),
+        ("a.csv", "", "contains no text"),
+        ("a.csv", "text,label\n", "contains no text"),
         ("a.txt", b"one\ntw\xff\n", "line 2: expected UTF-8, found the byte 0xff"),
         ("a.doc", "one", "must end in one of"),
-        ("a.jsonl", '{"text": "one"}\n{"text": ', "line 2: expected one JSON object a line"),
+        ("a.jsonl", '{"text": "one"}\n{"text": ', "line 2: expected one JSON object per line"),
         ("a.jsonl", '"one"', "line 1: expected a JSON object"),
         ("a.jsonl", '{"txt": "one"}', "line 1: expected text, or text_a and text_b; text_a is missing"),
         ("a.jsonl", '{"text": ""}', "line 1: text must be a text, found ''"),
         ("a.jsonl", '{"text": 3}', "line 1: text must be a text, found 3"),
-        ("a.jsonl", '{"text": "\\ud800"}', "line 1: text holds half of a surrogate pair"),
-        ("a.jsonl", '{"text": "one", "label": 1}\n{"text": "two"}', "line 2: some texts have a label and some have none"),
+        ("a.jsonl", '{"text": "\\ud800"}', "line 1: text contains half of a surrogate pair"),
+        ("a.jsonl", '{"text": "one", "label": 1}\n{"text": "two"}', "line 2: some texts have a label, some have no label"),
         ("a.jsonl", '{"text": "one", "label": null}', "line 1: the label is empty"),
         ("a.jsonl", '{"text": "one"}\n{"text_a": "one", "text_b": "two"}', "line 2: texts and pairs of texts are mixed"),
         ("a.csv", "one\ntwo\n", "line 1: expected the columns text, or text_a and text_b; found 'one'"),
@@ -185,10 +185,10 @@ def test_drift_and_metric(tmp_path: Path, head: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("head", "kind", "label", "message"),
     [
-        ("3", "classification", '"perhaps"', "line 1: the label 'perhaps' is none of the task's: yes, no, maybe, or 0 to 2"),
-        ("3", "classification", "3", "line 1: the label 3 is none"),
-        ("3", "classification", "0.5", "line 1: the label 0.5 is none"),
-        ("reg", "regression", '"good"', "line 1: the label 'good' is no number"),
+        ("3", "classification", '"perhaps"', "line 1: unknown label 'perhaps'; labels: yes, no, maybe, or 0 to 2"),
+        ("3", "classification", "3", "line 1: unknown label 3; labels"),
+        ("3", "classification", "0.5", "line 1: unknown label 0.5; labels"),
+        ("reg", "regression", '"good"', "line 1: the label 'good' is not a number"),
     ],
 )
 def test_drift_refuses_foreign_labels(tmp_path: Path, head: str, kind: str, label: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Programs are made functional by rewriting where that is enough, and traced again where it is not."""
+"""Programs are decomposed by rewriting where that is sufficient, and traced again where it is not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.models.quiet import quiet
-from exporter.trace import decompose as functional
+from exporter.models.quiet_libraries import quiet
+from exporter.trace import decompose
 
 
 class _Function(nn.Module):
@@ -25,15 +25,15 @@ class _Function(nn.Module):
 def _export(function: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[torch.onnx.ONNXProgram, int]:
     """The exported function, and how often it was traced again."""
     again: list[object] = []
-    full = functional._DECOMPOSE
+    full = decompose._DECOMPOSE
 
     def counted(program: torch.export.ExportedProgram, table: dict[Any, Any]) -> torch.export.ExportedProgram:
         again.append(program)
         return full(program, table)
 
-    monkeypatch.setattr(functional, "_DECOMPOSE", counted)
+    monkeypatch.setattr(decompose, "_DECOMPOSE", counted)
     axes = ({0: torch.export.Dim("rows", min=1)},)
-    with quiet(), torch.no_grad(), functional.light_decompositions():
+    with quiet(), torch.no_grad(), decompose.light_decompositions():
         program = torch.onnx.export(_Function(function), (torch.ones(3, 4),), dynamo=True, dynamic_shapes=axes, verbose=False)
     assert program is not None
     return program, len(again)
@@ -82,6 +82,6 @@ def test_the_same_numbers(function: Callable[[Tensor], Tensor], again: int, monk
 
 
 def test_outside_of_an_export_torch_is_as_it_was() -> None:
-    with functional.light_decompositions():
-        assert torch.export.ExportedProgram.run_decompositions is not functional._DECOMPOSE
-    assert torch.export.ExportedProgram.run_decompositions is functional._DECOMPOSE
+    with decompose.light_decompositions():
+        assert torch.export.ExportedProgram.run_decompositions is not decompose._DECOMPOSE
+    assert torch.export.ExportedProgram.run_decompositions is decompose._DECOMPOSE

@@ -1,4 +1,4 @@
-"""Every architecture and head is traceable with a free batch and sequence, and its cures change no number."""
+"""Every architecture and head is traceable with dynamic batch and sequence axes, and patches do not change results."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import transformers
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.models.quiet import quiet
-from exporter.trace.patches.architectures import ARCHITECTURE_PATCHES
+from exporter.models.quiet_libraries import quiet
+from exporter.trace.patches import patch_for_tracing
 from tests.helpers.tiny_models import MPNET
 
 VOCABULARY, LONGEST = 60, 48
@@ -155,11 +155,10 @@ class Fields(nn.Module):
         return tuple(output[name] for name in self.fields)
 
 
-def cured(model: Any) -> Any:
+def patched(model: Any) -> Any:
     tensors = [*model.parameters(), *model.buffers()]
     clone = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    for patch_for_tracing in ARCHITECTURE_PATCHES:
-        patch_for_tracing(clone)
+    patch_for_tracing(clone)
     return clone
 
 
@@ -189,7 +188,7 @@ def trace(case: Case, model: Any) -> onnxruntime.InferenceSession:
 
 
 def reference(case: Case, model: Any, feeds: Mapping[str, torch.Tensor]) -> list[np.ndarray]:
-    """The library's own answers, which nothing has cured; scores of multiple choice as one per row."""
+    """The outputs of the unpatched model; scores of multiple choice as one per row."""
     if case.head == "ForMultipleChoice":
         feeds = {name: value.unsqueeze(0) for name, value in feeds.items()}
     with torch.no_grad():
@@ -207,7 +206,7 @@ def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 def check_eager(case: Case) -> None:
     model = build(case)
-    clone = cured(model)
+    clone = patched(model)
     for batch, length, padded in ((2, 5, False), (4, 9, True)):
         feeds = inputs(case, model.config, batch, length, padded)
         with torch.no_grad():
@@ -228,7 +227,7 @@ TRACED = (
 
 @pytest.fixture(autouse=True)
 def _no_collection() -> Iterator[None]:
-    """Tracing makes millions of small objects that stay: looking for garbage among them takes a tenth of its time."""
+    """Disable garbage collection, which takes 10 % of the time of a trace."""
     gc.disable()
     yield
     gc.enable()
@@ -237,7 +236,7 @@ def _no_collection() -> Iterator[None]:
 @pytest.mark.parametrize("case", TRACED, ids=str)
 def test_traced_with_free_axes(case: Case) -> None:
     model = build(case)
-    session = trace(case, cured(model))
+    session = trace(case, patched(model))
     for batch, length, padded in ((2, 5, False), (4, 9, True), (1, 12, False)):
         if case.head == "multiple_choice":
             batch = max(batch, 2)  # the library's own head takes whole questions
@@ -269,42 +268,42 @@ def test_cures_change_no_number_of_models_with_one_head(architecture: str) -> No
 @pytest.mark.parametrize("options", [{"attn_matrices": ["k"]}, {"attn_matrices": ["k", "v"], "use_gating": True}], ids=str)
 @pytest.mark.parametrize("method", ["LoRAConfig", "IA3Config"])
 def test_lora_of_merged_projections(method: str, options: dict[str, Any]) -> None:
-    """GPT-2 has one projection for q, k and v, of which an adapter takes any."""
+    """GPT-2 has one projection for q, k and v; an adapter changes any of them."""
     config = getattr(adapters, method)(**options, init_weights="bert")
     check_eager(Case("GPT2", "classification", config))
     check_eager(Case("GPT2", "classification", config, config={"pad_token_id": None}))
 
 
 def test_rows_of_padding_and_first_heads() -> None:
-    """What the library does with a row of padding alone, and with an active head that is not mBART's first."""
+    """A row of only padding, and an active head that is not the first head of mBART."""
     model = build(Case("Llama", "classification"))
     ids = torch.tensor([[0, 0, 0], [7, 0, 0]])
     with torch.no_grad():
-        torch.testing.assert_close(cured(model)(ids).logits, model(ids).logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(patched(model)(ids).logits, model(ids).logits, rtol=0, atol=1e-6)
     model = build(Case("MBart", "qa"))
     model.add_classification_head("second")
     model.active_head = "second"
     with torch.no_grad():
-        torch.testing.assert_close(cured(model.eval())(ids).logits, model(ids).logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(patched(model.eval())(ids).logits, model(ids).logits, rtol=0, atol=1e-6)
 
 
 def test_words_as_the_library_reads_them() -> None:
-    """Starts in the middle that are the padding id, words after a start that ends them, one start alone, no start at all."""
+    """Starts in the middle that are the padding id, words after a start that ends them, a single start, no start."""
     case = Case("Bert", "dependency_parsing")
     model = build(case)
     feeds = inputs(case, model.config, 5, 9, False)
     feeds["word_starts"] = torch.tensor([[1, 2, 0, 5, 9], [1, 4, -3, 6, 8], [3, 0, 0, 0, 0], [0, 0, 0, 0, 0], [2, 3, 4, 5, 20]])
     with torch.no_grad():
-        assert_close([cured(model)(**feeds)[name].numpy() for name in case.fields], reference(case, model, feeds))
+        assert_close([patched(model)(**feeds)[name].numpy() for name in case.fields], reference(case, model, feeds))
 
 
 @pytest.mark.parametrize("architecture", ["GPT2", "Llama", "Bart"])
 def test_prefix_in_a_decoder_needs_eager_attention(architecture: str) -> None:
     model = build(Case(architecture, "classification", "prefix_tuning"))
     with pytest.raises(ExportError, match=r"'task' has a prefix .* attn_implementation=\"eager\""):
-        cured(model)
+        patched(model)
     model.set_attn_implementation("eager")
-    cured(model)
+    patched(model)
 
 
 def test_models_without_need_are_left_alone() -> None:
@@ -313,4 +312,4 @@ def test_models_without_need_are_left_alone() -> None:
         Case("ViT", "image_classification"),
         Case("Roberta", "ForTokenClassification"),
     ):
-        assert not [name for name, module in cured(build(case)).named_modules() if "forward" in vars(module)]
+        assert not [name for name, module in patched(build(case)).named_modules() if "forward" in vars(module)]

@@ -1,4 +1,4 @@
-"""Every adapter method, cured, against the uncured model in single-task PyTorch; test_support.py traces them."""
+"""Every patched adapter method against the unpatched model in single-task PyTorch; test_support.py traces them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from exporter.trace.patches.methods import METHOD_PATCHES
 from tests.helpers.tiny_models import add_task, bert_config, reference
 
 _PREFIX: dict[str, Any] = {"prefix_length": 5, "bottleneck_size": 8}
-# Cured and traced.
+# Patched and traced.
 TRACED: dict[str, AdapterConfig] = {
     "compacter": CompacterConfig(reduction_factor=4, shared_W_phm=True, factorized_phm_rule=True),
     "compacter++": CompacterPlusPlusConfig(reduction_factor=4, phm_dim=2),
@@ -66,7 +66,7 @@ TRACED: dict[str, AdapterConfig] = {
         PromptTuningConfig(prompt_length=3),
     ),
 }
-# Compared in PyTorch alone: variants that a trace would not tell apart from those above.
+# Only compared in PyTorch: a trace of these variants would not differ from those above.
 VARIANTS: dict[str, AdapterConfig] = {
     "compacter of factors": CompacterConfig(
         reduction_factor=4, factorized_phm_rule=True, shared_phm_rule=False, phm_rank=2, phm_bias=False
@@ -79,7 +79,7 @@ VARIANTS: dict[str, AdapterConfig] = {
     "long direft": DiReftConfig(r=2, prefix_positions=3, suffix_positions=5),
     "loreft in one layer": LoReftConfig(r=2, prefix_positions=4, suffix_positions=3, layers=[1]),
 }
-# The trace saw 2 x 7.
+# The traced inputs are 2 x 7.
 SHAPES = ((1, 6), (5, 9), (3, 16))
 SHORT = ((1, 1), (2, 2), (1, 3), (3, 4))
 
@@ -108,11 +108,11 @@ def _copy(model: Any) -> Any:
     return copy.deepcopy(model, {id(t): t for t in itertools.chain(model.parameters(), model.buffers())})
 
 
-def _cured(model: Any) -> Any:
-    cured = _copy(model)
-    for patch_for_tracing in METHOD_PATCHES:
-        patch_for_tracing(cured)
-    return cured
+def _patched(model: Any) -> Any:
+    patched = _copy(model)
+    for patch in METHOD_PATCHES:
+        patch(patched)
+    return patched
 
 
 def _feeds(shape: tuple[int, int], least: int = 6) -> dict[str, np.ndarray]:
@@ -146,15 +146,15 @@ def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 def test_cures_keep_the_numbers_and_the_users_weights(name: str) -> None:
     model = _model(("task", {**TRACED, **VARIANTS}[name]))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    cured = _cured(model)
-    twice = _cured(cured)
+    patched = _patched(model)
+    twice = _patched(patched)
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
     for shape in (*SHAPES, *SHORT):
         feeds = _feeds(shape)
         expected = reference(model, "task", feeds)
-        _assert_close(reference(cured, "task", feeds), expected)
+        _assert_close(reference(patched, "task", feeds), expected)
         _assert_close(reference(twice, "task", feeds), expected)
     model.set_active_adapters(None)
     with torch.no_grad():
@@ -165,14 +165,14 @@ def test_cures_keep_the_numbers_and_the_users_weights(name: str) -> None:
 def test_nothing_is_cured_where_there_is_nothing_to_cure() -> None:
     model = _model(("task", SeqBnConfig()), ("other", LoRAConfig()))
     before = [(name, type(module)) for name, module in model.named_modules()]
-    cured = _cured(model)
-    assert [(name, type(module)) for name, module in cured.named_modules()] == before
-    assert not any("forward" in vars(module) for name, module in cured.named_modules() if name)
+    patched = _patched(model)
+    assert [(name, type(module)) for name, module in patched.named_modules()] == before
+    assert not any("forward" in vars(module) for name, module in patched.named_modules() if name)
 
 
 def test_matrices_that_layers_share_stay_one() -> None:
-    cured = _cured(_model(("task", TRACED["compacter"])))
-    ups = {id(p) for name, p in cured.named_parameters(remove_duplicate=False) if name.endswith("adapter_up.weight")}
+    patched = _patched(_model(("task", TRACED["compacter"])))
+    ups = {id(p) for name, p in patched.named_parameters(remove_duplicate=False) if name.endswith("adapter_up.weight")}
     assert len(ups) == 1
 
 
@@ -180,16 +180,16 @@ def test_mtl_lora_that_tasks_share_is_bound_to_each() -> None:
     config = TRACED["mtl-lora"]
     model = _model(("a", config), ("b", config))
     model.share_parameters(["a", "b"])
-    cured = _cured(model)
-    used = {name for name in _bound(cured, "b") if name.endswith(("lora_A", "lora_B"))}
+    patched = _patched(model)
+    used = {name for name in _bound(patched, "b") if name.endswith(("lora_A", "lora_B"))}
     assert len(used) == 8  # two layers, query and value
     feeds = _feeds(SHAPES[1])
     for task in ("a", "b"):
-        _assert_close(reference(cured, task, feeds), reference(model, task, feeds))
+        _assert_close(reference(patched, task, feeds), reference(model, task, feeds))
 
 
 @pytest.mark.parametrize("config", [LoRAConfig(r=4, alpha=6, output_lora=True), VeraConfig(r=4)], ids=["lora", "vera"])
-def test_a_merged_adapter_leaves_the_copy_and_not_the_users_model(config: AdapterConfig) -> None:
+def test_a_merged_adapter_changes_the_copy_not_the_users_model(config: AdapterConfig) -> None:
     model = _model(("a", config), ("b", config))
     feeds = _feeds(SHAPES[1])
     expected = {task: reference(model, task, feeds) for task in ("a", "b")}
@@ -197,10 +197,10 @@ def test_a_merged_adapter_leaves_the_copy_and_not_the_users_model(config: Adapte
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     pruned = _copy(model)
     unmerge(pruned)
-    cured = _cured(pruned)
+    patched = _patched(pruned)
     for task, answer in expected.items():
         _assert_close(reference(pruned, task, feeds), answer)
-        _assert_close(reference(cured, task, feeds), answer)
+        _assert_close(reference(patched, task, feeds), answer)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert "a" in {getattr(module, "merged", False) for module in model.modules()}
 
@@ -223,10 +223,10 @@ def test_a_merged_and_deleted_adapter_belongs_to_the_trunk() -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (DoRAConfig(r=4), "another formula than DoRA's own"),
-        (DvoRAConfig(r=4), "another formula than DoRA's own"),
+        (DoRAConfig(r=4), "a formula that differs from DoRA's"),
+        (DvoRAConfig(r=4), "a formula that differs from DoRA's"),
         (IA3Config(), "not into the biases.*reset_adapter"),
-        (MTLLoRAConfig(r=4), "by a wrong formula"),
+        (MTLLoRAConfig(r=4), "uses a wrong formula"),
     ],
     ids=["dora", "dvora", "ia3", "mtl-lora"],
 )
@@ -242,4 +242,4 @@ def test_glow_is_refused_as_the_library_cannot_run_it() -> None:
     with pytest.raises(RuntimeError, match="must match"):
         reference(model, "task", _feeds(SHAPES[0]))
     with pytest.raises(ExportError, match="cannot run GLOW"):
-        reference(_cured(model), "task", _feeds(SHAPES[0]))
+        reference(_patched(model), "task", _feeds(SHAPES[0]))

@@ -1,4 +1,4 @@
-"""The format: round trip, every refusal by name, and what an import pulls in."""
+"""The bundle format: round trip, the message of every refusal, and the modules that `import runtime` loads."""
 
 import json
 import re
@@ -103,7 +103,7 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
         (["inputs", 1, "shape"], [], r"inputs\[1\].shape: expected batch as the first axis and nowhere else, found \[\]"),
         (["inputs", 1, "shape"], ["batch", "batch"], "expected batch as the first axis and nowhere else"),
         (["inputs", 1, "shape", 1], 16, r"inputs\[1\].shape\[1\]: expected a string, found 16"),
-        (["inputs", 2, "shape", 1], "words", "expected token_type_ids only beside input_ids and of its shape"),
+        (["inputs", 2, "shape", 1], "words", "expected token_type_ids only together with input_ids and with the same shape"),
         *[
             (["inputs", 1, "shape", 1], axis, "expected names such as sequence and sizes")
             for axis in ("0", "", "-1", "٣", "A b")
@@ -182,7 +182,7 @@ def test_faulty_fields_are_refused_by_name(bundle: Path, path: list[Any], value:
         read_manifest(bundle)
 
 
-def test_all_faults_are_named_at_once(bundle: Path) -> None:
+def test_all_problems_are_named_at_once(bundle: Path) -> None:
     edit(bundle, "opset", value="x")
     edit(bundle, "layers", value=1.5)
     with pytest.raises(runtime.BundleError, match=r"layers: .*; opset: "):
@@ -204,7 +204,7 @@ def test_no_folder_and_no_manifest_say_how_to_export(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [MODEL, WEIGHTS])
-def test_missing_truncated_and_altered_files_are_refused_by_name(bundle: Path, name: str) -> None:
+def test_missing_truncated_or_altered_files_are_refused_by_name(bundle: Path, name: str) -> None:
     content = (bundle / name).read_bytes()
     for other in (content[:-1], content[:-1] + bytes([content[-1] ^ 1])):
         (bundle / name).write_bytes(other)
@@ -250,15 +250,15 @@ def test_a_graph_that_the_manifest_does_not_describe_is_refused(bundle: Path) ->
     with pytest.raises(runtime.BundleError) as caught:
         runtime.load(bundle)
     for part in (
-        "inputs: the manifest says ['attention_mask', 'input_ids'], the graph ['attention_mask', 'input_ids', 'token_",
+        "inputs: the manifest lists ['attention_mask', 'input_ids'], the graph has ['attention_mask', 'input_ids', 'token_",
         "task topic: the graph has no output 'topic'",
-        "task flags: expected 3 logits of rank 2, the graph gives 'flags' of shape ['batch', 2]",
+        "task flags: expected 3 logits of rank 2, the graph has 'flags' of shape ['batch', 2]",
         "task stars: expected logits of rank 3",
     ):
         assert part in str(caught.value)
 
 
-def test_a_graph_whose_inputs_differ_from_the_manifest_is_refused(bundle: Path) -> None:
+def test_a_graph_with_inputs_unlike_the_manifest_is_refused(bundle: Path) -> None:
     model = onnx.load(bundle / MODEL, load_external_data=False)
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
     model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT32
@@ -266,7 +266,7 @@ def test_a_graph_whose_inputs_differ_from_the_manifest_is_refused(bundle: Path) 
     rewrite(bundle)
     with pytest.raises(runtime.BundleError) as caught:
         runtime.load(bundle)
-    expected = r"expected tensor\(int64\) \[batch, sequence\], the graph takes"
+    expected = r"expected tensor\(int64\) \[batch, sequence\], the graph has"
     assert re.search(rf"input input_ids: {expected} tensor\(int64\) \['batch', 7\]", str(caught.value))
     assert re.search(rf"input attention_mask: {expected} tensor\(int32\)", str(caught.value))
 
@@ -285,7 +285,7 @@ _JSON = st.recursive(
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_any_other_value_anywhere_is_accepted_or_refused_never_a_crash(template: Path, data: st.DataObject) -> None:
+def test_any_value_is_accepted_or_refused_without_a_crash(template: Path, data: st.DataObject) -> None:
     document = json.loads((template / MANIFEST).read_text())
     path = data.draw(st.sampled_from(_paths(document)))
     target = document
@@ -322,6 +322,6 @@ def test_without_onnxruntime_the_import_says_what_to_install() -> None:
     assert "onnxruntime-openvino" in message
 
 
-def test_a_broken_onnxruntime_is_told_apart() -> None:
+def test_a_broken_onnxruntime_is_recognized() -> None:
     found = fresh("import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\nimport runtime")
     assert "installed incompletely" in found.stderr.strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""run(): the numbers, the feed checks, providers, drops and threads."""
+"""run(): the logits, the checks of feeds, providers, drops and threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_tasks_choose_and_order_the_answers(predictor: runtime.Predictor) -> Non
     np.testing.assert_array_equal(found["topic"], predictor.run(feeds())["topic"])
 
 
-def test_token_types_default_to_zeros_and_the_mask_does_not_default(predictor: runtime.Predictor) -> None:
+def test_token_types_default_to_zeros_and_the_mask_is_required(predictor: runtime.Predictor) -> None:
     given = feeds()
     zeros = given | {"token_type_ids": np.zeros_like(given["input_ids"])}
     del given["token_type_ids"]
@@ -109,7 +109,7 @@ _ARRAYS = st.builds(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(given=st.dictionaries(st.sampled_from([*feeds(), "more"]), _ARRAYS | st.just(feeds()["input_ids"]) | st.none()))
 def test_any_other_feeds_are_answered_or_refused_never_a_crash(predictor: runtime.Predictor, given: dict[str, Any]) -> None:
-    right = FeedCheck(predictor.manifest)._right(feeds() | given)  # the short check and the one that explains must agree
+    right = FeedCheck(predictor.manifest)._is_valid(feeds() | given)  # the fast check and the one with messages must agree
     try:
         assert right == (check_feeds(feeds() | given, predictor.manifest).keys() == feeds().keys())
         found = predictor.run(feeds() | given)
@@ -173,11 +173,11 @@ def test_unknown_and_missing_providers_say_what_to_do(bundle: Path, monkeypatch:
 @pytest.fixture
 def silent_fallback(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """An ONNX Runtime that lists every provider and silently runs on the CPU, as it does without CUDA's libraries."""
-    asked: list[str] = []
+    requested: list[str] = []
     real = onnxruntime.InferenceSession
 
     def create(path: str, options: Any, chosen: list[tuple[str, dict[str, str]]], **rest: Any) -> Any:
-        asked.append(chosen[0][0])
+        requested.append(chosen[0][0])
         if chosen[0][0].startswith("OpenVINO"):
             raise RuntimeError("no device")
         return real(path, options, ["CPUExecutionProvider"], **rest)
@@ -185,10 +185,10 @@ def silent_fallback(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     every = [provider.key for provider in providers.KNOWN]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
     monkeypatch.setattr(onnxruntime, "InferenceSession", create)
-    return asked
+    return requested
 
 
-def test_a_provider_that_does_not_work_is_an_error_and_auto_goes_on(bundle: Path, silent_fallback: list[str]) -> None:
+def test_a_broken_provider_is_an_error_and_auto_goes_on(bundle: Path, silent_fallback: list[str]) -> None:
     with pytest.raises(runtime.ProviderError, match=r"cuda: .*does not work here: ONNX Runtime fell back to cpu"):
         runtime.load(bundle, provider="cuda")
     with pytest.raises(runtime.ProviderError, match=r"openvino: .*no device"):

@@ -1,4 +1,4 @@
-"""Variants over one copy of their packed weights: the same numbers, one file, and what happens where it cannot be made."""
+"""Variants that share one copy of their packed weights: equal numbers, one file, and the fallback if it cannot be written."""
 
 import errno
 import shutil
@@ -25,7 +25,7 @@ DROPS = (5, 2)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two variants over the same weights; the second one is the first with its topics turned around."""
+    """Two variants over the same weights; the second one negates the logits of topic."""
     folder = write_bundle(tmp_path_factory.mktemp("packed") / "bundle", tokenizer=False)
     model = onnx.load(folder / MODEL, load_external_data=False)
     (node,) = (node for node in model.graph.node if "topic" in node.output)
@@ -63,22 +63,22 @@ def test_variants_share_a_file_that_is_gone_or_kept(bundle: Path, tmp_path: Path
 def test_the_second_graph_opens_when_it_is_needed(bundle: Path) -> None:
     said: list[str] = []
     predictor = runtime.load(bundle, provider="cpu", options=Options(progress=said.append, threads=1))
-    opened = predictor._opened.sessions
-    assert isinstance(opened, LazySessions)
-    first = opened._open[MODEL]
-    assert list(opened._open) == [MODEL]
+    sessions = predictor._bundle.sessions
+    assert isinstance(sessions, LazySessions)
+    first = sessions._open[MODEL]
+    assert list(sessions._open) == [MODEL]
     with ThreadPoolExecutor(8) as pool:  # all at once
         assert [answers.drop for answers in pool.map(lambda drop: predictor.run(feeds(), drop=drop), [2, 5] * 8)] == [2, 5] * 8
-    assert list(opened._open) == list(opened) == [MODEL, "model_drop2.onnx"]
-    assert opened._open[MODEL] is not first, "its own packed weights must be freed"
+    assert list(sessions._open) == list(sessions) == [MODEL, "model_drop2.onnx"]
+    assert sessions._open[MODEL] is not first, "its own packed weights must be freed"
     check(predictor, bundle)
 
 
 def test_a_policy_finds_all_graphs_open(bundle: Path) -> None:
     predictor = runtime.load(bundle, provider="cpu", policy=runtime.LatencyTarget(1.0))
-    opened = predictor._opened.sessions
-    assert isinstance(opened, LazySessions)
-    assert len(opened._open) == 2
+    sessions = predictor._bundle.sessions
+    assert isinstance(sessions, LazySessions)
+    assert len(sessions._open) == 2
 
 
 def test_a_graph_that_fails_later_is_named_and_harms_no_other(bundle: Path, tmp_path: Path) -> None:
@@ -101,7 +101,9 @@ def test_a_full_disk_is_said_and_costs_memory_only(bundle: Path, tmp_path: Path,
     monkeypatch.setattr(packed, "_make", full)
     said: list[str] = []
     check(runtime.load(bundle, provider="cpu", options=Options(progress=said.append, threads=1)), bundle)
-    assert said == ["the graphs cannot share packed weights (No space left on device): each packs its own, which takes memory"]
+    assert said == [
+        "the graphs cannot share packed weights (No space left on device): each session packs its own, which takes more memory"
+    ]
     with pytest.raises(runtime.InputError, match=r"options\.cache: .*No space left on device; make room"):
         runtime.load(bundle, provider="cpu", options=Options(cache=tmp_path))
     assert not list(tmp_path.glob("packed-*/*"))
@@ -117,14 +119,17 @@ def test_a_graph_that_does_not_load_is_named(bundle: Path) -> None:
 def test_bytes_are_rewritten_or_refused(junk: bytes) -> None:
     try:
         rewrite_wire(junk, lambda entries: entries)
+    except UnicodeDecodeError:
+        pass  # a name that is no text
     except ValueError as error:
-        assert "expected a protobuf message" in str(error) or isinstance(error, UnicodeDecodeError)  # noqa: PT017
+        assert "expected a protobuf message" in str(error)  # noqa: PT017 - most bytes raise nothing
 
 
-def test_rewriting_changes_external_data_alone(bundle: Path) -> None:
+def test_rewriting_changes_only_external_data(bundle: Path) -> None:
     before = (bundle / MODEL).read_bytes()
     same = onnx.load_model_from_string(rewrite_wire(before, lambda entries: entries))
     assert same == onnx.load_model_from_string(before)
     moved = onnx.load_model_from_string(rewrite_wire(before, lambda entries: entries | {"location": "elsewhere" * 40}))
+    assert moved.graph.initializer
     for tensor in moved.graph.initializer:
         assert {entry.key: entry.value for entry in tensor.external_data}["location"] == "elsewhere" * 40

@@ -1,4 +1,4 @@
-"""Options of the execution providers, what is asked for, what really ran, and progress."""
+"""Options of the execution providers, the requested and the actual provider, and progress messages."""
 
 import importlib.util
 import json
@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from runtime.bundle import read_manifest
 from runtime.ort import cpu_info
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.progress import announced
-from runtime.ort.providers import CUDA, KNOWN, OPENVINO, TENSORRT, profile, requests, resolve
+from runtime.ort.providers import CUDA, KNOWN, OPENVINO, TENSORRT, profile, resolve, session_providers
 from tests.helpers.runtime_bundles import feeds, write_bundle
 
 ROOT = Path(runtime.__file__).parents[1]
@@ -46,10 +45,10 @@ def test_faulty_options_are_named_all_at_once() -> None:
 
 def test_cuda_keeps_fp32_and_tensorrt_has_cuda_behind_it(bundle: Path) -> None:
     manifest = read_manifest(bundle)
-    ((name, asked),) = requests(CUDA, Options(cuda=CudaOptions(memory_limit=7, graphs=((1, 8),))), manifest)
+    ((name, requested),) = session_providers(CUDA, Options(cuda=CudaOptions(memory_limit=7, graphs=((1, 8),))), manifest)
     assert name == "CUDAExecutionProvider"
-    assert (asked["use_tf32"], asked["gpu_mem_limit"], asked["enable_cuda_graph"]) == ("0", "7", "1")
-    keys = [key for key, _ in requests(TENSORRT, Options(), manifest)]
+    assert (requested["use_tf32"], requested["gpu_mem_limit"], requested["enable_cuda_graph"]) == ("0", "7", "1")
+    keys = [key for key, _ in session_providers(TENSORRT, Options(), manifest)]
     assert keys == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
 
 
@@ -58,16 +57,16 @@ def test_the_profile_is_the_axes_of_the_manifest(bundle: Path, tmp_path: Path) -
     options = Options(tensorrt=TensorRTOptions(best=(4, 8), largest=(32, 64), fp16=True), cache=tmp_path)
     found = profile(manifest, options)
     assert {bound: shapes["input_ids"] for bound, shapes in found.items()} == {"min": "1x1", "opt": "4x8", "max": "32x16"}
-    _, asked = requests(TENSORRT, options, manifest)[0]
-    assert asked["trt_profile_max_shapes"] == "input_ids:32x16,attention_mask:32x16,token_type_ids:32x16"
-    assert asked["trt_fp16_enable"] == "True"
-    assert Path(asked["trt_engine_cache_path"]).parent == Path(asked["trt_timing_cache_path"]).parent == tmp_path
+    _, requested = session_providers(TENSORRT, options, manifest)[0]
+    assert requested["trt_profile_max_shapes"] == "input_ids:32x16,attention_mask:32x16,token_type_ids:32x16"
+    assert requested["trt_fp16_enable"] == "True"
+    assert Path(requested["trt_engine_cache_path"]).parent == Path(requested["trt_timing_cache_path"]).parent == tmp_path
 
 
-def test_openvino_is_told_what_to_compute_in(bundle: Path) -> None:
+def test_openvino_gets_the_requested_precision(bundle: Path) -> None:
     options = Options(threads=3, openvino=OpenVINOOptions(precision="bf16"))
-    ((_, asked),) = requests(OPENVINO, options, read_manifest(bundle))
-    assert json.loads(asked["load_config"]) == {"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "3"}}
+    ((_, requested),) = session_providers(OPENVINO, options, read_manifest(bundle))
+    assert json.loads(requested["load_config"]) == {"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "3"}}
 
 
 def test_a_cache_belongs_to_one_bundle_setting_and_release(
@@ -95,7 +94,7 @@ def test_nodes_are_counted_where_they_ran(bundle: Path) -> None:
 
 
 def test_the_arena_has_a_limit(bundle: Path) -> None:
-    # in a process of its own: the arena belongs to the process
+    # in a separate process: the arena belongs to the process
     code = f"""
 import runtime, numpy
 predictor = runtime.load({str(bundle)!r}, provider="cpu", options=runtime.Options(memory_limit=2**20))
@@ -112,13 +111,21 @@ except runtime.AdapterDropError as error:
 
 def test_long_work_says_so_and_short_work_does_not() -> None:
     lines: list[str] = []
-    with announced("building", lines.append, first=0.05, every=0.05):
-        time.sleep(0.2)
+    twice = threading.Event()
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
+            twice.set()
+
+    with announced("building", say, first=0.01, every=0.01):
+        assert twice.wait(60)
     assert len(lines) >= 3
     assert lines[-1].startswith("building: ended after")
+    lines.clear()
     with announced("quick", lines.append):
         pass
-    assert not any(line.startswith("quick") for line in lines)
+    assert lines == []
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
 
@@ -176,7 +183,7 @@ def test_auto_suits_what_the_bundle_was_made_for(
 
 
 @pytest.mark.parametrize(
-    ("exported", "flags", "asked", "found"),
+    ("exported", "flags", "requested", "found"),
     [
         ("fp32", "avx512_bf16", None, "f32"),
         ("bf16", "avx2", None, "bf16"),
@@ -187,10 +194,10 @@ def test_auto_suits_what_the_bundle_was_made_for(
     ],
 )
 def test_openvino_computes_in_the_precision_of_the_export(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, exported: str, flags: str, asked: Any, found: str
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, exported: str, flags: str, requested: Any, found: str
 ) -> None:
     monkeypatch.setattr(cpu_info, "processor", lambda: f"flags : fpu {flags}")
     manifest = replace(read_manifest(bundle), precision=exported, target="openvino")
-    options = Options(openvino=OpenVINOOptions(precision=asked))
-    ((_, settings),) = requests(OPENVINO, options, manifest)
+    options = Options(openvino=OpenVINOOptions(precision=requested))
+    ((_, settings),) = session_providers(OPENVINO, options, manifest)
     assert json.loads(settings["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == found

@@ -1,4 +1,4 @@
-"""run_routed(), and run() of some tasks through the routed graph."""
+"""run_routed(), and run() with a selection of tasks through the routed graph."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_rows_may_repeat_and_be_left_out(predictor: runtime.Predictor) -> None:
 
 
 class _Watched:
-    """A session that notes for how many rows it ran."""
+    """A session that records the number of rows of each run."""
 
     def __init__(self, session: Any, runs: list[int]) -> None:
         self.session = session
@@ -56,10 +56,10 @@ class _Watched:
 @pytest.mark.parametrize(("tasks", "runs"), [(["flags"], [2]), (["stars", "topic"], [4]), (TASKS, []), (None, [])])
 def test_some_tasks_cost_what_they_need(predictor: runtime.Predictor, tasks: list[str] | None, runs: list[int]) -> None:
     seen: list[int] = []
-    opened = predictor._opened
+    open_bundle = predictor._bundle
     graph = predictor.manifest.variant().routed
-    sessions = {**opened.sessions, graph: _Watched(opened.sessions[graph], seen)}
-    watched = replace(predictor, _opened=replace(opened, sessions=sessions))
+    sessions = {**open_bundle.sessions, graph: _Watched(open_bundle.sessions[graph], seen)}
+    watched = replace(predictor, _bundle=replace(open_bundle, sessions=sessions))
     answers = watched.run(feeds(2), tasks)
     assert seen == runs
     assert list(answers) == list(tasks or TASKS)
@@ -75,10 +75,10 @@ def test_predict_takes_the_same_way(predictor: runtime.Predictor) -> None:
 @pytest.mark.parametrize(
     ("tasks", "options", "message"),
     [
-        (["topic"], {}, r"tasks: expected one name for each of 2 row\(s\), found 1; rows= chooses"),
+        (["topic"], {}, r"tasks: expected one name for each of 2 row\(s\), found 1; use rows= to repeat"),
         (["topic"], {"rows": [0, 1]}, r"each of 2 row\(s\), found 1; give as many rows as tasks"),
         (["topic", "mood"], {}, "tasks: expected some of topic, flags, stars, found 'mood'"),
-        ("topic", {}, "tasks: expected a list with one name a row, found str"),
+        ("topic", {}, "tasks: expected a list with one name per row, found str"),
         (["topic"], {"rows": [2]}, r"rows: expected numbers in 0\.\.1, found 2"),
         (["topic"], {"rows": [-1]}, r"rows: expected numbers in 0\.\.1, found -1"),
         (["topic"], {"rows": [True]}, "rows: expected a list of at least one row number"),
@@ -114,8 +114,8 @@ def _rename(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_retype, r"input task_ids: expected tensor\(int64\) \[rows\], the graph takes tensor\(int64\) \['rows', 1\]"),
-        (_rename, r"outputs: expected logits \[rows, 3\], the graph gives \{'answers'"),
+        (_retype, r"input task_ids: expected tensor\(int64\) \[rows\], the graph has tensor\(int64\) \['rows', 1\]"),
+        (_rename, r"outputs: expected logits \[rows, 3\], the graph has \{'answers'"),
     ],
 )
 def test_a_graph_that_is_not_the_manifests_is_refused(
@@ -124,7 +124,7 @@ def test_a_graph_that_is_not_the_manifests_is_refused(
     folder = write_routed(tmp_path / "bundle")
     model = onnx.load(folder / ROUTED)
     change(model)
-    if change is _retype:  # what reads it must still load
+    if change is _retype:  # the nodes that read the input must still load
         model.graph.node.insert(0, onnx.helper.make_node("Flatten", ["task_ids"], ["flat_ids"], axis=0))
         one = onnx.numpy_helper.from_array(np.array([0]), "zeroth")
         model.graph.initializer.append(one)

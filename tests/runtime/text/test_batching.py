@@ -1,4 +1,4 @@
-"""Which texts share a batch, padding to given shapes, and which drop answers."""
+"""Batching of texts, padding to given shapes, and the choice of the drop."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -36,9 +36,7 @@ def cost(batches: list[list[int]], lengths: list[int], call: int) -> int:
 
 @settings(deadline=None, derandomize=True)
 @given(lengths=LENGTHS, rows=st.integers(1, 5), tokens=st.integers(1, 80), call=st.integers(0, 50))
-def test_every_text_is_in_one_batch_within_the_limits_and_no_split_is_cheaper(
-    lengths: list[int], rows: int, tokens: int, call: int
-) -> None:
+def test_every_text_is_in_one_batch_and_no_split_is_cheaper(lengths: list[int], rows: int, tokens: int, call: int) -> None:
     def allowed(batch: list[int]) -> bool:
         return len(batch) == 1 or (len(batch) <= rows and len(batch) * max(lengths[index] for index in batch) <= tokens)
 
@@ -61,7 +59,7 @@ def test_half_filled_batches_have_little_padding() -> None:
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(counts=st.lists(st.integers(0, MAX_LENGTH - 2), min_size=1, max_size=12))
-def test_a_text_is_answered_alike_in_any_company(predictor: runtime.Predictor, counts: list[int]) -> None:
+def test_predictions_do_not_depend_on_the_batch(predictor: runtime.Predictor, counts: list[int]) -> None:
     texts = ["word " * count for count in counts]
     found = predictor.predict(texts)
     for index, text in enumerate(texts):
@@ -106,7 +104,7 @@ def test_batches_are_padded_to_the_smallest_given_shape(bundle: Path) -> None:
 
 
 def test_captured_shapes_answer_as_plain_ones(predictor: runtime.Predictor) -> None:
-    session = predictor._opened.sessions["model.onnx"]
+    session = predictor._bundle.sessions["model.onnx"]
     runner = CapturedGraphs(session, [(2, 5), (1, 3)], "cpu", 0)  # on a CPU the same path, without the graph
     given = [feeds(*shape) for shape in [(2, 5), (1, 3), (3, 4)] * 8]
     with ThreadPoolExecutor(4) as pool:
@@ -128,7 +126,7 @@ def test_a_latency_target_drops_more_under_load_and_less_after() -> None:
         runtime.LatencyTarget(0)
 
 
-def test_the_policy_is_asked_and_told_unless_the_call_names_a_drop(bundle: Path) -> None:
+def test_the_policy_decides_unless_the_call_names_a_drop(bundle: Path) -> None:
     class Noting:
         def __init__(self) -> None:
             self.calls: list[str] = []

@@ -1,4 +1,4 @@
-"""run() and predict() for heads whose logits are no labels of a text, and for inputs that are no texts."""
+"""run() and predict() for heads whose logits are not labels of a text, and for inputs that are not texts."""
 
 import json
 import shutil
@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 import runtime
 from runtime.__main__ import main
 from runtime.bundle import read_manifest
-from runtime.text.encode import TextEncoder, Tokens
+from runtime.text.encode import TextEncoder
 from runtime.text.interpret import interpret, softmax
+from runtime.text.tokens import Tokens
 from tests.helpers.runtime_bundles import (
     HEAD_TASKS,
     head_weights,
@@ -47,7 +48,7 @@ def predictor(bundle: Path) -> runtime.Predictor:
 
 @pytest.fixture(scope="module")
 def reference(bundle: Path) -> Any:
-    """transformers' tokenizer on the same folder."""
+    """The tokenizer of transformers for the same folder."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(bundle)
@@ -58,7 +59,7 @@ def embedded(ids: Any) -> np.ndarray[Any, Any]:
 
 
 def best_span(encoding: Any, longest: int) -> tuple[int, int, float]:
-    """By trying all: first and last token of the best answer and its probability."""
+    """First and last token of the best answer and its probability, by exhaustive search."""
     begins, finishes = (
         softmax((embedded(encoding["input_ids"]) @ head_weights()[name])[:, 0]) for name in ("begin_w", "finish_w")
     )
@@ -95,7 +96,7 @@ def test_the_answer_is_the_best_span_of_the_context(bundle: Path, tmp_path: Path
         assert (prediction.answer, prediction.start, prediction.end) == (pair[1][start:end], start, end)
         assert prediction.score == pytest.approx(score, rel=1e-4)
         assert list(prediction.to_dict()) == ["head", "drop", "answer", "start", "end", "score"]
-    assert limited == 1  # so that the limit of 30 tokens is tried too
+    assert limited == 1  # so that the limit of 30 tokens is tested too
 
 
 def test_a_context_without_tokens_has_no_answer(predictor: runtime.Predictor) -> None:
@@ -146,7 +147,7 @@ def test_a_tokenizer_without_a_mask_token_fills_no_gaps(bundle: Path, tmp_path: 
     assert predictor.predict(["a"], ["topic"])
 
 
-def test_spaces_that_belong_to_a_mask_token_or_its_filling_are_left_out(bundle: Path) -> None:
+def test_spaces_of_a_mask_token_or_its_filling_are_left_out(bundle: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "Ġb": 1, "?": 2}, unk_token="?"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -169,7 +170,7 @@ def test_without_a_longest_length_no_text_is_too_long(bundle: Path, tmp_path: Pa
 
 
 def test_tasks_that_texts_do_not_answer_are_refused_by_name(bundle: Path, predictor: runtime.Predictor) -> None:
-    message = r"found writer \(causal_lm\); call run\(\), or name others in tasks: topic, reader, chooser, filler$"
+    message = r"found writer \(causal_lm\); call run\(\), or select other tasks: topic, reader, chooser, filler$"
     for tasks in (None, ["writer"], ["topic", "writer"]):
         with pytest.raises(runtime.InputError, match=message):
             predictor.predict(["a"], tasks)
@@ -200,12 +201,12 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> runtime.Predictor:
 
 
 def decoder_feeds(length: int = 3) -> dict[str, np.ndarray[Any, Any]]:
-    told = np.arange(2 * length).reshape(2, length)
+    decoder_ids = np.arange(2 * length).reshape(2, length)
     ids = np.arange(2000, 2010).reshape(2, 5)
     return {
         "input_ids": ids,
-        "decoder_input_ids": told,
-        "decoder_attention_mask": np.ones_like(told),
+        "decoder_input_ids": decoder_ids,
+        "decoder_attention_mask": np.ones_like(decoder_ids),
         "word_starts": np.full_like(ids, 7),
     }
 
@@ -240,7 +241,7 @@ def test_every_named_axis_is_checked(decoder: runtime.Predictor, changes: dict[s
         decoder.run(decoder_feeds() | changes)
 
 
-def test_tasks_beside_a_decoder_still_answer_texts(decoder: runtime.Predictor, reference: Any) -> None:
+def test_tasks_next_to_a_decoder_still_take_texts(decoder: runtime.Predictor, reference: Any) -> None:
     texts = ["Anna sings", ("a longer", "pair of texts")]
     found = decoder.predict(texts, ["topic"])["topic"]
     for text, prediction in zip(texts, found, strict=True):
@@ -274,7 +275,7 @@ def pixels(*shape: int) -> np.ndarray[Any, Any]:
 def test_run_takes_images(vision: runtime.Predictor) -> None:
     found = vision.run({"pixel_values": pixels(5, 3, 4, 4)})["animal"]
     np.testing.assert_allclose(found, pixels(5, 3, 4, 4).mean((2, 3)) @ vision_weights()["animal_w"], atol=1e-5)
-    with pytest.raises(runtime.InputError, match=r"takes texts alone, this one takes pixel_values; call run\(\)"):
+    with pytest.raises(runtime.InputError, match=r"takes only texts, this one takes pixel_values; call run\(\)"):
         vision.predict(["a"])
 
 

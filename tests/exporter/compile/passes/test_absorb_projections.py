@@ -31,7 +31,7 @@ def test_the_query_and_the_mixed_rows_are_multiplied_instead() -> None:
     prove(AbsorbProjectionsPass(), _text(f"{KEY} {VALUE}"), operators, initializers=WEIGHTS, tolerance=1e-5)
 
 
-def test_what_is_added_to_the_products_is_added_to_their_results() -> None:
+def test_what_is_added_to_the_products_is_added_to_the_results() -> None:
     split, joined = "Reshape Transpose", "MatMul Transpose Reshape Add"
     key = f"{KEY.replace('k =', 'kb =')} k = Add(kb, z)"
     low = "narrow = Slice(x, zero, two, two) lora = MatMul(narrow, low)"

@@ -50,7 +50,7 @@ def test_keeps_an_expand_that_is_an_output() -> None:
     prove(DropExpandsPass(), f"{MASK.split('=>')[0]} => {outputs} {{ {EXPAND} y = Add(x, e) }}", None)
 
 
-def test_keeps_an_expand_of_which_an_elementwise_result_is_an_output() -> None:
+def test_keeps_an_expand_whose_elementwise_result_is_an_output() -> None:
     outputs = f"({WIDE} n, float[batch, 2, sequence, sequence] y)"
     prove(DropExpandsPass(), f"{MASK.split('=>')[0]} => {outputs} <{WIDE} e> {{ {EXPAND} n = Neg(e) y = Add(x, e) }}", None)
 

@@ -59,7 +59,7 @@ def test_leaves_a_transpose_of_an_input_alone() -> None:
     prove(FoldConstantsPass(transpose_weights=True), text, None)
 
 
-def test_leaves_a_transpose_of_a_weight_that_the_caller_may_override() -> None:
+def test_leaves_a_transpose_of_a_weight_that_may_be_overridden() -> None:
     text = "(float[batch, 4] x, float[6, 4] m) => (float[batch, 6] y) { t = Transpose<perm = [1, 0]>(m) y = MatMul(x, t) }"
     prove(FoldConstantsPass(transpose_weights=True), text, None, initializers=MATRIX)
 

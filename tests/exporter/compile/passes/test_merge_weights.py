@@ -8,7 +8,7 @@ from tests.helpers.pass_testing import prove, rand
 TEXT = "(float[batch, 4] x) => (float[batch, 4] y) { a = MatMul(x, v) b = MatMul(a, w) y = Add(a, b) }"
 
 
-def test_equal_weights_are_stored_once_whatever_their_memory_order() -> None:
+def test_equal_weights_are_stored_once_in_any_memory_order() -> None:
     weight = rand(4, 4)
     model = prove(
         MergeWeightsPass(), TEXT, "MatMul MatMul Add", initializers={"v": weight, "w": np.asfortranarray(weight.copy())}

@@ -22,7 +22,7 @@ def test_both_operands_are_rounded() -> None:
     assert "w" not in model.graph.initializers
 
 
-def test_an_operand_and_a_weight_of_two_products_are_rounded_once() -> None:
+def test_an_operand_and_weight_of_two_products_are_rounded_once() -> None:
     text = f"{LINEAR} {{ a = MatMul(x, w) b = MatMul(x, w) y = Add(a, b) }}"
     step = QuantizeStaticPass(RANGES, 1)
     model = prove(step, text, f"{ONCE} MatMul Add", initializers={"w": rand(32, 24)}, tolerance=0.4, idempotent=False)

@@ -99,7 +99,7 @@ def test_removes_what_undoes_each_other() -> None:
     prove(RemoveNoOpsPass(), text, "Relu")
 
 
-def test_removes_a_transpose_that_moves_axes_of_length_one_alone() -> None:
+def test_removes_a_transpose_that_moves_only_axes_of_length_one() -> None:
     text = """(float[batch, 1, 1, sequence] x) => (float[batch, 1, 1, sequence] y) {
         t = Transpose<perm = [0, 2, 1, 3]>(x) y = Relu(t) }"""
     prove(RemoveNoOpsPass(), text, "Relu")

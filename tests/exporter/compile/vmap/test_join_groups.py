@@ -83,7 +83,7 @@ def test_refuses_other_inputs() -> None:
         JoinGroupsPass([other])(group("a"))
 
 
-def test_keeps_the_name_of_an_output_that_is_an_inner_name_of_the_first_group() -> None:
+def test_an_output_keeps_a_name_used_inside_the_first_group() -> None:
     joined = JoinGroupsPass([parse("(float[batch, 4] x) => (float[batch, 4] r) { r = Neg(x) }")])(group("a")).model
     assert [value.name for value in joined.graph.outputs] == ["a", "r"]
 

@@ -98,7 +98,7 @@ def test_the_trunk_is_computed_once_per_input_row() -> None:
 
 
 @pytest.mark.parametrize("tail", ["y = Gemm<transB = 1>(h, w, b)", "g = Gemm<transB = 1>(h, w, b) y = Sigmoid(g)"])
-def test_pads_heads_of_different_label_counts_with_minus_infinity(tail: str) -> None:
+def test_pads_different_label_counts_with_minus_infinity(tail: str) -> None:
     weights = {"w": [rand(2, 4), rand(5, 4), rand(1, 4)], "b": [rand(2), rand(5), rand(1)]}
     model = route(f"{HEAD} {{ h = Relu(x) {tail} }}", weights, labels=5)
     assert op_types(model).count("MatMul") == 1

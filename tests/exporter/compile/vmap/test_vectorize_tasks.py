@@ -155,7 +155,7 @@ def test_lets_heads_have_different_label_counts(tail: str) -> None:
         "g = MatMul(x, w) p = PRelu(x, s) h = MatMul(p, one) y = Mul(h, g)",
     ],
 )
-def test_lets_heads_with_different_label_counts_end_in_any_operator(body: str) -> None:
+def test_different_label_counts_may_end_in_any_operator(body: str) -> None:
     weights = {"w": [rand(4, 2), rand(4, 5), rand(4, 3)], "s": tasks_of(4), "one": tasks_of(4, 1)}
     text = f"(float[batch, 4] x) => (float[batch, labels] y) <int64[1] i = {{2}}> {{ {body} }}"
     vectorize(text, weights)
@@ -234,13 +234,13 @@ def test_broadcasts_a_trunk_value_with_a_leading_one(operator: str) -> None:
     assert "Tile" in op_types(vectorize(text, {"w": tasks_of(4, 4)}))
 
 
-def test_multiplies_a_trunk_value_with_a_leading_one_for_each_task_alone() -> None:
+def test_multiplies_a_trunk_value_with_a_leading_one_per_task() -> None:
     text = """(float[batch, sequence, 4] x, float[1, sequence, 4] p) => (float[batch, sequence, 4] y) {
         h = MatMul(p, w) y = Add(x, h) }"""
     vectorize(text, {"w": tasks_of(4, 4)})
 
 
-def test_gives_every_task_the_trunk_where_no_weight_reaches_the_output() -> None:
+def test_gives_every_task_the_trunk_where_no_weight_is_read() -> None:
     vectorize(f"{HEAD} {{ y = Relu(x) }}", {"w": tasks_of(4)}, "Relu")
 
 
@@ -407,7 +407,7 @@ def test_refuses_weights_of_another_type() -> None:
         VectorizeTasksPass(TASKS, {"w": [a.astype(np.float64) for a in tasks_of(4)]}, "group", "batch")(model)
 
 
-def test_a_trunk_value_that_a_task_reads_first_does_not_draw_the_trunk_into_the_branch() -> None:
+def test_a_trunk_value_read_first_by_a_task_stays_in_the_trunk() -> None:
     text = """(float[batch, sequence, 4] x) => (float[batch, sequence, 4] y) {
         h = Relu(x) a = MatMul(h, w) t = Tanh(h) u = Sigmoid(t) y = Add(a, u) }"""
     model = parse(text, {"w": rand(4, 4)})

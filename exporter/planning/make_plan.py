@@ -1,4 +1,4 @@
-"""Makes plans: checks what was asked for against the model."""
+"""Conversion of an export request and a checkpoint to plans."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exporter.models.heads import find_head
 from exporter.models.inputs import check_vocabulary, max_lengths, model_inputs
 from exporter.models.library import library_of
 from exporter.plan import Plan, Task
-from exporter.planning.tasks import choose_setups, own_heads
+from exporter.planning.choose_tasks import choose_setups, saved_heads
 from exporter.targets import PRECISIONS, TARGETS, TOLERANCES
 from runtime.bundle import OUTPUTS, InputEntry
 
@@ -27,11 +27,12 @@ OPSETS = range(17, 25)
 
 @dataclass(frozen=True)
 class Goal:
-    """What graphs are made for.
+    """The validated compilation options.
 
     Attributes:
-        opset: the ONNX operator set.
-        precision, target: what they are compiled for.
+        opset: ONNX operator set version.
+        precision: a precision of `exporter.targets.PRECISIONS`.
+        target: a key of `exporter.targets.TARGETS`.
         atol: parity tolerance relative to max(1, max |eager|).
     """
 
@@ -42,10 +43,16 @@ class Goal:
 
 
 def make_goal(opset: int | None = None, atol: float | None = None, precision: str = "fp32", target: str = "portable") -> Goal:
-    """Checks what was asked for. None: opset 20, and the tolerance of the precision.
+    """Validate the compilation options.
+
+    Args:
+        opset: ONNX operator set version; None for the default of 20.
+        atol: parity tolerance relative to max(1, max |eager|); None for the default of the precision.
+        precision: a precision of `exporter.targets.PRECISIONS`.
+        target: a key of `exporter.targets.TARGETS`.
 
     Raises:
-        ExportError: an opset, a tolerance, a precision or a target that there is not.
+        ExportError: an option is out of range, or the target does not support the precision.
     """
     opset = DEFAULT_OPSET if opset is None else opset
     if not isinstance(opset, int) or opset not in OPSETS:
@@ -65,7 +72,7 @@ def _check_target(target: str, precision: str) -> None:
     if precision not in TARGETS[target]:
         able = [name for name, precisions in TARGETS.items() if precision in precisions]
         raise ExportError(
-            f"the target {target} computes in {', '.join(TARGETS[target])}, found {precision}: choose one of these, or for "
+            f"the target {target} supports {', '.join(TARGETS[target])}, found {precision}: choose one of these, or for "
             f"{precision} one of the targets {', '.join(able)}"
         )
 
@@ -79,18 +86,24 @@ def make_plan(
     drop: int | Mapping[str, int],
     goal: Goal = _DEFAULT,
 ) -> Plan:
-    """Checks the request against the model. Where `tasks` names none, they are the checkpoint's own.
+    """Validate the request against the model.
+
+    Args:
+        checkpoint: the loaded model with its tokenizer and saved setup.
+        tasks: task names, or task name -> setup; None for the checkpoint's setup, or all adapters with a head.
+        drop: number of lowest layers without adapters, or task name -> that number.
+        goal: the compilation options.
 
     Raises:
-        ExportError: a task, head, method or drop that cannot be exported.
+        ExportError: a task, head, adapter method or drop cannot be exported.
     """
     model, tokenizer, setup = checkpoint.model, checkpoint.tokenizer, checkpoint.setup
     layers = library_of(model).layers_of(model)
     check_vocabulary(model, tokenizer)
     setups = choose_setups(model, tasks, setup)
     drops = _drops(drop, layers, list(setups))
-    heads = own_heads(setups, checkpoint.head) if tasks is None and setup is not None else {}
-    chosen = tuple(_task(model, name, own, drops[name], heads.get(name)) for name, own in setups.items())
+    heads = saved_heads(setups, checkpoint.head) if tasks is None and setup is not None else {}
+    chosen = tuple(_task(model, name, each, drops[name], heads.get(name)) for name, each in setups.items())
     inputs = model_inputs(model, tokenizer, {task.head.kind for task in chosen})
     check_names(chosen, inputs)
     return Plan(
@@ -113,23 +126,29 @@ def make_plans(
     drop: int | Sequence[int] | Mapping[str, int],
     goal: Goal,
 ) -> list[Plan]:
-    """One plan per variant.
+    """Make one plan per drop.
+
+    Args:
+        checkpoint: as of `make_plan`.
+        tasks: as of `make_plan`.
+        drop: as of `make_plan`, or a list of numbers with one variant each.
+        goal: the compilation options.
 
     Raises:
-        ExportError: a task, head, method or drop that cannot be exported.
+        ExportError: a task, head, adapter method or drop cannot be exported.
     """
     drops = list(drop) if isinstance(drop, Sequence) and not isinstance(drop, str) else [drop]
     if not drops:
-        raise ExportError("drop must name at least one number of layers, found none")
+        raise ExportError("drop must be at least one number of layers, found an empty list")
     plans = [make_plan(checkpoint, tasks, each, goal) for each in drops]
     for number, count in Counter(plan.drop for plan in plans).items():
         if count > 1:
-            raise ExportError(f"drop names {number} twice: each variant has a drop of its own")
+            raise ExportError(f"drop contains {number} twice: give each variant a different drop")
     return plans
 
 
-def _task(model: Any, name: str, setup: Any, drop: int, own_head: str | None) -> Task:
-    head = find_head(model, name, own_head or _head_name(model, name, setup))
+def _task(model: Any, name: str, setup: Any, drop: int, saved_head: str | None) -> Task:
+    head = find_head(model, name, saved_head or _head_name(model, name, setup))
     structure = {
         "setup": library_of(model).structure_of(model, name, setup, drop),
         "head": [head.structure, OUTPUTS[head.kind]],
@@ -138,7 +157,7 @@ def _task(model: Any, name: str, setup: Any, drop: int, own_head: str | None) ->
 
 
 def _head_name(model: Any, task: str, setup: Any) -> str:
-    """The head of the task's name, or the one that the library would activate with the setup."""
+    """The head with the task's name, or the one that the library activates with the setup."""
     return task if task in getattr(model, "heads", {}) else task_name(setup)
 
 
@@ -147,35 +166,35 @@ def _drops(drop: object, layers: int, tasks: list[str]) -> dict[str, int]:
         return dict.fromkeys(tasks, check_drop(drop, layers))
     unknown = [name for name in drop if name not in tasks]
     if unknown:
-        raise ExportError(f"drop names {', '.join(map(repr, unknown))}, which is no task; tasks: {', '.join(tasks)}")
+        raise ExportError(f"unknown task {', '.join(map(repr, unknown))} in drop; tasks: {', '.join(tasks)}")
     return {name: check_drop(drop.get(name, 0), layers) for name in tasks}
 
 
 def check_drop(drop: object, layers: int) -> int:
-    """`drop` as a number of layers.
+    """Return `drop` as a number of layers.
 
     Raises:
-        ExportError: it is no whole number from 0 to `layers`.
+        ExportError: `drop` is not an integer from 0 to `layers`.
     """
     try:
-        number = operator.index(drop)  # type: ignore[arg-type]  # numpy's integers are welcome
+        number = operator.index(drop)  # type: ignore[arg-type]  # numpy integers are accepted
     except TypeError:
         number = None
     if number is None or isinstance(drop, bool):
-        raise ExportError(f"drop must be a whole number of layers from 0 to {layers}, found {drop!r}")
+        raise ExportError(f"drop must be an integer from 0 to {layers}, found {drop!r}")
     if not 0 <= number <= layers:
         raise ExportError(f"drop must be from 0 to {layers}, the model's number of layers; found {number}")
     return number
 
 
 def check_names(tasks: Sequence[Task], inputs: Sequence[InputEntry]) -> None:
-    """Refuses tasks whose outputs would be called like another value of the graph's surface.
+    """Check that the names of the graph's inputs and outputs are unique.
 
     Raises:
-        ExportError: names the output.
+        ExportError: two tasks have one output name, or an output has the name of an input.
     """
     for name, count in Counter(name for task in tasks for name in task.outputs).items():
         if count > 1:
-            raise ExportError(f"two tasks would give one output {name!r}: rename one of them")
+            raise ExportError(f"two tasks have the same output name {name!r}: rename one of them")
         if name in {entry.name for entry in inputs}:
-            raise ExportError(f"the task {name!r} is called like an input of the graph: rename the adapter")
+            raise ExportError(f"the task {name!r} has the name of a graph input: rename the adapter")

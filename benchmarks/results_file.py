@@ -1,4 +1,4 @@
-"""The results of a benchmark of its own: a line that says what ran and where, then a line per row."""
+"""Results file of the separate benchmarks (fusion, growth, routed): a line with the setup, then a line per row."""
 
 from __future__ import annotations
 
@@ -25,8 +25,19 @@ def write_rows(
     rows: Iterable[DataclassInstance],
     more: Iterable[Mapping[str, Any]] = (),
 ) -> Path:
-    """Writes `name`-DATE.jsonl into `folder`; returns its path. `head`: what was measured; `more`: further lines, each with a
-    "kind" of its own."""
+    """Write a file of JSON lines, `name`-DATE.jsonl.
+
+    Args:
+        folder: folder of the file; created if necessary.
+        name: name of the benchmark.
+        head: description of the measured model and the options.
+        machine: machine of the measurement.
+        rows: rows of the result, as dataclasses.
+        more: further lines, each with a "kind" other than "run" and "row".
+
+    Returns:
+        Path of the file.
+    """
     today = datetime.datetime.now(datetime.UTC)
     found = {"versions": versions(("torch", "adapters", *FLAVOURS)), "machine": asdict(machine)}
     lines = [
@@ -41,6 +52,6 @@ def write_rows(
 
 
 def read_rows(path: Path, kind: type[Row]) -> Sequence[Row]:
-    """The rows of a results file, as the dataclass `kind`."""
+    """Read the rows of a results file as instances of the dataclass `kind`."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [kind(**{key: value for key, value in line.items() if key != "kind"}) for line in lines if line["kind"] == "row"]

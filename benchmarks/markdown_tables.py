@@ -1,10 +1,11 @@
-"""The README's tables from a results file: python -m benchmarks.markdown benchmarks/results/FILE.jsonl."""
+"""Markdown tables from a results file: `python -m benchmarks.markdown_tables benchmarks/results/FILE.jsonl`."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ def _share(row: dict[str, Any] | None) -> str:
 
 
 def table(results: Path) -> str:
-    """Median and 95th percentile per variant and shape, and in brackets the throughput against the fastest eager variant."""
+    """Return the table of times: median, 95th percentile, and in brackets the throughput against the fastest eager variant."""
     return _table(results, _cell, lambda _: True)
 
 
 def shares(results: Path) -> str:
-    """The share of the machine's matrix products that each of our variants achieves, per shape."""
+    """Return the table of peak fractions: for each of our variants and shapes, the fraction of the machine's peak rate."""
     return _table(results, _share, lambda row: row["peak_share"] is not None)
 
 
@@ -44,5 +45,14 @@ def _table(results: Path, cell: Callable[[dict[str, Any] | None], str], wanted: 
     return "\n".join(table)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.markdown_tables", description="Print tables in Markdown.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a results file that `python -m benchmarks` wrote")
+    options = parser.parse_args(arguments)
+    print(table(options.file), shares(options.file), sep="\n\n")
+    return 0
+
+
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])), shares(Path(sys.argv[1])), sep="\n\n")
+    sys.exit(main())

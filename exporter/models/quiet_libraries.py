@@ -1,4 +1,4 @@
-"""Silences what libraries say about their own insides."""
+"""A context in which transformers, adapters and torch log only errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOGGERS = ("adapters", "onnxscript", "torch", "torch.export", "torch.onnx", "tr
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block, the libraries log errors alone. What matters of their warnings is checked and raised by us."""
+    """Let the libraries log only errors, and ignore warnings; the exporter checks what they warn of."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,10 +1,9 @@
-"""A copy of the model for each structure, in which only that structure's tasks are left."""
+"""Task groups: the tasks of one structure with a model copy pruned to them."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,47 +13,56 @@ from exporter.errors import ExportError
 from exporter.models.library import library_of
 from exporter.plan import Plan, Task
 
-# A number in fp32 takes as much as so many in a lower precision, where all of them can be stored in it.
-_PARTS = {"fp16": 2, "int8": 4}
-
 
 @dataclass(frozen=True)
 class TaskGroup:
-    """The tasks of one structure and the model that holds them alone.
+    """The tasks of one structure and a model that contains only them.
 
-    Copies share their weights with each other, which is how the trunk is recognised as common.
+    The models of all groups share the weights of the trunk; equal storage identifies a weight as shared.
+
+    Attributes:
+        tasks: tasks with equal structure, in the order of the plan.
+        model: the pruned model in evaluation mode.
     """
 
     tasks: tuple[Task, ...]
     model: Any
 
     def activate(self, task: Task) -> Any:
-        """The model with `task` active."""
+        """Activate `task` and return the model."""
         library_of(self.model).activate(self.model, task)
         return self.model
 
     def layers_without_adapter(self, task: Task) -> tuple[int, ...]:
-        """The layers in which `task` has no adapter: dropped, or left out by the adapter's own configuration."""
+        """Return the layers without an adapter of `task`: dropped, or excluded by the adapter's configuration."""
         return library_of(self.model).layers_without_adapter(self.model, task)
 
 
 def prune(model: Any, plan: Plan) -> tuple[TaskGroup, ...]:
-    """One branch per structure, from copies of `model` in evaluation mode, fp32, on the CPU."""
-    model = _plain(model)
-    return tuple(_branch(model, tasks) for tasks in plan.groups)
+    """Return a task group for each group of the plan; their models are in evaluation mode, in fp32 and on the CPU.
+
+    Args:
+        model: the user's model, which is not changed.
+        plan: the tasks to keep and the layers to drop.
+
+    Raises:
+        ExportError: the model cannot be copied, or its weights are not loaded.
+    """
+    model = _cpu_fp32(model)
+    return tuple(_task_group(model, tasks) for tasks in plan.groups)
 
 
-def _branch(model: Any, tasks: tuple[Task, ...]) -> TaskGroup:
+def _task_group(model: Any, tasks: tuple[Task, ...]) -> TaskGroup:
     pruned = shared_copy(model)
     library_of(pruned).prune(pruned, tasks)
     return TaskGroup(tasks, pruned.eval())
 
 
 def shared_copy(model: Any) -> Any:
-    """A copy of the module tree with the same weights: it costs no memory.
+    """Copy the module tree; the copy shares all weights with the original.
 
     Raises:
-        ExportError: the model holds something that cannot be copied.
+        ExportError: an attribute of the model cannot be copied.
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     return _copy(model, {id(tensor): tensor for tensor in tensors})
@@ -65,15 +73,15 @@ def _copy(model: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(model, memo)
     except (TypeError, RuntimeError) as error:
         raise ExportError(
-            f"the model cannot be copied ({error}): remove its hooks and re-parametrizations first, with "
-            "torch.nn.utils.prune.remove for instance"
+            f"the model cannot be copied ({error}): remove its hooks and parametrizations first, for example with "
+            "torch.nn.utils.prune.remove"
         ) from error
 
 
-def _plain(model: Any) -> Any:
-    """The model itself where its weights are fp32 on the CPU already, else a copy that is.
+def _cpu_fp32(model: Any) -> Any:
+    """Return the model if its weights are in fp32 on the CPU, otherwise a converted copy.
 
-    Module.to would write converted weights into shared parameters, so that copy shares nothing.
+    The copy shares no weights: Module.to would write the converted weights into the user's parameters.
     """
     tensors = list(itertools.chain(model.parameters(), model.buffers()))
     if any(t.device.type == "meta" for t in tensors):
@@ -83,26 +91,8 @@ def _plain(model: Any) -> Any:
     return _copy(model, {}).to("cpu", torch.float32)
 
 
-def stored_bytes(task_groups: Iterable[TaskGroup]) -> int:
-    """What the branches' weights take in fp32, each counted once."""
-    tensors = {p.data_ptr(): p.nbytes for task_group in task_groups for p in task_group.model.parameters()}
-    return sum(tensors.values())
-
-
-def exact_bytes(variants: Iterable[Iterable[TaskGroup]], plan: Plan) -> int:
-    """What the graph in fp32 takes that is proved first where the plan's precision is lower: one variant's after another."""
-    return max(map(stored_bytes, variants)) if plan.rounds else 0
-
-
-def least_bytes(variants: Sequence[Sequence[TaskGroup]], plan: Plan) -> int:
-    """What an export of the variants takes on disk at the least: its weights, each once, and the graph in fp32 that is proved
-    first and removed."""
-    written = stored_bytes(task_group for task_groups in variants for task_group in task_groups)
-    return written // _PARTS.get(plan.precision, 1) + exact_bytes(variants, plan)
-
-
 def shared_part(task_groups: tuple[TaskGroup, ...], plan: Plan) -> str:
-    """What of the pruned model no task weight reaches, in words."""
+    """Describe the part of the pruned model that does not depend on a task."""
     modules = [module for task_group in task_groups for module in task_group.model.modules()]
     if any(len(module.invertible_adapters) > 0 for module in modules if hasattr(module, "invertible_adapters")):
         return "the embeddings (an invertible adapter follows them)"

@@ -1,4 +1,4 @@
-"""What the cures have in common."""
+"""Helpers to find, create and replace modules of a model copy."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["bind", "constant", "linear", "modules_of", "shared_context"]
 
 
 def modules_of(model: nn.Module, kind: type) -> list[Any]:
-    """The modules of a kind, as they are before the caller changes any."""
+    """Return a list of the modules of type `kind`; the caller may change the model while iterating."""
     return [module for module in model.modules() if isinstance(module, kind)]
 
 
 def shared_context(model: Any) -> Any:
-    """A forward context with what an adapter's layers share, as the library makes for a run."""
+    """Return a forward context with the adapters' shared parameters, as the library creates for a forward pass."""
     context = ForwardContext(None)
     context.shared_parameters = model.base_model.shared_parameters
     return context
 
 
 def constant(tensor: torch.Tensor) -> nn.Parameter:
-    """A new parameter with storage of its own, which is exported by name like any weight."""
+    """Return a parameter with a copy of `tensor`; it is exported by name like any weight."""
     return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
 
 
 def linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
-    """A layer of the given parameters themselves."""
+    """Return a linear layer with the given parameters, without copying them."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = weight
     layer.register_parameter("bias", bias)
@@ -39,5 +39,5 @@ def linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
 
 
 def bind(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Makes `forward` the module's own, by which deepcopy and hooks still work."""
+    """Replace the forward method of `module`; deepcopy and hooks still work."""
     module.forward = MethodType(forward, module)

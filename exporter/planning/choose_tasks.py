@@ -1,4 +1,4 @@
-"""Which tasks are exported: those that are named, or those that the checkpoint has."""
+"""Selection of the tasks to export: those requested, or those of the checkpoint."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from exporter.models.compositions import adapters_of, parse_setup, split_tasks, 
 from exporter.models.library import library_of
 
 
-def choose_setups(model: Any, wanted: Sequence[str] | Mapping[str, Any] | None, own: Any) -> dict[str, Any]:
-    """Task name -> setup; by default the checkpoint's own setup, or all adapters and fusions that have a head.
+def choose_setups(model: Any, wanted: Sequence[str] | Mapping[str, Any] | None, saved: Any) -> dict[str, Any]:
+    """Return the setup of each task to export.
+
+    Args:
+        model: a live model with adapters.
+        wanted: adapter or fusion names, or task name -> setup; None for the default.
+        saved: the checkpoint's setup, which is the default; None for all adapters and fusions with a head.
 
     Raises:
-        ExportError: no adapters, an unknown one, or a task that cannot be exported.
+        ExportError: the model has no adapters, an adapter is unknown, or a task cannot be exported.
     """
-    family = library_of(model)
-    adapters, fusions = family.adapters_of(model), family.compositions_of(model)
+    library = library_of(model)
+    adapters, fusions = library.adapters_of(model), library.compositions_of(model)
     if not adapters:
-        raise ExportError("the model has no adapters: add or load some (model.load_adapter), or name another --model")
+        raise ExportError("the model has no adapters: add or load one (model.load_adapter), or choose another --model")
     if wanted is None:
-        setups = _default(model, adapters, fusions, own)
+        setups = _default(model, adapters, fusions, saved)
     elif isinstance(wanted, Mapping):
         setups = dict(wanted)
     elif isinstance(wanted, str) or not isinstance(wanted, Sequence):
@@ -29,7 +34,7 @@ def choose_setups(model: Any, wanted: Sequence[str] | Mapping[str, Any] | None, 
     else:
         setups = _named(wanted, fusions)
     if not setups:
-        raise ExportError("no task was named: expected at least one adapter name, or leave tasks out for all of them")
+        raise ExportError("tasks is empty: expected at least one adapter name, or omit tasks to export all of them")
     parsed = {}
     for name, setup in setups.items():
         if not isinstance(name, str) or not name:
@@ -37,7 +42,7 @@ def choose_setups(model: Any, wanted: Sequence[str] | Mapping[str, Any] | None, 
         parsed[name] = parse_setup(name, setup)
         for adapter in adapters_of(parsed[name]):
             if adapter not in adapters:
-                raise ExportError(f"there is no adapter {adapter!r}; the model has {', '.join(adapters)}")
+                raise ExportError(f"unknown adapter {adapter!r}; adapters: {', '.join(adapters)}")
     return parsed
 
 
@@ -48,17 +53,17 @@ def _named(wanted: Sequence[str], fusions: Mapping[str, Any]) -> dict[str, Any]:
                 f"a task must be an adapter's name, found {name!r}: give compositions as a mapping, {{'name': composition}}"
             )
         if list(wanted).count(name) > 1:
-            raise ExportError(f"the task {name!r} is named twice")
+            raise ExportError(f"tasks contains {name!r} twice: name each task once")
     return {name: fusions.get(name, name) for name in wanted}
 
 
-def _default(model: Any, adapters: list[str], fusions: Mapping[str, Any], own: Any) -> dict[str, Any]:
-    if own is not None:
-        setups = split_tasks(own)
+def _default(model: Any, adapters: list[str], fusions: Mapping[str, Any], saved: Any) -> dict[str, Any]:
+    if saved is not None:
+        setups = split_tasks(saved)
         names = [task_name(setup) for setup in setups]
         if len(set(names)) != len(names):
             raise ExportError(
-                f"the checkpoint's setup gives several tasks one name ({', '.join(names)}): name them with tasks="
+                f"the checkpoint's setup has several tasks with one name ({', '.join(names)}): name them with tasks="
             )
         return dict(zip(names, setups, strict=True))
     if not hasattr(model, "heads"):
@@ -68,10 +73,10 @@ def _default(model: Any, adapters: list[str], fusions: Mapping[str, Any], own: A
     # A member of a fusion needs no head.
     members = {name for fusion in fusions.values() for name in adapters_of(fusion)}
     headless = [name for name in known if name not in heads and name not in members]
-    problems = [f"the {_kind(name, fusions)} {name!r} has no prediction head of its own name" for name in headless]
-    problems += [f"the head {name!r} has no adapter of its own name" for name in heads if name not in known]
+    problems = [f"the {_kind(name, fusions)} {name!r} has no prediction head of the same name" for name in headless]
+    problems += [f"the head {name!r} has no adapter of the same name" for name in heads if name not in known]
     if problems:
-        remedy = "add what is missing, delete it, or name the tasks to export (--tasks a,b)"
+        remedy = "add the missing part, delete the other, or select the tasks to export (--tasks a,b)"
         raise ExportError("; ".join(problems) + ": " + remedy)
     return {name: setup for name, setup in known.items() if name in heads}
 
@@ -80,8 +85,8 @@ def _kind(name: str, fusions: Mapping[str, Any]) -> str:
     return "fusion" if name in fusions else "adapter"
 
 
-def own_heads(tasks: Mapping[str, Any], heads: Any) -> dict[str, str]:
-    """Task -> head, as the checkpoint's own setup of heads says it."""
+def saved_heads(tasks: Mapping[str, Any], heads: Any) -> dict[str, str]:
+    """Return task -> head name from the head setup saved with the checkpoint; empty if it does not fit the tasks."""
     names = [heads] if isinstance(heads, str) else list(heads or ())
     fits = len(names) == len(tasks) and all(isinstance(name, str) for name in names)
     return dict(zip(tasks, names, strict=True)) if fits else {}

@@ -1,4 +1,4 @@
-"""What the times of graphs of several drops and numbers of tasks say about growth."""
+"""Predictions of the time for each drop and number of tasks, and their deviation from the measured times."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from benchmarks.options import Shape
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """One graph: its number of tasks, and the layers without adapters."""
+    """One graph: number of lowest layers without adapters, and number of tasks."""
 
     drop: int
     tasks: int
 
     def __str__(self) -> str:
+        """Return the name in the results."""
         return f"drop {self.drop}, {self.tasks} task(s)"
 
 
@@ -25,12 +26,16 @@ class Row:
     """One graph at one shape.
 
     Attributes:
-        layers: passes through a layer: once up to the first adapter, at the end of layer `drop`, from there on per task.
+        shape: batch x length.
+        drop: number of lowest layers without adapters.
+        tasks: number of tasks.
+        layers: computed layers: once per layer up to the first adapter, at the end of layer `drop`, then once per task.
         gflop: operations of its matrix products, exact, in 1e9.
-        median_ms: milliseconds of one call.
-        by_operations_ms: foretold from the operations and the time of the graph of the most tasks at the least drop.
-        by_operations: the median over the rounds of measured / foretold - 1.
-        by_layers: the same, foretold from the graphs of the least and greatest drop with the fewest and most tasks; None for
+        rounds: number of rounds.
+        median_ms: median time of a call, in milliseconds.
+        by_operations_ms: time predicted from the operations and the time of the graph with the most tasks at the lowest drop.
+        by_operations: median over the rounds of measured / predicted - 1.
+        by_layers: the same, predicted from the graphs with the lowest and highest drop and the fewest and most tasks; None for
             these four.
     """
 
@@ -50,7 +55,17 @@ Times = Mapping[Point, Sequence[float]]
 
 
 def rows(shape: Shape, times: Times, flops: Mapping[Point, int], layers: int) -> list[Row]:
-    """What the seconds per round, which are in the same order for all points, say about one shape."""
+    """Compute the rows of one shape.
+
+    Args:
+        shape: the shape.
+        times: seconds of each round, in the same order of rounds for all points.
+        flops: operations of the matrix products of each graph.
+        layers: number of layers of the model.
+
+    Returns:
+        One row per point, sorted by drop and number of tasks.
+    """
     drops, counts = (sorted({getattr(point, name) for point in times}) for name in ("drop", "tasks"))
     reference = Point(drops[0], counts[-1])
     corners = [Point(drop, tasks) for drop in (drops[0], drops[-1]) for tasks in (counts[0], counts[-1])]
@@ -76,8 +91,13 @@ def rows(shape: Shape, times: Times, flops: Mapping[Point, int], layers: int) ->
 
 
 def _between(point: Point, corners: Sequence[Point], seconds: Sequence[float]) -> float:
-    """Trunk + tasks x branch, both of which change evenly with the drop. `corners`: the least drop's first, of both the
-    fewest tasks' first; `seconds`: of each."""
+    """Interpolate trunk + tasks x branch, where both terms change linearly with the drop.
+
+    Args:
+        point: point to predict.
+        corners: lowest drop with the fewest and the most tasks, then highest drop with the fewest and the most tasks.
+        seconds: time of each corner.
+    """
     least, most = corners[0], corners[-1]
     tasks = (point.tasks - least.tasks) / max(1, most.tasks - least.tasks)
     drop = (point.drop - least.drop) / max(1, most.drop - least.drop)
@@ -85,13 +105,15 @@ def _between(point: Point, corners: Sequence[Point], seconds: Sequence[float]) -
     return (1 - drop) * low + drop * high
 
 
-def _deviation(measured: Sequence[float], foretold: Sequence[float]) -> float:
-    return statistics.median(one / other for one, other in zip(measured, foretold, strict=True)) - 1
+def _deviation(measured: Sequence[float], predicted: Sequence[float]) -> float:
+    return statistics.median(one / other for one, other in zip(measured, predicted, strict=True)) - 1
 
 
 def markdown(found: Sequence[Row]) -> str:
-    """A table per shape for the README: a line per drop, a column per number of tasks; measured, and how far from what
-    the corners foretell, which have no bracket."""
+    """Return Markdown tables, one per shape: a line per drop, a column per number of tasks.
+
+    A cell has the measured time and, in brackets, its deviation from the interpolation; the four corners have no brackets.
+    """
     tables = []
     for shape in dict.fromkeys(row.shape for row in found):
         own = [row for row in found if row.shape == shape]

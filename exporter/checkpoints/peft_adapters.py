@@ -1,4 +1,4 @@
-"""PEFT folders -> one PeftModel. PEFT only warns of weights that are missing or left over; here they are errors."""
+"""Loading of PEFT adapters into one PeftModel; missing and unexpected weights, of which PEFT only warns, are errors."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from exporter.errors import ExportError
 from exporter.models.peft import layers_of, structure_of
 from exporter.models.peft_modules import adapted, layer_of
 from exporter.models.peft_structure import output_layer
-from exporter.models.quiet import quiet
+from exporter.models.quiet_libraries import quiet
 
-# The classes of base models that an adapter's task fits, by the ends of their names. None: the adapter leaves it open.
+# task_type -> suffixes of the base model classes that fit. None: the adapter has no task_type.
 _CLASSES: Mapping[str | None, tuple[str, ...]] = {
     "SEQ_CLS": ("ForSequenceClassification", "ForImageClassification"),
     "TOKEN_CLS": ("ForTokenClassification",),
     "QUESTION_ANS": ("ForQuestionAnswering",),
     None: ("ForSequenceClassification", "ForImageClassification", "ForTokenClassification", "ForQuestionAnswering"),
 }
-# What PEFT adds to modules_to_save by itself.
+# The heads that PEFT adds to modules_to_save.
 _HEADS = ("classifier", "score", "qa_outputs")
 _PREFIX = "base_model.model."
 
 
 def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] = ()) -> Any:
-    """Loads adapters into one base model, which becomes part of the result. Reads local files only.
+    """Load adapters into a base model, which becomes part of the result. Only local files are read.
 
     Args:
-        base: a transformers model with a head, as from AutoModelForSequenceClassification.
+        base: a transformers model with a head, for example of AutoModelForSequenceClassification.
         sources: adapter name -> folder of `PeftModel.save_pretrained`. Their heads may have different numbers of labels.
-        missing: the weights that `base` lacked when it was loaded; every adapter must then bring them in modules_to_save.
+        missing: names of the weights that the checkpoint of `base` lacks; every adapter must have them in modules_to_save.
 
     Returns:
         A `peft.PeftModel` in evaluation mode with the first adapter active.
 
     Raises:
-        ExportError: PEFT is not installed, or an adapter is damaged, of an unsupported kind, or made for another model.
+        ExportError: PEFT is not installed, or an adapter is damaged, of an unsupported type, or trained for another model.
     """
     try:
         import peft
@@ -51,23 +51,23 @@ def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] =
             "pip install 'adapterdrop-onnx[peft]'"
         ) from error
     if any(True for _ in adapted(base)):
-        raise ExportError(f"the base model {type(base).__name__} holds adapters of PEFT already: load it without them")
+        raise ExportError(f"the base model {type(base).__name__} already contains PEFT adapters: load it without them")
     model: Any = None
     for name, folder in sources.items():
         config = read_config(name, folder)
         _check_fit(name, config, base, model)
         weights = read_adapter_weights(name, folder)
-        # Older configurations do not name the head, which is in the file all the same.
+        # Older configurations do not list the head in modules_to_save, although it is in the file.
         heads = [head for head in _HEADS if any(_lies_in(key, f"{_PREFIX}{head}") for key in weights)]
         config.modules_to_save = config.modules_to_save or heads or None
         try:
             with quiet():
                 if model is None:
-                    # The classes for tasks would add heads to modules_to_save, also to that of adapters without any.
+                    # Not a task class such as PeftModelForSequenceClassification: these add heads to modules_to_save.
                     model = peft.PeftModel(base, config, name)
                 else:
                     model.add_adapter(name, config)
-        # PEFT raises what it likes on a configuration that does not fit (ValueError, TypeError, KeyError, …).
+        # PEFT raises many types for a configuration that does not fit: ValueError, TypeError, KeyError, …
         except Exception as error:
             raise ExportError(
                 f"the adapter {name!r} in {str(folder)!r} does not fit {type(base).__name__}: {first_line(error)}"
@@ -75,7 +75,7 @@ def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] =
         _load_weights(model, name, weights, f"the adapter {name!r} in {str(folder)!r}")
         structure_of(model, name, name, drop=0)
     if model is None:
-        raise ExportError("no adapter of PEFT was named: expected at least one folder")
+        raise ExportError("no PEFT adapter was given: expected at least one folder")
     _check_complete(model, missing)
     with quiet():
         model.set_adapter(next(iter(sources)))
@@ -87,17 +87,17 @@ def _check_fit(name: str, config: Any, base: Any, model: Any) -> None:
     fitting = _CLASSES.get(config.task_type, ())
     if not found.endswith(fitting) or hasattr(base, "adapters_config"):
         raise ExportError(
-            f"the adapter {name!r} is for the task {config.task_type}, the base model is a {found}: expected "
+            f"the adapter {name!r} has the task_type {config.task_type}, the base model is a {found}: expected "
             + (
-                f"a transformers model whose class ends in {' or '.join(fitting)}"
+                f"a transformers class whose name ends in {' or '.join(fitting)}"
                 if fitting
                 else "SEQ_CLS, TOKEN_CLS or QUESTION_ANS"
             )
         )
     if model is not None and config.peft_type != model.peft_type:
         raise ExportError(
-            f"the adapter {name!r} is of PEFT's type {config.peft_type.value}, the first one of {model.peft_type.value}: "
-            "export them separately, as PEFT has one type in a model"
+            f"the adapter {name!r} has the PEFT type {config.peft_type.value}, the first one {model.peft_type.value}: "
+            "export them separately, because a PeftModel has one type"
         )
 
 
@@ -106,23 +106,28 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
 
     _fit_heads(model, name, weights)
     _fit_projections(model, name, weights)
-    foreign = _take_out_base(model, weights)
+    differing = _remove_base_weights(model, weights)
     try:
         with quiet():
             result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
     except KeyError as error:
         raise ExportError(f"{what} lacks the weight {error}: save it again") from error
-    except (RuntimeError, ValueError) as error:  # torch gives each weight of another shape a line of its own
+    except (RuntimeError, ValueError) as error:  # torch lists each weight of another shape on a separate line
         lines = str(error).strip().splitlines()
-        raise ExportError(f"{what} was made for another model: {lines[min(1, len(lines) - 1)].strip()}") from error
-    places = [f"{path}.{name}" for path, module in model.named_modules() if _is_keyed(module) and name in module]
-    lacking = sorted(key for key in result.missing_keys if any(_lies_in(key, place) for place in places))
-    strange = sorted([*result.unexpected_keys, *foreign])
+        raise ExportError(f"{what} was trained for another model: {lines[min(1, len(lines) - 1)].strip()}") from error
+    slots = [f"{path}.{name}" for path, module in model.named_modules() if _is_keyed(module) and name in module]
+    lacking = sorted(key for key in result.missing_keys if any(_lies_in(key, slot) for slot in slots))
+    unexpected = sorted([*result.unexpected_keys, *differing])
     problems = [f"lacks {len(lacking)} weights, first {lacking[0]!r}"] if lacking else []
-    problems += [f"has {len(strange)} weights without a place in the model, first {strange[0]!r}"] if strange else []
+    if unexpected:
+        problems.append(f"has {len(unexpected)} weights that are not in the model, first {unexpected[0]!r}")
     if problems:
-        layers, has = max((layer_of(key) or 0 for key in strange), default=0) + 1, layers_of(model)
-        reason = f"it has {layers} layers, the base model {has}" if layers > has else "it is damaged or made for another model"
+        layers, has = max((layer_of(key) or 0 for key in unexpected), default=0) + 1, layers_of(model)
+        reason = (
+            f"it has {layers} layers, the base model {has}"
+            if layers > has
+            else "it is damaged or was trained for another model"
+        )
         raise ExportError(f"{what} {' and '.join(problems)}: {reason}")
 
 
@@ -130,12 +135,12 @@ def _is_keyed(module: nn.Module) -> bool:
     return isinstance(module, nn.ModuleDict | nn.ParameterDict)
 
 
-def _lies_in(key: str, place: str) -> bool:
-    return key == place or key.startswith(f"{place}.")
+def _lies_in(key: str, prefix: str) -> bool:
+    return key == prefix or key.startswith(f"{prefix}.")
 
 
-def _take_out_base(model: Any, weights: dict[str, torch.Tensor]) -> list[str]:
-    """Takes the base model's own weights, which PEFT would load over it, out of `weights`; names those that differ from it."""
+def _remove_base_weights(model: Any, weights: dict[str, torch.Tensor]) -> list[str]:
+    """Remove the base model's weights, which PEFT would overwrite, from `weights`; return the names of those that differ."""
     own = model.state_dict()
     return [
         key for key in sorted(weights.keys() & own.keys()) if not torch.equal(weights.pop(key).to(own[key].dtype), own[key])
@@ -143,7 +148,7 @@ def _take_out_base(model: Any, weights: dict[str, torch.Tensor]) -> list[str]:
 
 
 def _fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Gives the adapter's head as many labels as its file has: PEFT copies the base model's head, whatever its size."""
+    """Resize the adapter's head to the number of labels in its file: PEFT copies the base model's head."""
     for path, wrapper in adapted(model, name):
         saved = getattr(wrapper, "modules_to_save", None)
         output = None if saved is None else output_layer(path, saved[name])
@@ -161,9 +166,9 @@ def _fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor]) -> No
 
 
 def _fit_projections(model: Any, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Gives a VeRA adapter its own projections: PEFT shares the first adapter's, and would load every file into those.
+    """Give a VeRA adapter separate projections: PEFT shares those of the first adapter and loads every file into them.
 
-    Projections that are equal stay one tensor, which is then part of the trunk.
+    Equal projections stay one tensor, which is then part of the trunk.
     """
     layers = [layer for _, layer in adapted(model, name) if hasattr(layer, "vera_A")]
     if not layers:
@@ -176,7 +181,7 @@ def _fit_projections(model: Any, name: str, weights: Mapping[str, torch.Tensor])
         stored = weights.get(f"base_model.{attribute}")
         if stored is None and shared[name].shape != shape:
             raise ExportError(
-                f"the VeRA adapter {name!r} came without projections and needs other ones than the first adapter, of shape "
+                f"the VeRA adapter {name!r} has no saved projections, and those of the first adapter do not have the shape "
                 f"{shape}: save it with save_projection=True"
             )
         if stored is not None and stored.shape == shape:
@@ -187,15 +192,15 @@ def _fit_projections(model: Any, name: str, weights: Mapping[str, torch.Tensor])
 
 
 def _check_complete(model: Any, missing: Collection[str]) -> None:
-    """Refuses a base model that transformers completed with random weights, unless each adapter brings these."""
-    brought = [
+    """Refuse a base model with randomly initialised weights, unless all adapters have them in modules_to_save."""
+    in_adapters = [
         path.removeprefix(_PREFIX)
         for path, module in adapted(model)
         if all(name in getattr(module, "modules_to_save", ()) for name in model.peft_config)
     ]
-    lacking = sorted(key for key in missing if not any(_lies_in(key, path) for path in brought))
+    lacking = sorted(key for key in missing if not any(_lies_in(key, path) for path in in_adapters))
     if lacking:
         raise ExportError(
-            f"the base model's checkpoint lacks {len(lacking)} weights that some adapter does not bring in modules_to_save, "
+            f"the base model's checkpoint lacks {len(lacking)} weights that some adapter does not have in modules_to_save, "
             f"first {lacking[0]!r}: load the model that the adapters were trained on"
         )

@@ -1,0 +1,46 @@
+"""Runs an export from the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from exporter.cli.print_report import show_report
+from exporter.cli.progress import shown_progress
+from exporter.export_tasks import export
+
+
+def run(options: argparse.Namespace) -> None:
+    """Export what the options name, and print the report.
+
+    Raises:
+        ExportError: as `exporter.export`.
+    """
+    with shown_progress(options.quiet):
+        report = export(
+            options.model,
+            tasks=options.tasks,
+            drop=options.drop,
+            output=options.output,
+            keep_fused=options.keep_fused,
+            calibration=options.calibration,
+            precision=options.precision,
+            target=options.target,
+            routed=options.routed,
+            extendable=options.extendable,
+            opset=options.opset,
+            atol=options.atol,
+            overwrite=options.overwrite,
+            evaluation=_evaluation(options.evaluation),
+            max_disagreement=options.max_disagreement,
+            adapters=options.adapter,
+            fusions=options.fusion,
+        )
+    show_report(report, options)
+
+
+def _evaluation(files: Sequence[str]) -> str | dict[str, str] | None:
+    """FILE for all tasks, or TASK=FILE for each."""
+    if len(files) == 1 and "=" not in files[0]:
+        return files[0]
+    return {task.strip(): file for task, _, file in (each.partition("=") for each in files)} or None

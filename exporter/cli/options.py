@@ -1,0 +1,224 @@
+"""The options of each command. Imports no other module of the program, so that --help and mistyped options need no torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from exporter.cli.parser import Parser
+
+_EXPORT_DESCRIPTION = """\
+Export all tasks of an adapter model into one ONNX graph with a shared trunk, verified against PyTorch.
+
+Without --model, the bundled example is exported: eight adapters and a fusion of them on all-MiniLM-L6-v2.
+
+Other commands; python -m exporter COMMAND --help lists their options:
+  add DIR       add tasks to an exported folder
+  inspect DIR   show what an exported folder contains, what it costs and what it saves
+"""
+_EXPORT_EPILOG = """\
+exit status: 0 done and verified; 1 verification failed, nothing written; 2 wrong use, unsupported model or bad input
+
+examples:
+  python -m exporter --drop 5
+  python -m exporter --model my-model --tasks sst2,mnli --drop 3 --output onnx-sst2-mnli
+  python -m exporter --model bert-base-uncased --adapter sst2=adapters/sst2 --adapter AdapterHub/bert-base-uncased-pf-mnli
+  python -m exporter --model my-fusion --keep-fused 2 --calibration texts.jsonl
+  python -m exporter add onnx --model bert-base-uncased --adapter adapters/rte
+"""
+_ADD_DESCRIPTION = """\
+Add tasks to a folder that was exported with --extendable, without tracing the model again, verified against PyTorch.
+
+Each new task must have the structure of a task in the folder: adapter method, configuration, composition and head type.
+"""
+_ADD_EPILOG = """\
+exit status: 0 done and verified; 1 verification failed, the folder is unchanged; 2 wrong use, unsupported model or bad input
+
+examples:
+  python -m exporter add onnx --model bert-base-uncased --adapter adapters/rte
+"""
+_INSPECT_DESCRIPTION = """\
+Show what an exported folder contains: trunk and branches layer by layer, the operations and weights of each task, the operators
+that take them, what each pass of the compiler removed, and what one graph for all tasks saves.
+
+The graph is not run: operations are counted from it, at the shape given by --shape.
+
+--why runs the passes of the compiler once more over a copy of the written graph in memory and prints the patterns that they do
+not apply, with the reasons. A reason that a later pass has removed from the graph, or that existed only before the tasks became
+one batch, cannot be shown.
+"""
+_INSPECT_EPILOG = """\
+exit status: 0 done; 2 wrong use, a folder that was not written by an export, or a damaged one
+
+examples:
+  python -m exporter inspect onnx
+  python -m exporter inspect onnx --shape 8x32 --drop 3
+  python -m exporter inspect onnx --picture onnx.svg
+  python -m exporter inspect onnx --why
+  python -m exporter inspect onnx --why QuantizeDynamic --drop 3
+"""
+
+
+def export_parser() -> Parser:
+    """The options of an export."""
+    parser = Parser("python -m exporter", _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
+    _add_sources(parser)
+    parser.add_argument(
+        "--tasks", type=_names, metavar="A,B", help="adapters to export, each with a head of the same name; default: all"
+    )
+    parser.add_argument(
+        "--drop",
+        type=_drop,
+        default=0,
+        metavar="N",
+        help="remove the adapters of the lowest N layers; N,N,N for several variants that share one weights file; "
+        "task=N,task=N for a number per task; default 0",
+    )
+    parser.add_argument(
+        "--keep-fused", type=int, metavar="K", help="keep the K most important members of each fusion in each layer"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="texts on which the attention of fusion members is measured (.txt, .jsonl, .csv, .tsv), or scores (.json)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if an export wrote it")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="P",
+        help="fp32, fp16, bf16 (computed by OpenVINO and TensorRT) or int8 (dynamic, per channel); default fp32",
+    )
+    parser.add_argument(
+        "--target",
+        default="portable",
+        metavar="T",
+        help="portable: standard ONNX operators, for every execution provider; cpu, cuda: with ONNX Runtime's fused operators; "
+        "openvino; tensorrt; default portable",
+    )
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="[TASK=]FILE",
+        help="texts, with or without labels, on which the graph is compared with PyTorch; may be repeated",
+    )
+    parser.add_argument(
+        "--max-disagreement",
+        type=float,
+        metavar="X",
+        help="refuse a graph whose predictions differ from PyTorch's on more than this share of a task's evaluation texts, "
+        "0 to 1",
+    )
+    parser.add_argument(
+        "--routed",
+        action="store_true",
+        help="also write a graph in which each row selects an input row and a task: for batches of different tasks, and for a "
+        "few tasks per text",
+    )
+    parser.add_argument(
+        "--extendable", action="store_true", help="also store what `python -m exporter add` needs to add tasks to the folder"
+    )
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
+    _add_report(parser)
+    return parser
+
+
+def add_parser() -> Parser:
+    """The options of `add`."""
+    parser = Parser("python -m exporter add", _ADD_DESCRIPTION, _ADD_EPILOG)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder; replaced as a whole or not at all")
+    _add_sources(parser)
+    _add_report(parser)
+    return parser
+
+
+def inspect_parser() -> Parser:
+    """The options of `inspect`."""
+    parser = Parser("python -m exporter inspect", _INSPECT_DESCRIPTION, _INSPECT_EPILOG)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder written by an export")
+    parser.add_argument(
+        "--shape", type=_shape, metavar="BxL", help="batch x length of the inputs; default 1x128; for images only the batch"
+    )
+    parser.add_argument("--drop", type=int, metavar="N", help="variant to show in detail; default: the first in the folder")
+    parser.add_argument("--routed", action="store_true", help="show the routed graph, in which each row selects its task")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw the graph into an .svg file, or a .png file (needs matplotlib)"
+    )
+    parser.add_argument(
+        "--why",
+        nargs="?",
+        const="",
+        metavar="TENSOR|PASS",
+        help="show which patterns the compiler did not apply in the graph, and why: all, or those of a pass or a tensor",
+    )
+    parser.add_argument("--json", action="store_true", help="print all graphs as one JSON object on standard output")
+    return parser
+
+
+def _add_sources(parser: Parser) -> None:
+    parser.add_argument("--model", metavar="SOURCE", help="a folder written by model.save_pretrained, or a hub id")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]SOURCE",
+        help="adapters to load into the model: a folder or hub id written by save_adapter, save_all_adapters or PEFT; may be "
+        "repeated",
+    )
+    parser.add_argument(
+        "--fusion",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="fusion layers to load into the model: a folder or hub id written by save_adapter_fusion; may be repeated",
+    )
+
+
+def _add_report(parser: Parser) -> None:
+    parser.add_argument(
+        "--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4 in fp32"
+    )
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--quiet", action="store_true", help="print neither progress nor report")
+    amount.add_argument(
+        "--verbose", action="store_true", help="print all rows of each table, and what each pass of the compiler changed"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object on standard output")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be BATCHxLENGTH, for example 1x128, found {text!r}") from None
+
+
+def _drop(text: str) -> int | list[int] | dict[str, int]:
+    if "=" not in text:
+        numbers = [_layers(part) for part in text.split(",")]
+        return numbers if len(numbers) > 1 else numbers[0]
+    drops: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, number = part.rpartition("=")
+        if not equals or not name.strip():
+            raise argparse.ArgumentTypeError(f"must be N, N,N or task=N,task=N, found {part.strip()!r}")
+        if name.strip() in drops:
+            raise argparse.ArgumentTypeError(f"names the task {name.strip()!r} twice")
+        drops[name.strip()] = _layers(number)
+    return drops
+
+
+def _layers(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number of layers, found {text!r}") from None
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

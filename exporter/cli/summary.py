@@ -1,0 +1,148 @@
+"""The facts of a report as labelled lines."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from exporter.cli.tables import percent, short_setup, size
+from exporter.prune.fusion_members import FusionReport
+from exporter.report import Report, VariantReport
+from exporter.texts.drift import Drift
+from runtime.bundle import ParityRow
+
+# Width of the labels.
+_LABEL = 15
+# The least width of what follows them.
+_NARROW = 24
+# Fusion members that are named.
+_MEMBERS = 4
+
+
+def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list[Text]:
+    """The part that is computed once, and sizes.
+
+    Args:
+        variant: the variant.
+        width: columns of the terminal; longer texts are wrapped.
+        only: there are no further variants. With further ones, a table has the sizes, and the texts name the drop.
+    """
+    graph, total, stored = variant.graph, variant.adapter_parameters, variant.stored_adapter_parameters
+    lines = _fact("computed once", variant.shared if only else f"at drop {variant.drop}: {variant.shared}", width)
+    if only:
+        nodes = f"{graph.nodes} nodes ({graph.trunk_nodes} in the trunk)"
+        weights = f"{size(graph.initializer_bytes)} ({size(graph.trunk_bytes)} in the trunk)"
+        lines += _fact("graph", f"{nodes}, {weights}", width)
+    if stored < total:
+        shared = f"{100 * (1 - stored / total):.0f} % shared"
+        lines += _fact("adapters", f"{total:,} parameters, {stored:,} stored ({shared})", width)
+    if variant.routed:
+        lines += _fact("routed graph", f"{variant.routed}: each row selects an input row and a task", width)
+    return lines
+
+
+def compositions(variant: VariantReport, width: int) -> list[Text]:
+    """The compositions that a table has no room for."""
+    long = [task for task in variant.tasks if short_setup(task.setup) != task.setup]
+    return [
+        line
+        for number, task in enumerate(long)
+        for line in _fact("" if number else "compositions", f"{task.name} = {task.setup}", width)
+    ]
+
+
+def text_facts(variant: VariantReport, rows: int, width: int) -> list[Text]:
+    """Measurements on texts, in a few lines per list: attention of fusion members, drift, evaluation.
+
+    Args:
+        variant: the variant.
+        rows: how many fusions or tasks each list names; the others are counted.
+        width: columns of the terminal.
+    """
+    lines = []
+    for number, fusion in enumerate(variant.fusions[:rows]):
+        lines += _fact("" if number else "fusions", _fusion(fusion), width)
+    if rest := len(variant.fusions[rows:]):
+        lines += [_labelled("", f"and {rest} more") if rows else _labelled("fusions", f"{rest}, listed with --verbose")]
+    lines += _drifts("calibration", "compared with all adapters in all layers:", variant.drift, rows, width)
+    lines += _drifts("evaluation", "compared with PyTorch in fp32:", variant.evaluation, rows, width)
+    return lines
+
+
+def export_facts(report: Report, width: int) -> list[Text]:
+    """How the graph was verified, the time of each stage, and where it was written."""
+    shapes = ", ".join(dict.fromkeys(_shape(row) for row in report.parity))
+    images = all(row.sequence == 0 for row in report.parity)
+    lines = _fact("verified", f"against single-task PyTorch at {'batch ' if images else ''}{shapes}", width)
+    stages = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in report.seconds.items())
+    lines += _fact("time (s)", stages, width)
+    # A path is copied: it is never wrapped.
+    return [*lines, _labelled("written to", str(report.output))]
+
+
+def _fact(label: str, text: str, width: int) -> list[Text]:
+    parts = textwrap.wrap(text, max(_NARROW, width - _LABEL), break_long_words=False, break_on_hyphens=False)
+    return [_labelled("" if number else label, part) for number, part in enumerate(parts)]
+
+
+def _labelled(label: str, text: str) -> Text:
+    return Text.assemble((label.ljust(_LABEL), "bold"), text)
+
+
+def _fusion(report: FusionReport) -> str:
+    """The members that stay, or all, by their mean attention over the layers."""
+    table, kept = report.table, report.kept
+    scores: dict[str, list[float]] = defaultdict(list)
+    for row in table.layers:
+        for name, score in zip(row.members, row.scores, strict=True):
+            scores[name].append(score)
+    members = [name for name in table.members if name in scores]
+    head = f"{table.task}: {len(table.members)} members"
+    if kept is not None:
+        counts = [len(kept.get(row.layer, row.members)) for row in table.layers]
+        members = [name for name in members if any(name in kept.get(row.layer, row.members) for row in table.layers)]
+        least, most = min(counts, default=0), max(counts, default=0)
+        head += f", {least if least == most else f'{least} to {most}'} kept per layer"
+    means = {name: sum(scores[name]) / len(scores[name]) for name in members}
+    ranked = sorted(members, key=lambda name: -means[name])
+    shown = [
+        f"{name} {100 * means[name]:.0f} %" if table.measured else f"{name} {means[name]:.2g}" for name in ranked[:_MEMBERS]
+    ]
+    more = f" and {len(ranked) - _MEMBERS} more" if len(ranked) > _MEMBERS else ""
+    return f"{head}; mean {'attention' if table.measured else 'score'}: {', '.join(shown)}{more}"
+
+
+def _drifts(label: str, title: str, drifts: Sequence[Drift], rows: int, width: int) -> Iterator[Text]:
+    """The tasks whose predictions move most, and how far the others do at most."""
+    if not drifts:
+        return
+    if rows:
+        yield from _fact(label, title, width)
+    ranked = sorted(drifts, key=lambda row: (1.0 if row.argmax_agreement is None else row.argmax_agreement, -row.mean_abs))
+    for row in ranked[:rows]:
+        yield from _fact("", _drift(row), width)
+    if rest := ranked[rows:]:
+        least = min((row.argmax_agreement for row in rest if row.argmax_agreement is not None), default=None)
+        same = "" if least is None else f", at least {percent(least)} same argmax"
+        yield _labelled("", f"and {len(rest)} more{same}") if rows else _labelled(label, f"{len(rest)} tasks{same}")
+
+
+def _drift(row: Drift) -> str:
+    parts = [] if row.argmax_agreement is None else [f"{percent(row.argmax_agreement)} same argmax"]
+    if row.metric is not None:
+        before, after = ("-" if value is None else f"{value:.3f}" for value in (row.metric_before, row.metric_after))
+        parts.append(f"{row.metric} {before} -> {after}")
+    if len(parts) < 2:
+        parts.append(f"mean |diff| {row.mean_abs:.3f}")
+    return f"{row.task}: {', '.join(parts)}"
+
+
+def _shape(row: ParityRow) -> str:
+    return f"{row.batch}x{row.sequence}" if row.sequence else str(row.batch)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"

@@ -1,0 +1,152 @@
+"""Patterns that the compiler leaves as they are in a written graph, and the reasons.
+
+The passes of the bundle's target and precision run once more over copies of the graph in memory. They change next to nothing in
+a finished graph, so that what they refuse there is what is left.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from exporter.compile import passes, vmap
+from exporter.compile.pipeline import final_passes, pass_name, template_passes
+from exporter.compile.rewrite.refusals import RefusingPass
+from exporter.compile.target_passes import target_passes
+from exporter.errors import ExportError
+from exporter.inspect.shapes import concrete_values
+from runtime.bundle import Manifest
+from runtime.bundle.entries import BATCH
+
+__all__ = ["Explanation", "Unapplied", "explain_graph"]
+
+# Sizes at which the graph is measured twice: what is equal both times is constant. No pair is a multiple of another one.
+_BATCHES, _ROWS, _LENGTHS = (7, 11), (17, 19), (13, 16)
+
+
+@dataclass(frozen=True)
+class Unapplied:
+    """A pattern that a pass left as it is.
+
+    Attributes:
+        step: the pass, "FuseAttention".
+        op_type: the operator where it looked for the pattern.
+        tensor: what the reason is about.
+        reason: a main clause.
+        tensors: that one and all that the operator reads and computes.
+    """
+
+    step: str
+    op_type: str
+    tensor: str
+    reason: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is left in one graph.
+
+    Attributes:
+        file: the graph's name.
+        compiled_for: target and precision in words.
+        steps: the passes that keep reasons and run for them.
+        tensors: the names of all values.
+        unapplied: in the order of the passes and of the graph.
+    """
+
+    file: str
+    compiled_for: str
+    steps: tuple[str, ...]
+    tensors: frozenset[str]
+    unapplied: tuple[Unapplied, ...]
+
+    def select(self, name: str) -> tuple[Unapplied, ...]:
+        """Find what concerns a pass or a tensor.
+
+        Args:
+            name: of the pass or the tensor; empty for everything.
+
+        Raises:
+            ExportError: the name is unknown, or that of a pass that keeps no reasons here.
+        """
+        if not name:
+            return self.unapplied
+        step = name.removesuffix("Pass")
+        if step in self.steps:
+            return tuple(each for each in self.unapplied if each.step == step)
+        if f"{step}Pass" in (*passes.__all__, *vmap.__all__):
+            there = ", ".join(self.steps)
+            raise ExportError(f"{step} keeps no reasons, or does not run for {self.compiled_for}; passes to name: {there}")
+        if name not in self.tensors:
+            (nearest,) = difflib.get_close_matches(name, sorted({*self.steps, *self.tensors}), n=1, cutoff=0.0)
+            raise ExportError(f"{name!r} is neither a tensor of {self.file} nor a pass; the nearest name is {nearest!r}")
+        return tuple(each for each in self.unapplied if name in each.tensors)
+
+
+def explain_graph(path: Path, manifest: Manifest) -> Explanation:
+    """Find what each pass leaves as it is in the graph at `path`.
+
+    Raises:
+        ExportError: the file is no graph, or a pass cannot work on it.
+    """
+    try:
+        model = ir.load(path)
+        _note_shapes(model.graph, manifest)
+    except Exception as error:  # protobuf and onnx-ir raise many kinds for a file that is no graph
+        raise ExportError(f"{path}: cannot be read as an ONNX graph: {error}; export it again") from error
+    steps = _refusing_passes(model, manifest)
+    found = []
+    for step in steps:
+        try:
+            step(model.clone())
+        except Exception as error:  # ours and onnx-ir's
+            raise ExportError(f"{path}: {pass_name(step)} cannot work on this graph: {error.__cause__ or error}") from error
+        found += [Unapplied(pass_name(step), each.op_type, each.tensor, each.reason, each.tensors) for each in step.refusals]
+    computed = (value for node in model.graph for value in node.outputs)
+    values = (*model.graph.inputs, *model.graph.initializers.values(), *computed)
+    return Explanation(
+        path.name,
+        f"the target {manifest.target} in {manifest.precision}",
+        tuple(map(pass_name, steps)),
+        frozenset(str(value.name) for value in values),
+        tuple(dict.fromkeys(found)),
+    )
+
+
+def _refusing_passes(model: ir.Model, manifest: Manifest) -> list[RefusingPass]:
+    """The passes that keep reasons, each once."""
+    # Ranges do not matter: no product that needs one is left.
+    last = target_passes(manifest.target, manifest.precision, model, lambda _, names: dict.fromkeys(names, (0.0, 1.0)))
+    steps = {type(step): step for step in (*template_passes(()), *final_passes(), *last)}
+    return [step for step in steps.values() if isinstance(step, RefusingPass)]
+
+
+def _note_shapes(graph: ir.Graph, manifest: Manifest) -> None:
+    """Give each value the shape that the compiler knew: a written graph has none inside."""
+    longest = min((_LENGTHS[1], *manifest.max_lengths.values()))
+    lengths = _LENGTHS if longest == _LENGTHS[1] else (longest - 1, longest)
+    axes = [axis for entry in manifest.inputs for axis in entry.axes]
+    named = {**dict.fromkeys(axes, lengths), BATCH: _BATCHES, "rows": _ROWS}
+    first, second = (concrete_values(graph, {name: pair[run] for name, pair in named.items()}) for run in (0, 1))
+    names = {pair: name for name, pair in reversed(named.items())}
+    for node in graph:
+        for value in node.outputs:
+            if value not in first or value not in second:
+                continue
+            dims = zip(first[value].dims, second[value].dims, strict=True)
+            value.shape = ir.Shape([one if one == other else _symbol(one, other, names) for one, other in dims])
+            if value.dtype is None:
+                value.type = ir.TensorType(first[value].dtype)
+
+
+def _symbol(one: int, other: int, names: Mapping[tuple[int, int], str]) -> str:
+    """The name of a length that is `one` at the first sizes and `other` at the second: the same for equal lengths."""
+    for (small, large), name in names.items():
+        if one % small == 0 and one // small * large == other:
+            return name if one == small else f"{one // small}*{name}"
+    return f"length_{one}_{other}"

@@ -1,0 +1,69 @@
+"""Random model inputs that resemble tokenized batches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes
+from exporter.plan import Plan
+from runtime.bundle import InputEntry
+
+_SEED = 20101
+
+
+def make_inputs(plan: Plan, batch: int, sequence: int, seed: int = _SEED, padded: bool = True) -> dict[str, np.ndarray]:
+    """Return random inputs; row 0 has no padding, odd rows are padded on the right and even rows on the left.
+
+    Pixels are normally distributed. The decoder's inputs are one token longer than the encoder's; there are as many word starts
+    as tokens.
+
+    Args:
+        plan: the graph's inputs and limits.
+        batch: number of rows.
+        sequence: tokens per row, including padding.
+        seed: of the random generator, combined with the shape.
+        padded: whether rows other than row 0 are padded.
+
+    Returns:
+        Input name -> array.
+    """
+    generator = np.random.default_rng((seed, batch, sequence))
+    lengths = {BATCH: batch, SEQUENCE: sequence, "words": sequence, DECODER_SEQUENCE: sequence + 1}
+    shapes = sizes(plan.inputs, {axis: min(size, plan.max_lengths.get(axis, size)) for axis, size in lengths.items()})
+    values = {entry.name: _random(entry, shapes[entry.name], generator) for entry in plan.inputs}
+    if "attention_mask" in values:
+        if not padded:
+            values["attention_mask"].fill(1)
+        values["input_ids"] = _as_tokenized(values["input_ids"], values["attention_mask"], plan)
+    return values
+
+
+def _random(entry: InputEntry, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    if entry.dtype == "float32":
+        return generator.standard_normal(shape).astype(np.float32)
+    if entry.name == "attention_mask":
+        return _mask(shape, generator)
+    if entry.name == "word_starts":
+        # Ascending positions, then 0, which is not the start of a word after the first token.
+        starts = np.cumsum(generator.integers(1, 3, shape), 1)
+        return np.where(starts < shape[1], starts, 0).astype(np.int64)
+    return generator.integers(0, entry.limit, shape).astype(np.int64)
+
+
+def _mask(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    mask = np.ones(shape, dtype=np.int64)
+    for row in range(1, shape[0]):
+        padding = int(generator.integers(0, shape[1]))
+        mask[row] = np.arange(shape[1]) < shape[1] - padding if row % 2 else np.arange(shape[1]) >= padding
+    return mask
+
+
+def _as_tokenized(ids: np.ndarray, mask: np.ndarray, plan: Plan) -> np.ndarray:
+    """Set padding to the padding id, and the last real token to the end-of-sequence id if the model reads it."""
+    if plan.padding_id is not None:
+        ids = np.where(mask == 1, ids, plan.padding_id)
+    if plan.end_id is not None:
+        ids = np.where(ids == plan.end_id, plan.end_id + 1 if plan.end_id == 0 else plan.end_id - 1, ids)
+        last = mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
+        ids[np.arange(len(ids)), last] = plan.end_id
+    return ids.astype(np.int64)

@@ -1,0 +1,56 @@
+"""Verification of saved graphs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporter.plan import Plan
+from exporter.prune.task_groups import TaskGroup
+from exporter.targets import TOLERANCES
+from exporter.verify.verify import Candidate, verify
+from runtime.bundle import MODEL, ParityRow, routed_file
+
+
+def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None) -> Candidate:
+    """Load a saved graph for verification.
+
+    Args:
+        plan: the plan of the graph.
+        graph: the file of the graph.
+        routed: whether to load the routed graph in the same folder too.
+        atol: the tolerance; None for the plan's.
+
+    Raises:
+        VerificationError: ONNX Runtime cannot load a graph.
+    """
+    routed_graph = graph.with_name(routed_file(graph.name)) if routed else None
+    return Candidate.load(graph, plan.atol if atol is None else atol, routed_graph)
+
+
+def verify_saved(
+    plan: Plan, task_groups: Sequence[TaskGroup], candidate: Candidate, reference: Path | None
+) -> tuple[ParityRow, ...]:
+    """Verify saved graphs and the reference graphs, which are removed.
+
+    Args:
+        plan: the plan of the graphs.
+        task_groups: the pruned models.
+        candidate: the graphs, compared with the plan's tolerance.
+        reference: the folder of the reference graphs, compared with the tolerance of fp32; None if there are none.
+
+    Returns:
+        The parity rows of `candidate`.
+
+    Raises:
+        VerificationError: a graph differs from PyTorch.
+    """
+    candidates = [candidate]
+    if reference is not None:
+        fp32_atol = min(plan.atol, TOLERANCES["fp32"])
+        candidates.append(load_graph(plan, reference / MODEL, candidate.routed is not None, fp32_atol))
+    rows = verify(task_groups, plan, candidates, plan.outputs)
+    if reference is not None:
+        shutil.rmtree(reference)
+    return rows

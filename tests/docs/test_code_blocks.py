@@ -1,0 +1,88 @@
+"""Python in the pages runs as it stands there, and excerpts of source files are in those files."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import BertForSequenceClassification
+
+import runtime
+from exporter import export
+from tests.helpers.doc_sources import deep_config
+from tests.helpers.pages import ROOT, Block, blocks
+from tests.helpers.tiny_models import tiny_model, tokenizer
+from tests.helpers.tiny_peft import METHODS, config, peft_model
+
+_EXCERPT = re.compile(r"# (\S+\.py)\n")
+# Files of excerpts that another change brings; the last test says when one is there.
+PENDING = {"exporter/compile/rewrite/axes.py"}
+_BLOCKS = list(blocks("python"))
+_EXCERPTS = [block for block in _BLOCKS if _EXCERPT.match(block.text)]
+_PROGRAMS = {block.text: block for block in _BLOCKS if block not in _EXCERPTS}
+
+
+def _identifier(block: Block) -> str:
+    return f"{block.page}:{block.text.splitlines()[0]}"
+
+
+@pytest.fixture(scope="module")
+def routed_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks on one layer, with a routed graph."""
+    folder = tmp_path_factory.mktemp("routed") / "onnx"
+    model = tiny_model({"sst2": ("seq_bn", "2"), "mnli": ("seq_bn", "3")}, deep_config(1))
+    export(model, tokenizer(), output=folder, routed=True)
+    return folder
+
+
+def _models(text: str) -> dict[str, Any]:
+    """The models that a block about exports names, with one layer more than it drops."""
+    layers = 1 + max((int(number) for number in re.findall(r"drop=(\d+)", text)), default=0)
+    names = ("sst2", "mnli", "en", "qnli", "rte")
+    found: dict[str, Any] = {"tokenizer": tokenizer()}
+    if "peft_model" in text:
+        shape = config(num_hidden_layers=layers, vocab_size=30522)
+        base = BertForSequenceClassification(shape)
+        return {**found, "peft_model": peft_model(METHODS["lora"], ("sst2", "rte"), base)}
+    model = tiny_model(dict.fromkeys(names, ("seq_bn", "2")), deep_config(layers))
+    if "Fuse(" in text:
+        model.add_adapter_fusion(["sst2", "mnli"])
+    return {**found, "model": model}
+
+
+@pytest.mark.parametrize("block", _PROGRAMS.values(), ids=_identifier)
+def test_a_block_runs(block: Block, routed_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "export" in block.text:
+        names = _models(block.text)
+    else:
+        for folder in ("onnx", "onnx-cuda", "onnx-tensorrt"):
+            shutil.copytree(routed_bundle, tmp_path / folder)
+        rows = 3 if "feeds" in block.text else 2
+        ids, mask = np.full((rows, 5), 7), np.ones((rows, 5), np.int64)
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        names = {"ids": ids, "mask": mask, "feeds": feeds, "predictor": runtime.load("onnx", provider="cpu")}
+    for statement in ast.parse(block.text).body:
+        code = compile(ast.Module([statement], []), block.page, "exec")
+        provider = re.search(r'provider="(\w+)"', ast.get_source_segment(block.text, statement) or "")
+        if provider is None:
+            exec(code, names)  # noqa: S102 - the project's own pages
+        else:  # options are checked before the provider is found missing
+            with pytest.raises(runtime.ProviderError, match=f"provider {provider[1]}: the installed ONNX Runtime has only"):
+                exec(code, names)  # noqa: S102 - as above
+
+
+@pytest.mark.parametrize("block", [block for block in _EXCERPTS if (ROOT / block.text.split()[1]).exists()], ids=_identifier)
+def test_an_excerpt_is_in_its_file(block: Block) -> None:
+    path, _, text = block.text[2:].partition("\n")
+    assert text in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_every_file_of_an_excerpt_is_there() -> None:
+    missing = {block.text.split()[1] for block in _EXCERPTS if not (ROOT / block.text.split()[1]).exists()}
+    assert missing == PENDING

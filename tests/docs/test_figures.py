@@ -1,0 +1,145 @@
+"""Tables and figures in the pages are those of the raw results."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import fusion, growth_model, routed
+from benchmarks.markdown_tables import shares, table
+from benchmarks.results_file import read_rows
+from tests.helpers.pages import ROOT, text_of
+
+_SHAPES = ((1, 32), (1, 128), (4, 128))
+
+
+def _results(page: str, name: str) -> Path:
+    """The results file that a page links to."""
+    found: str
+    (found,) = set(re.findall(rf"benchmarks/results/{name}-\d+\.jsonl?", text_of(page)))
+    return ROOT / found
+
+
+def _lines(page: str, name: str) -> list[dict[str, Any]]:
+    """The lines of that file."""
+    return [json.loads(line) for line in _results(page, name).read_text(encoding="utf-8").splitlines()]
+
+
+def _spoken(page: str) -> str:
+    """The page in one line, as sentences run over line ends."""
+    return " ".join(text_of(page).split())
+
+
+def test_the_measured_tables_are_those_of_the_results_files() -> None:
+    assert table(_results("README.md", "bert-base")) in text_of("README.md")
+    assert shares(_results("docs/benchmarks.md", "bert-base")) in text_of("docs/benchmarks.md")
+    fusions = read_rows(_results("docs/fusion.md", "fusion"), fusion.Row)
+    assert fusion.markdown(fusions) in text_of("docs/fusion.md")
+    assert routed.markdown(read_rows(_results("docs/routing.md", "routed"), routed.Row)) in text_of("docs/routing.md")
+    growth = read_rows(_results("docs/benchmarks.md", "growth"), growth_model.Row)
+    assert growth_model.markdown(growth) in text_of("docs/benchmarks.md")
+
+
+@pytest.fixture(scope="module")
+def main_rows() -> dict[tuple[str, int, int], dict[str, Any]]:
+    rows = _lines("README.md", "bert-base")
+    return {(row["variant"], row["batch"], row["length"]): row for row in rows if "variant" in row}
+
+
+def _times(rows: dict[tuple[str, int, int], dict[str, Any]], variant: str, other: str) -> str:
+    """By how much the variant's throughput exceeds the other's, shape by shape, over the rounds; as the pages write it."""
+    found = []
+    for shape in _SHAPES:
+        ours, theirs = rows[variant, *shape]["times_ms"], rows[other, *shape]["times_ms"]
+        found.append(statistics.median(their / our for our, their in zip(ours, theirs, strict=True)))
+    return "{:.1f}, {:.1f} and {:.1f}".format(*found)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+def test_the_throughput_is_that_of_the_results(page: str, main_rows: dict[tuple[str, int, int], dict[str, Any]]) -> None:
+    text = _spoken(page)
+    for variant, other in (
+        ("ours", "files"),
+        ("ours", "parallel"),
+        ("ours-int8", "parallel-bf16"),
+        ("openvino-int8", "parallel-bf16"),
+        ("openvino-bf16", "parallel-bf16"),
+        *([("ours", "parallel-drop0")] if page != "README.md" else []),
+    ):
+        assert f"{_times(main_rows, variant, other)} times" in text, (variant, other, _times(main_rows, variant, other))
+    sizes = {name: main_rows[name, 1, 32]["file_bytes"] / 1e9 for name in ("ours", "ours-int8", "files")}
+    assert f"{sizes['ours']:.2f} GB (int8: {sizes['ours-int8']:.2f} GB)" in text
+    assert f"{sizes['files']:.1f} GB" in text
+
+
+def test_the_peak_is_that_of_the_results(main_rows: dict[tuple[str, int, int], dict[str, Any]]) -> None:
+    text = _spoken("docs/benchmarks.md")
+    for precision in ("fp32", "bf16", "int8"):
+        found = [
+            row["gflops"] for row in _lines("README.md", "bert-base") if row.get("fastest") and row["precision"] == precision
+        ]
+        assert re.search(rf"{min(found):.0f} to {max(found):.0f}( GFLOP/s)? in {precision}", text)
+    rounds = [row["rounds"] for row in main_rows.values()]
+    assert f"in {min(rounds)} to {max(rounds)} rounds" in text
+    assert f"load of {main_rows['ours', 1, 32]['machine']['load']:.1f}" in text
+
+
+def test_the_growth_is_that_of_the_results() -> None:
+    rows = read_rows(_results("docs/benchmarks.md", "growth"), growth_model.Row)
+
+    def greatest(chosen: list[growth_model.Row]) -> float:
+        return 100 * max(row.by_operations for row in chosen)
+
+    few = [100 * row.by_operations for row in rows if row.tasks <= 2]
+    many = [row for row in rows if row.tasks > 2]
+    high, low = greatest([row for row in many if row.drop == 9]), greatest([row for row in many if row.drop < 9])
+    expected = (
+        f"takes {min(few):.0f} to {max(few):.0f} % longer than predicted, and a graph of more tasks up to {high:.0f} % at"
+    )
+    assert f"{expected} drop 9 and up to {low:.0f} % at lower drops" in _spoken("docs/benchmarks.md")
+
+
+def test_the_cost_of_members_is_that_of_the_results() -> None:
+    rows = {row.case: row for row in read_rows(_results("docs/fusion.md", "fusion"), fusion.Row) if row.shape == "1x128"}
+    ours = {case: row.ours_ms for case, row in rows.items()}
+    more = 100 * (ours["16 members"] / ours["2 members"] - 1)
+    kept, dropped = (100 * (1 - ours[case] / ours["8 members"]) for case in ("8 members, 2 kept", "8 members, drop 5"))
+    eager = 100 * (1 - rows["8 members, 2 kept"].eager_ms / rows["8 members"].eager_ms)
+    text = _spoken("docs/fusion.md")
+    assert f"16 members take {more:.0f} % more time than 2, keeping 2 of 8 saves {kept:.0f} %" in text
+    assert f"(of PyTorch's time {eager:.0f} %)" in text
+    assert f"a drop of 5 layers saves {dropped:.0f} %" in text
+
+
+def test_the_accuracy_is_that_of_the_results() -> None:
+    found = json.loads(_results("docs/precision.md", "int8-example").read_text(encoding="utf-8"))
+
+    def number(row: dict[str, Any], key: str) -> str:
+        if row[key] is None:
+            return "-"
+        return f"{row[key]:.3f}" if row["metric"] == "pearson" else f"{100 * row[key]:.1f} %"
+
+    def share(row: dict[str, Any]) -> str:
+        return "-" if row["argmax_agreement"] is None else f"{100 * row['argmax_agreement']:.1f} %"
+
+    lines = []
+    for row, other in zip(found["cpu"], found["openvino"], strict=True):
+        metric = {"pearson": "correlation", None: "-"}.get(row["metric"], row["metric"])
+        own = [number(row, "metric_before"), number(row, "metric_after"), share(row)]
+        lines.append("| " + " | ".join([row["task"], str(metric), *own, number(other, "metric_after"), share(other)]) + " |")
+    assert "\n".join(lines) in text_of("docs/precision.md")
+
+
+def test_the_soaks_are_those_of_the_results() -> None:
+    text = _spoken("docs/runtime.md")
+    for name in re.findall(r"results/(soak[\w-]*\.json)", text):
+        found = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+        calls = sum(found["calls"].values())
+        assert f"{calls:,} calls, none wrong" in text
+        assert found["wrong"] == found["leaks"] == []
+    assert "results/soak-tiny" in text

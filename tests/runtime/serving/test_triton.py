@@ -1,0 +1,74 @@
+"""`python -m runtime triton`: the model repository that it writes, read by Triton's own protobuf classes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import runtime
+from runtime.__main__ import main
+from tests.helpers.runtime_bundles import TASKS, feeds, rewrite, variant, write_bundle, write_vision
+
+
+def parsed(path: Path) -> Any:
+    """config.pbtxt, parsed with Triton's protobuf schema."""
+    pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc], which the extra `test` installs")
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
+
+def test_triton_reads_what_is_written(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["triton", str(bundle), str(tmp_path), "--gpu", "--tensorrt", "--fp16", "--instances", "2"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'adapterdrop'}\n"
+    config = parsed(tmp_path / "adapterdrop" / "config.pbtxt")
+    assert (config.name, config.backend, config.max_batch_size) == ("adapterdrop", "onnxruntime", 32)
+    assert [(value.name, list(value.dims)) for value in config.input] == [
+        ("input_ids", [-1]),
+        ("attention_mask", [-1]),
+        ("token_type_ids", [-1]),
+    ]
+    dims = {value.name: list(value.dims) for value in config.output}
+    assert dims == {"topic": [3], "flags": [2], "stars": [1], "names": [-1, 3]}
+    assert config.dynamic_batching.max_queue_delay_microseconds == 1000
+    assert (config.instance_group[0].count, config.instance_group[0].kind) == (2, 1)  # 1: KIND_GPU
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (accelerator.name, accelerator.parameters["precision_mode"]) == ("tensorrt", "FP16")
+
+
+def test_the_model_that_triton_gets_runs_by_itself(bundle: Path, predictor: runtime.Predictor, tmp_path: Path) -> None:
+    assert main(["triton", str(bundle), str(tmp_path)]) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "adapterdrop" / "1" / "model.onnx"))
+    (topic,) = session.run(["topic"], feeds())
+    np.testing.assert_allclose(topic, predictor.run(feeds())["topic"], atol=1e-5)
+
+
+def test_every_variant_is_a_model_and_images_have_fixed_axes(bundle: Path, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", tokenizer=False)
+    (folder / "model_drop2.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    rewrite(folder, variants=(variant(TASKS), variant(TASKS, 2, "model_drop2.onnx")))
+    assert main(["triton", str(folder), str(tmp_path / "models")]) == 0
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["adapterdrop_drop2", "adapterdrop_drop5"]
+    assert main(["triton", str(write_vision(tmp_path / "vision")), str(tmp_path), "--name", "vision-1"]) == 0
+    config = parsed(tmp_path / "vision-1" / "config.pbtxt")
+    assert (list(config.input[0].dims), config.input[0].data_type) == ([3, 4, 4], 11)  # 11: TYPE_FP32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name", "a/b"], "name: expected letters"),
+        (["--max-batch", "0"], "max_batch: expected a positive integer"),
+        (["--tensorrt"], "tensorrt only with gpu"),
+        (["--name", "taken"], "taken: cannot be written: it already exists"),
+    ],
+)
+def test_a_repository_that_cannot_be_written_is_refused(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "taken" / "1").mkdir(parents=True)
+    assert main(["triton", str(bundle), str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
