@@ -129,8 +129,8 @@ class Env:
         axis, node = self.batch.axis(value), value.producer()
         assert axis is not None  # can_fold
         # What is made of lengths is made at the branch's batch in the first place.
-        again = self._lengths.is_made_of_lengths(value) and node is not None and self.uses(node) is not None
-        if not again and self.layout.can_enter(value, axis):
+        remade = self._lengths.is_made_of_lengths(value) and node is not None and self.uses(node) is not None
+        if not remade and self.layout.can_enter(value, axis):
             return self.layout.enter(value, axis, self.folded_shape(value))
         assert node is not None  # can_fold
         for output, again in zip(node.outputs, self.rerun(node, {}, "_folded"), strict=True):
