@@ -1,5 +1,7 @@
-"""Tiny bundles for the runtime's tests, whose logits numpy can compute too: one of texts with four kinds of labels, one with
-the heads of other shapes, one with a decoder and a parser, one of images."""
+"""Tiny bundles for the runtime's tests, whose logits numpy can compute too.
+
+One of texts with four kinds of labels, one with the heads of other shapes, one with a decoder and a parser, one of images.
+"""
 
 import importlib.util
 import shutil

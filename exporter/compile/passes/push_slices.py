@@ -33,9 +33,11 @@ class PushSlicesPass(ir.passes.InPlacePass):
     """
 
     def requires(self, model: ir.Model) -> None:
+        """Check that the graph has no subgraphs."""
         refuse_subgraphs(self, model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Collect the rows that are read, backwards, then take them."""
         graph = model.graph
         wanted: dict[ir.Value, dict[Rows | None, None]] = {value: {ALL: None} for value in graph.outputs}
         held: dict[ir.Value, Rows] = {}

@@ -86,7 +86,7 @@ def _gather_nd(node: ir.Node, shape: _Dims) -> Rows | None:
 
 
 def _column(value: ir.Value | None) -> ir.Value | None:
-    """v of v[:, None]."""
+    """Return v of v[:, None]."""
     node = None if value is None else value.producer()
     return node.inputs[0] if node is not None and node.op_type == "Unsqueeze" and len(known_shape(value) or ()) == 2 else None
 

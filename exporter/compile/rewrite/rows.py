@@ -40,11 +40,13 @@ class Each:
 
 @dataclass(frozen=True)
 class Rows:
-    """Attributes:
-    axis: of the value that is read.
-    which: a range, a list of positions all from 0 on or all negative, or what the run says.
-    count: how many they are.
-    lacks: None, or with Each for a value whose axis 0 is not the batch: how many axes it has less than its reader's result.
+    """Positions of one axis that are read.
+
+    Attributes:
+        axis: of the value that is read.
+        which: a range, a list of positions all from 0 on or all negative, or a position that is known at run time only.
+        count: how many they are.
+        lacks: None, or with Each for a value whose axis 0 is not the batch: how many axes it has less than its reader's result.
     """
 
     axis: int

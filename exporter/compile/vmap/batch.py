@@ -24,7 +24,8 @@ class Batch:
     """The batch axis, by the name of its length."""
 
     def __init__(self, name: str, inputs: Collection[ir.Value]) -> None:
-        """
+        """Name the batch axis.
+
         Args:
             name: of the batch.
             inputs: those of the graph; their lengths are the only names whose meaning is known.

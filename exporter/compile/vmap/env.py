@@ -33,7 +33,8 @@ class Env:
     def __init__(
         self, graph: ir.Graph, build: Builder, layout: Layout, weights: Mapping[str, Sequence[np.ndarray]], batch: str
     ) -> None:
-        """
+        """Begin with the task weights, each of which is a constant.
+
         Args:
             graph: the template.
             build: makes the branch's nodes.
@@ -52,6 +53,7 @@ class Env:
         self._lengths = Lengths(graph, build, layout, self.batch, self._branch)
 
     def __contains__(self, value: object) -> bool:
+        """Return whether the value belongs to the branch."""
         return value in self._branch
 
     def bind(self, value: ir.Value, form: Form) -> None:
@@ -150,7 +152,8 @@ class Env:
         """Run the template's own operator at the branch's batch; `uses` has found how.
 
         Args:
-            node, given: as in `uses`.
+            node: as in `uses`.
+            given: as in `uses`.
             suffix: of the results' names.
         """
         uses = self.uses(node, given)

@@ -32,10 +32,13 @@ class Lengths:
     """
 
     def __init__(self, graph: ir.Graph, build: Builder, layout: Layout, batch: Batch, weights: Collection[ir.Value]) -> None:
-        """
+        """Find the values of the template that are computed from lengths.
+
         Args:
             graph: the template.
-            build, layout, batch: as in `Env`.
+            build: as in `Env`.
+            layout: as in `Env`.
+            batch: as in `Env`.
             weights: those of the tasks, which are no constants.
         """
         self._build = build

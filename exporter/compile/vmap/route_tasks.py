@@ -13,8 +13,8 @@ from exporter.compile.vmap.batch import Batch
 from exporter.compile.vmap.env import Env
 from exporter.compile.vmap.evaluate import evaluate
 from exporter.compile.vmap.forms import Folded, Form
-from exporter.compile.vmap.layouts import RowLayout
 from exporter.compile.vmap.loop import Rule, compute_branch, fold, replace_branch, template_problems, weight_rule
+from exporter.compile.vmap.row_layout import RowLayout
 from exporter.compile.vmap.weight_rules import Stacks
 from runtime.bundle import ROUTE_INPUTS
 
@@ -51,9 +51,13 @@ class RouteTasksPass(ir.passes.InPlacePass):
         total: int,
         every_row: bool = False,
     ) -> None:
-        """
+        """Bind tasks to the template.
+
         Args:
-            tasks, weights, group, batch: as in `VectorizeTasksPass`.
+            tasks: as in `VectorizeTasksPass`.
+            weights: as in `VectorizeTasksPass`.
+            group: as in `VectorizeTasksPass`.
+            batch: as in `VectorizeTasksPass`.
             numbers: each task's number in task_ids, ascending.
             total: how many tasks there are in all groups.
             every_row: see rule 3.
@@ -68,6 +72,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
         self.every_row = every_row
 
     def requires(self, model: ir.Model) -> None:
+        """Check tasks, weights and numbers, and that inputs and output have the batch first."""
         graph = model.graph
         refuse_subgraphs(self, model)
         problems = template_problems(graph, self.tasks, self.weights)
@@ -85,6 +90,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Compute the branch for rows that select their task."""
         _Router(model.graph, self).run()
         return ir.passes.PassResult(model, modified=True)
 

@@ -18,6 +18,7 @@ class TaskSplit:
     """Parts values and computes operators per task: slower, never wrong."""
 
     def __init__(self, env: Env, tasks: Sequence[str]) -> None:
+        """Split values of `env` into those of `tasks`."""
         self._env = env
         self.build = env.build
         self._tasks = tuple(tasks)

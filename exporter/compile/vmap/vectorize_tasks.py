@@ -40,7 +40,8 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
     """
 
     def __init__(self, tasks: Sequence[str], weights: Mapping[str, Sequence[np.ndarray]], group: str, batch: str) -> None:
-        """
+        """Bind tasks to the template.
+
         Args:
             tasks: the T names.
             weights: initializer name in the template -> T arrays, one per task.
@@ -54,6 +55,7 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
         self.batch = batch
 
     def requires(self, model: ir.Model) -> None:
+        """Check tasks and weights."""
         graph = model.graph
         refuse_subgraphs(self, model)
         problems = template_problems(graph, self.tasks, self.weights)
@@ -63,6 +65,7 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Compute the branch for all tasks; with a single task, name it."""
         if len(self.tasks) == 1:
             self._name_branch(model.graph)
         else:

@@ -116,7 +116,7 @@ def _layer_norm(node: ir.Node, env: Env, stacks: Stacks) -> Stacked | None:
 
 
 def _arithmetic(node: ir.Node, env: Env, stacks: Stacks) -> Stacked | None:
-    """x with a task weight that broadcasts along the last axis."""
+    """Combine x with a task weight that broadcasts along the last axis."""
     if len(node.inputs) != 2:  # Max and Min take any number
         return None
     weight = next(value for value in node.inputs if env.arrays(value) is not None)
