@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_refuses_a_number_to_keep_that_is_none(keep: Any) -> None:
 
 def test_shows_the_table_in_a_narrow_terminal() -> None:
     scores = (0.124, 0.2, 0.3, 0.376)
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(attention_table(_table(*[scores] * 12), dict.fromkeys(range(12), ("a", "d"))))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
