@@ -284,7 +284,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 
 def keep_tasks(folder: Path, *tasks: TaskEntry) -> None:
-    """Write the manifest again as if the bundle had these tasks alone."""
+    """Write the manifest again as if the bundle had only these tasks."""
     rewrite(folder, tasks=tasks, variants=(variant(tasks),))
 
 

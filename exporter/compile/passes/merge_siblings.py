@@ -125,7 +125,7 @@ class _Climb:
         return isinstance(left, int)
 
     def _read_elsewhere(self) -> Refusal | None:
-        """What other operators read of all that is between the first operators and the stack."""
+        """Refuse if other operators read a value between the first operators and the stack."""
         nodes = {value.producer() for values in self._numbers for value in values}
         for value in self._members:
             if readers := second_reader(value):

@@ -15,7 +15,7 @@ __all__ = ["Lengths"]
 
 
 class Folds(Protocol):
-    """What is needed of the environment: the branch's values at its batch."""
+    """The part of the environment that lengths need: the branch's values at its batch."""
 
     def __contains__(self, value: object) -> bool: ...
 

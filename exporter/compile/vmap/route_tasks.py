@@ -24,7 +24,7 @@ _ROWS = "rows"
 
 
 class RouteTasksPass(ir.passes.InPlacePass):
-    """Turns the graph of one task (the template) into a graph whose rows choose their task: a vmap over initializers and rows.
+    """Turns the graph of one task (the template) into a graph in which each row selects its task: a vmap over initializers and rows.
 
     The graph gets two inputs, `row_ids` and `task_ids`, int64 [rows]: row i is row row_ids[i] of the other inputs, answered by
     task task_ids[i] of all tasks. The trunk is computed once per input row; trunk values that enter the branch are gathered by
@@ -133,7 +133,7 @@ class _Router:
         read = [str(value.name) for value in node.inputs if value is not None and self.env.arrays(value) is not None]
         found = f"{node.op_type} ({node.name!r}), which "
         found += f"reads {', '.join(read)}" if read else "may compute across the rows of a batch"
-        raise ir.passes.PassError(f"RouteTasksPass: there is no rule by which rows choose their task in {found}")
+        raise ir.passes.PassError(f"RouteTasksPass: there is no rule by which each row selects its task in {found}")
 
     def _with_only_task(self, node: ir.Node) -> list[Form] | None:
         """Compute an operator with the weights of a single task, by rule 4."""
@@ -181,7 +181,7 @@ class _Router:
         """Return the output with rule 2."""
         env = self.env
         if env.arrays(output) is not None:
-            raise ir.passes.PassError("RouteTasksPass: expected logits that depend on the inputs, found those of weights alone")
+            raise ir.passes.PassError("RouteTasksPass: expected logits that depend on the inputs, found those of weights only")
         widths = env.widths(output)
         logits = self._logits(output)
         if widths is None:
