@@ -36,7 +36,7 @@ class Batch:
     def axis(self, value: ir.Value | None) -> int | None:
         """Return the axis whose length is the batch or a multiple of it.
 
-        None where no length depends on the batch, where several lengths depend on the batch, and where one does in another way (batch + 1).
+        None where no length or several lengths depend on the batch, and where one does in another way (batch + 1).
         """
         if value is None or value.shape is None:
             return None

@@ -24,7 +24,7 @@ _ROWS = "rows"
 
 
 class RouteTasksPass(ir.passes.InPlacePass):
-    """Turns the graph of one task (the template) into a graph in which each row selects its task: a vmap over initializers and rows.
+    """Turns the template into a graph in which each row selects its task: a vmap over initializers and rows.
 
     The graph gets two inputs, `row_ids` and `task_ids`, int64 [rows]: row i is row row_ids[i] of the other inputs, answered by
     task task_ids[i] of all tasks. The trunk is computed once per input row; trunk values that enter the branch are gathered by
