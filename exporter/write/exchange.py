@@ -1,4 +1,4 @@
-"""Puts one folder in the place of another, at once and for good."""
+"""Atomic exchange of two folders, and writes that survive a power failure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from pathlib import Path
 
 _HERE = -100  # AT_FDCWD: paths are absolute, or relative to the working directory
 _EXCHANGE = 2  # RENAME_EXCHANGE
-# The kernel, the C library's sandbox or the file system cannot do it.
+# The kernel, a sandbox or the file system does not support the exchange
 _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swap the names of two folders in one step, so that each name leads to a whole folder at any time.
+    """Swap the names of two folders atomically: at any time, both names refer to a complete folder.
+
+    Args:
+        one: a folder.
+        other: another folder on the same disk.
 
     Returns:
-        Whether it was done: False where the system cannot.
+        Whether the folders were exchanged; False if the system does not support it.
 
     Raises:
-        OSError: a folder is missing, or it may not be renamed.
+        OSError: a folder is missing or must not be renamed.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if call is None:
@@ -35,23 +39,23 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def flush(folder: Path) -> None:
-    """Write the files of `folder`, and its list of names, to the disk. Raises OSError where the disk refuses."""
+    """Write the files of `folder` and its directory to the disk. Raises OSError."""
     for path in folder.iterdir():
         _sync(path)
     flush_names(folder)
 
 
 def flush_names(folder: Path) -> None:
-    """Write the list of names in `folder` to the disk. Raises OSError where the disk refuses."""
+    """Write the directory of `folder`, which contains the file names, to the disk. Raises OSError."""
     try:
         _sync(folder)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot do that with a folder
+        if error.errno != errno.EINVAL:  # the file system does not support it for folders
             raise
 
 
 def _sync(path: Path) -> None:
-    if os.name != "posix":  # needs a file that is open for writing, and knows no folders
+    if os.name != "posix":  # other systems require a file open for writing
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""What `--overwrite` may delete: an earlier export, and nothing else."""
+"""Checks that `--overwrite` deletes only an earlier export."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _SHOWN = 10
 
 
 def check_replaceable(folder: Path, shown: Path | None = None) -> None:
-    """Refuse to replace a folder that is no earlier export, of any version, or holds what none wrote.
+    """Check that a folder contains an export, of any version, and nothing else.
 
     Args:
-        folder: the folder as it is now.
-        shown: its name in messages, where it is another one.
+        folder: the folder.
+        shown: its path in messages, if that is not the current one.
 
     Raises:
-        ExportError: it has no readable manifest, or files that its manifest does not list, which are named.
-        OSError: it cannot be read.
+        ExportError: the manifest is missing or invalid, or there are files that it does not list; the message names them.
+        OSError: the folder cannot be read.
     """
     name = str(folder if shown is None else shown)
     if not (folder / MANIFEST).exists():
-        raise ExportError(f"the output folder {name!r} was not written by an export (no {MANIFEST}): name another one")
+        raise ExportError(f"the output folder {name!r} was not written by an export (no {MANIFEST}): choose another one")
     listed = _listed(folder)
     if listed is None:
         raise ExportError(
-            f"the output folder {name!r} was not written by an export ({MANIFEST} does not list its files): name another one"
+            f"the output folder {name!r} was not written by an export ({MANIFEST} does not list its files): choose another one"
         )
     surplus = sorted(
         path.name + "/" * _is_folder(path)
@@ -41,21 +41,21 @@ def check_replaceable(folder: Path, shown: Path | None = None) -> None:
     if surplus:
         more = f" and {len(surplus) - _SHOWN} more" if len(surplus) > _SHOWN else ""
         raise ExportError(
-            f"the output folder {name!r} holds what no export wrote, and --overwrite would delete it: "
-            f"{', '.join(surplus[:_SHOWN])}{more}; move it elsewhere, or name another output"
+            f"the output folder {name!r} contains files that no export wrote, and --overwrite would delete them: "
+            f"{', '.join(surplus[:_SHOWN])}{more}; move them, or choose another output"
         )
 
 
 def check_sources(output: Path, sources: Iterable[object]) -> None:
-    """Refuse sources that would be deleted with the folder that is replaced.
+    """Check that no source would be deleted with the output folder that is replaced.
 
     Args:
-        output: the folder to write; where there is none yet, nothing can be lost.
-        sources: models, adapters, files with texts and the like; what is no path of something on this machine is ignored, and
-            NAME=SOURCE is read as both.
+        output: the folder to write.
+        sources: models, adapters, calibration files and so on, also in mappings, and also as NAME=SOURCE; a source that is not
+            an existing path is ignored.
 
     Raises:
-        ExportError: a source lies in `output`, links followed.
+        ExportError: a source is in `output`, after links are resolved.
     """
     if not output.exists():
         return
@@ -68,13 +68,13 @@ def check_sources(output: Path, sources: Iterable[object]) -> None:
             for path in (text, text.partition("=")[2]):
                 if _lies_in(path, inside):
                     raise ExportError(
-                        f"the source {text!r} lies in the output folder {str(output)!r}, which --overwrite would delete: name "
+                        f"the source {text!r} is in the output folder {str(output)!r}, which --overwrite would delete: choose "
                         "another output"
                     )
 
 
 def _listed(folder: Path) -> set[str] | None:
-    """The files that the manifest in `folder` lists, whatever its version; None where it is no manifest."""
+    """Return the files that the manifest in `folder` lists, for any version; None if it is not a manifest."""
     try:
         document = json.loads((folder / MANIFEST).read_bytes())
     except (ValueError, RecursionError):
@@ -99,5 +99,5 @@ def _lies_in(text: str, folder: Path) -> bool:
     try:
         path = Path(text).expanduser()
         return path.exists() and path.resolve().is_relative_to(folder)
-    except (OSError, RuntimeError):  # too long a name, a link to itself, no such user
+    except (OSError, RuntimeError):  # the name is too long, the link refers to itself, or there is no such user
         return False

@@ -1,12 +1,13 @@
-"""The files of a folder, bound to the bytes that their listed sha256 names.
+"""Files of a folder, bound to the bytes that were compared with their sha256.
 
-A folder may be replaced while somebody reads it: `python -m exporter --overwrite` does that. What is read afterwards would be
-new files under an old manifest. So a folder is opened once, every file is noted before it is hashed, and whoever opens a file
-later checks that it is still the one that was hashed.
+A folder can be replaced while a process reads it, for example by `python -m exporter --overwrite`. The process would then open
+new files under an old manifest. A folder is therefore opened once, the state of every file is recorded before the file is
+hashed, and every later open checks that the file has not changed since.
 """
 
 import hashlib
 import os
+import shutil
 import stat
 import sys
 import weakref
@@ -20,13 +21,13 @@ from runtime.errors import BundleError
 
 __all__ = ["BoundFolder", "check_files", "open_bundle"]
 
-_OPEN: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_OPEN: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _LOAD_AGAIN: Final = "the bundle was replaced or changed while it was open: load it again"
 
 
 @dataclass(frozen=True)
 class _State:
-    """What differs where a file is another one, or was written to."""
+    """Properties of a file that change if the file is replaced or written."""
 
     device: int
     inode: int
@@ -36,7 +37,7 @@ class _State:
 
     @classmethod
     def of(cls, path: str) -> "_State":
-        """Raises OSError, also where it is no regular file: a pipe would never end."""
+        """Raises OSError, also if the path is not a regular file: a read from a pipe would not end."""
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode):
             raise FileNotFoundError(2, "not a file")
@@ -45,16 +46,16 @@ class _State:
 
 @dataclass(eq=False)
 class BoundFolder:
-    """A folder whose files are those that were compared with their sha256.
+    """An open folder, and the files in it whose sha256 is known.
 
-    On Linux everything is opened through a descriptor of the folder: it may be renamed, and another one may take its name, and
-    what is opened here is still in the first one. Elsewhere a replaced folder is noticed when a file of it is opened.
+    On Linux, all files are opened through a descriptor of the folder, so that it can be renamed, and another folder can take
+    its name, without effect on this object. On other systems a replaced folder is an error when one of its files is opened.
 
     Attributes:
-        shown: the folder as the user calls it, for messages.
-        path: its absolute path, without links.
-        hashes: file name -> sha256 in lower-case hex of every file that was bound.
-        contents: whether contents were compared with them when they were bound.
+        shown: the folder as the user named it, for messages.
+        path: absolute path without links.
+        hashes: file name -> sha256 in lower-case hex, for every bound file.
+        contents: whether the files were compared with their hashes.
     """
 
     shown: str
@@ -67,22 +68,22 @@ class BoundFolder:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "BoundFolder":
-        """Open `folder`; nothing in it is read yet. Raises OSError where it is no folder or cannot be searched."""
+        """Open a folder without reading its files. Raises OSError if it is not a folder or not accessible."""
         path = Path(os.path.realpath(folder, strict=True))
         found = cls(os.fspath(folder), path)
         found._root = found._hold(path)
         return found
 
     def bind(self, hashes: Mapping[str, str], contents: bool = True, links: bool = True) -> None:
-        """Note every file of `hashes` and compare it with its sha256.
+        """Record the state of files and compare the files with their hashes.
 
         Args:
             hashes: file name -> sha256 in lower-case hex.
-            contents: False skips the comparison, but for files that a link brings from outside the folder.
-            links: whether a link may lead out of the folder, as in the cache of the Hugging Face hub.
+            contents: compare all hashes; otherwise only those of files outside the folder that links refer to.
+            links: accept links to files outside the folder, as in the cache of the Hugging Face hub.
 
         Raises:
-            BundleError: names every file that is missing, unreadable, truncated or altered.
+            BundleError: a file is missing, unreadable, truncated or altered; the message names all such files.
         """
         problems: list[str] = []
         self.contents = contents
@@ -92,50 +93,59 @@ class BoundFolder:
             raise BundleError(f"{self.shown}: {'; '.join(problems)}; copy the bundle again or {EXPORT_AGAIN}")
 
     def read(self, name: str) -> bytes:
-        """The bytes of a bound file. Raises BundleError where they are not those that were bound."""
+        """Return the bytes of a bound file. Raises BundleError if they have changed."""
         try:
             content = self.read_unbound(name)
         except OSError as error:
             raise self._changed(name, error.strerror or str(error)) from error
         if self.contents or self._now(name) != self._states[name]:
-            found = hashlib.sha256(content).hexdigest()
-            if found != self.hashes[name]:
-                raise self._changed(name, f"expected sha256 {self.hashes[name]}, found {found}")
+            self._expect(name, hashlib.sha256(content).hexdigest())
         return content
 
     def read_unbound(self, name: str) -> bytes:
-        """The bytes of any regular file in the folder. Raises OSError."""
+        """Return the bytes of a regular file in the folder. Raises OSError."""
         _State.of(self._at(name))
         return Path(self._at(name)).read_bytes()
 
     def read_first(self, name: str) -> bytes:
-        """The bytes of a file, which is bound to them. Raises OSError."""
+        """Return the bytes of a file and bind it to them. Raises OSError."""
         before = _State.of(self._at(name))
         content = self.read_unbound(name)
         self.hashes[name], self._states[name] = hashlib.sha256(content).hexdigest(), before
         return content
 
+    def copy(self, name: str, target: Path) -> None:
+        """Copy a bound file. Raises BundleError if its bytes have changed, OSError if `target` cannot be written."""
+        shutil.copyfile(self._at(name), target)
+        self._expect(name, digest(target))
+
     def place(self, name: str) -> tuple[str, str]:
-        """The folder in which a bound file really lies and its name there: what a link leads to.
+        """Resolve the links of a bound file.
+
+        Returns:
+            The folder that contains the file itself, and the name of the file there.
 
         Raises:
-            BundleError: it is not the file that was bound.
+            BundleError: the file has changed.
         """
         real = Path(self._at(name)).resolve() if Path(self._at(name)).is_symlink() else None
-        folder, there = (self._root, name) if real is None else (self._hold(real.parent), real.name)
         try:
-            found = _State.of(str(Path(folder) / there))
+            folder, there = (self._root, name) if real is None else (self._hold(real.parent), real.name)
+            found = _State.of(f"{folder}/{there}")
         except OSError as error:
             raise self._changed(name, error.strerror or str(error)) from error
         if found != self._states[name]:
-            self._compare(name)
+            self._expect(name, digest(f"{folder}/{there}"))
         return folder, there
 
     def check(self, by_path: bool = False) -> None:
-        """Raise BundleError where a bound file is not the one any more that it was.
+        """Check that no bound file has changed.
 
         Args:
-            by_path: what was opened was opened by the path of the folder, which must then still be the folder's.
+            by_path: also check that the path of the folder still refers to this folder.
+
+        Raises:
+            BundleError: a file has changed, or another folder has the path.
         """
         if by_path:
             try:
@@ -174,15 +184,18 @@ class BoundFolder:
             yield f"{name}: changed while it was read"
 
     def _compare(self, name: str) -> None:
-        """Accept a file of another state and the same bytes: a copy, or one that got another link or owner."""
+        """Accept a file whose state differs but whose bytes do not, such as a copy, or a file with a new hard link."""
         try:
             now = _State.of(self._at(name))
             found = digest(self._at(name))
         except OSError as error:
             raise self._changed(name, error.strerror or str(error)) from error
+        self._expect(name, found)
+        self._states[name] = now
+
+    def _expect(self, name: str, found: str) -> None:
         if found != self.hashes[name]:
             raise self._changed(name, f"expected sha256 {self.hashes[name]}, found {found}")
-        self._states[name] = now
 
     def _now(self, name: str) -> _State | None:
         try:
@@ -197,12 +210,12 @@ class BoundFolder:
         return BundleError(f"{self.shown}: {name}: {reason}; {_LOAD_AGAIN}")
 
     def _hold(self, folder: Path) -> str:
-        """A path that leads to `folder` for as long as this object lives, whatever it is called then."""
+        """Return a path that refers to `folder` during the life of this object, even after a rename. Raises OSError."""
         if folder in self._held or sys.platform != "linux":
             return self._held.get(folder, str(folder))
-        descriptor = os.open(folder, _OPEN | os.O_DIRECTORY)
+        descriptor = os.open(folder, _OPEN)
         held = f"/proc/self/fd/{descriptor}"
-        if not Path(held).is_dir():  # no /proc here
+        if not Path(held).is_dir():  # /proc is not mounted
             os.close(descriptor)
             return str(folder)
         weakref.finalize(self, os.close, descriptor)
@@ -210,32 +223,37 @@ class BoundFolder:
 
 
 def open_bundle(folder: str | os.PathLike[str]) -> tuple[Manifest, BoundFolder]:
-    """The checked manifest of the bundle in `folder`, and the folder, in which the manifest alone is bound yet.
+    """Open a bundle and read its manifest.
+
+    Args:
+        folder: folder of the bundle.
+
+    Returns:
+        The checked manifest, and the open folder, in which only the manifest is bound so far.
 
     Raises:
-        BundleError: as `read_manifest`.
+        BundleError: as for `read_manifest`.
     """
     try:
         files = BoundFolder.open(folder)
         content = files.read_first(MANIFEST)
     except (OSError, ValueError) as error:
-        read_manifest(folder)  # says what is wrong
+        read_manifest(folder)  # raises a more precise error
         raise BundleError(f"{os.fspath(folder)}: {error}; {_LOAD_AGAIN}") from error
     return read_manifest(folder, content), files
 
 
 def check_files(folder: str | os.PathLike[str], manifest: Manifest, contents: bool = True) -> None:
-    """Compare the files of the bundle in `folder` with its manifest.
-
-    Files that the manifest does not list are ignored.
+    """Check the files that the manifest lists; other files are ignored.
 
     Args:
-        folder: the bundle's.
-        manifest: what it should hold.
-        contents: also compare every file's sha256, which takes some 0.1 s per 100 MB.
+        folder: folder of the bundle.
+        manifest: its manifest.
+        contents: also compare the sha256 of every file, which takes about 0.1 s per 100 MB.
 
     Raises:
-        BundleError: names every listed file that is missing, unreadable, truncated or altered.
+        BundleError: a file is missing, unreadable or (with `contents`, or outside the folder) truncated or altered; the
+            message names all such files.
     """
     try:
         files = BoundFolder.open(folder)

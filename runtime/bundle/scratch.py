@@ -1,6 +1,6 @@
-"""Folders that exist while something is made in them, and that the next process removes where one was killed.
+"""Temporary folders that the next process removes if their process was killed.
 
-A lock tells whether its maker is alive. Process numbers do not: two containers that share a disk have the same ones.
+A lock on the folder shows that its process is alive. Process ids do not: containers that share a disk use the same ids.
 """
 
 import contextlib
@@ -21,16 +21,22 @@ _OPEN = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 
 
 
 class FolderLock:
-    """A lock on a folder: of the folder itself, wherever it is moved, until `release` or the end of the process."""
+    """A lock on a folder, which stays with the folder when it is renamed, until `release` or the end of the process."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
     @classmethod
     def take(cls, folder: Path, wait: bool = True) -> "FolderLock | None":
-        """Lock `folder`. None where another process holds it and `wait` is false, and where it is no folder any more.
+        """Lock a folder.
 
-        Where the system has no such locks, as on some network drives, nothing is locked; `held` is then false.
+        Args:
+            folder: the folder.
+            wait: wait until other processes have released it.
+
+        Returns:
+            The lock; None if another process holds it and `wait` is false, or if the folder does not exist. On systems without
+            such locks, for example on some network drives, `held` of the lock is false.
         """
         if fcntl is None:
             return cls(None)
@@ -54,7 +60,7 @@ class FolderLock:
 
     @property
     def held(self) -> bool:
-        """Whether there is really a lock."""
+        """Whether the system supports the lock."""
         return self._descriptor is not None
 
     def release(self) -> None:
@@ -74,9 +80,13 @@ class FolderLock:
 
 @contextlib.contextmanager
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder in `parent` whose name begins with `prefix`, private to this user, and removed at the end of the block.
+    """Yield a new private folder, and remove it at the end of the block.
 
-    What killed processes left behind under that prefix is removed first.
+    Folders of killed processes with the same prefix are removed first.
+
+    Args:
+        parent: parent of the folder.
+        prefix: start of its name.
 
     Raises:
         OSError: `parent` cannot be written.
@@ -91,25 +101,25 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def locked_folder(parent: Path, prefix: str, mode: int = 0o700) -> tuple[Path, FolderLock]:
-    """A new folder in `parent`, and the lock that keeps `remove_leftovers` away from it. Raises OSError."""
+    """Create a folder with a lock that protects it from `remove_leftovers`. Raises OSError."""
     while True:
         folder = parent / f"{prefix}{uuid.uuid4().hex[:16]}"
         folder.mkdir(mode=mode)
         lock = FolderLock.take(folder)
-        if lock is not None:  # or else it was taken for a leftover before it was locked
+        if lock is not None:  # otherwise another process removed it as a leftover before it was locked
             return folder, lock
 
 
 def remove_leftovers(parent: Path, prefix: str) -> None:
-    """Remove the folders that `locked_folder` made in `parent` under `prefix` and that no living process holds."""
+    """Remove folders of `locked_folder` with this prefix that no process has locked."""
     with contextlib.suppress(OSError):
-        for name in os.listdir(parent):  # noqa: PTH208 - names with odd characters need no pattern
+        for name in os.listdir(parent):  # noqa: PTH208 - only names are needed
             if name.startswith(prefix) and len(name) == len(prefix) + 16:
                 remove_if_left(parent / name)
 
 
 def remove_if_left(folder: Path) -> None:
-    """Remove `folder` where it is a folder of this user that no living process holds. A link is left alone."""
+    """Remove a folder of this user that no process has locked; links are ignored."""
     if not owned(folder):
         return
     lock = FolderLock.take(folder, wait=False)
@@ -121,7 +131,7 @@ def remove_if_left(folder: Path) -> None:
 
 
 def owned(folder: Path) -> bool:
-    """Whether that is a folder, no link, and this user's."""
+    """Whether the path is a folder of the current user, and not a link."""
     try:
         found = folder.lstat()
     except OSError:

@@ -43,7 +43,7 @@ def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str,
     parts = [*sorted(f"{name} {digest}" for name, digest in manifest.files.items()), settings, ort.__version__, *versions]
     parts += [platform.machine(), processor()]
     name = f"{purpose}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:32]}"
-    place = Path(root).absolute()  # ONNX Runtime keeps the name, and the working directory may change
+    place = Path(root).absolute()  # providers keep the path, and the working directory may change
     own = (name, f"{name}-{os.geteuid()}") if hasattr(os, "geteuid") else (name,)
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -58,9 +58,15 @@ def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str,
 
 
 def _private(folder: Path) -> bool:
-    """Make `folder`, or see that it is this user's alone. False where it is another user's, or a link. Raises OSError.
+    """Create a folder that only the current user can read and write, or make an existing one private.
 
-    What others could write to is emptied first.
+    A folder that other users could write is emptied.
+
+    Returns:
+        Whether the folder can be used: not if it is a link or a folder of another user.
+
+    Raises:
+        OSError: it cannot be created or changed.
     """
     try:
         folder.mkdir(mode=0o700)

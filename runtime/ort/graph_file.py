@@ -1,4 +1,4 @@
-"""A graph that ONNX Runtime opens, and what is checked before and after it does."""
+"""Graph files for ONNX Runtime, with checks before and after a session opens them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,50 +9,59 @@ from runtime.errors import BundleError
 from runtime.import_ort import ort
 from runtime.ort.external_data import locations, rewrite
 
-# The folder of external data of a graph that is given as bytes.
+# Session setting: folder of the external data of a graph that is passed as bytes
 _FOLDER: Final = "session.model_external_initializers_file_folder_path"
+_PATH_FAILURES: Final = ("External data path", "canonical path")  # in messages of ONNX Runtime
 
 
 @dataclass(frozen=True)
 class GraphFile:
-    """The graph `name` among the bound files of a folder."""
+    """A graph in a bound folder.
+
+    Attributes:
+        files: the folder.
+        name: file name of the graph.
+    """
 
     files: BoundFolder
     name: str
 
     @property
     def path(self) -> Path:
-        """Where it lies, for messages."""
+        """Path of the graph, for messages."""
         return self.files.path / self.name
 
     def session(self, settings: Any, requests: Any, by_path: bool = False) -> Any:
-        """A session of the graph, over the bytes that were bound.
+        """Create a session from the bytes of the graph that were bound.
 
-        The graph may take its weights from bound files only: ONNX Runtime would follow other names, and what it finds there
-        would be in the answers.
+        A graph may refer only to bound files for its weights. ONNX Runtime would follow other names, and the contents of those
+        files would appear in the logits.
 
         Args:
-            settings: SessionOptions, which are changed.
-            requests: the `providers` of an InferenceSession.
-            by_path: ONNX Runtime reads the file itself, which providers need that read external data on their own.
+            settings: SessionOptions; they are changed.
+            requests: argument `providers` of InferenceSession.
+            by_path: let ONNX Runtime read the graph by its path, for providers that read external data themselves.
 
         Raises:
-            BundleError: the graph names other files, or a file changed since it was bound.
-            Exception: ONNX Runtime's own, where it cannot load the graph.
+            BundleError: the graph refers to other files, or a file has changed since it was bound.
+            Exception: an exception of ONNX Runtime, if it cannot load the graph.
         """
         try:
             return self._opened(settings, requests, by_path)
         except BundleError:
             raise
-        except Exception:  # ONNX Runtime's exceptions have no common base but Exception
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             self.files.check(by_path)
-            # ONNX Runtime asks for the folder's path before it opens a file through the descriptor: a folder that is renamed
-            # in between fails, though the files are there.
+            if by_path or not any(part in str(error) for part in _PATH_FAILURES):
+                raise
+            # ONNX Runtime resolves the folder's path before it opens a file through the descriptor, which fails while the
+            # folder is renamed, although the files exist
             return self._opened(settings, requests, by_path)
 
     def _opened(self, settings: Any, requests: Any, by_path: bool) -> Any:
         model, folder = self._checked()
         if by_path:
+            # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU
             session = ort.InferenceSession(str(self.path), settings, requests, enable_fallback=0)
         else:
             if folder is not None:
@@ -62,7 +71,7 @@ class GraphFile:
         return session
 
     def external_files(self) -> list[str]:
-        """The bound files that the graph takes weights from. Raises BundleError where it names others."""
+        """List the files that contain the weights of the graph. Raises BundleError if one is not bound."""
         return self._named(self.files.read(self.name))
 
     def _named(self, model: bytes) -> list[str]:
@@ -78,8 +87,11 @@ class GraphFile:
         return found
 
     def _checked(self) -> tuple[bytes, str | None]:
-        """The graph with the real names of its files, and the folder where these are: a link leads elsewhere, and ONNX Runtime
-        follows none that leaves the folder."""
+        """Read the graph, and resolve links: ONNX Runtime does not follow a link that leaves the folder.
+
+        Returns:
+            The graph, which refers to its weights by the names of the files themselves, and the folder of these files.
+        """
         model = self.files.read(self.name)
         places = {name: self.files.place(name) for name in self._named(model)}
         folders = {folder for folder, _ in places.values()}

@@ -55,7 +55,7 @@ def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path) -> dict[str, Gr
     contents = all(graph.files.contents for graph in graphs.values())
     if (stored := _stored(place, contents)) is None:
         with _alone(folder) as alone:
-            if alone:  # whatever is being made there, its maker was killed
+            if alone:  # incomplete folders are those of killed processes
                 remove_leftovers(folder, _MAKING)
             if (stored := _stored(place, contents)) is None:
                 stored = _packed(graphs, folder, place)
@@ -63,7 +63,7 @@ def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path) -> dict[str, Gr
 
 
 def _packed(graphs: Mapping[str, GraphFile], folder: Path, place: Path) -> BoundFolder:
-    """What `_make` makes, in `place`, whatever was there."""
+    """Write the files and move them to `place`; broken files there are removed."""
     with scratch(folder, _MAKING) as making, scratch(folder, _MAKING) as broken:
         _make(graphs, made := making / "made")
         with contextlib.suppress(FileNotFoundError):
@@ -71,11 +71,11 @@ def _packed(graphs: Mapping[str, GraphFile], folder: Path, place: Path) -> Bound
         try:
             made.rename(place)
         except OSError:
-            if (stored := _stored(place, True)) is not None:  # another process was faster, where there are no locks
+            if (stored := _stored(place, True)) is not None:  # another process was faster, on a system without locks
                 return stored
             raise
     if (stored := _stored(place, True)) is None:
-        raise OSError(errno.EIO, "what was written there reads differently")
+        raise OSError(errno.EIO, "the files that were written differ when they are read")
     return stored
 
 
@@ -157,9 +157,14 @@ def _moved(entries: Entries, source: BinaryIO, store: _Store) -> Entries:
 
 
 def _stored(place: Path, contents: bool) -> BoundFolder | None:
-    """The files in `place`, where they are those that `_make` wrote there; None otherwise.
+    """Open the files of an earlier call.
 
-    A link is none of them: what it leads to may be anybody's. `contents`: also compare their sha256.
+    Args:
+        place: their folder.
+        contents: also compare their sha256.
+
+    Returns:
+        The files; None if they are missing, incomplete or altered, or if one is a link, which may refer to files of other users.
     """
     if not owned(place):
         return None
@@ -178,7 +183,7 @@ def _stored(place: Path, contents: bool) -> BoundFolder | None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
-    """Wait until no other process packs into `folder`. Gives False where the system cannot tell."""
+    """Wait until no other process writes to `folder`. Yields False if the system does not support locks."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock.take(folder)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import multiprocessing
@@ -17,7 +18,6 @@ from typing import Any
 import pytest
 
 from exporter import ExportError
-from exporter.write import exchange as exchange_module
 from exporter.write import staging
 from exporter.write.exchange import exchange
 from exporter.write.replaceable import check_sources
@@ -26,7 +26,7 @@ from runtime.bundle import MANIFEST
 from runtime.bundle.scratch import FolderLock
 
 ROOT = Path(__file__).parents[3]
-FORKED = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+FORKED: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
 def write_export(folder: Path, number: int = 0, names: tuple[str, ...] = ("model.onnx",), **fields: Any) -> None:
@@ -136,8 +136,8 @@ def test_where_folders_cannot_be_exchanged_two_renames_do(output: Path, monkeypa
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EPERM])
 def test_an_unknown_exchange_is_no_error(output: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr(exchange_module.ctypes, "get_errno", lambda: number)
-    monkeypatch.setattr(exchange_module.sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "get_errno", lambda: number)
+    monkeypatch.setattr(sys, "platform", "linux")
     assert not exchange(output / "none", output / "neither")
 
 
@@ -177,7 +177,7 @@ def test_what_no_export_wrote_is_kept_and_named(output: Path) -> None:
     (output / "model").mkdir()
     (output / ".hidden").write_text("")
     for act in (lambda: check_destination(output, overwrite=True), lambda: export(output, 1)):
-        with pytest.raises(ExportError, match=r"would delete it: \.hidden, model/, notes\.txt; move it elsewhere"):
+        with pytest.raises(ExportError, match=r"would delete them: \.hidden, model/, notes\.txt; move them"):
             act()
     assert (output / "notes.txt").read_text() == "mine"
     assert content(output) == "0"
@@ -205,7 +205,7 @@ def test_sources_in_the_output_are_refused(output: Path, tmp_path: Path) -> None
     link = tmp_path / "link"
     link.symlink_to(output / "model")
     for source in (output / "model", str(link), f"name={output / 'model'}", {"task": output / "model.onnx"}, str(output)):
-        with pytest.raises(ExportError, match=r"lies in the output folder .* name another output"):
+        with pytest.raises(ExportError, match=r"is in the output folder .* choose another output"):
             check_sources(output, [None, object(), source])
     check_sources(output, [tmp_path, "", "a=", "org/name", "\0", "x" * 5000, "~nobody-of-that-name/x", None])
     check_sources(tmp_path / "new", [output])

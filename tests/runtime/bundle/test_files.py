@@ -69,7 +69,7 @@ def test_open_drops_answer_as_before(exports: tuple[Path, Path], bundle: Path, t
     export_again(exports, bundle)
     for predictor in predictors:
         assert [scale_of(predictor, drop) for drop in DROPS] == [1, 1]
-        assert predictor.predict(["a text"], ["topic"])["topic"][0].label.endswith("1")
+        assert predictor.predict(["a text"], ["topic"])["topic"][0].to_dict()["label"].endswith("1")
     assert [scale_of(load(bundle, cache=tmp_path / "cache"), drop) for drop in DROPS] == [2, 2]
 
 
@@ -136,7 +136,9 @@ def test_loads_while_folders_swap_are_of_one_export(exports: tuple[Path, Path], 
     if sys.platform != "linux":
         pytest.skip("folders are exchanged on Linux")
     one, other = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in exports)
-    found, refused, end = [], [], time.monotonic() + 4
+    found: list[tuple[float, ...]] = []
+    refused: list[str] = []
+    end = time.monotonic() + 4
     with swapping(one, other):
         while time.monotonic() < end and len(found) < 60:
             options = Options(share_weights=len(found) % 2 == 0, threads=1)
@@ -162,10 +164,12 @@ def test_loads_while_exports_follow_each_other(exports: tuple[Path, Path], bundl
                 shutil.copytree(exports[number % 2], folder, dirs_exist_ok=True)
             number += 1
 
+    found: list[tuple[float, ...]] = []
+    refused: list[str] = []
     exporter = threading.Thread(target=export)
     exporter.start()
     try:
-        found, refused, end = [], [], time.monotonic() + 4
+        end = time.monotonic() + 4
         while time.monotonic() < end:
             try:
                 predictor = load(bundle)
@@ -224,7 +228,7 @@ def test_a_hub_cache_is_read(exports: tuple[Path, Path], tmp_path: Path, share: 
         options = Options(share_weights=share, threads=1)
         predictor = runtime.load(snapshot, provider="cpu", verify=verify, options=options)
         assert [scale_of(predictor, drop) for drop in DROPS] == [2, 2]
-        assert predictor.predict(["a text"], ["topic"])["topic"][0].label.endswith("2")
+        assert predictor.predict(["a text"], ["topic"])["topic"][0].to_dict()["label"].endswith("2")
         assert predictor.node_counts(2)["cpu"] > 0
 
 
