@@ -11,7 +11,7 @@ from runtime.ort.external_data import locations, rewrite
 
 # Session setting: folder of the external data of a graph that is passed as bytes
 _FOLDER: Final = "session.model_external_initializers_file_folder_path"
-_PATH_FAILURES: Final = ("External data path", "canonical path")  # in messages of ONNX Runtime
+_PATH_FAILURES: Final = ("External data", "canonical path", "allowed directory")  # in messages of ONNX Runtime
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from runtime.ort.progress import announced
 from runtime.ort.providers import CPU, CUDA, OPENVINO, TENSORRT, Provider, resolve, session_providers, short_name
 
 _ERRORS_ONLY = 3  # log severity of ONNX Runtime; its warnings concern internal optimizations
-_BY_PATH = (OPENVINO, TENSORRT)  # providers that read external data themselves, relative to the path of the graph
+_BY_PATH = (TENSORRT,)  # reads external data itself, relative to the path of the graph
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _stored(place: Path, contents: bool) -> BoundFolder | None:
         contents: also compare their sha256.
 
     Returns:
-        The files; None if they are missing, incomplete or altered, or if one is a link, which may refer to files of other users.
+        The files; None if they are missing, incomplete or altered, or if one is a link, which may leave the folder.
     """
     if not owned(place):
         return None

@@ -176,9 +176,9 @@ def test_what_no_export_wrote_is_kept_and_named(output: Path) -> None:
     (output / "notes.txt").write_text("mine")
     (output / "model").mkdir()
     (output / ".hidden").write_text("")
-    for act in (lambda: check_destination(output, overwrite=True), lambda: export(output, 1)):
+    for act in (check_destination, lambda _, overwrite: export(output, 1, overwrite)):
         with pytest.raises(ExportError, match=r"would delete them: \.hidden, model/, notes\.txt; move them"):
-            act()
+            act(output, True)
     assert (output / "notes.txt").read_text() == "mine"
     assert content(output) == "0"
     assert [path.name for path in output.parent.iterdir()] == [output.name]

@@ -121,7 +121,7 @@ def test_a_node_that_opens_files_by_itself_is_refused(bundle: Path) -> None:
     model.graph.node.insert(0, node)
     onnx.save(model, bundle / MODEL)
     rewrite_manifest(bundle)
-    with pytest.raises(runtime.BundleError, match="found a node EPContext, which may open any file"):
+    with pytest.raises(runtime.BundleError, match="found a node EPContext, which can open any file"):
         runtime.load(bundle, provider="cpu")
 
 
@@ -141,17 +141,14 @@ def _pair(key: bytes, value: bytes) -> bytes:
     ("external", "found"),
     [
         (_pair(b"location", b"model.onnx.data") + _pair(b"location", b"x"), "one 'location' each, found several"),
-        (
-            b"\xea\x80\x80\x80\x10" + _pair(b"location", b"x")[1:],
-            "wire type|found the key",
-        ),  # reads as a field of 32 bits elsewhere
+        (b"\xea\x80\x80\x80\x10" + _pair(b"location", b"x")[1:], "found the key"),  # elsewhere, the lower 32 bits: a location
         (b"\xea\x80\x80\x80\x20" + _pair(b"location", b"x")[1:], "found the key"),
         (b"\x6b" + _pair(b"location", b"x") + b"\x6c", "found wire type 3"),
     ],
 )
 def test_what_readers_understand_differently_is_refused(external: bytes, found: str) -> None:
     with pytest.raises(ValueError, match=found):
-        assert locations(_tensor(external)) == ["x"], "wire type"
+        locations(_tensor(external))
 
 
 def test_deep_nesting_is_refused_not_a_crash() -> None:
