@@ -114,7 +114,7 @@ def test_only_this_user_may_write_there(bundle: Path, tmp_path: Path) -> None:
     for place in (folder, packed(tmp_path)):
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
     (folder / "planted").mkdir()
-    folder.chmod(0o777)  # whatever is in it may be anybody's
+    folder.chmod(0o777)  # other users may have written what is in it
     load(bundle, tmp_path)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert [path.name for path in folder.iterdir()] == [packed(tmp_path).name]

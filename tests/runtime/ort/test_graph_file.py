@@ -199,5 +199,5 @@ def test_unlisted_files_of_the_tokenizer_are_not_read(tmp_path: Path) -> None:
     assert not encoder.pad_left
     assert encoder.pad_id == plain.pad_id
     (bundle / "tokenizer_config.json").unlink()
-    os.mkfifo(bundle / "tokenizer_config.json")  # would wait for ever
+    os.mkfifo(bundle / "tokenizer_config.json")  # a read would wait forever
     assert runtime.load(bundle, provider="cpu")._encoder is not None
