@@ -30,7 +30,7 @@ FORKED: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else
 
 
 def write_export(folder: Path, number: int = 0, names: tuple[str, ...] = ("model.onnx",), **fields: Any) -> None:
-    """What looks like an export to `check_destination`."""
+    """Write files that `check_destination` takes for an export."""
     for name in names:
         (folder / name).write_text(str(number))
     document = {"format_version": 3, "files": dict.fromkeys(names, "0" * 64)} | fields
@@ -207,7 +207,7 @@ def test_sources_in_the_output_are_refused(output: Path, tmp_path: Path) -> None
     for source in (output / "model", str(link), f"name={output / 'model'}", {"task": output / "model.onnx"}, str(output)):
         with pytest.raises(ExportError, match=r"is in the output folder .* choose another output"):
             check_sources(output, [None, object(), source])
-    check_sources(output, [tmp_path, "", "a=", "org/name", "\0", "x" * 5000, "~nobody-of-that-name/x", None])
+    check_sources(output, [tmp_path, "", "a=", "org/name", "\0", "x" * 5000, "~unknown-user/x", None])
     check_sources(tmp_path / "new", [output])
 
 
