@@ -90,6 +90,7 @@ class BoundFolder:
         for name, expected in sorted(hashes.items()):
             problems.extend(self._bind(name, expected, contents, links))
         if problems:
+            self._check_path()  # an export has replaced the folder and now removes the old one
             raise BundleError(f"{self.shown}: {'; '.join(problems)}; copy the bundle again or {EXPORT_AGAIN}")
 
     def read(self, name: str) -> bytes:
@@ -148,15 +149,18 @@ class BoundFolder:
             BundleError: a file has changed, or another folder has the path.
         """
         if by_path:
-            try:
-                same = self.path.samefile(self._root)
-            except OSError:
-                same = False
-            if not same:
-                raise BundleError(f"{self.shown}: another folder has this name now; {_LOAD_AGAIN}")
+            self._check_path()
         for name, state in self._states.items():
             if self._now(name) != state:
                 self._compare(name)
+
+    def _check_path(self) -> None:
+        try:
+            same = self.path.samefile(self._root)
+        except OSError:
+            same = False
+        if not same:
+            raise BundleError(f"{self.shown}: another folder has this name now; {_LOAD_AGAIN}")
 
     def _bind(self, name: str, expected: str, contents: bool, links: bool) -> Iterator[str]:
         at = self._at(name)

@@ -24,6 +24,7 @@ class FolderLock:
     """A lock on a folder, which stays with the folder when it is renamed, until `release` or the end of the process."""
 
     def __init__(self, descriptor: int | None) -> None:
+        """Wrap the descriptor of a locked folder; None if the system does not support locks."""
         self._descriptor = descriptor
 
     @classmethod

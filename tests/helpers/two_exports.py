@@ -21,8 +21,10 @@ DROPS = (5, 2)
 
 
 def write_export(folder: Path, scale: int = 1, tokenizer: bool = False) -> Path:
-    """A bundle of two drops. The second one answers the topics with the other sign. `scale` is a factor of all answers of the
-    tasks with vectors, and stands in the labels."""
+    """A bundle of two drops. The second one answers the topics with the other sign.
+
+    `scale` is a factor of the weights, and stands in the labels.
+    """
     write_bundle(folder, tokenizer)
     words = np.fromfile(folder / WEIGHTS, np.float32)
     (words * np.float32(scale)).tofile(folder / WEIGHTS)
@@ -69,13 +71,11 @@ def swapping(one: Path, other: Path) -> Iterator[None]:
         "one, other = map(Path, sys.argv[1:])\nprint('swapping', flush=True)\n"
         "while exchange(one, other):\n    pass\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(one), str(other)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "swapping\n"
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, "-c", script, str(one), str(other)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "swapping\n"
+            yield
+        finally:
+            process.kill()
