@@ -41,7 +41,7 @@ benchmark: .venv-test/installed
 
 .venv-test/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-test
-	# Python compiles what is imported; all 14,000 files would take half of the installation.
+	# Python compiles what is imported, which is a part of the 14,000 files.
 	.venv-test/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[export,cpu,benchmark,training,test]'
 	touch $@
 

@@ -30,7 +30,7 @@ from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.verify.verify import SHAPES, Candidate
 from exporter.write.save import save_config, save_graphs, variant_entry
-from exporter.write.staging import check_space, staged
+from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MANIFEST, WEIGHTS, Manifest, TaskEntry, VariantEntry, check_files, digest, read_manifest
@@ -113,6 +113,7 @@ def _open(folder: Path) -> Manifest:
         check_files(folder, manifest)
     except AdapterDropError as error:
         raise ExportError(str(error)) from error
+    check_destination(folder, overwrite=True)
     if not os.access(folder.absolute().parent, os.W_OK | os.X_OK):
         raise ExportError(f"{folder} cannot be replaced: no permission to write in {folder.absolute().parent}")
     return manifest

@@ -19,6 +19,7 @@ from exporter.stages import Stages
 from exporter.variant import Request, export_variant
 from exporter.verify.evaluate import open_evaluation
 from exporter.verify.padding import with_padding_side
+from exporter.write.replaceable import check_sources
 from exporter.write.save import save_config, save_manifest, variant_files
 from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.weights_file import WeightsFile
@@ -70,7 +71,7 @@ def export(
         extendable: also store the traced graph of each structure, and the weights of its tasks once more, for `add`.
         opset: ONNX operator set, 20 by default.
         atol: allowed |onnx - torch| relative to max(1, max |torch|), by default 1e-4 in fp32, 0.02 in fp16, 1 in int8.
-        overwrite: replace the output folder if an export wrote it.
+        overwrite: replace the output folder if an export wrote it and every file in it.
         evaluation: texts on which the graph's predictions are compared with PyTorch's: a file as for `calibration`, or a
             mapping from task to file.
         max_disagreement: refuse a graph whose predictions differ from PyTorch's on more than this share of a task's evaluation
@@ -90,6 +91,7 @@ def export(
     """
     output = _path(output)
     check_destination(output, overwrite)
+    check_sources(output, (model, tokenizer, *adapters, *fusions, calibration, evaluation))
     stages = Stages()
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions)

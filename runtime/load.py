@@ -3,10 +3,9 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from runtime.bundle import check_files, read_manifest
+from runtime.bundle import open_bundle
 from runtime.checks.requests import check_drop
 from runtime.hooks import Hook
 from runtime.options import Options
@@ -50,18 +49,18 @@ def load(
     """
     options = Options() if options is None else options
     options = options if threads is None else replace(options, threads=threads)
-    manifest = read_manifest(folder)
+    manifest, files = open_bundle(folder)
     check_drop(drop, manifest.drops, "exported")
-    check_files(folder, manifest, contents=verify)
+    files.bind(manifest.files, contents=verify)
     drops = manifest.drops if drop is None else (drop,)
     variants = [manifest.variant(each) for each in drops]
     models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
 
     def check(graph: str, session: Any) -> None:
-        (check_routed_graph if graph in routed else check_graph)(session, Path(folder) / graph, manifest)
+        (check_routed_graph if graph in routed else check_graph)(session, files.path / graph, manifest)
 
-    bundle = open_sessions(Path(folder), manifest, [*models, *routed], provider, options, check)
-    encoder = TextEncoder.load(Path(folder), manifest) if manifest.tokenizer else None
+    bundle = open_sessions(files, manifest, [*models, *routed], provider, options, check)
+    encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
     predictor = Predictor(manifest, drops, options, policy, tuple(hooks), bundle, encoder)
     if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
         predictor.prepare()

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m exporter --drop 5` writes; what it prints is in the file export.txt next to the folder."""
+    """The folder that `python -m exporter --drop 5` writes; its printed report is in export.txt next to the folder."""
     from exporter.cli.main import main
 
     folder = tmp_path_factory.mktemp("example") / "onnx"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import Source, read_json, reason
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
+
+# Number of a layer within the name of a weight
+_NUMBER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
         model.config.name_or_path = source.hub
     _drop_converted_head(model, config, parts)
     if later is None:
-        _check_unexpected(source.folder, info["unexpected_keys"])
+        _check_unexpected(source.folder, model, info["unexpected_keys"])
     else:
         with quiet():
             add_held_back(model, later, source.folder)
@@ -120,7 +124,16 @@ def _drop_converted_head(model: Any, config: dict[str, Any], parts: Sequence[Par
         model.delete_head("default")
 
 
-def _check_unexpected(folder: Path, unexpected: Iterable[str]) -> None:
+def _check_unexpected(folder: Path, model: Any, unexpected: Sequence[str]) -> None:
+    # Heads of other classes, such as those of pretraining, are no part of the model. Further layers of it are.
+    prefix = f"{model.base_model_prefix}."
+    known = {_NUMBER.sub(".#.", name.removeprefix(prefix)) for name in model.state_dict()}
+    surplus = sorted(key for key in unexpected if _NUMBER.sub(".#.", key.removeprefix(prefix)) in known)
+    if surplus:
+        raise ExportError(
+            f"the model folder {str(folder)!r} has {len(surplus)} weights that are not in the model that its config.json "
+            f"describes, first {surplus[0]!r}: correct the number of layers, or load the model and save it again"
+        )
     unlisted = sorted(key for key in unexpected if ADAPTER_KEYS.search(key) or key.startswith("heads."))
     if unlisted:
         raise ExportError(

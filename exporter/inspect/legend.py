@@ -1,4 +1,4 @@
-"""What stands below the columns: what one graph saves, and what the colours mean."""
+"""The part below the columns: the savings of one graph, and the meaning of the colours."""
 
 from __future__ import annotations
 

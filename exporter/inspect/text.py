@@ -100,7 +100,9 @@ def _level_table(graph: GraphView, shape: str) -> Table:
 
 def _task_table(graph: GraphView) -> Table:
     table = _table(
-        "what each task adds, and a graph of only that task", ("task", "group"), ("drop", "adds", "share", "weights", "alone")
+        "what each task adds, and a graph of only that task",
+        ("task", "group"),
+        ("drop", "adds", "share", "weights", "single graph"),
     )
     for task in graph.tasks:
         table.add_row(

@@ -1,4 +1,4 @@
-"""What `inspect` found, as data. Operations are of one run at the inspection's shape; bytes are of weights."""
+"""The findings of `inspect`, as data. Operations are of one run at the inspection's shape; bytes are of weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TaskView:
-    """What one task costs.
+    """The cost of one task.
 
     Attributes:
         name: the task's own.

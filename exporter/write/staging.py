@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
+import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from exporter.errors import ExportError
-from runtime.bundle import MANIFEST
+from exporter.write.exchange import exchange, flush, flush_names
+from exporter.write.replaceable import check_replaceable
+from runtime.bundle.scratch import FolderLock, remove_if_left
 
 # Bytes. Configuration, tokenizer, manifest and the graph without its weights take at most a few megabytes.
 _SMALL_FILES_BYTES = 32_000_000
+_LEFTOVER = re.compile(r"(partial|replaced)-[0-9]+-[0-9a-f]{16}", re.ASCII)
+_NAME_BYTES = 200  # of the output; longer names leave too little room for a prefix and a suffix
+_TRIES = 100  # to replace the output while other processes change it
 
 
 def check_destination(output: Path, overwrite: bool) -> None:
@@ -26,7 +32,8 @@ def check_destination(output: Path, overwrite: bool) -> None:
         overwrite: whether an earlier export there may be replaced.
 
     Raises:
-        ExportError: `output` is a file, a folder that is not empty, or in a folder without write permission.
+        ExportError: `output` is a file, a folder that is not empty and may not be replaced, or in a folder without write
+            permission.
     """
     try:
         if output.is_symlink() or (output.exists() and not output.is_dir()):
@@ -34,11 +41,8 @@ def check_destination(output: Path, overwrite: bool) -> None:
         if output.exists() and any(output.iterdir()):
             if not overwrite:
                 raise ExportError(f"the output folder {str(output)!r} is not empty: choose another one, or pass --overwrite")
-            if not (output / MANIFEST).exists():
-                # --overwrite replaces the whole folder and must not delete unrelated files.
-                raise ExportError(
-                    f"the output folder {str(output)!r} was not written by an export (no {MANIFEST}): choose another one"
-                )
+            # --overwrite replaces the whole folder and must not delete unrelated files.
+            check_replaceable(output)
         parent = next(path for path in output.absolute().parents if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise ExportError(f"the output {str(output)!r} cannot be written: no permission to write in {str(parent)!r}")
@@ -78,65 +82,114 @@ def staged(output: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         ExportError: a file cannot be written, for example because the disk is full, or another process wrote to `output`.
     """
-    partial = _sibling(output, "partial")
-    created = [parent for parent in partial.parents if not parent.exists()]
+    output = output.absolute()
+    created = [parent for parent in output.parents if not parent.exists()]
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(output)
-        partial.mkdir()
+        partial, lock = _make_partial(output)
         try:
             yield partial
             check_destination(output, overwrite)
-            _replace(partial, output)
+            flush(partial)
+            _replace(partial, output, overwrite)
+            with contextlib.suppress(OSError):  # the output is complete for every process; only a power failure can undo it
+                flush_names(output.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             for parent in created:
                 with contextlib.suppress(OSError):  # used by another export
                     parent.rmdir()
             raise
+        finally:
+            lock.release()
     except OSError as error:
         raise ExportError(f"the output {str(output)!r} cannot be written, nothing was kept: {error}") from error
 
 
 def _sibling(output: Path, kind: str) -> Path:
-    """A hidden, unique path in the parent folder of `output`; it contains the id of this process."""
-    return output.absolute().parent / f".{output.name}.{kind}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    """A hidden, unique path in the parent folder of `output`; it contains the id of this process, for people."""
+    return output.parent / f".{_label(output)}.{kind}-{os.getpid()}-{uuid.uuid4().hex[:16]}"
 
 
-def _replace(partial: Path, output: Path) -> None:
-    try:
-        partial.rename(output)  # succeeds if `output` does not exist or is empty
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+def _label(output: Path) -> str:
+    """The name of `output`, or a hash of it if the name is too long."""
+    name = output.name
+    return name if len(os.fsencode(name)) <= _NAME_BYTES else hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
+def _make_partial(output: Path) -> tuple[Path, FolderLock]:
+    while True:
+        partial = _sibling(output, "partial")
+        partial.mkdir()
+        lock = FolderLock.take(partial)
+        if lock is not None:  # otherwise another export removed it as a leftover before it was locked
+            return partial, lock
+
+
+def _replace(partial: Path, output: Path, overwrite: bool) -> None:
+    for _ in range(_TRIES):
+        try:
+            partial.rename(output)  # succeeds if `output` does not exist or is empty
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        else:
+            return
+        if not overwrite:
+            check_destination(output, overwrite)
+            with contextlib.suppress(OSError):
+                output.rmdir()  # empty; some systems never rename onto a folder
+            continue
+        try:
+            if not exchange(partial, output):
+                _replace_in_two_steps(partial, output)
+                return
+        except FileNotFoundError:  # another process removed the output
+            if not partial.exists():
+                raise
+            continue
+        try:
+            check_replaceable(partial, output)  # again: other processes had access to it until the exchange
+        except BaseException:
+            exchange(partial, output)
             raise
-    else:
+        shutil.rmtree(partial, ignore_errors=True)
         return
-    # `output` is an earlier export, as checked by check_destination.
-    old = _sibling(output, "replaced")
-    output.rename(old)
+    raise ExportError(f"the output folder {str(output)!r} is being changed by another process: choose another one")
+
+
+def _replace_in_two_steps(partial: Path, output: Path) -> None:
+    old, lock = _sibling(output, "replaced"), FolderLock.take(output)
     try:
-        partial.rename(output)
-    except BaseException:
-        old.rename(output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        output.rename(old)
+        try:
+            check_replaceable(old, output)
+            partial.rename(output)
+        except BaseException:
+            old.rename(output)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _remove_leftovers(output: Path) -> None:
-    for folder in output.absolute().parent.glob(f".{glob.escape(output.name)}.*-*-*"):
-        kind, pid, _ = folder.name.removeprefix(f".{output.name}.").split("-", 2)
-        if kind in ("partial", "replaced") and pid.isdigit() and not _alive(int(pid)):
-            if kind == "replaced" and not output.exists():
-                folder.rename(output)  # killed between the two renames: restore the earlier export
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
+    prefix = f".{_label(output)}."
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        folders = list(output.parent.iterdir())
+    except OSError:  # the folder is writable but not readable
+        return
+    for folder in folders:
+        kind = _LEFTOVER.fullmatch(folder.name.removeprefix(prefix)) if folder.name.startswith(prefix) else None
+        if kind is None:
+            continue
+        if kind[1] == "replaced" and not output.exists():
+            lock = FolderLock.take(folder, wait=False)
+            if lock is not None and lock.held:
+                folder.rename(output)  # killed between the two renames: restore the earlier export
+            if lock is not None:
+                lock.release()
+        else:
+            remove_if_left(folder)

@@ -16,6 +16,7 @@ from runtime.bundle.entries import (
     VariantEntry,
     output_names,
 )
+from runtime.bundle.files import BoundFolder, check_files, open_bundle
 from runtime.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -23,7 +24,6 @@ from runtime.bundle.manifest import (
     TOKENIZER,
     WEIGHTS,
     Manifest,
-    check_files,
     digest,
     read_manifest,
     routed_file,
@@ -40,6 +40,7 @@ __all__ = [
     "ROUTE_INPUTS",
     "TOKENIZER",
     "WEIGHTS",
+    "BoundFolder",
     "HeadType",
     "InputEntry",
     "InputType",
@@ -51,6 +52,7 @@ __all__ = [
     "VariantEntry",
     "check_files",
     "digest",
+    "open_bundle",
     "output_names",
     "read_manifest",
     "routed_file",

@@ -24,13 +24,13 @@ from runtime.bundle.schema import decode, encode
 from runtime.errors import BundleError
 
 __all__ = [
+    "EXPORT_AGAIN",
     "FORMAT_VERSION",
     "MANIFEST",
     "MODEL",
     "TOKENIZER",
     "WEIGHTS",
     "Manifest",
-    "check_files",
     "digest",
     "read_manifest",
     "routed_file",
@@ -42,7 +42,7 @@ MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
 TOKENIZER: Final = "tokenizer.json"
 
-_EXPORT_AGAIN: Final = "export it again with `python -m exporter --output DIR`"
+EXPORT_AGAIN: Final = "export it again with `python -m exporter --output DIR`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,28 +116,32 @@ def routed_file(model: str) -> str:
     return f"{model.removesuffix('.onnx')}_routed.onnx"
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+def read_manifest(folder: str | os.PathLike[str], content: bytes | None = None) -> Manifest:
     """Read and check the manifest of the bundle in `folder`.
 
     No other file is read; `check_files` checks the files.
+
+    Args:
+        folder: folder of the bundle.
+        content: bytes of the manifest, if they were already read.
 
     Raises:
         BundleError: the folder or the manifest is missing, the format has another version, or a field is invalid; the message
             names all invalid fields.
     """
     path = Path(folder) / MANIFEST
-    if not path.is_file():
+    if content is None and not path.is_file():
         found = "there is no such folder" if not Path(folder).is_dir() else f"it has no {MANIFEST}"
         raise BundleError(f"{os.fspath(folder)}: not a bundle: {found}; make one with `python -m exporter --output DIR`")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads((path.read_bytes() if content is None else content).decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
-        raise BundleError(f"{path}: expected UTF-8 JSON, found: {error}; {_EXPORT_AGAIN}") from error
+        raise BundleError(f"{path}: expected UTF-8 JSON, found: {error}; {EXPORT_AGAIN}") from error
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version != FORMAT_VERSION:  # before the fields, which may differ in another format
-        age, remedy = ("a newer", "upgrade adapterdrop-onnx") if version > FORMAT_VERSION else ("another", _EXPORT_AGAIN)
+        age, remedy = ("a newer", "upgrade adapterdrop-onnx") if version > FORMAT_VERSION else ("another", EXPORT_AGAIN)
         found = f"exported by {age} version (format {version}, this one reads {FORMAT_VERSION})"
         raise BundleError(f"{path}: format_version: {found}; {remedy}")
     problems: list[str] = []
@@ -155,45 +159,9 @@ def digest(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_files(folder: str | os.PathLike[str], manifest: Manifest, contents: bool = True) -> None:
-    """Check the files that the manifest lists; other files are ignored.
-
-    Args:
-        folder: folder of the bundle.
-        manifest: its manifest.
-        contents: also compare the sha256 of every file, which takes about 0.1 s per 100 MB.
-
-    Raises:
-        BundleError: a file is missing, is a link to a file outside the folder, or (with `contents`) is truncated or altered;
-            the message names all such files.
-    """
-    root = Path(folder).resolve()
-    problems = []
-    for name, expected in sorted(manifest.files.items()):
-        path = root / name
-        if not path.is_file():
-            problems.append(f"{name}: missing")
-        elif not path.resolve().is_relative_to(root):
-            problems.append(f"{name}: a link that leaves the folder; put the file itself there")
-        elif contents:
-            problems.extend(_altered(path, expected))
-    if problems:
-        raise BundleError(f"{os.fspath(folder)}: {'; '.join(problems)}; copy the bundle again or {_EXPORT_AGAIN}")
-
-
-def _altered(path: Path, expected: str) -> Iterator[str]:
-    try:
-        found = digest(path)
-    except OSError as error:  # no permission, or a disk that fails
-        yield f"{path.name}: cannot be read: {error.strerror}"
-        return
-    if found != expected:
-        yield f"{path.name}: truncated or altered: expected sha256 {expected}, found {found}"
-
-
 def _refuse(path: Path, problems: list[str]) -> None:
     if problems:
-        raise BundleError(f"{path}: {'; '.join(problems)}; {_EXPORT_AGAIN}")
+        raise BundleError(f"{path}: {'; '.join(problems)}; {EXPORT_AGAIN}")
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:

@@ -4,9 +4,12 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import shutil
+import stat
 from pathlib import Path
 
 from runtime.bundle import Manifest
+from runtime.bundle.scratch import owned
 from runtime.errors import InputError
 from runtime.import_ort import ort
 from runtime.ort.cpu_info import processor
@@ -21,6 +24,9 @@ def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str,
     The name contains a hash of the bundle's files, the settings, the library versions and the CPU, so that another bundle,
     release or machine never reads these files.
 
+    The files in the folder are loaded, so only the current user may be able to write them. If the name is a link or a folder
+    of another user, the number of the user is appended to it.
+
     Args:
         root: folder that holds all caches, `Options.cache`.
         manifest: manifest of the bundle.
@@ -31,19 +37,50 @@ def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str,
         Path of the folder.
 
     Raises:
-        InputError: the folder cannot be created or is not writable.
+        InputError: the folder cannot be created or is not writable, or both names are taken.
     """
     versions = [f"{name} {found}" for name in _PACKAGES if (found := _version(name))]
     parts = [*sorted(f"{name} {digest}" for name, digest in manifest.files.items()), settings, ort.__version__, *versions]
     parts += [platform.machine(), processor()]
-    folder = Path(root) / f"{purpose}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:32]}"
+    name = f"{purpose}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:32]}"
+    place = Path(root).absolute()  # providers keep the path, and the working directory may change
+    own = (name, f"{name}-{os.geteuid()}") if hasattr(os, "geteuid") else (name,)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
+        folder = next((place / each for each in own if _private(place / each)), None)
     except OSError as error:
         raise _unusable(root, error) from error
+    if folder is None:
+        raise _unusable(root, PermissionError(13, f"{', '.join(own)} belong to another user, or are links"))
     if not os.access(folder, os.W_OK):
         raise _unusable(root, PermissionError(13, "not writable"))
     return folder
+
+
+def _private(folder: Path) -> bool:
+    """Create a folder that only the current user can read and write, or make an existing one private.
+
+    A folder that other users could write is emptied.
+
+    Returns:
+        Whether the folder can be used: not if it is a link or a folder of another user.
+
+    Raises:
+        OSError: it cannot be created or changed.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if not owned(folder):
+            return False
+    else:
+        return True
+    if os.name == "posix":
+        if stat.S_IMODE(folder.lstat().st_mode) & 0o022:
+            shutil.rmtree(folder)
+            folder.mkdir(mode=0o700)
+        folder.chmod(0o700)
+    return True
 
 
 def _unusable(root: str | os.PathLike[str], error: OSError) -> InputError:

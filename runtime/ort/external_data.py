@@ -4,25 +4,35 @@ The module implements only the necessary part of the protobuf encoding: a messag
 (number and wire type) and a value.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, TypeAlias
 
 Entries: TypeAlias = dict[str, str]  # external data of a tensor: location, offset, length, …
 
-_GRAPH: Final = 7  # of ModelProto
-_NODE, _INITIALIZER = 1, 5  # of GraphProto
-_ATTRIBUTE: Final = 5  # of NodeProto
-_SUBGRAPHS: Final = (6, 11)  # of AttributeProto: g and graphs
+# Message that can contain a tensor -> field number -> kind of the submessage.
+_INSIDE: Final[Mapping[str, Mapping[int, str]]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+}
+_OPERATOR: Final = 4  # of NodeProto
 _EXTERNAL: Final = 13  # of TensorProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LARGEST_KEY: Final = 2**32 - 1
+# Operator of a subgraph that a provider compiled; it can name a file, which the provider then opens.
+_COMPILED: Final = b"EPContext"
 
 
 def rewrite(model: bytes, change: Callable[[Entries], Entries]) -> bytes:
-    """Change the external data of every initializer, including those in subgraphs.
+    """Change the external data of every tensor, including those in subgraphs, attributes and functions.
 
     Args:
         model: serialized ONNX model.
-        change: function from the old entries of an initializer to the new ones.
+        change: function from the old entries of a tensor to the new ones.
 
     Returns:
         The serialized model with the new entries.
@@ -30,45 +40,77 @@ def rewrite(model: bytes, change: Callable[[Entries], Entries]) -> bytes:
     Raises:
         ValueError: the bytes are not a protobuf message.
     """
-    return _each(model, {_GRAPH: lambda graph: _graph(graph, change)})
+    try:
+        return _changed(model, "model", change)
+    except RecursionError as error:
+        raise ValueError("expected a protobuf message, found one that is nested too deeply") from error
 
 
-def _graph(graph: bytes, change: Callable[[Entries], Entries]) -> bytes:
-    def attribute(data: bytes) -> bytes:
-        return _each(data, dict.fromkeys(_SUBGRAPHS, lambda inner: _graph(inner, change)))
+def locations(model: bytes) -> list[str]:
+    """List the files that contain external data of a model.
 
-    return _each(
-        graph,
-        {
-            _NODE: lambda node: _each(node, {_ATTRIBUTE: attribute}),
-            _INITIALIZER: lambda tensor: _tensor(tensor, change),
-        },
-    )
+    Args:
+        model: serialized ONNX model.
+
+    Returns:
+        Sorted locations, as the model names them.
+
+    Raises:
+        ValueError: the bytes are not a protobuf message, or readers of protobuf can disagree about the files they name.
+    """
+    found: set[str] = set()
+    try:
+        for tensor in _tensors(model, "model"):
+            entries, _ = _split(tensor)
+            if entries:
+                found.add(entries.get("location", ""))
+    except RecursionError as error:
+        raise ValueError("expected a protobuf message, found one that is nested too deeply") from error
+    return sorted(found)
 
 
-def _tensor(tensor: bytes, change: Callable[[Entries], Entries]) -> bytes:
+def _tensors(message: bytes, kind: str) -> Iterator[bytes]:
+    if kind == "tensor":
+        yield message
+        return
+    inside = _INSIDE[kind]
+    for number, wire, _, value, _ in _fields(message):
+        if wire == _BYTES and number in inside:
+            yield from _tensors(value, inside[number])
+        elif wire == _BYTES and kind == "node" and number == _OPERATOR and value == _COMPILED:
+            raise ValueError(f"expected operators, found a node {_COMPILED.decode()}, which can open any file")
+
+
+def _changed(message: bytes, kind: str, change: Callable[[Entries], Entries]) -> bytes:
+    if kind == "tensor":
+        entries, rest = _split(message)
+        if not entries:
+            return message
+        pairs = (_field(1, key.encode()) + _field(2, text.encode()) for key, text in change(entries).items())
+        return rest + b"".join(_field(_EXTERNAL, pair) for pair in pairs)
+    found, inside = bytearray(), _INSIDE[kind]
+    for number, wire, start, value, end in _fields(message):
+        if wire == _BYTES and number in inside:
+            found += _field(number, _changed(value, inside[number], change))
+        else:
+            found += message[start:end]
+    return bytes(found)
+
+
+def _split(tensor: bytes) -> tuple[Entries, bytes]:
+    """Return the external data entries of a tensor, and its other fields."""
     entries: Entries = {}
     rest = bytearray()
-    for number, kind, start, value, end in _fields(tensor):
-        if number == _EXTERNAL and kind == _BYTES:
-            pair = {key: tensor_field for key, _, _, tensor_field, _ in _fields(value)}
-            entries[pair.get(1, b"").decode()] = pair.get(2, b"").decode()
+    for number, wire, start, value, end in _fields(tensor):
+        if number == _EXTERNAL and wire == _BYTES:
+            pair = {key: text for key, _, _, text, _ in _fields(value)}
+            name = pair.get(1, b"").decode()
+            if name in entries:
+                raise ValueError(f"expected a protobuf message whose tensors have one {name!r} each, found several")
+            entries[name] = pair.get(2, b"").decode()
         else:
             rest += tensor[start:end]
-    if not entries:
-        return tensor
-    for key, text in change(entries).items():
-        rest += _field(_EXTERNAL, _field(1, key.encode()) + _field(2, text.encode()))
-    return bytes(rest)
-
-
-def _each(message: bytes, changes: dict[int, Callable[[bytes], bytes]]) -> bytes:
-    """Apply `changes`, by field number, to the submessages of `message`."""
-    found = bytearray()
-    for number, kind, start, value, end in _fields(message):
-        change = changes.get(number) if kind == _BYTES else None
-        found += message[start:end] if change is None else _field(number, change(value))
-    return bytes(found)
+    return entries, bytes(rest)
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
@@ -77,6 +119,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
     while place < len(message):
         start = place
         key, place = _varint(message, place)
+        if key > _LARGEST_KEY:  # other readers use the lower 32 bits
+            raise ValueError(f"expected a protobuf message, found the key {key} at byte {start}")
         number, kind, value = key >> 3, key & 7, b""
         if kind == _VARINT:
             _, place = _varint(message, place)
@@ -94,6 +138,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
 
 
 def _varint(message: bytes, place: int) -> tuple[int, int]:
+    if place < len(message) and (byte := message[place]) < 0x80:  # the usual case, which is worth a fast path
+        return byte, place + 1
     value = shift = 0
     while place < len(message) and shift < 64:
         byte = message[place]

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy.typing as npt
 
+from runtime.bundle.scratch import scratch
 from runtime.errors import BundleError
 from runtime.import_ort import ort
 from runtime.options import Options
+from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.prepacked import packed_graphs
 from runtime.ort.progress import announced
 
-Make = Callable[[str, Path, bool], Any]
+Make = Callable[[str, GraphFile, bool], Any]
 
 
 class LazySessions(Mapping[str, Any]):
@@ -28,12 +30,14 @@ class LazySessions(Mapping[str, Any]):
     packed weights are freed.
     """
 
-    def __init__(self, graphs: Mapping[str, Path], make: Make, options: Options, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(
+        self, graphs: Mapping[str, GraphFile], make: Make, options: Options, feeds: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
         """Open the first graph.
 
         Args:
-            graphs: file name -> path.
-            make: function from name, path and whether the file is packed to a session; raises BundleError if that fails.
+            graphs: file name -> graph.
+            make: function from name, graph and whether the graph is packed to a session; raises BundleError if that fails.
             options: session options.
             feeds: small, valid feeds of the first graph.
         """
@@ -61,19 +65,18 @@ class LazySessions(Mapping[str, Any]):
         return len(self._graphs)
 
     def _open_graph(self, graph: str) -> Any:
-        path = self._graphs[graph]
         with self._lock:
             if graph not in self._open and self._share:
                 self._pack()
             if graph not in self._open:
-                self._open = {**self._open, graph: self._make(graph, path, False)}
+                self._open = {**self._open, graph: self._make(graph, self._graphs[graph], False)}
             return self._open[graph]
 
     def _pack(self) -> None:
         try:
             # Mapped files stay readable after the folder is deleted; some systems keep the folder until they are unmapped
-            with tempfile.TemporaryDirectory(prefix="adapterdrop-packed-", ignore_cleanup_errors=True) as folder:
-                self._open = open_packed(self._graphs, Path(folder), self._make, self._options)
+            with scratch(Path(tempfile.gettempdir()), "adapterdrop-packed-") as folder:
+                self._open = open_packed(self._graphs, folder / "packed", self._make, self._options)
             shrink_arena(next(iter(self._open.values())), self._feeds)
             trim_heap()
         except (OSError, BundleError) as error:  # a graph that cannot be loaded at all is reported when it is opened
@@ -84,11 +87,11 @@ class LazySessions(Mapping[str, Any]):
             self._share = False
 
 
-def open_packed(graphs: Mapping[str, Path], folder: Path, make: Make, options: Options) -> dict[str, Any]:
+def open_packed(graphs: Mapping[str, GraphFile], folder: Path, make: Make, options: Options) -> dict[str, Any]:
     """Open sessions of all graphs that share one copy of their packed weights.
 
     Args:
-        graphs: file name -> path.
+        graphs: file name -> graph.
         folder: folder for the packed weights.
         make: function that creates a session, as for `LazySessions`.
         options: session options.
@@ -103,11 +106,12 @@ def open_packed(graphs: Mapping[str, Path], folder: Path, make: Make, options: O
     with announced("packing weights for this processor", options.progress):
         try:
             packed = packed_graphs(graphs, folder)
-        except OSError:
+        except (OSError, BundleError):
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise BundleError(f"{', '.join(map(str, graphs.values()))}: {load_failure(error)}") from error
-    return {graph: make(graph, path, True) for graph, path in packed.items()}
+            names = ", ".join(str(graph.path) for graph in graphs.values())
+            raise BundleError(f"{names}: {load_failure(error)}") from error
+    return {name: make(name, graph, True) for name, graph in packed.items()}
 
 
 def shrink_arena(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -121,8 +125,3 @@ def trim_heap() -> None:
     """Return freed heap memory to the system if the C library is glibc; packing frees as much memory as one or two sessions."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
-
-
-def load_failure(error: Exception) -> str:
-    """Return the message for a graph that ONNX Runtime cannot load."""
-    return f"ONNX Runtime {ort.__version__} cannot load it: {error}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from runtime.bundle import InputEntry, Manifest
 from runtime.bundle.entries import BATCH
-from runtime.import_ort import ort
+from runtime.ort.graph_file import GraphFile
 from runtime.ort.providers import short_name
 
 
@@ -27,16 +27,19 @@ def example_feeds(manifest: Manifest, batch: int = 1, length: int = 8) -> dict[s
     return {entry.name: _example(entry, manifest, batch, length) for entry in manifest.inputs}
 
 
-def count_nodes(path: Path, providers: Any, options: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
+def count_nodes(
+    graph: GraphFile, providers: Any, options: Any, feeds: Mapping[str, npt.NDArray[Any]], by_path: bool = False
+) -> dict[str, int]:
     """Run a graph in a separate, profiled session and count the nodes of each provider.
 
     A subgraph that a provider compiled counts as one node.
 
     Args:
-        path: path of the graph.
+        graph: the graph.
         providers: argument `providers` of InferenceSession.
         options: SessionOptions; profiling is enabled in them.
         feeds: inputs of the run.
+        by_path: as for `GraphFile.session`.
 
     Returns:
         Provider name -> number of nodes.
@@ -44,7 +47,7 @@ def count_nodes(path: Path, providers: Any, options: Any, feeds: Mapping[str, np
     with tempfile.TemporaryDirectory(prefix="adapterdrop-profile-") as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(str(path), options, providers, enable_fallback=0)
+        session = graph.session(options, providers, by_path)
         session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     ran = {

@@ -3,24 +3,25 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
-from runtime.bundle import Manifest
+from runtime.bundle import BoundFolder, Manifest
 from runtime.cancel import Cancellation
 from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
 from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.cuda_graphs import CapturedGraphs, plain_run
-from runtime.ort.lazy_sessions import LazySessions, Make, load_failure, open_packed
+from runtime.ort.graph_file import GraphFile, load_failure
+from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.progress import announced
 from runtime.ort.providers import CPU, CUDA, OPENVINO, TENSORRT, Provider, resolve, session_providers, short_name
 
 _ERRORS_ONLY = 3  # log severity of ONNX Runtime; its warnings concern internal optimizations
+_BY_PATH = (TENSORRT,)  # reads external data itself, relative to the path of the graph
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,14 @@ class OpenBundle:
     Attributes:
         provider: execution provider of all sessions.
         sessions: file name of a graph -> its session.
-        folder: folder of the bundle.
+        files: files of the bundle.
         captured: file name of a graph -> its CUDA graphs; empty without CUDA graphs.
         device: index of the GPU.
     """
 
     provider: Provider
     sessions: Mapping[str, Any]
-    folder: Path
+    files: BoundFolder
     captured: Mapping[str, CapturedGraphs] = field(default_factory=dict)
     device: int = 0
 
@@ -108,11 +109,13 @@ class OpenBundle:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
         settings = _session_options(self.provider, options, packed=False)
         providers = session_providers(self.provider, options, manifest)
-        return count_nodes(self.folder / graph, providers, settings, example_feeds(manifest))
+        return count_nodes(
+            GraphFile(self.files, graph), providers, settings, example_feeds(manifest), self.provider in _BY_PATH
+        )
 
 
 def open_sessions(
-    folder: Path,
+    files: BoundFolder,
     manifest: Manifest,
     graphs: Sequence[str],
     provider: str = "auto",
@@ -125,7 +128,7 @@ def open_sessions(
     `Options.share_weights`. Without a cache, only the first graph is opened immediately.
 
     Args:
-        folder: folder of the bundle.
+        files: files of the bundle, bound to their hashes.
         manifest: manifest of the bundle.
         graphs: file names of the graphs.
         provider: name of the execution provider; "auto" selects the best one that works.
@@ -144,15 +147,15 @@ def open_sessions(
     *optional, last = resolve(provider, manifest)
 
     def open_on(provider: Provider) -> OpenBundle:
-        def make(graph: str, path: Path, packed: bool) -> Any:
-            session = _create(path, provider, manifest, options, packed)
+        def make(graph: str, file: GraphFile, packed: bool) -> Any:
+            session = _create(file, provider, manifest, options, packed)
             if check is not None:
                 check(graph, session)
             return session
 
-        paths = {graph: folder / graph for graph in graphs}
-        sessions = _on_cpu(paths, make, manifest, options) if provider is CPU else _all(paths, make)
-        return OpenBundle(provider, sessions, folder, _captured(sessions, provider, manifest, options), options.cuda.device)
+        found = {graph: GraphFile(files, graph) for graph in graphs}
+        sessions = _on_cpu(found, make, manifest, options) if provider is CPU else _all(found, make)
+        return OpenBundle(provider, sessions, files, _captured(sessions, provider, manifest, options), options.cuda.device)
 
     for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
         try:
@@ -162,14 +165,16 @@ def open_sessions(
     return open_on(last)
 
 
-def _all(graphs: Mapping[str, Path], make: Make) -> dict[str, Any]:
-    return {graph: make(graph, path, False) for graph, path in graphs.items()}
+def _all(graphs: Mapping[str, GraphFile], make: Make) -> dict[str, Any]:
+    return {name: make(name, graph, False) for name, graph in graphs.items()}
 
 
-def _on_cpu(graphs: Mapping[str, Path], make: Make, manifest: Manifest, options: Options) -> Mapping[str, Any]:
+def _on_cpu(graphs: Mapping[str, GraphFile], make: Make, manifest: Manifest, options: Options) -> Mapping[str, Any]:
     if options.cache is None or not options.share_weights:
         return LazySessions(graphs, make, options, example_feeds(manifest))
-    place = cache_folder(options.cache, manifest, "packed")
+    files = next(iter(graphs.values())).files
+    # Weights packed from files whose hashes were not compared must not be used for a bundle whose hashes were.
+    place = cache_folder(options.cache, manifest, "packed", "" if files.contents else "unverified")
     try:
         return open_packed(graphs, place, make, options)
     except OSError as error:
@@ -190,19 +195,20 @@ def _captured(
     }
 
 
-def _create(path: Path, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:
+def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:
     settings = _session_options(provider, options, packed)
     providers = session_providers(provider, options, manifest)
     if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):
         ort.preload_dlls(cuda=True, cudnn=True)  # libraries installed by pip; those of the system are found anyway
     try:
         # An engine build takes minutes
-        with announced(f"provider {provider.name}: preparing {path.name}", options.progress):
-            # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU
-            session = ort.InferenceSession(str(path), settings, providers, enable_fallback=0)
+        with announced(f"provider {provider.name}: preparing {graph.name}", options.progress):
+            session = graph.session(settings, providers, provider in _BY_PATH)
+    except BundleError:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         if provider is CPU:
-            raise BundleError(f"{path}: {load_failure(error)}") from error
+            raise BundleError(f"{graph.path}: {load_failure(error)}") from error
         raise ProviderError(_provider_failure(provider, str(error))) from error
     # ONNX Runtime drops a provider whose libraries are missing, without an exception
     if (found := session.get_providers()[0]) != provider.key:

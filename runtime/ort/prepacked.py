@@ -7,20 +7,25 @@ external data of all graphs to it. The variants then share memory pages within a
 the same cache folder.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from runtime.bundle import BoundFolder, digest
+from runtime.bundle.scratch import FolderLock, owned, remove_leftovers, scratch
+from runtime.errors import BundleError
 from runtime.import_ort import ort
 from runtime.ort.external_data import Entries, rewrite
+from runtime.ort.graph_file import GraphFile
 
 _STORE: Final = "weights.bin"
-_SIZES: Final = "sizes.json"  # file -> size in bytes; written last, so its presence marks a complete folder
+_RECORD: Final = "files.json"  # file -> size in bytes and sha256; written last, so its presence marks a complete folder
+_MAKING: Final = "making-"  # prefix of the folders of incomplete files
 _SAVED: Final = ".saved"  # suffix of the file with the raw and packed weights that ONNX Runtime saved for a graph
 _LEAST_BYTES: Final = 1024  # smaller weights stay in the graph
 _HEAD: Final = 4096  # number of leading bytes that select candidates for equal weights
@@ -28,68 +33,82 @@ _ALIGNMENT: Final = 64  # kernels read whole cache lines
 _PACKED: Final = "prepacked_"  # prefix of ONNX Runtime's keys: "prepacked_0" -> "MatMul+hash|offset;length;checksum|…"
 
 
-def packed_graphs(graphs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """Write optimized graphs that share one file of weights packed for this CPU, or reuse complete ones.
+def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path) -> dict[str, GraphFile]:
+    """Write optimized graphs that share one file of weights packed for this CPU, or reuse intact ones.
+
+    One process writes at a time; the others wait, and reuse its files.
 
     Args:
-        graphs: file name -> path of the original graph.
+        graphs: file name -> original graph.
         folder: folder for the results.
 
     Returns:
-        File name -> path of the optimized graph, which must be loaded without further optimization.
+        File name -> optimized graph, which must be loaded without further optimization.
 
     Raises:
         OSError: there is no space or no permission; no partial result is left behind.
+        BundleError: a file of the bundle has changed.
         Exception: an exception of ONNX Runtime for a graph that it cannot load.
     """
-    place = folder / hashlib.sha256(" ".join(sorted(path.name for path in graphs.values())).encode()).hexdigest()[:16]
-    if not _complete(place):
-        folder.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix="making-", dir=folder))
+    names = sorted(graph.name for graph in graphs.values())
+    place = folder / hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+    contents = all(graph.files.contents for graph in graphs.values())
+    if (stored := _stored(place, contents)) is None:
+        with _alone(folder) as alone:
+            if alone:  # incomplete folders are those of killed processes
+                remove_leftovers(folder, _MAKING)
+            if (stored := _stored(place, contents)) is None:
+                stored = _packed(graphs, folder, place)
+    return {name: GraphFile(stored, graph.name) for name, graph in graphs.items()}
+
+
+def _packed(graphs: Mapping[str, GraphFile], folder: Path, place: Path) -> BoundFolder:
+    """Write the files and move them to `place`; broken files there are removed."""
+    with scratch(folder, _MAKING) as making, scratch(folder, _MAKING) as broken:
+        _make(graphs, made := making / "made")
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(broken / "broken")
         try:
-            _make(graphs, making)
-            if place.exists():  # truncated, or another process was faster
-                if _complete(place):
-                    return {graph: place / path.name for graph, path in graphs.items()}
-                shutil.rmtree(place)
-            making.rename(place)
+            made.rename(place)
         except OSError:
-            if not _complete(place):  # no other process has finished in the meantime
-                raise
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
-    return {graph: place / path.name for graph, path in graphs.items()}
+            if (stored := _stored(place, True)) is not None:  # another process was faster, on a system without locks
+                return stored
+            raise
+    if (stored := _stored(place, True)) is None:
+        raise OSError(errno.EIO, "the files that were written differ when they are read")
+    return stored
 
 
-def _make(graphs: Mapping[str, Path], folder: Path) -> None:
-    paths = list(graphs.values())
+def _make(graphs: Mapping[str, GraphFile], folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    files = list(graphs.values())
     with _Store(folder / _STORE) as store, ThreadPoolExecutor(1) as pool:
-        saving = pool.submit(_save, paths[0], folder)
-        for path, following in zip(paths, [*paths[1:], None], strict=True):
+        saving = pool.submit(_save, files[0], folder)
+        for graph, following in zip(files, [*files[1:], None], strict=True):
             saving.result()
             if following is not None:  # ONNX Runtime saves it without the GIL while the weights of this graph are moved
                 saving = pool.submit(_save, following, folder)
-            weights = folder / f"{path.name}{_SAVED}"
+            weights = folder / f"{graph.name}{_SAVED}"
             with weights.open("rb") as source:
-                model = rewrite((folder / path.name).read_bytes(), lambda entries: _moved(entries, source, store))
-            (folder / path.name).write_bytes(model)
+                model = rewrite((folder / graph.name).read_bytes(), lambda entries: _moved(entries, source, store))
+            (folder / graph.name).write_bytes(model)
             weights.unlink()
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    (folder / _SIZES).write_text(json.dumps(sizes), encoding="utf-8")
+    record = {path.name: [path.stat().st_size, digest(path)] for path in sorted(folder.iterdir())}
+    (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
-def _save(path: Path, folder: Path) -> None:
+def _save(graph: GraphFile, folder: Path) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # hides the warning that the file is specific to this CPU, which is intended
-    options.optimized_model_filepath = str(folder / path.name)
+    options.optimized_model_filepath = str(folder / graph.name)
     for name, value in (
         ("save_external_prepacked_constant_initializers", "1"),
-        ("optimized_model_external_initializers_file_name", f"{path.name}{_SAVED}"),
+        ("optimized_model_external_initializers_file_name", f"{graph.name}{_SAVED}"),
         ("optimized_model_external_initializers_min_size_in_bytes", str(_LEAST_BYTES)),
     ):
         options.add_session_config_entry(f"session.{name}", value)
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    graph.session(options, ["CPUExecutionProvider"])
 
 
 class _Store:
@@ -137,9 +156,38 @@ def _moved(entries: Entries, source: BinaryIO, store: _Store) -> Entries:
     return found
 
 
-def _complete(place: Path) -> bool:
+def _stored(place: Path, contents: bool) -> BoundFolder | None:
+    """Open the files of an earlier call.
+
+    Args:
+        place: their folder.
+        contents: also compare their sha256.
+
+    Returns:
+        The files; None if they are missing, incomplete or altered, or if one is a link, which may leave the folder.
+    """
+    if not owned(place):
+        return None
     try:
-        sizes = json.loads((place / _SIZES).read_text(encoding="utf-8"))
-        return all((place / Path(name).name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+        files = BoundFolder.open(place)
+        record = json.loads(files.read_unbound(_RECORD))
+        if {path.name for path in place.iterdir()} != {*record, _RECORD} or _STORE not in record:
+            return None
+        if any((place / name).lstat().st_size != size for name, (size, _) in record.items()):
+            return None
+        files.bind({name: sha256 for name, (_, sha256) in record.items()}, contents, links=False)
+    except (OSError, ValueError, TypeError, AttributeError, BundleError):
+        return None
+    return files
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Wait until no other process writes to `folder`. Yields False if the system does not support locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock.take(folder)
+    try:
+        yield lock is not None and lock.held
+    finally:
+        if lock is not None:
+            lock.release()

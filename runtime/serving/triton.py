@@ -1,16 +1,18 @@
 """Export of a bundle as a model repository of Triton Inference Server: `python -m runtime triton DIR REPOSITORY`."""
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.bundle import WEIGHTS, Manifest, check_files, read_manifest
+from runtime.bundle import Manifest, open_bundle
 from runtime.errors import InputError
+from runtime.ort.graph_file import GraphFile
 from runtime.ort.open import open_sessions
 
 _TYPES: Final = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16"}
@@ -63,8 +65,9 @@ def write_repository(
 ) -> list[Path]:
     """Write one Triton model per variant of a bundle.
 
-    Weights are hard links if the file system supports them, otherwise copies. Clients tokenize the texts. Triton batches only
-    requests of equal length, so clients should pad to a few lengths.
+    Graphs and weights are copies: a link would share its bytes with the bundle, and a write to one of them would change the
+    weights of a running server. Clients tokenize the texts. Triton batches only requests of equal length, so clients should pad
+    to a few lengths.
 
     Args:
         folder: folder of the bundle.
@@ -79,20 +82,21 @@ def write_repository(
         InputError: a model with this name exists, or the folder cannot be written.
     """
     options = TritonOptions() if options is None else options
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
-    sessions = open_sessions(Path(folder), manifest, [variant.model for variant in manifest.variants], "cpu").sessions
+    manifest, files = open_bundle(folder)
+    files.bind(manifest.files)
+    sessions = open_sessions(files, manifest, [variant.model for variant in manifest.variants], "cpu").sessions
     written = []
     for variant in manifest.variants:
         several = len(manifest.variants) > 1
         name = f"{options.name}_drop{variant.drop}" if several else options.name
         model = Path(repository) / name
+        text, graph = config(name, manifest, sessions[variant.model], options), GraphFile(files, variant.model)
         try:
             (model / "1").mkdir(parents=True)
-            shutil.copyfile(Path(folder) / variant.model, model / "1" / "model.onnx")
-            if WEIGHTS in manifest.files:
-                _link(Path(folder) / WEIGHTS, model / "1" / WEIGHTS)
-            (model / "config.pbtxt").write_text(config(name, manifest, sessions[variant.model], options), encoding="utf-8")
+            with _removed_on_failure(model):
+                for source, target in ((variant.model, "model.onnx"), *((each, each) for each in graph.external_files())):
+                    files.copy(source, model / "1" / target)
+                (model / "config.pbtxt").write_text(text, encoding="utf-8")
         except OSError as error:
             found = "it already exists; remove it or choose another name" if model.exists() else error.strerror
             raise InputError(f"{model}: cannot be written: {found}") from error
@@ -144,11 +148,14 @@ def _joined(tensors: Sequence[str]) -> str:
     return ",\n".join(tensors)
 
 
-def _link(source: Path, target: Path) -> None:
+@contextlib.contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove a folder that could not be completed."""
     try:
-        target.hardlink_to(source)
-    except OSError:  # another file system, or a file system without hard links
-        shutil.copyfile(source, target)
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ the same folder.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -81,19 +81,27 @@ class TextEncoder:
     cut_left: bool
 
     @classmethod
-    def load(cls, folder: Path, manifest: Manifest) -> "TextEncoder":
-        """Load the tokenizer of a bundle.
+    def load(cls, folder: Path, manifest: Manifest, read: Callable[[str], bytes] | None = None) -> "TextEncoder":
+        """Load the tokenizer of a bundle. Files that the manifest does not list are not read, because their hash is unknown.
+
+        Args:
+            folder: folder of the bundle.
+            manifest: manifest of the bundle.
+            read: function from the name of a file to its bytes; None reads the files in `folder`.
 
         Raises:
             BundleError: tokenizer.json or one of the tokenizer's configuration files cannot be read.
         """
+        files = _Files(folder, frozenset(manifest.files), read or (lambda name: (folder / name).read_bytes()))
         try:
-            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+            tokenizer = Tokenizer.from_buffer(files.read(TOKENIZER))
+        except BundleError:
+            raise
         except Exception as error:  # tokenizers raises plain Exception
             raise BundleError(f"{folder / TOKENIZER}: not a tokenizer: {error}; export the bundle again") from error
-        config = _read_json(folder / "tokenizer_config.json")
-        sources = (config, _read_json(folder / "special_tokens_map.json"))
-        pad_id = _pad_id(tokenizer, folder, sources)
+        config = files.json("tokenizer_config.json")
+        sources = (config, files.json("special_tokens_map.json"))
+        pad_id = _pad_id(tokenizer, files, sources)
         # tokenizer.json may store the padding and truncation of the training (such as a fixed 128 tokens), which transformers
         # does not apply
         tokenizer.no_padding()
@@ -217,7 +225,7 @@ def _named_id(tokenizer: Tokenizer, sources: Sequence[Mapping[str, Any]], name: 
     return None
 
 
-def _pad_id(tokenizer: Tokenizer, folder: Path, sources: Sequence[Mapping[str, Any]]) -> int:
+def _pad_id(tokenizer: Tokenizer, files: "_Files", sources: Sequence[Mapping[str, Any]]) -> int:
     """Return the padding id of transformers, else that of tokenizer.json, else that of the model's config.
 
     Without any of them the id is 0: the attention mask hides padding, so its id does not matter.
@@ -226,15 +234,26 @@ def _pad_id(tokenizer: Tokenizer, folder: Path, sources: Sequence[Mapping[str, A
         return named
     if tokenizer.padding is not None:
         return int(tokenizer.padding["pad_id"])
-    pad_id = _read_json(folder / "config.json").get("pad_token_id")
+    pad_id = files.json("config.json").get("pad_token_id")
     return pad_id if isinstance(pad_id, int) else 0
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path}: expected UTF-8 JSON, found: {error}; export the bundle again") from error
-    return document if isinstance(document, dict) else {}
+@dataclass(frozen=True)
+class _Files:
+    """Files in a bundle's folder that its manifest lists."""
+
+    folder: Path
+    listed: frozenset[str]
+    read: Callable[[str], bytes]
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in a file; empty if the file is missing or not listed. Raises BundleError."""
+        if name not in self.listed:
+            return {}
+        try:
+            document = json.loads(self.read(name).decode("utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{self.folder / name}: expected UTF-8 JSON, found: {error}; export the bundle again") from error
+        return document if isinstance(document, dict) else {}

@@ -49,7 +49,7 @@ def randomize(model: Any) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             ours = any(word in name for word in ("adapter", "lora", "reft", "prefix", "prompt_tunings", "shared_", "heads."))
-            # Embeddings are the trunk's, and what an orthogonal matrix is made of has rules of its own.
+            # Embeddings are the trunk's, and what an orthogonal matrix is made of has its own rules.
             if ours and "original" not in name and "embeddings" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 
@@ -71,7 +71,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def load_quietly(model: Any, *arguments: Any, **options: Any) -> Checkpoint:
-    """Loads with another seed, so that a weight which nobody sets cannot be right by chance."""
+    """Loads with another seed, so that a weight that is not set cannot be right by chance."""
     torch.manual_seed(12345)
     return load(model, *arguments, **options)
 

@@ -1,5 +1,7 @@
-"""Tiny bundles for the runtime's tests, whose logits numpy can compute too: one of texts with four kinds of labels, one with
-the heads of other shapes, one with a decoder and a parser, one of images."""
+"""Tiny bundles for the runtime's tests, whose logits numpy can compute too.
+
+One of texts with four kinds of labels, one with the heads of other shapes, one with a decoder and a parser, one of images.
+"""
 
 import importlib.util
 import shutil
@@ -282,7 +284,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 
 def keep_tasks(folder: Path, *tasks: TaskEntry) -> None:
-    """Write the manifest again as if the bundle had these tasks alone."""
+    """Write the manifest again as if the bundle had only these tasks."""
     rewrite(folder, tasks=tasks, variants=(variant(tasks),))
 
 

@@ -1,4 +1,4 @@
-"""What docs/support.md lists: methods, compositions, heads and architectures, each as a tiny model to export."""
+"""The rows of docs/support.md: methods, compositions, heads and architectures, each as a tiny model to export."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class Flex:
 
 @dataclass(frozen=True)
 class Static:
-    """Builds a model with one head of its own and two adapters, a and b."""
+    """Builds a model with its own head and two adapters, a and b."""
 
     architecture: str
     head: str
@@ -208,7 +208,7 @@ class Static:
 
 @dataclass(frozen=True)
 class Peft:
-    """Builds a PEFT model over a model with one head, with two adapters, a and b; each has a classifier of its own."""
+    """Builds a PEFT model over a model with one head, with two adapters, a and b; each has its own classifier."""
 
     method: str
     options: Mapping[str, Any]

@@ -45,7 +45,7 @@ heads that answer a text with more than one vector, and what is in brackets is t
 
 
 def result(row: Row, look: Callable[[Path], object] = lambda _folder: None) -> tuple[str, str]:
-    """ "within 1e-05", or "refused: …"; "yes", "no (operator)" or "-". `look` is shown the exported folder."""
+    """Return "within 1e-05" or "refused: …", and "yes", "no (operator)" or "-". `look` is given the exported folder."""
     model = row.build()
     with tempfile.TemporaryDirectory() as scratch:
         folder, routed, tokenizer = Path(scratch) / "onnx", "yes", left_tokenizer(model)

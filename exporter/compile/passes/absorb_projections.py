@@ -110,7 +110,7 @@ class _Weights:
 
 
 def _projection(value: ir.Value, found: Attention, what: str) -> _Projection | Refusal:
-    """What `value` is the sum of, if nothing else reads it and its parts."""
+    """Return the parts that `value` is the sum of, if nothing else reads it and them."""
     shape, query = known_shape(value), known_shape(found.query)
     if shape is None or query is None:
         return Refusal(f"the shape of the {what} is not known", value)

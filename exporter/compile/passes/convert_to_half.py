@@ -5,16 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import BINARY, MOVES, UNARY
 from exporter.compile.rewrite.builder import Builder, const_array, refuse_subgraphs
-from exporter.compile.rewrite.operators import BINARY, UNARY
 from exporter.compile.rewrite.refusals import Refusal, RefusingPass
 
 __all__ = ["ConvertToHalfPass"]
 
-_MOVES = frozenset(
-    {"Concat", "Expand", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile"}
-    | {"Transpose", "Unsqueeze", "Where"}
-)
 # These keep their sums in 32 bits inside: MatMul and Gemm on every GPU, the norms by their stash type.
 _PRODUCTS = frozenset({"Gemm", "LayerNormalization", "MatMul", "Softmax"})
 # Squares and exponentials leave the range of a half (65504) for numbers that networks do hold.
@@ -23,7 +19,7 @@ _OVERFLOW = frozenset({"Exp", "Pow", "Reciprocal"})
 _COARSE = frozenset({"Ceil", "Cos", "Floor", "Mod", "Round", "Sin"})
 # The CPU provider, which proves the graph, has no kernels for halves there.
 _NO_KERNEL = frozenset({"GreaterOrEqual", "LessOrEqual", "Sign", "Xor", "IsInf", "IsNaN"})
-_HALF = (_MOVES | _PRODUCTS | UNARY | BINARY) - _OVERFLOW - _COARSE - _NO_KERNEL
+_HALF = (MOVES | {"Concat", "Where"} | _PRODUCTS | UNARY | BINARY) - _OVERFLOW - _COARSE - _NO_KERNEL
 _LARGEST = float(np.finfo(np.float16).max)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import ELEMENTWISE
 from exporter.compile.rewrite.builder import Builder, const_scalar, known_shape
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
-from exporter.compile.rewrite.operators import BINARY, UNARY
 from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["DropExpandsPass"]
-
-_ELEMENTWISE = UNARY | BINARY | {"Where"}
 
 
 class DropExpandsPass(NodeRewritePass):
@@ -48,7 +46,7 @@ def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | Refusal:
         if not any(value in small for value in node.inputs):
             continue
         output = node.outputs[0]
-        if node.op_type not in _ELEMENTWISE or node.domain != "":
+        if node.op_type not in ELEMENTWISE or node.domain != "":
             return Refusal(f"{node.op_type} reads the full shape", node.outputs[0])
         others = [value for value in node.inputs if value is not None and value not in small and const_scalar(value) is None]
         if not others and not output.is_graph_output():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import MOVES
 from exporter.compile.rewrite.builder import Builder, const_array, const_scalar
 from exporter.compile.rewrite.match import producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["DropNanGuardsPass"]
-
-_MOVES = frozenset({"Expand", "Gather", "GatherND", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 class DropNanGuardsPass(NodeRewritePass):
@@ -50,4 +49,4 @@ def _is_finite(value: ir.Value | None) -> bool:
         return False
     if node.op_type == "Where":
         return _is_finite(node.inputs[1]) and _is_finite(node.inputs[2])
-    return node.op_type in _MOVES and _is_finite(node.inputs[0])
+    return node.op_type in MOVES and _is_finite(node.inputs[0])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import PERMUTES
 from exporter.compile.rewrite.builder import Builder, const_array, const_scalar, known_shape
 from exporter.compile.rewrite.match import Linear, match_linear, operands, second_reader
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["FoldScalesPass"]
-
-_MOVES_ELEMENTS = frozenset({"Reshape", "Transpose"})
 
 
 class FoldScalesPass(NodeRewritePass):
@@ -48,7 +47,7 @@ class FoldScalesPass(NodeRewritePass):
 def _before_moves(value: ir.Value) -> Linear | Refusal | None:
     """The linear layer whose elements `value` holds in another order, if nothing else reads them on the way."""
     refusal: Refusal | None = None
-    while (node := value.producer()) is not None and node.domain == "" and node.op_type in _MOVES_ELEMENTS:
+    while (node := value.producer()) is not None and node.domain == "" and node.op_type in PERMUTES:
         readers = second_reader(value)
         if readers and refusal is None:
             refusal = Refusal(f"the result of the linear layer {readers}", value)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import SAME_ORDER
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["MergeReshapesPass"]
-
-_SAME_ORDER = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 class MergeReshapesPass(NodeRewritePass):
@@ -22,13 +21,13 @@ class MergeReshapesPass(NodeRewritePass):
     3. A Squeeze or Unsqueeze of a Reshape to a constant target, which nothing else reads, becomes part of the target.
     """
 
-    op_types = _SAME_ORDER
+    op_types = SAME_ORDER
     repeats = True
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
         """Merge an operator with the one that it reads."""
         inner = None if node.inputs[0] is None else node.inputs[0].producer()
-        if inner is None or inner.op_type not in _SAME_ORDER or inner.domain != "":
+        if inner is None or inner.op_type not in SAME_ORDER or inner.domain != "":
             return None
         merged = _merged(node, inner)
         if merged is None or isinstance(merged, Refusal):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import BINARY, UNARY
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape
 from exporter.compile.rewrite.match import second_reader, sole_producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
-from exporter.compile.rewrite.operators import BINARY, UNARY
 from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["MergeSiblingsPass"]
@@ -125,7 +125,7 @@ class _Climb:
         return isinstance(left, int)
 
     def _read_elsewhere(self) -> Refusal | None:
-        """What other operators read of all that is between the first operators and the stack."""
+        """Refuse if other operators read a value between the first operators and the stack."""
         nodes = {value.producer() for values in self._numbers for value in values}
         for value in self._members:
             if readers := second_reader(value):

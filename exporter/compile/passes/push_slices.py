@@ -1,4 +1,4 @@
-"""Computes only the rows that somebody reads."""
+"""Computes only the rows that are read."""
 
 from __future__ import annotations
 
@@ -8,53 +8,57 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder, known_shape, refuse_subgraphs, replace_value, static_target
-from exporter.compile.rewrite.row_rules import ALL, asks, reads
+from exporter.compile.rewrite.row_rules import ALL, required_rows, selected_rows
 from exporter.compile.rewrite.rows import Rows, take, union, within
 
 __all__ = ["PushSlicesPass"]
 
 _logger = logging.getLogger(__name__)
-_Asked = list[tuple[ir.Node, list[Rows | None]]]
+_Required = list[tuple[ir.Node, list[Rows | None]]]
 
 
 class PushSlicesPass(ir.passes.InPlacePass):
     """A Slice or Gather of some positions moves up through the operators that treat its axis independently; equal to rounding.
 
-    A head that reads the first token alone makes the last layer compute that token alone: q, attention output, feed-forward
+    A head that reads only the first token makes the last layer compute only that token: q, attention output, feed-forward
     and adapters. k and v are read by every row and stay whole.
 
-    1. Backwards, each value learns which rows its readers want: the same ones, or everything. Constant positions of several
-       readers are joined, unless that is the whole axis.
-    2. An operator whose result is wanted in part asks its inputs for the rows that it needs, where it can.
-    3. Where wanted rows meet a value that others need whole, a Slice or Gather takes them.
-    4. Positions that only the run knows (the end of each text, say) are moved where they are one per axis or one per row of
-       the batch: of others nobody can say that they are fewer than the axis has. What is moved across cannot be something
-       that they depend on: that has a reader that does not go through these rows, and is therefore read whole.
+    1. Backwards, the rows that the readers of each value need are collected: the same ones, or everything. Constant positions
+       of several readers are joined, unless that is the whole axis.
+    2. An operator whose result is needed in part needs part of its inputs, as `required_rows` finds.
+    3. Where needed rows meet a value that others need whole, a Slice or Gather takes them.
+    4. Positions that are known only at run time (the end of each text) are moved where they are one per axis or one per row
+       of the batch: others may be as many as the axis has. What is moved across cannot be something that they depend on: that
+       has a reader that does not go through these rows, and is therefore read whole.
     """
 
     def requires(self, model: ir.Model) -> None:
+        """Check that the graph has no subgraphs."""
         refuse_subgraphs(self, model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Collect the rows that are read, backwards, then take them."""
         graph = model.graph
         wanted: dict[ir.Value, dict[Rows | None, None]] = {value: {ALL: None} for value in graph.outputs}
         held: dict[ir.Value, Rows] = {}
-        narrowed: _Asked = []
+        narrowed: _Required = []
         starts: list[tuple[ir.Node, Rows]] = []
         for node in reversed(graph):
-            asked: list[Rows | None] = [ALL] * len(node.inputs)
-            start, rows = reads(node), _rows_of(node, wanted)
-            mine = None if rows is None else asks(node, rows)
-            if start is not None and mine is None:
-                asked[0] = start
-                starts.append((node, start))
-            elif rows is not None and mine is not None:
-                asked = mine
-                narrowed.append((node, asked))
+            needed: list[Rows | None] = [ALL] * len(node.inputs)
+            start, rows = selected_rows(node), _rows_of(node, wanted)
+            # A Slice lets rows of other axes through, as the parts of a projection of q, k and v must; the others begin anew.
+            passes = rows is not None and (start is None or node.op_type == "Slice")
+            found = required_rows(node, rows) if rows is not None and passes else None
+            if rows is not None and found is not None:
+                needed = found
+                narrowed.append((node, needed))
                 held[node.outputs[0]] = rows
-            for value, each in zip(node.inputs, asked, strict=True):
+            elif start is not None:
+                needed[0] = start
+                starts.append((node, start))
+            for value, each in zip(node.inputs, needed, strict=True):
                 if value is not None:
-                    # A value that lacks the batch has no rows of its own for each text.
+                    # A value that lacks the batch has no row per text.
                     wanted.setdefault(value, {})[ALL if each is not None and each.lacks is not None else each] = None
         if not narrowed:
             return ir.passes.PassResult(model, modified=False)
@@ -75,7 +79,9 @@ def _rows_of(node: ir.Node, wanted: dict[ir.Value, dict[Rows | None, None]]) -> 
     return rows
 
 
-def _rewrite(graph: ir.Graph, held: dict[ir.Value, Rows], narrowed: _Asked, starts: Collection[tuple[ir.Node, Rows]]) -> None:
+def _rewrite(
+    graph: ir.Graph, held: dict[ir.Value, Rows], narrowed: _Required, starts: Collection[tuple[ir.Node, Rows]]
+) -> None:
     build = Builder(graph, "")
 
     def part(value: ir.Value, rows: Rows) -> ir.Value:
@@ -85,9 +91,9 @@ def _rewrite(graph: ir.Graph, held: dict[ir.Value, Rows], narrowed: _Asked, star
         return value if held[value] == rows else take(build, value, within(rows, held[value]))
 
     # Shapes are narrowed as the graph computes them: what takes rows from a value reads its shape.
-    for node, asked in reversed(narrowed):
+    for node, needed in reversed(narrowed):
         before = [known_shape(value) for value in node.inputs]
-        for index, (value, rows) in enumerate(zip(node.inputs, asked, strict=True)):
+        for index, (value, rows) in enumerate(zip(node.inputs, needed, strict=True)):
             if value is not None and rows is not None:
                 node.replace_input_with(index, part(value, rows))
         output = node.outputs[0]
@@ -95,9 +101,9 @@ def _rewrite(graph: ir.Graph, held: dict[ir.Value, Rows], narrowed: _Asked, star
         assert after is not None  # _rows_of
         output.shape = held[output].narrow(after)
         if node.op_type == "Reshape":
-            assert before[0] is not None  # asks
+            assert before[0] is not None  # required_rows
             target = static_target(known_shape(node.inputs[0]) or (), known_shape(output) or ())
-            assert target is not None  # asks
+            assert target is not None  # required_rows
             node.replace_input_with(1, build.ints(target))
             node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
         graph.insert_before(node, build.take())

@@ -8,13 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.compile.passes.quantize_dynamic import quantized_weight, unfit_weight
+from exporter.compile.rewrite.axes import PERMUTES
 from exporter.compile.rewrite.builder import Builder, const_array
 from exporter.compile.rewrite.refusals import RefusingPass
 
 __all__ = ["QuantizeStaticPass", "quantized_activations"]
 
 _STEPS = 255
-_MOVERS = frozenset({"Reshape", "Transpose"})
 
 
 def quantized_activations(model: ir.Model, least: int) -> list[ir.Value]:
@@ -36,7 +36,7 @@ def _movers(x: ir.Value, products: Collection[ir.Node]) -> list[ir.Node]:
         return []
     movers: list[ir.Node] = []
     node = x.producer()
-    while node is not None and node.domain == "" and node.op_type in _MOVERS and node.inputs[0] is not None:
+    while node is not None and node.domain == "" and node.op_type in PERMUTES and node.inputs[0] is not None:
         movers.insert(0, node)
         source = node.inputs[0]
         if len(list(source.uses())) > 1 or source.is_graph_output():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import SAME_ORDER
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape
 from exporter.compile.rewrite.match import counts_from_zero, producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
@@ -114,7 +115,6 @@ _RULES: dict[str, Callable[[ir.Node], bool]] = {
 }
 # Where the source is not the first input.
 _SOURCE = {"ScatterND": 2}
-_SAME_ORDER = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 def _source(node: ir.Node) -> ir.Value | None:
@@ -126,7 +126,7 @@ def _source(node: ir.Node) -> ir.Value | None:
         return value
     # Operators that only regroup the axes, until the shape is the one before them.
     shape = known_shape(node.outputs[0])
-    while shape is not None and node.op_type in _SAME_ORDER and node.domain == "":
+    while shape is not None and node.op_type in SAME_ORDER and node.domain == "":
         value = node.inputs[0]
         if value is None or known_shape(value) == shape:
             return value
@@ -147,7 +147,7 @@ class RemoveNoOpsPass(NodeRewritePass):
     are gone, ONNX Runtime recognises no attention.
     """
 
-    op_types = frozenset({*_RULES, *_SAME_ORDER})
+    op_types = frozenset({*_RULES, *SAME_ORDER})
     keeps_outputs = True
 
     def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:

@@ -1,1 +1,1 @@
-"""What the passes share: the builder of nodes, matchers, and the operator table."""
+"""Shared parts of the passes: the builder of nodes, matchers, and the operator table."""

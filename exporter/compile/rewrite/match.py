@@ -62,7 +62,7 @@ def second_reader(value: ir.Value) -> str | None:
 
 
 def expect_producer(value: ir.Value | None, op_type: str, what: str) -> ir.Node | Refusal:
-    """`sole_producer`, with the reason where there is none.
+    """`sole_producer`, with the reason where it finds no node.
 
     Args:
         value: what the operator must make.

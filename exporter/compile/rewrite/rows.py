@@ -40,11 +40,13 @@ class Each:
 
 @dataclass(frozen=True)
 class Rows:
-    """Attributes:
-    axis: of the value that is read.
-    which: a range, a list of positions all from 0 on or all negative, or what the run says.
-    count: how many they are.
-    lacks: None, or with Each for a value whose axis 0 is not the batch: how many axes it has less than its reader's result.
+    """Positions of one axis that are read.
+
+    Attributes:
+        axis: of the value that is read.
+        which: a range, a list of positions all from 0 on or all negative, or a position that is known at run time only.
+        count: how many they are.
+        lacks: None, or with Each for a value whose axis 0 is not the batch: how many axes it has less than its reader's result.
     """
 
     axis: int
@@ -105,7 +107,7 @@ def within(rows: Rows, held: Rows) -> Rows:
 def take(build: Builder, value: ir.Value, rows: Rows) -> ir.Value:
     """The operators that take the rows from the whole value."""
     shape = known_shape(value)
-    assert shape is not None  # rows are asked of values of known shape
+    assert shape is not None  # required_rows
     hint, narrow = f"{value.name}_row", rows.narrow(shape)
     if (listed := positions(rows)) is not None and listed[0] >= 0 and _counts(value):
         return build.ints(listed)
@@ -143,7 +145,7 @@ def _take_each(
     order = [0, rows.axis, *(axis for axis in range(1, len(shape)) if axis != rows.axis)]
     moved = _turn(build, value, order)
     lengths = index.shape
-    assert lengths is not None  # _reads
+    assert lengths is not None  # selected_rows
     column = build.node("Unsqueeze", [index, build.ints([1, 2])], shape=ir.Shape([lengths[0], 1, 1]), dtype=index.dtype)
     found = build.node(
         "GatherND",
@@ -160,7 +162,7 @@ def _take_for_each(
     build: Builder, value: ir.Value, rows: Rows, index: ir.Value, shape: tuple[int | ir.SymbolicDim, ...]
 ) -> ir.Value:
     """[1, heads, rows, …] at positions [batch] becomes [batch, heads, 1, …]."""
-    assert index.shape is not None  # _reads
+    assert index.shape is not None  # selected_rows
     assert rows.lacks is not None
     dims = [index.shape[0] if axis == rows.axis else dim for axis, dim in enumerate(shape)]
     inputs, hint = [value, index], f"{value.name}_rows"

@@ -23,10 +23,12 @@ class JoinGroupsPass(ir.passes.InPlacePass):
     """
 
     def __init__(self, others: Sequence[ir.Model]) -> None:
+        """Take the graphs to move into the model's, which are used up."""
         super().__init__()
         self.others = tuple(others)
 
     def requires(self, model: ir.Model) -> None:
+        """Check that the graphs have the same inputs and operator sets, and distinct outputs."""
         names = [value.name for value in model.graph.inputs]
         outputs = [value.name for graph in (model.graph, *(other.graph for other in self.others)) for value in graph.outputs]
         if len(set(outputs)) != len(outputs):
@@ -43,6 +45,7 @@ class JoinGroupsPass(ir.passes.InPlacePass):
                 )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Move all nodes and outputs."""
         graph = model.graph
         names = [str(value.name) for each in (graph, *(other.graph for other in self.others)) for value in each.outputs]
         claim_names(graph, names)

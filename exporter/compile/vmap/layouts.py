@@ -1,9 +1,7 @@
-"""Where the task stands in the branch's batch axis: every task for every row of the batch, or rows that choose both."""
+"""Where the task stands in the branch's batch axis, and the layout of all tasks for every row of the batch."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,19 +10,7 @@ import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder
 
-__all__ = ["Layout", "RowLayout", "TaskLayout", "batch_axis"]
-
-
-def batch_axis(value: ir.Value, batch: str) -> int | None:
-    """The only axis whose length is the batch or a multiple of it; None where there is none or where the shape is unknown."""
-    if value.shape is None:
-        return None
-    axes = [
-        axis
-        for axis, dim in enumerate(value.shape)
-        if isinstance(dim, ir.SymbolicDim) and dim.value is not None and batch in dim.free_symbols()
-    ]
-    return axes[0] if len(axes) == 1 else None
+__all__ = ["Layout", "TaskLayout", "last_length"]
 
 
 class Layout(Protocol):
@@ -39,8 +25,11 @@ class Layout(Protocol):
     def length(self, dim: ir.SymbolicDim) -> ir.SymbolicDim:
         """The length of the branch's batch axis where the template's is `dim`."""
 
-    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value | None:
-        """A trunk value in the branch, with `axis` as its batch axis; None where it must be computed again from its inputs."""
+    def can_enter(self, value: ir.Value, axis: int) -> bool:
+        """Whether `enter` has a way; else the value must be computed again from its inputs."""
+
+    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value:
+        """A trunk value in the branch, with `axis` as its batch axis."""
 
     def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:
         """`lengths` holds those of `count` axes of a trunk value, number `axis` the batch's, `dim`: the same in the branch."""
@@ -54,6 +43,9 @@ class Layout(Protocol):
     def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:
         """The way back where it takes no computed shape; None where the caller must reshape."""
 
+    def must_reshape(self, value: ir.Value) -> bool:
+        """Whether the way back takes a computed shape."""
+
 
 class TaskLayout:
     """The batch axis is T times as long, task-major."""
@@ -61,27 +53,37 @@ class TaskLayout:
     pads = False
 
     def __init__(self, build: Builder, tasks: int) -> None:
+        """Lay out `tasks` tasks."""
         self._build = build
         self._tasks = tasks
 
     def length(self, dim: ir.SymbolicDim) -> ir.SymbolicDim:
+        """Return the length of the branch's batch axis where the template's is `dim`."""
         return dim * self._tasks
 
-    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value | None:
+    def can_enter(self, value: ir.Value, axis: int) -> bool:  # noqa: ARG002 - the signature is Layout's
+        """Return whether `enter` has a way; otherwise the value must be computed again from its inputs."""
+        return True
+
+    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value:
+        """Return a trunk value in the branch, with `axis` as its batch axis."""
         repeats = self._build.ints(self._tasks if i == axis else 1 for i in range(len(value.shape or ())))
         return self._build.node("Tile", [value, repeats], shape=shape, dtype=value.dtype, hint=f"{value.name}_tasks")
 
     def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:  # noqa: ARG002 - as above
+        """Return the lengths in the branch of a trunk value's `count` axes, number `axis` of which is the batch's."""
         factors = self._build.ints(self._tasks if i == axis else 1 for i in range(count))
         return self._build.node(
             "Mul", [lengths, factors], shape=lengths.shape, dtype=lengths.dtype, hint=f"{lengths.name}_folded"
         )
 
     def stack(self, arrays: Sequence[np.ndarray], name: str) -> ir.Value:
+        """Return the tasks' weights of one shape as [tasks or rows, ...]."""
         return self._build.initializer(np.stack(arrays), name)
 
     def flatten(self, folded: ir.Value, value: ir.Value) -> ir.Value:
-        features = _last(value)
+        """Return [tasks or rows, n, features] of a value whose first axis is the batch and whose last has a known length."""
+        features = last_length(value)
         return self._build.node(
             "Reshape",
             [folded, self._build.ints([self._tasks, -1, features])],
@@ -91,123 +93,16 @@ class TaskLayout:
         )
 
     def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:  # noqa: ARG002 - the signature is Layout's
+        """Return the folded form where that takes no computed shape; None where the caller must reshape."""
         return None
 
-
-class RowLayout:
-    """The batch axis counts rows: row i is input row row_ids[i], answered by task task_ids[i].
-
-    Trunk values and stacks of task weights are gathered row by row. Nothing here reshapes with -1 beside a copied axis where
-    all lengths are known: ONNX Runtime refuses that for no rows at all, and a group of tasks may have none.
-    """
-
-    pads = True
-
-    def __init__(
-        self, build: Builder, batch_input: ir.Value, batch: str, rows: str, row_ids: ir.Value, task_ids: ir.Value
-    ) -> None:
-        """
-        Args:
-            batch_input: a graph input whose first axis is the batch.
-            batch: that axis's name.
-            rows: the name of the branch's own.
-            row_ids, task_ids: int64 [rows]; a task by its number in the stacks.
-        """
-        self.row_ids = row_ids
-        self.task_ids = task_ids
-        self._build = build
-        self._batch_input = batch_input
-        self._batch = batch
-        self._rows = rows
-        self._made: dict[str, ir.Value] = {}
-
-    def length(self, dim: ir.SymbolicDim) -> ir.SymbolicDim:
-        return ir.SymbolicDim(re.sub(rf"\b{re.escape(self._batch)}\b", self._rows, str(dim.value)))
-
-    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value | None:
-        if not self._plain(value, axis):
-            return None
-        return self._build.node(
-            "Gather",
-            [value, self.row_ids],
-            attributes={"axis": axis},
-            shape=shape,
-            dtype=value.dtype,
-            hint=f"{value.name}_rows",
-        )
-
-    def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:
-        if count == 1 and isinstance(dim, ir.SymbolicDim) and dim.value == self._batch:
-            return self._length("rows", self.row_ids)
-        # The axis may be a multiple of the batch: old x rows / batch.
-        rows, batch = self._length("rows", self.row_ids), self._length("batch", self._batch_input)
-        value = self._build.node("Mul", [lengths, rows], shape=lengths.shape, dtype=lengths.dtype)
-        value = self._build.node("Div", [value, batch], shape=lengths.shape, dtype=lengths.dtype)
-        inputs = [self._build.constant(np.arange(count) == axis), value, lengths]
-        return self._build.node("Where", inputs, shape=lengths.shape, dtype=lengths.dtype, hint=f"{lengths.name}_folded")
-
-    def stack(self, arrays: Sequence[np.ndarray], name: str) -> ir.Value:
-        weights = self._build.initializer(np.stack(arrays), name)
-        return self._build.node(
-            "Gather",
-            [weights, self.task_ids],
-            attributes={"axis": 0},
-            shape=ir.Shape([self._rows, *arrays[0].shape]),
-            dtype=weights.dtype,
-            hint=f"{name}_rows",
-        )
-
-    def flatten(self, folded: ir.Value, value: ir.Value) -> ir.Value:
-        dims = list(value.shape or ())
-        hint = f"{value.name}_flat"
-        if self._plain(value, 0) and len(dims) == 3:
-            return folded
-        shape = ir.Shape([self._rows, None, _last(value)])
-        middle = [dim for dim in dims[1:-1] if isinstance(dim, int)]
-        known = len(middle) == len(dims) - 2
-        if self._plain(value, 0) and known:
-            shape = ir.Shape([self._rows, math.prod(middle), _last(value)])
-        if self._plain(value, 0) and len(dims) == 2:
-            axis = self._build.ints([1])
-            return self._build.node("Unsqueeze", [folded, axis], shape=shape, dtype=value.dtype, hint=hint)
-        if self._plain(value, 0):
-            target = self._build.ints([0, math.prod(middle) if known else -1, _last(value)])
-        else:
-            parts = [self._length("rows", self.row_ids), self._build.ints([-1, _last(value)])]
-            target = self._build.node(
-                "Concat", parts, attributes={"axis": 0}, shape=ir.Shape([3]), dtype=ir.DataType.INT64, hint=f"{hint}_shape"
-            )
-        return self._build.node("Reshape", [folded, target], shape=shape, dtype=value.dtype, hint=hint)
-
-    def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:
-        dims = list(value.shape or ())
-        if not self._plain(value, 0) or len(dims) not in (2, 3):
-            return None
-        if len(dims) == 3:
-            return flat
-        shape = ir.Shape([self._rows, flat.shape[2] if flat.shape is not None else None])
-        return self._build.node("Squeeze", [flat, self._build.ints([1])], shape=shape, dtype=value.dtype, hint=value.name)
-
-    def _plain(self, value: ir.Value, axis: int) -> bool:
-        """Whether the axis is the batch itself and no multiple of it."""
-        dim = value.shape[axis] if value.shape is not None else None
-        return isinstance(dim, ir.SymbolicDim) and dim.value == self._batch
-
-    def _length(self, name: str, value: ir.Value) -> ir.Value:
-        """The length of a value's first axis, [1]."""
-        if name not in self._made:
-            self._made[name] = self._build.node(
-                "Shape",
-                [value],
-                attributes={"start": 0, "end": 1},
-                shape=ir.Shape([1]),
-                dtype=ir.DataType.INT64,
-                hint=f"{name}_length",
-            )
-        return self._made[name]
+    def must_reshape(self, value: ir.Value) -> bool:  # noqa: ARG002 - the signature is Layout's
+        """Return whether the way back takes a computed shape."""
+        return True
 
 
-def _last(value: ir.Value) -> int:
+def last_length(value: ir.Value) -> int:
+    """Return the length of the last axis, which is known where a value can be stacked."""
     last = value.shape[-1] if value.shape is not None else None
-    assert isinstance(last, int)  # the caller has seen it
+    assert isinstance(last, int)  # can_stack
     return last

@@ -22,7 +22,8 @@ class MergeRoutesPass(ir.passes.InPlacePass):
     """
 
     def __init__(self, rows: str, every_row: bool = False) -> None:
-        """
+        """Name the input that counts the rows.
+
         Args:
             rows: the name of a graph input whose length is the number of rows.
             every_row: as in `RouteTasksPass`; places may be one beyond the last.
@@ -32,6 +33,7 @@ class MergeRoutesPass(ir.passes.InPlacePass):
         self.every_row = every_row
 
     def requires(self, model: ir.Model) -> None:
+        """Check that the outputs are pairs of logits and places."""
         names = [str(value.name) for value in model.graph.outputs]
         endings = [name.rpartition("/")[2] for name in names]
         if not names or endings != [_LOGITS, "places"] * (len(names) // 2):
@@ -42,6 +44,7 @@ class MergeRoutesPass(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError(f"{type(self).__name__}: expected an input {self.rows!r}, found none")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Scatter the rows of all groups into one output."""
         graph = model.graph
         pairs = list(zip(graph.outputs[::2], graph.outputs[1::2], strict=True))
         graph.outputs.clear()

@@ -1,4 +1,4 @@
-"""Computes rows, each of an input row and a task of its own choice."""
+"""RouteTasks computes rows, each of which selects an input row and a task."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compile.rewrite.axes import BROADCASTING, OPERATORS
 from exporter.compile.rewrite.builder import Builder, claim_names, known_shape, refuse_subgraphs
-from exporter.compile.rewrite.operators import BINARY
-from exporter.compile.vmap.layouts import RowLayout, batch_axis
-from exporter.compile.vmap.task_walk import TaskWalk, template_problems
+from exporter.compile.vmap.batch import Batch
+from exporter.compile.vmap.env import Env
+from exporter.compile.vmap.evaluate import evaluate
+from exporter.compile.vmap.forms import Folded, Form
+from exporter.compile.vmap.loop import Rule, compute_branch, fold, replace_branch, template_problems, weight_rule
+from exporter.compile.vmap.row_layout import RowLayout
+from exporter.compile.vmap.weight_rules import Stacks
 from runtime.bundle import ROUTE_INPUTS
 
 __all__ = ["RouteTasksPass"]
 
 _ROWS = "rows"
-# Operators whose operands broadcast against each other; a task weight may then vary along any axis but the batch's.
-_BROADCASTING = BINARY | {"Expand", "PRelu", "Where"}
 
 
 class RouteTasksPass(ir.passes.InPlacePass):
-    """Turns the graph of one task (the template) into a graph whose rows choose their task: a vmap over initializers and rows.
+    """Turns the template into a graph in which each row selects its task: a vmap over initializers and rows.
 
     The graph gets two inputs, `row_ids` and `task_ids`, int64 [rows]: row i is row row_ids[i] of the other inputs, answered by
     task task_ids[i] of all tasks. The trunk is computed once per input row; trunk values that enter the branch are gathered by
@@ -48,9 +51,13 @@ class RouteTasksPass(ir.passes.InPlacePass):
         total: int,
         every_row: bool = False,
     ) -> None:
-        """
+        """Bind tasks to the template.
+
         Args:
-            tasks, weights, group, batch: as in `VectorizeTasksPass`.
+            tasks: as in `VectorizeTasksPass`.
+            weights: as in `VectorizeTasksPass`.
+            group: as in `VectorizeTasksPass`.
+            batch: as in `VectorizeTasksPass`.
             numbers: each task's number in task_ids, ascending.
             total: how many tasks there are in all groups.
             every_row: see rule 3.
@@ -65,6 +72,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
         self.every_row = every_row
 
     def requires(self, model: ir.Model) -> None:
+        """Check tasks, weights and numbers, and that inputs and output have the batch first."""
         graph = model.graph
         refuse_subgraphs(self, model)
         problems = template_problems(graph, self.tasks, self.weights)
@@ -72,7 +80,8 @@ class RouteTasksPass(ir.passes.InPlacePass):
             self.tasks
         ):
             problems.append(f"expected {len(self.tasks)} ascending numbers below {self.total}, found {list(self.numbers)}")
-        if not graph.inputs or not all(batch_axis(value, self.batch) == 0 for value in graph.inputs):
+        batch = Batch(self.batch, graph.inputs)
+        if not graph.inputs or not all(batch.axis(value) == 0 for value in graph.inputs):
             problems.append(f"expected inputs whose first axis is {self.batch!r}")
         shapes = [known_shape(value) for value in graph.outputs]
         if len(shapes) != 1 or shapes[0] is None or len(shapes[0]) != 2:
@@ -81,32 +90,38 @@ class RouteTasksPass(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Compute the branch for rows that select their task."""
         _Router(model.graph, self).run()
         return ir.passes.PassResult(model, modified=True)
 
 
-class _Router(TaskWalk):
+class _Router:
     """One run of the pass over one graph."""
 
     def __init__(self, graph: ir.Graph, settings: RouteTasksPass) -> None:
-        weights = {graph.initializers[name]: arrays for name, arrays in settings.weights.items() if name in graph.initializers}
         build = Builder(graph, f"{settings.group}/")
         batch_input = graph.inputs[0]
+        self.graph = graph
         self.group = settings.group
-        self.tasks = settings.tasks
-        self.inputs = _add_inputs(graph)
-        rows, row_ids, task_ids, self.places = _select(build, self.inputs, settings)
-        self.layout = RowLayout(build, batch_input, settings.batch, rows, row_ids, task_ids)
-        super().__init__(graph, build, self.layout, weights, settings.batch)
+        self.is_single = len(settings.tasks) == 1
+        rows, row_ids, task_ids, self.places = _select(build, _add_inputs(graph), settings)
+        layout = RowLayout(build, batch_input, settings.batch, rows, row_ids, task_ids)
+        self.env = Env(graph, build, layout, settings.weights, settings.batch)
+        self.stacks = Stacks(self.env)
 
     def run(self) -> None:
-        output = self.graph.outputs[0]
-        branch = self.walk()
+        env, output = self.env, self.graph.outputs[0]
+        rules: list[Rule] = [lambda node: evaluate(node, env)]
+        if self.is_single:
+            rules += [self._with_only_task]
+        else:
+            rules += [lambda node: weight_rule(node, env, self.stacks), self._with_rows_of_weights]
+        branch = compute_branch(self.graph, env, [*rules, lambda node: fold(node, env), self._refuse])
         logits = self._masked(output)
         self.graph.outputs.clear()
-        self.replace(branch)
+        replace_branch(self.graph, env, branch)
         self.graph.outputs.extend((logits, self.places))
-        for value in self.weights:
+        for value in env.constants():
             if value.is_initializer():  # a single task's
                 value.name = f"{self.group}/{value.name}"
         names = [f"{self.group}/logits", f"{self.group}/places"]
@@ -114,55 +129,73 @@ class _Router(TaskWalk):
         for name, value in zip(names, self.graph.outputs, strict=True):
             value.name = name
 
-    def alone(self, node: ir.Node) -> bool:  # noqa: ARG002 - the signature is TaskWalk's
-        return False
-
-    def reads_weights(self, node: ir.Node) -> bool:
-        if len(self.tasks) == 1:  # rule 4
-            return self.folded(node, {value: self._only(value) for value in node.inputs if value in self.weights})
-        return self.flat.rule(node) or self._broadcast(node)
-
-    def otherwise(self, node: ir.Node) -> None:
-        read = [str(value.name) for value in node.inputs if value in self.weights]
+    def _refuse(self, node: ir.Node) -> list[Form]:
+        read = [str(value.name) for value in node.inputs if value is not None and self.env.arrays(value) is not None]
         found = f"{node.op_type} ({node.name!r}), which "
         found += f"reads {', '.join(read)}" if read else "may compute across the rows of a batch"
-        raise ir.passes.PassError(f"RouteTasksPass: there is no rule by which rows choose their task in {found}")
+        raise ir.passes.PassError(f"RouteTasksPass: there is no rule by which each row selects its task in {found}")
+
+    def _with_only_task(self, node: ir.Node) -> list[Form] | None:
+        """Compute an operator with the weights of a single task, by rule 4."""
+        given = {value: self._only(value) for value in node.inputs if value is not None and self.env.arrays(value) is not None}
+        return fold(node, self.env, given) if given else None
 
     def _only(self, value: ir.Value) -> ir.Value:
-        """The weight of a single task."""
-        if not value.is_initializer() and value not in self.fold.branch:
-            self.fold.branch[value] = self.build.initializer(self.weights[value][0], str(value.name))
-        return self.fold.branch.get(value, value)
+        """Return the weight of a single task."""
+        arrays = self.env.arrays(value)
+        if value.is_initializer() or arrays is None:
+            return value
+        if (held := self.env.held(value, Folded)) is None:
+            held = Folded(self.env.build.initializer(arrays[0], str(value.name)))
+            self.env.keep(value, held)
+        return held.value
 
-    def _broadcast(self, node: ir.Node) -> bool:
-        """A task weight that broadcasts along the batch, as a value with that axis: [rows, ...]."""
+    def _with_rows_of_weights(self, node: ir.Node) -> list[Form] | None:
+        """Compute an operator with a task weight that broadcasts along the batch, as a value with that axis: [rows, ...].
+
+        The weight may vary along any other axis.
+        """
         output = node.outputs[0]
         shape = known_shape(output)
-        if node.op_type not in _BROADCASTING or node.domain != "" or shape is None or batch_axis(output, self.fold.batch) != 0:
-            return False
-        given = {}
-        for value in node.inputs:
-            if value is None or value not in self.weights:
+        if node.op_type not in BROADCASTING or node.domain != "" or shape is None or self.env.batch.axis(output) != 0:
+            return None
+        whole = {}
+        for index, value in enumerate(node.inputs):
+            arrays = None if value is None else self.env.arrays(value)
+            if value is None or arrays is None:
                 continue
-            arrays = self.weights[value]
-            whole = [array.reshape((1,) * (len(shape) - array.ndim) + array.shape) for array in arrays]
-            if len({array.shape for array in whole}) != 1 or whole[0].ndim != len(shape) or whole[0].shape[0] != 1:
-                return False
-            given[value] = self.layout.stack([array[0] for array in whole], str(value.name))
-        return self.folded(node, given)
+            if index == OPERATORS[node.op_type].sizes:
+                return None  # lengths, of which each task has others
+            whole[value] = [array.reshape((1,) * (len(shape) - array.ndim) + array.shape) for array in arrays]
+            if len({array.shape for array in whole[value]}) != 1:
+                return None
+            if whole[value][0].ndim != len(shape) or whole[value][0].shape[0] != 1:
+                return None
+        if self.env.uses(node, dict.fromkeys(whole, output)) is None:
+            return None
+        stack = self.env.layout.stack
+        given = {value: stack([array[0] for array in arrays], str(value.name)) for value, arrays in whole.items()}
+        return fold(node, self.env, given) if given else None
 
     def _masked(self, output: ir.Value) -> ir.Value:
-        """The output with rule 2."""
-        if output in self.weights:
-            raise ir.passes.PassError("RouteTasksPass: expected logits that depend on the inputs, found those of weights alone")
-        logits, widths = self.flat.folded(output), self.flat.widths.get(output)
+        """Return the output with rule 2."""
+        env = self.env
+        if env.arrays(output) is not None:
+            raise ir.passes.PassError("RouteTasksPass: expected logits that depend on the inputs, found those of weights only")
+        widths = env.widths(output)
+        logits = self._logits(output)
         if widths is None:
-            # An Identity has a name of its own, also where the output is one of the trunk's; clean-up removes it elsewhere.
-            return self.build.node("Identity", [logits], shape=logits.shape, dtype=output.dtype)
-        valid = self.layout.stack([np.arange(max(widths)) < width for width in widths], "labels")
+            # An Identity has another name, also where the output is one of the trunk's; clean-up removes it elsewhere.
+            return env.build.node("Identity", [logits], shape=logits.shape, dtype=output.dtype)
+        valid = env.layout.stack([np.arange(max(widths)) < width for width in widths], "labels")
         assert output.dtype is not None
-        nothing = self.build.constant(np.array(-np.inf, output.dtype.numpy()))
-        return self.build.node("Where", [valid, logits, nothing], shape=valid.shape, dtype=output.dtype)
+        nothing = env.build.constant(np.array(-np.inf, output.dtype.numpy()))
+        return env.build.node("Where", [valid, logits, nothing], shape=valid.shape, dtype=output.dtype)
+
+    def _logits(self, output: ir.Value) -> ir.Value:
+        if self.env.widths(output) is None and not self.env.can_fold(output):
+            raise ir.passes.PassError(f"RouteTasksPass: expected one row of {output.name!r} per text, found {output.shape}")
+        return self.env.folded(output)
 
 
 def _add_inputs(graph: ir.Graph) -> list[ir.Value]:

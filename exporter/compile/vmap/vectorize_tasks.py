@@ -1,4 +1,4 @@
-"""Computes all tasks of one structure as one batch: a vmap over initializers."""
+"""VectorizeTasks computes all tasks of one structure as one batch: a vmap over initializers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import Builder, claim_names, known_shape, refuse_subgraphs
-from exporter.compile.rewrite.operators import BINARY, UNARY
-from exporter.compile.vmap.layouts import TaskLayout, batch_axis
-from exporter.compile.vmap.task_walk import TaskWalk, template_problems
+from exporter.compile.rewrite.builder import Builder, claim_names, refuse_subgraphs
+from exporter.compile.vmap.env import Env
+from exporter.compile.vmap.evaluate import evaluate
+from exporter.compile.vmap.layouts import TaskLayout
+from exporter.compile.vmap.loop import compute_branch, fold, replace_branch, template_problems, weight_rule
+from exporter.compile.vmap.split import TaskSplit
+from exporter.compile.vmap.weight_rules import Stacks
 from runtime.bundle import output_names
 
 __all__ = ["VectorizeTasksPass"]
@@ -22,22 +25,23 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
     Everything that no task weight reaches is the trunk and stays as it is. The rest is the branch, and its values take one of
     four forms, in order of preference:
 
-    1. weights: computed from task weights and constants alone. Evaluated here, once per task.
-    2. folded: the task axis is folded into the batch axis, task-major: [batch, ...] becomes [T x batch, ...]. A folded
-       operator is the template's own, run at another batch size: trunk values that enter are tiled once, and shape arithmetic
-       that depends on the batch is derived again from T x batch.
-    3. flat: the same numbers as [T, rows, features], for operators with task weights: MatMul, Gemm, LayerNormalization and
-       broadcasting arithmetic. Folded and flat are made from each other on demand, so that a chain of flat operators has no
-       Reshape inside.
-    4. split: one value per task. Where an operator has no rule above, or the tasks' weights differ in shape (heads with other
-       label counts), each task goes on alone: slower, never wrong.
+    1. Constant: computed from task weights and constants only. Evaluated here, once per task.
+    2. Folded: the task axis is folded into the batch axis, task-major: [batch, ...] becomes [T x batch, ...]. A folded
+       operator is the template's own, run at another batch size, where it treats the rows of a batch one by one: trunk values
+       that enter are tiled once, and shape arithmetic that depends on the batch is derived again from T x batch.
+    3. Stacked: the same numbers as [T, rows, features], for operators with task weights: MatMul, Gemm, LayerNormalization and
+       broadcasting arithmetic. Folded and stacked values are made from each other on demand, so that a chain of operators with
+       task weights has no Reshape inside.
+    4. PerTask: one value per task. Where an operator has no rule above, or the tasks' weights differ in shape (heads with
+       other label counts), each task is computed by itself: slower, never wrong.
 
     Each output of the template becomes one output per task, called as `output_names` says; names of the branch begin with
     "<group>/". With a single task there is nothing to vectorise: the template is its graph already.
     """
 
     def __init__(self, tasks: Sequence[str], weights: Mapping[str, Sequence[np.ndarray]], group: str, batch: str) -> None:
-        """
+        """Bind tasks to the template.
+
         Args:
             tasks: the T names.
             weights: initializer name in the template -> T arrays, one per task.
@@ -51,6 +55,7 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
         self.batch = batch
 
     def requires(self, model: ir.Model) -> None:
+        """Check tasks and weights."""
         graph = model.graph
         refuse_subgraphs(self, model)
         problems = template_problems(graph, self.tasks, self.weights)
@@ -60,15 +65,16 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Compute the branch for all tasks; with a single task, name it."""
         if len(self.tasks) == 1:
             self._name_branch(model.graph)
         else:
-            _Vectorizer(model.graph, self).run()
+            _vectorize(model.graph, self)
         return ir.passes.PassResult(model, modified=True)
 
     def _name_branch(self, graph: ir.Graph) -> None:
         names = output_names(self.tasks[0], _fields(graph))
-        # A dictionary: a set would rename, and thereby store, the weights in an order of its own at every run.
+        # A dictionary: a set would rename, and thereby store, the weights in another order at every run.
         branch = {value: None for name, value in graph.initializers.items() if name in self.weights}
         for node in graph:
             if any(value in branch for value in node.inputs):
@@ -84,111 +90,39 @@ def _fields(graph: ir.Graph) -> list[str]:
     return [str(value.name) for value in graph.outputs]
 
 
-class _Vectorizer(TaskWalk):
-    """One run of the pass over one graph."""
+def _vectorize(graph: ir.Graph, settings: VectorizeTasksPass) -> None:
+    build, tasks = Builder(graph, f"{settings.group}/"), settings.tasks
+    env = Env(graph, build, TaskLayout(build, len(tasks)), settings.weights, settings.batch)
+    stacks, split = Stacks(env), TaskSplit(env, tasks)
+    branch = compute_branch(
+        graph,
+        env,
+        (
+            lambda node: evaluate(node, env),
+            # One input with a value per task, and the tasks have nothing left to share.
+            lambda node: split.split(node) if any(map(env.is_split, node.inputs)) else None,
+            lambda node: weight_rule(node, env, stacks),
+            lambda node: fold(node, env),
+            split.split,
+        ),
+    )
+    fields = _fields(graph)
+    outputs = [_bound(output, tasks, split) for output in graph.outputs]
+    graph.outputs.clear()
+    for bound in zip(*outputs, strict=True):
+        graph.outputs.extend(bound)
+    replace_branch(graph, env, branch)
+    names = [name for task in tasks for name in output_names(task, fields)]
+    claim_names(graph, names)
+    for name, value in zip(names, graph.outputs, strict=True):
+        value.name = name
 
-    def __init__(self, graph: ir.Graph, settings: VectorizeTasksPass) -> None:
-        weights = {graph.initializers[name]: arrays for name, arrays in settings.weights.items() if name in graph.initializers}
-        build = Builder(graph, f"{settings.group}/")
-        super().__init__(graph, build, TaskLayout(build, len(settings.tasks)), weights, settings.batch)
-        self.tasks = settings.tasks
-        self.batch = settings.batch
-        self.split: dict[ir.Value, list[ir.Value]] = {}
-        self._singles: dict[ir.Value, list[ir.Value]] = {}
 
-    def run(self) -> None:
-        branch = self.walk()
-        fields = _fields(self.graph)
-        outputs = [self._bind_output(value) for value in self.graph.outputs]
-        self.graph.outputs.clear()
-        for bound in zip(*outputs, strict=True):
-            self.graph.outputs.extend(bound)
-        self.replace(branch)
-        names = [name for task in self.tasks for name in output_names(task, fields)]
-        claim_names(self.graph, names)
-        for name, value in zip(names, self.graph.outputs, strict=True):
-            value.name = name
-
-    def _bind_output(self, output: ir.Value) -> list[ir.Value]:
-        """A value of its own per task."""
-        bound = []
-        for task, value in zip(self.tasks, self._per_task(output), strict=True):
-            # An Identity has a name of its own even where one value answers two tasks; clean-up removes it elsewhere.
-            rank = len(output.shape or ())
-            shape = value.shape if value.shape is not None else ir.Shape([None] * rank)
-            hint = f"{task}_{output.name}"
-            bound.append(self.build.node("Identity", [value], shape=shape, dtype=output.dtype, hint=hint))
-        return bound
-
-    def in_branch(self, value: ir.Value | None) -> bool:
-        return value in self.split or super().in_branch(value)
-
-    # Form 4
-
-    def alone(self, node: ir.Node) -> bool:
-        return any(value in self.split for value in node.inputs)
-
-    def otherwise(self, node: ir.Node) -> None:
-        self.split.update(zip(node.outputs, self._split_node(node), strict=True))
-
-    def _split_node(self, node: ir.Node) -> list[list[ir.Value]]:
-        """The node once per task: for each of its outputs, the values of the tasks."""
-        inputs = [None if value is None else self._per_task(value) for value in node.inputs]
-        results = []
-        for task, name in enumerate(self.tasks):
-            chosen = [None if values is None else values[task] for values in inputs]
-            shapes = [self._split_shape(output, node, task) for output in node.outputs]
-            results.append(self.build.clone(node, chosen, shapes, f".{name}"))
-        return [list(values) for values in zip(*results, strict=True)]
-
-    def _split_shape(self, output: ir.Value, node: ir.Node, task: int) -> ir.Shape | None:
-        """The shape of one task's own value, where it is certain: tasks may differ in label counts."""
-        own = [self.weights[value] for value in node.inputs if value in self.weights]
-        split = [value for value in node.inputs if value in self.split]
-        alike = all(len({array.shape for array in arrays}) == 1 for arrays in own)
-        if alike and all(known_shape(self.split[value][task]) == known_shape(value) for value in split):
-            return output.shape
-        if node.domain != "" or output.shape is None:
-            return None
-        if node.op_type in ("Gemm", "MatMul") and node.inputs[1] in self.weights:
-            shape = self.weights[node.inputs[1]][task].shape
-            columns = shape[-1] if node.attributes.get_int("transB", 0) == 0 else shape[0]
-            return ir.Shape([*list(output.shape)[:-1], columns]) if len(shape) == 2 else None
-        if node.op_type in UNARY or (node.op_type in BINARY and known_shape(output) == known_shape(node.inputs[0])):
-            # The first operand's shape is the result's: other operands broadcast into it.
-            first = node.inputs[0]
-            return self.split[first][task].shape if first in self.split else None
-        return None
-
-    def _per_task(self, value: ir.Value) -> list[ir.Value]:
-        """The value of each task by itself."""
-        if value in self.split:
-            return self.split[value]
-        if value not in self._singles:
-            self._singles[value] = self._unbind(value)
-        return self._singles[value]
-
-    def _unbind(self, value: ir.Value) -> list[ir.Value]:
-        count = len(self.tasks)
-        if value in self.weights:
-            arrays = self.weights[value]
-            return [self.build.initializer(a, f"{value.name}.{task}") for a, task in zip(arrays, self.tasks, strict=True)]
-        if not self.in_branch(value):
-            return [value] * count
-        folded = self.flat.folded(value)
-        axis = batch_axis(value, self.batch)
-        node = value.producer()
-        if axis is None and node is not None:
-            # Nothing to cut (a shape, say): computed again from what can be.
-            return self._split_node(node)[list(node.outputs).index(value)]
-        if axis is None:
-            raise ir.passes.PassError(f"VectorizeTasksPass: {value.name!r} of shape {value.shape} has no batch axis to cut")
-        parts = self.build.nodes(
-            "Split",
-            [folded],
-            attributes={"axis": axis, "num_outputs": count},
-            shapes=[value.shape] * count,
-            dtypes=[value.dtype] * count,
-            hints=[f"{value.name}.{task}" for task in self.tasks],
-        )
-        return list(parts)
+def _bound(output: ir.Value, tasks: Sequence[str], split: TaskSplit) -> list[ir.Value]:
+    """Return a value per task that is no other's: by an Identity, which clean-up removes where it can."""
+    bound = []
+    for task, value in zip(tasks, split.per_task(output), strict=True):
+        shape = value.shape if value.shape is not None else ir.Shape([None] * len(output.shape or ()))
+        hint = f"{task}_{output.name}"
+        bound.append(split.build.node("Identity", [value], shape=shape, dtype=output.dtype, hint=hint))
+    return bound

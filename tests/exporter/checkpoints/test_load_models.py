@@ -231,6 +231,18 @@ def test_a_bias_that_is_really_missing(tmp_path: Path, name: str) -> None:
     assert_refused(f"lacks {len(weights) - len(kept)} weights", tmp_path)
 
 
+@pytest.mark.parametrize("adapters_inside", [True, False])
+def test_more_layers_than_config_json_says_are_refused(tmp_path: Path, adapters_inside: bool) -> None:
+    model = tiny_model({"a": ("seq_bn", "2")})
+    if adapters_inside:
+        model.save_pretrained(tmp_path)
+    else:
+        save_trunk(model, tmp_path)
+    layers = json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"]
+    edit(tmp_path / "config.json", num_hidden_layers=layers - 1)
+    assert_refused(r"has \d+ weights that are not in the model .* correct the number of layers", tmp_path)
+
+
 def test_an_adapter_folder_in_place_of_the_model(tmp_path: Path) -> None:
     tiny_model({"a": ("seq_bn", "2")}).save_adapter(str(tmp_path), "a")
     assert_refused("has no config.json but an adapter; add it with --adapter", tmp_path)

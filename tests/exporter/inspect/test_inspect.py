@@ -1,4 +1,4 @@
-"""What inspect counts, against figures computed by hand and against exports of single tasks."""
+"""The counts of inspect, against figures computed by hand and against exports of single tasks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_layer_costs_what_its_definition_says(inspection: Inspection) -> None:
     assert _flops(inspection, "layer 1", "tasks1") == _adapter(2 * LENGTH)
     assert _flops(inspection, "layer 2", "tasks1") == _layer(2, LENGTH) + _adapter(2 * LENGTH)
     assert _flops(inspection, "layer 1", "tasks0") == 2 * _flops(inspection, "layer 1", "tasks1")
-    # classification reads [CLS] alone: of the last layer, keys and values are computed in full
+    # classification reads only [CLS]: of the last layer, keys and values are computed in full
     assert _flops(inspection, "layer 2", "tasks0") < _layer(2, LENGTH)
 
 
@@ -84,11 +84,11 @@ def test_sums_are_sums_of_their_parts(inspection: Inspection) -> None:
 @pytest.mark.parametrize("task", ["a", "words"])
 def test_a_task_alone_costs_what_an_export_of_it_costs(tmp_path: Path, inspection: Inspection, task: str) -> None:
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "words": ("seq_bn", "tag")})
-    export(model, tasks=[task], drop=1, output=tmp_path / "alone")
-    alone = inspect_bundle(tmp_path / "alone", (2, LENGTH)).graphs[0]
+    export(model, tasks=[task], drop=1, output=tmp_path / "single")
+    single = inspect_bundle(tmp_path / "single", (2, LENGTH)).graphs[0]
     expected = {view.name: view for view in inspection.graphs[0].tasks}[task]
-    assert sum(expected.alone_flops) == pytest.approx(alone.flops, abs=10)
-    assert expected.alone_bytes == pytest.approx(alone.bytes, abs=500)  # but for constants of shapes
+    assert sum(expected.alone_flops) == pytest.approx(single.flops, abs=10)
+    assert expected.alone_bytes == pytest.approx(single.bytes, abs=500)  # but for constants of shapes
 
 
 def test_finds_layers_with_equal_biases_and_double_transposes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import AlbertConfig, BertConfig
 from exporter.cli.tables import attention_table
 from exporter.errors import ExportError
 from exporter.models.fusion import Pruning, freeze_temperature, prune_fusion
+from exporter.models.quiet_libraries import quiet
 from exporter.prune.fusion_attention import attention_tables
 from exporter.prune.fusion_scores import AttentionTable, LayerScores, choose
 from exporter.texts.batches import Calibration, read_calibration
@@ -181,7 +183,7 @@ def test_refuses_a_number_to_keep_that_is_none(keep: Any) -> None:
 
 def test_shows_the_table_in_a_narrow_terminal() -> None:
     scores = (0.124, 0.2, 0.3, 0.376)
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(attention_table(_table(*[scores] * 12), dict.fromkeys(range(12), ("a", "d"))))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
@@ -395,10 +397,11 @@ def test_a_pruned_fusion_traces_without_the_members_that_left(tmp_path: Path) ->
     pruned.active_head = "h"
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=48)}
     ids = torch.zeros(2, 7, dtype=torch.int64)
-    program = torch.onnx.export(
-        _Logits(pruned).eval(), (ids, ids + 1), dynamo=True, optimize=False, verbose=False,
-        input_names=["input_ids", "attention_mask"], output_names=["logits"], dynamic_shapes=(axes, axes),
-    )  # fmt: skip
+    with quiet():
+        program = torch.onnx.export(
+            _Logits(pruned).eval(), (ids, ids + 1), dynamo=True, optimize=False, verbose=False,
+            input_names=["input_ids", "attention_mask"], output_names=["logits"], dynamic_shapes=(axes, axes),
+        )  # fmt: skip
     assert program is not None
     names = list(program.model.graph.initializers)
     for layer in range(2):

@@ -220,18 +220,11 @@ def test_files_that_cannot_be_read_are_named(bundle: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("runtime.bundle.manifest.digest", fail)
+    monkeypatch.setattr("runtime.bundle.files.digest", fail)
     with pytest.raises(runtime.BundleError, match=r"model\.onnx: cannot be read: Permission denied; model\.onnx\.data: cannot"):
         runtime.load(bundle)
-    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(runtime.BundleError, match=r"adapterdrop\.json: cannot be read: Permission denied"):
-        runtime.load(bundle)
-
-
-def test_a_link_that_leaves_the_folder_is_refused(bundle: Path, tmp_path: Path) -> None:
-    (bundle / WEIGHTS).rename(tmp_path / "elsewhere")
-    (bundle / WEIGHTS).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(runtime.BundleError, match=f"{WEIGHTS}: a link that leaves the folder"):
         runtime.load(bundle)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import runtime
 from runtime import Options
-from runtime.bundle import MODEL, read_manifest
+from runtime.bundle import MODEL, BoundFolder, digest, read_manifest
 from runtime.ort import open as session
 from runtime.ort import prepacked as packed
 from runtime.ort.external_data import rewrite as rewrite_wire
@@ -109,9 +109,15 @@ def test_a_full_disk_is_said_and_costs_memory_only(bundle: Path, tmp_path: Path,
     assert not list(tmp_path.glob("packed-*/*"))
 
 
+def opened(folder: Path) -> BoundFolder:
+    files = BoundFolder.open(folder)
+    files.bind({path.name: digest(path) for path in folder.iterdir()})
+    return files
+
+
 def test_a_graph_that_does_not_load_is_named(bundle: Path) -> None:
     with pytest.raises(runtime.BundleError, match=r"adapterdrop\.json.*cannot load it"):
-        session.open_sessions(bundle, read_manifest(bundle), ["adapterdrop.json", "model.onnx"], "cpu")
+        session.open_sessions(opened(bundle), read_manifest(bundle), ["adapterdrop.json", "model.onnx"], "cpu")
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -1,5 +1,6 @@
 """`python -m runtime triton`: the model repository that it writes, read by Triton's own protobuf classes."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import runtime
 from runtime.__main__ import main
+from runtime.serving.triton import write_repository
 from tests.helpers.runtime_bundles import TASKS, feeds, rewrite, variant, write_bundle, write_vision
 
 
@@ -44,6 +46,28 @@ def test_the_model_that_triton_gets_runs_by_itself(bundle: Path, predictor: runt
     session = onnxruntime.InferenceSession(str(tmp_path / "adapterdrop" / "1" / "model.onnx"))
     (topic,) = session.run(["topic"], feeds())
     np.testing.assert_allclose(topic, predictor.run(feeds())["topic"], atol=1e-5)
+
+
+def test_nothing_is_shared_with_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    (model,) = write_repository(bundle, tmp_path)
+    assert sorted(path.name for path in (model / "1").iterdir()) == ["model.onnx", "model.onnx.data"]
+    for path in (model / "1").iterdir():
+        assert path.read_bytes() == (bundle / path.name).read_bytes()
+        assert not path.samefile(bundle / path.name)
+        assert path.stat().st_nlink == 1
+
+
+def test_a_bundle_that_changes_is_not_copied(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+
+    def change(*_: Any) -> str:
+        (folder / "model.onnx.data").write_bytes(bytes(8))
+        return ""
+
+    monkeypatch.setattr("runtime.serving.triton.config", change)
+    with pytest.raises(runtime.BundleError, match="load it again"):
+        write_repository(folder, tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_every_variant_is_a_model_and_images_have_fixed_axes(bundle: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_question_without_a_context_is_refused(predictor: runtime.Predictor) -
 
 
 def test_a_row_of_multiple_choice_is_the_value_of_one_choice(predictor: runtime.Predictor, reference: Any) -> None:
-    texts = [("Is it?", "yes"), ("Is it?", "certainly not"), "alone"]
+    texts = [("Is it?", "yes"), ("Is it?", "certainly not"), "single"]
     found = predictor.predict(texts, ["chooser"])["chooser"]
     for text, prediction in zip(texts, found, strict=True):
         ids = reference(*([text] if isinstance(text, str) else text))["input_ids"]

@@ -1,4 +1,4 @@
-"""Attention of one query without keys and values of its own."""
+"""Attention of one query without projected keys and values."""
 
 import pytest
 

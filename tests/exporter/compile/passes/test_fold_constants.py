@@ -1,4 +1,4 @@
-"""What is known at export time."""
+"""Constants that are known at export time."""
 
 import pytest
 

@@ -44,7 +44,7 @@ def test_a_whole_mask_is_taken_as_it_is(mask: str) -> None:
             "kt = Transpose", "kx = Transpose"
         ),
         MASKED.replace("m = Add(s, mask)", "d = Mul(s, s) m = Add(d, mask)"),  # scores of another kind
-        MASKED.replace("y = Relu(r)", "z = ReduceSum<keepdims = 0>(p) y = Add(r, z)"),  # somebody reads the probabilities
+        MASKED.replace("y = Relu(r)", "z = ReduceSum<keepdims = 0>(p) y = Add(r, z)"),  # the probabilities have a second reader
     ],
 )
 def test_what_is_no_attention_stays(body: str) -> None:

@@ -54,7 +54,7 @@ def test_an_activation_may_read_its_input_twice() -> None:
         _text(MEMBERS, end="y = Concat<axis = 0>(s0, s1, s0)"),  # a member twice
         _text(MEMBERS.replace("Relu(b1x)", "Tanh(b1x)")),  # members that are not alike
         _text(MEMBERS.replace("MatMul(x, d2)", "MatMul(z, d2)").replace("d0x =", "z = Neg(x) d0x =")),  # of something else
-        _text(MEMBERS, end=f"{_END} w = Neg(r1)"),  # somebody else reads what is in between
+        _text(MEMBERS, end=f"{_END} w = Neg(r1)"),  # a second reader in between
         _text(MEMBERS.replace("first)", "last)"), header=_HEADER.replace("<", "<int64[1] last = {1}, ")),
     ],
 )

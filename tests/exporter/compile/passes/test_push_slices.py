@@ -1,4 +1,4 @@
-"""Only the rows that somebody reads."""
+"""Only the rows that are read."""
 
 import onnx_ir as ir
 import pytest
@@ -174,7 +174,7 @@ def test_computes_one_row_that_the_caller_chooses() -> None:
 @pytest.mark.parametrize(
     "read",
     [
-        "y = Gather<axis = 1>(h, several)",  # nobody knows how many these are
+        "y = Gather<axis = 1>(h, several)",  # their number is unknown
         "f = ReduceMean<keepdims = 0>(h, last) p = ArgMax<axis = 1>(f) y = Gather<axis = 1>(h, p)",  # a table
         """f = ReduceMean<keepdims = 0>(h, last) p = ArgMax<axis = 1, keepdims = 0>(f) u = Unsqueeze(p, ends)
         e = Expand(u, wide) y = GatherElements<axis = 1>(h, e)""",  # depends on what it reads

@@ -46,7 +46,7 @@ def _rows(count: str) -> str:
         (f"{P} {{ v = MatMul(m, w) a = Add(v, b) c = MatMul(p, a) y = Relu(c) }}", "wb"),  # p b is b only if p's rows sum to 1
         (f"{P} {{ v = MatMul(m, w) c = MatMul(p, v) r = ReduceSum<keepdims = 1>(v) y = Add(c, r) }}", "w"),  # a second reader
         (f"{_rows('3')} {{ v = MatMul(m, w) c = MatMul(p, v) y = Relu(c) }}", "w"),  # as many rows
-        (f"{_rows('sequence')} {{ v = MatMul(m, w) c = MatMul(p, v) y = Relu(c) }}", "w"),  # nobody knows how many
+        (f"{_rows('sequence')} {{ v = MatMul(m, w) c = MatMul(p, v) y = Relu(c) }}", "w"),  # their number is unknown
         (f"{P} {{ v = MatMul(m, w) y = MatMul(p, v) }}", "w"),  # the output keeps its name
         (f"{Q} {{ h = MatMul(m, w) k = Mul(h, b) {TURN} }}", "wb"),
     ],

@@ -18,7 +18,7 @@ def test_gives_each_part_its_own_weights() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("n = Neg(q)", "z = ReduceSum<keepdims = 0>(a) n = Mul(q, z)"),  # somebody reads the whole
+        ("n = Neg(q)", "z = ReduceSum<keepdims = 0>(a) n = Mul(q, z)"),  # the whole has a reader
         ("<axis = -1>(a, sizes) n = Neg(q)", "<axis = 2>(x, halves) n = Add(q, q)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rows that choose their task: each must be what the template computes with that task's weights for that row of the inputs."""
+"""Rows that select their task: each must be what the template computes with that task's weights for that row of the inputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,7 +39,7 @@ def routes(batch: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def check(model: ir.Model, templates: Sequence[ir.Model], labels: int) -> None:
-    """`templates`: the graph of each task alone, in the order of the task numbers."""
+    """`templates`: the graph of each single task, in the order of the task numbers."""
     assert [value.name for value in model.graph.outputs] == ["logits"]
     check_valid(model)
     for sizes in SIZES:
@@ -72,7 +72,8 @@ def route(
     """
     model = template(text, weights, trunk or {})
     for value in (value for node in model.graph for value in node.outputs):
-        value.shape = ir.Shape((shapes or {}).get(str(value.name), value.shape or ()))
+        if str(value.name) in (shapes or {}):
+            value.shape = ir.Shape((shapes or {})[str(value.name)])
     count = len(next(iter(weights.values())))
     RouteTasksPass(TASKS[:count], weights, "group", "batch", range(count), count)(model)
     MergeRoutesPass("row_ids")(model)
@@ -111,7 +112,7 @@ def test_pads_heads_whose_bias_is_added_apart() -> None:
 @pytest.mark.parametrize("tail", ["y = Softmax(g)", "y = Concat<axis = 1>(g, x)", "y = Div(g, x)", "y = MatMul(g, v)"])
 def test_refuses_to_combine_padded_labels(tail: str) -> None:
     weights = {"w": [rand(4, 2), rand(4, 5), rand(4, 3)], "v": [rand(2, 2), rand(5, 2), rand(3, 2)]}
-    with pytest.raises(ir.passes.PassError, match=f"rows choose their task in {tail[4:7]}"):
+    with pytest.raises(ir.passes.PassError, match=f"each row selects its task in {tail[4:7]}"):
         route(f"{HEAD} {{ g = MatMul(x, w) {tail} }}", weights)
 
 
@@ -156,7 +157,7 @@ def test_uses_the_weights_of_a_single_task_as_they_are() -> None:
 @pytest.mark.parametrize("operator", ['Einsum<equation = "bi,io->bo">(h, w)', "Gather(w, i)"])
 def test_refuses_what_has_no_rule(operator: str) -> None:
     text = f"(float[batch, 4] x, int64[batch] i) => (float[batch, 2] y) {{ h = Relu(x) y = {operator} }}"
-    with pytest.raises(ir.passes.PassError, match=f"rows choose their task in {operator[:6]}.*reads w"):
+    with pytest.raises(ir.passes.PassError, match=f"each row selects its task in {operator[:6]}.*reads w"):
         route(text, {"w": tasks_of(4, 2)})
 
 

@@ -1,0 +1,142 @@
+"""The layout of rows that each select an input row and a task."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.compile.rewrite.builder import Builder
+from exporter.compile.vmap.layouts import last_length
+
+__all__ = ["RowLayout"]
+
+
+class RowLayout:
+    """The batch axis counts rows: row i is input row row_ids[i], computed by task task_ids[i].
+
+    Trunk values and stacks of task weights are gathered row by row. Nothing here reshapes with -1 next to a copied axis where
+    all lengths are known: ONNX Runtime refuses that for no rows at all, and a group of tasks may have none.
+    """
+
+    pads = True
+
+    def __init__(
+        self, build: Builder, batch_input: ir.Value, batch: str, rows: str, row_ids: ir.Value, task_ids: ir.Value
+    ) -> None:
+        """Lay out rows.
+
+        Args:
+            build: makes nodes and weights.
+            batch_input: a graph input whose first axis is the batch.
+            batch: that axis's name.
+            rows: the name of the branch's axis.
+            row_ids: int64 [rows], the input row of each.
+            task_ids: int64 [rows], the task of each by its number in the stacks.
+        """
+        self.row_ids = row_ids
+        self.task_ids = task_ids
+        self._build = build
+        self._batch_input = batch_input
+        self._batch = batch
+        self._rows = rows
+        self._made: dict[str, ir.Value] = {}
+
+    def length(self, dim: ir.SymbolicDim) -> ir.SymbolicDim:
+        """Return the length of the branch's batch axis where the template's is `dim`."""
+        return ir.SymbolicDim(re.sub(rf"\b{re.escape(self._batch)}\b", self._rows, str(dim.value)))
+
+    def can_enter(self, value: ir.Value, axis: int) -> bool:
+        """Return whether `enter` has a way; otherwise the value must be computed again from its inputs."""
+        return self._plain(value, axis)
+
+    def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value:
+        """Return a trunk value in the branch, with `axis` as its batch axis."""
+        return self._build.node(
+            "Gather",
+            [value, self.row_ids],
+            attributes={"axis": axis},
+            shape=shape,
+            dtype=value.dtype,
+            hint=f"{value.name}_rows",
+        )
+
+    def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:
+        """Return the lengths in the branch of a trunk value's `count` axes, number `axis` of which is the batch's."""
+        if count == 1 and isinstance(dim, ir.SymbolicDim) and dim.value == self._batch:
+            return self._length("rows", self.row_ids)
+        # The axis may be a multiple of the batch: old x rows / batch.
+        rows, batch = self._length("rows", self.row_ids), self._length("batch", self._batch_input)
+        value = self._build.node("Mul", [lengths, rows], shape=lengths.shape, dtype=lengths.dtype)
+        value = self._build.node("Div", [value, batch], shape=lengths.shape, dtype=lengths.dtype)
+        inputs = [self._build.constant(np.arange(count) == axis), value, lengths]
+        return self._build.node("Where", inputs, shape=lengths.shape, dtype=lengths.dtype, hint=f"{lengths.name}_folded")
+
+    def stack(self, arrays: Sequence[np.ndarray], name: str) -> ir.Value:
+        """Return the tasks' weights of one shape as [tasks or rows, ...]."""
+        weights = self._build.initializer(np.stack(arrays), name)
+        return self._build.node(
+            "Gather",
+            [weights, self.task_ids],
+            attributes={"axis": 0},
+            shape=ir.Shape([self._rows, *arrays[0].shape]),
+            dtype=weights.dtype,
+            hint=f"{name}_rows",
+        )
+
+    def flatten(self, folded: ir.Value, value: ir.Value) -> ir.Value:
+        """Return [tasks or rows, n, features] of a value whose first axis is the batch and whose last has a known length."""
+        dims = list(value.shape or ())
+        hint = f"{value.name}_flat"
+        if self._plain(value, 0) and len(dims) == 3:
+            return folded
+        shape = ir.Shape([self._rows, None, last_length(value)])
+        middle = [dim for dim in dims[1:-1] if isinstance(dim, int)]
+        known = len(middle) == len(dims) - 2
+        if self._plain(value, 0) and known:
+            shape = ir.Shape([self._rows, math.prod(middle), last_length(value)])
+        if self._plain(value, 0) and len(dims) == 2:
+            axis = self._build.ints([1])
+            return self._build.node("Unsqueeze", [folded, axis], shape=shape, dtype=value.dtype, hint=hint)
+        if self._plain(value, 0):
+            target = self._build.ints([0, math.prod(middle) if known else -1, last_length(value)])
+        else:
+            parts = [self._length("rows", self.row_ids), self._build.ints([-1, last_length(value)])]
+            target = self._build.node(
+                "Concat", parts, attributes={"axis": 0}, shape=ir.Shape([3]), dtype=ir.DataType.INT64, hint=f"{hint}_shape"
+            )
+        return self._build.node("Reshape", [folded, target], shape=shape, dtype=value.dtype, hint=hint)
+
+    def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:
+        """Return the folded form where that takes no computed shape; None where the caller must reshape."""
+        if self.must_reshape(value):
+            return None
+        if len(value.shape or ()) == 3:
+            return flat
+        shape = ir.Shape([self._rows, flat.shape[2] if flat.shape is not None else None])
+        return self._build.node("Squeeze", [flat, self._build.ints([1])], shape=shape, dtype=value.dtype, hint=value.name)
+
+    def must_reshape(self, value: ir.Value) -> bool:
+        """Return whether the way back takes a computed shape."""
+        return not self._plain(value, 0) or len(value.shape or ()) not in (2, 3)
+
+    def _plain(self, value: ir.Value, axis: int) -> bool:
+        """Whether the axis is the batch itself and no multiple of it."""
+        dim = value.shape[axis] if value.shape is not None else None
+        return isinstance(dim, ir.SymbolicDim) and dim.value == self._batch
+
+    def _length(self, name: str, value: ir.Value) -> ir.Value:
+        """The length of a value's first axis, [1]."""
+        if name not in self._made:
+            self._made[name] = self._build.node(
+                "Shape",
+                [value],
+                attributes={"start": 0, "end": 1},
+                shape=ir.Shape([1]),
+                dtype=ir.DataType.INT64,
+                hint=f"{name}_length",
+            )
+        return self._made[name]

@@ -1,0 +1,110 @@
+"""Graph files for ONNX Runtime, with checks before and after a session opens them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.bundle import BoundFolder
+from runtime.errors import BundleError
+from runtime.import_ort import ort
+from runtime.ort.external_data import locations, rewrite
+
+# Session setting: folder of the external data of a graph that is passed as bytes
+_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+_PATH_FAILURES: Final = ("External data", "canonical path", "allowed directory")  # in messages of ONNX Runtime
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph in a bound folder.
+
+    Attributes:
+        files: the folder.
+        name: file name of the graph.
+    """
+
+    files: BoundFolder
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Path of the graph, for messages."""
+        return self.files.path / self.name
+
+    def session(self, settings: Any, requests: Any, by_path: bool = False) -> Any:
+        """Create a session from the bytes of the graph that were bound.
+
+        A graph may refer only to bound files for its weights. ONNX Runtime would follow other names, and the contents of those
+        files would appear in the logits.
+
+        Args:
+            settings: SessionOptions; they are changed.
+            requests: argument `providers` of InferenceSession.
+            by_path: let ONNX Runtime read the graph by its path, for providers that read external data themselves.
+
+        Raises:
+            BundleError: the graph refers to other files, or a file has changed since it was bound.
+            Exception: an exception of ONNX Runtime, if it cannot load the graph.
+        """
+        try:
+            return self._opened(settings, requests, by_path)
+        except BundleError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            self.files.check(by_path)
+            if by_path or not any(part in str(error) for part in _PATH_FAILURES):
+                raise
+            # ONNX Runtime resolves the folder's path before it opens a file through the descriptor, which fails while the
+            # folder is renamed, although the files exist
+            return self._opened(settings, requests, by_path)
+
+    def _opened(self, settings: Any, requests: Any, by_path: bool) -> Any:
+        model, folder = self._checked()
+        if by_path:
+            # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU
+            session = ort.InferenceSession(str(self.path), settings, requests, enable_fallback=0)
+        else:
+            if folder is not None:
+                settings.add_session_config_entry(_FOLDER, folder)
+            session = ort.InferenceSession(model, settings, requests, enable_fallback=0)
+        self.files.check(by_path)
+        return session
+
+    def external_files(self) -> list[str]:
+        """List the files that contain the weights of the graph. Raises BundleError if one is not bound."""
+        return self._named(self.files.read(self.name))
+
+    def _named(self, model: bytes) -> list[str]:
+        try:
+            found = locations(model)
+        except ValueError as error:
+            raise BundleError(f"{self.path}: {load_failure(error)}") from error
+        if strangers := [name for name in found if name not in self.files.hashes]:
+            raise BundleError(
+                f"{self.path}: expected weights in the files that the manifest lists, found "
+                f"{', '.join(map(repr, strangers[:10]))}; do not use this bundle, or export it again"
+            )
+        return found
+
+    def _checked(self) -> tuple[bytes, str | None]:
+        """Read the graph, and resolve links: ONNX Runtime does not follow a link that leaves the folder.
+
+        Returns:
+            The graph, which refers to its weights by the names of the files themselves, and the folder of these files.
+        """
+        model = self.files.read(self.name)
+        places = {name: self.files.place(name) for name in self._named(model)}
+        folders = {folder for folder, _ in places.values()}
+        if len(folders) > 1:
+            raise BundleError(
+                f"{self.path}: expected its weights {', '.join(places)} in one folder, found links to several; put the files "
+                "themselves there"
+            )
+        if any(name != there for name, (_, there) in places.items()):
+            model = rewrite(model, lambda entries: entries | {"location": places[entries["location"]][1]})
+        return model, next(iter(folders), None)
+
+
+def load_failure(error: Exception) -> str:
+    """Return the message for a graph that ONNX Runtime cannot load."""
+    return f"ONNX Runtime {ort.__version__} cannot load it: {error}"
