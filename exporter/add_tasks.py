@@ -13,6 +13,7 @@ import numpy as np
 
 from exporter.checkpoints.load import Checkpoint, check_finite, load
 from exporter.compile.build import compile_plan, copies
+from exporter.compile.target_passes import ranges_of
 from exporter.errors import ExportError, VerificationError
 from exporter.models.binding import task_slots, task_weights
 from exporter.models.compositions import describe, names_of
@@ -119,7 +120,8 @@ def _open(folder: Path) -> Manifest:
 
 
 def _plan(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None) -> _Plans:
-    goal = make_goal(manifest.opset, atol, manifest.precision, manifest.target)
+    ranges = ranges_of(row.name for row in variant.passes)
+    goal = make_goal(manifest.opset, atol, manifest.precision, manifest.target, ranges)
     found = make_plan(checkpoint, None, variant.drop, goal)
     known = {entry.name for entry in manifest.tasks}
     tasks = tuple(task for task in found.tasks if task.name not in known)
