@@ -22,7 +22,7 @@ class QuantizeDynamicPass(NodeRewritePass):
     1. W is constant, fp32, [in, out] or a stack [T, in, out], and has at least `least` elements: below, quantizing x costs more
        than the product.
     2. Weights: Q = round(W / s), s = max |column| / 127, symmetric; a stack has scales per task and column.
-    3. Activations: DynamicQuantizeLinear measures one range for all of x at run time, of all texts of a batch with their padding.
+    3. Activations: DynamicQuantizeLinear measures one range for all of x at run time: all texts of a batch and their padding.
        The result of a text depends on them, which QuantizeRows avoids. What several products read is quantized once.
 
     The products are written as MatMulInteger, Cast and Mul, which every ONNX runtime knows and ONNX Runtime fuses into one
