@@ -19,8 +19,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # result does not depend on the other texts of the batch. "tensor": at run time, one for the whole batch with its padding, which
 # is faster. "calibrated": before the export, from texts.
 INT8_RANGES: Mapping[str, tuple[str, ...]] = {
-    "portable": ("row", "tensor"),
-    "cpu": ("row", "tensor"),
+    "portable": ("row", "tensor", "calibrated"),
+    "cpu": ("row", "tensor", "calibrated"),
     # OpenVINO computes nodes that are quantized at run time in floating point.
     "openvino": ("calibrated",),
 }
@@ -32,9 +32,9 @@ MIN_TRACED_OPSET = 18
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-4, "int8": 1.0}
 
 
-def needs_ranges(target: str, precision: str) -> bool:
+def needs_ranges(target: str, precision: str, int8_ranges: str | None = None) -> bool:
     """Return whether activations are quantized with ranges measured before the export."""
-    return precision == "int8" and INT8_RANGES[target][0] == "calibrated"
+    return precision == "int8" and chosen_ranges(target, int8_ranges) == "calibrated"
 
 
 def chosen_ranges(target: str, int8_ranges: str | None) -> str:

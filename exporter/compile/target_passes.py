@@ -55,7 +55,7 @@ def target_passes(
     if target == "cuda":
         # On the CPU the fused norm is slower than its parts: 0.92 to 0.98 of the speed, measured on BERT-base.
         passes.append(FuseSkipLayerNormPass())
-    if needs_ranges(target, precision):
+    if needs_ranges(target, precision, int8_ranges):
         if measure is None:
             raise ValueError(f"expected a way to measure activations for the target {target} in {precision}, found none")
         names = [str(value.name) for value in quantized_activations(model, _LEAST)]

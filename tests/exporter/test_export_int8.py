@@ -78,7 +78,8 @@ def _differences(folder: Path) -> list[float]:
                 ids = {"row_ids": np.array([row, 0, 5, 8, row]), "task_ids": np.array([0, 0, 1, 0, 1])}
                 mixed = routed.run(["logits"], _together(*wide, *others) | ids)[0]
                 found += [
-                    float(np.abs(mixed[line, : single[task].shape[1]] - single[task][0]).max()) for line, task in ((0, 0), (4, 1))
+                    float(np.abs(mixed[line, : single[task].shape[1]] - single[task][0]).max())
+                    for line, task in ((0, 0), (4, 1))
                 ]
     return found
 
@@ -107,8 +108,9 @@ def test_one_range_for_all_depends_on_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ranges", ["row", "tensor"])
 def test_added_tasks_keep_the_ranges(tmp_path: Path, ranges: str) -> None:
-    export(_model(a=("seq_bn", "2")), precision="int8", int8_ranges=ranges, extendable=True, output=tmp_path / "onnx")
-    add(tmp_path / "onnx", model=_model(a=("seq_bn", "2"), b=("seq_bn", "2")))
+    model = _model(a=("seq_bn", "2"), b=("seq_bn", "2"))
+    export(model, tasks=["a"], precision="int8", int8_ranges=ranges, extendable=True, output=tmp_path / "onnx")
+    add(tmp_path / "onnx", model=model)
     (variant,) = read_manifest(tmp_path / "onnx").variants
     assert set(variant.tasks) == {"a", "b"}
     assert ranges_of(row.name for row in variant.passes) == ranges
@@ -118,7 +120,10 @@ def test_added_tasks_keep_the_ranges(tmp_path: Path, ranges: str) -> None:
     ("options", "message"),
     [
         ({"int8_ranges": "row"}, "int8_ranges is for the precision int8, found 'row' with fp32: omit it"),
-        ({"int8_ranges": "x", "precision": "int8"}, "int8_ranges for the target portable must be one of row, tensor, found 'x'"),
+        (
+            {"int8_ranges": "x", "precision": "int8"},
+            "int8_ranges for the target portable must be one of row, tensor, calibrated, found 'x'",
+        ),
         (
             {"int8_ranges": "row", "precision": "int8", "target": "openvino"},
             "int8_ranges for the target openvino must be one of calibrated, found 'row'",
