@@ -58,8 +58,10 @@ def target_passes(
     if needs_ranges(target, precision, int8_ranges):
         if measure is None:
             raise ValueError(f"expected a way to measure activations for the target {target} in {precision}, found none")
-        names = [str(value.name) for value in quantized_activations(model, _LEAST)]
-        passes.append(QuantizeStaticPass(measure(model, names), _LEAST))
+        # Values have other names behind the passes before.
+        before = _lowered(passes, model.clone()) if passes else model
+        names = [str(value.name) for value in quantized_activations(before, _LEAST)]
+        passes.append(QuantizeStaticPass(measure(before, names), _LEAST))
     elif precision == "int8" and chosen_ranges(target, int8_ranges) == "tensor":
         passes.append(QuantizeDynamicPass(_LEAST))
     elif precision == "int8":
@@ -69,6 +71,12 @@ def target_passes(
     if not passes:
         return ()
     return (*passes, common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass(), common.TopologicalSortPass())
+
+
+def _lowered(passes: Iterable[ir.passes.InPlacePass], model: ir.Model) -> ir.Model:
+    for step in passes:
+        model = step(model).model
+    return model
 
 
 def ranges_of(passes: Iterable[str]) -> str | None:
