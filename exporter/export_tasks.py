@@ -79,7 +79,7 @@ def export(
         fusions: folders or hub ids of fusion layers to load into the model.
         int8_ranges: how activations get their ranges in int8. "row", the default: at run time, one for each token, so that a
             result does not depend on the other texts of the batch. "tensor": one for the whole batch with its padding, which
-            is faster and less exact. "calibrated", the only one for "openvino": from the calibration texts.
+            is faster and less exact. "calibrated", the only one for "openvino": from the texts of `calibration`.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,

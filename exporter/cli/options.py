@@ -96,9 +96,9 @@ def export_parser() -> Parser:
     parser.add_argument(
         "--int8-ranges",
         metavar="R",
-        help="ranges of activations in int8: row (one for each token: results do not depend on the other texts of the batch) "
-        "or tensor (one for the batch: faster, but predictions change with other texts and padding); default row; the target "
-        "openvino has calibrated ones",
+        help="ranges of activations in int8: row (one for each token; results do not depend on the other texts of the batch), "
+        "tensor (one for the batch: faster, but predictions change with other texts and padding) or calibrated (measured on "
+        "the texts of --calibration); default row, for openvino calibrated",
     )
     parser.add_argument(
         "--target",
