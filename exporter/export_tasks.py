@@ -45,6 +45,7 @@ def export(
     max_disagreement: float | None = None,
     adapters: Sequence[str] = (),
     fusions: Sequence[str] = (),
+    int8_ranges: str | None = None,
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
@@ -62,7 +63,7 @@ def export(
         keep_fused: keep this many members of each fusion, in each layer those with the most attention.
         calibration: a file with texts to measure that attention on (.txt, .jsonl, .csv, .tsv; labels are optional), or with
             scores (.json).
-        precision: "fp32", "fp16", "int8" (weights per output column, activations at run time), or "bf16", in which some targets
+        precision: "fp32", "fp16", "int8" (weights per output column, activations per token), or "bf16", in which some targets
             compute from a graph in fp32.
         target: "portable", standard ONNX operators only; "cpu", "cuda", with ONNX Runtime's fused operators; "openvino";
             "tensorrt".
@@ -78,6 +79,9 @@ def export(
             texts.
         adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
         fusions: folders or hub ids of fusion layers to load into the model.
+        int8_ranges: how activations get their ranges in int8. "row", the default: at run time, one for each token, so that a
+            result does not depend on the other texts of the batch. "tensor": one for the whole batch with its padding, which
+            is faster and less exact. "calibrated", the only one for "openvino": from the texts of `calibration`.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
@@ -95,7 +99,7 @@ def export(
     stages = Stages()
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions)
-        plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target))
+        plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target, int8_ranges))
         if routed:
             check_routable(plans[0])
     with stages("prune"):

@@ -71,6 +71,7 @@ class Plan:
         precision: a precision of `exporter.targets.PRECISIONS`.
         target: a key of `exporter.targets.TARGETS`.
         atol: parity tolerance relative to max(1, max |eager|).
+        int8_ranges: ranges of activations in int8, of `exporter.targets.INT8_RANGES`; None for the default of the target.
     """
 
     tasks: tuple[Task, ...]
@@ -83,6 +84,7 @@ class Plan:
     precision: str
     target: str
     atol: float
+    int8_ranges: str | None = None
 
     @property
     def rounds(self) -> bool:
