@@ -77,7 +77,7 @@ def add(
                 "bundle again with the new ones"
             )
         templates = [load_stored_groups(folder / variant.model, list(manifest.files)) for variant in manifest.variants]
-        checkpoint = load(model, None, adapters, fusions)
+        checkpoint = load(model, False, adapters, fusions)  # the bundle's own tokenizer is kept
         plans = [_plan(checkpoint, manifest, variant, atol) for variant in manifest.variants]
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]

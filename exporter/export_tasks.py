@@ -51,7 +51,8 @@ def export(
     Args:
         model: a live model of the adapters library or of PEFT, a folder or hub id of one, or None for the bundled example. A
             live model is returned unchanged.
-        tokenizer: a fast tokenizer to save with the graph; by default the one in the model's folder.
+        tokenizer: a tokenizer to save with the graph, which is converted if it is a slow one; by default the one in the model's
+            folder; False for none.
         tasks: adapter names, each with a head of the same name, or a mapping from task name to a composition of the adapters
             library (Stack, Fuse, Average); None for the active setup of the checkpoint, or else all its adapters.
         drop: remove the adapters of the layers 0 to drop - 1; a mapping gives a number per task, 0 for tasks that it does not

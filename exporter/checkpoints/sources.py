@@ -24,7 +24,7 @@ _WRITER: dict[Kind, str] = {
     "adapter": "model.save_adapter(folder, name) or PEFT's save_pretrained(folder)",
     "fusion": "model.save_adapter_fusion(folder, names)",
 }
-_TEXTS = ("*.json", "*.txt", "*.model")
+_TEXTS = ("*.json", "*.txt", "*.model", "*.codes", "*.bpe", "*.spm", "*.tokenizer")
 _SAFE = ("*.safetensors",)
 # Only pickles of weights are downloaded, not optimizer states, training arguments or files of other runtimes.
 _PICKLES = ("pytorch_*.bin", "adapter_model.bin")
@@ -181,6 +181,8 @@ def reason(error: BaseException, path: Path | None = None) -> str:
             if wanted:
                 return f"its pickle imports {wanted[1].rstrip('.')}, which could run code; save the weights as safetensors"
             return "its pickle is damaged, or contains more than tensors; save the weights as safetensors"
+        if "trust_remote_code" in str(cause):
+            return "it needs code from the folder, which is never run; load it yourself and give the live model to exporter.export"
     return first_line(error)
 
 

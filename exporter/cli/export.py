@@ -19,6 +19,7 @@ def run(options: argparse.Namespace) -> None:
     with shown_progress(options.quiet):
         report = export(
             options.model,
+            False if options.no_tokenizer else None,
             tasks=options.tasks,
             drop=options.drop,
             output=options.output,

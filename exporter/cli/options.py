@@ -88,6 +88,9 @@ def export_parser() -> Parser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if an export wrote it")
     parser.add_argument(
+        "--no-tokenizer", action="store_true", help="write no tokenizer: the graph is run on token ids, not on texts"
+    )
+    parser.add_argument(
         "--precision",
         default="fp32",
         metavar="P",
