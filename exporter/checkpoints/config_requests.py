@@ -14,8 +14,8 @@ _IMPLEMENTATIONS = (None, "eager", "sdpa")
 _EXPERTS = (*_IMPLEMENTATIONS, "grouped_mm", "batched_mm")
 _QUANTIZED = ("quantization_config", "compression_config")
 FULL_PRECISION = (
-    "weights in full precision are exported: give the full-precision model that they were made from, and quantize the graph with "
-    "--precision int8"
+    "weights in full precision are exported: give the full-precision model that they were made from, and quantize the graph "
+    "with --precision int8"
 )
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 

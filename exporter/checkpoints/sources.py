@@ -182,7 +182,9 @@ def reason(error: BaseException, path: Path | None = None) -> str:
                 return f"its pickle imports {wanted[1].rstrip('.')}, which could run code; save the weights as safetensors"
             return "its pickle is damaged, or contains more than tensors; save the weights as safetensors"
         if "trust_remote_code" in str(cause):
-            return "it needs code from the folder, which is never run; load it yourself and give the live model to exporter.export"
+            return (
+                "it needs code from the folder, which is never run; load it yourself and give the live model to exporter.export"
+            )
     return first_line(error)
 
 
