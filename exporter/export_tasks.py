@@ -24,6 +24,10 @@ from exporter.write.weights_file import WeightsFile
 from runtime.bundle import WEIGHTS
 
 
+# 255 is the limit of file systems; while an export is written, its folder has a longer name.
+_NAME_BYTES = 200
+
+
 def export(
     model: Any = None,
     tokenizer: Any = None,
@@ -120,4 +124,11 @@ def export(
 def _path(output: object) -> Path:
     if not isinstance(output, str | os.PathLike) or "\0" in str(output) or not str(output):
         raise ExportError(f"the output must be the path of a folder, found {output!r}")
-    return Path(output).expanduser()
+    path = Path(output).expanduser()
+    if Path.cwd().is_relative_to(Path(os.path.abspath(path))):  # noqa: PTH100  # resolve would follow a link
+        raise ExportError(
+            f"the output {str(output)!r} is the current folder or contains it, and cannot be replaced: choose a folder in it"
+        )
+    if (length := len(os.fsencode(path.name))) > _NAME_BYTES:
+        raise ExportError(f"the name of the output has {length} bytes: expected at most {_NAME_BYTES}, found {path.name!r}")
+    return path

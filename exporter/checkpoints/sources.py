@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
@@ -59,7 +60,7 @@ def find(source: str | Path, kind: Kind) -> Source:
     """
     text = str(source)
     folder = Path(text).expanduser()
-    if text and "\0" not in text and folder.is_dir():
+    if text and is_folder(folder):
         return Source(text, folder)
     if not _HUB_ID.fullmatch(text) or folder.is_file():
         raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")
@@ -70,6 +71,18 @@ def find(source: str | Path, kind: Kind) -> Source:
         raise ExportError(
             f"there is no {kind} folder {text!r}, and the hub id is not available: {_hub_reason(error)}"
         ) from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder; no path of a folder is longer than the system allows, or contains a null character."""
+    try:
+        return path.is_dir()
+    except ValueError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+            return False
+        raise ExportError(f"the folder {str(path)!r} cannot be read: {error.strerror}") from error
 
 
 def _download(hub_id: str, kind: Kind) -> Path:
@@ -103,7 +116,7 @@ def split_name(text: str) -> tuple[str | None, str]:
         raise ExportError(f"an adapter must be given as [NAME=]SOURCE, found {text!r}")
     text = str(text)
     name, sign, source = text.partition("=")
-    if not sign or Path(text).expanduser().is_dir() or not _NAME.fullmatch(name):
+    if not sign or is_folder(Path(text).expanduser()) or not _NAME.fullmatch(name):
         return None, text
     if not name or not source:
         raise ExportError(f"{text!r} has no {'source' if name else 'name'}: expected [NAME=]SOURCE, such as sst2=adapters/sst2")
@@ -124,7 +137,7 @@ def read_json(path: Path, wrong: str = "must contain a JSON object: save it agai
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{str(path)!r} cannot be read as JSON ({error}): save it again") from error
     if not isinstance(content, dict):
         raise ExportError(f"{str(path)!r} {wrong}")

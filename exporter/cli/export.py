@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from exporter.cli.output import printing
 from exporter.cli.print_report import show_report
 from exporter.cli.progress import shown_progress
 from exporter.export_tasks import export
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
             adapters=options.adapter,
             fusions=options.fusion,
         )
-    show_report(report, options)
+    with printing(f"{report.output} is written, but "):
+        show_report(report, options)
 
 
 def _evaluation(files: Sequence[str]) -> str | dict[str, str] | None:

@@ -37,13 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module(module).run(options)
     except ExportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(f"error: {error}")
         return 1 if isinstance(error, VerificationError) else 2
     except ModuleNotFoundError as error:
-        print(f"error: {error}; install adapterdrop-onnx[export,cpu]", file=sys.stderr)
+        print_error(f"error: {error}; install adapterdrop-onnx[export,cpu]")
+        return 2
+    except OSError as error:
+        print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print_error("interrupted: nothing was written")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from exporter.cli.output import plain_console
+
 
 @contextlib.contextmanager
 def shown_progress(quiet: bool) -> Iterator[None]:
@@ -22,7 +24,7 @@ def shown_progress(quiet: bool) -> Iterator[None]:
         yield
         return
     logger = logging.getLogger("exporter")
-    level, handler = logger.level, ProgressHandler(Console(stderr=True))
+    level, handler = logger.level, ProgressHandler(plain_console(stderr=True))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -100,8 +100,9 @@ def _place(causes: list[BaseException]) -> str | None:
 
 
 def _name(module: nn.Module, callers: list[nn.Module]) -> str:
-    """The dotted name in the outermost caller: torch.export traces a copy of the model."""
-    names = (name for caller in callers for name, found in caller.named_modules() if found is module and name)
+    """The dotted name in the outermost caller; torch.export traces proxies, which share the attributes of the modules."""
+    own = vars(module)
+    names = (name for caller in callers for name, found in caller.named_modules() if vars(found) is own and name)
     name = next(names, "").removeprefix("model.")
     return f"{name} ({type(module).__name__})" if name else type(module).__name__
 
