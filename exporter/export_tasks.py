@@ -23,7 +23,6 @@ from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import WEIGHTS
 
-
 # 255 is the limit of file systems; while an export is written, its folder has a longer name.
 _NAME_BYTES = 200
 

@@ -6,7 +6,7 @@ import errno
 import json
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +62,7 @@ def find(source: str | Path, kind: Kind) -> Source:
     folder = Path(text).expanduser()
     if text and is_folder(folder):
         return Source(text, folder)
-    if not _HUB_ID.fullmatch(text) or folder.is_file():
+    if not _HUB_ID.fullmatch(text) or _is(folder.is_file, folder):
         raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")
     try:
         return Source(text, _download(text, kind), text)
@@ -74,9 +74,17 @@ def find(source: str | Path, kind: Kind) -> Source:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path is a folder; no path of a folder is longer than the system allows, or contains a null character."""
+    """Whether the path is a folder; what cannot be a path, for example because it is too long, is none.
+
+    Raises:
+        ExportError: the folder that contains it cannot be read.
+    """
+    return _is(path.is_dir, path)
+
+
+def _is(kind: Callable[[], bool], path: Path) -> bool:
     try:
-        return path.is_dir()
+        return kind()
     except ValueError:
         return False
     except OSError as error:

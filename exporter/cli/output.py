@@ -39,6 +39,8 @@ def printing(done: str = "") -> Iterator[None]:
     except BrokenPipeError:
         _discard()
     except OSError as error:
+        if error.filename is not None:  # a file that the block reads or writes
+            raise
         _discard()
         raise ExportError(f"{done}standard output cannot be written: {error.strerror or error}") from error
 
@@ -49,9 +51,3 @@ def _discard() -> None:
         target = os.open(os.devnull, os.O_WRONLY)
         os.dup2(target, sys.stdout.fileno())
         os.close(target)
-
-
-def print_error(text: str) -> None:
-    """Print a line on standard error, if it can be written."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)

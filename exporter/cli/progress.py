@@ -49,7 +49,11 @@ class ProgressHandler(logging.Handler):
         self._spinner: Status | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one record."""
+        """Show one record; an export does not fail because standard error cannot be written."""
+        with contextlib.suppress(OSError):
+            self._show(record)
+
+    def _show(self, record: logging.LogRecord) -> None:
         running = getattr(record, "running", None)
         if running is None or not self._console.is_terminal:
             self._console.print(f"  {record.getMessage()}", highlight=False, markup=False, soft_wrap=True)
