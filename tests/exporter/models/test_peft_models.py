@@ -26,6 +26,8 @@ from transformers import (
     BertForTokenClassification,
     MobileViTConfig,
     MobileViTForImageClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 from exporter import export
@@ -37,7 +39,7 @@ from exporter.models.peft_modules import is_peft, layer_of
 from exporter.models.peft_structure import label_count
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Head, Task
-from runtime.bundle import InputEntry
+from runtime.bundle import InputEntry, read_manifest
 from tests.helpers.tiny_models import assert_parity, inputs, run_graph
 from tests.helpers.tiny_peft import METHODS, answer, config, peft_model, scramble
 
@@ -246,6 +248,14 @@ def test_only_a_drop_needs_the_names_of_layers(tmp_path: Path) -> None:
     export(model, output=tmp_path / "onnx")
     feeds = {"pixel_values": np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)}
     assert_parity(run_graph(tmp_path / "onnx", feeds)["logits"], answer(model.eval(), feeds).logits.numpy())
+
+
+def test_xlnet_has_no_limit(tmp_path: Path) -> None:
+    xlnet = XLNetConfig(vocab_size=101, d_model=32, n_layer=2, n_head=4, d_inner=48)
+    model = peft_model(peft.LoraConfig(target_modules=["layer_1"]), ["first"], XLNetForSequenceClassification(xlnet))
+    report = export(model, output=tmp_path / "onnx")
+    assert report.tasks[0].name == "first"
+    assert read_manifest(tmp_path / "onnx").max_lengths == {}
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(-1, {}), (0, {}), (20, {"sequence": 20})])
