@@ -67,7 +67,7 @@ def explain(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, its cause, the cause's cause …"""
+    """Yield an exception, its cause, and so on."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:

@@ -263,7 +263,7 @@ def test_limits_of_models_without_tables_of_positions(limit: int, expected: dict
     class Unlimited(torch.nn.Module):
         config = types.SimpleNamespace(max_position_embeddings=limit)
 
-    assert max_lengths(Unlimited(), [InputEntry("input_ids", "int64", ("batch", "sequence"), 10)]) == expected
+    assert max_lengths(Unlimited(), None, [InputEntry("input_ids", "int64", ("batch", "sequence"), 10)]) == expected
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
