@@ -17,32 +17,32 @@ from exporter.targets import needs_ranges
 
 __all__ = ["Measure", "target_passes"]
 
-# Gives the smallest and greatest number of each of a graph's values, by name.
+# Measures values of a graph: name -> (minimum, maximum).
 Measure = Callable[[ir.Model, Sequence[str]], Mapping[str, tuple[float, float]]]
-# A product with fewer weights is not worth quantizing its operand.
+# With fewer weights, quantizing the operand of a product costs more than the product saves.
 _LEAST = 1 << 14
 
 
 def target_passes(
     target: str, precision: str, model: ir.Model, measure: Measure | None = None, opset: int | None = None
 ) -> tuple[ir.passes.InPlacePass, ...]:
-    """The passes that adapt a model to a target; empty where nothing is to be done.
+    """Return the passes that adapt a model to a target; empty if there is nothing to do.
 
     Args:
-        target: of TARGETS.
-        precision: of PRECISIONS.
-        model: in fp32 and standard operators.
-        measure: gives the ranges of activations; needed where `needs_ranges` says so.
-        opset: the ONNX operator set, by default the model's.
+        target: a key of `exporter.targets.TARGETS`.
+        precision: a precision of `exporter.targets.PRECISIONS`.
+        model: the graph in fp32 with standard operators.
+        measure: measures the ranges of activations; required if `needs_ranges` holds for the target and the precision.
+        opset: the ONNX operator set; by default that of the model.
 
     Raises:
-        ValueError: `measure` is missing where the target needs it.
+        ValueError: `measure` is missing although the target requires it.
     """
     passes: list[ir.passes.InPlacePass] = []
     if precision == "fp16":
         passes.append(ConvertToHalfPass())
     if target in ("cpu", "cuda"):
-        # Before products are quantized: the pattern ends in plain ones.
+        # Before quantization: the pattern contains products in floats.
         passes.append(FuseAttentionPass())
     if target == "cuda":
         # On the CPU the fused norm is slower than its parts: 0.92 to 0.98 of the speed, measured on BERT-base.
