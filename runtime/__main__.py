@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="texts",
         action="append",
         default=[],
+        metavar="TEXT",
         help="a text; write --text=-… for one that starts with a dash; may be repeated",
     )
     add(

@@ -182,7 +182,7 @@ def claim_names(graph: ir.Graph, names: Iterable[str]) -> None:
 
 
 def static_target(before: tuple[int | ir.SymbolicDim, ...], after: tuple[int | ir.SymbolicDim, ...]) -> list[int] | None:
-    """Return the target of a Reshape, with 0 for "as in the input" and -1 for one unknown length; None if there is none."""
+    """Return the target of a Reshape, with 0 for "as in the input" and -1 for one unknown length; None if that fails."""
     target: list[int] = []
     for axis, dim in enumerate(after):
         if isinstance(dim, int):
