@@ -1,4 +1,4 @@
-"""A graph of operator set 18 in operator set 17."""
+"""Rewrite a graph of operator set 18 in operator set 17."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equal weights stored once."""
+"""Store equal weights once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MergeWeightsPass(ir.passes.InPlacePass):
 
         Args:
             protected: names of initializers that stay apart.
-            size_limit: so many elements at most; None for any number.
+            size_limit: the largest number of elements; None for any number.
         """
         super().__init__()
         self.protected = frozenset(protected)

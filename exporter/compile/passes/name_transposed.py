@@ -1,4 +1,4 @@
-"""Transposed weights named after their source."""
+"""Name transposed weights after their source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix products with constant weights in 8-bit integers, by ranges that were measured before."""
+"""Compute matrix products with constant weights in 8-bit integers, by ranges that were measured before."""
 
 from __future__ import annotations
 
