@@ -38,7 +38,7 @@ class AbsorbProjectionsPass(RefusingPass):
     leaves of that layer. DeepSeek-V2 absorbs its up-projections by the same identity (arXiv 2405.04434, 2.1.2).
     """
 
-    # No NodeRewritePass: whether a weight is stored whole is known once all attention is found (rule 4).
+    # Not a NodeRewritePass: whether a weight is stored whole is known once all attention is found (rule 4).
 
     def requires(self, model: ir.Model) -> None:
         """Refuse control flow.

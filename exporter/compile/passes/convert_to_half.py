@@ -36,7 +36,7 @@ class ConvertToHalfPass(RefusingPass):
     Not exact: the caller states the tolerance.
     """
 
-    # No NodeRewritePass: a value's type changes for all its readers at once.
+    # Not a NodeRewritePass: a value's type changes for all its readers at once.
 
     def __init__(self, keep: frozenset[str] = frozenset()) -> None:
         """Set what stays in float32.

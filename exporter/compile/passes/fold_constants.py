@@ -21,7 +21,7 @@ class FoldConstantsPass(ir.passes.InPlacePass):
        before groups are joined: a folded copy hides that two groups read the same weight.
     """
 
-    # No NodeRewritePass: onnxscript has its own loop.
+    # Not a NodeRewritePass: onnxscript has its own loop.
 
     def __init__(self, protected: Collection[str] = (), transpose_weights: bool = False, size_limit: int = 4096) -> None:
         """Set what is folded.

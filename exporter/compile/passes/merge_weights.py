@@ -29,7 +29,7 @@ class MergeWeightsPass(ir.passes.InPlacePass):
         self.protected = frozenset(protected)
         self.size_limit = size_limit
 
-    # No NodeRewritePass: it walks over initializers.
+    # Not a NodeRewritePass: it walks over initializers.
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Compare the initializers by digests."""
