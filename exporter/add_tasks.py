@@ -13,6 +13,7 @@ import numpy as np
 
 from exporter.checkpoints.load import Checkpoint, check_finite, load
 from exporter.compile.build import compile_plan, copies
+from exporter.compile.target_passes import ranges_of
 from exporter.errors import ExportError, VerificationError
 from exporter.models.binding import task_slots, task_weights
 from exporter.models.compositions import describe, names_of
@@ -71,7 +72,7 @@ def add(
     stages = Stages()
     with stages("load"):
         manifest = _open(folder)
-        if needs_ranges(manifest.target, manifest.precision):
+        if needs_ranges(manifest.target, manifest.precision, _ranges(manifest.variants[0])):
             raise ExportError(
                 f"{manifest.precision} for the target {manifest.target} needs calibration texts of all tasks: export the "
                 "bundle again with the new ones"
@@ -120,7 +121,7 @@ def _open(folder: Path) -> Manifest:
 
 
 def _plan(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None) -> _Plans:
-    goal = make_goal(manifest.opset, atol, manifest.precision, manifest.target)
+    goal = make_goal(manifest.opset, atol, manifest.precision, manifest.target, _ranges(variant))
     found = make_plan(checkpoint, None, variant.drop, goal)
     known = {entry.name for entry in manifest.tasks}
     tasks = tuple(task for task in found.tasks if task.name not in known)
@@ -137,6 +138,10 @@ def _plan(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, ato
     if variant.routed:
         check_routable(every)
     return _Plans(new, every)
+
+
+def _ranges(variant: VariantEntry) -> str | None:
+    return ranges_of(row.name for row in variant.passes)
 
 
 def _known(entry: TaskEntry, variant: VariantEntry) -> Task:

@@ -18,6 +18,7 @@ from exporter.report import Report
 from exporter.stages import Stages
 from exporter.variant import Request, export_variant
 from exporter.verify.evaluate import open_evaluation
+from exporter.verify.padding import with_padding_side
 from exporter.write.replaceable import check_sources
 from exporter.write.save import save_config, save_manifest, variant_files
 from exporter.write.staging import check_destination, check_space, staged
@@ -44,6 +45,7 @@ def export(
     max_disagreement: float | None = None,
     adapters: Sequence[str] = (),
     fusions: Sequence[str] = (),
+    int8_ranges: str | None = None,
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
@@ -61,7 +63,7 @@ def export(
         keep_fused: keep this many members of each fusion, in each layer those with the most attention.
         calibration: a file with texts to measure that attention on (.txt, .jsonl, .csv, .tsv; labels are optional), or with
             scores (.json).
-        precision: "fp32", "fp16", "int8" (weights per output column, activations at run time), or "bf16", in which some targets
+        precision: "fp32", "fp16", "int8" (weights per output column, activations per token), or "bf16", in which some targets
             compute from a graph in fp32.
         target: "portable", standard ONNX operators only; "cpu", "cuda", with ONNX Runtime's fused operators; "openvino";
             "tensorrt".
@@ -77,6 +79,9 @@ def export(
             texts.
         adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
         fusions: folders or hub ids of fusion layers to load into the model.
+        int8_ranges: how activations get their ranges in int8. "row", the default: at run time, one for each token, so that a
+            result does not depend on the other texts of the batch. "tensor": one for the whole batch with its padding, which
+            is faster and less exact. "calibrated", the only one for "openvino": from the texts of `calibration`.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
@@ -94,16 +99,17 @@ def export(
     stages = Stages()
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions)
-        plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target))
+        plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target, int8_ranges))
         if routed:
             check_routable(plans[0])
-        texts = open_calibration(calibration, keep_fused, checkpoint.tokenizer, plans[0])
-        examples = open_evaluation(evaluation, max_disagreement, checkpoint.tokenizer, plans[0])
-        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable)
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
+        tokenizer = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
+        texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
+        examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])
+        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable)
         # Before the long stages rather than after them.
         check_space(output, minimum_bytes(pruned, plans[0]))
     with staged(output, overwrite) as folder:
@@ -112,9 +118,9 @@ def export(
                 export_variant(request, plan, task_groups, folder / name, weights, stages)
                 for plan, task_groups, name in zip(plans, pruned, variant_files(plans), strict=True)
             ]
-        processors = [each for each in (checkpoint.tokenizer, checkpoint.processor) if each is not None]
+        processors = [each for each in (tokenizer, checkpoint.processor) if each is not None]
         save_config(pruned[0][0].model, plans[0], processors, folder)
-        save_manifest(plans[0], checkpoint.tokenizer is not None, [entry for entry, _ in done], folder)
+        save_manifest(plans[0], tokenizer is not None, [entry for entry, _ in done], folder)
     return Report(output, checkpoint.source, plans[0].layers, tuple(report for _, report in done), stages.seconds)
 
 

@@ -16,7 +16,7 @@ class Head:
     Attributes:
         name: the head's name in a model with named heads; None for the single head of a model.
         kind: the head type as it is named in a bundle.
-        labels: label names in the order of the logits; empty for heads without labels.
+        labels: label names in the order of the logits; empty for heads without labels, and for a regression with one output.
         choices: choices per question of a multiple choice head, otherwise 1.
         structure: JSON-serializable; equal for heads that differ only in their weights and number of labels.
     """
@@ -71,6 +71,7 @@ class Plan:
         precision: a precision of `exporter.targets.PRECISIONS`.
         target: a key of `exporter.targets.TARGETS`.
         atol: parity tolerance relative to max(1, max |eager|).
+        int8_ranges: ranges of activations in int8, of `exporter.targets.INT8_RANGES`; None for the default of the target.
     """
 
     tasks: tuple[Task, ...]
@@ -83,6 +84,7 @@ class Plan:
     precision: str
     target: str
     atol: float
+    int8_ranges: str | None = None
 
     @property
     def rounds(self) -> bool:

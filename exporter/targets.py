@@ -15,6 +15,15 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
     "openvino": ("fp32", "bf16", "int8"),
 }
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+# Target -> how activations get their ranges in int8, the default first. "row": at run time, one for each token, so that a
+# result does not depend on the other texts of the batch. "tensor": at run time, one for the whole batch with its padding, which
+# is faster. "calibrated": before the export, from texts.
+INT8_RANGES: Mapping[str, tuple[str, ...]] = {
+    "portable": ("row", "tensor", "calibrated"),
+    "cpu": ("row", "tensor", "calibrated"),
+    # OpenVINO computes nodes that are quantized at run time in floating point.
+    "openvino": ("calibrated",),
+}
 
 # The lowest opset that torch.onnx writes; LowerOpsetPass converts the finished graph to a lower one.
 MIN_TRACED_OPSET = 18
@@ -23,9 +32,11 @@ MIN_TRACED_OPSET = 18
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-4, "int8": 1.0}
 
 
-def needs_ranges(target: str, precision: str) -> bool:
-    """Return whether activations are quantized with ranges measured before the export.
+def needs_ranges(target: str, precision: str, int8_ranges: str | None = None) -> bool:
+    """Return whether activations are quantized with ranges measured before the export."""
+    return precision == "int8" and chosen_ranges(target, int8_ranges) == "calibrated"
 
-    OpenVINO computes dynamically quantized nodes in floating point, so that int8 there needs static ranges.
-    """
-    return target == "openvino" and precision == "int8"
+
+def chosen_ranges(target: str, int8_ranges: str | None) -> str:
+    """Return how activations get their ranges in int8: as requested, or the default of the target."""
+    return INT8_RANGES[target][0] if int8_ranges is None else int8_ranges

@@ -213,6 +213,8 @@ def _summary(prediction: Prediction) -> str:
         return f"{prediction.label}  {prediction.score:.2f}"
     if prediction.head == "multilabel":
         return ", ".join(f"{label} {prediction.scores[label]:.2f}" for label in prediction.labels) or "-"
+    if len(prediction.values) > 1:
+        return " ".join(f"{value:+.2f}" for value in prediction.values)
     if prediction.head in ("regression", "multiple_choice"):
         return f"{prediction.value:+.2f}"
     if prediction.head == "question_answering":

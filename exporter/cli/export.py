@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
             max_disagreement=options.max_disagreement,
             adapters=options.adapter,
             fusions=options.fusion,
+            int8_ranges=options.int8_ranges,
         )
     show_report(report, options)
 

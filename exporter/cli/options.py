@@ -55,7 +55,7 @@ examples:
   python -m exporter inspect onnx --shape 8x32 --drop 3
   python -m exporter inspect onnx --picture onnx.svg
   python -m exporter inspect onnx --why
-  python -m exporter inspect onnx --why QuantizeDynamic --drop 3
+  python -m exporter inspect onnx --why QuantizeRows --drop 3
 """
 
 
@@ -91,7 +91,14 @@ def export_parser() -> Parser:
         "--precision",
         default="fp32",
         metavar="P",
-        help="fp32, fp16, bf16 (computed by OpenVINO and TensorRT) or int8 (dynamic, per channel); default fp32",
+        help="fp32, fp16, bf16 (computed by OpenVINO and TensorRT) or int8; default fp32",
+    )
+    parser.add_argument(
+        "--int8-ranges",
+        metavar="R",
+        help="ranges of activations in int8: row (one for each token; results do not depend on the other texts of the batch), "
+        "tensor (one for the batch: faster, but predictions change with other texts and padding) or calibrated (measured on "
+        "the texts of --calibration); default row, for openvino calibrated",
     )
     parser.add_argument(
         "--target",

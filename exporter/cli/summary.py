@@ -137,6 +137,9 @@ def _drift(row: Drift) -> str:
         parts.append(f"{row.metric} {before} -> {after}")
     if len(parts) < 2:
         parts.append(f"mean |diff| {row.mean_abs:.3f}")
+    changed = max(row.changed_by_padding or 0.0, row.changed_by_batch or 0.0)
+    if changed:
+        parts.append(f"{100 * changed:.1f} % change with padding or other texts")
     return f"{row.task}: {', '.join(parts)}"
 
 

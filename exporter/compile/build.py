@@ -101,7 +101,8 @@ def _lower(
 ) -> tuple[ir.Model, ir.Model | None]:
     """Return the graph for the plan's target and, if that has a lower precision, a copy in fp32."""
     reference = graph.clone() if plan.rounds else None
-    return run_passes(graph, target_passes(plan.target, plan.precision, graph, measure, plan.opset), name, passes), reference
+    last = target_passes(plan.target, plan.precision, graph, measure, plan.opset, plan.int8_ranges)
+    return run_passes(graph, last, name, passes), reference
 
 
 def copies(groups: Sequence[TracedGroup]) -> list[TracedGroup]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -12,19 +12,26 @@ from exporter.compile.passes.fuse_attention import FuseAttentionPass
 from exporter.compile.passes.fuse_skip_layer_norm import FuseSkipLayerNormPass
 from exporter.compile.passes.lower_opset import LowerOpsetPass
 from exporter.compile.passes.quantize_dynamic import QuantizeDynamicPass
+from exporter.compile.passes.quantize_rows import QuantizeRowsPass
 from exporter.compile.passes.quantize_static import QuantizeStaticPass, quantized_activations
-from exporter.targets import needs_ranges
+from exporter.targets import chosen_ranges, needs_ranges
 
-__all__ = ["Measure", "target_passes"]
+__all__ = ["Measure", "ranges_of", "target_passes"]
 
 # Measures values of a graph: name -> (minimum, maximum).
 Measure = Callable[[ir.Model, Sequence[str]], Mapping[str, tuple[float, float]]]
+_RANGES = {"QuantizeRows": "row", "QuantizeDynamic": "tensor", "QuantizeStatic": "calibrated"}
 # With fewer weights, quantizing the operand of a product costs more than the product saves.
 _LEAST = 1 << 14
 
 
 def target_passes(
-    target: str, precision: str, model: ir.Model, measure: Measure | None = None, opset: int | None = None
+    target: str,
+    precision: str,
+    model: ir.Model,
+    measure: Measure | None = None,
+    opset: int | None = None,
+    int8_ranges: str | None = None,
 ) -> tuple[ir.passes.InPlacePass, ...]:
     """Return the passes that adapt a model to a target; empty if there is nothing to do.
 
@@ -34,6 +41,7 @@ def target_passes(
         model: the graph in fp32 with standard operators.
         measure: measures the ranges of activations; required if `needs_ranges` holds for the target and the precision.
         opset: the ONNX operator set; by default that of the model.
+        int8_ranges: one of the target's ranges in `exporter.targets.INT8_RANGES`, by default the first.
 
     Raises:
         ValueError: `measure` is missing although the target requires it.
@@ -47,15 +55,30 @@ def target_passes(
     if target == "cuda":
         # On the CPU the fused norm is slower than its parts: 0.92 to 0.98 of the speed, measured on BERT-base.
         passes.append(FuseSkipLayerNormPass())
-    if needs_ranges(target, precision):
+    if needs_ranges(target, precision, int8_ranges):
         if measure is None:
             raise ValueError(f"expected a way to measure activations for the target {target} in {precision}, found none")
-        names = [str(value.name) for value in quantized_activations(model, _LEAST)]
-        passes.append(QuantizeStaticPass(measure(model, names), _LEAST))
-    elif precision == "int8":
+        # The passes above make values with other names.
+        before = _lowered(passes, model.clone()) if passes else model
+        names = [str(value.name) for value in quantized_activations(before, _LEAST)]
+        passes.append(QuantizeStaticPass(measure(before, names), _LEAST))
+    elif precision == "int8" and chosen_ranges(target, int8_ranges) == "tensor":
         passes.append(QuantizeDynamicPass(_LEAST))
+    elif precision == "int8":
+        passes.append(QuantizeRowsPass(_LEAST, fused=target == "cpu"))
     if opset is not None and opset < model.graph.opset_imports[""]:
         passes.append(LowerOpsetPass())
     if not passes:
         return ()
     return (*passes, common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass(), common.TopologicalSortPass())
+
+
+def _lowered(passes: Iterable[ir.passes.InPlacePass], model: ir.Model) -> ir.Model:
+    for step in passes:
+        model = step(model).model
+    return model
+
+
+def ranges_of(passes: Iterable[str]) -> str | None:
+    """Return how the activations of a graph got their ranges in int8, by the names of its passes; None otherwise."""
+    return next((_RANGES[name] for name in passes if name in _RANGES), None)

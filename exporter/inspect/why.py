@@ -16,7 +16,7 @@ import onnx_ir as ir
 from exporter.compile import passes, vmap
 from exporter.compile.pipeline import final_passes, pass_name, template_passes
 from exporter.compile.rewrite.refusals import RefusingPass
-from exporter.compile.target_passes import target_passes
+from exporter.compile.target_passes import ranges_of, target_passes
 from exporter.errors import ExportError
 from exporter.inspect.shapes import concrete_values
 from runtime.bundle import Manifest
@@ -121,7 +121,10 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
 def _refusing_passes(model: ir.Model, manifest: Manifest) -> list[RefusingPass]:
     """Return the passes that keep reasons, each once."""
     # Ranges do not matter: no product that needs one is left.
-    last = target_passes(manifest.target, manifest.precision, model, lambda _, names: dict.fromkeys(names, (0.0, 1.0)))
+    ranges = ranges_of(row.name for row in manifest.variant().passes)
+    last = target_passes(
+        manifest.target, manifest.precision, model, lambda _, names: dict.fromkeys(names, (0.0, 1.0)), int8_ranges=ranges
+    )
     steps = {type(step): step for step in (*template_passes(()), *final_passes(), *last)}
     return [step for step in steps.values() if isinstance(step, RefusingPass)]
 

@@ -39,6 +39,13 @@ _STATIC: dict[str, HeadType] = {
     "Model": "hidden_states",
 }
 _LABELLED = ("classification", "multilabel", "tagging")
+# problem_type in a configuration of transformers -> head type of a classification head. None: by the number of labels.
+_PROBLEMS: dict[str | None, HeadType] = {
+    None: "classification",
+    "regression": "regression",
+    "single_label_classification": "classification",
+    "multi_label_classification": "multilabel",
+}
 # Keys of a flex head's configuration that only change the shapes of its weights or its training.
 _NOT_STRUCTURE = ("num_labels", "label2id", "dropout_prob", "num_choices")
 
@@ -72,7 +79,7 @@ def find_head(model: Any, task: str, name: str) -> Head:
     labels: tuple[str, ...] = ()
     if kind in _LABELLED:
         labels = _labels(f"head {name!r}", int(config["num_labels"]), config.get("label2id") or {})
-    if kind == "classification" and config.get("multilabel"):
+    if kind == "classification" and config.get("multilabel") and len(labels) > 1:  # the loss of one label is that of regression
         kind = "multilabel"
     structure = {key: value for key, value in config.items() if key not in _NOT_STRUCTURE}
     return _finished(name, kind, labels, int(config.get("num_choices") or 1), structure)
@@ -109,9 +116,21 @@ def _static_head(model: Any, task: str) -> Head:
         # Adapters of PEFT can have heads of another size, whose labels are not in the base model's configuration.
         label2id = config.label2id if count == config.num_labels else None
         labels = _labels(f"configuration of {name}", count, label2id or {})
-    if kind == "classification" and getattr(config, "problem_type", None) == "multi_label_classification":
-        kind = "multilabel"
+    if kind == "classification":
+        kind = _problem(config, name, len(labels))
     return _finished(None, kind, labels, 1, name)
+
+
+def _problem(config: Any, name: str, count: int) -> HeadType:
+    """Return the type of a classification head, as transformers' losses and text-classification pipeline have it."""
+    problem = getattr(config, "problem_type", None)
+    if problem not in _PROBLEMS:
+        expected = ", ".join(str(each) for each in _PROBLEMS)
+        raise ExportError(f"the problem_type of {name} must be one of {expected}; found {problem!r}: correct its configuration")
+    if problem == "single_label_classification" and count == config.num_labels == 1:
+        # The softmax over one label is always 1. The pipeline gives its sigmoid.
+        return "multilabel"
+    return _PROBLEMS[problem]
 
 
 def _check_headless(model: Any, name: str) -> None:
@@ -139,8 +158,8 @@ def _base(model: Any) -> Any:
 
 
 def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices: int, structure: Any) -> Head:
-    if kind == "classification" and len(labels) == 1:
-        # As in the library: with one label, the loss is the mean squared error.
+    if kind in ("classification", "regression") and len(labels) == 1:
+        # As in the libraries: with one label, the loss is the mean squared error.
         return Head(name, "regression", (), choices, structure)
     return Head(name, kind, labels, choices, structure)
 

@@ -13,6 +13,8 @@ from runtime.bundle import HeadType, InputEntry
 # Axis names in the graph, as in transformers and Optimum.
 BATCH, SEQUENCE, DECODER_SEQUENCE = "batch", "sequence", "decoder_sequence"
 _TEXT = (BATCH, SEQUENCE)
+# No model takes texts of as many tokens: a tokenizer that gives this number or a larger one knows no limit.
+_UNLIMITED = 10**9
 
 
 def model_inputs(model: Any, tokenizer: Any, kinds: Collection[HeadType]) -> tuple[InputEntry, ...]:
@@ -63,19 +65,42 @@ def used_inputs(inputs: Collection[InputEntry], kind: HeadType) -> tuple[str, ..
     return tuple(entry.name for entry in inputs if only.get(entry.name, kind) == kind)
 
 
-def max_lengths(model: Any, inputs: Collection[InputEntry]) -> dict[str, int]:
+def max_lengths(model: Any, tokenizer: Any, inputs: Collection[InputEntry]) -> dict[str, int]:
     """Return the longest sequence per axis, in tokens; an axis without a limit is absent.
 
+    The limit of texts is the smaller one of the model's positions and the tokenizer's `model_max_length`. The decoder's tokens
+    are not made from a text, so that only the positions limit them.
+
+    Args:
+        model: a live model.
+        tokenizer: a fast tokenizer, or None.
+        inputs: the graph's inputs.
+
     Raises:
-        ExportError: the model takes at most one token.
+        ExportError: the model or the tokenizer takes at most one token.
     """
     axes = list(dict.fromkeys(axis for entry in inputs for axis in entry.shape if not axis.isdigit() and axis != BATCH))
-    limit = _positions(model) if axes else None
-    if limit is not None and limit < 2:
-        raise ExportError(
-            f"{type(model).__name__} takes at most one token (max_position_embeddings): expected a limit of at least 2"
-        )
-    return {} if limit is None else dict.fromkeys(axes, limit)
+    found: dict[str, int] = {}
+    positions, texts = _positions(model) if axes else None, _longest_text(tokenizer)
+    for axis in axes:
+        limits = {"max_position_embeddings": positions, "model_max_length": None if axis == DECODER_SEQUENCE else texts}
+        known = {name: limit for name, limit in limits.items() if limit is not None}
+        if not known:
+            continue
+        name = min(known, key=lambda each: known[each])
+        if known[name] < 2:
+            taker = type(model if name == "max_position_embeddings" else tokenizer).__name__
+            raise ExportError(f"{taker} takes at most one token ({name}): expected a limit of at least 2")
+        found[axis] = known[name]
+    return found
+
+
+def _longest_text(tokenizer: Any) -> int | None:
+    """The tokenizer's limit in tokens; None without one, for which transformers has numbers such as 1e30."""
+    limit = getattr(tokenizer, "model_max_length", None)
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < _UNLIMITED:
+        return None
+    return int(limit)
 
 
 def _positions(model: Any) -> int | None:

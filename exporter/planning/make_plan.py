@@ -18,7 +18,7 @@ from exporter.models.inputs import check_vocabulary, max_lengths, model_inputs
 from exporter.models.library import library_of
 from exporter.plan import Plan, Task
 from exporter.planning.choose_tasks import choose_setups, saved_heads
-from exporter.targets import PRECISIONS, TARGETS, TOLERANCES
+from exporter.targets import INT8_RANGES, PRECISIONS, TARGETS, TOLERANCES
 from runtime.bundle import OUTPUTS, InputEntry
 
 DEFAULT_OPSET = 20
@@ -34,15 +34,23 @@ class Goal:
         precision: a precision of `exporter.targets.PRECISIONS`.
         target: a key of `exporter.targets.TARGETS`.
         atol: parity tolerance relative to max(1, max |eager|).
+        int8_ranges: ranges of activations in int8, of `exporter.targets.INT8_RANGES`; None for the default of the target.
     """
 
     opset: int
     precision: str
     target: str
     atol: float
+    int8_ranges: str | None = None
 
 
-def make_goal(opset: int | None = None, atol: float | None = None, precision: str = "fp32", target: str = "portable") -> Goal:
+def make_goal(
+    opset: int | None = None,
+    atol: float | None = None,
+    precision: str = "fp32",
+    target: str = "portable",
+    int8_ranges: str | None = None,
+) -> Goal:
     """Validate the compilation options.
 
     Args:
@@ -50,18 +58,20 @@ def make_goal(opset: int | None = None, atol: float | None = None, precision: st
         atol: parity tolerance relative to max(1, max |eager|); None for the default of the precision.
         precision: a precision of `exporter.targets.PRECISIONS`.
         target: a key of `exporter.targets.TARGETS`.
+        int8_ranges: how activations get their ranges in int8; None for the default of the target.
 
     Raises:
-        ExportError: an option is out of range, or the target does not support the precision.
+        ExportError: an option is out of range, or the target does not support the precision or the ranges.
     """
     opset = DEFAULT_OPSET if opset is None else opset
     if not isinstance(opset, int) or opset not in OPSETS:
         raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
     _check_target(target, precision)
+    _check_ranges(target, precision, int8_ranges)
     atol = TOLERANCES[precision] if atol is None else atol
     if not isinstance(atol, int | float) or not 0 < atol < math.inf:
         raise ExportError(f"atol must be a finite number above 0, found {atol}")
-    return Goal(opset, precision, target, atol)
+    return Goal(opset, precision, target, atol, int8_ranges)
 
 
 def _check_target(target: str, precision: str) -> None:
@@ -75,6 +85,16 @@ def _check_target(target: str, precision: str) -> None:
             f"the target {target} supports {', '.join(TARGETS[target])}, found {precision}: choose one of these, or for "
             f"{precision} one of the targets {', '.join(able)}"
         )
+
+
+def _check_ranges(target: str, precision: str, int8_ranges: str | None) -> None:
+    if int8_ranges is None:
+        return
+    if precision != "int8":
+        raise ExportError(f"int8_ranges is for the precision int8, found {int8_ranges!r} with {precision}: omit it")
+    if int8_ranges not in INT8_RANGES[target]:
+        supported = ", ".join(INT8_RANGES[target])
+        raise ExportError(f"int8_ranges for the target {target} must be one of {supported}, found {int8_ranges!r}")
 
 
 _DEFAULT = make_goal()
@@ -110,13 +130,14 @@ def make_plan(
         tasks=chosen,
         layers=layers,
         inputs=inputs,
-        max_lengths=max_lengths(model, inputs),
+        max_lengths=max_lengths(model, tokenizer, inputs),
         padding_id=getattr(model.config, "pad_token_id", None),
         end_id=model.config.eos_token_id if getattr(model.config, "is_encoder_decoder", False) else None,
         opset=goal.opset,
         precision=goal.precision,
         target=goal.target,
         atol=goal.atol,
+        int8_ranges=goal.int8_ranges,
     )
 
 

@@ -61,7 +61,7 @@ def open_calibration(path: str | Path | None, keep: int | None, tokenizer: Any, 
         raise ExportError("keep_fused was given, but no task is a fusion: omit it, or add a task with a Fuse block")
     if keep is not None and path is None:
         raise ExportError("keep_fused needs a calibration file with texts or given scores: add --calibration FILE")
-    if path is None and needs_ranges(plan.target, plan.precision):
+    if path is None and needs_ranges(plan.target, plan.precision, plan.int8_ranges):
         raise ExportError(
             f"{plan.precision} for the target {plan.target} measures the ranges of activations on texts: add "
             "--calibration FILE with a few hundred typical texts"
@@ -72,7 +72,7 @@ def open_calibration(path: str | Path | None, keep: int | None, tokenizer: Any, 
         raise ExportError("calibration texts need a tokenizer: save one in the model folder, or give scores in a .json file")
     names = [entry.name for entry in plan.inputs]
     read = read_calibration(path, tokenizer, names, plan.max_lengths.get(SEQUENCE, _MAX_LENGTH))
-    if read.scores is not None and needs_ranges(plan.target, plan.precision):
+    if read.scores is not None and needs_ranges(plan.target, plan.precision, plan.int8_ranges):
         quantized = f"{plan.precision} for the target {plan.target}"
         raise ExportError(f"{quantized} needs calibration texts, found scores in {str(path)!r}: give a file of texts")
     return read

@@ -30,11 +30,14 @@ class Drift:
         argmax_agreement: share of equal predictions, 0 to 1, over texts; over real tokens (tagging, language models); over
             starts and ends (question answering); over texts and labels (multi-label: both above or both below 0); None for
             regression.
-        metric: "accuracy" (multi-label: over texts and labels), "pearson" (regression), or None without labels, or for a head
-            that does not predict one label per text.
+        metric: "accuracy" (multi-label: over texts and labels), "pearson" (regression; the mean over its outputs), or None
+            without labels, or for a head that does not predict one label per text.
         metric_before: the metric before the change; None without a metric, and for Pearson if all predictions or labels are
             equal.
         metric_after: the metric after the change.
+        changed_by_padding: share of predictions that change if the text is padded to 128 tokens, 0 to 1, counted as in
+            `argmax_agreement` on at most 256 texts; only for a graph in int8, otherwise None.
+        changed_by_batch: the same for texts in batches of 32.
     """
 
     task: str
@@ -44,6 +47,8 @@ class Drift:
     metric: str | None = None
     metric_before: float | None = None
     metric_after: float | None = None
+    changed_by_padding: float | None = None
+    changed_by_batch: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON types."""
@@ -133,6 +138,12 @@ def _run(model: Any, batch: Batch, task: str) -> dict[str, Array]:
     return {name: found[name].float().cpu().numpy() for name in _OUTPUTS if found.get(name) is not None}
 
 
+def predictions(head: str, logits: Array) -> Array:
+    """Return what a head predicts: whether each label applies (multi-label), else the number of the largest logit."""
+    found: Array = logits > 0 if head == "multilabel" else logits.argmax(-1)
+    return found
+
+
 class _Differences:
     """Sums of differences and of equal predictions over batches."""
 
@@ -145,15 +156,14 @@ class _Differences:
         """Add one batch of one output, [batch, …]; [batch, sequence, …] is compared on real tokens only."""
         if self._head == "question_answering":
             real = mask.astype(bool)
-            choices = [np.where(real, values, -np.inf).argmax(-1) for values in (before, after)]
+            choices = [predictions(self._head, np.where(real, values, -np.inf)) for values in (before, after)]
             differences = np.abs(after - before)[real]
         elif before.ndim == 3 and before.shape[:2] == mask.shape:
             before, after = (values[mask.astype(bool)] for values in (before, after))
-            choices = [values.argmax(-1) for values in (before, after)]
+            choices = [predictions(self._head, values) for values in (before, after)]
             differences = np.abs(after - before)
         else:
-            multi = self._head == "multilabel"
-            choices = [values > 0 if multi else values.argmax(-1) for values in (before, after)]
+            choices = [predictions(self._head, values) for values in (before, after)]
             differences = np.abs(after - before)
         self._total += float(differences.sum(dtype=np.float64))
         self._count += differences.size
@@ -169,15 +179,15 @@ class _Differences:
 
 def _metric(head: str, logits: Array, expected: Array) -> float | None:
     if head == "regression":
-        values = logits[:, 0].astype(np.float64)
-        if np.ptp(values) == 0 or np.ptp(expected) == 0:
+        pairs = list(zip(logits.T.astype(np.float64), expected.T, strict=True))
+        if any(np.ptp(values) == 0 for pair in pairs for values in pair):
             return None  # the correlation with a constant is undefined
-        return float(np.corrcoef(values, expected)[0, 1])
+        return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]))
     return float(np.mean((logits > 0) == expected if head == "multilabel" else logits.argmax(-1) == expected))
 
 
 def _labels(calibration: Calibration, head: str, labels: Sequence[str]) -> Array | None:
-    """The labels as numbers: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 [texts] for regression."""
+    """The labels as numbers: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 [texts, outputs] for regression."""
     if calibration.labels is None or head not in ("classification", "regression", "multilabel", "image_classification"):
         return None
     found: list[Any] = []
@@ -186,8 +196,10 @@ def _labels(calibration: Calibration, head: str, labels: Sequence[str]) -> Array
         if head == "multilabel":
             ids = [_label_id(one, labels, where) for one in (label if isinstance(label, list) else [label])]
             found.append([float(number in ids) for number in range(len(labels))])
+        elif head == "regression":
+            found.append(_numbers(label, len(labels) or 1, where))
         else:
-            found.append(_number(label, where) if head == "regression" else _label_id(label, labels, where))
+            found.append(_label_id(label, labels, where))
     return np.array(found)
 
 
@@ -201,6 +213,14 @@ def _label_id(label: Any, labels: Sequence[str], where: str) -> int:
     if not 0 <= number < len(labels):
         raise ExportError(f"{where}: unknown label {label!r}; labels: {', '.join(labels)}, or 0 to {len(labels) - 1}")
     return number
+
+
+def _numbers(label: Any, count: int, where: str) -> list[float]:
+    found = [_number(number, where) for number in (label if isinstance(label, list) else [label])]
+    if len(found) != count:
+        expected = "one number" if count == 1 else f"a list of {count} numbers"
+        raise ExportError(f"{where}: the label {label!r} has {len(found)} numbers: expected {expected} for a regression")
+    return found
 
 
 def _number(label: Any, where: str) -> float:

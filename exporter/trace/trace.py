@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 from torch import nn
 
 from exporter.errors import ExportError
@@ -27,6 +28,12 @@ from runtime.bundle import OUTPUTS
 # Distinct sizes above 1, so that torch.export neither specializes an axis nor identifies two axes.
 EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 7, DECODER_SEQUENCE: 5, "words": 3}
 _MODEL = "model"
+# Attention as matrix products and a softmax in every opset, the form that the passes know. From opset 23 on, torch.onnx writes
+# the operator Attention, in which ONNX Runtime takes the smallest finite number of a mask for minus infinity: a row without
+# tokens becomes zero, in PyTorch it is an average.
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.scaled_dot_product_attention.default: aten_scaled_dot_product_attention
+}
 
 
 class _SingleTask(nn.Module):
@@ -122,6 +129,7 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
                 output_names=list(fields),
                 dynamic_shapes=(_dynamic_axes(plan),),
                 opset_version=max(plan.opset, MIN_TRACED_OPSET),
+                custom_translation_table=_TRANSLATIONS,
                 optimize=False,
                 verbose=False,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from exporter.prune.task_groups import TaskGroup
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.texts.drift import Array, Comparison, Drift
 from exporter.verify.eager import eager
+from exporter.verify.independence import changed_predictions
 from runtime.bundle import OUTPUTS
 
 # Tokens; texts are truncated to this length if the model has no limit.
@@ -110,7 +111,15 @@ def _compare(tasks: Sequence[tuple[TaskGroup, Task]], plan: Plan, graph: Any, te
             expected = dict(zip(fields, eager(task_group, plan, task, batch.feeds), strict=True))
             own = {field: results[name] for field, name in zip(fields, outputs[task.name], strict=True)}
             comparison.add(batch, expected, own)
-    return [comparison.result() for comparison in comparisons]
+    found = [comparison.result() for comparison in comparisons]
+    if plan.precision != "int8":
+        return found  # no value depends on more than its own text
+    changed = changed_predictions([task for _, task in tasks], plan, graph, texts)
+    return [_with_changes(drift, *changed.get(drift.task, (None, None))) for drift in found]
+
+
+def _with_changes(drift: Drift, padding: float | None, batch: float | None) -> Drift:
+    return replace(drift, changed_by_padding=padding, changed_by_batch=batch)
 
 
 def _check(rows: Sequence[Drift], allowed: float | None) -> None:

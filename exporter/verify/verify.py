@@ -16,7 +16,7 @@ from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
-from exporter.verify.random_inputs import make_inputs
+from exporter.verify.random_inputs import MASKS, Masks, make_inputs
 from exporter.verify.routes import compare_routes
 from runtime.bundle import ParityRow
 
@@ -113,10 +113,13 @@ def _compare(
     tasks: Sequence[tuple[TaskGroup, Task]],
     outputs: Mapping[str, Sequence[str]],
     shape: tuple[int, int],
-    padded: bool = True,
+    masks: Masks = MASKS[0],
 ) -> list[list[ParityRow]]:
-    """Return a row per candidate for each task."""
-    inputs = make_inputs(plan, *shape, padded=padded)
+    """Return a row per candidate for each task.
+
+    Tasks for which PyTorch fails, or has no finite logits, are compared with masks of fewer kinds.
+    """
+    inputs = make_inputs(plan, *shape, masks=masks)
     names = [name for _, task in tasks for name in outputs[task.name]]
     try:
         results = [dict(zip(names, candidate.graph.run(names, inputs), strict=True)) for candidate in candidates]
@@ -124,15 +127,11 @@ def _compare(
         raise VerificationError(f"the exported graph fails at {shape[0]}x{shape[1]}; nothing was written: {error}") from error
     rows: dict[str, list[ParityRow]] = {}
     known: dict[str, np.ndarray] = {}
-    unpadded = []
+    postponed = []
     for task_group, task in tasks:
-        try:
-            expected = eager(task_group, plan, task, inputs)
-        except Exception as error:  # raised by the model, for example by ReFT for a text that is shorter than its positions
-            if not padded:
-                reason = f"PyTorch fails on the task {task.name!r} at {shape[0]}x{shape[1]}"
-                raise VerificationError(f"{reason}; nothing was written: {error}") from error
-            unpadded.append((task_group, task))
+        expected = _expected(task_group, plan, task, inputs, shape, last=masks == MASKS[-1])
+        if expected is None:
+            postponed.append((task_group, task))
             continue
         known[task.name] = expected[0]
         rows[task.name] = [
@@ -143,8 +142,23 @@ def _compare(
         if candidate.routed is not None and known:
             for row in compare_routes(candidate.routed, plan, inputs, known, shape, candidate.atol):
                 rows[row.task][number] = max(rows[row.task][number], row, key=tolerance_ratio)
-    more = _compare(candidates, plan, unpadded, outputs, shape, padded=False) if unpadded else []
-    return [*rows.values(), *more]
+    if not postponed:
+        return list(rows.values())
+    return [*rows.values(), *_compare(candidates, plan, postponed, outputs, shape, MASKS[MASKS.index(masks) + 1])]
+
+
+def _expected(
+    task_group: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np.ndarray], shape: tuple[int, int], last: bool
+) -> list[np.ndarray] | None:
+    """Return PyTorch's outputs; None where it fails or has no finite ones, unless these are the `last` masks to try."""
+    try:
+        expected = eager(task_group, plan, task, inputs)
+    except Exception as error:  # raised by the model, for example by ReFT for a text that is shorter than its positions
+        if last:
+            reason = f"PyTorch fails on the task {task.name!r} at {shape[0]}x{shape[1]}"
+            raise VerificationError(f"{reason}; nothing was written: {error}") from error
+        return None
+    return expected if last or all(np.isfinite(output).all() for output in expected) else None
 
 
 def _worst(

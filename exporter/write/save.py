@@ -93,7 +93,7 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
     only: Task | None = plan.tasks[0] if len(plan.tasks) == 1 else None
     labels = only.head.labels if only is not None else ()
     if only is not None and only.head.kind == "regression":
-        labels = ("LABEL_0",)
+        labels = labels or ("LABEL_0",)
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}

@@ -47,7 +47,8 @@ INPUTS: Final[Mapping[str, InputType]] = {
 BATCH: Final = "batch"
 SEQUENCE: Final = "sequence"
 
-_LABELLED: Final = ("classification", "multilabel", "tagging")  # labels are optional for dependency parsing only
+_LABELLED: Final = ("classification", "multilabel", "tagging")
+_UNLABELLED_TOO: Final = ("dependency_parsing", "regression")  # labels are optional; those of a regression name its outputs
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class TaskEntry:
     Attributes:
         name: name of the task.
         head: type of the prediction head.
-        labels: labels in the order of the logits; empty for a head without labels.
+        labels: labels in the order of the logits; empty for a head without labels. A regression has labels if it has several
+            outputs, which they name.
         outputs: names of the graph outputs, in the order of `OUTPUTS[head]`.
         setup: text form of the adapter composition, such as "Stack(en, qnli)"; empty for a head on the trunk without adapters.
     """
@@ -122,7 +124,9 @@ class TaskEntry:
         names = OUTPUTS[self.head]
         if len(self.outputs) != len(names) or "" in self.outputs:
             yield f"{where}.outputs: expected {len(names)} ({', '.join(names)}) for {self.head}, found {list(self.outputs)}"
-        if self.head != "dependency_parsing" and (self.head in _LABELLED) != bool(self.labels):
+        if self.head == "regression" and len(self.labels) == 1:
+            yield f"{where}.labels: expected none for regression with one output, found {list(self.labels)}"
+        if self.head not in _UNLABELLED_TOO and (self.head in _LABELLED) != bool(self.labels):
             expected = "some" if self.head in _LABELLED else "none"
             yield f"{where}.labels: expected {expected} for {self.head}, found {list(self.labels)}"
         yield from repeated(f"{where}.labels", self.labels)

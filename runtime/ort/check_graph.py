@@ -66,7 +66,7 @@ def _agree(entry: InputEntry, value: Any) -> bool:
 
 def _output_problems(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     rank = _RANKS[task.head]
-    width = 1 if task.head in ("regression", "multiple_choice") else len(task.labels)  # 0: unknown
+    width = len(task.labels) or int(task.head in ("regression", "multiple_choice"))  # 0: unknown
     expected = f"{f'{width} ' if width else ''}logits of rank {rank}"
     for output in task.outputs:
         shape = outputs.get(output)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from runtime.bundle import HeadType, TaskEntry
 from runtime.text.encode import TextEncoder
 from runtime.text.prediction import Prediction, Word
+from runtime.text.spans import trimmed, whole
 from runtime.text.tokens import Tokens
 
 Array = npt.NDArray[Any]
@@ -36,7 +37,10 @@ def interpret(
     values = logits[0]
     if task.head == "question_answering":
         return _answer(logits[0], logits[1], parts[1], tokens)
-    if task.head in ("regression", "multiple_choice"):
+    if task.head == "regression":
+        numbers = tuple(map(float, values))
+        return Prediction(task.head, value=numbers[0] if len(numbers) == 1 else None, values=numbers)
+    if task.head == "multiple_choice":
         return Prediction(task.head, value=float(values[0]))
     if task.head == "text_embedding":
         return Prediction(task.head, vector=tuple(values.tolist()))
@@ -75,11 +79,17 @@ def _words(task: TaskEntry, probabilities: npt.NDArray[np.float64], parts: Seque
             first, begin, _ = spans.get((part, word), (token, start, end))
             spans[part, word] = (first, begin, end)
     words = []
+    last = [(0, 0)] * len(parts)  # end of the last word of each part: according to the tokenizer, and of its last character
     for (part, _), (token, start, end) in spans.items():
-        text, start, end = _trimmed(parts[part], start, end)
+        _, first, whole_end = whole(parts[part], start, end)
+        if last[part][0] <= start < last[part][1]:
+            # Some tokenizers start a word at a mark, which belongs to the word before
+            first = min(last[part][1], whole_end)
+        text, first, whole_end = trimmed(parts[part], first, whole_end)
         if text:
+            last[part] = (end, whole_end)
             best = int(probabilities[token].argmax())
-            words.append(Word(text, start, end, task.labels[best], float(probabilities[token, best]), part))
+            words.append(Word(text, first, whole_end, task.labels[best], float(probabilities[token, best]), part))
     return tuple(words)
 
 
@@ -90,7 +100,7 @@ def _masks(logits: Array, parts: Sequence[str], tokens: Tokens, encoder: TextEnc
         if token_id == encoder.mask_id and part is not None:
             best = int(logits[token].argmax())
             score = float(softmax(logits[token])[best])
-            words.append(Word(*_trimmed(parts[part], start, end), encoder.token_text(best), score, part))
+            words.append(Word(*trimmed(parts[part], start, end), encoder.token_text(best), score, part))
     return tuple(words)
 
 
@@ -107,12 +117,5 @@ def _answer(starts: Array, ends: Array, context: str, tokens: Tokens) -> Predict
     start = first + int(best[length].argmax())
     end = start + length
     score = float(softmax(starts)[start] * softmax(ends)[end])
-    answer, left, right = _trimmed(context, tokens.offsets[start][0], tokens.offsets[end][1])
+    answer, left, right = whole(context, tokens.offsets[start][0], tokens.offsets[end][1])
     return Prediction("question_answering", answer=answer, start=left, end=right, score=score)
-
-
-def _trimmed(text: str, start: int, end: int) -> tuple[str, int, int]:
-    """Remove surrounding spaces from a span; SentencePiece and byte-level tokenizers include them in a word."""
-    found = text[start:end].strip()
-    start = text.index(found, start)
-    return found, start, start + len(found)

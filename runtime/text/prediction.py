@@ -51,8 +51,10 @@ class Prediction:
             there, each a softmax over all tokens of question and context (question_answering).
         scores: label -> probability: softmax (classification) or sigmoid (multilabel).
         labels: labels with a probability of at least 0.5 (multilabel).
-        value: number in the units of the training data (regression), or logit of this row's choice (multiple_choice). To
-            compare the choices of a question, take the largest value, or the softmax over the values of its rows.
+        value: number in the units of the training data (regression with one output), or logit of this row's choice
+            (multiple_choice). To compare the choices of a question, take the largest value, or the softmax over the values of
+            its rows.
+        values: all numbers of a regression, in the order of the task's outputs.
         words: labelled words in text order (tagging), or one per mask token, possibly none (masked_lm).
         answer: characters `[start:end]` of the context; "" with score 0 for an empty context (question_answering).
         start: start of `answer` in characters of the context.
@@ -73,8 +75,13 @@ class Prediction:
     end: int | None = None
     drop: int | None = None
     vector: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary with `head`, `drop` and the fields that this head sets."""
+        """Return a JSON-ready dictionary with `head`, `drop` and the fields that this head sets.
+
+        A regression with several outputs has `values` instead of `value`.
+        """
         document = asdict(self)
-        return {name: document[name] for name in ("head", "drop", *FIELDS[self.head])}
+        fields = ("values",) if len(self.values) > 1 else FIELDS[self.head]
+        return {name: document[name] for name in ("head", "drop", *fields)}

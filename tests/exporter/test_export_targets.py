@@ -31,6 +31,7 @@ from tests.helpers.tiny_models import MAX_LENGTH, inputs, reference, run_graph, 
 TASKS = {"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}
 CASES = [(target, precision) for target, precisions in TARGETS.items() for precision in precisions]
 FUSED = {"cpu": {"MultiHeadAttention"}, "cuda": {"MultiHeadAttention", "SkipLayerNormalization"}}
+INTEGERS = {("cpu", "int8"): {"MatMulIntegerToFloat"}}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: 
     for name in ("model_routed.onnx", "model.onnx"):
         graph = onnx.load(tmp_path / "onnx" / name, load_external_data=False).graph
         own = {node.op_type for node in graph.node if node.domain == "com.microsoft"}
-        assert own == FUSED.get(target, set())
+        assert own == FUSED.get(target, set()) | INTEGERS.get((target, precision), set())
     kinds = {onnx.TensorProto.DataType.Name(value.data_type) for value in graph.initializer}
     assert ("INT8" in kinds) == (precision == "int8")
     assert ("FLOAT16" in kinds) == (precision == "fp16")
@@ -105,6 +106,28 @@ def test_static_ranges_need_texts(model: Any, tmp_path: Path) -> None:
         ExportError, match=r"int8 for the target openvino measures the ranges of activations .*: add --calibration FILE"
     ):
         export(model, target="openvino", precision="int8", output=tmp_path / "onnx")
+
+
+@pytest.mark.parametrize("target", ["portable", "cpu"])
+def test_calibrated_ranges_depend_on_no_text(model: Any, tmp_path: Path, target: str) -> None:
+    options: dict[str, Any] = {"precision": "int8", "int8_ranges": "calibrated", "target": target}
+    with pytest.raises(ExportError, match=f"int8 for the target {target} measures the ranges .*: add --calibration FILE"):
+        export(model, output=tmp_path / "onnx", **options)
+    texts = _texts(tmp_path / "texts.jsonl", labels=False)
+    report = export(model, tokenizer(), calibration=texts, evaluation=texts, output=tmp_path / "onnx", **options)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "onnx" / "model.onnx", load_external_data=False).graph.node}
+    assert "QuantizeLinear" in kinds
+    assert not kinds & {"DynamicQuantizeLinear", "ReduceMax"}
+    assert {(row.changed_by_padding, row.changed_by_batch) for row in report.variants[0].evaluation} == {(0, 0)}
+
+
+def test_one_range_for_the_batch_is_reported(model: Any, tmp_path: Path) -> None:
+    """The evaluation counts what the other texts change."""
+    texts = _texts(tmp_path / "texts.jsonl", labels=False)
+    report = export(model, tokenizer(), precision="int8", int8_ranges="tensor", evaluation=texts, output=tmp_path / "onnx")
+    for row in report.variants[0].evaluation:
+        assert row.changed_by_padding is not None
+        assert row.changed_by_batch is not None
 
 
 def _texts(path: Path, labels: bool) -> Path:
@@ -144,6 +167,7 @@ def test_evaluation_texts_tell_what_a_precision_costs(model: Any, tmp_path: Path
     assert row.metric == "accuracy"
     assert 0 < row.max_abs < TOLERANCES["int8"]
     assert row.argmax_agreement is not None
+    assert (row.changed_by_padding, row.changed_by_batch) == (0, 0)
     assert report.to_dict()["evaluation"][0]["metric_after"] == row.metric_after
 
 

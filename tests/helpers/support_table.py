@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from exporter import ExportError, VerificationError, export
 from runtime.bundle import OUTPUTS, InputEntry, Manifest, TaskEntry, read_manifest
+from tests.helpers.company import left_tokenizer
 from tests.helpers.support_rows import ROWS, Row
 
 TABLE = Path(__file__).parents[2] / "docs" / "support.md"
@@ -47,16 +48,16 @@ def result(row: Row, look: Callable[[Path], object] = lambda _folder: None) -> t
     """Return "within 1e-05" or "refused: …", and "yes", "no (operator)" or "-". `look` is given the exported folder."""
     model = row.build()
     with tempfile.TemporaryDirectory() as scratch:
-        folder, routed = Path(scratch) / "onnx", "yes"
+        folder, routed, tokenizer = Path(scratch) / "onnx", "yes", left_tokenizer(model)
         try:
             try:
-                export(model, tasks=row.tasks, drop=row.drop, output=folder, routed=True)
+                export(model, tokenizer, row.tasks, row.drop, folder, routed=True)
             except ExportError as error:
                 if isinstance(error, VerificationError) or "routed graph" not in str(error):
                     raise
                 operator = re.search(r"choose their task in (\w+)", str(error))
                 routed = "-" if operator is None else f"no ({operator[1]})"
-                export(model, tasks=row.tasks, drop=row.drop, output=folder)
+                export(model, tokenizer, row.tasks, row.drop, folder)
         except VerificationError:
             raise
         except ExportError as error:

@@ -18,6 +18,7 @@ from exporter.compile.passes.move_scales import MoveScalesPass
 from exporter.compile.passes.name_transposed import NameTransposedPass
 from exporter.compile.passes.push_slices import PushSlicesPass
 from exporter.compile.passes.quantize_dynamic import QuantizeDynamicPass
+from exporter.compile.passes.quantize_rows import QuantizeRowsPass
 from exporter.compile.passes.quantize_static import QuantizeStaticPass
 from exporter.compile.passes.reassociate_products import ReassociateProductsPass
 from exporter.compile.passes.remove_no_ops import RemoveNoOpsPass
@@ -46,6 +47,7 @@ __all__ = [
     "NameTransposedPass",
     "PushSlicesPass",
     "QuantizeDynamicPass",
+    "QuantizeRowsPass",
     "QuantizeStaticPass",
     "ReassociateProductsPass",
     "RemoveNoOpsPass",

@@ -22,8 +22,8 @@ class QuantizeDynamicPass(NodeRewritePass):
     1. W is constant, fp32, [in, out] or a stack [T, in, out], and has at least `least` elements: below, quantizing x costs more
        than the product.
     2. Weights: Q = round(W / s), s = max |column| / 127, symmetric; a stack has scales per task and column.
-    3. Activations: DynamicQuantizeLinear measures the range of x at run time, so that no calibration is needed. What several
-       products read is quantized once.
+    3. Activations: DynamicQuantizeLinear measures one range for all of x at run time: all texts of a batch and their padding.
+       The result of a text depends on them, which QuantizeRows avoids. What several products read is quantized once.
 
     The products are written as MatMulInteger, Cast and Mul, which every ONNX runtime knows and ONNX Runtime fuses into one
     operator. Not exact: the caller states the tolerance.
@@ -63,8 +63,8 @@ def unfit_weight(weight: ir.Value | None, least: int, ranks: Collection[int]) ->
     return None
 
 
-def quantized_weight(weight: ir.Value, build: Builder) -> tuple[ir.Value, ir.Value]:  # rule 2
-    """The weight as int8 numbers and one scale per column, made once."""
+def quantized_weight(weight: ir.Value, build: Builder, unit: float = 1.0) -> tuple[ir.Value, ir.Value]:  # rule 2
+    """The weight as int8 numbers and one scale per column times `unit`, made once."""
     array = const_array(weight)
     assert array is not None  # unfit_weight
     known = build.known((weight, "int8")), build.known((weight, "scale"))
@@ -74,7 +74,7 @@ def quantized_weight(weight: ir.Value, build: Builder) -> tuple[ir.Value, ir.Val
     # A column of zeros has any scale; none of the quantized ones is -128, so that no sum of two products saturates.
     scale = np.where(scale == 0, np.float32(1), scale)
     numbers = np.clip(np.rint(array / scale), -_LARGEST, _LARGEST).astype(np.int8)
-    scales = scale if array.ndim == 3 else scale.reshape(-1)
+    scales = (scale if array.ndim == 3 else scale.reshape(-1)) * np.float32(unit)
     return (
         build.once((weight, "int8"), lambda: build.initializer(numbers, f"{weight.name}_int8")),
         build.once((weight, "scale"), lambda: build.initializer(scales, f"{weight.name}_scale")),

@@ -46,7 +46,7 @@ def _movers(x: ir.Value, products: Collection[ir.Node]) -> list[ir.Node]:
 
 
 class QuantizeStaticPass(RefusingPass):
-    """x W becomes dequantize(quantize(x)) dequantize(Q): the form that OpenVINO and TensorRT turn into integer products.
+    """x W becomes dequantize(quantize(x)) dequantize(Q): the form that runtimes turn into integer products.
 
     1. x is quantized to 256 steps between the smallest and the greatest number that was measured; 0 is one of the steps, so
        that padding stays exact. What several products read is quantized once.

@@ -33,10 +33,10 @@ def test_every_graph_of_a_bundle_is_explained(bundle: Path, graph: str) -> None:
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
     explanation = explain_graph(bundle / f"{graph}.onnx", read_manifest(bundle))
     assert explanation.file == f"{graph}.onnx"
-    assert {"FuseAttention", "QuantizeDynamic", "ReuseSums"} <= set(explanation.steps)
+    assert {"FuseAttention", "QuantizeRows", "ReuseSums"} <= set(explanation.steps)
     # All attention is fused but that of the single query; no shape is unknown.
     assert not [each.reason for each in explanation.unapplied if "not known" in each.reason and each.step == "FuseAttention"]
-    small = [each for each in explanation.select("QuantizeDynamic") if "16,384" in each.reason]
+    small = [each for each in explanation.select("QuantizeRows") if "16,384" in each.reason]
     assert small
     assert all(each.tensor in explanation.tensors for each in explanation.unapplied)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
@@ -52,16 +52,16 @@ def test_reasons_are_printed_by_pass(bundle: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_pass_is_shown_in_full(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(bundle), "--why", "QuantizeDynamic", "--drop", "3", "--routed"]) == 0
+    assert main(["inspect", str(bundle), "--why", "QuantizeRows", "--drop", "3", "--routed"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    found = explain_graph(bundle / "model_drop3_routed.onnx", read_manifest(bundle)).select("QuantizeDynamicPass")
-    assert shown[0] == "model_drop3_routed.onnx, the target cpu in int8: patterns of QuantizeDynamic that were not applied"
-    assert shown[1] == f"QuantizeDynamic: {len(found)}"
+    found = explain_graph(bundle / "model_drop3_routed.onnx", read_manifest(bundle)).select("QuantizeRowsPass")
+    assert shown[0] == "model_drop3_routed.onnx, the target cpu in int8: patterns of QuantizeRows that were not applied"
+    assert shown[1] == f"QuantizeRows: {len(found)}"
     assert sorted(line.strip() for line in shown if line.startswith("    ")) == sorted(each.tensor for each in found)
 
 
 def test_a_tensor_is_explained(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = explain_graph(bundle / "model.onnx", read_manifest(bundle)).select("QuantizeDynamic")
+    found = explain_graph(bundle / "model.onnx", read_manifest(bundle)).select("QuantizeRows")
     weight = next(each.tensor for each in found if "16,384" in each.reason)
     assert main(["inspect", str(bundle), "--why", weight]) == 0
     shown = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_json_has_the_patterns(bundle: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("QuantiseDynamic", "neither a tensor of model.onnx nor a pass; the nearest name is 'QuantizeDynamic'"),
+        ("QuantiseRows", "neither a tensor of model.onnx nor a pass; the nearest name is 'QuantizeRows'"),
         ("input_id", "the nearest name is 'input_ids'"),
         (
             "FuseSkipLayerNorm",

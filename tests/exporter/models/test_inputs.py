@@ -1,0 +1,71 @@
+"""The longest text: the smaller one of the model's positions and the tokenizer's limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertConfig, BertModel, T5Config
+
+import runtime
+from exporter import ExportError, export
+from exporter.models.inputs import max_lengths
+from runtime.bundle import InputEntry, read_manifest
+from tests.helpers.tiny_models import MAX_LENGTH, bert_config, tiny_model, tokenizer
+
+TEXT = (InputEntry("input_ids", "int64", ("batch", "sequence"), 9), InputEntry("word_starts", "int64", ("batch", "words"), 0))
+BOTH = (*TEXT, InputEntry("decoder_input_ids", "int64", ("batch", "decoder_sequence"), 9))
+
+
+class _Tokenizer:
+    def __init__(self, limit: Any) -> None:
+        self.model_max_length = limit
+
+
+class _Unlimited:
+    """A model without absolute positions."""
+
+    config = T5Config()
+
+    def named_modules(self) -> list[Any]:
+        return []
+
+
+BERT = BertModel(
+    BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, vocab_size=9, max_position_embeddings=48)
+)
+
+
+@pytest.mark.parametrize("limit", [None, 10**30, float(10**30), int(1e12), 0, -1, True, "48", 512, 49])
+def test_numbers_that_limit_nothing(limit: Any) -> None:
+    assert max_lengths(BERT, _Tokenizer(limit), TEXT) == {"sequence": 48, "words": 48}
+    if not isinstance(limit, int | float) or not 1 < limit < 1000:
+        assert max_lengths(_Unlimited(), _Tokenizer(limit), TEXT) == {}
+
+
+@pytest.mark.parametrize("limit", [24, 24.0, 2])
+def test_the_smaller_limit_counts(limit: Any) -> None:
+    assert max_lengths(BERT, _Tokenizer(limit), TEXT) == {"sequence": limit, "words": limit}
+    assert max_lengths(BERT, _Tokenizer(limit), BOTH) == {"sequence": limit, "words": limit, "decoder_sequence": 48}
+    assert max_lengths(_Unlimited(), _Tokenizer(limit), BOTH) == {"sequence": limit, "words": limit}
+    assert max_lengths(BERT, None, TEXT) == {"sequence": 48, "words": 48}
+
+
+def test_a_tokenizer_for_one_token_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"_Tokenizer takes at most one token \(model_max_length\)"):
+        max_lengths(BERT, _Tokenizer(1), TEXT)
+
+
+def test_the_runtime_cuts_where_the_tokenizer_does(tmp_path: Path) -> None:
+    assert MAX_LENGTH > 24
+    given = tokenizer()
+    given.model_max_length = 24
+    export(tiny_model({"a": ("seq_bn", "tag")}, bert_config(30522)), tokenizer=given, output=tmp_path / "onnx")
+    assert read_manifest(tmp_path / "onnx").max_lengths == {"sequence": 24}
+    predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
+    text = "word " * 30
+    with pytest.raises(runtime.InputError, match="at most 24 tokens"):
+        predictor.predict([text])
+    (found,) = predictor.predict([text], truncate=True)["a"]
+    assert len(found.words) == len(given(text, truncation=True).input_ids) - 2 == 22
