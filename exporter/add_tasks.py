@@ -20,6 +20,7 @@ from exporter.models.compositions import describe, names_of
 from exporter.plan import Head, Plan, Task
 from exporter.planning.make_plan import check_names, make_goal, make_plan
 from exporter.planning.routable import check_routable
+from exporter.planning.structure_difference import first_difference
 from exporter.prune.sizes import reference_bytes
 from exporter.prune.task_groups import TaskGroup, prune
 from exporter.report import Report, VariantReport
@@ -78,7 +79,7 @@ def add(
                 "bundle again with the new ones"
             )
         templates = [load_stored_groups(folder / variant.model, list(manifest.files)) for variant in manifest.variants]
-        checkpoint = load(model, None, adapters, fusions)
+        checkpoint = load(model, False, adapters, fusions)  # the bundle's own tokenizer is kept
         plans = [_plan(checkpoint, manifest, variant, atol) for variant in manifest.variants]
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]
@@ -158,9 +159,9 @@ def _grown(templates: Sequence[StoredGroup], task_groups: Sequence[TaskGroup], p
         fitting = [number for number, each in enumerate(grown) if each.structure == task.structure]
         if len(fitting) != 1:
             found = "several groups of tasks have" if fitting else "no task of the bundle has"
+            difference = first_difference(task.structure, {each.group.tasks[0]: each.structure for each in grown})
             raise ExportError(
-                f"{found} the structure of the task {task.name!r} (method, configuration, composition, head): export the "
-                "bundle again with it"
+                f"{found} the structure of the task {task.name!r}: {difference}; export the bundle again with all tasks"
             )
         grown[fitting[0]] = _with_task(grown[fitting[0]], by_task[task.name], task)
     return grown

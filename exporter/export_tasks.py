@@ -25,6 +25,9 @@ from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import WEIGHTS
 
+# 255 is the limit of file systems; while an export is written, its folder has a longer name.
+_NAME_BYTES = 200
+
 
 def export(
     model: Any = None,
@@ -54,7 +57,8 @@ def export(
     Args:
         model: a live model of the adapters library or of PEFT, a folder or hub id of one, or None for the bundled example. A
             live model is returned unchanged.
-        tokenizer: a fast tokenizer to save with the graph; by default the one in the model's folder.
+        tokenizer: a tokenizer to save with the graph, which is converted if it is a slow one; by default the one in the model's
+            folder; False for none.
         tasks: adapter names, each with a head of the same name, or a mapping from task name to a composition of the adapters
             library (Stack, Fuse, Average); None for the active setup of the checkpoint, or else all its adapters.
         drop: remove the adapters of the layers 0 to drop - 1; a mapping gives a number per task, 0 for tasks that it does not
@@ -127,4 +131,11 @@ def export(
 def _path(output: object) -> Path:
     if not isinstance(output, str | os.PathLike) or "\0" in str(output) or not str(output):
         raise ExportError(f"the output must be the path of a folder, found {output!r}")
-    return Path(output).expanduser()
+    path = Path(output).expanduser()
+    if Path.cwd().is_relative_to(Path(os.path.abspath(path))):  # noqa: PTH100  # resolve would follow a link
+        raise ExportError(
+            f"the output {str(output)!r} is the current folder or contains it, and cannot be replaced: choose a folder in it"
+        )
+    if (length := len(os.fsencode(path.name))) > _NAME_BYTES:
+        raise ExportError(f"the name of the output has {length} bytes: expected at most {_NAME_BYTES}, found {path.name!r}")
+    return path

@@ -15,7 +15,7 @@ from exporter.checkpoints.base_model import Loaded, check_complete, load_folder,
 from exporter.checkpoints.composition_file import Setup, complete, read_setup
 from exporter.checkpoints.peft_adapters import load_peft
 from exporter.checkpoints.scan import Part, scan, scan_below
-from exporter.checkpoints.sources import Source, find, split_name
+from exporter.checkpoints.sources import Source, find, first_line, split_name
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 
@@ -47,6 +47,19 @@ def assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) ->
         ExportError: a file is damaged or missing, weights are missing or unexpected, a name is used twice, or a part was
             trained for another model.
     """
+    try:
+        return _assemble(source, adapters, fusions)
+    except OSError as error:
+        raise ExportError(f"{error.filename or source.text!r} cannot be read: {error.strerror or error}") from error
+    # Values of wrong types in the configurations, which are read in many places.
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"the configuration of {source.text!r}, or of an adapter that is added to it, has a value that is not expected "
+            f"({type(error).__name__}: {first_line(error)}): save the model and its adapters again"
+        ) from error
+
+
+def _assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Assembled:
     read_config(source.folder)
     named = [(find(text, "adapter"), name) for name, text in map(split_name, adapters)]
     named += [(find(text, "fusion"), None) for text in fusions]

@@ -16,6 +16,7 @@ from adapters.wrappers.model import load_model as load_static
 from transformers import AutoModel
 
 from exporter.checkpoints.assign import ADAPTER_KEYS
+from exporter.checkpoints.config_requests import check_requests
 from exporter.checkpoints.embedded_adapters import add_held_back, config_without_adapters, held_back
 from exporter.checkpoints.model_class import INTERFACE, choose
 from exporter.checkpoints.scan import Part
@@ -44,7 +45,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of config.json in a model folder.
 
     Raises:
-        ExportError: the file is missing, or is not the configuration of a model.
+        ExportError: the file is missing, is not the configuration of a model, or asks for more than the folder's weights.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -58,6 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path, wrong)
     if "model_type" not in config:
         raise ExportError(f"{str(path)!r} {wrong}")
+    check_requests(path, config)
     return config
 
 

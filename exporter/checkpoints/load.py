@@ -9,23 +9,17 @@ from typing import Any
 
 import torch
 from adapters.composition import Stack
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoImageProcessor, PreTrainedModel
 
 from exporter.checkpoints.assemble import assemble
+from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
 from exporter.checkpoints.sources import Source, find, first_line, read_json
+from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.errors import ExportError
 from exporter.example import ADAPTERS, fusion_folders, trunk_folder
 from exporter.models.peft_modules import is_peft
 from exporter.models.quiet_libraries import quiet
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 _PROCESSOR_FILE = "preprocessor_config.json"
 
 
@@ -56,7 +50,7 @@ def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusion
     Args:
         model: a folder of save_pretrained or a hub id, of a model with or without adapters; a live model with adapters; or None
             for the bundled example.
-        tokenizer: a fast tokenizer; None for that of the model folder.
+        tokenizer: a tokenizer; None for that of the model folder; False for none.
         adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT.
         fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without the adapters of its members.
 
@@ -64,18 +58,14 @@ def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusion
         ExportError: a folder or hub id does not exist; a file is damaged, missing or could run code; weights are missing,
             unexpected or trained for another model; or two adapters, fusions or heads have the same name.
     """
-    if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
-        raise ExportError(
-            f"expected a fast tokenizer, found {type(tokenizer).__name__}: load it with AutoTokenizer.from_pretrained(...), "
-            "or omit the tokenizer and run the graph on token ids"
-        )
+    own = fast(tokenizer, "the tokenizer") if tokenizer is not None and tokenizer is not False else None
     for option, sources in (("adapters", adapters), ("fusions", fusions)):
         if isinstance(sources, str) or not isinstance(sources, Sequence):
             raise ExportError(f"{option} must be a list of folders or hub ids, found {sources!r}: write [{sources!r}]")
     if model is None:
-        found = _example(adapters, fusions)
+        found = _example(adapters, fusions, tokenizer is None)
     elif isinstance(model, str | Path):
-        found = _folder(find(model, "model"), adapters, fusions)
+        found = _folder(find(model, "model"), adapters, fusions, tokenizer is None)
     else:
         if adapters or fusions:
             raise ExportError(
@@ -83,11 +73,13 @@ def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusion
                 "it with model.load_adapter and model.load_adapter_fusion"
             )
         found = _live(model)
-    return found if tokenizer is None else replace(found, tokenizer=tokenizer)
+    return found if own is None else replace(found, tokenizer=own)
 
 
 def _live(model: Any) -> Checkpoint:
     name = type(model).__name__
+    if quantized := getattr(getattr(model, "config", None), "quantization_config", None):
+        raise ExportError(f"the weights of the {name} are quantized{quantizer(quantized)}, and only {FULL_PRECISION}")
     if isinstance(model, PreTrainedModel) and hasattr(model, "adapters_config") and hasattr(model, "iter_layers"):
         setup: Any = model.adapters_config.active_setup  # type: ignore[union-attr]  # torch types every attribute so
         # A single active adapter is a Stack of one and needs no setup.
@@ -99,31 +91,22 @@ def _live(model: Any) -> Checkpoint:
     raise ExportError(f"expected a model with adapters, found {name}: load it with adapters.AutoAdapterModel.from_pretrained")
 
 
-def _example(adapters: Sequence[str], fusions: Sequence[str]) -> Checkpoint:
+def _example(adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool) -> Checkpoint:
     try:
         trunk = trunk_folder()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
-    own = [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))]
+    bundled = [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))]
     fused = [str(folder) for folder in fusion_folders()]
-    found = _folder(Source(str(trunk), trunk), [*own, *adapters], [*fused, *fusions])
+    found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer)
     return replace(found, source="the bundled example")
 
 
-def _folder(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Checkpoint:
+def _folder(source: Source, adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool) -> Checkpoint:
     found = assemble(source, adapters, fusions)
     folder = source.folder
-    return Checkpoint(found.model, _tokenizer(folder), source.text, _processor(folder), found.setup, found.head)
-
-
-def _tokenizer(folder: Path) -> Any:
-    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
-        return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ExportError(f"the tokenizer in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
-    return tokenizer if tokenizer.is_fast else None
+    tokenizer = read_tokenizer(folder) if with_tokenizer else None
+    return Checkpoint(found.model, tokenizer, source.text, _processor(folder), found.setup, found.head)
 
 
 def _processor(folder: Path) -> Any:

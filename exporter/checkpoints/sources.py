@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ _WRITER: dict[Kind, str] = {
     "adapter": "model.save_adapter(folder, name) or PEFT's save_pretrained(folder)",
     "fusion": "model.save_adapter_fusion(folder, names)",
 }
-_TEXTS = ("*.json", "*.txt", "*.model")
+_TEXTS = ("*.json", "*.txt", "*.model", "*.codes", "*.bpe", "*.spm", "*.tokenizer")
 _SAFE = ("*.safetensors",)
 # Only pickles of weights are downloaded, not optimizer states, training arguments or files of other runtimes.
 _PICKLES = ("pytorch_*.bin", "adapter_model.bin")
@@ -59,9 +60,9 @@ def find(source: str | Path, kind: Kind) -> Source:
     """
     text = str(source)
     folder = Path(text).expanduser()
-    if text and "\0" not in text and folder.is_dir():
+    if text and is_folder(folder):
         return Source(text, folder)
-    if not _HUB_ID.fullmatch(text) or folder.is_file():
+    if not _HUB_ID.fullmatch(text) or _is(folder.is_file, folder):
         raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")
     try:
         return Source(text, _download(text, kind), text)
@@ -70,6 +71,26 @@ def find(source: str | Path, kind: Kind) -> Source:
         raise ExportError(
             f"there is no {kind} folder {text!r}, and the hub id is not available: {_hub_reason(error)}"
         ) from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder; what cannot be a path, for example because it is too long, is none.
+
+    Raises:
+        ExportError: the folder that contains it cannot be read.
+    """
+    return _is(path.is_dir, path)
+
+
+def _is(kind: Callable[[], bool], path: Path) -> bool:
+    try:
+        return kind()
+    except ValueError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+            return False
+        raise ExportError(f"the folder {str(path)!r} cannot be read: {error.strerror}") from error
 
 
 def _download(hub_id: str, kind: Kind) -> Path:
@@ -103,7 +124,7 @@ def split_name(text: str) -> tuple[str | None, str]:
         raise ExportError(f"an adapter must be given as [NAME=]SOURCE, found {text!r}")
     text = str(text)
     name, sign, source = text.partition("=")
-    if not sign or Path(text).expanduser().is_dir() or not _NAME.fullmatch(name):
+    if not sign or is_folder(Path(text).expanduser()) or not _NAME.fullmatch(name):
         return None, text
     if not name or not source:
         raise ExportError(f"{text!r} has no {'source' if name else 'name'}: expected [NAME=]SOURCE, such as sst2=adapters/sst2")
@@ -124,7 +145,7 @@ def read_json(path: Path, wrong: str = "must contain a JSON object: save it agai
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{str(path)!r} cannot be read as JSON ({error}): save it again") from error
     if not isinstance(content, dict):
         raise ExportError(f"{str(path)!r} {wrong}")
@@ -181,6 +202,10 @@ def reason(error: BaseException, path: Path | None = None) -> str:
             if wanted:
                 return f"its pickle imports {wanted[1].rstrip('.')}, which could run code; save the weights as safetensors"
             return "its pickle is damaged, or contains more than tensors; save the weights as safetensors"
+        if "trust_remote_code" in str(cause):
+            return (
+                "it needs code from the folder, which is never run; load it yourself and give the live model to exporter.export"
+            )
     return first_line(error)
 
 

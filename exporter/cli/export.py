@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from exporter.cli.output import printing
 from exporter.cli.print_report import show_report
 from exporter.cli.progress import shown_progress
 from exporter.export_tasks import export
@@ -19,6 +20,7 @@ def run(options: argparse.Namespace) -> None:
     with shown_progress(options.quiet):
         report = export(
             options.model,
+            False if options.no_tokenizer else None,
             tasks=options.tasks,
             drop=options.drop,
             output=options.output,
@@ -37,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
             fusions=options.fusion,
             int8_ranges=options.int8_ranges,
         )
-    show_report(report, options)
+    with printing(f"{report.output} is written, but "):
+        show_report(report, options)
 
 
 def _evaluation(files: Sequence[str]) -> str | dict[str, str] | None:

@@ -6,8 +6,7 @@ import argparse
 import importlib
 import json
 
-from rich.console import Console
-
+from exporter.cli.output import plain_console, printing
 from exporter.errors import ExportError
 from exporter.inspect.picture import save_picture
 from exporter.inspect.read import inspect_bundle
@@ -21,6 +20,11 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ExportError: the folder is not a bundle, is damaged, or does not have the requested graph.
     """
+    with printing():
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
     inspection = inspect_bundle(options.folder, options.shape)
     drop = inspection.graphs[0].drop if options.drop is None else options.drop
     graphs = [graph for graph in inspection.graphs if (graph.drop, graph.routed) == (drop, options.routed)]
@@ -36,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(inspection.to_dict(), indent=2))
         return
-    print_inspection(inspection, graphs[0], Console())
+    print_inspection(inspection, graphs[0], plain_console())
     if options.picture is not None:
         print(f"drew {options.picture}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import signal
 import sys
@@ -37,13 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         importlib.import_module(module).run(options)
     except ExportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(f"error: {error}")
         return 1 if isinstance(error, VerificationError) else 2
     except ModuleNotFoundError as error:
-        print(f"error: {error}; install adapterdrop-onnx[export,cpu]", file=sys.stderr)
+        _print_error(f"error: {error}; install adapterdrop-onnx[export,cpu]")
+        return 2
+    except OSError as error:
+        _print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        _print_error("interrupted: nothing was written")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -61,6 +65,11 @@ def command(arguments: Sequence[str]) -> tuple[Parser, str, list[str]]:
         return make_parser(), module, list(arguments[1:])
     make_parser, module = _EXPORT
     return make_parser(), module, list(arguments)
+
+
+def _print_error(text: str) -> None:
+    with contextlib.suppress(OSError):  # standard error may be closed, or a full disk
+        print(text, file=sys.stderr, flush=True)
 
 
 def _raise_interrupt(*_: object) -> NoReturn:

@@ -64,7 +64,10 @@ def export_parser() -> Parser:
     parser = Parser("python -m exporter", _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
     _add_sources(parser)
     parser.add_argument(
-        "--tasks", type=_names, metavar="A,B", help="adapters to export, each with a head of the same name; default: all"
+        "--tasks",
+        type=_tasks,
+        metavar="A,B",
+        help="adapters to export, each with a head of the same name, or HEAD=ADAPTER; default: all",
     )
     parser.add_argument(
         "--drop",
@@ -87,6 +90,9 @@ def export_parser() -> Parser:
         "--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if an export wrote it")
+    parser.add_argument(
+        "--no-tokenizer", action="store_true", help="write no tokenizer: the graph is run on token ids, not on texts"
+    )
     parser.add_argument(
         "--precision",
         default="fp32",
@@ -227,5 +233,17 @@ def _layers(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be a whole number of layers, found {text!r}") from None
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _tasks(text: str) -> list[str] | dict[str, str]:
+    """A,B as a list; with HEAD=ADAPTER in it, a mapping from the names of heads, and so of tasks, to adapters."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not any("=" in part for part in parts):
+        return parts
+    tasks: dict[str, str] = {}
+    for part in parts:
+        head, equals, adapter = (each.strip() for each in part.partition("="))
+        if not head or (equals and not adapter):
+            raise argparse.ArgumentTypeError(f"must be ADAPTER or HEAD=ADAPTER, found {part!r}")
+        if head in tasks:
+            raise argparse.ArgumentTypeError(f"names the task {head!r} twice")
+        tasks[head] = adapter or head
+    return tasks

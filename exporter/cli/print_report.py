@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from exporter.cli.next_step import next_step
+from exporter.cli.output import plain_console
 from exporter.cli.summary import compositions, export_facts, text_facts, variant_facts
 from exporter.cli.tables import (
     agreement,
@@ -45,7 +46,7 @@ def show_report(report: Report, options: argparse.Namespace, noun: str = "task")
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     elif not options.quiet:
-        print_report(report, next_step(report.output), Console(), options.verbose, noun)
+        print_report(report, next_step(report.output), plain_console(), options.verbose, noun)
 
 
 def print_report(report: Report, following: Sequence[str], console: Console, verbose: bool = False, noun: str = "task") -> None:

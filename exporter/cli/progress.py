@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from exporter.cli.output import plain_console
+
 
 @contextlib.contextmanager
 def shown_progress(quiet: bool) -> Iterator[None]:
@@ -22,7 +24,7 @@ def shown_progress(quiet: bool) -> Iterator[None]:
         yield
         return
     logger = logging.getLogger("exporter")
-    level, handler = logger.level, ProgressHandler(Console(stderr=True))
+    level, handler = logger.level, ProgressHandler(plain_console(stderr=True))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -47,7 +49,11 @@ class ProgressHandler(logging.Handler):
         self._spinner: Status | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one record."""
+        """Show one record; an export does not fail because standard error cannot be written."""
+        with contextlib.suppress(OSError):
+            self._show(record)
+
+    def _show(self, record: logging.LogRecord) -> None:
         running = getattr(record, "running", None)
         if running is None or not self._console.is_terminal:
             self._console.print(f"  {record.getMessage()}", highlight=False, markup=False, soft_wrap=True)

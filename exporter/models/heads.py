@@ -65,7 +65,10 @@ def find_head(model: Any, task: str, name: str) -> Head:
     if heads is None:
         return _static_head(model, task)
     if name not in heads:
-        raise ExportError(f"the task {task!r} has no prediction head {name!r}; heads: {', '.join(heads) or 'none'}")
+        raise ExportError(
+            f"the task {task!r} has no prediction head {name!r}; heads: {', '.join(heads) or 'none'}; for a head of "
+            f"another name use --tasks HEAD={task} (in Python tasks={{head: adapter}})"
+        )
     config = heads[name].config
     found = str(config.get("head_type"))
     kind = _FLEX.get(found)

@@ -111,7 +111,8 @@ def _positions(model: Any) -> int | None:
             # RoBERTa and related models do not use the positions up to the padding index and count from the next one.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None  # T5 only has relative positions
+    # T5 only has relative positions; XLNet states -1.
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:

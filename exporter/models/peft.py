@@ -40,33 +40,47 @@ def compositions_of(model: Any) -> dict[str, Any]:  # noqa: ARG001  # the interf
 
 
 def layers_of(model: Any) -> int:
-    """Return the number of transformer layers; for ALBERT, of layer groups.
+    """Return the number of transformer layers; for ALBERT, of layer groups; 1 for a model whose layers are not recognized.
 
     Raises:
-        ExportError: the model is an encoder-decoder, or the names of its layers are not recognized.
+        ExportError: the model is an encoder-decoder.
     """
     config, kind = model.config, type(base_of(model)).__name__
     if getattr(config, "is_encoder_decoder", False):
         raise ExportError(
             f"{kind} is an encoder-decoder: with PEFT adapters, only models with one stack of layers are supported"
         )
-    expected = getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
-    found = {layer_of(path) for path, _ in base_of(model).named_modules()} - {None}
-    if found != set(range(expected)):
-        raise ExportError(
-            f"the layers of {kind} are not recognized by their module names: expected {expected}, found {len(found)} numbers"
-        )
-    return expected
+    return _expected_layers(model) or 1
+
+
+def _expected_layers(model: Any) -> int:
+    config = model.config
+    return getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
+
+
+def _numbers(model: Any) -> set[int]:
+    """The numbers of the layers, by the names of the modules."""
+    found = {layer_of(path) for path, _ in base_of(model).named_modules()}
+    return {number for number in found if number is not None}
+
+
+def _are_recognized(model: Any) -> bool:
+    return _numbers(model) == set(range(_expected_layers(model)))
 
 
 def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]:
     """Return the structure of an adapter; adapters with equal structure differ only in weights and number of labels.
 
     Raises:
-        ExportError: the setup is a composition, or the adapter's type is not supported.
+        ExportError: the setup is a composition, the adapter's type is not supported, or layers are dropped and not recognized.
     """
     if not isinstance(setup, str):
         raise ExportError(f"the setup of the task {task!r} is a composition: with PEFT, a task is one adapter")
+    if drop and not _are_recognized(model):
+        raise ExportError(
+            f"the layers of {type(base_of(model)).__name__} are not recognized by their module names: expected "
+            f"{_expected_layers(model)}, found {len(_numbers(model))} numbers; only drop 0 can be exported"
+        )
     return structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
 
 
@@ -135,5 +149,7 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
 
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
     """Return the layers that are dropped or not targeted by the adapter."""
+    if not _are_recognized(model):
+        return ()
     used = {layer_of(path) for path, _ in adapted(model, task.setup)}
     return tuple(layer for layer in range(layers_of(model)) if layer < task.drop or layer not in used)

@@ -28,7 +28,7 @@ def choose_setups(model: Any, wanted: Sequence[str] | Mapping[str, Any] | None, 
     if wanted is None:
         setups = _default(model, adapters, fusions, saved)
     elif isinstance(wanted, Mapping):
-        setups = dict(wanted)
+        setups = {name: fusions.get(setup, setup) if isinstance(setup, str) else setup for name, setup in wanted.items()}
     elif isinstance(wanted, str) or not isinstance(wanted, Sequence):
         raise ExportError(f"tasks must be a list of adapter names, found {wanted!r}: write [{wanted!r}] for a single one")
     else:
@@ -76,9 +76,18 @@ def _default(model: Any, adapters: list[str], fusions: Mapping[str, Any], saved:
     problems = [f"the {_kind(name, fusions)} {name!r} has no prediction head of the same name" for name in headless]
     problems += [f"the head {name!r} has no adapter of the same name" for name in heads if name not in known]
     if problems:
-        remedy = "add the missing part, delete the other, or select the tasks to export (--tasks a,b)"
+        remedy = (
+            "add the missing part, delete the other, select the tasks to export (--tasks a,b), or pair a head with an adapter "
+            f"of another name (--tasks {_pair(headless, heads, known)}; in Python tasks={{head: adapter}})"
+        )
         raise ExportError("; ".join(problems) + ": " + remedy)
     return {name: setup for name, setup in known.items() if name in heads}
+
+
+def _pair(headless: Sequence[str], heads: Sequence[str], known: Mapping[str, Any]) -> str:
+    """HEAD=ADAPTER, with the names that are left over if there are some."""
+    alone = [name for name in heads if name not in known]
+    return f"{alone[0]}={headless[0]}" if alone and headless else "HEAD=ADAPTER"
 
 
 def _kind(name: str, fusions: Mapping[str, Any]) -> str:

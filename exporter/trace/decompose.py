@@ -73,6 +73,7 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
     if any(map(_is_foreign, program.graph.nodes)):
         return _DECOMPOSE(program, table)
     _remove_identities(program)
+    _convert_subtrahends(program)
     _replace_in_place(program)
     # As long as a node writes in place, a tensor and its copy must be kept apart.
     if not any(_writes(node) for node in _calls(program)):
@@ -109,6 +110,16 @@ def _remove_identities(program: ExportedProgram) -> None:
         elif node.target in _DETACH or (node.target is _ATEN.dropout.default and node.args[2] is False):
             _replace(program, node, node.args[0])
     program.graph.eliminate_dead_code()  # the inputs of the assertions
+
+
+def _convert_subtrahends(program: ExportedProgram) -> None:
+    """Convert x in 1.0 - x to the type of the result: torch.onnx cannot do so for a number on the left (XLNet)."""
+    for node in _calls(program):
+        if node.target is _ATEN.rsub.Scalar and isinstance(node.args[0], Node) and _type(node) != _type(node.args[0]):
+            with program.graph.inserting_before(node):
+                converted = program.graph.call_function(_ATEN._to_copy.default, (node.args[0],), {"dtype": _type(node)})
+            converted.meta["val"] = node.args[0].meta["val"].to(_type(node))
+            node.args = (converted, *node.args[1:])
 
 
 def _replace_in_place(program: ExportedProgram) -> None:

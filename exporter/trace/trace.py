@@ -21,6 +21,7 @@ from exporter.plan import Plan
 from exporter.prune.task_groups import TaskGroup, shared_copy
 from exporter.targets import MIN_TRACED_OPSET
 from exporter.trace.decompose import light_decompositions
+from exporter.trace.explain import SIZES, explain
 from exporter.trace.patches import patch_for_tracing
 from exporter.traced_group import TracedGroup
 from runtime.bundle import OUTPUTS
@@ -136,9 +137,8 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
     except Exception as error:  # torch.export passes on any exception of the model's code
         if (refusal := _refusal(error)) is not None:
             raise refusal from error
-        reason = str(error.__cause__ or error).strip().splitlines()
         raise ExportError(
-            f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {reason[0] if reason else error}"
+            f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {explain(error)}"
         ) from error
     assert program is not None  # it is only None with f=
     graph = program.model.graph
@@ -150,7 +150,7 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
         if value.shape != expected:
             raise ExportError(
                 f"torch.export specialized an axis of the input {entry.name!r} of {type(model).__name__}: expected {expected}, "
-                f"found {value.shape}"
+                f"found {value.shape}; {SIZES}"
             )
     return program.model
 

@@ -27,8 +27,8 @@ _TOKENWISE = ("tagging", "question_answering", "masked_lm", "causal_lm", "hidden
 def with_padding_side(tokenizer: Any, task_groups: Sequence[TaskGroup], plan: Plan) -> Any:
     """Return the tokenizer with the padding side that the model allows, which the bundle's tokenizer then has.
 
-    PyTorch runs texts alone, padded on the right and padded on the left. The tokenizer's side stays if the logits are equal.
-    With padding on the left, for example, absolute positions shift, and heads that read the first token read padding.
+    PyTorch runs texts without padding, padded on the right and padded on the left. The tokenizer's side stays if the logits are
+    equal. With padding on the left, for example, absolute positions shift, and heads that read the first token read padding.
 
     Args:
         tokenizer: a fast tokenizer, which is not changed, or None.

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+from adapters import SeqBnConfig
 
 import runtime
 from exporter import ExportError, VerificationError, add, export
@@ -114,6 +115,9 @@ def test_templates_cost_little_more_than_the_adapters(model: Any, exported: Path
     [
         ({"new": ("par_bn", "2")}, "no task of the bundle has the structure of the task 'new'"),
         ({"new": ("seq_bn", "multi")}, "no task of the bundle has the structure of the task 'new'"),
+        ({"new": (SeqBnConfig(reduction_factor=4), "2")}, "has reduction_factor 4, that of the task 'topic' has .* 16"),
+        ({"new": ("lora", "2")}, "its adapter has architecture \"lora\", that of the task 'topic' has architecture null"),
+        ({"new": ("seq_bn", "multi")}, "its head has "),
         ({"topic": ("seq_bn", "2")}, "have no new task; the bundle has mood, topic"),
         ({"new": ("seq_bn", "tag")}, r"found new \(tagging\)"),
     ],

@@ -1,4 +1,4 @@
-"""Texts alone and together with longer ones: the logits of a text must not depend on the other texts of its batch."""
+"""Texts by themselves and together with longer ones: logits must not depend on the other texts of a batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def left_tokenizer(model: Any) -> Any | None:
 
 
 def company_difference(folder: Path) -> float:
-    """The largest difference of a text's logits alone and in a batch, relative to max(1, max |logit|)."""
+    """The largest difference of a text's logits by itself and in a batch, relative to max(1, max |logit|)."""
     manifest = read_manifest(folder)
     encoder = TextEncoder.load(folder, manifest)
     predictor = runtime.load(folder, provider="cpu", threads=1)

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from exporter import export
 from exporter.cli.main import main
 from exporter.write.weights_file import WeightsFile
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_models import assert_parity, inputs, reference, run_graph, tiny_model
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,6 +58,10 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--tasks", "a,c"], "unknown adapter 'c'; adapters: a, b"),
         (["--tasks", "a,a"], "tasks contains 'a' twice"),
         (["--tasks", ","], "tasks is empty"),
+        (["--tasks", "a=b,a"], "names the task 'a' twice"),
+        (["--tasks", "a="], "must be ADAPTER or HEAD=ADAPTER, found 'a='"),
+        (["--tasks", "=a"], "must be ADAPTER or HEAD=ADAPTER, found '=a'"),
+        (["--tasks", "a=c"], "unknown adapter 'c'; adapters: a, b"),
         (["--routed"], "found b (tagging): select the others with --tasks a, or omit --routed"),
         (["--opset", "9"], "opset must be from 17 to 24, found 9"),
         (["--atol", "0"], "atol must be a finite number above 0"),
@@ -154,6 +159,26 @@ def test_mismatched_adapters_and_heads_are_refused_by_name(capsys: pytest.Captur
     assert "the task 'c' has no prediction head 'c'; heads: a, b" in message
     message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "a", "--drop", "b=1")
     assert "unknown task 'b' in drop; tasks: a" in message
+
+
+def test_a_head_is_paired_with_an_adapter_of_another_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = tiny_model({"b": ("seq_bn", "2")})
+    model.add_adapter("french", config="seq_bn")
+    for head in ("sentiment", "topic"):
+        model.add_classification_head(head, num_labels=3)
+    model.save_pretrained(tmp_path / "model")
+    message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"))
+    assert "(--tasks sentiment=french; in Python tasks={head: adapter})" in message
+    message = _refused(capsys, tmp_path, "--model", str(tmp_path / "model"), "--tasks", "french")
+    assert "use --tasks HEAD=french (in Python tasks={head: adapter})" in message
+    tasks = "sentiment=french, topic=french, b"
+    assert main(["--model", str(tmp_path / "model"), "--tasks", tasks, "--output", str(tmp_path / "onnx"), "--quiet"]) == 0
+    feeds = inputs((2, 5))
+    found = run_graph(tmp_path / "onnx", feeds)
+    for head, adapter in (("sentiment", "french"), ("topic", "french"), ("b", "b")):
+        assert_parity(found[head], reference(model, adapter, feeds, head=head))
+    export(model, tasks={"sentiment": "french"}, output=tmp_path / "live")
+    assert_parity(run_graph(tmp_path / "live", feeds)["logits"], found["sentiment"])
 
 
 def test_an_output_that_is_in_use_is_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,23 +10,12 @@ import pytest
 
 from exporter.cli.next_step import next_step
 from tests.helpers import runtime_bundles as bundles
-
-ROOT = Path(__file__).parents[3]
-
-
-def _run(lines: list[str], folder: Path) -> str:
-    """The standard output of a command in a shell, or of lines in Python, with `folder` as the working directory."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    command = ["sh", "-c", lines[0]] if len(lines) == 1 else [sys.executable, "-c", "\n".join(lines)]
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+from tests.helpers.printed_lines import run_lines
 
 
 def test_the_example(example_bundle: Path) -> None:
     (command,) = next_step(example_bundle)
-    output = _run([command], example_bundle.parent)
+    output = run_lines([command], example_bundle.parent)
     assert '--text "The phone is fast, and the screen is gorgeous."' in command
     assert all(task in output for task in ("movie_sentiment", "part_of_speech", "review_sentiment"))
 
@@ -39,7 +25,7 @@ def test_paths_are_quoted(tmp_path: Path, name: str) -> None:
     bundles.write_bundle(tmp_path / name)
     (command,) = next_step(tmp_path / name)
     assert command.endswith(" --truncate")  # of 16 tokens at most
-    assert "names" in _run([command], tmp_path)
+    assert "names" in run_lines([command], tmp_path)
     assert ('"' in command.split(" --text")[0] or "'" in command.split(" --text")[0]) == (name != "plain")
 
 
@@ -47,18 +33,18 @@ def test_heads_get_texts_that_suit_them(tmp_path: Path) -> None:
     folder = bundles.write_heads(tmp_path / "bundle")
     (command,) = next_step(folder)
     assert command.endswith('--pair "Who wrote the letter?" "Anna wrote the letter in [MASK]." --tasks topic,reader,chooser')
-    assert "reader" in _run([command], tmp_path)
+    assert "reader" in run_lines([command], tmp_path)
     bundles.keep_tasks(folder, bundles.HEAD_TASKS[3])
     (command,) = next_step(folder)
     assert '--text "Anna flew to [MASK] on Monday."' in command
-    assert "Anna flew to [MASK] on Monday." in _run([command], tmp_path)
+    assert "Anna flew to [MASK] on Monday." in run_lines([command], tmp_path)
 
 
 def test_tasks_that_texts_do_not_answer_are_left_out(tmp_path: Path) -> None:
     folder = bundles.write_decoder(tmp_path / "bundle")
     (command,) = next_step(folder)
     assert command.endswith(" --tasks topic")
-    assert "topic" in _run([command], tmp_path)
+    assert "topic" in run_lines([command], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +62,7 @@ def test_other_bundles_get_lines_of_python(tmp_path: Path, write: Callable[[Path
     assert lines[:2] == ["import numpy, runtime", f"predictor = runtime.load({str(folder)!r})"]
     assert len(lines) <= 8
     if "tokenizer.json" not in {path.name for path in folder.iterdir()} or (folder / "tokenizer.json").stat().st_size > 2:
-        assert "array" in _run(lines, tmp_path)
+        assert "array" in run_lines(lines, tmp_path)
 
 
 def _without_tokenizer(folder: Path) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
+import types
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +24,23 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    MobileViTConfig,
+    MobileViTForImageClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
+from exporter import export
 from exporter.errors import ExportError
 from exporter.models.binding import task_weights
+from exporter.models.inputs import max_lengths
 from exporter.models.peft import activate, adapters_of, layers_of, layers_without_adapter, prune, structure_of
 from exporter.models.peft_modules import is_peft, layer_of
 from exporter.models.peft_structure import label_count
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Head, Task
-from tests.helpers.tiny_models import assert_parity, inputs
+from runtime.bundle import InputEntry, read_manifest
+from tests.helpers.tiny_models import assert_parity, inputs, run_graph
 from tests.helpers.tiny_peft import METHODS, answer, config, peft_model, scramble
 
 SHAPES = ((1, 3), (4, 11), (5, 2))  # the trace sees 2 x 7
@@ -227,6 +236,34 @@ def test_layers_by_name() -> None:
     )
     with pytest.raises(ExportError, match="encoder-decoder"):
         layers_of(peft_model(peft.LoraConfig(target_modules=["q_proj"]), ["a"], BartForSequenceClassification(bart)))
+
+
+def test_only_a_drop_needs_the_names_of_layers(tmp_path: Path) -> None:
+    mobile = MobileViTConfig(
+        image_size=64, hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 16, 16, 32], num_attention_heads=4
+    )
+    model = peft_model(peft.LoraConfig(target_modules=["query"]), ["first"], MobileViTForImageClassification(mobile))
+    with pytest.raises(ExportError, match=r"MobileViTForImageClassification are not recognized .* only drop 0 can be exported"):
+        export(model, drop=1, output=tmp_path / "onnx")
+    export(model, output=tmp_path / "onnx")
+    feeds = {"pixel_values": np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)}
+    assert_parity(run_graph(tmp_path / "onnx", feeds)["logits"], answer(model.eval(), feeds).logits.numpy())
+
+
+def test_xlnet_has_no_limit(tmp_path: Path) -> None:
+    xlnet = XLNetConfig(vocab_size=101, d_model=32, n_layer=2, n_head=4, d_inner=48)
+    model = peft_model(peft.LoraConfig(target_modules=["layer_1"]), ["first"], XLNetForSequenceClassification(xlnet))
+    report = export(model, output=tmp_path / "onnx")
+    assert report.tasks[0].name == "first"
+    assert read_manifest(tmp_path / "onnx").max_lengths == {}
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(-1, {}), (0, {}), (20, {"sequence": 20})])
+def test_limits_of_models_without_tables_of_positions(limit: int, expected: dict[str, int]) -> None:
+    class Unlimited(torch.nn.Module):
+        config = types.SimpleNamespace(max_position_embeddings=limit)
+
+    assert max_lengths(Unlimited(), None, [InputEntry("input_ids", "int64", ("batch", "sequence"), 10)]) == expected
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -1,0 +1,53 @@
+"""Standard output and standard error of the command lines: texts without markup, and streams that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from exporter.errors import ExportError
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console on which "[/x]" and ":x:" in names and paths are no markup.
+
+    Args:
+        stderr: write to standard error.
+    """
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
+@contextlib.contextmanager
+def printing(done: str = "") -> Iterator[None]:
+    """Write what the block prints, and let a stream that cannot be written be an ExportError.
+
+    Args:
+        done: what is done although it cannot be reported, for the message.
+
+    Raises:
+        ExportError: standard output cannot be written, for example because the disk is full. A reader that has closed its end
+            of a pipe has read enough: that is no error.
+    """
+    try:
+        yield
+        if sys.stdout is not None:  # closed by the shell
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard()
+    except OSError as error:
+        if error.filename is not None:  # a file that the block reads or writes
+            raise
+        _discard()
+        raise ExportError(f"{done}standard output cannot be written: {error.strerror or error}") from error
+
+
+def _discard() -> None:
+    """Let Python's own flush at the end of the process write to nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        target = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(target, sys.stdout.fileno())
+        os.close(target)

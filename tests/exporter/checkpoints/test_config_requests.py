@@ -1,0 +1,99 @@
+"""Configurations that ask for code, quantized weights or other files are refused before transformers reads them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter import ExportError
+from exporter.checkpoints.base_model import read_config
+from exporter.checkpoints.load import load
+from tests.helpers.load_testing import assert_refused, edit
+from tests.helpers.tiny_models import tiny_model
+
+_KERNEL = "attacker/kernel"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    tiny_model({"a": ("seq_bn", "2")}).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"_attn_implementation": _KERNEL},
+        {"_attn_implementation_internal": _KERNEL},
+        {"attn_implementation": _KERNEL},
+        {"_attn_implementation": {"": "sdpa", "text_config": _KERNEL}},
+        {"text_config": {"_attn_implementation_internal": _KERNEL}},
+        {"layers": [{"_attn_implementation": _KERNEL}]},
+        {"_experts_implementation": _KERNEL},
+        {"_attn_implementation": "flash_attention_2"},
+        {"_attn_implementation": f"paged|{_KERNEL}"},
+        {"_attn_implementation": 5},
+        {"use_kernels": True},
+        {"transformers_weights": "../other.safetensors"},
+    ],
+)
+def test_requests_for_code_are_refused(saved: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*_: Any, **__: Any) -> None:
+        pytest.fail("the package kernels was used")
+
+    package = types.ModuleType("kernels")
+    package.get_kernel = called  # type: ignore[attr-defined]  # a stand-in for the package
+    monkeypatch.setitem(sys.modules, "kernels", package)
+    edit(saved / "config.json", **changes)
+    assert_refused(r"config.json' sets \S+ to .*remove", saved)
+
+
+@pytest.mark.parametrize("value", [None, "eager", "sdpa", {"": "eager"}])
+def test_implementations_of_transformers_itself(saved: Path, value: Any) -> None:
+    edit(saved / "config.json", _attn_implementation=value)
+    assert read_config(saved)["model_type"] == "bert"
+
+
+def test_eager_attention_is_loaded(saved: Path) -> None:
+    edit(saved / "config.json", _attn_implementation="eager")
+    assert load(saved).model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_8bit": True}, "bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "torchao"}, "torchao"),
+        ({"quant_method": "frobnicated"}, "frobnicated"),
+    ],
+)
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_quantized_models_are_refused_by_name(saved: Path, key: str, config: dict[str, Any], method: str) -> None:
+    edit(saved / "config.json", **{key: config})
+    (saved / "model.safetensors").write_bytes(b"")  # refused before the weights are read
+    assert_refused(rf"has a {key}: the weights are quantized \({method}\).*full-precision model.*--precision int8", saved)
+
+
+def test_quantized_live_models_are_refused_by_name() -> None:
+    model = tiny_model({"a": ("seq_bn", "2")})
+    model.config.quantization_config = {"quant_method": "bitsandbytes"}
+    assert_refused(r"the weights of the BertAdapterModel are quantized \(bitsandbytes\)", model)
+
+
+def test_custom_code_is_named(saved: Path) -> None:
+    edit(saved / "config.json", model_type="burglar", auto_map={"AutoConfig": "code.Config", "AutoModel": "code.Model"})
+    assert_refused("cannot be loaded: it needs code from the folder, which is never run", saved)
+
+
+def test_weights_of_another_folder_are_not_read(saved: Path) -> None:
+    index = {"metadata": {}, "weight_map": {"x": "../model.safetensors"}}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ExportError, match=r"names the file '\.\./model.safetensors': expected files in the same folder"):
+        read_config(saved)

@@ -1,0 +1,154 @@
+"""Streams that cannot be written, over-long names, brackets in names and huge numbers: a clear message, never a traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter import ExportError, export
+from exporter.checkpoints.load import load
+from exporter.cli.main import main
+from exporter.cli.output import plain_console, printing
+from exporter.cli.print_report import print_report
+from tests.helpers.load_testing import assert_refused, edit
+from tests.helpers.tiny_models import tiny_model
+
+ROOT = Path(__file__).parents[3]
+LONG = "x" * 300
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    tiny_model({"a": ("seq_bn", "2")}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", LONG], "the name of the output has 300 bytes: expected at most 200"),
+        (["--output", "ä" * 101], "the name of the output has 202 bytes"),
+        (["--output", "."], "the output '.' is the current folder or contains it"),
+        (["--output", ".."], "the output '..' is the current folder or contains it"),
+        (["--output", f"{LONG}/onnx"], "cannot be written"),
+        (["--adapter", LONG], "there is no adapter folder"),
+        (["--adapter", f"a/{LONG}"], "there is no adapter folder"),
+        (["--evaluation", LONG], LONG),
+        (["--drop", "9" * 30], "drop must be from 0 to 3"),
+        (["--drop", "9" * 5000], "must be a whole number"),
+        (["--opset", "9" * 30], "opset must be from 17 to 24"),
+        (["--atol", "1e400"], "atol must be a finite number"),
+        (["--atol", "nan"], "atol must be a finite number"),
+        (["--max-disagreement", "1e400"], "max_disagreement must be a share from 0 to 1"),
+    ],
+)
+def test_extreme_values_are_refused_before_the_work(
+    tmp_path: Path, saved: Path, arguments: list[str], message: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    monkeypatch.setattr("exporter.export_tasks.export_variant", None)
+    try:
+        code = main(["--model", str(saved), "--quiet", *arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["below"]
+
+
+@pytest.mark.parametrize("command", [["add", LONG], ["inspect", LONG], ["--model", LONG]])
+def test_names_that_are_too_long(capsys: Any, command: list[str]) -> None:
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert LONG in error
+    assert "standard output" not in error
+
+
+def _run(redirections: str, saved: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    command = f'"{sys.executable}" -m exporter --model "{saved}" --output "{output}" {redirections}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        ["sh", "-c", command], cwd=output.parent, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_standard_output(tmp_path: Path, saved: Path) -> None:
+    found = _run("> /dev/full", saved, tmp_path / "onnx")
+    assert found.returncode == 2
+    last = found.stderr.splitlines()[-1]
+    assert last == f"error: {tmp_path / 'onnx'} is written, but standard output cannot be written: No space left on device"
+    assert "Traceback" not in found.stderr
+    assert (tmp_path / "onnx" / "model.onnx").exists()
+
+
+def test_closed_streams(tmp_path: Path, saved: Path) -> None:
+    found = _run("<&- >&- 2>&-", saved, tmp_path / "onnx")
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    assert (tmp_path / "onnx" / "model.onnx").exists()
+
+
+def test_a_reader_that_stops_is_no_error() -> None:
+    with printing():
+        raise BrokenPipeError
+    with pytest.raises(FileNotFoundError), printing():
+        (ROOT / "missing").read_text()
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[red]", "a[/]", ":smile:"])
+def test_brackets_in_names_are_no_markup(tmp_path: Path, name: str) -> None:
+    output = tmp_path / name.replace("/", "") / "onnx"
+    report = export(tiny_model({name: ("seq_bn", "2")}), output=output)
+    for verbose in (False, True):
+        console = plain_console()
+        console.file = io.StringIO()
+        print_report(report, [f"python -m runtime {output}"], console, verbose)
+        text = console.file.getvalue()
+        assert name in text
+        assert str(output) in text
+    assert main(["inspect", str(output)]) == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adapters": True},
+        {"adapters": {"adapters": True}},
+        {"adapters": {"adapters": {"a": True}}},
+        {"adapters": {"adapters": {"a": "x"}, "config_map": {"x": True}}},
+        {"adapters": {"adapters": {"a": "x"}, "config_map": True}},
+        {"architectures": True},
+        {"model_type": ["bert"]},
+        {"prediction_heads": True},
+        {"prediction_heads": {"a": True}},
+    ],
+)
+def test_values_of_wrong_types_in_configurations(tmp_path: Path, saved: Path, changes: dict[str, Any]) -> None:
+    tiny_model({"a": ("seq_bn", "2")}).save_pretrained(tmp_path / "model")
+    edit(tmp_path / "model" / "config.json", **changes)
+    assert_refused("model", tmp_path / "model")
+
+
+@pytest.mark.parametrize("content", [{"config": True, "name": "b"}, {"config": {}, "name": True}, {"peft_type": True}])
+def test_values_of_wrong_types_in_adapters(tmp_path: Path, saved: Path, content: Any) -> None:
+    model = tiny_model({"b": ("seq_bn", "2")})
+    model.save_adapter(str(tmp_path / "b"), "b")
+    edit(tmp_path / "b" / "adapter_config.json", **content)
+    with pytest.raises(ExportError):
+        load(saved, adapters=[str(tmp_path / "b")])
+
+
+def test_json_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert_refused("cannot be read as JSON", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "x": 1})[:-1] + ',"y":1e400}')
+    assert_refused("cannot be loaded", tmp_path)

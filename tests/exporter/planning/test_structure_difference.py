@@ -1,0 +1,66 @@
+"""The message for a task that fits no group names the first real difference."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import adapters
+import pytest
+from adapters.composition import Stack
+
+from exporter.checkpoints.load import Checkpoint
+from exporter.planning.make_plan import make_plan
+from exporter.planning.structure_difference import first_difference
+from tests.helpers.tiny_models import tiny_model
+
+_LORA = {"r": 8, "alpha": 8}
+
+
+def _structures(first: Any, second: Any, heads: tuple[str, str] = ("2", "2")) -> tuple[str, dict[str, str]]:
+    model = tiny_model({"one": (first, heads[0]), "two": (second, heads[1])})
+    one, two = make_plan(Checkpoint(model, None, ""), None, 0).tasks
+    return one.structure, {two.name: two.structure}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            adapters.LoRAConfig(r=4, alpha=8),
+            adapters.LoRAConfig(**_LORA),
+            "its adapter has r 4, that of the task 'two' has r 8",
+        ),
+        (adapters.LoRAConfig(r=8, alpha=16), adapters.LoRAConfig(**_LORA), "its adapter has alpha 16, that .* has alpha 8"),
+        (adapters.SeqBnConfig(reduction_factor=2), "seq_bn", "its adapter has reduction_factor 2, that .* 16"),
+        (adapters.LoRAConfig(**_LORA), "seq_bn", 'has architecture "lora", that .* has architecture null'),
+        ("prefix_tuning", adapters.LoRAConfig(**_LORA), 'has architecture "prefix_tuning", that .* "lora"'),
+    ],
+)
+def test_settings_of_adapters(first: Any, second: Any, message: str) -> None:
+    _match(message, first_difference(*_structures(first, second)))
+
+
+def _match(pattern: str, text: str) -> None:
+    assert re.search(pattern, text), text
+
+
+def test_heads_and_compositions() -> None:
+    _match("its head has .*", first_difference(*_structures("seq_bn", "seq_bn", ("pooler", "2"))))
+    model = tiny_model({"one": ("seq_bn", "2"), "two": ("seq_bn", "2")})
+    one, two = make_plan(Checkpoint(model, None, ""), {"one": "one", "two": Stack("one", "two")}, 0).tasks
+    _match("its task has composition", first_difference(one.structure, {"two": two.structure}))
+
+
+def test_the_closest_task_is_named() -> None:
+    def peft(rank: int, scaling: float, dora: bool) -> str:
+        modules = {"layer.0.query": {"lora": "Linear", "rank": rank, "scaling": scaling, "dora": dora, "bias": False}}
+        return json.dumps({"setup": {"peft": "LORA", "modules": modules, "projections": []}, "head": [{}, ["logits"]]})
+
+    others = {"far": peft(8, 1.0, dora=True), "near": peft(4, 2.0, dora=False)}
+    assert first_difference(peft(4, 1.0, dora=False), others) == (
+        "its adapter has scaling (alpha / r; with rslora alpha / sqrt(r)) in layer.0.query 1.0, that of the task 'near' has "
+        "scaling (alpha / r; with rslora alpha / sqrt(r)) in layer.0.query 2.0"
+    )
+    assert "rank in layer.0.query 2, that of the task 'near'" in first_difference(peft(2, 4.0, dora=False), others)

@@ -1,0 +1,57 @@
+"""Padding and masks: the side of the bundle's tokenizer, and rows that no tokenizer makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runtime
+from exporter import export
+from exporter.models.inputs import model_inputs
+from exporter.plan import Plan
+from exporter.verify.random_inputs import make_inputs
+from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
+
+TASKS = {"a": ("seq_bn", "tag"), "b": ("lora", "2")}
+
+
+@pytest.mark.parametrize("opset", [20, 24])
+def test_rows_without_tokens_are_those_of_pytorch(tmp_path: Path, opset: int) -> None:
+    model = tiny_model(TASKS)
+    export(model, drop=1, output=tmp_path / "onnx", opset=opset)
+    feeds = inputs((4, 9))
+    feeds["attention_mask"][1], feeds["attention_mask"][2] = 0, np.arange(9) > 4
+    found = run_graph(tmp_path / "onnx", feeds)
+    for name in TASKS:
+        assert_parity(found[name], reference(model, name, feeds, drop=1))
+
+
+def test_verification_tries_every_kind_of_mask() -> None:
+    plan = Plan((), 1, model_inputs(tiny_model({}), None, ()), {"sequence": 48}, 0, None, 20, "fp32", "portable", 1e-4)
+    masks = make_inputs(plan, 5, 8, masks="all")["attention_mask"]
+    assert masks[0].all()
+    assert masks[1, 0] == 1
+    assert masks[2, -1] == 1
+    assert masks[3].tolist() == [0, 1, 0, 0, 1, 0, 0, 1]
+    assert not masks[4].any()
+    assert make_inputs(plan, 5, 8)["attention_mask"].any(1).all()
+    assert make_inputs(plan, 5, 8, masks="none")["attention_mask"].all()
+
+
+def test_a_text_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+    given = tokenizer()
+    given.padding_side = given.truncation_side = "left"
+    export(tiny_model(TASKS, bert_config(30522)), tokenizer=given, output=tmp_path / "onnx")
+    assert given.padding_side == "left"
+    predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
+    texts = ["a short text", "a text that is much longer than the first one, and more so"]
+    together = predictor.predict(texts)
+    for name in TASKS:
+        (alone,) = predictor.predict(texts[:1], [name])[name]
+        assert [word.score for word in together[name][0].words] == pytest.approx([word.score for word in alone.words], abs=1e-5)
+        assert together[name][0].scores == pytest.approx(alone.scores, abs=1e-5)
+    # The side of truncation stays, although this tokenizer was not loaded with one
+    (cut,) = predictor.predict(["first " * 60 + "last"], ["a"], truncate=True)["a"]
+    assert cut.words[-1].text == "last"
