@@ -135,6 +135,22 @@ def test_the_accuracy_is_that_of_the_results() -> None:
     assert "\n".join(lines) in text_of("docs/precision.md")
 
 
+def test_the_changed_labels_are_those_of_the_results() -> None:
+    rows = json.loads(_results("docs/precision.md", "int8-ranges").read_text(encoding="utf-8"))["rows"]
+    counts = ("changed_by_padding", "changed_by_batch", "differs_from_fp32", "differs_from_fp32_in_batches")
+    labels = [row for row in rows if row["changed_by_padding"] is not None]
+    for ranges, shown in (("row", "`row`"), ("tensor", "`tensor`"), ("fp32", "fp32")):
+        own = [row for row in labels if row["ranges"] == ranges]
+        totals = [str(sum(row[count] for row in own)) for count in counts]
+        assert "| " + " | ".join([shown, *totals]) + " |" in text_of("docs/precision.md")
+        assert f"of {sum(row['texts'] for row in own)} texts" in _spoken("docs/precision.md")
+    moved = [
+        max(row[key] for row in rows if row["ranges"] == ranges for key in ("max_abs_padding", "max_abs_batch"))
+        for ranges in ("row", "tensor")
+    ]
+    assert "at most {:.2f}, with `tensor` by {:.2f}".format(*moved) in _spoken("docs/precision.md")
+
+
 def test_the_soaks_are_those_of_the_results() -> None:
     text = _spoken("docs/runtime.md")
     for name in re.findall(r"results/(soak[\w-]*\.json)", text):
