@@ -21,6 +21,19 @@ from runtime.text.encode import Text
 
 _SHOWN = 6  # numbers of an embedding
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
+_EPILOG = """\
+--option NAME=VALUE takes these names and values:
+{}
+
+another command; python -m runtime triton --help lists its options:
+  triton DIR REPOSITORY   write the bundle as a model repository for Triton
+
+exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does not work
+
+examples:
+  python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
+  python -m runtime onnx --file texts.txt --tasks news_topic,tweet_sentiment --json
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m runtime",
         description="Run inference on texts with an exported bundle.",
-        epilog=f"Options: {describe()}. `python -m runtime triton DIR REPOSITORY` writes the bundle as a model repository for "
-        "Triton; `python -m runtime triton --help` lists its options.",
+        epilog=_EPILOG.format(describe()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
     # One destination for both keeps the order of the command line
@@ -97,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="texts",
         action="append",
         default=[],
+        metavar="TEXT",
         help="a text; write --text=-… for one that starts with a dash; may be repeated",
     )
     add(

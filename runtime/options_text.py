@@ -88,5 +88,6 @@ def read_settings(settings: Sequence[str], options: Options) -> Options:
 
 
 def describe() -> str:
-    """Return one line with all settings and their syntax, for the help of a command."""
-    return "; ".join(f"{name}: {kind.written}" for name, kind in SETTINGS.items())
+    """Return a line for each setting, with its syntax, for the help of a command."""
+    width = max(map(len, SETTINGS))
+    return "\n".join(f"  {name:<{width}}  {kind.written}" for name, kind in SETTINGS.items())

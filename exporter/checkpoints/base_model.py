@@ -127,7 +127,7 @@ def _drop_converted_head(model: Any, config: dict[str, Any], parts: Sequence[Par
 
 
 def _check_unexpected(folder: Path, model: Any, unexpected: Sequence[str]) -> None:
-    # Heads of other classes, such as those of pretraining, are no part of the model. Further layers of it are.
+    # Heads of other classes, such as those of pretraining, are not part of the model; its further layers are.
     prefix = f"{model.base_model_prefix}."
     known = {_NUMBER.sub(".#.", name.removeprefix(prefix)) for name in model.state_dict()}
     surplus = sorted(key for key in unexpected if _NUMBER.sub(".#.", key.removeprefix(prefix)) in known)

@@ -74,7 +74,7 @@ def find(source: str | Path, kind: Kind) -> Source:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path is a folder; what cannot be a path, for example because it is too long, is none.
+    """Return whether the path is a folder; False for what cannot be a path, for example because it is too long.
 
     Raises:
         ExportError: the folder that contains it cannot be read.

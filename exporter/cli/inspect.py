@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the parts that the options select, and draw the picture.
 
     Raises:
-        ExportError: not an exported folder, a damaged one, or one without the graph asked for.
+        ExportError: the folder is not a bundle, is damaged, or does not have the requested graph.
     """
     with printing():
         _run(options)
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace, inspection: Inspection, graph: GraphView) -> None:
-    # Loads the compiler with onnxscript, which the rest of the command does without.
+    # Imported here, because it loads the compiler with onnxscript, which the rest of the command does not need.
     why = importlib.import_module("exporter.inspect.why_text")
     if options.json:
         unapplied = why.explanation_document(options.folder, [each.file for each in inspection.graphs], options.why)

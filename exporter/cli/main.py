@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: those after `python -m exporter`; by default those of this process.
+        arguments: the arguments after `python -m exporter`; by default those of this process.
 
     Returns:
         The exit status: 0 done, 1 verification failed, 2 wrong use or bad input, 130 interrupted.

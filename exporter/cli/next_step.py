@@ -16,7 +16,7 @@ from runtime.text.encode import TextEncoder
 _SENTENCE = "The phone is fast, and the screen is gorgeous."
 _NAMES = "Anna flew to Paris on Monday."
 _QUESTION, _CONTEXT = "Who wrote the letter?", "Anna wrote the letter in Paris."
-# Longer lists of tasks are cut to this many.
+# Longer lists of tasks are cut to this number.
 _TASKS = 3
 # Shorter limits of a model, in tokens, may cut the examples.
 _LONG_ENOUGH = 32
@@ -25,7 +25,7 @@ _LENGTH = 8
 
 
 def next_step(folder: Path) -> list[str]:
-    """The lines to run next: one command of the runtime, or several lines of Python.
+    """Return the lines to run next: one command of the runtime, or several lines of Python.
 
     Args:
         folder: a folder that an export wrote.
@@ -75,7 +75,7 @@ def _quoted(argument: str) -> str:
     if os.name == "nt":
         return subprocess.list2cmdline([argument])
     quoted = shlex.quote(argument)
-    # Double quotes read better, where they protect all that is inside.
+    # Double quotes are easier to read; they suffice without characters that are special inside them.
     return f'"{argument}"' if quoted != argument and not set(argument) & set('"$`\\!') else quoted
 
 

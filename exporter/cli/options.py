@@ -1,4 +1,4 @@
-"""The options of each command. Imports no other module of the program, so that --help and mistyped options need no torch."""
+"""The options of each command. It imports only the parser, so that --help and mistyped options do not load torch."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ examples:
 
 
 def export_parser() -> Parser:
-    """The options of an export."""
+    """Return the parser of the options of an export."""
     parser = Parser("python -m exporter", _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
     _add_sources(parser)
     parser.add_argument(
@@ -142,7 +142,7 @@ def export_parser() -> Parser:
 
 
 def add_parser() -> Parser:
-    """The options of `add`."""
+    """Return the parser of the options of `add`."""
     parser = Parser("python -m exporter add", _ADD_DESCRIPTION, _ADD_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder; replaced as a whole or not at all")
     _add_sources(parser)
@@ -151,7 +151,7 @@ def add_parser() -> Parser:
 
 
 def inspect_parser() -> Parser:
-    """The options of `inspect`."""
+    """Return the parser of the options of `inspect`."""
     parser = Parser("python -m exporter inspect", _INSPECT_DESCRIPTION, _INSPECT_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder written by an export")
     parser.add_argument(

@@ -22,4 +22,4 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with status 2."""
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")

@@ -23,15 +23,15 @@ from exporter.cli.tables import (
 )
 from exporter.report import Report, TaskReport, VariantReport
 
-# Lines of a whole summary.
+# The largest number of lines of a summary.
 _LINES = 30
-# Of more tasks than this only the worst are listed.
+# Of more tasks than the first number, only the worst are listed, as many as the second number.
 _TASKS, _WORST = 12, 10
-# How many rows the lists of variants, fusions and texts have: the first number that leaves this many rows for tasks.
+# The lists of variants, fusions and texts have the first of these numbers of rows that leaves at least _LEAST rows for tasks.
 _ROWS, _LEAST = (6, 4, 3, 2, 1, 0), 6
-# More drops than this are counted.
+# More drops than this are counted, not listed.
 _DROPS = 8
-# A table's header and rule.
+# The lines of a table's header and rule.
 _HEADER = 2
 
 
@@ -40,8 +40,8 @@ def show_report(report: Report, options: argparse.Namespace, noun: str = "task")
 
     Args:
         report: what was exported.
-        options: those of the command line.
-        noun: what the report's tasks are, for the title.
+        options: the options of the command line.
+        noun: the noun for the tasks in the title.
     """
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
@@ -57,7 +57,7 @@ def print_report(report: Report, following: Sequence[str], console: Console, ver
         following: the lines to run next.
         console: where it is printed.
         verbose: print all rows of all tables and the passes of the compiler, instead of at most 30 lines.
-        noun: what the report's tasks are, for the title.
+        noun: the noun for the tasks in the title.
     """
     width = console.width
     count = len(report.tasks)
@@ -138,5 +138,5 @@ def _print_tables(variant: VariantReport, console: Console) -> None:
 
 def _print_lines(lines: Sequence[Text], console: Console) -> None:
     for line in lines:
-        # Paths and commands are copied: the terminal may wrap them, a line break would not be theirs.
+        # Users copy paths and commands: the terminal may wrap them, but no line break may be inserted.
         console.print(line, soft_wrap=True, highlight=False)

@@ -39,7 +39,7 @@ class ProgressHandler(logging.Handler):
     """Shows log records on a console.
 
     On a terminal, a record with the attribute `running` starts or ends a spinner and leaves no line behind. Elsewhere every
-    record is a line: before a long stage ends, the line that it began with is all there is to see.
+    record is a line, also those at the beginning of a stage, because a stage can take minutes.
     """
 
     def __init__(self, console: Console) -> None:

@@ -14,21 +14,21 @@ from exporter.report import Report, VariantReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow
 
-# Width of the labels.
+# The width of the labels.
 _LABEL = 15
-# The least width of what follows them.
+# The smallest width of the text after a label.
 _NARROW = 24
-# Fusion members that are named.
+# The largest number of fusion members that are named.
 _MEMBERS = 4
 
 
 def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list[Text]:
-    """The part that is computed once, and sizes.
+    """Return the part that is computed once, and the sizes.
 
     Args:
         variant: the variant.
         width: columns of the terminal; longer texts are wrapped.
-        only: there are no further variants. With further ones, a table has the sizes, and the texts name the drop.
+        only: whether there are no further variants. Otherwise a table has the sizes, and the texts name the drop.
     """
     graph, total, stored = variant.graph, variant.adapter_parameters, variant.stored_adapter_parameters
     lines = _fact("computed once", variant.shared if only else f"at drop {variant.drop}: {variant.shared}", width)
@@ -45,7 +45,7 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
 
 
 def compositions(variant: VariantReport, width: int) -> list[Text]:
-    """The compositions that a table has no room for."""
+    """Return the compositions that are too long for a table."""
     long = [task for task in variant.tasks if short_setup(task.setup) != task.setup]
     return [
         line
@@ -55,7 +55,7 @@ def compositions(variant: VariantReport, width: int) -> list[Text]:
 
 
 def text_facts(variant: VariantReport, rows: int, width: int) -> list[Text]:
-    """Measurements on texts, in a few lines per list: attention of fusion members, drift, evaluation.
+    """Return the measurements on texts, in a few lines per list: attention of fusion members, drift, evaluation.
 
     Args:
         variant: the variant.
@@ -73,13 +73,13 @@ def text_facts(variant: VariantReport, rows: int, width: int) -> list[Text]:
 
 
 def export_facts(report: Report, width: int) -> list[Text]:
-    """How the graph was verified, the time of each stage, and where it was written."""
+    """Return how the graph was verified, the time of each stage, and the folder that was written."""
     shapes = ", ".join(dict.fromkeys(_shape(row) for row in report.parity))
     images = all(row.sequence == 0 for row in report.parity)
     lines = _fact("verified", f"against single-task PyTorch at {'batch ' if images else ''}{shapes}", width)
     stages = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in report.seconds.items())
     lines += _fact("time (s)", stages, width)
-    # A path is copied: it is never wrapped.
+    # Users copy the path: it is never wrapped.
     return [*lines, _labelled("written to", str(report.output))]
 
 
@@ -93,7 +93,7 @@ def _labelled(label: str, text: str) -> Text:
 
 
 def _fusion(report: FusionReport) -> str:
-    """The members that stay, or all, by their mean attention over the layers."""
+    """Describe the members that stay, or all members, with their mean attention over the layers."""
     table, kept = report.table, report.kept
     scores: dict[str, list[float]] = defaultdict(list)
     for row in table.layers:
@@ -116,7 +116,7 @@ def _fusion(report: FusionReport) -> str:
 
 
 def _drifts(label: str, title: str, drifts: Sequence[Drift], rows: int, width: int) -> Iterator[Text]:
-    """The tasks whose predictions move most, and how far the others do at most."""
+    """Describe the tasks whose predictions change most, and the largest change of the others."""
     if not drifts:
         return
     if rows:

@@ -19,7 +19,7 @@ _SETUP_WIDTH = 22
 
 
 def task_table(report: VariantReport, tasks: Sequence[TaskReport], verbose: bool) -> Table:
-    """A row per task: its head and its parity; `verbose` also names its group and cuts no name."""
+    """Return a row per task with its head and parity; `verbose` adds its group and shortens no name."""
     composed = any(task.setup != task.name for task in tasks)
     dropped = any(task.drop != report.drop for task in tasks)
     table = _table(
@@ -43,7 +43,7 @@ def task_table(report: VariantReport, tasks: Sequence[TaskReport], verbose: bool
 
 
 def variant_table(variants: Sequence[VariantReport]) -> Table:
-    """A row per variant."""
+    """Return a row per variant."""
     table = _table(["variant"], ["drop", "nodes", "weights", "max diff", "argmax"])
     for variant in variants:
         graph, rows = variant.graph, variant.parity
@@ -54,7 +54,7 @@ def variant_table(variants: Sequence[VariantReport]) -> Table:
 
 
 def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
-    """A row per fusion member and a column per layer: measured scores in percent, * where the member stays."""
+    """Return a row per fusion member and a column per layer: measured scores in percent, with * if the member stays."""
     unit = "% of attention" if table.measured else "given scores"
     shown = Table(title=f"{table.task}: fusion {table.fusion}, {unit} per layer" + (", * kept" if kept else ""), padding=(0, 0))
     shown.add_column("member")
@@ -72,7 +72,7 @@ def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
 
 
 def drift_table(drifts: Sequence[Drift]) -> Table:
-    """A row per task: how far its predictions move."""
+    """Return a row per task: how much its predictions change."""
     table = _table(["task"], ["mean |diff|", "max |diff|", "same argmax", "metric", "before", "after"])
     for row in drifts:
         metric = ["-" if value is None else f"{value:.3f}" for value in (row.metric_before, row.metric_after)]
@@ -88,7 +88,7 @@ def drift_table(drifts: Sequence[Drift]) -> Table:
 
 
 def pass_table(steps: Sequence[PassRow]) -> Table:
-    """A row per pass that changed the graph."""
+    """Return a row per pass that changed the graph."""
     table = _table(["pass", "graph"], ["nodes", "after", "weights", "after "])
     for step in steps:
         nodes, weights = (step.nodes_before, step.nodes_after), (step.bytes_before, step.bytes_after)
@@ -98,7 +98,7 @@ def pass_table(steps: Sequence[PassRow]) -> Table:
 
 
 def short_setup(setup: str) -> str:
-    """A composition in at most a few words: "Fuse of 8" for a long one."""
+    """Shorten a composition to a few words: "Fuse of 8" for a long one."""
     kind, _, inner = setup.partition("(")
     if len(setup) <= _SETUP_WIDTH or not inner:
         return setup
@@ -110,22 +110,22 @@ def short_setup(setup: str) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as MB, small numbers as kB."""
+    """Format bytes as MB, small numbers as kB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def percent(share: float) -> str:
-    """A share of 0 to 1 in percent, rounded down: only 1 is 100 %."""
+    """Format a share of 0 to 1 in percent, rounded down: only 1 is 100 %."""
     return "100 %" if share >= 1 else f"{int(share * 1000) / 10:.1f} %"
 
 
 def difference(rows: Sequence[ParityRow]) -> str:
-    """The largest difference from PyTorch."""
+    """Format the largest difference from PyTorch."""
     return f"{max(row.max_abs_diff for row in rows):.1e}"
 
 
 def agreement(rows: Sequence[ParityRow]) -> str:
-    """The lowest share of equal argmax."""
+    """Format the lowest share of equal argmax."""
     return percent(min(row.argmax_agreement for row in rows))
 
 
@@ -139,5 +139,5 @@ def _table(left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def _name(name: str, fold: bool = False) -> Text:
-    """A cell that takes one line, whatever the width of the terminal, unless it may `fold`."""
+    """Return a cell that takes one line at any width of the terminal, unless it may `fold`."""
     return Text(name, no_wrap=not fold, overflow="fold" if fold else "ellipsis")

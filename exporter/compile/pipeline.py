@@ -47,11 +47,15 @@ _BRANCH = re.compile(r"tasks\d+/")
 
 
 def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:
-    """Cleans one traced template. `protected` names the task weights, which keep their names until they are bound."""
+    """Return the passes that clean one traced template.
+
+    Args:
+        protected: names of the task weights, which keep their names until they are bound.
+    """
     return (
-        # Constants become initializers first: the library's CSE looks at no Constant of more than 10 elements.
+        # Constants become initializers first: the CSE of onnx-ir ignores Constants with more than 10 elements.
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        # Before any of them is folded.
+        # Before Transposes are folded: the folded weight inherits the name.
         NameTransposedPass(),
         FoldConstantsPass(protected),
         common.IdentityEliminationPass(),
@@ -66,10 +70,10 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         MergeCastsPass(),
         RemoveNoOpsPass(),
         UnflattenLinearsPass(),
-        # Once the rows lie as they do elsewhere.
+        # After UnflattenLinears, which gives the layers of GPT-2 the form x W + b.
         SplitLinearsPass(protected),
         MergeTransposesPass(),
-        # Again, for the Transposes that are new.
+        # Again, for new Transposes.
         NameTransposedPass(),
         DropExpandsPass(),
         # After the no-ops are gone: their outputs hide that two shapes are equal.
@@ -93,20 +97,20 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
 
 
 def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
-    """Merges what the groups have in common and cleans up behind the vectoriser."""
+    """Return the passes that merge what the groups have in common and clean up after the vectoriser."""
     return (
         common.IdentityEliminationPass(),
         MergeWeightsPass(),
         common.CommonSubexpressionEliminationPass(),
-        # After merging, so that a weight which two groups share is transposed and scaled once and stays shared.
+        # After merging, so that a weight that two groups share is transposed and scaled once and stays shared.
         FoldConstantsPass(transpose_weights=True),
         MergeSiblingsPass(),
         # Before FoldScales, which then finds one factor where there were two.
         MoveScalesPass(),
         FoldScalesPass(),
-        # Behind the scales, which hide the projections.
+        # After the scales are folded: they hide the projections.
         AbsorbProjectionsPass(),
-        # Neighbours that the vectoriser and PushSlices left.
+        # Consecutive Reshapes that the vectoriser and PushSlices left behind.
         MergeReshapesPass(),
         RemoveNoOpsPass(),
         common.RemoveUnusedNodesPass(),
@@ -116,7 +120,13 @@ def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
 
 
 def clean_groups(groups: Sequence[TracedGroup]) -> tuple[list[TracedGroup], list[PassRow]]:
-    """The groups with clean templates, which `compile_groups` and `route_groups` then change: give each a copy."""
+    """Clean the templates of the groups, in place.
+
+    `compile_groups` and `route_groups` change the templates again: pass a copy to each.
+
+    Returns:
+        The groups with clean templates, and a row for each pass.
+    """
     reports: list[PassRow] = []
     clean = []
     for number, group in enumerate(groups):
@@ -126,7 +136,15 @@ def clean_groups(groups: Sequence[TracedGroup]) -> tuple[list[TracedGroup], list
 
 
 def compile_groups(groups: Sequence[TracedGroup], batch: str) -> tuple[ir.Model, list[PassRow]]:
-    """One graph with the outputs of all tasks, in the order of the groups, which are clean already."""
+    """Compile clean groups to one graph with the outputs of all tasks, in the order of the groups.
+
+    Args:
+        groups: the groups that `clean_groups` returned; their templates are changed in place.
+        batch: the name of the batch axis.
+
+    Returns:
+        The graph, and a row for each pass.
+    """
     reports: list[PassRow] = []
     vectorized = []
     for number, group in enumerate(groups):
@@ -139,13 +157,16 @@ def compile_groups(groups: Sequence[TracedGroup], batch: str) -> tuple[ir.Model,
 def route_groups(
     groups: Sequence[TracedGroup], batch: str, tasks: Sequence[str], every_row: bool = False
 ) -> tuple[ir.Model, list[PassRow]]:
-    """One graph each of whose rows selects a task.
+    """Compile clean groups to one graph in which each row selects a task.
 
     Args:
-        groups: clean already.
+        groups: the groups that `clean_groups` returned; their templates are changed in place.
         batch: the name of the batch axis.
         tasks: the names of all tasks; a row selects one by its number here.
-        every_row: whether each group computes all rows, as TensorRT needs it.
+        every_row: whether each group computes all rows, as TensorRT requires.
+
+    Returns:
+        The graph, and a row for each pass.
     """
     reports: list[PassRow] = []
     routed = []
@@ -171,14 +192,14 @@ def run_passes(
     """Run passes in their order.
 
     Args:
-        model: the graph, which changes.
-        passes: what runs.
-        graph: what the graph is called in the rows.
-        reports: gets a row for each pass.
-        observe: is called with each pass that has run and the model that it left.
+        model: the graph, which is changed in place.
+        passes: the passes to run.
+        graph: the name of the graph in the rows.
+        reports: receives a row for each pass.
+        observe: called after each pass with the pass and the model that it returned.
 
     Returns:
-        The model that the last pass left.
+        The model that the last pass returned.
     """
     for step in passes:
         nodes_before, bytes_before = graph_size(model)
@@ -194,17 +215,20 @@ def run_passes(
 
 
 def pass_name(step: ir.passes.PassBase) -> str:
-    """The name of a pass in reports."""
+    """Return the name of a pass in reports."""
     return type(step).__name__.removesuffix("Pass")
 
 
 def graph_size(model: ir.Model) -> tuple[int, int]:
-    """Node count and initializer bytes."""
+    """Return the number of nodes and the bytes of the initializers."""
     return len(model.graph), _nbytes(model.graph.initializers.values())
 
 
 def branch_size(model: ir.Model) -> tuple[int, int]:
-    """Node count and initializer bytes of what depends on a task: all that the vectoriser named, and all that follows."""
+    """Return the number of nodes and the bytes of weights of the branch.
+
+    The branch is what the vectoriser named after a group, and everything that depends on it.
+    """
     weights = [value for name, value in model.graph.initializers.items() if _BRANCH.match(name)]
     branch, nodes = set(weights), 0
     for node in model.graph:

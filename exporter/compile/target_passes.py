@@ -18,10 +18,10 @@ from exporter.targets import chosen_ranges, needs_ranges
 
 __all__ = ["Measure", "ranges_of", "target_passes"]
 
-# Gives the smallest and greatest number of each of a graph's values, by name.
+# Measures values of a graph: name -> (minimum, maximum).
 Measure = Callable[[ir.Model, Sequence[str]], Mapping[str, tuple[float, float]]]
 _RANGES = {"QuantizeRows": "row", "QuantizeDynamic": "tensor", "QuantizeStatic": "calibrated"}
-# A product with fewer weights is not worth quantizing its operand.
+# With fewer weights, quantizing the operand of a product costs more than the product saves.
 _LEAST = 1 << 14
 
 
@@ -33,24 +33,24 @@ def target_passes(
     opset: int | None = None,
     int8_ranges: str | None = None,
 ) -> tuple[ir.passes.InPlacePass, ...]:
-    """The passes that adapt a model to a target; empty where nothing is to be done.
+    """Return the passes that adapt a model to a target; empty if there is nothing to do.
 
     Args:
-        target: of TARGETS.
-        precision: of PRECISIONS.
-        model: in fp32 and standard operators.
-        measure: gives the ranges of activations; needed where `needs_ranges` says so.
-        opset: the ONNX operator set, by default the model's.
-        int8_ranges: of INT8_RANGES for the target, by default the first.
+        target: a key of `exporter.targets.TARGETS`.
+        precision: a precision of `exporter.targets.PRECISIONS`.
+        model: the graph in fp32 with standard operators.
+        measure: measures the ranges of activations; required if `needs_ranges` holds for the target and the precision.
+        opset: the ONNX operator set; by default that of the model.
+        int8_ranges: one of the target's ranges in `exporter.targets.INT8_RANGES`, by default the first.
 
     Raises:
-        ValueError: `measure` is missing where the target needs it.
+        ValueError: `measure` is missing although the target requires it.
     """
     passes: list[ir.passes.InPlacePass] = []
     if precision == "fp16":
         passes.append(ConvertToHalfPass())
     if target in ("cpu", "cuda"):
-        # Before products are quantized: the pattern ends in plain ones.
+        # Before quantization: the pattern contains products in floats.
         passes.append(FuseAttentionPass())
     if target == "cuda":
         # On the CPU the fused norm is slower than its parts: 0.92 to 0.98 of the speed, measured on BERT-base.
@@ -58,7 +58,7 @@ def target_passes(
     if needs_ranges(target, precision, int8_ranges):
         if measure is None:
             raise ValueError(f"expected a way to measure activations for the target {target} in {precision}, found none")
-        # Values have other names behind the passes before.
+        # The passes above make values with other names.
         before = _lowered(passes, model.clone()) if passes else model
         names = [str(value.name) for value in quantized_activations(before, _LEAST)]
         passes.append(QuantizeStaticPass(measure(before, names), _LEAST))
@@ -80,5 +80,5 @@ def _lowered(passes: Iterable[ir.passes.InPlacePass], model: ir.Model) -> ir.Mod
 
 
 def ranges_of(passes: Iterable[str]) -> str | None:
-    """How the activations of a graph got their ranges in int8, by the names of its passes; None for another precision."""
+    """Return how the activations of a graph got their ranges in int8, by the names of its passes; None otherwise."""
     return next((_RANGES[name] for name in passes if name in _RANGES), None)

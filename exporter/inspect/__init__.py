@@ -1,7 +1,9 @@
-"""Looks into an exported folder: what is trunk and what is branch, what it costs, and what was saved.
+"""Inspection of an exported folder: its trunk and branches, what each part costs, and what one graph saves.
 
-from exporter.inspect import inspect_bundle
-inspection = inspect_bundle("onnx", (1, 128))
+Example:
+    from exporter.inspect import inspect_bundle
+
+    inspection = inspect_bundle("onnx", (1, 128))
 """
 
 from exporter.inspect.read import inspect_bundle

@@ -1,4 +1,4 @@
-"""How many floating-point operations one node does."""
+"""The number of floating-point operations of a node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INTEGERS = frozenset(
         "QLinearMatMul",
     )
 )
-# Where the fused bias stands among the inputs.
+# The index of the fused bias among the inputs.
 _BIAS = {"DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
 # fmt: off
 _MOVES = frozenset((
@@ -67,11 +67,11 @@ _PER_ELEMENT = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations of a node.
+    """The operations of a node.
 
     Attributes:
-        matrix: of matrix products and convolutions, exact; a multiplication and an addition count as two.
-        other: of everything else, roughly.
+        matrix: operations of matrix products and convolutions, exact; a multiplication and an addition count as two.
+        other: all other operations, estimated.
     """
 
     matrix: int = 0
@@ -79,12 +79,12 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """All operations."""
         return self.matrix + self.other
 
 
 def node_cost(node: ir.Node, known: Mapping[ir.Value, Known]) -> Cost | None:
-    """The operations of `node`; None where a shape that they depend on is unknown."""
+    """Return the operations of `node`; None if they depend on an unknown shape."""
     if node.op_type in _MOVES:
         return Cost()
     if node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].is_initializer():
@@ -108,7 +108,7 @@ def node_cost(node: ir.Node, known: Mapping[ir.Value, Known]) -> Cost | None:
 
 
 def _matrix(node: ir.Node, inputs: Sequence[Dims | None], output: Dims) -> Cost | None:
-    """The cost of a node that multiplies matrices; None for any other."""
+    """Return the cost of a node that multiplies matrices; None for any other node."""
     kind, size = node.op_type, math.prod(output)
     left = inputs[0] if inputs else None
     if left is None:
@@ -131,14 +131,14 @@ def _matrix(node: ir.Node, inputs: Sequence[Dims | None], output: Dims) -> Cost 
 
 
 def product_type(node: ir.Node, known: Mapping[ir.Value, Known]) -> str:
-    """The type in which a matrix product multiplies: "float32", "float16", or "int8" where its operands are stored so."""
+    """Return the type in which a matrix product multiplies: "float32", "float16", or "int8" for operands in 8 bits."""
     if node.op_type in _INTEGERS or all(_dequantized(value) for value in node.inputs[:2]):
         return "int8"
     return known[node.outputs[0]].dtype.numpy().name
 
 
 def _dequantized(value: ir.Value | None) -> bool:
-    """ONNX Runtime and OpenVINO multiply the integers themselves where both operands are made from some."""
+    """Return whether a value is dequantized: ONNX Runtime and OpenVINO multiply the integers if both operands are."""
     maker = None if value is None else value.producer()
     return maker is not None and maker.op_type == "DequantizeLinear"
 
@@ -148,7 +148,7 @@ def _present(inputs: Sequence[Dims | None], index: int) -> bool:
 
 
 def _attention(node: ir.Node, inputs: Sequence[Dims | None]) -> Cost | None:
-    """Projections where they are fused too, scores, softmax, and the weighted sum of values."""
+    """Return the cost of attention: projections if they are fused too, scores, softmax and the weighted sum of values."""
     kind, query = node.op_type, inputs[0] or ()
     if kind in ("Attention", "QAttention") and node.domain == "com.microsoft":
         weight = inputs[1] or ()
@@ -174,7 +174,7 @@ def _scores(node: ir.Node, batch: int, length: int, keys: int, width: int, value
 
 
 def _einsum(node: ir.Node, inputs: Sequence[Dims | None]) -> Cost | None:
-    """Two operands: a product over every letter. More of them, or dots, could be computed in several orders."""
+    """Return the cost of an Einsum of two operands; others, or dots, could be computed in several orders."""
     equation = node.attributes.get_string("equation", "").replace(" ", "")
     terms = equation.partition("->")[0].split(",")
     if len(terms) != 2 or "." in equation:

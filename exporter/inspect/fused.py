@@ -32,7 +32,7 @@ _PACKED_RANK = 5  # query, key and value in one tensor: [batch, sequence, heads,
 
 
 def fused_outputs(node: ir.Node, inputs: Sequence[Dims | None]) -> list[Dims]:
-    """The dimensions of the leading outputs, as many as are known; none for an operator without a rule."""
+    """Return the dimensions of the leading outputs, as many as are known; an operator without a rule has an empty list."""
     first = inputs[0] if inputs else None
     kind = node.op_type
     if first is None:
@@ -59,7 +59,7 @@ def fused_outputs(node: ir.Node, inputs: Sequence[Dims | None]) -> list[Dims]:
 
 
 def matmul_dims(node: ir.Node, left: Dims, right: Dims) -> Dims:
-    """The shape of a (fused) matrix product, numpy's broadcasting included."""
+    """Return the shape of a (fused) matrix product, with numpy's broadcasting."""
     left, right = _turned(left, node.attributes.get_int("transA", 0)), _turned(right, node.attributes.get_int("transB", 0))
     batch = np.broadcast_shapes(left[:-2], right[:-2])
     return (*batch, *left[-2:-1], *(right[-1:] if len(right) > 1 else ()))
@@ -70,13 +70,13 @@ def _turned(dims: Dims, turned: int) -> Dims:
 
 
 def qkv_sizes(node: ir.Node, weight: Dims) -> tuple[int, int, int]:
-    """Widths of query, key and value of an Attention with a packed weight [input width, their sum]."""
+    """Return the widths of query, key and value of an Attention with a packed weight [input width, sum of widths]."""
     query, key, value = node.attributes.get_ints("qkv_hidden_sizes", ()) or (weight[1] // 3,) * 3
     return int(query), int(key), int(value)
 
 
 def key_value(inputs: Sequence[Dims | None]) -> tuple[Dims, Dims]:
-    """Shapes of key and value of a MultiHeadAttention as [batch, length, width], however they are packed."""
+    """Return the shapes of key and value of a MultiHeadAttention as [batch, length, width], however they are packed."""
     query = _at(inputs, 0)
     if len(query) == _PACKED_RANK:
         packed = (query[0], query[1], query[2] * query[4])
@@ -89,6 +89,6 @@ def key_value(inputs: Sequence[Dims | None]) -> tuple[Dims, Dims]:
 
 
 def _at(inputs: Sequence[Dims | None], index: int) -> Dims:
-    """The dimensions of an input, () where it is absent."""
+    """Return the dimensions of an input; () if it is absent."""
     found = inputs[index] if index < len(inputs) else None
     return () if found is None else found

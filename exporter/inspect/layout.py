@@ -1,4 +1,4 @@
-"""Where everything stands in the picture of a graph: columns, rows and the scale."""
+"""The layout of the picture of a graph: columns, rows and scale."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Column:
     """One column of boxes.
 
     Attributes:
-        name: of the task, or "trunk".
-        group: what the task is computed with.
-        own: operations per level that are drawn filled.
-        again: those of the trunk that a graph of only this task would repeat.
+        name: the name of the task, or "trunk".
+        group: the group of the task, or "trunk".
+        own: operations per level, which are drawn filled.
+        again: operations of the trunk per level that a graph of only this task would repeat.
         x: the left edge.
-        width: of the boxes.
+        width: the width of the widest box.
     """
 
     name: str
@@ -48,15 +48,15 @@ class Layout:
 
     Attributes:
         trunk: the first column.
-        columns: of the tasks, those of one group side by side.
+        columns: the columns of the tasks, sorted by group.
         scale: pixels per operation.
         rows: the upper edge of each level.
         row: the height of a level's box.
         top: where the rows begin.
         bottom: where they end.
-        side: where the weights' panel begins.
-        width: of the whole picture.
-        turned: whether the names stand diagonally.
+        side: where the panel of the weights begins.
+        width: the width of the whole picture.
+        turned: whether the names are written diagonally.
     """
 
     trunk: Column
@@ -75,13 +75,18 @@ SIDE_WIDTH = 300.0
 
 
 def colour_of(graph: GraphView, group: str) -> str:
-    """The group's colour, or the trunk's."""
+    """Return the colour of a group, or of the trunk."""
     groups = graph.groups
     return _PALETTE[groups.index(group) % len(_PALETTE)] if group in groups else TRUNK_COLOUR
 
 
 def lay_out(graph: GraphView, head: float) -> Layout:
-    """`head`: the height of the title."""
+    """Lay out the picture of a graph.
+
+    Args:
+        graph: the graph.
+        head: the height of the title.
+    """
     trunk, columns = _columns(graph)
     widest = [max(map(sum, zip(column.own, column.again, strict=True)), default=0) for column in (trunk, *columns)]
     most, total = max(widest), sum(widest)

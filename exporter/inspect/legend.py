@@ -12,7 +12,7 @@ _BAR = 16.0
 
 
 def summary(graph: GraphView, layout: Layout) -> tuple[list[Shape], float]:
-    """Two pairs of bars, this graph against a graph per task; and where they end."""
+    """Return two pairs of bars, this graph compared with a graph per task, and their lower edge."""
     y = layout.bottom + 62
     if len(graph.tasks) < 2:
         return [], y - 34
@@ -49,7 +49,7 @@ def summary(graph: GraphView, layout: Layout) -> tuple[list[Shape], float]:
 
 
 def legend(graph: GraphView, layout: Layout, y: float) -> tuple[list[Shape], float]:
-    """The colours' meanings, as many per line as fit, and the lower edge."""
+    """Return the meanings of the colours, as many per line as fit, and their lower edge."""
     entries = [("trunk: computed once", TRUNK_COLOUR)]
     for group in graph.groups:
         count = sum(task.group == group for task in graph.tasks)

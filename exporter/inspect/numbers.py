@@ -1,25 +1,25 @@
-"""Counts as people read them."""
+"""Counts in a readable form."""
 
 from __future__ import annotations
 
 
 def flops(count: float) -> str:
-    """Floating-point operations with three digits: 1.93 GFLOP."""
+    """Format floating-point operations with three digits: 1.93 GFLOP."""
     return _scaled(count, "FLOP")
 
 
 def size(count: float) -> str:
-    """Bytes with three digits, a kilobyte being 1000: 99.1 MB."""
+    """Format bytes with three digits; a kilobyte has 1000: 99.1 MB."""
     return _scaled(count, "B")
 
 
 def share(part: float, whole: float) -> str:
-    """A percentage, or a dash where there is no whole."""
+    """Format a percentage, or a dash if the whole is zero."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def times(more: float, less: float) -> str:
-    """How many times as much, with two digits: 2.6."""
+    """Format a ratio with two digits: 2.6."""
     return f"{more / less:.2g}" if less and more / less < 100 else f"{more / less:.0f}" if less else "-"
 
 

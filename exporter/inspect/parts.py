@@ -2,12 +2,12 @@
 
 All of it is read from names and edges, so it holds for any graph that this package writes:
 
-1. A weight called "tasksN/…" is of the tasks of group N; what one reaches is branch, everything else is trunk.
+1. A weight "tasksN/…" belongs to the tasks of group N. The nodes that such weights reach are branch, all others trunk.
 2. A node serves the tasks whose outputs it reaches.
 3. A layer's number is the first integer in the dotted name of a trunk weight ("bert.encoder.layer.3.…"). A node belongs to the
-   highest layer that it or its ancestors read a weight of. Equal weights of several layers are stored once, under the name of
-   the lowest, which this maximum forgives; under the name of another group's weight they say nothing. A matrix without such a
-   name belongs to the lowest layer that reads its product.
+   highest layer of the weights that it or its ancestors read. Equal weights of several layers are stored once, under the name
+   of the lowest layer, which the maximum corrects. A weight that has the name of another group's weight gives no layer. A
+   matrix without such a name belongs to the lowest layer that reads its product.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Parts:
         levels: names from the input up: "embeddings", "layer 0", …, "heads".
         level: node -> index in `levels`.
         owner: node -> "trunk", or its group: "tasks0", ….
-        serves: node -> the tasks that need it, as bits in the order of the tasks; 0 for a node that none needs.
+        serves: node -> the tasks that need it, as bits in the order of the tasks; 0 for a node that no task needs.
     """
 
     levels: tuple[str, ...]
@@ -46,7 +46,12 @@ class Parts:
 
 
 def find_parts(graph: ir.Graph, outputs: Mapping[str, int]) -> Parts:
-    """`outputs`: output name -> the bits of the tasks that it answers."""
+    """Find the place of each node.
+
+    Args:
+        graph: a graph that an export wrote.
+        outputs: output name -> the bits of the tasks whose logits it contains.
+    """
     nodes = list(graph)
     layers = _layers(graph)
     numbers = {key: number for number, key in enumerate(layers)}
@@ -57,7 +62,7 @@ def find_parts(graph: ir.Graph, outputs: Mapping[str, int]) -> Parts:
 
 
 def group_of(name: str | None) -> str | None:
-    """The group of tasks that a weight or value is called after."""
+    """Return the group of tasks after which a weight or value is named; None for the trunk."""
     match = _GROUP.match(name or "")
     return match[1] if match else None
 
@@ -69,7 +74,7 @@ def _owners(nodes: list[ir.Node]) -> dict[ir.Node, str]:
         groups = [group_of(value.name) for value in sources if value.is_initializer()]
         groups += [owner[producer] for value in sources if (producer := value.producer()) is not None]
         found = [group for group in groups if group not in (None, TRUNK)]
-        # The name decides between groups that share a node: it is the one that made it.
+        # If groups share a node, its name decides: it has the name of the group that made it.
         own = next((group for value in node.outputs if (group := group_of(value.name))), None)
         owner[node] = (own or found[0] or TRUNK) if found else TRUNK
     return owner
@@ -92,13 +97,13 @@ _Layer = tuple[str, int]
 
 
 def _layers(graph: ir.Graph) -> tuple[_Layer, ...]:
-    """(dotted path of the stack, number) of every layer, in the order of computation."""
+    """Return (dotted path of the stack, number) of every layer, in the order of computation."""
     found = set()
     for name in graph.initializers:
         match = _INDEXED.match(name)
         if match and group_of(name) is None and not name.startswith(_HEADS):
             found.add((match[1], int(match[2])))
-    # A decoder reads what the encoder made.
+    # A decoder reads the encoder's output.
     return tuple(sorted(found, key=lambda layer: ("decoder" in layer[0], layer)))
 
 
@@ -135,7 +140,7 @@ def _levels(nodes: list[ir.Node], numbers: Mapping[_Layer, int], owner: Mapping[
 
 
 def _weights(node: ir.Node, owner: str) -> list[str | None]:
-    """Names of what the node reads from the file, sizes and indices apart; None for a matrix whose name says nothing."""
+    """Return the names of the weights that the node reads, without sizes and indices; None for a matrix without a layer."""
     found: list[str | None] = []
     for value in node.inputs:
         if value is None or value.const_value is None or value.dtype in _INDICES:
@@ -149,7 +154,7 @@ def _weights(node: ir.Node, owner: str) -> list[str | None]:
 
 
 def _named(names: list[str | None], numbers: Mapping[_Layer, int]) -> int | None:
-    """The highest layer among the names, heads being above all."""
+    """Return the highest layer among the names; heads are above all layers."""
     if any(name and name.startswith(_HEADS) for name in names):
         return len(numbers)
     matches = [_INDEXED.match(name) for name in names if name]

@@ -1,4 +1,4 @@
-"""The picture of one graph: what is computed once, what once per task, and what that saves."""
+"""The picture of one graph: the part that is computed once, the parts per task, and the savings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MINI = 11.0
 
 
 def draw(inspection: Inspection, graph: GraphView) -> Picture:
-    """`graph` is one of the inspection's; boxes of one height have widths to the scale of their operations."""
+    """Draw one of the inspection's graphs; all boxes have one height, and widths in proportion to their operations."""
     layout = lay_out(graph, _HEAD)
     bars, bars_end = summary(graph, layout)
     keys, end = legend(graph, layout, bars_end + 30)
@@ -42,10 +42,10 @@ def draw(inspection: Inspection, graph: GraphView) -> Picture:
 
 
 def save_picture(inspection: Inspection, graph: GraphView, path: Path) -> None:
-    """Writes the picture as the file's suffix says.
+    """Write the picture in the format of the file's suffix.
 
     Raises:
-        ExportError: another suffix than .svg or .png, a folder that is not there, or no matplotlib for a PNG.
+        ExportError: the suffix is neither .svg nor .png, the folder does not exist, or a PNG is wanted without matplotlib.
     """
     if path.suffix.lower() not in (".svg", ".png"):
         raise ExportError(f"the picture must be a .svg or .png file, found {str(path)!r}")
@@ -78,7 +78,7 @@ def _title(inspection: Inspection, graph: GraphView, title: str) -> Iterator[Sha
 
 
 def _levels(graph: GraphView, layout: Layout) -> Iterator[Shape]:
-    """Names of the rows, at the left."""
+    """Draw the names of the rows, on the left."""
     for name, y in zip(graph.levels, layout.rows, strict=True):
         size = min(12.0, layout.row * 0.85)
         yield Text(MARGIN + LABELS - 12, y + layout.row / 2 + size * 0.36, name, size, INK, "end")
@@ -121,13 +121,13 @@ def _name(column: Column, layout: Layout, bold: bool = False) -> Text:
 
 
 def _fan(layout: Layout) -> Iterator[Shape]:
-    """Lines from where the trunk ends to where each task begins."""
+    """Draw lines from the end of the trunk to the beginning of each task."""
     pitch = layout.rows[0] - layout.rows[1]
     starts: dict[float, list[float]] = {}
     for column in layout.columns:
         level = next((number for number, own in enumerate(column.own) if own), None)
         if level is not None:
-            # Above a row that the trunk begins and the task ends, with an adapter say.
+            # Above a row that begins in the trunk and ends in the task, for example with an adapter.
             after = column.again[level] > 0 and level + 1 < len(layout.rows)
             y = layout.rows[level] + layout.row + (pitch - layout.row) / 2 - (pitch if after else 0)
             starts.setdefault(y, []).append(column.x + column.width / 2)
@@ -139,7 +139,7 @@ def _fan(layout: Layout) -> Iterator[Shape]:
 
 
 def _sums(layout: Layout) -> Iterator[Shape]:
-    """The total of each column, below it."""
+    """Write the total of each column below it."""
     columns = (layout.trunk, *layout.columns)
     texts = [_numbers.flops(sum(column.own)).removesuffix("FLOP") for column in columns]
     upright = all(text_width(text, 11) < column.width + 3 for text, column in zip(texts, columns, strict=True))
@@ -154,7 +154,7 @@ def _sums(layout: Layout) -> Iterator[Shape]:
 
 
 def _side(graph: GraphView, layout: Layout) -> Iterator[Shape]:
-    """Operations and weights of each level, at the right."""
+    """Draw the operations and weights of each level, on the right."""
     x = layout.side + 12
     numbers, bars, end = x + 66, x + 86, layout.side + SIDE_WIDTH - 66
     y = layout.top - 16

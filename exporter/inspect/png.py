@@ -13,7 +13,7 @@ _ALIGN = {"start": "left", "middle": "center", "end": "right"}
 
 
 def save_png(picture: Picture, path: Path) -> None:
-    """Writes the picture at two dots a pixel.
+    """Write the picture with two dots per pixel.
 
     Raises:
         ExportError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""From a folder to an Inspection."""
+"""Reading an exported folder into an `Inspection`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def inspect_bundle(folder: str | os.PathLike[str], shape: Sequence[int] | None =
     """Read the bundle in `folder` and count its operations.
 
     Args:
-        folder: what an export wrote.
-        shape: of the inputs, (batch,) or (batch, length); 1 x 128 by default, or what the model takes.
+        folder: a folder that an export wrote.
+        shape: the shape of the inputs, (batch,) or (batch, length); by default 1 x 128, or the longest that the model takes.
 
     Raises:
-        ExportError: no bundle, a damaged one, or a shape that it does not take.
+        ExportError: the folder is not a bundle, a file is damaged, or the model does not take the shape.
     """
     try:
         manifest = read_manifest(folder)
@@ -60,7 +60,7 @@ def inspect_bundle(folder: str | os.PathLike[str], shape: Sequence[int] | None =
 
 
 def _sizes(manifest: Manifest, shape: Sequence[int] | None) -> tuple[dict[str, int], tuple[int, ...]]:
-    """Sizes of the named axes, and the shape in words of the user."""
+    """Return the sizes of the named axes, and the shape as the user gives it."""
     axes = list(dict.fromkeys(axis for entry in manifest.inputs for axis in entry.axes if axis != BATCH))
     longest = min((manifest.max_lengths[axis] for axis in axes if axis in manifest.max_lengths), default=None)
     if shape is None:
@@ -71,14 +71,14 @@ def _sizes(manifest: Manifest, shape: Sequence[int] | None) -> tuple[dict[str, i
         raise ExportError(f"the shape must be {expected}, found {'x'.join(map(str, shape))}")
     if axes and longest is not None and shape[1] > longest:
         raise ExportError(f"the model takes lengths up to {longest}, found {shape[1]} in the shape {shape[0]}x{shape[1]}")
-    # A routed graph's rows: as many as there are texts.
+    # A routed graph is counted with as many rows as there are texts.
     return {"rows": shape[0], **dict.fromkeys(axes, shape[-1]), BATCH: shape[0]}, tuple(shape)
 
 
 def _read_graph(folder: Path, manifest: Manifest, variant: VariantEntry, name: str, sizes: Mapping[str, int]) -> GraphView:
     try:
         graph = ir.load(folder / name).graph
-    except Exception as error:  # protobuf and onnx-ir raise many kinds for a file that is no graph
+    except Exception as error:  # protobuf and onnx-ir raise many types for a file that is not a graph
         raise ExportError(f"{folder / name}: cannot be read as an ONNX graph: {error}; export it again") from error
     try:
         known = concrete_values(graph, sizes)
@@ -159,7 +159,7 @@ def _tasks(
             if not parts.serves[node] & bit:
                 continue
             branch = parts.owner[node] != TRUNK
-            # A group's nodes compute all its tasks at once. A graph of only one task pays all of what groups share.
+            # A group's nodes compute all its tasks at once. A graph of only one task does all the work that groups share.
             share = (parts.serves[node] & mates).bit_count() if branch else 1
             alone[parts.level[node]] += _flops(costs[node]) / share
             if branch:
@@ -180,7 +180,7 @@ def _tasks(
 
 
 def _operand(node: ir.Node) -> str:
-    """By what a matrix product multiplies."""
+    """Describe the operand by which a matrix product multiplies."""
     # A weight may be stored in 8 bits.
     makers = [value.producer() for value in node.inputs if value is not None]
     stored = [

@@ -1,8 +1,8 @@
 """Concrete sizes of every value of a graph, for inputs of a given shape.
 
-Exported graphs note no inner shapes, and Reshape, Tile and Expand take theirs from arithmetic on the inputs' shapes. So the
-graph is walked node by node: what is small and known is computed, everything else comes from ONNX's own shape inference, and
-ONNX Runtime's fused operators, which ONNX does not know, have rules in `fused`.
+Exported graphs contain no inner shapes, and Reshape, Tile and Expand compute theirs from the shapes of the inputs. The graph is
+therefore visited node by node: small known values are computed, all other shapes come from ONNX's own shape inference, and ONNX
+Runtime's fused operators, which ONNX does not know, have rules in `fused`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def concrete_values(graph: ir.Graph, sizes: Mapping[str, int]) -> dict[ir.Value,
         known[value] = Known(dims, value.dtype or ir.DataType.FLOAT)
     for value in graph.initializers.values():
         if (tensor := value.const_value) is not None:
-            # Weights stay in their file: an export keeps all that shapes are made of in the graph.
+            # Weights are not read from their file: the constants that determine shapes are in the graph itself.
             few = tensor.size <= _COMPUTED_ELEMENTS and not isinstance(tensor, ir.ExternalTensor)
             known[value] = Known(tuple(tensor.shape.numpy()), tensor.dtype, tensor.numpy() if few else None)
     for node in graph:
@@ -68,7 +68,7 @@ def _outputs(node: ir.Node, inputs: Sequence[Known | None], opsets: Mapping[str,
         start, end = (node.attributes.get_int(name, default) for name, default in (("start", 0), ("end", None)))
         return [_computed(np.array(given[0].dims[start:end], np.int64))]
     if node.op_type == "NonZero" and given and len(given[0].dims) == 1:
-        # At most. A routed graph selects the rows of each group so: it is counted as if all rows selected that group.
+        # An upper bound. A routed graph selects the rows of a group this way: it is counted as if all rows selected the group.
         return [Known((1, *given[0].dims), ir.DataType.INT64)]
     proto = ir.to_proto(node)
     if all(entry.array is not None for entry in given):

@@ -54,7 +54,7 @@ Shape = Box | Line | Text
 
 @dataclass(frozen=True)
 class Picture:
-    """Shapes from back to front on a white sheet of width x height pixels; `title` is for who cannot see it."""
+    """Shapes from back to front on white paper of width x height pixels; `title` is the text for screen readers."""
 
     width: float
     height: float
@@ -63,13 +63,13 @@ class Picture:
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Pixels that the text takes at most, by the wide letters of DejaVu Sans: other fonts need less."""
+    """Return an upper bound of the text's width in pixels, for the wide letters of DejaVu Sans."""
     narrow = sum(character in "iljtfrI.,:;|'()[] " for character in text)
     return size * (0.66 * (len(text) - narrow) + 0.37 * narrow) * (1.1 if bold else 1)
 
 
 def to_svg(picture: Picture) -> str:
-    """The picture as a document."""
+    """Return the picture as an SVG document."""
     size = f"{_number(picture.width)} {_number(picture.height)}"
     width, height = size.split()
     return "\n".join(
@@ -107,7 +107,7 @@ def _element(shape: Shape) -> str:
 
 
 def arrow_head(line: Line) -> list[tuple[float, float]]:
-    """The triangle at the end of the line; arrows here point straight up or to the right."""
+    """Return the triangle at the end of the line, which must point straight up or to the right."""
     (x, y), (_, before) = line.points[-1], line.points[-2]
     return [(x, y), (x - 3, y + 5), (x + 3, y + 5)] if before != y else [(x, y), (x - 5, y - 3), (x - 5, y + 3)]
 
@@ -121,5 +121,5 @@ def _number(value: float) -> str:
 
 
 def join(groups: Iterable[Iterable[Shape]]) -> tuple[Shape, ...]:
-    """The shapes of all groups, from back to front."""
+    """Return the shapes of all groups, from back to front."""
     return tuple(shape for group in groups for shape in group)

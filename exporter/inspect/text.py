@@ -12,12 +12,12 @@ from exporter.inspect import numbers as _numbers
 from exporter.inspect.views import GraphView, Inspection
 from runtime.bundle import PassRow
 
-# Further operators are summed up: their share is small.
+# Further operators are added up: their share is small.
 _OPERATORS = 8
 
 
 def print_inspection(inspection: Inspection, graph: GraphView, console: Console) -> None:
-    """All graphs of the bundle in a few lines, and `graph`, one of them, in detail."""
+    """Print all graphs of the bundle in a few lines, and `graph`, one of them, in detail."""
     shape = "x".join(map(str, inspection.shape))
     console.print(
         f"{inspection.folder}: {inspection.precision}, target {inspection.target}, opset {inspection.opset}; exported with "
@@ -28,7 +28,7 @@ def print_inspection(inspection: Inspection, graph: GraphView, console: Console)
     console.print(_graph_table(inspection, shape))
     stored = f"stored once: {_numbers.size(inspection.weights_bytes)} of weights"
     if len(inspection.graphs) > 1:
-        stored += f"; the {len(inspection.graphs)} graphs would take {_numbers.size(inspection.read_bytes)} apart"
+        stored += f"; the {len(inspection.graphs)} graphs would take {_numbers.size(inspection.read_bytes)} separately"
     if graph.alone_bytes:
         stored += (
             f"; a file per task of {graph.file} would take {_numbers.size(graph.alone_bytes)}, "
@@ -67,7 +67,7 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def _graph_table(inspection: Inspection, shape: str) -> Table:
-    table = _table(f"graphs, at {shape}", ("graph",), ("drop", "nodes", "computed", "of it trunk", "weights"))
+    table = _table(f"graphs, at {shape}", ("graph",), ("drop", "nodes", "computed", "in the trunk", "weights"))
     for graph in inspection.graphs:
         table.add_row(
             graph.file,
@@ -85,7 +85,7 @@ def _level_table(graph: GraphView, shape: str) -> Table:
     counts = {owner: sum(task.group == owner for task in graph.tasks) for owner in graph.groups}
     headers = [owner if not counts.get(owner) else f"{owner} ({counts[owner]})" for owner in owners]
     right = (*headers, "trunk weights", "task weights")
-    table = _table(f"{graph.file}: operations and weights, the input below, at {shape}", ("part",), right)
+    table = _table(f"{graph.file}: operations and weights from the heads down to the input, at {shape}", ("part",), right)
     for level in reversed(graph.levels):
         cells = {cell.owner: cell for cell in graph.cells if cell.level == level}
         flops = [_numbers.flops(cells[owner].flops) if owner in cells else "" for owner in owners]
@@ -118,7 +118,7 @@ def _task_table(graph: GraphView) -> Table:
 
 
 def _model(graph: GraphView) -> str:
-    """The cost as trunk + tasks x branch."""
+    """Describe the cost as trunk + tasks x branch."""
     terms = [f"{_numbers.flops(graph.trunk_flops)} (trunk, once)"]
     for group in graph.groups:
         tasks = [task for task in graph.tasks if task.group == group]
@@ -133,7 +133,9 @@ def _model(graph: GraphView) -> str:
 
 
 def _operator_table(graph: GraphView) -> Table:
-    table = _table("what is computed; matrix products exact, the rest roughly", ("operator",), ("nodes", "operations", "share"))
+    table = _table(
+        "operations by operator; matrix products exact, rest estimated", ("operator",), ("nodes", "operations", "share")
+    )
     for operator in graph.operators[:_OPERATORS]:
         share = _numbers.share(operator.flops, graph.flops)
         table.add_row(operator.name, str(operator.nodes), _numbers.flops(operator.flops), share)
@@ -145,7 +147,7 @@ def _operator_table(graph: GraphView) -> Table:
 
 
 def _pass_table(rows: Sequence[PassRow]) -> Table:
-    """The nodes that each pass added or removed, graph by graph; a pass that runs several times is one row."""
+    """Return the nodes that each pass added or removed, graph by graph; a pass that runs several times is one row."""
     graphs = list(dict.fromkeys(row.graph for row in rows))
     nodes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     weights: dict[str, int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""The findings of `inspect`, as data. Operations are of one run at the inspection's shape; bytes are of weights."""
+"""The results of `inspect`, as data. Operations are those of one run at the inspection's shape; bytes are those of weights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Cell:
     Attributes:
         level: "embeddings", "layer 3", "heads".
         owner: "trunk", or the group of tasks: "tasks0".
-        nodes: operators.
+        nodes: the number of operators.
         flops: floating-point operations.
-        trunk_bytes: weights that all tasks could read, counted where they are read first.
+        trunk_bytes: weights that belong to no task, counted at the lowest level that reads them.
         task_bytes: weights of tasks.
     """
 
@@ -36,12 +36,12 @@ class TaskView:
     """The cost of one task.
 
     Attributes:
-        name: the task's own.
-        group: the group that it is computed with, "trunk" where it has no weights.
-        drop: its adapters are not in the layers 0 to drop - 1.
-        flops: its share of the branch, level by level from the input up: what it adds to the trunk.
-        bytes: its own weights, that is what it adds to the file.
-        alone_flops: a graph of only this task, level by level: what it needs of the trunk, and its share of the branch.
+        name: the name of the task.
+        group: the group with which it is computed; "trunk" if it has no weights.
+        drop: it has no adapter in the layers 0 to drop - 1.
+        flops: its share of the branch, level by level from the input up, which it adds to the trunk.
+        bytes: its weights, which it adds to the file.
+        alone_flops: a graph of only this task, level by level: its part of the trunk, and its share of the branch.
         alone_bytes: the weights of such a graph.
     """
 
@@ -56,9 +56,13 @@ class TaskView:
 
 @dataclass(frozen=True)
 class OperatorView:
-    """All nodes of one operator, matrix products apart by what they multiply with.
+    """All nodes of one operator; matrix products are separated by their right operand.
 
-    `matrix`: operations of matrix products, exact; `other`: of the rest, roughly.
+    Attributes:
+        name: the operator, and for matrix products the kind of operand.
+        nodes: the number of nodes.
+        matrix: operations of matrix products, exact.
+        other: all other operations, estimated.
     """
 
     name: str
@@ -77,17 +81,17 @@ class GraphView:
     """One graph of the bundle.
 
     Attributes:
-        file: its name.
-        drop: the variant's.
-        routed: whether each row chooses its task.
-        levels: from the input up.
-        cells: what each owner does in each level, where it does anything.
-        tasks: what each task costs, in the order of the outputs; empty for a routed graph, whose rows share one branch.
-        operators: by operations, the most first.
-        products: operations of matrix products, exact, by the type they multiply: "float32", "float16", "int8".
-        uncounted: nodes whose shapes are unknown: they are missing from all operations here.
-        bytes: weights, each counted once.
-        passes: what the compiler did, in order.
+        file: the file name.
+        drop: the drop of the variant.
+        routed: whether each row selects its task.
+        levels: names from the input up: "embeddings", "layer 0", …, "heads".
+        cells: the share of each owner in each level; owners without nodes in a level are absent.
+        tasks: the cost of each task, in the order of the outputs; empty for a routed graph, whose rows share one branch.
+        operators: sorted by operations, the most first.
+        products: operations of matrix products, exact, by the type in which they multiply: "float32", "float16", "int8".
+        uncounted: nodes whose shapes are unknown; their operations are missing from all sums.
+        bytes: bytes of the weights, each counted once.
+        passes: nodes and bytes before and after each pass, in order.
     """
 
     file: str
@@ -119,12 +123,12 @@ class GraphView:
 
     @property
     def alone_flops(self) -> int:
-        """Of one graph per task, all of them run once."""
+        """Operations of one graph per task, each run once."""
         return sum(sum(task.alone_flops) for task in self.tasks)
 
     @property
     def alone_bytes(self) -> int:
-        """Of one file per task, all together."""
+        """Bytes of the weights of one file per task, all together."""
         return sum(task.alone_bytes for task in self.tasks)
 
     @property
@@ -135,25 +139,25 @@ class GraphView:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The owners but the trunk, by number."""
+        """The owners other than the trunk, by number."""
         found = {cell.owner for cell in self.cells} - {"trunk"}
         return tuple(sorted(found, key=lambda name: (len(name), name)))
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A bundle.
+    """The graphs of a bundle.
 
     Attributes:
-        folder: where it is.
-        shape: of the inputs: batch, and the length where they have one.
-        layers: of the trunk, as the manifest says.
-        precision: fp32, ….
-        target: portable, ….
-        opset: version of the standard operators.
-        graphs: of all variants, the bundle's own first.
-        weights_bytes: the file that all graphs share.
-        read_bytes: the weights of all graphs, summed over the graphs: what they would take apart.
+        folder: the folder of the bundle.
+        shape: the shape of the inputs: batch, and length if they have one.
+        layers: the number of layers, as in the manifest.
+        precision: the precision, such as "fp32".
+        target: the target, such as "portable".
+        opset: the ONNX operator set.
+        graphs: the graphs of all variants, model.onnx first.
+        weights_bytes: the size of the file that all graphs share.
+        read_bytes: the weights of all graphs, added up: the size of separate files.
         versions: package -> version at export.
     """
 
@@ -169,7 +173,7 @@ class Inspection:
     versions: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """The inspection as JSON types, the sums of each graph included."""
+        """Return the inspection as JSON types, with the sums of each graph."""
         own = asdict(self)
         for document, graph in zip(own["graphs"], self.graphs, strict=True):
             sums = ("nodes", "flops", "trunk_flops", "alone_flops", "alone_bytes")

@@ -1,7 +1,7 @@
 """Patterns that the compiler leaves as they are in a written graph, and the reasons.
 
 The passes of the bundle's target and precision run once more over copies of the graph in memory. They change next to nothing in
-a finished graph, so that what they refuse there is what is left.
+a finished graph, so that their refusals are the patterns that were left.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Unapplied:
     """A pattern that a pass left as it is.
 
     Attributes:
-        step: the pass, "FuseAttention".
-        op_type: the operator where it looked for the pattern.
-        tensor: what the reason is about.
+        step: the name of the pass, such as "FuseAttention".
+        op_type: the type of the operator at which it looked for the pattern.
+        tensor: the tensor that the reason is about.
         reason: a main clause.
-        tensors: that one and all that the operator reads and computes.
+        tensors: `tensor`, and all tensors that the operator reads and computes.
     """
 
     step: str
@@ -49,12 +49,12 @@ class Unapplied:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that is left in one graph.
+    """All patterns that were left in one graph.
 
     Attributes:
-        file: the graph's name.
+        file: the file name of the graph.
         compiled_for: target and precision in words.
-        steps: the passes that keep reasons and run for them.
+        steps: the passes that keep reasons and run for this target and precision.
         tensors: the names of all values.
         unapplied: in the order of the passes and of the graph.
     """
@@ -66,10 +66,10 @@ class Explanation:
     unapplied: tuple[Unapplied, ...]
 
     def select(self, name: str) -> tuple[Unapplied, ...]:
-        """Find what concerns a pass or a tensor.
+        """Return the patterns of a pass or a tensor.
 
         Args:
-            name: of the pass or the tensor; empty for everything.
+            name: the name of the pass or tensor; empty for all patterns.
 
         Raises:
             ExportError: the name is unknown, or that of a pass that keeps no reasons here.
@@ -89,15 +89,15 @@ class Explanation:
 
 
 def explain_graph(path: Path, manifest: Manifest) -> Explanation:
-    """Find what each pass leaves as it is in the graph at `path`.
+    """Find the patterns that each pass leaves as they are in the graph at `path`.
 
     Raises:
-        ExportError: the file is no graph, or a pass cannot work on it.
+        ExportError: the file is not a graph, or a pass cannot work on it.
     """
     try:
         model = ir.load(path)
         _note_shapes(model.graph, manifest)
-    except Exception as error:  # protobuf and onnx-ir raise many kinds for a file that is no graph
+    except Exception as error:  # protobuf and onnx-ir raise many types for a file that is not a graph
         raise ExportError(f"{path}: cannot be read as an ONNX graph: {error}; export it again") from error
     steps = _refusing_passes(model, manifest)
     found = []
@@ -119,7 +119,7 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
 
 
 def _refusing_passes(model: ir.Model, manifest: Manifest) -> list[RefusingPass]:
-    """The passes that keep reasons, each once."""
+    """Return the passes that keep reasons, each once."""
     # Ranges do not matter: no product that needs one is left.
     ranges = ranges_of(row.name for row in manifest.variant().passes)
     last = target_passes(
@@ -148,7 +148,7 @@ def _note_shapes(graph: ir.Graph, manifest: Manifest) -> None:
 
 
 def _symbol(one: int, other: int, names: Mapping[tuple[int, int], str]) -> str:
-    """The name of a length that is `one` at the first sizes and `other` at the second: the same for equal lengths."""
+    """Return the name of a length that is `one` at the first sizes and `other` at the second; equal lengths have one name."""
     for (small, large), name in names.items():
         if one % small == 0 and one // small * large == other:
             return name if one == small else f"{one // small}*{name}"

@@ -30,6 +30,9 @@ NOT_RUN = {
     ".venv-test/bin/ruff check . && .venv-test/bin/ruff format .": "a step of make test",
     ".venv-test/bin/mypy": "a step of make test",
     ".venv-test/bin/python -m pytest tests/exporter/compile/passes": "runs other tests",
+    ".venv-test/bin/python -m pytest tests/exporter/compile/passes/test_merge_casts.py tests/docs/test_passes_page.py": (
+        "runs other tests"
+    ),
     "pip install '.[export,cpu]'": "installs packages",
     "pip install '.[cpu]'": "installs packages",
     "pip install '.[export,cpu,peft]'": "installs packages",

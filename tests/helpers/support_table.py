@@ -37,7 +37,7 @@ largest difference relative to max(1, max |logit|), to the next power of ten; a 
 integration fails when a row gets worse. Written by `make support`.
 
 The last column says whether `--routed` works as well: rows of both tasks in random order, with the same numbers. "-" stands for
-heads that answer a text with more than one vector, and what is in brackets is the operator that rows cannot take apart.
+heads with more than one vector per text; in brackets is the operator that cannot be computed row by row.
 
 | method | composition | head | architecture | result | routed |
 |---|---|---|---|---|---|

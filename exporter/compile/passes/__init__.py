@@ -1,4 +1,4 @@
-"""Graph passes, one in each file. Their order is in exporter/compile/pipeline.py only."""
+"""The graph passes, one in each file. Their order is defined in exporter/compile/pipeline.py."""
 
 from exporter.compile.passes.absorb_projections import AbsorbProjectionsPass
 from exporter.compile.passes.convert_to_half import ConvertToHalfPass

@@ -1,4 +1,4 @@
-"""The projections of keys and values on a single query."""
+"""Apply the projections of keys and values to a single query."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ class _Projection:
 class AbsorbProjectionsPass(RefusingPass):
     """Attention of a single query multiplies by the weights of k and v once, not once per position; equal to rounding.
 
-    1. Scores, head by head: q (x W + b)ᵀ becomes (q Wᵀ) xᵀ. The rest of it, q bᵀ, is the same number for all positions of a
-       head, and cancels in the softmax.
+    1. Scores, head by head: q (x W + b)ᵀ becomes (q Wᵀ) xᵀ. The other term, q bᵀ, is the same number for all positions of
+       a head, and cancels in the softmax.
     2. Values: p (x W + b) becomes (p x) W + b, because probabilities add up to 1.
-    3. What else is added to k or v, such as the product of LoRA, stays as it is and is added to the scores or the values.
-
+    3. Other terms of k or v, such as the product of LoRA, stay as they are and are added to the scores or the values.
     4. A weight that something else reads whole is split in the graph, so that it is stored once.
 
     In the last layer of a model whose head reads one token there is a single query, and k and v are most of what PushSlices
-    leaves of that layer. The identity is the one that DeepSeek-V2 absorbs its up-projections by (arXiv 2405.04434, 2.1.2).
+    leaves of that layer. DeepSeek-V2 absorbs its up-projections by the same identity (arXiv 2405.04434, 2.1.2).
     """
 
-    # No NodeRewritePass: whether a weight is stored whole is known once all attention is found (rule 4).
+    # Not a NodeRewritePass: whether a weight is stored whole is known once all attention is found (rule 4).
 
     def requires(self, model: ir.Model) -> None:
         """Refuse control flow.

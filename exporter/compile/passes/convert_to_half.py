@@ -1,4 +1,4 @@
-"""16-bit floats instead of 32-bit ones."""
+"""Convert 32-bit floats to 16-bit floats."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class ConvertToHalfPass(RefusingPass):
        sums and means are among them: RMS norms square numbers that a half cannot hold.
     2. Constants beyond the range of a half become half of its largest number: an attention mask of -3.4e38 still outweighs any
        score, and the sum of both is still finite, or a row without a token would be 0 / 0. Infinities stay, such as the logits
-       of labels that a task has not.
+       of labels that a task lacks.
     3. A Cast to float32 inside the graph casts to float16 instead.
 
     Not exact: the caller states the tolerance.
     """
 
-    # No NodeRewritePass: a value's type changes for all its readers at once.
+    # Not a NodeRewritePass: a value's type changes for all its readers at once.
 
     def __init__(self, keep: frozenset[str] = frozenset()) -> None:
         """Set what stays in float32.

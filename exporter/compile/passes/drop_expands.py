@@ -1,4 +1,4 @@
-"""No Expand where broadcasting gives the same result."""
+"""Remove Expands where broadcasting gives the same result."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["DropExpandsPass"]
 class DropExpandsPass(NodeRewritePass):
     """x takes the place of Expand(x) where broadcasting gives the same result, bit-exact.
 
-    From the Expand on, elementwise operators among its own results and scalars work on the small tensor as well as on the big
-    one. The Expand goes if each path ends in an elementwise operator whose other operand has the output's full shape already:
-    an attention mask [batch, 1, sequence, sequence] then stays [batch, 1, 1, sequence] until it meets the scores.
+    Element-wise operators that read only the Expand, each other and scalars give the same numbers on the small tensor. The
+    Expand is removed if each path from it ends in an element-wise operator whose other operand has the output's full shape: an
+    attention mask [batch, 1, sequence, sequence] then stays [batch, 1, 1, sequence] until it meets the scores.
     """
 
     op_types = ("Expand",)
@@ -38,7 +38,7 @@ class DropExpandsPass(NodeRewritePass):
 
 
 def _values_that_may_shrink(expand: ir.Node) -> set[ir.Value] | Refusal:
-    """The Expand's output and what is computed elementwise from it only."""
+    """The Expand's output and what is computed element-wise from it only."""
     small = {expand.outputs[0]}
     shape = known_shape(expand.inputs[0])
     assert expand.graph is not None

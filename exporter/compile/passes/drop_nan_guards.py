@@ -1,4 +1,4 @@
-"""No guard against rows that a mask leaves nothing of where every mask is finite."""
+"""Remove the guard against fully masked rows if every mask is finite."""
 
 from __future__ import annotations
 

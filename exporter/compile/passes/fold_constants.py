@@ -1,4 +1,4 @@
-"""Results that are known at export time."""
+"""Compute results that are known at export."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["FoldConstantsPass"]
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
-    """onnxscript's constant folding, which also follows symbolic shapes, with two limits of our own.
+    """onnxscript's constant folding, which also follows symbolic shapes, with two limits.
 
-    1. No operator that reads a protected initializer is folded, its Shape apart: task weights must keep their names until
+    1. No operator that reads a protected initializer is folded, except its Shape: task weights must keep their names until
        they are bound.
-    2. Above `size_limit` elements nothing is folded but, with `transpose_weights`, a Transpose of a weight. Before groups are
-       joined it is not: a folded copy hides that two groups read the same weight.
+    2. Above `size_limit` elements, only a Transpose of a weight is folded, and only with `transpose_weights`. It is not folded
+       before groups are joined: a folded copy hides that two groups read the same weight.
     """
 
-    # No NodeRewritePass: onnxscript has its own loop.
+    # Not a NodeRewritePass: onnxscript has its own loop.
 
     def __init__(self, protected: Collection[str] = (), transpose_weights: bool = False, size_limit: int = 4096) -> None:
         """Set what is folded.
@@ -29,7 +29,7 @@ class FoldConstantsPass(ir.passes.InPlacePass):
         Args:
             protected: names of initializers whose readers stay.
             transpose_weights: whether a Transpose of a weight is folded whatever its size.
-            size_limit: so many elements at most, of an input and of a result.
+            size_limit: the largest number of elements of an input and of a result.
         """
         super().__init__()
         self.transpose_weights = transpose_weights

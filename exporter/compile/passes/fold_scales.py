@@ -1,4 +1,4 @@
-"""Factors in the weights of a linear layer instead of on its results."""
+"""Move factors from the results of a linear layer into its weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["FoldScalesPass"]
 class FoldScalesPass(NodeRewritePass):
     """(x W + b) x c with a scalar c becomes x (W c) + (b c), equal to rounding.
 
-    Also with a Reshape or Transpose in between, where nothing else reads x W + b. Two branches may scale one weight of the
-    trunk: it is scaled once.
+    A Reshape or Transpose may stand in between. Nothing else may read x W + b. If two branches scale one weight of the trunk,
+    it is scaled once.
     """
 
     op_types = ("Mul",)

@@ -1,4 +1,4 @@
-"""Attention as one operator of ONNX Runtime."""
+"""Fuse attention into one operator of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _whole_mask(mask: ir.Value, query: ir.Value, build: Builder) -> ir.Value:  #
     assert shape is not None  # match_attention
     if shape[2] == rows:
         return mask
-    # Rows are as many as the query has, whatever the mask says of its other axes.
+    # The number of rows is that of the query, whatever the other axes of the mask are.
     length = build.node("Shape", [query], attributes={"start": 1, "end": 2}, dtype=ir.DataType.INT64, shape=ir.Shape([1]))
     sizes = [build.ints([1, 1]), length, build.ints([1])]
     target = build.node("Concat", sizes, attributes={"axis": 0}, dtype=ir.DataType.INT64, shape=ir.Shape([4]))

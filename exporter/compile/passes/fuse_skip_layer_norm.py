@@ -1,4 +1,4 @@
-"""Residual sum and norm as one operator of ONNX Runtime."""
+"""Fuse a residual sum and its norm into one operator of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class FuseSkipLayerNormPass(NodeRewritePass):
     """LayerNormalization(x + r) becomes com.microsoft.SkipLayerNormalization, equal to rounding.
 
     1. x and r are tensors [batch, rows, features] of one shape; scale and bias of the norm are vectors over the features.
-    2. Where x is y + b with a constant vector b that nothing else reads, the operator adds b as well.
-    3. Where the sum is read elsewhere, as by a sequential adapter's residual, the operator has it as its fourth output.
+    2. If x is y + b with a constant vector b that nothing else reads, the operator adds b as well.
+    3. If the sum is read elsewhere, for example by a sequential adapter's residual, it is the operator's fourth output.
     """
 
     op_types = ("LayerNormalization",)

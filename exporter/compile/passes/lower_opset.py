@@ -1,4 +1,4 @@
-"""A graph of operator set 18 in operator set 17."""
+"""Rewrite a graph of operator set 18 in operator set 17."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LowerOpsetPass(ir.passes.InPlacePass):
         if found != _NEWER:
             raise ir.passes.PreconditionError(f"{type(self).__name__}: expected a graph of opset {_NEWER}, found {found}")
 
-    # No NodeRewritePass: all operators are rewritten or none, and those without a rule are named together.
+    # Not a NodeRewritePass: all operators are rewritten or none, and those without a rule are named together.
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite all operators that changed.

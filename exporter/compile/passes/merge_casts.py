@@ -1,4 +1,4 @@
-"""One Cast instead of two."""
+"""Merge two Casts into one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.compile.rewrite.refusals import Refusal
 __all__ = ["MergeCastsPass"]
 
 _FLOATS = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)
-# Type -> those that hold each of its numbers.
+# Type -> the types that hold all of its numbers.
 _HELD: dict[ir.DataType, frozenset[ir.DataType]] = {
     ir.DataType.BOOL: frozenset({ir.DataType.INT32, ir.DataType.INT64, *_FLOATS}),
     ir.DataType.INT32: frozenset({ir.DataType.INT64, ir.DataType.DOUBLE}),
@@ -22,9 +22,9 @@ _HELD: dict[ir.DataType, frozenset[ir.DataType]] = {
 
 
 class MergeCastsPass(NodeRewritePass):
-    """A Cast of what was cast to a type that holds all its numbers reads the original, bit-exact.
+    """A Cast reads the original value if the Cast before it loses no numbers; bit-exact.
 
-    A Cast back to the original's type is then one to the type that is there, which RemoveNoOps removes.
+    A Cast back to the original type then changes nothing, and RemoveNoOps removes it.
     """
 
     op_types = ("Cast",)

@@ -1,4 +1,4 @@
-"""One operator instead of several that only regroup the axes."""
+"""Merge operators that only regroup the axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The members of a stack computed as one."""
+"""Compute the members of a stack as one batch."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class MergeSiblingsPass(NodeRewritePass):
 
     1. It starts at a Concat that stacks values along a new first axis, and climbs from all of them in step, to values that all
        of them are made of.
-    2. On the way stand products with constant matrices of each member's own, of equal shape, and elementwise operators, whose
+    2. On the way stand products with constant matrices of each member's own, of equal shape, and element-wise operators, whose
        operands are the members', scalars and vectors, or one value for all. Nothing else reads what is in between.
     3. A product of one value for all is one, with the matrices side by side; those behind it are batched.
 
     The number of operators is then the same for any number of members. Siblings as wide as q, k and v gain nothing from
-    this: what one product saves, cutting its result to pieces takes.
+    this: splitting the result takes the time that one product saves.
     """
 
     op_types = ("Concat",)
@@ -142,7 +142,7 @@ def _kind(node: ir.Node) -> tuple[object, ...]:
 
 
 def _spreads(operand: _Operand, shape: tuple[int | ir.SymbolicDim, ...] | None) -> bool:
-    """Whether the operand of an elementwise operator means the same to [members, rows, size] as to a member's [*, size]."""
+    """Whether the operand of an element-wise operator means the same to [members, rows, size] as to a member's [*, size]."""
     if isinstance(operand, int):
         return True
     few = const_array(operand[0] if isinstance(operand, tuple) else operand)

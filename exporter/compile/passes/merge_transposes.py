@@ -1,4 +1,4 @@
-"""One Transpose instead of several."""
+"""Merge consecutive Transposes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equal weights stored once."""
+"""Store equal weights once."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class MergeWeightsPass(ir.passes.InPlacePass):
 
         Args:
             protected: names of initializers that stay apart.
-            size_limit: so many elements at most; None for any number.
+            size_limit: the largest number of elements; None for any number.
         """
         super().__init__()
         self.protected = frozenset(protected)
         self.size_limit = size_limit
 
-    # No NodeRewritePass: it walks over initializers.
+    # Not a NodeRewritePass: it walks over initializers.
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Compare the initializers by digests."""

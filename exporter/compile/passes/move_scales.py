@@ -1,4 +1,4 @@
-"""One factor on the queries instead of several on queries, keys and scores."""
+"""Merge the factors of queries, keys and scores into one factor of the queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["MoveScalesPass"]
 class MoveScalesPass(NodeRewritePass):
     """Two rules for a product of computed values, equal to rounding; c and d are scalars.
 
-    1. MatMul(a x c, b x d) becomes MatMul(a x cd, b): attention scales q and k by the root of one factor each.
+    1. MatMul(a x c, b x d) becomes MatMul(a x cd, b): some models scale q and k each by the square root of the factor.
     2. MatMul(a, b) x c and MatMul(a, b) / c become MatMul(a x c, b), where many matrices are multiplied pair by pair: some
        models scale the scores of attention instead of the queries.
 

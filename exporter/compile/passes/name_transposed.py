@@ -1,4 +1,4 @@
-"""Transposed weights named after their source."""
+"""Name transposed weights after their source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class NameTransposedPass(ir.passes.InPlacePass):
     says which layer each of its matrices is of, where torch.onnx calls them val_61.
     """
 
-    # No NodeRewritePass: names are changed, not operators.
+    # Not a NodeRewritePass: names are changed, not operators.
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rename the results, sources first."""

@@ -1,4 +1,4 @@
-"""Computes only the rows that are read."""
+"""Compute only the rows that are read."""
 
 from __future__ import annotations
 

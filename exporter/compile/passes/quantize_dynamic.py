@@ -1,4 +1,4 @@
-"""Matrix products with constant weights in 8-bit integers."""
+"""Compute matrix products with constant weights in 8-bit integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix products with constant weights in 8-bit integers, by ranges that were measured before."""
+"""Compute matrix products with constant weights in 8-bit integers, by ranges that were measured before."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class QuantizeStaticPass(RefusingPass):
     Not exact: the caller states the tolerance.
     """
 
-    # No NodeRewritePass: where x is quantized depends on all products that read it, before any of them is rewritten.
+    # Not a NodeRewritePass: where x is quantized depends on all products that read it, before any of them is rewritten.
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]], least: int = 1 << 14) -> None:
         """Set the ranges, and which products are quantized.

@@ -1,4 +1,4 @@
-"""Products in the order that takes the fewest operations."""
+"""Compute products in the order that needs the fewest operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No operators that change nothing."""
+"""Remove operators that change nothing."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _source(node: ir.Node) -> ir.Value | None:
 
 
 class RemoveNoOpsPass(NodeRewritePass):
-    """An operator whose output is its input goes, bit-exact.
+    """An operator whose output is equal to its input is removed, bit-exact.
 
     Cast, Expand, Reshape, Slice, Tile and Transpose that change nothing, times 1, plus 0; and what undoes others: Squeeze and
     Unsqueeze, Reshape and Reshape.

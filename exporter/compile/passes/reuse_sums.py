@@ -1,4 +1,4 @@
-"""A sum that is there instead of its parts."""
+"""Reuse a sum that is computed anyway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lengths that are read from the graph's inputs."""
+"""Read all lengths from the graph's inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One linear layer for each part of a result that is split."""
+"""Replace a linear layer whose result is split by one for each part."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["SplitLinearsPass"]
 class SplitLinearsPass(NodeRewritePass):
     """Split(x W + b) along the columns becomes x Wi + bi for each part, bit-exact up to the order of sums.
 
-    GPT-2 has one matrix for queries, keys and values. Each by itself can be scaled, computed for the rows that are read, or
-    absorbed, which the joined ones cannot. Only where nothing reads the whole result, and W and b are no task weights.
+    GPT-2 has one matrix for queries, keys and values. Separate matrices can be scaled, computed for only the rows that
+    are read, or absorbed; the joined matrix cannot. Nothing may read the whole result, and W and b must not be task weights.
     """
 
     op_types = ("Split",)

@@ -1,4 +1,4 @@
-"""Constant targets of Reshape."""
+"""Make the targets of Reshapes constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of rows that keep their axes."""
+"""Multiply rows without flattening their axes."""
 
 from __future__ import annotations
 

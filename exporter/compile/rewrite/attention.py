@@ -1,4 +1,4 @@
-"""The pattern of attention over heads."""
+"""The pattern of multi-head attention."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SPLIT, TURNED = [0, 2, 1, 3], [0, 2, 3, 1]
 
 @dataclass(frozen=True)
 class Attention:
-    """softmax(q kᵀ + mask) v, whose inner values nothing else reads.
+    """softmax(q kᵀ + mask) v; nothing else reads the values in between.
 
     Attributes:
         query, key, value: [batch, rows, heads x size]; the scale of the scores is part of q by now (FoldScales).
-        mask: what is added to the scores, [batch or 1, heads or 1, rows or 1, columns], or None.
-        heads: their number.
+        mask: the value that is added to the scores, [batch or 1, heads or 1, rows or 1, columns], or None.
+        heads: the number of heads.
         scores: q kᵀ [batch, heads, rows, columns], before the mask.
         probabilities: the result of the softmax, of the same shape.
-        output: the heads side by side, [batch, rows, heads x size].
+        output: the joined heads, [batch, rows, heads x size].
     """
 
     query: ir.Value
@@ -39,7 +39,7 @@ class Attention:
 
 
 def match_attention(softmax: ir.Node) -> Attention | Refusal | None:
-    """The attention that a Softmax belongs to; None where its result is not multiplied by anything.
+    """Return the attention that a Softmax belongs to; None if its result is not multiplied by anything.
 
     q, k and v are split into heads by Reshape to [0, 0, heads, size] and Transpose, and the result is joined the same way.
     """
@@ -79,7 +79,7 @@ def _perm(node: ir.Node) -> list[int]:
 
 
 def _reader(value: ir.Value, op_type: str, what: str) -> ir.Node | Refusal:
-    """The one operator that reads the value, of that type."""
+    """Return the only reader of the value, which must have that type."""
     if readers := second_reader(value):
         return Refusal(f"{what} {readers}", value)
     (use,) = value.uses()
@@ -88,7 +88,7 @@ def _reader(value: ir.Value, op_type: str, what: str) -> ir.Node | Refusal:
 
 
 def _joined(context: ir.Node, query: ir.Value) -> ir.Value | Refusal:
-    """The heads side by side."""
+    """Return the joined heads, [batch, rows, heads x size]."""
     turned = _reader(context.outputs[0], "Transpose", "the product of softmax and value")
     if isinstance(turned, Refusal):
         return turned
@@ -106,7 +106,7 @@ def _joined(context: ir.Node, query: ir.Value) -> ir.Value | Refusal:
 
 
 def _heads(value: ir.Value | None, perm: list[int], what: str) -> tuple[ir.Value, int] | Refusal:
-    """(x, heads) of x [batch, rows, heads x size] split into heads."""
+    """Return (x, heads), where the value is x [batch, rows, heads x size] split into heads."""
     turned = expect_producer(value, "Transpose", what)
     if isinstance(turned, Refusal):
         return turned
@@ -127,7 +127,7 @@ def _heads(value: ir.Value | None, perm: list[int], what: str) -> tuple[ir.Value
 
 
 def _scores(value: ir.Value | None) -> tuple[ir.Node, ir.Value | None] | Refusal:
-    """(the product of q and k, the mask added to it)."""
+    """Return (the product of q and k, the mask that is added to it)."""
     if producer(value, "Add") is None:
         plain = expect_producer(value, "MatMul", "what the softmax reads")
         return plain if isinstance(plain, Refusal) else (plain, None)

@@ -1,8 +1,8 @@
-"""The operator table: which position of which input axis a position of the result reads.
+"""The operator table: which positions of which input axis a position of the result reads.
 
-Three passes decide by it: VectorizeTasks and RouteTasks, whether an operator treats the rows of a batch one by one; PushSlices,
-which rows of its inputs some rows of its result need. The groups of operators that other passes match by come from the same
-table: a new element-wise operator is one line here.
+Three passes use it. VectorizeTasks and RouteTasks decide with it whether an operator treats the rows of a batch one by one;
+PushSlices finds with it the rows of the inputs that some rows of a result need. The groups of operators that other passes match
+are taken from the same table. A new element-wise operator is one line.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ class Operator:
     """One line of the table.
 
     Attributes:
-        kind: "unary", "binary": y[i] depends on x[i] only, of one or two operands that broadcast against each other;
-            "elementwise": the same with any number of operands;
-            "same order": the elements of the first input in the same order; "permutes": in another order;
-            "moves": some of the elements of the first input, maybe several times; "computes": all else.
-        rule: the answer of `sources`.
-        sizes: the input that holds lengths of the result's axes, if there is one.
+        kind: "unary", "binary" and "elementwise": each element of the result depends on one element of each operand; there are
+            one, two or any number of operands, which broadcast against each other.
+            "same order", "permutes" and "moves": the result consists of elements of the first input: all of them in the same
+            order, all of them in another order, or some of them, possibly several times.
+            "computes": everything else.
+        rule: computes the answer of `sources`.
+        sizes: the index of the input that holds lengths of the result's axes; None without such an input.
     """
 
     kind: _Kind
@@ -161,27 +162,27 @@ def _of_kind(*kinds: _Kind) -> frozenset[str]:
 UNARY = _of_kind("unary")
 BINARY = _of_kind("binary")
 ELEMENTWISE = _of_kind("unary", "binary", "elementwise")
-# An operand may have length 1, or no axis, where the result has another length.
+# Operators whose operands may lack an axis of the result, or have length 1 there.
 BROADCASTING = frozenset(name for name, operator in OPERATORS.items() if operator.rule in (rules.broadcast, rules.expand))
-# What is made of the first input's elements: in the same order, each once, or any of them.
+# Operators whose result consists of elements of the first input: in the same order, each once, or any of them.
 SAME_ORDER = _of_kind("same order")
 PERMUTES = SAME_ORDER | _of_kind("permutes")
 MOVES = PERMUTES | _of_kind("moves") | {"Identity"}
 
 
 def sources(node: ir.Node, axis: int) -> Sources:
-    """Name the axis of each input whose position i is all that position i of the result reads along that axis.
+    """Return, for each input, the axis of which position i of the result's axis reads only position i.
 
-    The answer holds for every position, so the operator neither mixes positions of the axis nor depends on where one stands:
-    Softmax over the axis, Trilu of it, Tile along it and a product that contracts it have none.
+    The answer holds for every position i. It exists only if the operator neither mixes the positions of the axis nor depends on
+    the position: it does not exist for Softmax over the axis, Trilu of it, Tile along it, or a product that contracts it.
 
     Args:
-        node: the operator. Several results of one have the same answer.
-        axis: of the result, from 0 on.
+        node: the operator; the answer is the same for all its results.
+        axis: an axis of the result, counted from 0.
 
     Returns:
-        One entry per input: the axis, or None for an input of which any position may be read, because it has no such axis or
-        has one position there that is broadcast. None in place of all: mixed, or not known.
+        One entry per input: the axis, or None for an input that may be read at any position, because it lacks the axis or has
+        a single position there, which is broadcast. None instead of a tuple if positions mix, or if the answer is not known.
     """
     operator = OPERATORS.get(node.op_type) if node.domain == "" else None
     if operator is None or any(value is not None and value.shape is None for value in (*node.inputs, node.outputs[0])):
@@ -190,9 +191,9 @@ def sources(node: ir.Node, axis: int) -> Sources:
 
 
 def block_sources(node: ir.Node, axis: int) -> Sources:
-    """Answer as `sources` for the outermost part of an axis: a Reshape may join it with the axes inside, or part it from them.
+    """Return the same as `sources`, but allow a Reshape that merges the axis with the axes inside it, or splits it from them.
 
-    [batch, sequence, size] as [batch x sequence, size]: the rows of one text are still side by side.
+    For example, [batch, sequence, size] becomes [batch x sequence, size]: the rows of one text remain adjacent.
     """
     if node.op_type in ("Flatten", "Reshape") and node.domain == "":
         before, after = rules.shape_of(node.inputs[0]), rules.shape_of(node.outputs[0])

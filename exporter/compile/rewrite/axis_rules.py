@@ -1,6 +1,7 @@
 """The rules of the operator table in `axes`: one small function for each way in which operators read the axes of their inputs.
 
-A rule has the signature of `axes.sources`; the shapes of all inputs and of the first result have a known rank.
+Each rule has the signature of `axes.sources` and answers the same question. The shapes of all inputs and of the first result
+have a known rank.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def only_first(node: ir.Node, source: int | None) -> Sources:
 
 
 def worked_axis(node: ir.Node, default: int, rank: int) -> int:
-    """Return the axis that an operator's attribute names."""
+    """Return the axis that the attribute of an operator names, counted from 0."""
     return node.attributes.get_int("axis", default) % rank
 
 
@@ -48,7 +49,7 @@ def _kept(rank: int, gone: Iterable[int]) -> list[int]:
 
 
 def aligned(shapes: Sequence[tuple[Dim, ...]], after: tuple[Dim, ...], axis: int) -> Sources:
-    """Of operands that are broadcast against each other."""
+    """Return the answer for operands that are broadcast against each other."""
     found: list[int | None] = []
     for shape in shapes:
         own = axis - (len(after) - len(shape))
@@ -62,34 +63,34 @@ def aligned(shapes: Sequence[tuple[Dim, ...]], after: tuple[Dim, ...], axis: int
 
 
 def broadcast(node: ir.Node, axis: int) -> Sources:
-    """Of operators whose operands broadcast against each other."""
+    """Rule of operators whose operands broadcast against each other."""
     return aligned([shape_of(value) for value in node.inputs], shape_of(node.outputs[0]), axis)
 
 
 def each_position(node: ir.Node, axis: int) -> Sources:
-    """Of operators that compute each element of the first input by itself."""
+    """Rule of operators that compute each element of the first input by itself."""
     return only_first(node, axis)
 
 
 def expand(node: ir.Node, axis: int) -> Sources:
-    """Of Expand, whose second input holds lengths."""
+    """Rule of Expand, whose second input holds lengths."""
     found = aligned([shape_of(node.inputs[0])], shape_of(node.outputs[0]), axis)
     return None if found is None else (found[0], None)
 
 
 def constant(node: ir.Node, axis: int) -> Sources:  # noqa: ARG001 - the signature is Rule's
-    """Of results that are the same at each position."""
+    """Rule of ConstantOfShape, whose result is the same at each position."""
     return tuple(None for _ in node.inputs)
 
 
 def transpose(node: ir.Node, axis: int) -> Sources:
-    """Of Transpose."""
+    """Rule of Transpose."""
     rank = len(shape_of(node.outputs[0]))
     return (node.attributes.get_ints("perm", list(reversed(range(rank))))[axis],)
 
 
 def squeeze(node: ir.Node, axis: int) -> Sources:
-    """Of Squeeze, by the axes that it names or by all of length 1."""
+    """Rule of Squeeze, which removes the axes that it names, or all axes of length 1."""
     before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     gone = _input_axes(node, 1, len(before))
     kept = _kept(len(before), gone if gone is not None else (i for i, dim in enumerate(before) if dim == 1))
@@ -97,7 +98,7 @@ def squeeze(node: ir.Node, axis: int) -> Sources:
 
 
 def unsqueeze(node: ir.Node, axis: int) -> Sources:
-    """Of Unsqueeze."""
+    """Rule of Unsqueeze."""
     rank = len(shape_of(node.outputs[0]))
     new = _input_axes(node, 1, rank)
     kept = _kept(rank, new or ())
@@ -105,7 +106,7 @@ def unsqueeze(node: ir.Node, axis: int) -> Sources:
 
 
 def reshape(node: ir.Node, axis: int) -> Sources:
-    """The shapes are alike up to the axis, or from it on."""
+    """Rule of Reshape and Flatten: the shapes must be equal up to the axis, or from it on."""
     before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     other = len(before) - (len(after) - axis)
     if len(before) > axis and all(map(same, before[: axis + 1], after[: axis + 1])):
@@ -114,7 +115,7 @@ def reshape(node: ir.Node, axis: int) -> Sources:
 
 
 def tile(node: ir.Node, axis: int) -> Sources:
-    """Of Tile, where it repeats an axis of one position or does not repeat the axis."""
+    """Rule of Tile, if the axis has one position or is not repeated."""
     before, after, repeats = shape_of(node.inputs[0]), shape_of(node.outputs[0]), const_array(node.inputs[1])
     if before[axis] == 1:
         return only_first(node, None)
@@ -123,35 +124,35 @@ def tile(node: ir.Node, axis: int) -> Sources:
 
 
 def along_axis(node: ir.Node, axis: int) -> Sources:
-    """Of operators that mix or cut the positions of one axis, which is an attribute."""
+    """Rule of operators that mix or split the positions of one axis, along all other axes."""
     worked = worked_axis(node, 0 if node.op_type == "Split" else -1, len(shape_of(node.outputs[0])))
     return only_first(node, axis) if axis != worked else None
 
 
 def cumulate(node: ir.Node, axis: int) -> Sources:
-    """Of CumSum, along all axes but the one that it adds up."""
+    """Rule of CumSum, along all axes but the one that it sums over."""
     worked = _input_axes(node, 1, len(shape_of(node.outputs[0])))
     return only_first(node, axis) if worked is not None and axis not in worked else None
 
 
 def trilu(node: ir.Node, axis: int) -> Sources:
-    """Of Trilu, along the axes before the two of its matrices."""
+    """Rule of Trilu, along the axes before the last two."""
     return only_first(node, axis) if axis < len(shape_of(node.outputs[0])) - 2 else None
 
 
 def normalize(node: ir.Node, axis: int) -> Sources:
-    """Of LayerNormalization, along the axes before those that it normalizes."""
+    """Rule of LayerNormalization, along the axes before those that it normalizes."""
     after = shape_of(node.outputs[0])
     return broadcast(node, axis) if axis < worked_axis(node, -1, len(after)) else None
 
 
 def each_example(node: ir.Node, axis: int) -> Sources:
-    """Of operators that compute each position of axis 0 by itself."""
+    """Rule of operators that compute each position of axis 0 by itself."""
     return only_first(node, axis) if axis == 0 else None
 
 
 def cut(node: ir.Node, axis: int) -> Sources:
-    """Of Slice, along the axes that it does not cut."""
+    """Rule of Slice, along the axes that it does not cut."""
     before = shape_of(node.inputs[0])
     worked = _input_axes(node, 3, len(before))
     if worked is None and [*node.inputs, None, None][3] is None:
@@ -161,7 +162,7 @@ def cut(node: ir.Node, axis: int) -> Sources:
 
 
 def pad(node: ir.Node, axis: int) -> Sources:
-    """Of Pad, along the axes that it does not pad."""
+    """Rule of Pad, along the axes that it does not pad."""
     rank, amounts = len(shape_of(node.inputs[0])), const_array(node.inputs[1])
     given = [*node.inputs, None, None][3]
     axes = const_array(given)
@@ -173,7 +174,7 @@ def pad(node: ir.Node, axis: int) -> Sources:
 
 
 def concat(node: ir.Node, axis: int) -> Sources:
-    """Of Concat, along all axes but the one that it joins."""
+    """Rule of Concat, along all axes but the one that it joins."""
     after = shape_of(node.outputs[0])
     alike = all(same(shape_of(value)[axis], after[axis]) for value in node.inputs)
     return tuple(axis for _ in node.inputs) if alike and axis != worked_axis(node, 0, len(after)) else None
@@ -186,12 +187,12 @@ def _through_reduction(node: ir.Node, axis: int, worked: set[int]) -> Sources:
 
 
 def arg_reduce(node: ir.Node, axis: int) -> Sources:
-    """Of ArgMax and ArgMin."""
+    """Rule of ArgMax and ArgMin."""
     return _through_reduction(node, axis, {worked_axis(node, 0, len(shape_of(node.inputs[0])))})
 
 
 def reduce(node: ir.Node, axis: int) -> Sources:
-    """Of the reductions, along the axes that stay."""
+    """Rule of the reductions, along the axes that stay."""
     rank = len(shape_of(node.inputs[0]))
     if [*node.inputs, None][1] is not None:
         worked = _input_axes(node, 1, rank)
@@ -200,5 +201,5 @@ def reduce(node: ir.Node, axis: int) -> Sources:
     if worked is None:
         return None
     if not worked and not node.attributes.get_int("noop_with_empty_axes", 0):
-        return None  # all of them
+        return None  # all axes are reduced
     return _through_reduction(node, axis, worked)

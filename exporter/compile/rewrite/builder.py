@@ -1,4 +1,4 @@
-"""New nodes and constants, and what is known of values."""
+"""Builder of nodes and constants, and helpers that read and replace values."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Builder:
         """Collect the names that are taken.
 
         Args:
-            graph: gets the constants at once, and the nodes from whoever takes them.
-            prefix: of the names of all values.
+            graph: the graph; constants are added at once, nodes by the caller of `take`.
+            prefix: the first part of the names of all new values.
         """
         self._graph = graph
         self._prefix = prefix
@@ -39,7 +39,7 @@ class Builder:
         return name
 
     def _node_name(self, hint: str) -> str:
-        # A value may have got another name since its node was called after it.
+        # A value may have been renamed since its node was named after it.
         name, number = hint, 0
         while name in self._node_names:
             number += 1
@@ -48,7 +48,7 @@ class Builder:
         return name
 
     def initializer(self, array: np.ndarray, name: str) -> ir.Value:
-        """A weight with that name, made unique."""
+        """Add a weight; its name is made unique."""
         name = self._name(name)
         tensor = ir.tensor(np.asarray(array, order="C"), name=name)  # ascontiguousarray would make a scalar one-dimensional
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
@@ -56,7 +56,7 @@ class Builder:
         return value
 
     def constant(self, array: np.ndarray) -> ir.Value:
-        """A small constant; equal ones are one initializer."""
+        """Add a small constant; equal constants share one initializer."""
         array = np.asarray(array)
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
@@ -64,7 +64,7 @@ class Builder:
         return self._constants[key]
 
     def ints(self, values: Iterable[int]) -> ir.Value:
-        """A constant vector, int64."""
+        """Add a constant int64 vector."""
         return self.constant(np.array(list(values), dtype=np.int64))
 
     def node(
@@ -77,7 +77,7 @@ class Builder:
         dtype: ir.DataType | None = None,
         hint: str | None = None,
     ) -> ir.Value:
-        """A node with one output, which is returned."""
+        """Make a node with one output, and return the output."""
         return self.nodes(op_type, inputs, attributes=attributes, shapes=[shape], dtypes=[dtype], hints=[hint])[0]
 
     def nodes(
@@ -91,7 +91,7 @@ class Builder:
         hints: Sequence[str | None],
         domain: str = "",
     ) -> Sequence[ir.Value]:
-        """A node with several outputs."""
+        """Make a node with several outputs, and return the outputs."""
         attrs = ir.convenience.convert_attributes(attributes) if isinstance(attributes, Mapping) else list(attributes)
         node = ir.Node(domain, op_type, list(inputs), attributes=attrs, num_outputs=len(shapes))
         for output, shape, dtype, hint in zip(node.outputs, shapes, dtypes, hints, strict=True):
@@ -106,7 +106,7 @@ class Builder:
     def clone(
         self, node: ir.Node, inputs: Sequence[ir.Value | None], shapes: Sequence[ir.Shape | None], suffix: str
     ) -> Sequence[ir.Value]:
-        """The same operator with the same attributes on other inputs."""
+        """Make a node with the operator and attributes of `node` on other inputs, and return its outputs."""
         return self.nodes(
             node.op_type,
             inputs,
@@ -118,33 +118,33 @@ class Builder:
         )
 
     def known(self, key: Hashable) -> ir.Value | None:
-        """The value that `once` was given under the key, if it is still in the graph."""
+        """Return the value that `once` made for the key, if it is still in the graph."""
         value = self._known.get(key)
         node = None if value is None else value.producer()
         return None if node is not None and node.graph is None and node not in self._nodes else value
 
     def once(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
-        """The value under the key; the first call makes it."""
+        """Return the value for the key; the first call makes it."""
         value = self.known(key)
         if value is None:
             value = self._known[key] = make()
         return value
 
     def take(self) -> list[ir.Node]:
-        """The nodes made since the last call, in topological order."""
+        """Return the nodes made since the last call, in topological order."""
         nodes, self._nodes = self._nodes, []
         return nodes
 
 
 def const_array(value: ir.Value | None) -> np.ndarray | None:
-    """The numbers of a constant or initializer; None where the value is only known at run time."""
+    """Return the numbers of a constant or initializer; None if the value is only known at run time."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
 
 
 def known_shape(value: ir.Value | None) -> tuple[int | ir.SymbolicDim, ...] | None:
-    """The dimensions where every one is a number or a named expression, else None."""
+    """Return the dimensions if each is a number or a named expression; None otherwise."""
     if value is None or value.shape is None:
         return None
     dims = tuple(value.shape)
@@ -154,13 +154,13 @@ def known_shape(value: ir.Value | None) -> tuple[int | ir.SymbolicDim, ...] | No
 
 
 def const_scalar(value: ir.Value | None) -> float | None:
-    """The number of a constant with one element, which broadcasts against any tensor of at least its rank."""
+    """Return the number of a constant with one element; None for other values."""
     array = const_array(value)
     return float(array.item()) if array is not None and array.size == 1 else None
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:
-    """Put `new` in the place of `old` everywhere; as an output of the graph it also takes the name."""
+    """Replace `old` with `new` everywhere; if it is an output of the graph, `new` also takes its name."""
     output, name = old.is_graph_output(), old.name
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     if output:
@@ -168,7 +168,7 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
 
 
 def claim_names(graph: ir.Graph, names: Iterable[str]) -> None:
-    """Rename every inner value that has one of `names`: the names are about to become outputs."""
+    """Rename every inner value that has one of `names`, so that outputs can get these names."""
     wanted, outputs = set(names), set(graph.outputs)
     inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
     taken = wanted | {value.name for value in (*inner, *graph.inputs, *outputs)}
@@ -182,7 +182,7 @@ def claim_names(graph: ir.Graph, names: Iterable[str]) -> None:
 
 
 def static_target(before: tuple[int | ir.SymbolicDim, ...], after: tuple[int | ir.SymbolicDim, ...]) -> list[int] | None:
-    """The output's dimensions with 0 for "as in the input" and -1 for one other; None with more unknowns or empty axes."""
+    """Return the target of a Reshape, with 0 for "as in the input" and -1 for one unknown length; None if that fails."""
     target: list[int] = []
     for axis, dim in enumerate(after):
         if isinstance(dim, int):

@@ -8,11 +8,11 @@ from exporter.compile.rewrite.axis_rules import Sources, aligned, only_first, sa
 
 
 def matmul(node: ir.Node, axis: int) -> Sources:
-    """Of MatMul: rows of the left matrix, columns of the right one, and the axes of both before these."""
+    """Rule of MatMul: rows of the left matrix, columns of the right one, and the axes of both before these."""
     left, right = shape_of(node.inputs[0]), shape_of(node.inputs[1])
     after = shape_of(node.outputs[0])
     lead = len(after) - (len(left) > 1) - (len(right) > 1)
-    if axis < lead:  # of the matrices that are multiplied pair by pair
+    if axis < lead:  # an axis before those of the matrices
         return aligned([left[:-2], right[:-2]], after[:lead], axis)
     if axis == lead and len(left) > 1:
         return (len(left) - 2, None)
@@ -20,7 +20,7 @@ def matmul(node: ir.Node, axis: int) -> Sources:
 
 
 def gemm(node: ir.Node, axis: int) -> Sources:
-    """Of Gemm: rows of A, columns of B, each transposed or not."""
+    """Rule of Gemm: rows of A, columns of B, each transposed or not."""
     rows, columns = node.attributes.get_int("transA", 0), 1 - node.attributes.get_int("transB", 0)
     offset = aligned([shape_of(value) for value in node.inputs[2:]], shape_of(node.outputs[0]), axis)
     if offset is None:
@@ -29,7 +29,7 @@ def gemm(node: ir.Node, axis: int) -> Sources:
 
 
 def einsum(node: ir.Node, axis: int) -> Sources:
-    """Of Einsum, along the axes that no index adds up."""
+    """Rule of Einsum: an axis of the result is the axis of each operand that has the same letter."""
     terms, arrow, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
     operands = terms.split(",")
     if not arrow or "." in terms or any(len(set(letters)) < len(letters) for letters in (*operands, result)):
@@ -38,7 +38,7 @@ def einsum(node: ir.Node, axis: int) -> Sources:
 
 
 def gather(node: ir.Node, axis: int) -> Sources:
-    """Of Gather: axes of the data other than the gathered one, and those of the indices."""
+    """Rule of Gather: axes of the data other than the gathered one, and those of the indices."""
     worked, count = worked_axis(node, 0, len(shape_of(node.inputs[0]))), len(shape_of(node.inputs[1]))
     if axis < worked:
         return (axis, None)
@@ -46,7 +46,7 @@ def gather(node: ir.Node, axis: int) -> Sources:
 
 
 def gather_elements(node: ir.Node, axis: int) -> Sources:
-    """Of GatherElements, along all axes but the gathered one."""
+    """Rule of GatherElements, along all axes but the gathered one."""
     before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     if axis == worked_axis(node, 0, len(before)):
         return (None, axis)
@@ -54,7 +54,7 @@ def gather_elements(node: ir.Node, axis: int) -> Sources:
 
 
 def gather_nd(node: ir.Node, axis: int) -> Sources:
-    """Axes that both operands count alike come first, then those of the indices, then what an index leaves of the data."""
+    """Rule of GatherND: first the batch axes, then the axes of the indices, then the axes of the data that no index names."""
     indices, shared = shape_of(node.inputs[1]), node.attributes.get_int("batch_dims", 0)
     if axis < shared:
         return (axis, axis)
@@ -64,14 +64,14 @@ def gather_nd(node: ir.Node, axis: int) -> Sources:
 
 
 def scatter_elements(node: ir.Node, axis: int) -> Sources:
-    """Of ScatterElements, along all axes but the scattered one."""
+    """Rule of ScatterElements, along all axes but the scattered one."""
     after = shape_of(node.outputs[0])
     alike = all(same(shape_of(value)[axis], after[axis]) for value in node.inputs)
     return (axis, axis, axis) if alike and axis != worked_axis(node, 0, len(after)) else None
 
 
 def scatter_nd(node: ir.Node, axis: int) -> Sources:
-    """Of ScatterND, along the axes of the updates that no index names."""
+    """Rule of ScatterND, along the axes of the updates that no index names."""
     indices = shape_of(node.inputs[1])
     if not isinstance(indices[-1], int) or axis < indices[-1]:
         return None
@@ -79,6 +79,6 @@ def scatter_nd(node: ir.Node, axis: int) -> Sources:
 
 
 def one_hot(node: ir.Node, axis: int) -> Sources:
-    """Of OneHot, along the axes of the indices."""
+    """Rule of OneHot, along the axes of the indices."""
     new = worked_axis(node, -1, len(shape_of(node.outputs[0])))
     return None if axis == new else only_first(node, axis - (axis > new))

@@ -25,14 +25,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Linear:
-    """x W + b, or x W, which is read once.
+    """x W + b or x W, with a result that is read once.
 
     Attributes:
-        x: what is multiplied, computed or given.
+        x: the left operand, a computed value or an input.
         weight: W, constant or the Transpose of a constant.
         bias: the constant b, or None.
         product: the MatMul, whose result only `total` reads.
-        total: the Add, or the MatMul where there is no b.
+        total: the Add, or the MatMul if there is no bias.
     """
 
     x: ir.Value
@@ -43,18 +43,18 @@ class Linear:
 
 
 def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The standard operator of that type that makes the value."""
+    """Return the standard operator that computes the value if it has that type; None otherwise."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == op_type and node.domain == "" else None
 
 
 def sole_producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The standard operator of that type that makes a value which is read once and is no output of the graph."""
+    """Return the same as `producer` if the value is read once and is not an output of the graph; None otherwise."""
     return None if value is None or second_reader(value) else producer(value, op_type)
 
 
 def second_reader(value: ir.Value) -> str | None:
-    """Why the value must stay whoever reads it differently: its readers in words; None where there is one."""
+    """Describe the readers of the value, "has 2 readers"; None if it has exactly one, which may change or replace it."""
     if value.is_graph_output():
         return "is an output of the graph"
     readers = len(value.uses())
@@ -62,12 +62,12 @@ def second_reader(value: ir.Value) -> str | None:
 
 
 def expect_producer(value: ir.Value | None, op_type: str, what: str) -> ir.Node | Refusal:
-    """`sole_producer`, with the reason where it finds no node.
+    """Return the same as `sole_producer`, or the reason why there is no such operator.
 
     Args:
-        value: what the operator must make.
-        op_type: its type.
-        what: the value in words, "the key".
+        value: the value that the operator must compute.
+        op_type: the type of the operator.
+        what: the value in words, such as "the key".
     """
     node = producer(value, op_type)
     if value is None or node is None:
@@ -78,7 +78,7 @@ def expect_producer(value: ir.Value | None, op_type: str, what: str) -> ir.Node 
 
 
 def operands(node: ir.Node) -> tuple[tuple[ir.Value, ir.Value], ...]:
-    """The two inputs of a commutative operator in both orders."""
+    """Return the two inputs of a commutative operator in both orders."""
     left, right = node.inputs
     assert left is not None  # both are required
     assert right is not None
@@ -86,18 +86,18 @@ def operands(node: ir.Node) -> tuple[tuple[ir.Value, ir.Value], ...]:
 
 
 def transposed(value: ir.Value | None) -> ir.Value | None:
-    """W of Transpose(W)."""
+    """Return W if the value is Transpose(W); None otherwise."""
     node = producer(value, "Transpose")
     return None if node is None else node.inputs[0]
 
 
 def is_constant(value: ir.Value | None) -> bool:
-    """Whether the value, or what it is the Transpose of, is constant: task weights are not folded until they are bound."""
+    """Return whether the value is a constant, or the Transpose of one: task weights are not folded until they are bound."""
     return const_array(value) is not None or const_array(transposed(value)) is not None
 
 
 def match_linear(value: ir.Value | None) -> Linear | Refusal | None:
-    """The linear layer that makes `value`; None if no MatMul by a constant does."""
+    """Return the linear layer that computes `value`; None if it is not computed by a MatMul by a constant."""
     if value is None:
         return None
     add = producer(value, "Add")
@@ -120,7 +120,7 @@ def match_linear(value: ir.Value | None) -> Linear | Refusal | None:
 
 
 def counts_from_zero(value: ir.Value | None) -> bool:
-    """Whether the value is [0, 1, 2, …], int64."""
+    """Return whether the value is [0, 1, 2, …], int64."""
     node = producer(value, "Range")
     if value is None or node is None or value.dtype != ir.DataType.INT64:
         return False

@@ -17,19 +17,19 @@ Rewritten = ir.Value | Mapping[ir.Value, ir.Value] | Refusal | None
 
 
 class NodeRewritePass(RefusingPass):
-    """A walk over the operators of some types in the graph's order; a subclass says what takes the place of one.
+    """A pass that visits the operators of some types in the graph's order; `rewrite` of a subclass replaces one of them.
 
     1. New nodes stand before the operator whose result they replace, in the order in which `build` made them.
     2. The operator and what only it read are removed, and at the end of the pass the initializers that nothing reads.
-    3. An operator that an earlier rewrite removed is not visited; one that an earlier rewrite made is only with `repeats`.
+    3. An operator that an earlier rewrite removed is not visited; a new operator is visited only with `repeats`.
     4. Control flow is refused: an If could read a value that seems unread.
 
     Attributes:
         op_types: the standard operators that are visited.
         keeps_outputs: whether an operator that computes an output of the graph is left as it is. A pass that replaces results
-            by values that are there already must: the name of an output is part of the interface.
-        repeats: whether the result of a rewrite is visited again until nothing changes. Each rewrite must then come closer to
-            an end.
+            with existing values must set it: the name of an output is part of the interface.
+        repeats: whether the result of a rewrite is visited again until nothing changes. Each rewrite must then make
+            progress, so that the visits end.
     """
 
     op_types: ClassVar[Collection[str]]
@@ -46,9 +46,9 @@ class NodeRewritePass(RefusingPass):
                 before it is certain that the pattern applies.
 
         Returns:
-            The value that takes the place of the operator's first result; that result itself where the operator was changed
-            in place; a mapping where several results, or those of other operators, are replaced, the first of the graph first.
-            None if the operator is not the pattern; a Refusal if it is and cannot be rewritten.
+            The value that replaces the operator's first result; that result itself if the operator was changed in place; or a
+            mapping from old to new values if several results, or those of other operators, are replaced, in the graph's order.
+            None if the operator is not the pattern; a Refusal if it is the pattern and cannot be rewritten.
         """
 
     def requires(self, model: ir.Model) -> None:
@@ -60,7 +60,7 @@ class NodeRewritePass(RefusingPass):
         refuse_subgraphs(self, model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Visit every operator of the types once, or as `repeats` says."""
+        """Visit each operator of `op_types` once, or again with `repeats`."""
         self.refusals.clear()
         build, modified = Builder(model.graph, ""), False
         for each in list(model.graph):
@@ -90,10 +90,10 @@ class NodeRewritePass(RefusingPass):
 
 
 def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value | Mapping[ir.Value, ir.Value], build: Builder) -> ir.Node | None:
-    """Put the result into the graph; the operator that computes it now."""
+    """Put the result into the graph, and return the operator that computes it."""
     replaced = result if isinstance(result, Mapping) else {node.outputs[0]: result}
     made, first = build.take(), next(iter(replaced)).producer()
-    assert first is not None  # what an operator of the graph computes
+    assert first is not None  # it is computed by an operator of the graph
     graph.insert_before(first, made)
     for each in made:
         if each.domain:

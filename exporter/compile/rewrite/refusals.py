@@ -1,4 +1,4 @@
-"""Reasons for which a pass leaves a pattern as it is."""
+"""Reasons why a pass leaves a pattern as it is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["Refusal", "Refused", "RefusingPass"]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A pattern that matched in its characteristic part and cannot be applied.
+    """The reason why a pattern whose characteristic part matched is not applied.
 
-    None stands for an operator that is not this pattern at all; a Refusal for one whose user would ask why it was left.
+    A pass returns None for an operator that is not this pattern at all, and a Refusal where a user would ask for the reason.
 
     Attributes:
         reason: a main clause without a full stop, such as "the scores have 2 readers".
-        value: the tensor that the reason is about; by default the first result of the operator at hand.
+        value: the tensor that the reason is about; by default the first result of the operator.
     """
 
     reason: str
@@ -29,10 +29,10 @@ class Refused:
     """A refusal as a record that outlives the graph.
 
     Attributes:
-        op_type: the operator where the pattern was looked for.
+        op_type: the type of the operator at which the pattern was looked for.
         tensor: the tensor that the reason is about.
         reason: as in `Refusal`.
-        tensors: that one and all that the operator reads and computes.
+        tensors: `tensor`, and all tensors that the operator reads and computes.
     """
 
     op_type: str
@@ -42,19 +42,19 @@ class Refused:
 
 
 class RefusingPass(ir.passes.InPlacePass):
-    """A pass that keeps the reasons of its last run.
+    """A pass that records the refusals of its last run.
 
     Attributes:
         refusals: one record for each pattern that was not applied, in the order of the graph.
     """
 
     def __init__(self) -> None:
-        """Start without a reason."""
+        """Start without refusals."""
         super().__init__()
         self.refusals: list[Refused] = []
 
     def refuse(self, node: ir.Node, refusal: Refusal) -> None:
-        """Keep the reason for which the pattern at `node` was not applied."""
+        """Record why the pattern at `node` was not applied."""
         value = node.outputs[0] if refusal.value is None else refusal.value
         around = [each.name for each in (value, *node.outputs, *node.inputs) if each is not None and each.name]
         self.refusals.append(Refused(node.op_type, str(value.name), refusal.reason, tuple(dict.fromkeys(around))))

@@ -1,4 +1,4 @@
-"""Rows through an operator: which it selects, and which rows of its inputs some rows of its result need."""
+"""Rules for rows: which rows an operator selects, and which rows of its inputs some rows of its result need."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _gather(node: ir.Node, shape: _Dims) -> Rows | None:
 
 
 def _gather_elements(node: ir.Node, shape: _Dims) -> Rows | None:
-    """x[b, index[b], :] by an index that is repeated along the other axes."""
+    """Return the rows of x[b, index[b], :], by an index that is repeated along the other axes."""
     index = node.inputs[1]
     if node.attributes.get_int("axis", 0) % len(shape) != 1 or known_shape(index) != (shape[0], 1, *shape[2:]):
         return None
@@ -69,7 +69,7 @@ def _each(index: ir.Value | None, shape: _Dims) -> Rows | None:
 
 
 def _gather_nd(node: ir.Node, shape: _Dims) -> Rows | None:
-    """x[b, index[b]], where b counts the batch: the indices are [0, 1, …] next to the index."""
+    """Return the rows of x[b, index[b]], where b counts the batch: the indices are [0, 1, …] next to the index."""
     if node.attributes.get_int("batch_dims", 0) != 0 or node.inputs[1] is None:
         return None
     pairs = node.inputs[1].producer()
@@ -92,7 +92,7 @@ def _column(value: ir.Value | None) -> ir.Value | None:
 
 
 def required_rows(node: ir.Node, rows: Rows) -> list[Rows | None] | None:
-    """Return what the operator needs of each input for those rows of its result; None where it needs all of them."""
+    """Return the rows of each input that the operator needs for `rows` of its result; None if it needs all of them."""
     shapes = [known_shape(value) for value in node.inputs]
     after, first = known_shape(node.outputs[0]), shapes[0] if shapes else None
     found = sources(node, rows.axis)
@@ -115,7 +115,7 @@ def required_rows(node: ir.Node, rows: Rows) -> list[Rows | None] | None:
 def _each_of_inputs(
     node: ir.Node, rows: Rows, found: Sequence[int | None], shapes: Sequence[_Dims | None], rank: int
 ) -> list[Rows | None] | None:
-    """Return the same for one row per text. The batch must stay the first axis, or Each would count something else."""
+    """Return the required rows for one row per text; the batch must remain the first axis, because `Each` counts it."""
     batch = sources(node, 0)
     if batch is None:
         return None

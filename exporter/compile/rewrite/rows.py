@@ -1,4 +1,4 @@
-"""Some positions of one axis: what is read of a value, and the operators that take it from the whole."""
+"""Rows: the positions of one axis of a value that are read, and the operators that select them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Range:
 
 @dataclass(frozen=True)
 class Single:
-    """The one position that `index`, int64 [] or [1], says at run time."""
+    """One position that is only known at run time, in `index`, int64 [] or [1]."""
 
     index: ir.Value
 
 
 @dataclass(frozen=True)
 class Each:
-    """Another position for each position of axis 0: `index`, int64 [batch], says which at run time."""
+    """A position for each position of axis 0, only known at run time, in `index`, int64 [batch]."""
 
     index: ir.Value
 
@@ -43,10 +43,10 @@ class Rows:
     """Positions of one axis that are read.
 
     Attributes:
-        axis: of the value that is read.
-        which: a range, a list of positions all from 0 on or all negative, or a position that is known at run time only.
-        count: how many they are.
-        lacks: None, or with Each for a value whose axis 0 is not the batch: how many axes it has less than its reader's result.
+        axis: the axis of the value.
+        which: a range; a list of positions, all counted from 0 or all negative; or a position that is only known at run time.
+        count: the number of positions.
+        lacks: with `Each`, for a value whose axis 0 is not the batch: how many axes fewer than its reader's result it has.
     """
 
     axis: int
@@ -55,16 +55,16 @@ class Rows:
     lacks: int | None = None
 
     def along(self, axis: int) -> Rows:
-        """The same positions of another axis."""
+        """Return the same positions of another axis."""
         return replace(self, axis=axis)
 
     def narrow(self, shape: Sequence[int | ir.SymbolicDim]) -> ir.Shape:
-        """The shape of what is left of a value of that shape."""
+        """Return the shape of the rows of a value with that shape."""
         return ir.Shape([self.count if axis == self.axis else dim for axis, dim in enumerate(shape)])
 
 
 def at(axis: int, listed: Iterable[int]) -> Rows | None:
-    """Rows at constant positions; None for none, for repeated ones, and where some count from the end and some do not."""
+    """Return rows at constant positions; None if the list is empty, repeats a position or mixes both directions of counting."""
     found = tuple(listed)
     if not found or len(set(found)) != len(found) or len({index < 0 for index in found}) != 1:
         return None
@@ -74,7 +74,7 @@ def at(axis: int, listed: Iterable[int]) -> Rows | None:
 
 
 def positions(rows: Rows) -> tuple[int, ...] | None:
-    """The positions where they are numbers that hold for every length of the axis, else None."""
+    """Return the positions if they are numbers that hold for every length of the axis; None otherwise."""
     if isinstance(rows.which, tuple):
         return rows.which
     if not isinstance(rows.which, Range) or not isinstance(rows.count, int):
@@ -87,7 +87,7 @@ def positions(rows: Rows) -> tuple[int, ...] | None:
 
 
 def union(several: Sequence[Rows]) -> Rows | None:
-    """All of the rows, in ascending order; None where they are not known or not of one axis."""
+    """Return all of the rows, in ascending order; None if they are not known or belong to different axes."""
     listed = [positions(rows) for rows in several]
     if len({rows.axis for rows in several}) != 1 or any(found is None for found in listed):
         return None
@@ -95,7 +95,7 @@ def union(several: Sequence[Rows]) -> Rows | None:
 
 
 def within(rows: Rows, held: Rows) -> Rows:
-    """The rows as positions among those that are held, which contain them."""
+    """Return the rows as positions among the rows `held`, which contain them."""
     wanted, kept = positions(rows), positions(held)
     assert wanted is not None  # a union is one of known positions
     assert kept is not None
@@ -105,7 +105,7 @@ def within(rows: Rows, held: Rows) -> Rows:
 
 
 def take(build: Builder, value: ir.Value, rows: Rows) -> ir.Value:
-    """The operators that take the rows from the whole value."""
+    """Make the operators that select the rows of a value, and return their result."""
     shape = known_shape(value)
     assert shape is not None  # required_rows
     hint, narrow = f"{value.name}_row", rows.narrow(shape)
@@ -128,7 +128,7 @@ def take(build: Builder, value: ir.Value, rows: Rows) -> ir.Value:
 
 
 def _counts(value: ir.Value) -> bool:
-    """Whether the value is [0, 1, 2, …], int64."""
+    """Return whether the value is [0, 1, 2, …], int64."""
     node = value.producer()
     if node is None or node.op_type != "Range" or node.domain != "" or value.dtype != ir.DataType.INT64:
         return False

@@ -1,4 +1,4 @@
-"""The batch axis of the template: where a value has it, and whether an operator keeps its rows apart."""
+"""The batch axis of the template: which axis of a value it is, and which operators treat its rows independently."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Use(Enum):
 
     FOLDED = "row by row, at the branch's batch"
     WHOLE = "as it is in the trunk: any row of the result may read all of it"
-    LENGTHS = "as lengths of the result, which are other ones at the branch's batch"
+    LENGTHS = "as lengths of the result, which differ at the branch's batch"
 
 
 class Batch:
-    """The batch axis, by the name of its length."""
+    """The batch axis, identified by the name of its length."""
 
     def __init__(self, name: str, inputs: Collection[ir.Value]) -> None:
-        """Name the batch axis.
+        """Set the name of the batch axis.
 
         Args:
-            name: of the batch.
-            inputs: those of the graph; their lengths are the only names whose meaning is known.
+            name: the name of the batch axis.
+            inputs: the inputs of the graph; only the names of their axes have a known meaning.
         """
         self.name = name
         self._names = {name}.union(*(_symbols(dim) for value in inputs for dim in value.shape or ()))
@@ -36,7 +36,7 @@ class Batch:
     def axis(self, value: ir.Value | None) -> int | None:
         """Return the axis whose length is the batch or a multiple of it.
 
-        None where no length or several lengths depend on the batch, and where one does in another way (batch + 1).
+        None if no length or several lengths depend on the batch, or if one depends on it in another way (batch + 1).
         """
         if value is None or value.shape is None:
             return None
@@ -49,7 +49,7 @@ class Batch:
         return dim.value == self.name or self.name not in _symbols((dim / ir.SymbolicDim(self.name)).simplify())
 
     def is_fixed(self, dim: int | ir.SymbolicDim) -> bool:
-        """Return whether a length is known not to depend on the batch: names other than the inputs' may."""
+        """Return whether a length is known not to depend on the batch; a name that no input has may depend on it."""
         if isinstance(dim, int):
             return True
         return dim.value is not None and _symbols(dim) <= self._names - {self.name}
@@ -66,24 +66,25 @@ def uses_of_inputs(
     can_derive: Callable[[ir.Value], bool],
     replaced: Container[ir.Value] = (),
 ) -> list[Use] | None:
-    """Return how an operator uses its inputs if it treats each row of the batch by itself, independent of where the row stands.
+    """Return how an operator uses its inputs if it treats the rows of the batch independently, wherever they stand.
 
-    Then it may run at another batch: on the rows of all tasks one after another, or on rows in any order.
+    Such an operator can run at another batch: on the rows of all tasks one after another, or on rows in any order.
 
-    1. Each result has the batch along one axis, the same.
-    2. Inputs that vary along it have the batch there, of the same length; a Reshape may merge it with axes inside or part it.
-    3. What is read whole is no value of the branch, of which each task has another.
+    1. All results have the batch along the same axis.
+    2. Inputs that vary along this axis have the batch there, with the same length; a Reshape may merge the batch with the axes
+       inside it, or split it from them.
+    3. An input that is read whole is not a value of the branch, because those differ between tasks.
     4. Lengths of the result can be computed again, and only one of them depends on the batch.
 
     Args:
-        node: of the template.
-        batch: its batch.
+        node: an operator of the template.
+        batch: the batch axis of the template.
         branch: values that depend on a task weight.
-        can_derive: whether lengths can be computed again.
-        replaced: inputs that the caller replaces, by values that hold for all rows or row by row.
+        can_derive: returns whether lengths can be computed again.
+        replaced: inputs that the caller replaces with values that hold for all rows or vary row by row.
 
     Returns:
-        The use of each input; None where rows may mix.
+        The use of each input; None if rows may mix.
     """
     axis = batch.axis(node.outputs[0])
     if axis is None or any(batch.axis(output) != axis for output in node.outputs):  # rule 1

@@ -1,4 +1,4 @@
-"""The environment of the vectoriser: the forms in which the branch has each value, and the ways from one form to another."""
+"""The environment of the vectoriser: the forms in which the branch has each value, and the conversions between them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _F = TypeVar("_F", Constant, Folded, Stacked, PerTask)
 class Env:
     """Maps values of the template to their forms, and makes one form from another on demand, once.
 
-    `value in env`: whether the value belongs to the branch, that is, depends on a task weight. A trunk value does not, even
-    where a form of it has been made for a reader in the branch.
+    `value in env` is true if the value belongs to the branch, that is, if it depends on a task weight. A trunk value does not,
+    even after a form of it has been made for an operator of the branch.
 
     Constants of the trunk are the same in the branch. Trunk values are tiled or gathered along their batch axis; lengths, such
-    as the target of a Reshape, are computed again at the branch's batch. A chain of operators on stacked values has no Reshape
-    inside, since the folded form is made only where it is needed, and the other way round.
+    as the target of a Reshape, are computed again at the branch's batch. A chain of operators on stacked values contains no
+    Reshape, because a folded form is only made for an operator that needs it, and so is a stacked form.
     """
 
     def __init__(
         self, graph: ir.Graph, build: Builder, layout: Layout, weights: Mapping[str, Sequence[np.ndarray]], batch: str
     ) -> None:
-        """Begin with the task weights, each of which is a constant.
+        """Bind the task weights as constants.
 
         Args:
             graph: the template.
-            build: makes the branch's nodes.
-            layout: where the task stands in the batch axis.
+            build: the builder of the branch's nodes.
+            layout: the position of the task in the batch axis.
             weights: initializer name in the template -> one array per task.
             batch: the name of the batch axis.
         """
@@ -57,30 +57,30 @@ class Env:
         return value in self._branch
 
     def bind(self, value: ir.Value, form: Form) -> None:
-        """Make the value part of the branch, in that form."""
+        """Add a value to the branch, in one form."""
         self._branch.add(value)
         self.keep(value, form)
 
     def keep(self, value: ir.Value, form: Form) -> None:
-        """Remember one more form of a value."""
+        """Store a further form of a value."""
         self._forms[value, type(form)] = form
 
     def held(self, value: ir.Value | None, form: type[_F]) -> _F | None:
-        """Return the form where there is one already, also of a trunk value."""
+        """Return a form of a value if it has been made; trunk values can have forms, too."""
         found = None if value is None else self._forms.get((value, form))
         return found if isinstance(found, form) else None
 
     def constants(self) -> list[ir.Value]:
-        """Return the values of which each task has an array."""
+        """Return the values that are constants: one array per task."""
         return [value for value, form in self._forms if form is Constant]
 
     def arrays(self, value: ir.Value | None) -> Sequence[np.ndarray] | None:
-        """Return the tasks' arrays of a constant, None of other values."""
+        """Return the arrays of a constant, one per task; None for other values."""
         found = self.held(value, Constant)
         return None if found is None else found.arrays
 
     def widths(self, value: ir.Value | None) -> tuple[int, ...] | None:
-        """Return how many of its columns each task has, where that differs."""
+        """Return the number of valid columns per task if it differs between tasks; None otherwise."""
         found = self.held(value, Stacked)
         return None if found is None else found.widths
 
@@ -95,11 +95,11 @@ class Env:
     def uses(self, node: ir.Node, given: Mapping[ir.Value, ir.Value] | None = None) -> Sequence[Use] | None:
         """Return how the operator uses its inputs at the branch's batch.
 
-        None where tasks would mix, or where an input cannot be folded.
+        None if tasks would mix, or if an input cannot be folded.
 
         Args:
-            node: of the template.
-            given: inputs that are replaced by others, which hold for all rows or row by row.
+            node: an operator of the template.
+            given: replacements of inputs, which hold for all rows or vary row by row.
         """
         uses = uses_of_inputs(node, self.batch, self, lambda value: self._lengths.can_derive(value, self), given or {})
         if uses is None:
@@ -112,7 +112,7 @@ class Env:
         return all(self._lengths.can_derive(output, self) for output in node.outputs)
 
     def can_fold(self, value: ir.Value) -> bool:
-        """Return whether there is a way to the folded form."""
+        """Return whether the folded form can be made."""
         if value in self:
             return self.widths(value) is None and (self.held(value, Folded) or self.held(value, Stacked)) is not None
         axis, node = self.batch.axis(value), value.producer()
@@ -121,7 +121,7 @@ class Env:
         return node is not None and self.uses(node) is not None
 
     def folded(self, value: ir.Value) -> ir.Value:
-        """Return the folded form of a value for which `can_fold` holds."""
+        """Return the folded form of a value for which `can_fold` is true."""
         if (held := self.held(value, Folded)) is None:
             held = Folded(self._from_stack(value) if value in self else self._enter(value))
             self.keep(value, held)
@@ -130,7 +130,7 @@ class Env:
     def _enter(self, value: ir.Value) -> ir.Value:
         axis, node = self.batch.axis(value), value.producer()
         assert axis is not None  # can_fold
-        # What is made of lengths is made at the branch's batch in the first place.
+        # A value that depends on lengths only is computed at the branch's batch, which needs no Tile or Gather.
         remade = self._lengths.is_made_of_lengths(value) and node is not None and self.uses(node) is not None
         if not remade and self.layout.can_enter(value, axis):
             return self.layout.enter(value, axis, self.folded_shape(value))
@@ -149,12 +149,12 @@ class Env:
         return self.build.node("Reshape", inputs, shape=shape, dtype=value.dtype, hint=f"{value.name}_folded")
 
     def rerun(self, node: ir.Node, given: Mapping[ir.Value, ir.Value], suffix: str = "") -> Sequence[ir.Value]:
-        """Run the template's own operator at the branch's batch; `uses` has found how.
+        """Run an operator of the template at the branch's batch; the caller has checked that `uses` is not None.
 
         Args:
             node: as in `uses`.
             given: as in `uses`.
-            suffix: of the results' names.
+            suffix: the suffix of the results' names.
         """
         uses = self.uses(node, given)
         assert uses is not None
@@ -167,11 +167,11 @@ class Env:
         return self.build.clone(node, inputs, [self.folded_shape(output) for output in node.outputs], suffix)
 
     def lengths(self, value: ir.Value) -> ir.Value:
-        """Return lengths at the branch's batch; `uses` or `are_lengths` has found that there are."""
+        """Return lengths at the branch's batch; the caller has checked `uses` or `are_lengths`."""
         return self._lengths.derive(value, self)
 
     def folded_shape(self, value: ir.Value) -> ir.Shape | None:
-        """Return the template's shape with the length of the branch's batch axis."""
+        """Return the shape of a value with the length of the branch's batch axis."""
         if value.shape is None:
             return None
         axis = self.batch.axis(value)
@@ -182,7 +182,7 @@ class Env:
     # Stacked
 
     def can_stack(self, value: ir.Value | None) -> bool:
-        """Return whether there is a way to the stacked form, and back."""
+        """Return whether the stacked form can be made, and the folded form from it."""
         shape = known_shape(value)
         if value is None or shape is None or len(shape) < 2 or not isinstance(shape[-1], int) or self.batch.axis(value) != 0:
             return False
@@ -191,7 +191,7 @@ class Env:
         return self.can_fold(value) and (not self.layout.must_reshape(value) or self._lengths.has_target(value))
 
     def stacked(self, value: ir.Value) -> ir.Value:
-        """Return the stacked form of a value for which `can_stack` holds."""
+        """Return the stacked form of a value for which `can_stack` is true."""
         if (held := self.held(value, Stacked)) is None:
             held = Stacked(self.layout.flatten(self.folded(value), value))
             self.keep(value, held)

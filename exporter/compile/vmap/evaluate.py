@@ -1,4 +1,4 @@
-"""Operators on task weights and constants only are evaluated at export, once per task."""
+"""Evaluation of operators that read only task weights and constants: at export, once per task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(node: ir.Node, env: Env) -> list[Constant] | None:
-    """Return the results per task; None where an input depends on the graph's inputs."""
+    """Return the results of an operator for each task; None if an input depends on the graph's inputs."""
     inputs = [value for value in node.inputs if value is not None]
     if any(env.arrays(value) is None and const_array(value) is None for value in inputs):
         return None

@@ -1,4 +1,4 @@
-"""The forms that the branch has of a value of the template."""
+"""The forms in which the branch has a value of the template."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Constant", "Folded", "Form", "PerTask", "Stacked"]
 
 @dataclass(frozen=True)
 class Constant:
-    """One array per task, computed from task weights and constants only and therefore known now."""
+    """One array per task, computed from task weights and constants only and therefore known at export."""
 
     arrays: Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
 class Folded:
-    """The task in the batch axis: [batch, ...] of the template is [T x batch, ...] or [rows, ...] here.
+    """The task folded into the batch axis: [batch, ...] of the template becomes [T x batch, ...] or [rows, ...].
 
-    A folded value without a batch axis holds lengths, those at that batch.
+    A folded value without a batch axis holds lengths at the branch's batch.
     """
 
     value: ir.Value
@@ -33,8 +33,8 @@ class Stacked:
     """The same numbers as [T or rows, n, features].
 
     Attributes:
-        value: of that shape.
-        widths: how many of the columns each task has, where that differs; the columns beyond mean nothing.
+        value: the numbers in that shape.
+        widths: the number of valid columns per task if it differs between tasks; further columns have no meaning.
     """
 
     value: ir.Value

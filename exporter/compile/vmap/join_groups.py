@@ -1,4 +1,4 @@
-"""Puts the graphs of several groups of tasks side by side over one set of inputs."""
+"""Joins the graphs of several groups of tasks over one set of inputs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from exporter.compile.rewrite.builder import claim_names
 
 __all__ = ["JoinGroupsPass"]
 
-# Up to here, equal contents are found by comparison; above, only weights of one name and one storage count as equal.
+# Up to this size, contents are compared; larger weights are equal only if they share their storage.
 _COMPARED_BYTES = 1 << 16
 
 
 class JoinGroupsPass(ir.passes.InPlacePass):
     """Moves the nodes of `others` into the model's graph. Equal trunks are then merged by common-subexpression elimination.
 
-    1. Graph inputs are the model's own, by name.
-    2. An initializer of one name and the same numbers is shared.
-    3. Everything else keeps its name, inner values with a number behind it where the name is taken. Outputs come first.
+    1. All graphs read the inputs of the model.
+    2. Initializers with the same name and the same numbers are shared.
+    3. Everything else keeps its name; an inner value gets a number as a suffix if its name is taken. Outputs take precedence.
     """
 
     def __init__(self, others: Sequence[ir.Model]) -> None:
-        """Take the graphs to move into the model's, which are used up."""
+        """Set the graphs that are moved into the model's graph; afterwards they are empty."""
         super().__init__()
         self.others = tuple(others)
 

@@ -28,7 +28,7 @@ class Lengths:
     """Values that are computed from lengths of axes and constants only, and have a static shape themselves.
 
     Such a value is a function of the batch, and the same function of the branch's batch gives the lengths that the branch
-    needs. As data, it stays what it is in the template: a mean over the batch divides by the batch.
+    needs. Used as data, it keeps its value: a mean over the batch divides by the template's batch.
     """
 
     def __init__(self, graph: ir.Graph, build: Builder, layout: Layout, batch: Batch, weights: Collection[ir.Value]) -> None:
@@ -39,7 +39,7 @@ class Lengths:
             build: as in `Env`.
             layout: as in `Env`.
             batch: as in `Env`.
-            weights: those of the tasks, which are no constants.
+            weights: the task weights, which do not count as constants.
         """
         self._build = build
         self._layout = layout
@@ -61,7 +61,7 @@ class Lengths:
         return const_array(value) is not None and value not in self._weights
 
     def is_made_of_lengths(self, value: ir.Value) -> bool:
-        """Return whether the value depends on lengths and constants only, whatever its own shape: zeros for each text."""
+        """Return whether the value depends on lengths and constants only, whatever its shape: for example, a zero per text."""
         return value in self._made_of_lengths
 
     def can_derive(self, value: ir.Value | None, env: Folds) -> bool:
@@ -89,7 +89,7 @@ class Lengths:
         return x not in env or env.can_fold(x)
 
     def derive(self, value: ir.Value, env: Folds) -> ir.Value:
-        """Return the lengths at the branch's batch; the caller has asked `can_derive`."""
+        """Return the lengths at the branch's batch; the caller has checked `can_derive`."""
         if self._is_constant(value):
             return value
         if value not in self._derived:
@@ -119,12 +119,12 @@ class Lengths:
         return self._layout.lengths(node.outputs[0], axis - start, end - start, dims[axis])
 
     def has_target(self, value: ir.Value) -> bool:
-        """Return whether `target` finds all lengths."""
+        """Return whether `target` can find all lengths."""
         known = {dim for graph_input in self._inputs for dim in graph_input.shape or ()}
         return value.shape is not None and all(isinstance(dim, int) or dim in known for dim in list(value.shape)[1:])
 
     def target(self, value: ir.Value) -> ir.Value:
-        """Return the target of a Reshape from stacked to folded: [-1, d1, ..., features]; the caller has asked `has_target`."""
+        """Return the target of a Reshape from stacked to folded, [-1, d1, ..., features], where `has_target` is true."""
         assert value.shape is not None
         dims = list(value.shape)[1:]
         known = [dim for dim in dims if isinstance(dim, int)]
@@ -145,7 +145,7 @@ class Lengths:
                         dtype=ir.DataType.INT64,
                         shape=ir.Shape([1]),
                     )
-        raise ir.passes.PassError(f"Lengths: the axis {dim} of {value.name!r} is no axis of a graph input")
+        raise ir.passes.PassError(f"Lengths: the axis {dim} of {value.name!r} is not an axis of a graph input")
 
 
 def _span(node: ir.Node, rank: int) -> tuple[int, int]:

@@ -18,15 +18,16 @@ Rule = Callable[[ir.Node], Sequence[Form] | None]
 
 
 def compute_branch(graph: ir.Graph, env: Env, rules: Sequence[Rule]) -> list[ir.Node]:
-    """Compute all that depends on a task weight.
+    """Compute everything that depends on a task weight.
 
     Args:
         graph: the template.
-        env: knows the task weights, and in the end the form of each value of the branch.
-        rules: for an operator, the forms of its results, or None. The last one, the fallback, always applies or raises.
+        env: holds the task weights, and receives the forms of each value of the branch.
+        rules: each returns the forms of an operator's results, or None if it does not apply. The last rule is the fallback: it
+            always applies, or raises.
 
     Returns:
-        The template's own operators of the branch, which are then superfluous.
+        The template's operators of the branch, which are no longer needed.
     """
     branch = []
     for node in graph:
@@ -51,9 +52,9 @@ def fold(node: ir.Node, env: Env, given: Mapping[ir.Value, ir.Value] | None = No
     """Run an operator at the branch's batch: the same one, or the same arithmetic on stacked values.
 
     Args:
-        node: of the template.
+        node: an operator of the template.
         env: the environment.
-        given: in place of inputs that are task weights, values that hold for all rows or row by row.
+        given: replacements of inputs that are task weights, which hold for all rows or vary row by row.
     """
     given = given or {}
     if any(env.arrays(value) is not None and value not in given for value in node.inputs):
@@ -66,7 +67,10 @@ def fold(node: ir.Node, env: Env, given: Mapping[ir.Value, ir.Value] | None = No
 
 
 def replace_branch(graph: ir.Graph, env: Env, branch: Sequence[ir.Node]) -> None:
-    """Put what was built in the place of the template's branch, whose outputs are no outputs of the graph any more."""
+    """Replace the operators of the template's branch with the new nodes.
+
+    The results of these operators are no longer outputs of the graph.
+    """
     graph.remove(reversed(branch), safe=True)
     graph.extend(env.build.take())
     for value in env.constants():
@@ -75,7 +79,7 @@ def replace_branch(graph: ir.Graph, env: Env, branch: Sequence[ir.Node]) -> None
 
 
 def template_problems(graph: ir.Graph, tasks: Sequence[str], weights: Mapping[str, Sequence[np.ndarray]]) -> list[str]:
-    """Return what is wrong with tasks and weights that are to be bound to the template."""
+    """Return the reasons why tasks and weights cannot be bound to the template; empty if they can."""
     problems = []
     if not graph.outputs:
         problems.append("the template has no output")

@@ -1,4 +1,4 @@
-"""Puts the rows that the groups of a routed graph answer into one output."""
+"""Merges the rows that the groups of a routed graph compute into one output."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _LOGITS = "logits"
 
 
 class MergeRoutesPass(ir.passes.InPlacePass):
-    """Makes one output `logits` [rows, labels] of the outputs "<group>/logits" and "<group>/places" that `RouteTasksPass` left.
+    """Merges the outputs "<group>/logits" and "<group>/places" of `RouteTasksPass` into one output `logits` [rows, labels].
 
-    `labels` is the largest number of any group; columns that a group has not are minus infinity. The logits of a single group
-    are the output already.
+    `labels` is the largest label count of all groups; columns that a group lacks are minus infinity. The logits of a single
+    group are the output as they are.
     """
 
     def __init__(self, rows: str, every_row: bool = False) -> None:
-        """Name the input that counts the rows.
+        """Set the input that gives the number of rows.
 
         Args:
             rows: the name of a graph input whose length is the number of rows.
-            every_row: as in `RouteTasksPass`; places may be one beyond the last.
+            every_row: as in `RouteTasksPass`; a place may then be one beyond the last row.
         """
         super().__init__()
         self.rows = rows

@@ -26,18 +26,18 @@ _ROWS = "rows"
 class RouteTasksPass(ir.passes.InPlacePass):
     """Turns the template into a graph in which each row selects its task: a vmap over initializers and rows.
 
-    The graph gets two inputs, `row_ids` and `task_ids`, int64 [rows]: row i is row row_ids[i] of the other inputs, answered by
-    task task_ids[i] of all tasks. The trunk is computed once per input row; trunk values that enter the branch are gathered by
-    row_ids, and stacks of task weights by task_ids. Branch values take the forms 1 to 3 of `VectorizeTasksPass`, with rows in
-    the place of tasks x batch; there is no form 4, and what has no rule is refused.
+    The graph gets two inputs, `row_ids` and `task_ids`, int64 [rows]: row i is row row_ids[i] of the other inputs, computed
+    for task task_ids[i] of all tasks. The trunk is computed once per input row; trunk values that enter the branch are gathered
+    by row_ids, and stacks of task weights by task_ids. Branch values take the forms 1 to 3 of `VectorizeTasksPass`, with rows
+    in the place of tasks x batch. Form 4 is not used: an operator without a rule is refused.
 
-    1. Outputs: "<group>/logits" [rows of the group, most labels of the group] and "<group>/places" [rows of the group], where
-       those rows stand among all rows.
-    2. Columns beyond a task's labels are minus infinity: softmax and sigmoid give them probability 0, and argmax never takes
-       them.
-    3. A group that does not have all tasks first selects its rows, of which there may be none. With `every_row` it answers all
-       rows instead, those of other groups as its first task, and their place is one beyond the last: how many rows a group has
-       is then no question that the run answers, which TensorRT does not support.
+    1. Outputs: "<group>/logits" [rows of the group, largest label count of the group], and "<group>/places" [rows of the
+       group], the positions of these rows among all rows.
+    2. Columns beyond a task's labels are minus infinity: softmax and sigmoid give them probability 0, and argmax never
+       selects them.
+    3. A group that does not have all tasks first selects its rows; there may be none. With `every_row` it computes all rows
+       instead: those of other groups for its first task, with a place that is one beyond the last row. The number of rows of a
+       group then does not depend on `task_ids`, as TensorRT requires.
     4. The weights of a single task are used as they are.
     """
 
@@ -59,7 +59,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
             group: as in `VectorizeTasksPass`.
             batch: as in `VectorizeTasksPass`.
             numbers: each task's number in task_ids, ascending.
-            total: how many tasks there are in all groups.
+            total: the number of tasks in all groups.
             every_row: see rule 3.
         """
         super().__init__()
@@ -151,7 +151,7 @@ class _Router:
         return held.value
 
     def _with_rows_of_weights(self, node: ir.Node) -> list[Form] | None:
-        """Compute an operator with a task weight that broadcasts along the batch, as a value with that axis: [rows, ...].
+        """Compute an operator with a task weight that broadcasts along the batch: the weight gets that axis, [rows, ...].
 
         The weight may vary along any other axis.
         """
@@ -165,7 +165,7 @@ class _Router:
             if value is None or arrays is None:
                 continue
             if index == OPERATORS[node.op_type].sizes:
-                return None  # lengths, of which each task has others
+                return None  # lengths, which differ between tasks
             whole[value] = [array.reshape((1,) * (len(shape) - array.ndim) + array.shape) for array in arrays]
             if len({array.shape for array in whole[value]}) != 1:
                 return None
@@ -178,14 +178,14 @@ class _Router:
         return fold(node, self.env, given) if given else None
 
     def _masked(self, output: ir.Value) -> ir.Value:
-        """Return the output with rule 2."""
+        """Return the output, masked by rule 2."""
         env = self.env
         if env.arrays(output) is not None:
             raise ir.passes.PassError("RouteTasksPass: expected logits that depend on the inputs, found those of weights only")
         widths = env.widths(output)
         logits = self._logits(output)
         if widths is None:
-            # An Identity has another name, also where the output is one of the trunk's; clean-up removes it elsewhere.
+            # The Identity gives the output a separate name, even if it is a trunk value; clean-up removes it otherwise.
             return env.build.node("Identity", [logits], shape=logits.shape, dtype=output.dtype)
         valid = env.layout.stack([np.arange(max(widths)) < width for width in widths], "labels")
         assert output.dtype is not None
@@ -206,7 +206,7 @@ def _add_inputs(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _select(build: Builder, inputs: Sequence[ir.Value], settings: RouteTasksPass) -> tuple[str, ir.Value, ir.Value, ir.Value]:
-    """(name of the axis, row_ids, task_ids within the group, places among all rows) of the group's rows."""
+    """Return (name of the axis, row_ids, task_ids within the group, places among all rows) for the group's rows."""
     row_ids, task_ids = inputs
     int64, all_rows, zero = ir.DataType.INT64, ir.Shape([_ROWS]), build.constant(np.array(0))
 

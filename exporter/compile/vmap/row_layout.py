@@ -1,4 +1,4 @@
-"""The layout of rows that each select an input row and a task."""
+"""The layout in which each row selects an input row and a task."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["RowLayout"]
 
 
 class RowLayout:
-    """The batch axis counts rows: row i is input row row_ids[i], computed by task task_ids[i].
+    """The batch axis counts rows: row i is input row row_ids[i], computed for task task_ids[i].
 
-    Trunk values and stacks of task weights are gathered row by row. Nothing here reshapes with -1 next to a copied axis where
-    all lengths are known: ONNX Runtime refuses that for no rows at all, and a group of tasks may have none.
+    Trunk values and stacks of task weights are gathered row by row. If all lengths are known, no Reshape has -1 next to a
+    copied axis: ONNX Runtime refuses that for zero rows, and a group of tasks may have zero rows.
     """
 
     pads = True
@@ -27,15 +27,15 @@ class RowLayout:
     def __init__(
         self, build: Builder, batch_input: ir.Value, batch: str, rows: str, row_ids: ir.Value, task_ids: ir.Value
     ) -> None:
-        """Lay out rows.
+        """Set the inputs that select rows and tasks.
 
         Args:
             build: makes nodes and weights.
             batch_input: a graph input whose first axis is the batch.
-            batch: that axis's name.
-            rows: the name of the branch's axis.
-            row_ids: int64 [rows], the input row of each.
-            task_ids: int64 [rows], the task of each by its number in the stacks.
+            batch: the name of that axis.
+            rows: the name of the branch's batch axis.
+            row_ids: int64 [rows], the input row of each row.
+            task_ids: int64 [rows], the task of each row, by its number in the stacks.
         """
         self.row_ids = row_ids
         self.task_ids = task_ids
@@ -46,15 +46,15 @@ class RowLayout:
         self._made: dict[str, ir.Value] = {}
 
     def length(self, dim: ir.SymbolicDim) -> ir.SymbolicDim:
-        """Return the length of the branch's batch axis where the template's is `dim`."""
+        """Return the length of the branch's batch axis if that of the template is `dim`."""
         return ir.SymbolicDim(re.sub(rf"\b{re.escape(self._batch)}\b", self._rows, str(dim.value)))
 
     def can_enter(self, value: ir.Value, axis: int) -> bool:
-        """Return whether `enter` has a way; otherwise the value must be computed again from its inputs."""
+        """Return whether `enter` is possible; otherwise the value must be computed again from its inputs."""
         return self._plain(value, axis)
 
     def enter(self, value: ir.Value, axis: int, shape: ir.Shape | None) -> ir.Value:
-        """Return a trunk value in the branch, with `axis` as its batch axis."""
+        """Convert a trunk value, whose batch axis is `axis`, to the branch's batch."""
         return self._build.node(
             "Gather",
             [value, self.row_ids],
@@ -65,7 +65,7 @@ class RowLayout:
         )
 
     def lengths(self, lengths: ir.Value, axis: int, count: int, dim: int | ir.SymbolicDim) -> ir.Value:
-        """Return the lengths in the branch of a trunk value's `count` axes, number `axis` of which is the batch's."""
+        """Convert lengths of `count` axes of a trunk value; `axis` is the position of the batch among them."""
         if count == 1 and isinstance(dim, ir.SymbolicDim) and dim.value == self._batch:
             return self._length("rows", self.row_ids)
         # The axis may be a multiple of the batch: old x rows / batch.
@@ -76,7 +76,7 @@ class RowLayout:
         return self._build.node("Where", inputs, shape=lengths.shape, dtype=lengths.dtype, hint=f"{lengths.name}_folded")
 
     def stack(self, arrays: Sequence[np.ndarray], name: str) -> ir.Value:
-        """Return the tasks' weights of one shape as [tasks or rows, ...]."""
+        """Stack the tasks' weights, which have one shape, as [tasks or rows, ...]."""
         weights = self._build.initializer(np.stack(arrays), name)
         return self._build.node(
             "Gather",
@@ -88,7 +88,7 @@ class RowLayout:
         )
 
     def flatten(self, folded: ir.Value, value: ir.Value) -> ir.Value:
-        """Return [tasks or rows, n, features] of a value whose first axis is the batch and whose last has a known length."""
+        """Convert a folded value with the batch first and a known last length to [tasks or rows, n, features]."""
         dims = list(value.shape or ())
         hint = f"{value.name}_flat"
         if self._plain(value, 0) and len(dims) == 3:
@@ -111,7 +111,7 @@ class RowLayout:
         return self._build.node("Reshape", [folded, target], shape=shape, dtype=value.dtype, hint=hint)
 
     def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:
-        """Return the folded form where that takes no computed shape; None where the caller must reshape."""
+        """Convert the result of `flatten` back to the folded form; None if the caller must reshape it."""
         if self.must_reshape(value):
             return None
         if len(value.shape or ()) == 3:
@@ -120,16 +120,16 @@ class RowLayout:
         return self._build.node("Squeeze", [flat, self._build.ints([1])], shape=shape, dtype=value.dtype, hint=value.name)
 
     def must_reshape(self, value: ir.Value) -> bool:
-        """Return whether the way back takes a computed shape."""
+        """Return whether the way back to the folded form needs a Reshape to a computed shape."""
         return not self._plain(value, 0) or len(value.shape or ()) not in (2, 3)
 
     def _plain(self, value: ir.Value, axis: int) -> bool:
-        """Whether the axis is the batch itself and no multiple of it."""
+        """Return whether the axis is the batch itself, not a multiple of it."""
         dim = value.shape[axis] if value.shape is not None else None
         return isinstance(dim, ir.SymbolicDim) and dim.value == self._batch
 
     def _length(self, name: str, value: ir.Value) -> ir.Value:
-        """The length of a value's first axis, [1]."""
+        """Return the length of a value's first axis, [1]."""
         if name not in self._made:
             self._made[name] = self._build.node(
                 "Shape",

@@ -15,10 +15,10 @@ __all__ = ["TaskSplit"]
 
 
 class TaskSplit:
-    """Parts values and computes operators per task: slower, never wrong."""
+    """Splits values and computes operators task by task: slower, never wrong."""
 
     def __init__(self, env: Env, tasks: Sequence[str]) -> None:
-        """Split values of `env` into those of `tasks`."""
+        """Set the environment and the names of its tasks."""
         self._env = env
         self.build = env.build
         self._tasks = tuple(tasks)
@@ -49,7 +49,7 @@ class TaskSplit:
             return [value] * count
         axis, node = env.batch.axis(value), value.producer()
         if axis is None:
-            # Nothing to part (lengths): computed again from what can be.
+            # Without a batch axis (lengths) there is nothing to split: the operator is computed per task instead.
             assert node is not None  # of the inputs of the branch, only weights have no producer
             return self.split(node)[list(node.outputs).index(value)].values
         return env.build.nodes(
@@ -62,7 +62,7 @@ class TaskSplit:
         )
 
     def _shape(self, output: ir.Value, node: ir.Node, task: int) -> ir.Shape | None:
-        """Return the shape of one task's value, where it is certain: tasks may differ in label counts."""
+        """Return the shape of one task's value if it is certain; tasks may differ in label counts."""
         own = [arrays for value in node.inputs if (arrays := self._env.arrays(value)) is not None]
         held = {value: self._env.held(value, PerTask) for value in node.inputs if value in self._env}
         split = {value: form for value, form in held.items() if form is not None and self._env.arrays(value) is None}

@@ -26,27 +26,27 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
     four forms, in order of preference:
 
     1. Constant: computed from task weights and constants only. Evaluated here, once per task.
-    2. Folded: the task axis is folded into the batch axis, task-major: [batch, ...] becomes [T x batch, ...]. A folded
-       operator is the template's own, run at another batch size, where it treats the rows of a batch one by one: trunk values
-       that enter are tiled once, and shape arithmetic that depends on the batch is derived again from T x batch.
+    2. Folded: the task axis is folded into the batch axis, task-major: [batch, ...] becomes [T x batch, ...]. An operator that
+       treats the rows of a batch one by one runs unchanged at the larger batch. Trunk values that enter are tiled once, and
+       shape arithmetic that depends on the batch is computed again from T x batch.
     3. Stacked: the same numbers as [T, rows, features], for operators with task weights: MatMul, Gemm, LayerNormalization and
        broadcasting arithmetic. Folded and stacked values are made from each other on demand, so that a chain of operators with
        task weights has no Reshape inside.
     4. PerTask: one value per task. Where an operator has no rule above, or the tasks' weights differ in shape (heads with
-       other label counts), each task is computed by itself: slower, never wrong.
+       different label counts), each task is computed by itself: slower, never wrong.
 
-    Each output of the template becomes one output per task, called as `output_names` says; names of the branch begin with
-    "<group>/". With a single task there is nothing to vectorise: the template is its graph already.
+    Each output of the template becomes one output per task, named by `output_names`; names of the branch begin with "<group>/".
+    With a single task there is nothing to vectorise: the template is its graph already.
     """
 
     def __init__(self, tasks: Sequence[str], weights: Mapping[str, Sequence[np.ndarray]], group: str, batch: str) -> None:
         """Bind tasks to the template.
 
         Args:
-            tasks: the T names.
+            tasks: the names of the T tasks.
             weights: initializer name in the template -> T arrays, one per task.
-            group: the first part of the branch's names.
-            batch: the batch axis's name.
+            group: the first part of all names in the branch.
+            batch: the name of the batch axis.
         """
         super().__init__()
         self.tasks = tuple(tasks)
@@ -65,7 +65,7 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Compute the branch for all tasks; with a single task, name it."""
+        """Compute the branch for all tasks; with a single task, only rename it."""
         if len(self.tasks) == 1:
             self._name_branch(model.graph)
         else:
@@ -99,7 +99,7 @@ def _vectorize(graph: ir.Graph, settings: VectorizeTasksPass) -> None:
         env,
         (
             lambda node: evaluate(node, env),
-            # One input with a value per task, and the tasks have nothing left to share.
+            # If an input has one value per task, the tasks can share nothing.
             lambda node: split.split(node) if any(map(env.is_split, node.inputs)) else None,
             lambda node: weight_rule(node, env, stacks),
             lambda node: fold(node, env),
@@ -119,7 +119,7 @@ def _vectorize(graph: ir.Graph, settings: VectorizeTasksPass) -> None:
 
 
 def _bound(output: ir.Value, tasks: Sequence[str], split: TaskSplit) -> list[ir.Value]:
-    """Return a value per task that is no other's: by an Identity, which clean-up removes where it can."""
+    """Return a separate value for each task, made by an Identity that clean-up removes where it can."""
     bound = []
     for task, value in zip(tasks, split.per_task(output), strict=True):
         shape = value.shape if value.shape is not None else ir.Shape([None] * len(output.shape or ()))

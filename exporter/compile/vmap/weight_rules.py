@@ -1,8 +1,7 @@
 """The table of rules for operators with task weights, which compute all tasks at once on stacked values.
 
-A rule returns the result as [tasks or rows, n, features], or None where it does not apply. Where the layout pads, the tasks'
-weights may differ in their last axis (label counts): they are padded with zeros, and the last columns of what is computed from
-them mean nothing for the tasks that have fewer.
+A rule returns the result as [tasks or rows, n, features], or None if it does not apply. If the layout pads, the tasks' weights
+may differ in their last axis (label counts): they are padded with zeros, and the further columns of a result have no meaning.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _RANK = 3
 
 
 class Stacks:
-    """The tasks' weights as one tensor, each once."""
+    """Makes stacks of the tasks' weights, each once."""
 
     def __init__(self, env: Env) -> None:
         self._env = env
         self._made: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
 
     def matrices(self, weight: ir.Value | None, order: tuple[int, int]) -> ir.Value | None:
-        """Return the tasks' matrices as [tasks or rows, in, out]; None where there are none or they cannot be stacked."""
+        """Return the tasks' matrices as [tasks or rows, in, out]; None if there are none or they cannot be stacked."""
         arrays = self._env.arrays(weight)
         if weight is None or arrays is None or any(array.ndim != 2 for array in arrays):
             return None
@@ -58,7 +57,7 @@ class Stacks:
         return self._made[key]
 
     def widths(self, weight: ir.Value | None, axis: int) -> tuple[int, ...] | None:
-        """Return the tasks' sizes along an axis where they differ."""
+        """Return the tasks' sizes along an axis if they differ; None otherwise."""
         sizes = tuple((array.shape or (1,))[axis] for array in self._env.arrays(weight) or ())
         return sizes if len(set(sizes)) > 1 else None
 
@@ -140,7 +139,7 @@ WEIGHT_RULES: Mapping[str, WeightRule] = {
 
 
 def elementwise(node: ir.Node, env: Env) -> Stacked | None:
-    """Compute an operator without task weights among stacked values of one shape and scalars, as they are."""
+    """Compute an operator without task weights directly on stacked values of one shape and scalars."""
     if node.op_type not in UNARY | BINARY or node.domain != "":
         return None
     stacks = [stack for value in node.inputs if (stack := env.held(value, Stacked)) is not None]
@@ -160,7 +159,7 @@ def elementwise(node: ir.Node, env: Env) -> Stacked | None:
 
 
 def _node(env: Env, op_type: str, inputs: Sequence[ir.Value], like: ir.Value) -> ir.Value:
-    """Of rank three, with the last operand's columns: that of task weights, whose label count `like` may not have."""
+    """Make a node of rank three. Its columns are those of the operands: stacked weights may have more labels than `like`."""
     leading = next((value.shape[0] for value in inputs if value.shape is not None and len(value.shape) == _RANK), None)
     columns = [value.shape[-1] for value in inputs if value.shape is not None]
     last = columns[-1] if op_type == "MatMul" else max((dim for dim in columns if isinstance(dim, int)), default=None)

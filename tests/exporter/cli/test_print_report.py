@@ -199,4 +199,7 @@ def test_the_bundled_example(tmp_path: Path, capsys: pytest.CaptureFixture[str],
 def test_quiet_and_verbose_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--quiet", "--verbose"])
-    assert capsys.readouterr().err == "error: argument --verbose: not allowed with argument --quiet\n"
+    assert (
+        capsys.readouterr().err
+        == "error: argument --verbose: not allowed with argument --quiet; see python -m exporter --help\n"
+    )

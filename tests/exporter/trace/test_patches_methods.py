@@ -127,7 +127,7 @@ def _feeds(shape: tuple[int, int], least: int = 6) -> dict[str, np.ndarray]:
 
 
 def _bound(model: Any, task: str) -> set[str]:
-    """The parameters in dictionaries keyed by the task's name, which is what exporter/binding.py reads."""
+    """The parameters in dictionaries keyed by the task's name, which is what exporter/models/binding.py reads."""
     found: set[str] = set()
     for prefix, container in model.named_modules(remove_duplicate=False):
         if isinstance(container, nn.ModuleDict | nn.ParameterDict) and task in container:
