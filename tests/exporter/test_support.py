@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from tests.helpers.company import company_difference
+from tests.helpers.batch_independence import batch_difference
 from tests.helpers.leftovers import leftovers
 from tests.helpers.support_rows import ROWS, Row
 from tests.helpers.support_table import documented, result, worse
@@ -56,7 +56,7 @@ def test_row(row: Row) -> None:
     def look(folder: Path) -> None:
         left.extend(_in_vain(folder))
         if (folder / "tokenizer.json").is_file():
-            differences.append(company_difference(folder))
+            differences.append(batch_difference(folder))
 
     (found, routed), (expected, expected_routed) = result(row, look), documented()[row.key]
     assert not worse(found, expected), f"{found}, but docs/support.md says {expected}"

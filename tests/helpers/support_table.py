@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from exporter import ExportError, VerificationError, export
 from runtime.bundle import OUTPUTS, InputEntry, Manifest, TaskEntry, read_manifest
-from tests.helpers.company import left_tokenizer
+from tests.helpers.batch_independence import left_tokenizer
 from tests.helpers.support_rows import ROWS, Row
 
 TABLE = Path(__file__).parents[2] / "docs" / "support.md"

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from exporter.compile.rewrite.axes import ELEMENTWISE, OPERATORS, sources
 from exporter.compile.rewrite.builder import const_array, known_shape, static_target
+from exporter.compile.rewrite.match import counts_from_zero
 from exporter.compile.rewrite.rows import Each, Range, Rows, Single, at
 
 __all__ = ["ALL", "required_rows", "selected_rows"]
@@ -76,11 +77,7 @@ def _gather_nd(node: ir.Node, shape: _Dims) -> Rows | None:
     if pairs is None or pairs.op_type != "Concat" or len(pairs.inputs) != 2 or known_shape(node.inputs[1]) != (shape[0], 2):
         return None
     columns = [_column(value) for value in pairs.inputs]
-    count = columns[0].producer() if columns[0] is not None else None
-    if count is None or count.op_type != "Range" or columns[1] is None:
-        return None
-    first, step = const_array(count.inputs[0]), const_array(count.inputs[2])
-    if first is None or first.item() != 0 or step is None or step.item() != 1:
+    if not counts_from_zero(columns[0]) or columns[1] is None:
         return None
     return _each(columns[1], shape) if known_shape(columns[0]) == shape[:1] else None
 

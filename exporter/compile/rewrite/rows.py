@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import Builder, const_array, known_shape
+from exporter.compile.rewrite.builder import Builder, known_shape
+from exporter.compile.rewrite.match import counts_from_zero
 
 __all__ = ["Each", "Range", "Rows", "Single", "at", "positions", "take", "union"]
 
@@ -109,7 +110,7 @@ def take(build: Builder, value: ir.Value, rows: Rows) -> ir.Value:
     shape = known_shape(value)
     assert shape is not None  # required_rows
     hint, narrow = f"{value.name}_row", rows.narrow(shape)
-    if (listed := positions(rows)) is not None and listed[0] >= 0 and _counts(value):
+    if (listed := positions(rows)) is not None and listed[0] >= 0 and counts_from_zero(value):
         return build.ints(listed)
     if isinstance(rows.which, Each):
         return _take_each(build, value, rows, rows.which.index, shape)
@@ -125,15 +126,6 @@ def take(build: Builder, value: ir.Value, rows: Rows) -> ir.Value:
     else:
         index = build.ints(rows.which)
     return build.node("Gather", [value, index], attributes={"axis": rows.axis}, shape=narrow, dtype=value.dtype, hint=hint)
-
-
-def _counts(value: ir.Value) -> bool:
-    """Return whether the value is [0, 1, 2, …], int64."""
-    node = value.producer()
-    if node is None or node.op_type != "Range" or node.domain != "" or value.dtype != ir.DataType.INT64:
-        return False
-    first, step = const_array(node.inputs[0]), const_array(node.inputs[2])
-    return first is not None and first.item() == 0 and step is not None and step.item() == 1
 
 
 def _take_each(

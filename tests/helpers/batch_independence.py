@@ -44,7 +44,7 @@ def left_tokenizer(model: Any) -> Any | None:
     )
 
 
-def company_difference(folder: Path) -> float:
+def batch_difference(folder: Path) -> float:
     """The largest difference of a text's logits by itself and in a batch, relative to max(1, max |logit|)."""
     manifest = read_manifest(folder)
     encoder = TextEncoder.load(folder, manifest)
