@@ -1,5 +1,6 @@
 """Entries of a manifest: inputs, tasks, variants, parity rows and pass rows, each with the check of its fields."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,11 @@ INPUTS: Final[Mapping[str, InputType]] = {
 BATCH: Final = "batch"
 SEQUENCE: Final = "sequence"
 
+# Bounds of numbers in a manifest, far above those of any model: they limit the time and memory that a bundle can cost
+MOST_LAYERS: Final = 10_000
+MOST_ELEMENTS: Final = 2**26  # of the fixed axes of an input, in one row: an image of 4,728 x 4,728 pixels
+LARGEST: Final = 2**31 - 1  # of lengths and limits
+
 _LABELLED: Final = ("classification", "multilabel", "tagging")
 _UNLABELLED_TOO: Final = ("dependency_parsing", "regression")  # labels are optional; those of a regression name its outputs
 
@@ -87,6 +93,10 @@ class InputEntry:
         for axis in self.shape:
             if not re.fullmatch("[a-z][a-z_]*|[1-9][0-9]{0,8}", axis):
                 yield f"{where}.shape: expected names such as sequence and sizes such as 224, found {axis!r}"
+        if self.shape and math.prod(int(axis) for axis in self.shape if re.fullmatch("[0-9]{1,9}", axis)) > MOST_ELEMENTS:
+            yield f"{where}.shape: expected fixed axes of at most {MOST_ELEMENTS:,} numbers in one row, found {list(self.shape)}"
+        if self.limit > LARGEST:
+            yield f"{where}.limit: expected at most {LARGEST:,}, found {shown(self.limit)}"
         if self.limit < 0 or (self.limit and self.dtype == "float32"):
             expected = "0 for floats" if self.dtype == "float32" else "at least 0"
             yield f"{where}.limit: expected {expected}, found {self.limit}"
@@ -254,6 +264,11 @@ class VariantEntry:
 def output_names(task: str, fields: Sequence[str]) -> tuple[str, ...]:
     """Return the output names of a task: the task name for a single output, `task.field` for several outputs."""
     return (task,) if len(fields) == 1 else tuple(f"{task}.{field}" for field in fields)
+
+
+def shown(number: int) -> str:
+    """Return the decimal digits of a number, abbreviated if there are too many for a message."""
+    return f"{number:,}" if abs(number) < 10**30 else "a number of more than 30 digits"
 
 
 def repeated(what: str, names: Iterable[str]) -> Iterator[str]:

@@ -15,10 +15,13 @@ from typing import Final
 
 from runtime.bundle.entries import (
     BATCH,
+    LARGEST,
+    MOST_LAYERS,
     InputEntry,
     TaskEntry,
     VariantEntry,
     repeated,
+    shown,
 )
 from runtime.bundle.schema import decode, encode
 from runtime.errors import BundleError
@@ -168,9 +171,13 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     """Yield a message for each invalid value in a manifest whose fields have the right types."""
     if manifest.format_version != FORMAT_VERSION:
         yield f"format_version: expected {FORMAT_VERSION}, found {manifest.format_version}"
-    for field in ("layers", "opset"):
-        if getattr(manifest, field) < 1:
-            yield f"{field}: expected at least 1, found {getattr(manifest, field)}"
+    for field, most in (("layers", MOST_LAYERS), ("opset", LARGEST)):
+        if (value := getattr(manifest, field)) < 1:
+            yield f"{field}: expected at least 1, found {value}"
+        if value > most:
+            yield f"{field}: expected at most {most:,}, found {shown(value)}"
+    if manifest.layers > MOST_LAYERS:  # the checks below take time and memory in proportion to the layers
+        return
     yield from _input_problems(manifest)
     yield from _file_problems(manifest)
     if not manifest.tasks:
@@ -214,6 +221,8 @@ def _input_problems(manifest: Manifest) -> Iterator[str]:
             yield f"max_lengths: expected axes of the inputs ({', '.join(sorted(axes)) or 'none'}), found {axis!r}"
         if length < 1:
             yield f"max_lengths[{axis!r}]: expected at least 1, found {length}"
+        if length > LARGEST:
+            yield f"max_lengths[{axis!r}]: expected at most {LARGEST:,}, found {shown(length)}"
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:

@@ -47,12 +47,19 @@ def decode(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
             return {}
         return {key: decode(get_args(kind)[1], item, f"{where}[{key!r}]", problems) for key, item in value.items()}
     if kind is float:
-        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        right = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         return float(value) if _expect(right, "a finite number", value, where, problems) else 0.0
     # bool is a subclass of int in Python, but `true` is not a number of layers
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     _expect(right, {str: "a string", int: "an integer", bool: "true or false"}[kind], value, where, problems)
     return value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str, problems: list[str]) -> Any:

@@ -16,8 +16,10 @@ from tokenizers import Encoding, Tokenizer
 
 from runtime.bundle import TOKENIZER, InputEntry, Manifest
 from runtime.bundle.entries import BATCH, SEQUENCE
-from runtime.errors import BundleError, InputError
+from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.text.bucketing import split
+from runtime.text.limits import check_characters, portions
+from runtime.text.tokenizer_errors import probe, tokenizer_errors
 from runtime.text.tokens import Tokens
 
 TEXT_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")  # inputs that are computed from texts
@@ -90,24 +92,23 @@ class TextEncoder:
             read: function from the name of a file to its bytes; None reads the files in `folder`.
 
         Raises:
-            BundleError: tokenizer.json or one of the tokenizer's configuration files cannot be read.
+            BundleError: tokenizer.json or one of the tokenizer's configuration files cannot be read, or the tokenizer fails on
+                simple texts.
         """
         files = _Files(folder, frozenset(manifest.files), read or (lambda name: (folder / name).read_bytes()))
-        try:
+        with tokenizer_errors(BundleError, f"{folder / TOKENIZER}: not a tokenizer", "export the bundle again"):
             tokenizer = Tokenizer.from_buffer(files.read(TOKENIZER))
-        except BundleError:
-            raise
-        except Exception as error:  # tokenizers raises plain Exception
-            raise BundleError(f"{folder / TOKENIZER}: not a tokenizer: {error}; export the bundle again") from error
         config = files.json("tokenizer_config.json")
         sources = (config, files.json("special_tokens_map.json"))
-        pad_id = _pad_id(tokenizer, files, sources)
-        # tokenizer.json may store the padding and truncation of the training (such as a fixed 128 tokens), which transformers
-        # does not apply
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
+        with tokenizer_errors(BundleError, f"{folder / TOKENIZER}: the tokenizer does not work", "export the bundle again"):
+            pad_id = _pad_id(tokenizer, files, sources)
+            # tokenizer.json may store the padding and truncation of the training (such as a fixed 128 tokens), which
+            # transformers does not apply
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            mask_id = _named_id(tokenizer, sources, "mask_token")
+            probe(tokenizer)
         left = ("padding_side", "truncation_side")
-        mask_id = _named_id(tokenizer, sources, "mask_token")
         return cls(tokenizer, manifest, pad_id, mask_id, *(config.get(side) == "left" for side in left))
 
     def encode(self, texts: Sequence[Text], truncate: bool = False) -> list[Tokens]:
@@ -121,23 +122,37 @@ class TextEncoder:
             Tokens of each text, including special tokens, at most the model's maximum.
 
         Raises:
-            InputError: `texts` is not a list of texts and pairs, it is empty, or a text is too long and `truncate` is false.
+            InputError: `texts` is not a list of texts and pairs, it is empty, a text has more tokens than the model's maximum
+                and `truncate` is false, a text has more characters than `longest_text` allows, or the tokenizer fails.
         """
         pairs = _checked(texts)
-        encodings: list[Encoding] = self.tokenizer.encode_batch(pairs)
         limit = self.manifest.max_lengths.get(SEQUENCE)
-        if limit is None:
-            return [Tokens.of(encoding) for encoding in encodings]
-        long = [index for index, encoding in enumerate(encodings) if len(encoding) > limit]
-        if long and not truncate:
-            found = ", ".join(f"texts[{index}] has {len(encodings[index])}" for index in long[:10])
+        check_characters(pairs, limit, truncate)
+        rows: list[Tokens] = []
+        long: list[tuple[int, int]] = []  # index and tokens of texts that are too long
+        count = 0
+        for portion in portions(pairs):
+            for encoding in self._encode(portion):
+                if limit is not None and len(encoding) > limit and not truncate:
+                    long.append((count, len(encoding)))
+                elif not long:
+                    # Not Tokenizer.enable_truncation: it changes the tokenizer, which other threads use, and it creates an
+                    # encoding for every combination of overflowing pieces, which takes gigabytes for a pair of long texts.
+                    row = Tokens.of(encoding)
+                    rows.append(row if limit is None else row.cut(limit, self.cut_left))
+                count += 1
+        if long:
+            found = ", ".join(f"texts[{index}] has {length}" for index, length in long[:10])
             more = f" and {len(long) - 10} more" if len(long) > 10 else ""
             raise InputError(
                 f"expected at most {limit} tokens in a text, found: {found}{more}; pass truncate=True to truncate them"
             )
-        # Not Tokenizer.enable_truncation: it changes the tokenizer, which other threads use, and it creates an encoding for
-        # every combination of overflowing pieces, which takes gigabytes for a pair of long texts.
-        return [Tokens.of(encoding).cut(limit, self.cut_left) for encoding in encodings]
+        return rows
+
+    def _encode(self, pairs: Sequence[str | tuple[str, str]]) -> list[Encoding]:
+        what = f"{TOKENIZER}: the tokenizer failed on one of the texts"
+        with tokenizer_errors(InputError, what, "change the text, or tokenize it in your code and call run()"):
+            return list(self.tokenizer.encode_batch(pairs))
 
     def batches(
         self, rows: Sequence[Tokens], limits: BatchLimits, size: int | None = None, shapes: Sequence[tuple[int, int]] = ()
@@ -173,8 +188,9 @@ class TextEncoder:
 
     def token_text(self, token_id: int) -> str:
         """Return the text of a token without surrounding spaces; "token ID" for an id outside the tokenizer's vocabulary."""
-        text = self.tokenizer.decode([token_id], skip_special_tokens=False).strip()
-        return text or self.tokenizer.id_to_token(token_id) or f"token {token_id}"
+        with tokenizer_errors(AdapterDropError, f"{TOKENIZER}: token {token_id} cannot be decoded", "export the bundle again"):
+            text = self.tokenizer.decode([token_id], skip_special_tokens=False).strip()
+            return text or self.tokenizer.id_to_token(token_id) or f"token {token_id}"
 
     def offset(self, row: Tokens, width: int) -> int:
         """Return the column of the row's first token in a batch of `width` tokens."""
@@ -235,7 +251,7 @@ def _pad_id(tokenizer: Tokenizer, files: "_Files", sources: Sequence[Mapping[str
     if tokenizer.padding is not None:
         return int(tokenizer.padding["pad_id"])
     pad_id = files.json("config.json").get("pad_token_id")
-    return pad_id if isinstance(pad_id, int) else 0
+    return pad_id if type(pad_id) is int and 0 <= pad_id < 2**31 else 0
 
 
 @dataclass(frozen=True)

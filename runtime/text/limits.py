@@ -1,0 +1,58 @@
+"""Limits on the length of texts in characters, so that a long text is refused before the tokenizer spends memory on it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from runtime.errors import InputError
+
+# The tokenizer takes about 170 bytes per character until a text is truncated.
+LONGEST: Final = 100_000
+LONGEST_TRUNCATED: Final = 1_000_000
+CHARACTERS_PER_TOKEN: Final = 16  # for models that take more tokens than the limits above allow for
+_HIGHEST: Final = 16_000_000  # whatever the maximum of the model
+_TOGETHER: Final = 1_000_000  # characters of all texts that are tokenized in one call
+
+
+def longest_text(tokens: int | None, truncate: bool) -> int:
+    """Return the largest number of characters of a text or pair.
+
+    Args:
+        tokens: maximum number of tokens; None without a maximum.
+        truncate: whether longer texts are truncated to `tokens`. Characters are not cut before tokenizing: a normalizer or a
+            model such as Unigram may read the whole text, so the tokens at its start can depend on its end.
+    """
+    base = LONGEST if tokens is not None and not truncate else LONGEST_TRUNCATED
+    return max(base, min((tokens or 0) * CHARACTERS_PER_TOKEN, _HIGHEST))
+
+
+def check_characters(pairs: Sequence[str | tuple[str, str]], tokens: int | None, truncate: bool) -> None:
+    """Check the length of texts and pairs in characters.
+
+    Raises:
+        InputError: a text is too long; the message names every such text.
+    """
+    most = longest_text(tokens, truncate)
+    if not (long := [(index, size) for index, pair in enumerate(pairs) if (size := _size(pair)) > most]):
+        return
+    found = ", ".join(f"texts[{index}] has {size:,}" for index, size in long[:10])
+    more = f" and {len(long) - 10} more" if len(long) > 10 else ""
+    remedy = "split the text" if truncate or tokens is None else "split the text, or pass truncate=True to truncate it"
+    if tokens is not None and not truncate and max(size for _, size in long) > longest_text(tokens, truncate=True):
+        remedy = "split the text or shorten it"
+    room = "" if tokens is None else f", which is more than {tokens:,} tokens can hold"
+    raise InputError(f"expected at most {most:,} characters in a text{room}, found: {found}{more}; {remedy}")
+
+
+def portions(pairs: Sequence[str | tuple[str, str]]) -> Iterator[Sequence[str | tuple[str, str]]]:
+    """Yield the texts in consecutive portions of limited size, so that the memory of their encodings is limited too."""
+    start = size = 0
+    for index, pair in enumerate(pairs):
+        size += _size(pair)
+        if size > _TOGETHER and index > start:
+            yield pairs[start:index]
+            start, size = index, _size(pair)
+    yield pairs[start:]
+
+
+def _size(pair: str | tuple[str, str]) -> int:
+    return len(pair) if isinstance(pair, str) else len(pair[0]) + len(pair[1])
