@@ -16,10 +16,12 @@ from runtime.checks.requests import TaskSelection, check_drop, check_pairs, requ
 from runtime.errors import InputError
 from runtime.hooks import Hook, Run
 from runtime.options import Options
+from runtime.ort.check_graph import check_outputs
 from runtime.ort.open import OpenBundle
 from runtime.ort.providers import short_name
 from runtime.ort.routed_graph import RoutedGraph
 from runtime.policy import DropPolicy
+from runtime.text.check_logits import check_finite, check_token_axis
 from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, Text, TextEncoder
 from runtime.text.interpret import TOKENWISE, interpret
 from runtime.text.prediction import Prediction, Word
@@ -160,7 +162,9 @@ class Predictor:
         """
         selection = self._select(tasks)
         check_drop(drop, self.drops, "loaded")
-        values = self._bundle.run_on_device(self._graphs[self._drop_or_default(drop)], selection.outputs, self._check(feeds))
+        checked = self._check(feeds)
+        values = self._bundle.run_on_device(self._graphs[self._drop_or_default(drop)], selection.outputs, checked)
+        check_outputs(selection.entries, [value.shape() for value in values], len(next(iter(checked.values()))))
         return dict(zip(selection.result_names, values, strict=True))
 
     def run_routed(
@@ -221,6 +225,7 @@ class Predictor:
             Task -> one prediction per text, in the order of `tasks` and `texts`.
 
         Raises:
+            AdapterDropError: the logits of a text are NaN or infinite; the message names the task and the text.
             InputError: as for `run`; a text has the wrong type or is too long; a text is not a pair although question
                 answering requires one; the bundle has no tokenizer or takes images; or a task needs more than a text
                 (causal_lm, seq2seq_lm, dependency_parsing, hidden_states, image_embedding): call `run` for it, or name the
@@ -239,12 +244,15 @@ class Predictor:
         for batch in encoder.batches(rows, GPU_LIMITS if on_gpu else CPU_LIMITS, batch_size, shapes):
             logits = self.run(batch.feeds, tuple(found), drop, cancel)
             width = batch.feeds["input_ids"].shape[1]
+            where = f"drop {logits.drop}, provider {self.provider}, {self.manifest.precision}"
             for position, index in enumerate(batch.rows):
                 for entry in entries:
                     values = [logits[name][position] for name in entry.result_names]
                     if entry.head in TOKENWISE:  # remove the padding
+                        check_token_axis(entry, values, width)
                         start = encoder.offset(rows[index], width)
                         values = [array[start : start + len(rows[index])] for array in values]
+                    check_finite(entry, values, index, rows[index], encoder, where)
                     prediction = interpret(entry, values, texts[index], rows[index], encoder)
                     found[entry.name][index] = replace(prediction, drop=logits.drop)
         return {name: [predictions[index] for index in range(len(texts))] for name, predictions in found.items()}
@@ -255,7 +263,9 @@ class Predictor:
         # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
         if len(selection.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
             return routed.subset(feeds, selection.entries, cancel)
-        return self._bundle.run(self._graphs[drop], selection.outputs, feeds, cancel)
+        logits = self._bundle.run(self._graphs[drop], selection.outputs, feeds, cancel)
+        check_outputs(selection.entries, [array.shape for array in logits], len(next(iter(feeds.values()))))
+        return logits
 
     def _run_observed(
         self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None

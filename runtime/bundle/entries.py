@@ -94,7 +94,7 @@ class InputEntry:
             if not re.fullmatch("[a-z][a-z_]*|[1-9][0-9]{0,8}", axis):
                 yield f"{where}.shape: expected names such as sequence and sizes such as 224, found {axis!r}"
         if self.shape and math.prod(int(axis) for axis in self.shape if re.fullmatch("[0-9]{1,9}", axis)) > MOST_ELEMENTS:
-            yield f"{where}.shape: expected fixed axes of at most {MOST_ELEMENTS:,} numbers in one row, found {list(self.shape)}"
+            yield f"{where}.shape: expected at most {MOST_ELEMENTS:,} numbers in one row, found {list(self.shape)}"
         if self.limit > LARGEST:
             yield f"{where}.limit: expected at most {LARGEST:,}, found {shown(self.limit)}"
         if self.limit < 0 or (self.limit and self.dtype == "float32"):

@@ -101,6 +101,9 @@ def _array_problems(entry: InputEntry, array: object) -> Iterator[str]:
         found = type(array).__name__
         yield f"{name}: expected a numpy array, found {found}; use numpy.array(..., dtype=numpy.{entry.dtype})"
         return
+    if isinstance(array, np.ma.MaskedArray):  # its minimum and maximum leave out the values under the mask
+        yield f"{name}: expected a plain array, found a masked array; pass {name}.filled(0) and the mask as attention_mask"
+        return
     if array.dtype != dtype:
         yield f"{name}: expected {entry.dtype}, found {array.dtype}; cast it with .astype(numpy.{entry.dtype})"
     if array.ndim != len(entry.shape):

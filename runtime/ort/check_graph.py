@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.bundle import HeadType, InputEntry, InputType, Manifest, TaskEntry
-from runtime.errors import BundleError
+from runtime.errors import AdapterDropError, BundleError
 
 _TYPES: Final[Mapping[InputType, str]] = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+_FLOATS: Final = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 # Rank of a head's outputs: [batch, labels or features], [batch, sequence] or [batch, sequence, …]; 0 = not checked, because
 # the axes of a dependency parse are words, for which there are several layouts
@@ -40,9 +41,11 @@ def check_graph(session: Any, path: Path, manifest: Manifest) -> None:
         BundleError: the graph does not match the manifest; the message names every input and output that differs.
     """
     outputs = {value.name: value.shape for value in session.get_outputs()}
+    types = {value.name: value.type for value in session.get_outputs()}
     problems = list(input_problems({value.name: value for value in session.get_inputs()}, manifest))
     for task in manifest.tasks:
         problems.extend(_output_problems(task, outputs))
+        problems.extend(type_problems({name: types[name] for name in task.outputs if name in types}))
     if problems:
         raise BundleError(f"{path}: {'; '.join(problems)}; export it again with `python -m exporter --output DIR`")
 
@@ -57,6 +60,39 @@ def input_problems(inputs: Mapping[str, Any], manifest: Manifest) -> Iterator[st
             yield f"input {entry.name}: expected {expected}, the graph has {value.type} {value.shape}"
 
 
+def type_problems(types: Mapping[str, str]) -> Iterator[str]:
+    """Yield a message for each output whose elements are no floats; `types`: name -> type as ONNX Runtime names it."""
+    for name, found in types.items():
+        if found not in _FLOATS:
+            yield f"output {name}: expected {' or '.join(_FLOATS)}, the graph has {found}"
+
+
+def check_outputs(entries: Sequence[TaskEntry], shapes: Sequence[Sequence[int]], rows: int) -> None:
+    """Check the shapes of a run's outputs: ONNX Runtime reports only some of them when a graph is opened.
+
+    Args:
+        entries: manifest entries of the tasks.
+        shapes: shapes of the outputs of all tasks, in order.
+        rows: number of rows of the inputs.
+
+    Raises:
+        AdapterDropError: an output does not have the rank, the rows or the number of logits of its task.
+    """
+    position = 0
+    for entry in entries:
+        rank = _RANKS[entry.head]
+        width = _width(entry)
+        for output in entry.outputs:
+            shape = shapes[position]
+            position += 1
+            if rank and (len(shape) != rank or shape[0] != rows or (width and shape[-1] != width)):
+                expected = f"{rows} row(s) of {f'{width} ' if width else ''}logits of rank {rank}"
+                raise AdapterDropError(
+                    f"task {entry.name}: expected {expected}, the graph returned {output!r} of shape {list(shape)}; export "
+                    "the bundle again"
+                )
+
+
 def _agree(entry: InputEntry, value: Any) -> bool:
     # ONNX Runtime reports [] for an unknown shape and a string or None for a dynamic axis
     if value.type != _TYPES[entry.dtype] or len(value.shape) not in (0, len(entry.shape)):
@@ -66,7 +102,7 @@ def _agree(entry: InputEntry, value: Any) -> bool:
 
 def _output_problems(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     rank = _RANKS[task.head]
-    width = len(task.labels) or int(task.head in ("regression", "multiple_choice"))  # 0: unknown
+    width = _width(task)
     expected = f"{f'{width} ' if width else ''}logits of rank {rank}"
     for output in task.outputs:
         shape = outputs.get(output)
@@ -74,3 +110,8 @@ def _output_problems(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> I
             yield f"task {task.name}: the graph has no output {output!r}"
         elif rank and shape and (len(shape) != rank or (width and isinstance(shape[-1], int) and shape[-1] != width)):
             yield f"task {task.name}: expected {expected}, the graph has {output!r} of shape {shape}"
+
+
+def _width(task: TaskEntry) -> int:
+    """Number of logits of a task; 0 if the manifest does not state it."""
+    return len(task.labels) or int(task.head in ("regression", "multiple_choice"))

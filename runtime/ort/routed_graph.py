@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from runtime.bundle import ROUTE_INPUTS, Manifest, TaskEntry
 from runtime.cancel import Cancellation
-from runtime.errors import BundleError, InputError
-from runtime.ort.check_graph import input_problems
+from runtime.errors import AdapterDropError, BundleError, InputError
+from runtime.ort.check_graph import input_problems, type_problems
 from runtime.ort.open import OpenBundle
 
 __all__ = ["RoutedGraph", "check_routed_graph"]
@@ -112,6 +112,9 @@ class RoutedGraph:
     def _run(self, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None = None) -> Array:
         route = dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))
         (logits,) = self.bundle.run(self.graph, [_LOGITS], {**feeds, **route}, cancel)
+        if logits.shape != (expected := (len(row_ids), max(self._widths.values()))):
+            found = f"the graph returned {list(logits.shape)}; export the bundle again"
+            raise AdapterDropError(f"{self.graph}: expected logits of shape {list(expected)}, {found}")
         return logits
 
 
@@ -126,6 +129,8 @@ def _width(entry: TaskEntry) -> int:
 def _checked_rows(rows: Sequence[int] | None, batch: int) -> Ids:
     if rows is None:
         return np.arange(batch, dtype=np.int64)
+    if isinstance(rows, np.ma.MaskedArray):  # asarray() would return the values under the mask
+        raise InputError("rows: expected a list of row numbers, found a masked array; pass rows.filled(0) or rows.compressed()")
     try:
         ids = np.asarray(rows)
     except ValueError:  # lists of different lengths
@@ -145,6 +150,7 @@ def _problems(session: Any, manifest: Manifest) -> Iterator[str]:
         if value is None or value.type != "tensor(int64)" or len(value.shape) not in (0, 1):
             found = "none" if value is None else f"{value.type} {value.shape}"
             yield f"input {name}: expected tensor(int64) [rows], the graph has {found}"
+    yield from type_problems({value.name: value.type for value in session.get_outputs()})
     outputs = {value.name: value.shape for value in session.get_outputs()}
     width = max(map(_width, manifest.tasks))
     shape = outputs.get(_LOGITS)

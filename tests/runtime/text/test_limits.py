@@ -29,12 +29,12 @@ def encoder(bundle: Path) -> TextEncoder:
 
 
 class _Refusing:
-    def encode_batch(self, pairs: object) -> object:
+    def encode_batch(self, _pairs: object) -> object:
         raise AssertionError("a text that is too long was tokenized")
 
 
 def test_the_characters_are_counted_before_tokenizing(encoder: TextEncoder) -> None:
-    unused = replace(encoder, tokenizer=_Refusing())  # type: ignore[arg-type]  # has the one method that is called
+    unused = replace(encoder, tokenizer=_Refusing())
     message = r"at most 100,000 characters .* 16 tokens .*texts\[1\] has 100,001; split the text, or pass truncate=True"
     with pytest.raises(runtime.InputError, match=message):
         unused.encode(["fine", "a" * (LONGEST + 1)])
@@ -121,20 +121,20 @@ def test_a_failure_on_one_text_is_an_input_error(bundle: Path, tmp_path: Path) -
 
 
 def test_a_panic_while_encoding_is_an_input_error(encoder: TextEncoder) -> None:
-    class PanicException(BaseException):  # noqa: N818  # the name that pyo3 gives it
+    class PanicException(BaseException):  # the name that pyo3 gives it
         pass
 
     class Panicking:
         def __init__(self, error: BaseException) -> None:
             self.error = error
 
-        def encode_batch(self, pairs: object) -> object:
+        def encode_batch(self, _pairs: object) -> object:
             raise self.error
 
     with pytest.raises(runtime.InputError, match="failed on one of the texts: index out of bounds; change"):
-        replace(encoder, tokenizer=Panicking(PanicException("index out of bounds"))).encode(["a"])  # type: ignore[arg-type]
+        replace(encoder, tokenizer=Panicking(PanicException("index out of bounds"))).encode(["a"])
     with pytest.raises(KeyboardInterrupt):  # other exceptions of this kind pass
-        replace(encoder, tokenizer=Panicking(KeyboardInterrupt())).encode(["a"])  # type: ignore[arg-type]
+        replace(encoder, tokenizer=Panicking(KeyboardInterrupt())).encode(["a"])
 
 
 @pytest.mark.parametrize("pad_id", [-1, True, 10**30, "0", None])
