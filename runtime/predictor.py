@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy.typing as npt
 
@@ -58,6 +58,21 @@ class Predictor:
     hooks: tuple[Hook, ...]
     _bundle: OpenBundle
     _encoder: TextEncoder | None
+
+    def __copy__(self) -> "Predictor":
+        """Return the predictor itself, which is immutable."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling: open sessions belong to one process.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "a Predictor cannot be pickled: its sessions belong to this process; pass the folder and the arguments of "
+            "runtime.load() instead, and load the bundle in the other process"
+        )
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -236,6 +251,7 @@ class Predictor:
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch_size: expected a positive integer or None, found {batch_size!r}")
         encoder = require_encoder(self.manifest, self._encoder, entries)
+        self._bundle.check_process()  # before the tokenizer, which may wait for threads that a fork does not have
         rows = encoder.encode(texts, truncate)
         check_pairs(entries, texts)
         found: dict[str, dict[int, Prediction]] = {entry.name: {} for entry in entries}

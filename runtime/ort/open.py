@@ -1,6 +1,7 @@
 """Opening of a bundle: ONNX Runtime sessions on the requested execution provider."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,8 @@ class OpenBundle:
         files: files of the bundle.
         captured: file name of a graph -> its CUDA graphs; empty without CUDA graphs.
         device: index of the GPU.
+        threads: threads within one operator; None for the default of ONNX Runtime.
+        process: id of the process that opened the sessions.
     """
 
     provider: Provider
@@ -41,6 +44,8 @@ class OpenBundle:
     files: BoundFolder
     captured: Mapping[str, CapturedGraphs] = field(default_factory=dict)
     device: int = 0
+    threads: int | None = None
+    process: int = field(default_factory=os.getpid)
 
     def run(
         self,
@@ -61,9 +66,10 @@ class OpenBundle:
             The named outputs on the host.
 
         Raises:
-            AdapterDropError: the run failed; BundleError if ONNX Runtime cannot open the graph.
+            AdapterDropError: the run failed, or this is a forked process; BundleError if ONNX Runtime cannot open the graph.
             CancelledError: the run was cancelled through `cancel`.
         """
+        self.check_process()
         session = self.sessions[graph]
         try:
             if graph in self.captured:  # the replay of a CUDA graph cannot be interrupted
@@ -92,6 +98,7 @@ class OpenBundle:
         Raises:
             AdapterDropError: the run failed.
         """
+        self.check_process()
         session = self.sessions[graph]
         device, index = ("cuda", self.device) if self.provider in (CUDA, TENSORRT) else ("cpu", 0)
         binding = session.io_binding()
@@ -104,6 +111,21 @@ class OpenBundle:
             return list(binding.get_outputs())
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed: {error}") from error
+
+    def check_process(self) -> None:
+        """Refuse a run in a forked process, which has no threads of its parent: ONNX Runtime would use one, or wait forever.
+
+        A CPU session of one thread loses nothing.
+
+        Raises:
+            AdapterDropError: this process is a fork of the one that opened the sessions, which need threads.
+        """
+        if os.getpid() != self.process and not (self.provider is CPU and self.threads == 1):
+            raise AdapterDropError(
+                f"this predictor was loaded in process {self.process} and is used in process {os.getpid()}, a fork of it, in "
+                "which the threads of its sessions do not exist: call runtime.load() after the fork, start workers with the "
+                "method spawn, or load with provider='cpu' and threads=1, which needs no threads"
+            )
 
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
@@ -155,7 +177,9 @@ def open_sessions(
 
         found = {graph: GraphFile(files, graph) for graph in graphs}
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else _all(found, make)
-        return OpenBundle(provider, sessions, files, _captured(sessions, provider, manifest, options), options.cuda.device)
+        return OpenBundle(
+            provider, sessions, files, _captured(sessions, provider, manifest, options), options.cuda.device, options.threads
+        )
 
     for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
         try:
