@@ -39,8 +39,7 @@ def check_characters(pairs: Sequence[str | tuple[str, str]], tokens: int | None,
     remedy = "split the text" if truncate or tokens is None else "split the text, or pass truncate=True to truncate it"
     if tokens is not None and not truncate and max(size for _, size in long) > longest_text(tokens, truncate=True):
         remedy = "split the text or shorten it"
-    room = "" if tokens is None else f", which is more than {tokens:,} tokens can hold"
-    raise InputError(f"expected at most {most:,} characters in a text{room}, found: {found}{more}; {remedy}")
+    raise InputError(f"expected at most {most:,} characters in a text, found: {found}{more}; {remedy}")
 
 
 def portions(pairs: Sequence[str | tuple[str, str]]) -> Iterator[Sequence[str | tuple[str, str]]]:
