@@ -16,7 +16,7 @@ from runtime.checks.requests import TaskSelection, check_drop, check_pairs, requ
 from runtime.errors import InputError
 from runtime.hooks import Hook, Run
 from runtime.options import Options
-from runtime.ort.check_graph import check_outputs
+from runtime.ort.check_graph import OutputCheck
 from runtime.ort.open import OpenBundle
 from runtime.ort.providers import short_name
 from runtime.ort.routed_graph import RoutedGraph
@@ -179,7 +179,7 @@ class Predictor:
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
         values = self._bundle.run_on_device(self._graphs[self._drop_or_default(drop)], selection.outputs, checked)
-        check_outputs(selection.entries, [value.shape() for value in values], len(next(iter(checked.values()))))
+        self._check_outputs(selection.outputs, [value.shape() for value in values], len(next(iter(checked.values()))))
         return dict(zip(selection.result_names, values, strict=True))
 
     def run_routed(
@@ -280,7 +280,7 @@ class Predictor:
         if len(selection.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
             return routed.subset(feeds, selection.entries, cancel)
         logits = self._bundle.run(self._graphs[drop], selection.outputs, feeds, cancel)
-        check_outputs(selection.entries, [array.shape for array in logits], len(next(iter(feeds.values()))))
+        self._check_outputs(selection.outputs, [array.shape for array in logits], len(next(iter(feeds.values()))))
         return logits
 
     def _run_observed(
@@ -302,6 +302,10 @@ class Predictor:
     @cached_property
     def _check(self) -> FeedCheck:
         return FeedCheck(self.manifest)
+
+    @cached_property
+    def _check_outputs(self) -> OutputCheck:
+        return OutputCheck(self.manifest)
 
     @cached_property
     def _graphs(self) -> dict[int, str]:

@@ -67,28 +67,30 @@ def type_problems(types: Mapping[str, str]) -> Iterator[str]:
             yield f"output {name}: expected {' or '.join(_FLOATS)}, the graph has {found}"
 
 
-def check_outputs(entries: Sequence[TaskEntry], shapes: Sequence[Sequence[int]], rows: int) -> None:
-    """Check the shapes of a run's outputs: ONNX Runtime reports only some of them when a graph is opened.
+class OutputCheck:
+    """Check of the shapes of a run's outputs: ONNX Runtime reports only some of them when a graph is opened."""
 
-    Args:
-        entries: manifest entries of the tasks.
-        shapes: shapes of the outputs of all tasks, in order.
-        rows: number of rows of the inputs.
+    def __init__(self, manifest: Manifest) -> None:
+        """Prepare the rank and the number of logits of all outputs of the manifest."""
+        self._expected = {output: (task, _RANKS[task.head], _width(task)) for task in manifest.tasks for output in task.outputs}
 
-    Raises:
-        AdapterDropError: an output does not have the rank, the rows or the number of logits of its task.
-    """
-    position = 0
-    for entry in entries:
-        rank = _RANKS[entry.head]
-        width = _width(entry)
-        for output in entry.outputs:
-            shape = shapes[position]
-            position += 1
+    def __call__(self, outputs: Sequence[str], shapes: Sequence[Sequence[int]], rows: int) -> None:
+        """Check the shapes of a run's outputs.
+
+        Args:
+            outputs: names of the outputs.
+            shapes: their shapes.
+            rows: number of rows of the inputs.
+
+        Raises:
+            AdapterDropError: an output does not have the rank, the rows or the number of logits of its task.
+        """
+        for output, shape in zip(outputs, shapes, strict=True):
+            task, rank, width = self._expected[output]
             if rank and (len(shape) != rank or shape[0] != rows or (width and shape[-1] != width)):
                 expected = f"{rows} row(s) of {f'{width} ' if width else ''}logits of rank {rank}"
                 raise AdapterDropError(
-                    f"task {entry.name}: expected {expected}, the graph returned {output!r} of shape {list(shape)}; export "
+                    f"task {task.name}: expected {expected}, the graph returned {output!r} of shape {list(shape)}; export "
                     "the bundle again"
                 )
 
