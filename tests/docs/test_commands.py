@@ -35,6 +35,7 @@ NOT_RUN = {
     ),
     "pip install '.[export,cpu]'": "installs packages",
     "pip install '.[cpu]'": "installs packages",
+    "pip install 'adapterdrop-onnx[tokenizers]'": "installs packages",
     "pip install '.[export,cpu,peft]'": "installs packages",
     "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
