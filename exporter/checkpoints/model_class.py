@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from exporter.checkpoints.scan import Part
+from exporter.checkpoints.sources import CUSTOM_CODE
 from exporter.errors import ExportError
 
 INTERFACE = "adapter_interface.json"
@@ -87,8 +88,9 @@ def _class_of(name: Any) -> Any:
 def _base_class(folder: Path, config: dict[str, Any]) -> str:
     name = MODEL_MAPPING_NAMES.get(config["model_type"])
     if not isinstance(name, str):
+        missing = f"transformers has no model of type {config['model_type']!r}"
         raise ExportError(
-            f"the model folder {str(folder)!r} cannot be loaded: transformers has no model of type {config['model_type']!r}"
+            f"the model folder {str(folder)!r} cannot be loaded: {CUSTOM_CODE if 'auto_map' in config else missing}"
         )
     return name
 

@@ -32,6 +32,9 @@ _PICKLES = ("pytorch_*.bin", "adapter_model.bin")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _NAME = re.compile(r"[^=/\\]*")
 
+# The reason why a model of custom code is refused.
+CUSTOM_CODE = "it needs code from the folder, which is never run; load it yourself and give the live model to exporter.export"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -203,9 +206,7 @@ def reason(error: BaseException, path: Path | None = None) -> str:
                 return f"its pickle imports {wanted[1].rstrip('.')}, which could run code; save the weights as safetensors"
             return "its pickle is damaged, or contains more than tensors; save the weights as safetensors"
         if "trust_remote_code" in str(cause):
-            return (
-                "it needs code from the folder, which is never run; load it yourself and give the live model to exporter.export"
-            )
+            return CUSTOM_CODE
     return first_line(error)
 
 
