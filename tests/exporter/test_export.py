@@ -223,11 +223,15 @@ def test_one_task_loads_in_optimum(tmp_path: Path) -> None:
     assert prediction.label in ("bad", "fair", "good")
 
 
-def test_a_tokenizer_that_the_runtime_cannot_read_is_refused(tmp_path: Path) -> None:
-    from transformers import BertTokenizer
+def test_a_slow_tokenizer_is_converted_or_refused(tmp_path: Path) -> None:
+    from transformers import BertTokenizer, CanineTokenizer
 
     from exporter.example import trunk_folder
 
+    model = tiny_model({"a": ("seq_bn", "2")})
+    with pytest.raises(ExportError, match="is a CanineTokenizer, of which transformers has no fast form"):
+        export(model, CanineTokenizer(), output=tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
     slow = BertTokenizer(str(trunk_folder() / "vocab.txt"))
-    with pytest.raises(ExportError, match="expected a fast tokenizer, found BertTokenizer"):
-        export(tiny_model({"a": ("seq_bn", "2")}), slow, output=tmp_path / "onnx")
+    with pytest.raises(ExportError, match=r"the tokenizer has 30,\d+ tokens, the model's vocabulary"):
+        export(model, slow, output=tmp_path / "onnx")
