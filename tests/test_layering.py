@@ -43,7 +43,7 @@ ORDER = {
     ),
     "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (
-        *("errors", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
+        *("errors", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
         *("text", "checks", "ort", "predictor", "load", "serving"),
     ),
 }
