@@ -40,7 +40,7 @@ def check_requests(path: Path, config: Mapping[str, Any]) -> None:
         # Some configurations pass it on to one that they contain, whatever the caller passed (CVE-2026-5241).
         if key == "trust_remote_code" and value not in (None, False):
             raise ExportError(
-                f"{str(path)!r} sets {where} to {value!r}: code of a model is never run; remove the entry if the model needs no code"
+                f"{str(path)!r} sets {where} to {value!r}: code of a model is never run; remove the entry, if it needs none"
             )
         if key in ("use_kernels", "transformers_weights") and value:
             raise ExportError(f"{str(path)!r} sets {where} to {value!r}, which is not supported: remove the entry")

