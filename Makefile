@@ -5,7 +5,7 @@
 # make audit    looks the locked packages up in a vulnerability service and checks licences; AUDIT_FLAGS='-s osv' asks another one
 # make lock     writes requirements/*.txt again after a change of pyproject.toml; LOCK_FLAGS=--upgrade takes the newest versions
 # PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer)
-# LOCKED=no make …           installs the newest versions that pyproject.toml allows, without hashes
+# make test LOCKED=no         installs the newest versions that pyproject.toml allows, without hashes
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0# pinned: a newer release may need another exporter; on a CPU machine install a CPU build
@@ -19,7 +19,7 @@ define install_lock
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps --only-binary :all: -r requirements/$(2).txt || \
 	  { echo "requirements/$(2).txt does not install with $$($(PYTHON) --version): it covers CPython 3.11 to 3.13 on Linux x86-64;" \
-	  "LOCKED=no installs what pyproject.toml allows, without hashes" >&2; exit 1; }
+	  "make … LOCKED=no installs what pyproject.toml allows, without hashes" >&2; exit 1; }
 endef
 
 # $(call install,environment,lock file) adds torch, which has no hash in the lock because each of its builds has another one, and

@@ -88,7 +88,7 @@ def test_both_commands_install_the_same_versions() -> None:
 
 
 def _recipes(*arguments: str) -> str:
-    """What make would run with its defaults, also if it runs these tests."""
+    """The commands that make would run with its defaults, also if make runs these tests."""
     ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "LOCKED", "PYTHON", "TORCH")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     command = ["make", "--dry-run", "--always-make", *arguments]
