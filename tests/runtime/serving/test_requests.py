@@ -4,7 +4,8 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ async def answer(predictor: runtime.Predictor, bodies: Iterable[bytes], batching
         except runtime.InputError as error:
             return 400, json.loads(to_json(str(error)))
 
-    return await asyncio.gather(*map(one, bodies))
+    return list(await asyncio.gather(*map(one, bodies)))
 
 
 def test_a_faulty_request_fails_alone(predictor: runtime.Predictor) -> None:
@@ -263,3 +264,10 @@ def test_large_requests_are_refused_while_others_wait(predictor: runtime.Predict
 def test_limits_are_positive() -> None:
     with pytest.raises(runtime.InputError, match="max_texts: expected a positive number, found 0; body_seconds"):
         Limits(max_texts=0, body_seconds=float("nan"))
+
+
+def test_the_page_names_every_limit_and_its_default() -> None:
+    page = (Path(runtime.__file__).parents[1] / "docs" / "runtime.md").read_text(encoding="utf-8")
+    for name, value in asdict(Limits()).items():
+        shown = "half of `max_ongoing`" if name == "max_reading" else f"{value:,}".removesuffix(".0")
+        assert f"| `{name}` | {shown} " in page
