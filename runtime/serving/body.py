@@ -6,6 +6,8 @@ from typing import Final
 
 from runtime.serving.limits import Limits, RequestError
 
+# A body up to this multiple of the limit is received and discarded: most clients read no response before they have sent it all
+_DISCARDED: Final = 10
 _GRACE_SECONDS: Final = 1.0  # no request is refused earlier because many bodies are being received
 
 
@@ -27,11 +29,12 @@ class BodyReader:
         Raises:
             RequestError: the body is too large (413) or too slow (408).
         """
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > self._limits.max_body_bytes:
-            # The connection stays open, so that the client can send the rest and read the response
-            raise self._too_large(f"{int(length[:20]):,}")
-        body = bytearray()
+        most = self._limits.max_body_bytes
+        announced = headers.get("content-length", "")
+        length = int(announced[:20]) if announced.isdecimal() else 0
+        if length > _DISCARDED * most:
+            raise self._too_large(f"{length:,}", close=True)
+        body, received = bytearray(), 0
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(now + self._limits.body_seconds) as deadline:
@@ -39,19 +42,25 @@ class BodyReader:
                 self._reading[deadline] = now
                 try:
                     async for part in stream:
-                        body += part
-                        if len(body) > self._limits.max_body_bytes:
-                            raise self._too_large("more", {"Connection": "close"})
+                        received += len(part)
+                        if max(received, length) <= most:
+                            body += part
+                        elif received > _DISCARDED * most:
+                            raise self._too_large("more", close=True)
+                        else:
+                            body.clear()
                 finally:
                     self._reading.pop(deadline, None)
         except TimeoutError as error:
             raise RequestError(
                 408,
-                f"body: incomplete after {asyncio.get_running_loop().time() - now:.0f} s ({len(body):,} bytes received); the "
+                f"body: incomplete after {asyncio.get_running_loop().time() - now:.0f} s ({received:,} bytes received); the "
                 f"limits are body_seconds={self._limits.body_seconds:g} and max_reading={self._limits.max_reading}, the number "
                 "of bodies that are received at a time; send the body at once, or start the application with other limits",
                 {"Connection": "close"},
             ) from error
+        if max(received, length) > most:
+            raise self._too_large(f"{max(received, length):,}")
         return body
 
     def _make_room(self, now: float) -> None:
@@ -60,7 +69,7 @@ class BodyReader:
             started = self._reading.pop(oldest)
             oldest.reschedule(max(now, started + _GRACE_SECONDS))
 
-    def _too_large(self, found: str, headers: dict[str, str] | None = None) -> RequestError:
+    def _too_large(self, found: str, close: bool = False) -> RequestError:
         expected = f"body: expected at most max_body_bytes={self._limits.max_body_bytes:,} bytes, found {found}"
         remedy = "send several requests, or start the application with a larger max_body_bytes"
-        return RequestError(413, f"{expected}; {remedy}", headers)
+        return RequestError(413, f"{expected}; {remedy}", {"Connection": "close"} if close else None)

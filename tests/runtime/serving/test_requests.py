@@ -139,7 +139,8 @@ def test_an_unknown_error_does_not_reach_others(predictor: runtime.Predictor, ca
         (b'{"texts": ["a", {}]}', 400, "texts[1]: expected a str or a pair"),
         (b'{"texts": [["a", "b", "c"]]}', 400, "texts[0]: expected a str or a pair"),
         (b'{"texts": [' + b"[" * 800 + b"]" * 800 + b"]}", 400, "texts[0]: expected a str or a pair"),
-        (b" " * 100_001, 413, "at most max_body_bytes=100,000 bytes, found more"),
+        (b" " * 100_001, 413, "at most max_body_bytes=100,000 bytes, found 100,001"),
+        (b" " * 1_000_001, 413, "at most max_body_bytes=100,000 bytes, found more"),
         (body(texts=["a"] * 301), 413, "at most max_texts=300 texts in a request, found 301"),
         (body(texts=["a", ["b" * 2_000, "c"]]), 422, "max_characters=2,000 characters in a text, found: texts[1] has 2,001"),
     ],
@@ -175,8 +176,12 @@ def test_what_clients_send_by_default_is_accepted(kind: str) -> None:
 
 
 def test_a_body_that_is_announced_too_large_is_not_read() -> None:
+    stream = parts(b"a")
+    with pytest.raises(RequestError, match="max_body_bytes=100,000 bytes, found 1,000,001") as error:
+        asyncio.run(BodyReader(LIMITS).read({"content-length": "1000001"}, stream))
+    assert (error.value.status, error.value.headers) == (413, {"Connection": "close"})
     with pytest.raises(RequestError, match="max_body_bytes=100,000 bytes, found 100,001"):
-        asyncio.run(BodyReader(LIMITS).read({"content-length": "100001"}, parts()))
+        asyncio.run(BodyReader(LIMITS).read({"content-length": "100001"}, stream))  # a part of it is there to be discarded
 
 
 def test_slow_bodies_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
