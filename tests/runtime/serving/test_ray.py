@@ -35,9 +35,10 @@ def url(bundle: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Three slots: Ray starts a process for each, and two replicas take one each
+    # Three CPUs: Ray starts a process for each, and each of the two replicas takes one
     environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-    ray.init(num_cpus=3, object_store_memory=10**8, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    settings = {"num_cpus": 3, "object_store_memory": 10**8, "include_dashboard": False, "log_to_driver": False}
+    ray.init("local", runtime_env=environment, **settings)
     try:
         serve.start(http_options={"port": port})
         places = {"max_ongoing": PLACES, "max_reading": PLACES, "max_queued": QUEUED, "body_seconds": PATIENCE}
