@@ -93,7 +93,7 @@ def respond(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[tu
     """Run inference for several requests.
 
     Requests with the same options share one call of `predict`. If that call fails, whatever the reason, each half of the
-    requests is run separately, until the requests that fail are alone. No request gets the error of another.
+    requests is run separately, until each request that fails is by itself. No request gets the error of another.
 
     Returns:
         HTTP status and body per request: 200 with predictions, 400 for invalid input, 500 if the bundle or the runtime fails.
