@@ -146,7 +146,10 @@ def _convert_subtrahends(program: ExportedProgram) -> None:
 
 
 def _replace_in_place(program: ExportedProgram) -> None:
-    """Replace x.add_(y) with x + y and redirect later uses of x, if x is a new tensor without earlier uses, or its only view."""
+    """Replace x.add_(y) with x + y and redirect later uses of x, if x is a new tensor without other uses.
+
+    x may be the only view of such a tensor.
+    """
     for node in _calls(program):
         operator_, written = _IN_PLACE.get(node.target), node.args[0] if node.args else None
         if operator_ is None or not isinstance(written, Node) or not _is_fresh(written):
