@@ -36,18 +36,18 @@ benchmark: .venv-test/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu]'
+	.venv/bin/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu]'
 	touch $@
 
 .venv-test/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-test
 	# Python compiles what is imported, which is a part of the 14,000 files.
-	.venv-test/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[export,cpu,benchmark,training,test]'
+	.venv-test/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[export,adapters,cpu,benchmark,training,test]'
 	touch $@
 
 .venv-tensorrt/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-tensorrt
-	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu,tensorrt,test]'
+	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]'
 	touch $@
 
 clean:

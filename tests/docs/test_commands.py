@@ -33,10 +33,10 @@ NOT_RUN = {
     ".venv-test/bin/python -m pytest tests/exporter/compile/passes/test_merge_casts.py tests/docs/test_passes_page.py": (
         "runs other tests"
     ),
-    "pip install '.[export,cpu]'": "installs packages",
+    "pip install '.[export,adapters,cpu]'": "installs packages",
     "pip install '.[cpu]'": "installs packages",
     "pip install 'adapterdrop-onnx[tokenizers]'": "installs packages",
-    "pip install '.[export,cpu,peft]'": "installs packages",
+    "pip install '.[export,peft,cpu]'": "installs packages",
     "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs the OpenVINO build of ONNX Runtime"

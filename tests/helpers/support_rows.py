@@ -12,7 +12,7 @@ import torch
 import transformers
 from adapters.composition import Average, BatchSplit, Fuse, Split, Stack
 
-from tests.helpers.tiny_models import MPNET
+from tests.helpers.tiny_models import mpnet_interface
 
 LAYERS, VOCABULARY, LONGEST = 2, 60, 32
 _SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": LAYERS}
@@ -199,7 +199,7 @@ class Static:
         config = getattr(transformers, f"{self.architecture}Config")(**CONFIGS[self.architecture])
         config.num_labels = 2 if self.head == "ForQuestionAnswering" else 3
         model = getattr(transformers, self.architecture + self.head)(config)
-        adapters.init(model, interface=MPNET if self.architecture == "MPNet" else None)
+        adapters.init(model, interface=mpnet_interface() if self.architecture == "MPNet" else None)
         for name in "ab":
             model.add_adapter(name, config=self.method)
         _randomize(model)
