@@ -24,6 +24,7 @@ NOT_RUN = {
     "make export": "installs a virtual environment",
     "make test": "installs a virtual environment and runs this test",
     "make test-tensorrt": "installs a virtual environment",
+    "make test-peft5": "installs a virtual environment",
     "make support": "exports every row of the support table, which tests/exporter/test_support.py does",
     "make TORCH=…": "an option of the targets above",
     ".ci/run": "runs this test",

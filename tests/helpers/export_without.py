@@ -97,7 +97,7 @@ def _adapterhub(folder: Path) -> tuple[float, str]:
 
 if __name__ == "__main__":
     library, output = sys.argv[1], Path(sys.argv[2])
-    sys.meta_path[:] = [Hiding(library)]  # type: ignore[list-item]  # as far as imports and distributions need it
+    sys.meta_path[:] = [Hiding(library)]
     modules = _import_all(library)
     difference, refusal = (_peft if library == "adapters" else _adapterhub)(output)
     there = {"adapters": has_adapterhub(), "peft": has_peft()}
