@@ -71,7 +71,8 @@ def load_folder(source: Source, class_name: str) -> Loaded:
         ExportError: the folder is damaged.
     """
     with reading(source):
-        model, info = getattr(transformers, class_name).from_pretrained(source.folder, **OPTIONS)
+        # transformers 5 would keep the dtype of the weights, in which a head in fp32 of an adapter would be rounded.
+        model, info = getattr(transformers, class_name).from_pretrained(source.folder, dtype=torch.float32, **OPTIONS)
     check_unexpected(source.folder, model, info["unexpected_keys"])
     return as_loaded(source, model, info)
 
