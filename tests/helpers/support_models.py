@@ -1,4 +1,4 @@
-"""What the rows of docs/support.md have in common: tiny configurations by architecture, and the row itself."""
+"""A row of docs/support.md, and tiny configurations by architecture."""
 
 from __future__ import annotations
 

@@ -20,8 +20,10 @@ __all__ = ["ARCHITECTURE_PATCHES", "before_padding"]
 
 # By name, because importing a class of transformers imports its whole architecture.
 _DECODERS = frozenset({"BartDecoder", "MBartDecoder", "PLBartDecoder"})
-# The names of the output projection of attention in decoders.
-_PROJECTIONS = frozenset({"o_proj", "c_proj", "out_proj", "dense"})
+# The names of the output projection within the attention of decoders, and of encoders in transformers 5.
+_PROJECTIONS = frozenset({"o_proj", "c_proj", "out_proj", "dense", "out_lin", "Wo"})
+# Query, key and value: an attention with more layers has a projection, which must be known by its name.
+_INPUT_PROJECTIONS = 3
 _LANGUAGE_LAST = frozenset({"MBartModel", "PLBartModel"})
 
 
@@ -80,19 +82,26 @@ def _with_ones(_decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def patch_empty_rows(model: nn.Module) -> None:
-    """Set attention rows without visible tokens to zero, for decoders with sdpa and padding on the left.
+    """Set attention rows without visible tokens to zero, for models with sdpa and a boolean mask.
 
-    For these rows PyTorch returns zeros, but the operators that torch.onnx writes for sdpa return a mean over all tokens. The
-    rows are padding, but token heads compute logits for them, and gates average over them.
+    For these rows PyTorch returns zeros, but the operators that torch.onnx writes for sdpa return a mean over all tokens. In
+    decoders, the rows are padding on the left, but token heads compute logits for them, and gates average over them. In
+    encoders, they are texts without any token; transformers 4.57 has a mask of finite numbers there, for which both are means.
     """
     for attention in model.modules():
         config = getattr(attention, "config", None)
-        if getattr(attention, "is_causal", False) is True and not getattr(config, "is_encoder_decoder", True):
+        if isinstance(getattr(attention, "is_causal", None), bool) and not getattr(config, "is_encoder_decoder", True):
             projections = [child for name, child in attention.named_children() if name in _PROJECTIONS]
-            if projections and getattr(config, "_attn_implementation", None) == "sdpa":
-                rows = _VisibleRows()
+            if getattr(config, "_attn_implementation", None) != "sdpa":
+                continue
+            rows = _VisibleRows()
+            if projections:
                 attention.register_forward_pre_hook(rows.remember, with_kwargs=True)
                 projections[0].register_forward_pre_hook(rows.clear)
+            elif len([child for child in attention.children() if hasattr(child, "weight")]) <= _INPUT_PROJECTIONS:
+                # BERT and its relatives project in the parent module.
+                attention.register_forward_pre_hook(rows.remember, with_kwargs=True)
+                attention.register_forward_hook(rows.clear_result)
 
 
 class _VisibleRows:
@@ -101,9 +110,9 @@ class _VisibleRows:
     def __init__(self) -> None:
         self.visible: torch.Tensor | None = None
 
-    def remember(self, _attention: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+    def remember(self, _attention: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Store the rows of the mask; a forward pre-hook of the attention."""
-        mask = kwargs.get("attention_mask")
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
             self.visible = mask.any(-1)[:, 0, :, None]
 
@@ -111,6 +120,10 @@ class _VisibleRows:
         """Set rows without visible tokens to zero; a forward pre-hook of the output projection."""
         visible, self.visible = self.visible, None
         return args if visible is None else (args[0] * visible.to(args[0].dtype), *args[1:])
+
+    def clear_result(self, _attention: nn.Module, _args: Any, result: Any) -> Any:
+        """Set rows without visible tokens to zero; a forward hook of an attention without output projection."""
+        return self.clear(_attention, (result,))[0] if isinstance(result, torch.Tensor) else self.clear(_attention, result)
 
 
 # The order does not matter: no two patches change the same method of the same module.
