@@ -107,5 +107,5 @@ def test_make_installs_from_the_lock(target: str, lock: str) -> None:
 
 def test_without_the_lock() -> None:
     shown = _recipes("test", "LOCKED=no")
-    assert f"{pinned_torch()} -e '.[export,cpu,benchmark,training,test]'" in shown
+    assert f"{pinned_torch()} -e '.[export,adapters,cpu,benchmark,training,test]'" in shown
     assert "--require-hashes" not in shown

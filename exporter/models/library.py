@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
-from exporter.models import adapterhub as adapters_models
+from exporter.families import adapterhub_module
 from exporter.models import peft as peft_models
 from exporter.plan import Task
 
@@ -39,4 +39,4 @@ def library_of(model: Any) -> AdapterLibrary:
     """Return the adapter library of a live model."""
     if hasattr(model, "peft_config"):
         return cast(AdapterLibrary, peft_models)
-    return adapters_models
+    return cast(AdapterLibrary, adapterhub_module("models", "library", f"the {type(model).__name__}"))

@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
 LOCKS = ("export.txt", "test.txt", "tools.txt")
 # The extras that make export and make test install.
-EXTRAS = {"export.txt": ("export", "cpu"), "test.txt": ("export", "cpu", "benchmark", "training", "test")}
+EXTRAS = {
+    "export.txt": ("export", "adapters", "cpu"),
+    "test.txt": ("export", "adapters", "cpu", "benchmark", "training", "test"),
+}
 
 
 @dataclass(frozen=True)
