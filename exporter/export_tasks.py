@@ -9,6 +9,7 @@ from typing import Any
 
 from exporter.checkpoints.load import check_finite, load
 from exporter.errors import ExportError
+from exporter.models.neutral_state import neutral_state
 from exporter.planning.make_plan import make_goal, make_plans
 from exporter.planning.routable import check_routable
 from exporter.prune.fusion_members import open_calibration
@@ -29,6 +30,7 @@ from runtime.bundle import WEIGHTS
 _NAME_BYTES = 200
 
 
+@neutral_state()
 def export(
     model: Any = None,
     tokenizer: Any = None,
@@ -52,7 +54,8 @@ def export(
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
-    Progress is logged at level INFO by the logger "exporter.stages"; nothing is printed.
+    Progress is logged at level INFO by the logger "exporter.stages"; nothing is printed. Contexts around the call, such as
+    AdapterSetup, torch.autocast or torch.inference_mode, have no effect on the export.
 
     Args:
         model: a live model of the adapters library or of PEFT, a folder or hub id of one, or None for the bundled example. A

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 from exporter.models import adapterhub as adapters_models
@@ -30,6 +31,9 @@ class AdapterLibrary(Protocol):
 
     def activate(self, model: Any, task: Task) -> None:
         """Make `model` a single-task model of `task`, in place."""
+
+    def without_adapters(self, model: Any, task: Task) -> AbstractContextManager[None]:
+        """Return a context in which `model`, with `task` active, computes no adapter."""
 
     def layers_without_adapter(self, model: Any, task: Task) -> tuple[int, ...]:
         """Return the layers of a pruned model in which `task` has no adapter."""

@@ -147,6 +147,13 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
             setattr(model.get_submodule(parent), child, original)
 
 
+@contextmanager
+def without_adapters(model: Any, task: Task) -> Iterator[None]:  # noqa: ARG001  # the interface has the argument
+    """Compute the base model, with its own head."""
+    with quiet(), _same_flags(model), model.disable_adapter():
+        yield
+
+
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
     """Return the layers that are dropped or not targeted by the adapter."""
     if not _are_recognized(model):

@@ -55,7 +55,16 @@ def prune(model: Any, plan: Plan) -> tuple[TaskGroup, ...]:
 def _task_group(model: Any, tasks: tuple[Task, ...]) -> TaskGroup:
     pruned = shared_copy(model)
     library_of(pruned).prune(pruned, tasks)
+    _return_fields(pruned)
     return TaskGroup(tasks, pruned.eval())
+
+
+def _return_fields(model: Any) -> None:
+    """Let a copy return outputs with named fields, whatever its configuration says."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "return_dict", True) is False:
+            config.return_dict = True
 
 
 def shared_copy(model: Any) -> Any:
