@@ -29,6 +29,7 @@ from exporter.report import Report, VariantReport
 from exporter.stages import Stages
 from exporter.targets import needs_ranges
 from exporter.variant import report_variant
+from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
@@ -88,6 +89,7 @@ def add(
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
+        compare_with_library(checkpoint, plans[0].new)
         grown = [_grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
         # The old weights are in the new file again; the templates among them are what an exact copy takes.
         check_space(folder, (folder / WEIGHTS).stat().st_size + reference_bytes(pruned, plans[0].new))

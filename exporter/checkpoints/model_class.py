@@ -6,26 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
 from adapters.head_utils import STATIC_TO_FLEX_HEAD_MAP
 from adapters.models.auto.adapter_model import ADAPTER_MODEL_MAPPING_NAMES
-from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
+from exporter.checkpoints.peft_class import class_of, is_class
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import CUSTOM_CODE
 from exporter.errors import ExportError
 
 INTERFACE = "adapter_interface.json"
-# task_type of a PEFT adapter -> class.
-_PEFT_CLASSES = {
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
 
 
 def choose(folder: Path, config: dict[str, Any], parts: Sequence[Part]) -> tuple[str | None, dict[str, Any]]:
@@ -44,7 +34,8 @@ def choose(folder: Path, config: dict[str, Any], parts: Sequence[Part]) -> tuple
     """
     peft = [part for part in parts if part.kind == "peft"]
     if peft:
-        return _peft_class(config, peft), {}
+        # The adapters that are loaded together are of one class.
+        return class_of(peft[0], config), {}
     heads = [part for part in parts if part.kind == "head"]
     own_class = _own_class(config)
     saved_from = list(dict.fromkeys(str(part.config.get("model_class")) for part in heads))
@@ -53,12 +44,12 @@ def choose(folder: Path, config: dict[str, Any], parts: Sequence[Part]) -> tuple
     if flexible and not (inside and own_class):
         # Adapters saved without a head use the model's head.
         headless = bool(parts) and not heads and own_class
-        inconvertible = [name for name in saved_from if name not in STATIC_TO_FLEX_HEAD_MAP and _class_of(name)]
+        inconvertible = [name for name in saved_from if name not in STATIC_TO_FLEX_HEAD_MAP and is_class(name)]
         if not headless and not inconvertible:
             return None, {}
     if inside or not heads:
         return own_class or _base_class(folder, config), {}
-    if len(saved_from) > 1 or not _class_of(saved_from[0]):
+    if len(saved_from) > 1 or not is_class(saved_from[0]):
         raise ExportError(
             f"a {config['model_type']} model of this kind has one head, but the adapters have heads of "
             f"{', '.join(saved_from)}: export those of one class at a time"
@@ -73,16 +64,7 @@ def _own_class(config: dict[str, Any]) -> str | None:
     bare = MODEL_MAPPING_NAMES.get(config["model_type"])
     if not isinstance(name, str) or name in (bare, *([] if isinstance(bare, str) or bare is None else bare)):
         return None
-    return name if _class_of(name) else None
-
-
-def _class_of(name: Any) -> Any:
-    """The transformers model class with this name, or None."""
-    try:
-        found = getattr(transformers, name, None) if isinstance(name, str) else None
-    except ImportError:  # the class needs a package that is not installed
-        return None
-    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
+    return name if is_class(name) else None
 
 
 def _base_class(folder: Path, config: dict[str, Any]) -> str:
@@ -104,22 +86,3 @@ def _labels(head: Part) -> dict[str, Any]:
     if isinstance(label2id, dict) and (count is None or len(label2id) == count):
         options |= {"label2id": label2id, "id2label": {number: label for label, number in label2id.items()}}
     return options
-
-
-def _peft_class(config: dict[str, Any], parts: Sequence[Part]) -> str:
-    kinds = {part.config.get("task_type") for part in parts}
-    if len(kinds) > 1:
-        found = "; ".join(f"{part.label}: {part.config.get('task_type')}" for part in parts)
-        raise ExportError(f"PEFT adapters on one base must have one task_type, found {found}: export them separately")
-    kind = kinds.pop()
-    if kind in _PEFT_CLASSES:
-        return _PEFT_CLASSES[str(kind)]
-    if kind is None:
-        mapping = parts[0].config.get("auto_mapping") or {}
-        for name in [mapping.get("base_model_class"), *(config.get("architectures") or [])]:
-            if _class_of(name):
-                return str(name)
-    raise ExportError(
-        f"{parts[0].label} has the task_type {kind!r}: expected one of {', '.join(_PEFT_CLASSES)}; correct its "
-        "adapter_config.json"
-    )

@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 from exporter.models import adapterhub as adapters_models
+from exporter.models import mixed as mixed_models
 from exporter.models import peft as peft_models
+from exporter.models.mixed import MixedModel
 from exporter.plan import Task
 
 
@@ -41,6 +43,13 @@ class AdapterLibrary(Protocol):
 
 def library_of(model: Any) -> AdapterLibrary:
     """Return the adapter library of a live model."""
+    if isinstance(model, MixedModel):
+        return cast(AdapterLibrary, mixed_models)
     if hasattr(model, "peft_config"):
         return cast(AdapterLibrary, peft_models)
     return adapters_models
+
+
+def owner_of(model: Any, setup: Any) -> Any:
+    """Return the model that has the adapter `setup`: a part of a model of several, otherwise the model itself."""
+    return model.part(setup) if isinstance(model, MixedModel) and setup in model.owner else model

@@ -177,7 +177,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "type": ({"peft_type": "LOHA"}, "has the PEFT type LOHA"),
     "no type": ({"peft_type": None}, "has the PEFT type None"),
     "task": ({"task_type": "TOKEN_CLS"}, "a BertForSequenceClassification: expected .* ends in ForTokenClassification"),
-    "features": ({"task_type": "FEATURE_EXTRACTION"}, "expected SEQ_CLS, TOKEN_CLS or QUESTION_ANS"),
+    "features": ({"task_type": "FEATURE_EXTRACTION"}, "a BertForSequenceClassification: expected .* ends in Model"),
     "pissa": ({"init_lora_weights": "pissa"}, "trained on modified base weights"),
     "tokens": ({"trainable_token_indices": [1]}, "sets trainable_token_indices"),
     "import": ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
