@@ -67,7 +67,9 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
     for name, config in configs.items():
         check_fit(name, config.task_type, base)
         kind = str(config.peft_type.value)
-        groups.setdefault((str(config.task_type), kind, name if kind in _SHARING else ""), []).append(name)
+        # VeRA's projections are made from a key, of which a model of PEFT has one.
+        own = name if kind in _SHARING else str(getattr(config, "projection_prng_key", ""))
+        groups.setdefault((str(config.task_type), kind, own), []).append(name)
     bases = [base, *(shared_copy(base) for _ in list(groups)[1:])]
     return [
         _load_group(own, {name: (configs[name], sources[name]) for name in names}, missing)

@@ -17,6 +17,7 @@ from torch import nn
 from transformers.modeling_outputs import MultipleChoiceModelOutput, SequenceClassifierOutput
 
 from exporter.models.module_surgery import bind, modules_of
+from exporter.models.peft_modules import base_of
 
 __all__ = ["HEAD_PATCHES", "row_at"]
 
@@ -92,8 +93,9 @@ def patch_multiple_choice(model: nn.Module) -> None:
     """
     for head in modules_of(model, MultipleChoiceHead):
         bind(head, _one_score_per_row)
-    if type(model).__name__.endswith("ForMultipleChoice"):
-        bind(model, _one_choice_forward)
+    base = base_of(model)  # the wrapper of PEFT has another name
+    if type(base).__name__.endswith("ForMultipleChoice"):
+        bind(base, _one_choice_forward)
 
 
 def _one_score_per_row(head: Any, outputs: Any, cls_output: Any = None, *_: Any, **kwargs: Any) -> Any:
@@ -103,8 +105,9 @@ def _one_score_per_row(head: Any, outputs: Any, cls_output: Any = None, *_: Any,
     return MultipleChoiceModelOutput(logits=scores)
 
 
-def _one_choice_forward(model: Any, **inputs: torch.Tensor) -> Any:
-    return type(model).forward(model, **{name: value.unsqueeze(1) for name, value in inputs.items()})
+def _one_choice_forward(model: Any, **inputs: Any) -> Any:
+    choices = {name: value.unsqueeze(1) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+    return type(model).forward(model, **choices)
 
 
 def patch_dependency_parsing(model: nn.Module) -> None:
