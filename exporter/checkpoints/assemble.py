@@ -10,21 +10,14 @@ from adapters.composition import MultiTask, Parallel
 
 from exporter.checkpoints.add_adapters import add_adapter, add_fusion, as_objects
 from exporter.checkpoints.add_heads import add_head
-from exporter.checkpoints.assign import check_base_name, same
+from exporter.checkpoints.assign import same
 from exporter.checkpoints.base_model import check_complete, load_folder, read_config
 from exporter.checkpoints.composition_file import Setup, complete, read_setup
-from exporter.checkpoints.peft_adapters import load_parts
-from exporter.checkpoints.peft_class import class_of
-from exporter.checkpoints.peft_reference import References
+from exporter.checkpoints.peft_tasks import load_tasks
 from exporter.checkpoints.scan import Part, scan, scan_below
-from exporter.checkpoints.sources import Source, find, first_line, read_json, split_name
+from exporter.checkpoints.sources import Source, find, first_line, split_name
 from exporter.errors import ExportError
-from exporter.models.mixed import MixedModel
 from exporter.models.quiet_libraries import quiet
-from exporter.models.shared_copy import share_trunk, shared_copy
-
-# The file in which a model, and sometimes an adapter, has the names of its labels.
-_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,8 @@ def _assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -
         own = scan_below(source)
     parts = _distinct(parts)
     if any(part.kind == "peft" for part in parts):
-        return _with_peft(source, config, parts)
+        model, configs, reference = load_tasks(source, config, parts)
+        return Assembled(model, None, None, configs, reference)
     loaded = load_folder(source, [*parts, *own])
     model = loaded.model
     with quiet():
@@ -165,35 +159,6 @@ def _fill_only_head(model: Any, heads: Sequence[Part], in_use: bool) -> set[str]
             "use: such a model has one head for all its adapters; export them one at a time"
         )
     return filled
-
-
-def _with_peft(source: Source, config: Mapping[str, Any], parts: Sequence[Part]) -> Assembled:
-    """Load adapters of PEFT, those of each class into models of that class; all models share the weights of the trunk."""
-    others = [part for part in parts if part.kind != "peft"]
-    if others:
-        raise ExportError(
-            f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "
-            "export them separately"
-        )
-    by_class: dict[str, list[Part]] = {}
-    for part in parts:
-        by_class.setdefault(class_of(part, config), []).append(part)
-    models: list[Any] = []
-    trunk: Any = None
-    references = References()
-    for own in by_class.values():
-        loaded = load_folder(source, own)
-        for part in own:
-            check_base_name(part, part.config.get("base_model_name_or_path"), loaded.model.config.name_or_path)
-        if trunk is not None:
-            share_trunk(loaded.model, trunk)
-        trunk = trunk or shared_copy(loaded.model)
-        sources = {part.name: part.folder for part in own}
-        references.add(loaded.model, sources)
-        models += load_parts(loaded.model, sources, loaded.missing)
-    model = models[0] if len(models) == 1 else MixedModel(models, [part.name for part in parts])
-    configs = {part.name: read_json(path) for part in parts if (path := part.folder / _CONFIG).is_file()}
-    return Assembled(model, None, None, configs, references)
 
 
 def _complete(setup: Setup, model: Any) -> None:

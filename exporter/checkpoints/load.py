@@ -17,6 +17,7 @@ from exporter.checkpoints.sources import Source, find, first_line, read_json
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.errors import ExportError
 from exporter.example import ADAPTERS, fusion_folders, trunk_folder
+from exporter.models.injected import as_peft_model
 from exporter.models.mixed import MixedModel
 from exporter.models.peft_modules import is_peft
 from exporter.models.quiet_libraries import quiet
@@ -97,7 +98,7 @@ def _live(model: Any) -> Checkpoint:
             return Checkpoint(model, None, name)
         return Checkpoint(model, None, name, setup=setup, head=getattr(model, "active_head", None))
     if hasattr(model, "peft_config") and is_peft(model):
-        return Checkpoint(model, None, name)
+        return Checkpoint(as_peft_model(model), None, name)
     raise ExportError(f"expected a model with adapters, found {name}: load it with adapters.AutoAdapterModel.from_pretrained")
 
 

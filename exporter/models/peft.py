@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from exporter.errors import ExportError
+from exporter.models.injected import InjectedModel
 from exporter.models.peft_modules import adapted, base_of, layer_of
 from exporter.models.peft_structure import structure
 from exporter.models.quiet_libraries import quiet
@@ -26,7 +27,7 @@ def adapters_of(model: Any) -> list[str]:
     """
     from peft import PeftModel
 
-    if not isinstance(model, PeftModel):
+    if not isinstance(model, PeftModel | InjectedModel):
         raise ExportError(
             f"expected a PeftModel, found a {type(model).__name__} with PEFT adapters: load it with "
             "peft.PeftModel.from_pretrained(base, folder, adapter_name=name), and more adapters with model.load_adapter"
