@@ -127,7 +127,7 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
 
     _fit_heads(model, name, weights)
     _fit_projections(model, name, weights)
-    differing = _remove_base_weights(model, weights)
+    differing = _remove_base_weights(model, weights, what)
     try:
         with quiet():
             result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
@@ -163,9 +163,15 @@ def _lies_in(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(f"{prefix}.")
 
 
-def _remove_base_weights(model: Any, weights: dict[str, torch.Tensor]) -> list[str]:
+def _remove_base_weights(model: Any, weights: dict[str, torch.Tensor], what: str) -> list[str]:
     """Remove the base model's weights, which PEFT would overwrite, from `weights`; return the names of those that differ."""
     own = model.state_dict()
+    for key in sorted(weights.keys() & own.keys()):
+        if "embed" in key and len(weights[key]) != len(own[key]):
+            raise ExportError(
+                f"{what} has embeddings of {len(weights[key]):,} tokens, the base model {len(own[key]):,}: it was trained with "
+                "resized embeddings, which would replace those of the other tasks; give the base model with that vocabulary"
+            )
     return [
         key for key in sorted(weights.keys() & own.keys()) if not torch.equal(weights.pop(key).to(own[key].dtype), own[key])
     ]

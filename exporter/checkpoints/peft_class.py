@@ -52,11 +52,12 @@ def class_of(part: Part, config: Mapping[str, Any]) -> str:
     own = [name for name in config.get("architectures") or [] if is_class(name)]
     if kind == "SEQ_CLS" and own and own[0].endswith(_SEQUENCES[1:]):
         return str(own[0])
-    if kind in _CLASSES:
-        return _CLASSES[str(kind)]
+    if isinstance(kind, str) and kind in _CLASSES:
+        return _CLASSES[kind]
     if kind is None:
-        mapping = part.config.get("auto_mapping") or {}
-        for name in [mapping.get("base_model_class"), *own]:
+        mapping = part.config.get("auto_mapping")
+        named = [mapping.get("base_model_class")] if isinstance(mapping, Mapping) else []
+        for name in [*named, *own]:
             if is_class(name):
                 return str(name)
     raise ExportError(

@@ -10,6 +10,7 @@ from exporter.checkpoints.base_model import load_folder
 from exporter.checkpoints.peft_adapters import load_parts
 from exporter.checkpoints.peft_class import class_of
 from exporter.checkpoints.peft_reference import References
+from exporter.checkpoints.peft_tokenizers import check_vocabulary
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import Source, read_json
 from exporter.errors import ExportError
@@ -53,6 +54,7 @@ def load_tasks(
         loaded = load_folder(source, own)
         for part in own:
             check_base_name(part, part.config.get("base_model_name_or_path"), loaded.model.config.name_or_path)
+            check_vocabulary(part.name, part.folder, source.folder)
         if trunk is None:
             trunk = shared_copy(loaded.model)
         else:

@@ -17,7 +17,7 @@ FILES = {
     "fusion": ("adapter_fusion_config.json", "model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin"),
     "head": ("head_config.json", "model_head.safetensors", "pytorch_model_head.bin"),
 }
-_PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Training checkpoints in the folder of a finished adapter.
 _UNFINISHED = re.compile(r"checkpoint-\d+")
 
@@ -89,7 +89,7 @@ def _parts(folder: Path, source: Source) -> Iterator[Part]:
     for kind, (config_name, *weights) in FILES.items():
         path = folder / config_name
         if not path.is_file():
-            _refuse_stray(folder, config_name, [*weights, *(_PEFT_FILES if kind == "adapter" else ())])
+            _refuse_stray(folder, config_name, [*weights, *(PEFT_FILES if kind == "adapter" else ())])
             continue
         config = read_json(path)
         if kind == "adapter" and "peft_type" in config:

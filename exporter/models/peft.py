@@ -82,7 +82,10 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
             f"the layers of {type(base_of(model)).__name__} are not recognized by their module names: expected "
             f"{_expected_layers(model)}, found {len(_numbers(model))} numbers; only drop 0 can be exported"
         )
-    return structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
+    found = structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
+    # The other classes pass all inputs to the model, as a plain PeftModel does.
+    kind = type(model).__name__
+    return {**found, "class": kind} if kind == "PeftModelForQuestionAnswering" else found
 
 
 def _is_dropped(path: str, drop: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from exporter import export
+from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.load import Checkpoint, load
+from exporter.checkpoints.scan import Part
 from exporter.errors import ExportError, VerificationError
 from exporter.models.mixed import MixedModel
 from exporter.plan import Plan
@@ -24,7 +27,7 @@ from exporter.verify.eager import eager
 from exporter.verify.library_reference import compare_with_library
 from runtime.bundle import OUTPUTS
 from tests.helpers.tiny_models import assert_parity, inputs, run_graph
-from tests.helpers.tiny_peft import config, scramble
+from tests.helpers.tiny_peft import answer, config, scramble
 
 LORA: dict[str, Any] = {"r": 4, "target_modules": ["query"]}
 SCALED = peft.IA3Config(task_type="SEQ_CLS", target_modules=["key", "value"], feedforward_modules=[])
@@ -168,3 +171,123 @@ def test_a_damaged_adapter_of_several(saved: Path, tmp_path: Path) -> None:
     save_file(weights, folder / "adapter_model.safetensors")
     with pytest.raises(ExportError, match=r"the adapter 'names' in .* lacks 1 weights"):
         load(saved / "base", False, adapters=[f"{saved / 'sentiment'}", f"{folder}"])
+
+
+def changed(folder: Path, **settings: Any) -> Path:
+    """A copy of an adapter with other entries in its configuration."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    return folder
+
+
+def test_adapters_over_quantized_weights_fit_the_full_precision_base(saved: Path, tmp_path: Path) -> None:
+    adapter = changed(shutil.copytree(saved / "sentiment", tmp_path / "a"), base_model_name_or_path="unsloth/Base-bnb-4bit")
+    weights = {key: tensor.bfloat16() for key, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+    save_file(weights, adapter / "adapter_model.safetensors")
+    part = Part("peft", "a", None, adapter, json.loads((adapter / "adapter_config.json").read_text()))
+    check_base_name(part, part.config["base_model_name_or_path"], "org/base")
+    with pytest.raises(ExportError, match="trained for the model 'unsloth/Base-bnb-4bit', not for 'org/other'"):
+        check_base_name(part, part.config["base_model_name_or_path"], "org/other")
+    checkpoint = load(saved / "base", False, adapters=[str(adapter)])
+    compare_with_library(checkpoint, make_plan(checkpoint, None, 0))
+
+
+def test_a_quantized_base_is_refused(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "base", tmp_path / "base")
+    settings = json.loads((folder / "config.json").read_text())
+    for method in ("bitsandbytes", "gptq", "torchao"):
+        (folder / "config.json").write_text(json.dumps({**settings, "quantization_config": {"quant_method": method}}))
+        with pytest.raises(ExportError, match=rf"quantized \({method}\), and only .* give the full-precision model"):
+            load(folder, False, adapters=[str(saved / "sentiment")])
+
+
+def test_two_adapters_of_one_name(saved: Path, tmp_path: Path) -> None:
+    same = shutil.copytree(saved / "sentiment", tmp_path / "sentiment")
+    assert load(saved / "base", False, adapters=[str(saved / "sentiment"), str(same)]).model.peft_config.keys() == {"sentiment"}
+    changed(same, lora_alpha=3)
+    with pytest.raises(ExportError, match="two different adapters have the name 'sentiment'"):
+        load(saved / "base", False, adapters=[str(saved / "sentiment"), str(same)])
+
+
+def test_an_adapter_with_another_tokenizer_or_vocabulary(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "base", tmp_path / "base")
+    adapter = shutil.copytree(saved / "sentiment", tmp_path / "sentiment")
+    (folder / "vocab.txt").write_text("[PAD]\nthe\n")
+    (adapter / "vocab.txt").write_text("[PAD]\nthe\n")
+    load(folder, False, adapters=[str(adapter)])
+    (adapter / "vocab.txt").write_text("[PAD]\na\nthe\n")
+    with pytest.raises(
+        ExportError, match=r"'sentiment' was saved with another tokenizer .* 'a' has the id 1 in .* and None in"
+    ):
+        load(folder, False, adapters=[str(adapter)])
+    weights = load_file(saved / "sentiment" / "adapter_model.safetensors")
+    key = "base_model.model.bert.embeddings.word_embeddings.weight"
+    (adapter / "vocab.txt").unlink()
+    save_file({**weights, key: torch.ones(120, 32)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(ExportError, match="has embeddings of 120 tokens, the base model 101: it was trained with resized"):
+        load(folder, False, adapters=[str(adapter)])
+
+
+def test_labels_that_were_saved_with_an_adapter(saved: Path, tmp_path: Path) -> None:
+    adapter = shutil.copytree(saved / "names", tmp_path / "names")
+    (adapter / "config.json").write_text(json.dumps({"id2label": {"0": "a", "1": "b"}}))
+    plan = make_plan(load(saved / "base", False, adapters=[str(adapter)]), None, 0)
+    assert plan.tasks[0].head.labels == tuple(f"LABEL_{number}" for number in range(5))
+    (adapter / "config.json").write_text(json.dumps({"label2id": dict.fromkeys("abcde", "x")}))
+    with pytest.raises(ExportError, match=r"the config.json that was saved with the adapter 'names' must have distinct ids"):
+        make_plan(load(saved / "base", False, adapters=[str(adapter)]), None, 0)
+
+
+def test_adapters_of_a_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = transformers.GPT2Config(vocab_size=101, n_embd=32, n_layer=2, n_head=4, n_positions=48)
+    model = transformers.GPT2LMHeadModel(settings)
+    model.save_pretrained(tmp_path / "base")
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["c_attn"], fan_in_fan_out=True)
+    scramble(peft.get_peft_model(model, lora)).save_pretrained(tmp_path / "words")
+    checkpoint = load(tmp_path / "base", False, adapters=[str(tmp_path / "words")])
+    plan = make_plan(checkpoint, None, 0)
+    assert plan.tasks[0].head.kind == "causal_lm"
+    compare_with_library(checkpoint, plan)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # of transformers' own call
+def test_injected_adapters(saved: Path, tmp_path: Path) -> None:
+    model = transformers.BertForSequenceClassification.from_pretrained(saved / "base", num_labels=3)
+    model.save_pretrained(tmp_path / "base")
+    lora = peft.LoraConfig(modules_to_save=["classifier"], **LORA)
+    for name in ("one", "two"):
+        model.add_adapter(lora, name)
+    scramble(model)
+    checkpoint = load(model, False)
+    plan = make_plan(checkpoint, None, 1)
+    (group,) = prune(checkpoint.model, plan)
+    feeds = inputs((3, 5))
+    for task in plan.tasks:
+        model.set_adapter(task.name)
+        whole = model(**{key: torch.from_numpy(value) for key, value in feeds.items()}).logits.detach().numpy()
+        model.save_pretrained(tmp_path / task.name)
+        saved_plan = make_plan(found := load(tmp_path / "base", False, adapters=[str(tmp_path / task.name)]), None, 0)
+        (loaded_group,) = prune(found.model, saved_plan)
+        assert_parity(eager(loaded_group, saved_plan, saved_plan.tasks[0], feeds)[0], whole)
+        layer = model.bert.encoder.layer[0].attention.self.query
+        layer.enable_adapters(False)
+        dropped = model(**{key: torch.from_numpy(value) for key, value in feeds.items()}).logits.detach().numpy()
+        layer.enable_adapters(True)
+        assert_parity(eager(group, plan, task, feeds)[0], dropped)
+        assert model.active_adapters() == [task.name]
+
+
+def test_a_mixed_model_of_peft() -> None:
+    torch.manual_seed(0)
+    model: Any = peft.get_peft_model(
+        transformers.BertForSequenceClassification(config()), peft.LoraConfig(**LORA), "one", mixed=True
+    )
+    model.add_adapter("two", peft.LoraConfig(r=2, target_modules=["value"]))
+    scramble(model)
+    checkpoint = load(model, False)
+    plan = make_plan(checkpoint, None, 0)
+    feeds = inputs((3, 5))
+    for group in prune(checkpoint.model, plan):
+        model.set_adapter(group.tasks[0].name)
+        assert_parity(eager(group, plan, group.tasks[0], feeds)[0], answer(model, feeds).logits.numpy())
