@@ -24,7 +24,7 @@ from exporter.models.shared_copy import shared_copy
 # The heads that PEFT adds to modules_to_save.
 _HEADS = ("classifier", "score", "qa_outputs")
 _PREFIX = "base_model.model."
-# Types whose adapters read weights of a model that the first adapter brings: each adapter gets a model of its own.
+# Types whose adapters read weights of a model that the first adapter brings: each adapter gets a separate model.
 _SHARING = frozenset(("VBLORA", "RANDLORA", "PVERA", "TINYLORA", "UNILORA", "XLORA", "POLY"))
 
 

@@ -46,7 +46,7 @@ def class_of(part: Part, config: Mapping[str, Any]) -> str:
         config: the content of the model folder's config.json.
 
     Raises:
-        ExportError: the task type is unknown, or there is none and no class is known either.
+        ExportError: the task type is unknown, or absent and no class is known either.
     """
     kind = part.config.get("task_type")
     own = [name for name in config.get("architectures") or [] if is_class(name)]
