@@ -12,9 +12,9 @@ from transformers import BertConfig
 from exporter import ExportError
 from exporter.checkpoints.load import Checkpoint, load
 from exporter.models.quiet_libraries import quiet
+from exporter.models.shared_copy import shared_copy
 from exporter.plan import Plan
 from exporter.planning.make_plan import make_plan
-from exporter.prune.task_groups import shared_copy
 
 # A new adapter is close to the identity; with this standard deviation, swapped tasks are visible in the logits.
 _ADAPTER_STD = 0.05

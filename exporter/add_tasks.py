@@ -17,6 +17,8 @@ from exporter.compile.target_passes import ranges_of
 from exporter.errors import ExportError, VerificationError
 from exporter.models.binding import task_slots, task_weights
 from exporter.models.compositions import describe, names_of
+from exporter.models.neutral_state import neutral_state
+from exporter.notes import missing_effects
 from exporter.plan import Head, Plan, Task
 from exporter.planning.make_plan import check_names, make_goal, make_plan
 from exporter.planning.routable import check_routable
@@ -27,6 +29,7 @@ from exporter.report import Report, VariantReport
 from exporter.stages import Stages
 from exporter.targets import needs_ranges
 from exporter.variant import report_variant
+from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
@@ -39,6 +42,7 @@ from runtime.bundle import MANIFEST, WEIGHTS, Manifest, TaskEntry, VariantEntry,
 from runtime.errors import AdapterDropError
 
 
+@neutral_state()
 def add(
     folder: str | Path,
     adapters: Sequence[str] = (),
@@ -85,6 +89,7 @@ def add(
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
+        compare_with_library(checkpoint, plans[0].new)
         grown = [_grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
         # The old weights are in the new file again; the templates among them are what an exact copy takes.
         check_space(folder, (folder / WEIGHTS).stat().st_size + reference_bytes(pruned, plans[0].new))
@@ -205,11 +210,12 @@ def _variant(
         graph = load_graph(plans.every, path, bool(variant.routed))
         parity = verify_saved(plans.every, task_groups, graph, reference)
         _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
+        notes = missing_effects(plans.new, task_groups)
     new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, variant.routed)
     entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=(*variant.parity, *parity))
     report = report_variant(plans.new, task_groups, compiled, entry, parity)
     group = {name: number for number, template in enumerate(templates) for name in template.group.tasks}
-    return entry, replace(report, tasks=tuple(replace(task, group=group[task.name]) for task in report.tasks))
+    return entry, replace(report, tasks=tuple(replace(task, group=group[task.name]) for task in report.tasks), notes=notes)
 
 
 def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from exporter.checkpoints.load import check_finite, load
 from exporter.errors import ExportError
+from exporter.models.neutral_state import neutral_state
 from exporter.planning.make_plan import make_goal, make_plans
 from exporter.planning.routable import check_routable
 from exporter.prune.fusion_members import open_calibration
@@ -18,6 +19,7 @@ from exporter.report import Report
 from exporter.stages import Stages
 from exporter.variant import Request, export_variant
 from exporter.verify.evaluate import open_evaluation
+from exporter.verify.library_reference import compare_with_library
 from exporter.verify.padding import with_padding_side
 from exporter.write.replaceable import check_sources
 from exporter.write.save import save_config, save_manifest, variant_files
@@ -29,6 +31,7 @@ from runtime.bundle import WEIGHTS
 _NAME_BYTES = 200
 
 
+@neutral_state()
 def export(
     model: Any = None,
     tokenizer: Any = None,
@@ -52,7 +55,8 @@ def export(
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
-    Progress is logged at level INFO by the logger "exporter.stages"; nothing is printed.
+    Progress is logged at level INFO by the logger "exporter.stages"; nothing is printed. Contexts around the call, such as
+    AdapterSetup, torch.autocast or torch.inference_mode, have no effect on the export.
 
     Args:
         model: a live model of the adapters library or of PEFT, a folder or hub id of one, or None for the bundled example. A
@@ -110,6 +114,7 @@ def export(
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
+        compare_with_library(checkpoint, plans[0])
         tokenizer = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
         texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])

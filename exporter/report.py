@@ -73,6 +73,7 @@ class VariantReport:
         drift: how dropping and pruning change each task's predictions on the calibration texts.
         parity: one row per task and shape, all within tolerance.
         evaluation: the graph's predictions compared with PyTorch's on the evaluation texts; empty without such texts.
+        notes: what a user of the graph should know: tasks that do not read an input, and adapters without an effect.
     """
 
     model: str
@@ -87,6 +88,7 @@ class VariantReport:
     drift: tuple[Drift, ...]
     parity: tuple[ParityRow, ...]
     evaluation: tuple[Drift, ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the report to JSON types."""

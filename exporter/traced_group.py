@@ -22,3 +22,8 @@ class TracedGroup:
     tasks: tuple[str, ...]
     model: ir.Model
     weights: Mapping[str, Sequence[np.ndarray]]
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The names of the graph's inputs on which no output depends."""
+        return tuple(str(value.name) for value in self.model.graph.inputs if not value.uses())

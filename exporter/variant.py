@@ -12,6 +12,7 @@ import onnx_ir as ir
 from exporter.compile.build import Compiled, compile_plan, stored_form
 from exporter.compile.pipeline import branch_size, graph_size
 from exporter.models.compositions import describe
+from exporter.notes import missing_effects, unread_inputs
 from exporter.plan import Plan
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
 from exporter.prune.sizes import adapter_parameters
@@ -89,6 +90,7 @@ def export_variant(
     plan, task_groups = pruned.plan, pruned.task_groups
     with stages("trace", f"(drop: {plan.drop}, tasks: {len(plan.tasks)}, structures: {len(task_groups)})"):
         groups = [trace_group(task_group, plan) for task_group in task_groups]
+    unread = [group.unread for group in groups]
     with stages("compile"):
         compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
     with stages("save"):
@@ -98,6 +100,7 @@ def export_variant(
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         parity = verify_saved(plan, task_groups, graph, reference)
+        notes = (*unread_inputs(plan, task_groups, unread), *missing_effects(plan, task_groups))
     answers: tuple[Drift, ...] = ()
     if request.evaluation.texts:
         with stages("evaluate"):
@@ -105,7 +108,7 @@ def export_variant(
     routed = routed_file(path.name) if request.routed else ""
     entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, routed)
     report = report_variant(plan, task_groups, compiled, entry, parity)
-    return entry, replace(report, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers)
+    return entry, replace(report, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
 
 
 def _calibrate(request: Request, pruned: _Pruned, texts: Calibration) -> _Pruned:

@@ -40,7 +40,7 @@ ORDER = {
             "prune",
             "planning",
         ),
-        *("write", "trace", "verify", "compile", "report", "inspect", "variant", "export_tasks", "add_tasks", "cli"),
+        *("write", "trace", "verify", "compile", "report", "inspect", "notes", "variant", "export_tasks", "add_tasks", "cli"),
     ),
     "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (

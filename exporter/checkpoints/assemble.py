@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporter.checkpoints.assign import check_base_name, same
-from exporter.checkpoints.base_model import load_folder, read_config
-from exporter.checkpoints.model_class import peft_class
-from exporter.checkpoints.peft_adapters import load_peft
+from exporter.checkpoints.assign import same
+from exporter.checkpoints.base_model import read_config
+from exporter.checkpoints.peft_tasks import load_tasks
 from exporter.checkpoints.scan import INTERFACE, SETUP, Part, scan
 from exporter.checkpoints.sources import Source, find, first_line, split_name
 from exporter.errors import ExportError
@@ -25,11 +24,15 @@ class Assembled:
         model: in evaluation mode; no weight is randomly initialised.
         setup: the composition saved in the folders, or None.
         head: the head setup saved with it, or None; a list for several setups.
+        configs: PEFT adapter -> the content of the config.json saved with it.
+        reference: PEFT adapter -> a model that PEFT itself loaded; None without PEFT adapters.
     """
 
     model: Any
     setup: Any
     head: Any
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reference: Callable[[str], Any] | None = None
 
 
 def assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Assembled:
@@ -64,7 +67,8 @@ def _assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -
     _check_fusions(parts, named[len(adapters) :])
     parts = _distinct(parts)
     if any(part.kind == "peft" for part in parts):
-        return Assembled(_with_peft(source, config, parts), None, None)
+        model, configs, reference = load_tasks(source, config, parts)
+        return Assembled(model, None, None, configs, reference)
     what = parts[0].label if parts else f"the model in {source.text!r}"
     if not parts and not _has_adapters(source.folder, config) and not has_adapterhub():
         raise ExportError(f"{what} has no adapters: add adapters with --adapter, or choose another --model")
@@ -98,16 +102,3 @@ def _distinct(parts: Iterable[Part]) -> list[Part]:
                 f"{str(part.folder)!r}: rename one of them (--adapter NAME=SOURCE)"
             )
     return list(chosen.values())
-
-
-def _with_peft(source: Source, config: dict[str, Any], parts: Sequence[Part]) -> Any:
-    others = [part for part in parts if part.kind != "peft"]
-    if others:
-        raise ExportError(
-            f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "
-            "export them separately"
-        )
-    loaded = load_folder(source, peft_class(config, parts))
-    for part in parts:
-        check_base_name(part, part.config.get("base_model_name_or_path"), loaded.model.config.name_or_path)
-    return load_peft(loaded.model, {part.name: part.folder for part in parts}, loaded.missing)

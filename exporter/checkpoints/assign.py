@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from exporter.checkpoints.scan import FILES, Part
+from exporter.checkpoints.scan import FILES, PEFT_FILES, Part
 from exporter.checkpoints.sources import read_weights
 from exporter.errors import ExportError
 
@@ -19,10 +19,13 @@ ADAPTER_KEYS = re.compile(
     r"(adapters|loras|refts|prefix_tunings|prefix_gates|prompt_tunings|shared_parameters|adapter_fusion_layer)\."
 )
 
+# The end of the names of models with quantized weights, such as "model-bnb-4bit" or "Model-GPTQ-Int4".
+_QUANTIZED = re.compile(r"([-_.](unsloth|bnb|gptq|awq|torchao|ao|int[48]|[48]bit|nf4|w[48]a(8|16)|fp8))+$")
+
 
 def part_weights(part: Part) -> Weights:
     """Return the tensors in a part's folder by their saved names."""
-    _, safe, pickled = FILES[part.kind]
+    safe, pickled = PEFT_FILES if part.kind == "peft" else FILES[part.kind][1:]
     return read_weights(part.folder, safe, pickled, part.label)
 
 
@@ -104,11 +107,16 @@ def check_base_name(part: Part, theirs: Any, ours: str) -> None:
     if not isinstance(theirs, str) or not theirs or not ours or Path(ours).exists() or Path(theirs).is_absolute():
         return
     # bert-base-uncased was renamed to google-bert/bert-base-uncased.
-    if theirs.rstrip("/").rsplit("/", 1)[-1].lower() != ours.rsplit("/", 1)[-1].lower():
+    if _plain_name(theirs) != _plain_name(ours):
         raise ExportError(
             f"{part.label} was trained for the model {theirs!r}, not for {ours!r}: choose that model with --model, or, if both "
             f"are the same model, give a local folder with {ours!r}"
         )
+
+
+def _plain_name(hub_id: str) -> str:
+    """The name of a model without its organisation and the marks of quantized weights: adapters over them fit the original."""
+    return _QUANTIZED.sub("", hub_id.rstrip("/").rsplit("/", 1)[-1].lower())
 
 
 def describe(model: Any) -> str:
@@ -120,5 +128,7 @@ def same(first: Part, second: Part) -> bool:
     """Return whether two parts have the same configuration and equal weights."""
     if first.kind != second.kind or first.config.get("config") != second.config.get("config"):
         return False
-    left, right = part_weights(first), part_weights(second)
+    if first.kind == "peft" and first.config != second.config:
+        return False
+    left, right = (part_weights(part) for part in (first, second))
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from exporter.errors import ExportError
 from exporter.example import ADAPTERS, fusion_folders, peft_folders, trunk_folder
 from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft
 from exporter.models.compositions import is_block
+from exporter.models.injected import as_peft_model
+from exporter.models.mixed import MixedModel
 from exporter.models.peft_modules import is_peft
 from exporter.models.quiet_libraries import quiet
 
@@ -35,6 +37,8 @@ class Checkpoint:
         processor: a transformers image processor, or None.
         setup: the saved composition, or None; a MultiTask of the compositions of several folders.
         head: the head setup saved with it: a name, a list of names, a composition, True or None.
+        configs: PEFT adapter -> the content of the config.json saved with it; adapters without one are absent.
+        reference: PEFT adapter -> a model that PEFT itself loaded from its folder; None for other models.
     """
 
     model: Any
@@ -43,6 +47,8 @@ class Checkpoint:
     processor: Any = None
     setup: Any = None
     head: Any = None
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reference: Callable[[str], Any] | None = None
 
 
 def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusions: Sequence[str] = ()) -> Checkpoint:
@@ -78,6 +84,11 @@ def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusion
 
 
 def _live(model: Any) -> Checkpoint:
+    if isinstance(model, list | tuple):
+        parts = [_live(each).model for each in model]
+        if not parts or not all(is_peft(part) for part in parts):
+            raise ExportError("expected a list of models of PEFT: models of the adapters library are exported one at a time")
+        return Checkpoint(MixedModel(parts) if len(parts) > 1 else parts[0], None, type(parts[0]).__name__)
     name = type(model).__name__
     if quantized := getattr(getattr(model, "config", None), "quantization_config", None):
         raise ExportError(f"the weights of the {name} are quantized{quantizer(quantized)}, and only {FULL_PRECISION}")
@@ -88,7 +99,7 @@ def _live(model: Any) -> Checkpoint:
             return Checkpoint(model, None, name)
         return Checkpoint(model, None, name, setup=setup, head=getattr(model, "active_head", None))
     if hasattr(model, "peft_config") and is_peft(model):
-        return Checkpoint(model, None, name)
+        return Checkpoint(as_peft_model(model), None, name)
     raise ExportError(
         f"expected a model with adapters, found {name}: load it with "
         "adapters.AutoAdapterModel.from_pretrained or peft.PeftModel.from_pretrained"
@@ -121,7 +132,8 @@ def _folder(source: Source, adapters: Sequence[str], fusions: Sequence[str], wit
     found = assemble(source, adapters, fusions)
     folder = source.folder
     tokenizer = read_tokenizer(folder) if with_tokenizer else None
-    return Checkpoint(found.model, tokenizer, source.text, _processor(folder), found.setup, found.head)
+    processor = _processor(folder)
+    return Checkpoint(found.model, tokenizer, source.text, processor, found.setup, found.head, found.configs, found.reference)
 
 
 def _processor(folder: Path) -> Any:

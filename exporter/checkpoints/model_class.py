@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,8 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import CUSTOM_CODE
 from exporter.errors import ExportError
-
-# task_type of a PEFT adapter -> class.
-_PEFT_CLASSES = {
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
 
 
 def own_class(config: dict[str, Any]) -> str | None:
@@ -32,16 +20,7 @@ def own_class(config: dict[str, Any]) -> str | None:
     bare = MODEL_MAPPING_NAMES.get(config["model_type"])
     if not isinstance(name, str) or name in (bare, *([] if isinstance(bare, str) or bare is None else bare)):
         return None
-    return name if class_of(name) else None
-
-
-def class_of(name: Any) -> Any:
-    """Return the transformers model class with this name, or None."""
-    try:
-        found = getattr(transformers, name, None) if isinstance(name, str) else None
-    except ImportError:  # the class needs a package that is not installed
-        return None
-    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
+    return name if is_class(name) else None
 
 
 def base_class(folder: Path, config: dict[str, Any]) -> str:
@@ -59,29 +38,10 @@ def base_class(folder: Path, config: dict[str, Any]) -> str:
     return name
 
 
-def peft_class(config: dict[str, Any], parts: Sequence[Part]) -> str:
-    """Return the name of the class that supports PEFT adapters.
-
-    Args:
-        config: the content of the base model's config.json.
-        parts: the adapters.
-
-    Raises:
-        ExportError: no single class supports all adapters.
-    """
-    kinds = {part.config.get("task_type") for part in parts}
-    if len(kinds) > 1:
-        found = "; ".join(f"{part.label}: {part.config.get('task_type')}" for part in parts)
-        raise ExportError(f"PEFT adapters on one base must have one task_type, found {found}: export them separately")
-    kind = kinds.pop()
-    if kind in _PEFT_CLASSES:
-        return _PEFT_CLASSES[str(kind)]
-    if kind is None:
-        mapping = parts[0].config.get("auto_mapping") or {}
-        for name in [mapping.get("base_model_class"), *(config.get("architectures") or [])]:
-            if class_of(name):
-                return str(name)
-    raise ExportError(
-        f"{parts[0].label} has the task_type {kind!r}: expected one of {', '.join(_PEFT_CLASSES)}; correct its "
-        "adapter_config.json"
-    )
+def is_class(name: Any) -> bool:
+    """Return whether transformers has a model class of this name."""
+    try:
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+    except ImportError:  # the class needs a package that is not installed
+        return False
+    return isinstance(found, type) and issubclass(found, PreTrainedModel)

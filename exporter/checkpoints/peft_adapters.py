@@ -1,32 +1,31 @@
-"""Loading of PEFT adapters into one PeftModel; missing and unexpected weights, of which PEFT only warns, are errors."""
+"""Loading of PEFT adapters into models of PEFT; missing and unexpected weights, of which PEFT only warns, are errors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import importlib
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from exporter.checkpoints.peft_class import check_fit
 from exporter.checkpoints.peft_config import read_adapter_weights, read_config
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
+from exporter.models.mixed import MixedModel
 from exporter.models.peft import layers_of, structure_of
-from exporter.models.peft_modules import adapted, layer_of
+from exporter.models.peft_modules import adapted, base_of, layer_of
 from exporter.models.peft_structure import output_layer
 from exporter.models.quiet_libraries import quiet
+from exporter.models.shared_copy import shared_copy
 
-# task_type -> suffixes of the base model classes that fit. None: the adapter has no task_type.
-_CLASSES: Mapping[str | None, tuple[str, ...]] = {
-    "SEQ_CLS": ("ForSequenceClassification", "ForImageClassification"),
-    "TOKEN_CLS": ("ForTokenClassification",),
-    "QUESTION_ANS": ("ForQuestionAnswering",),
-    None: ("ForSequenceClassification", "ForImageClassification", "ForTokenClassification", "ForQuestionAnswering"),
-}
 # The heads that PEFT adds to modules_to_save.
 _HEADS = ("classifier", "score", "qa_outputs")
 _PREFIX = "base_model.model."
+# Types whose adapters read weights of a model that the first adapter brings: each adapter gets a separate model.
+_SHARING = frozenset(("VBLORA", "RANDLORA", "PVERA", "TINYLORA", "UNILORA", "XLORA", "POLY"))
 
 
 def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] = ()) -> Any:
@@ -38,33 +37,71 @@ def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] =
         missing: names of the weights that the checkpoint of `base` lacks; every adapter must have them in modules_to_save.
 
     Returns:
-        A `peft.PeftModel` in evaluation mode with the first adapter active.
+        A model of PEFT in evaluation mode with the first adapter active, or a `MixedModel` for adapters of several types.
 
     Raises:
         ExportError: PEFT is not installed, or an adapter is damaged, of an unsupported type, or trained for another model.
     """
-    try:
-        import peft
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"PEFT, which wrote {', '.join(str(folder) for folder in sources.values())}, is not installed: "
-            "pip install 'adapterdrop-onnx[peft]'"
-        ) from error
+    parts = load_parts(base, sources, missing)
+    return parts[0] if len(parts) == 1 else MixedModel(parts, list(sources))
+
+
+def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] = ()) -> list[Any]:
+    """Load adapters into one model for each task type and type of adapters; the models share the weights of the base.
+
+    Args:
+        base: as of `load_peft`.
+        sources: as of `load_peft`.
+        missing: as of `load_peft`.
+
+    Raises:
+        ExportError: as of `load_peft`.
+    """
+    check_installed(sources.values())
+    if not sources:
+        raise ExportError("no PEFT adapter was given: expected at least one folder")
     if any(True for _ in adapted(base)):
         raise ExportError(f"the base model {type(base).__name__} already contains PEFT adapters: load it without them")
+    configs = {name: read_config(name, folder) for name, folder in sources.items()}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, config in configs.items():
+        check_fit(name, config.task_type, base)
+        kind = str(config.peft_type.value)
+        # VeRA's projections are made from a key, of which a model of PEFT has one.
+        own = name if kind in _SHARING else str(getattr(config, "projection_prng_key", ""))
+        groups.setdefault((str(config.task_type), kind, own), []).append(name)
+    bases = [base, *(shared_copy(base) for _ in list(groups)[1:])]
+    return [
+        _load_group(own, {name: (configs[name], sources[name]) for name in names}, missing)
+        for own, names in zip(bases, groups.values(), strict=True)
+    ]
+
+
+def check_installed(folders: Iterable[Path]) -> None:
+    """Raise ExportError if PEFT is not installed."""
+    try:
+        importlib.import_module("peft")
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"PEFT, which wrote {', '.join(map(str, folders))}, is not installed: pip install 'adapterdrop-onnx[peft]'"
+        ) from error
+
+
+def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Collection[str]) -> Any:
+    """Load adapters of one task type and one type into a model of the class that PEFT has for that task type."""
+    from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel
+
     model: Any = None
-    for name, folder in sources.items():
-        config = read_config(name, folder)
-        _check_fit(name, config, base, model)
+    for name, (config, folder) in adapters.items():
         weights = read_adapter_weights(name, folder)
-        # Older configurations do not list the head in modules_to_save, although it is in the file.
-        heads = [head for head in _HEADS if any(_lies_in(key, f"{_PREFIX}{head}") for key in weights)]
-        config.modules_to_save = config.modules_to_save or heads or None
+        if config.task_type is None and getattr(config, "modules_to_save", ()) is None:
+            # The classes of PEFT for a task type add the heads; without one, older configurations do not list them.
+            heads = [head for head in _HEADS if any(_is_saved_in(key, f"{_PREFIX}{head}") for key in weights)]
+            config.modules_to_save = heads or None
         try:
             with quiet():
                 if model is None:
-                    # Not a task class such as PeftModelForSequenceClassification: these add heads to modules_to_save.
-                    model = peft.PeftModel(base, config, name)
+                    model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)(base, config, name)
                 else:
                     model.add_adapter(name, config)
         # PEFT raises many types for a configuration that does not fit: ValueError, TypeError, KeyError, …
@@ -74,31 +111,15 @@ def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] =
             ) from error
         _load_weights(model, name, weights, f"the adapter {name!r} in {str(folder)!r}")
         structure_of(model, name, name, drop=0)
-    if model is None:
-        raise ExportError("no PEFT adapter was given: expected at least one folder")
     _check_complete(model, missing)
     with quiet():
-        model.set_adapter(next(iter(sources)))
+        model.set_adapter(next(iter(adapters)))
     return model.eval()
 
 
-def _check_fit(name: str, config: Any, base: Any, model: Any) -> None:
-    found = type(base).__name__
-    fitting = _CLASSES.get(config.task_type, ())
-    if not found.endswith(fitting) or hasattr(base, "adapters_config"):
-        raise ExportError(
-            f"the adapter {name!r} has the task_type {config.task_type}, the base model is a {found}: expected "
-            + (
-                f"a transformers class whose name ends in {' or '.join(fitting)}"
-                if fitting
-                else "SEQ_CLS, TOKEN_CLS or QUESTION_ANS"
-            )
-        )
-    if model is not None and config.peft_type != model.peft_type:
-        raise ExportError(
-            f"the adapter {name!r} has the PEFT type {config.peft_type.value}, the first one {model.peft_type.value}: "
-            "export them separately, because a PeftModel has one type"
-        )
+def _is_saved_in(key: str, module: str) -> bool:
+    """Whether a weight is one of a module, and not one of an adapter of it."""
+    return _lies_in(key, module) and "lora_" not in key
 
 
 def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: str) -> None:
@@ -106,7 +127,7 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
 
     _fit_heads(model, name, weights)
     _fit_projections(model, name, weights)
-    differing = _remove_base_weights(model, weights)
+    differing = _remove_base_weights(model, weights, what)
     try:
         with quiet():
             result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
@@ -115,9 +136,12 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
     except (RuntimeError, ValueError) as error:  # torch lists each weight of another shape on a separate line
         lines = str(error).strip().splitlines()
         raise ExportError(f"{what} was trained for another model: {lines[min(1, len(lines) - 1)].strip()}") from error
-    slots = [f"{path}.{name}" for path, module in model.named_modules() if _is_keyed(module) and name in module]
+    # The weights of prompts have other names in a file; PEFT raises KeyError if they are not there.
+    prompt = model.peft_config[name].is_prompt_learning
+    keyed = [(path, module) for path, module in model.named_modules() if _is_keyed(module) and name in module]
+    slots = [f"{path}.{name}" for path, _ in keyed if not (prompt and path.startswith("prompt_encoder"))]
     lacking = sorted(key for key in result.missing_keys if any(_lies_in(key, slot) for slot in slots))
-    unexpected = sorted([*result.unexpected_keys, *differing])
+    unexpected = sorted(key for key in (*result.unexpected_keys, *differing) if not (prompt and key.startswith("prompt_")))
     problems = [f"lacks {len(lacking)} weights, first {lacking[0]!r}"] if lacking else []
     if unexpected:
         problems.append(f"has {len(unexpected)} weights that are not in the model, first {unexpected[0]!r}")
@@ -139,9 +163,15 @@ def _lies_in(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(f"{prefix}.")
 
 
-def _remove_base_weights(model: Any, weights: dict[str, torch.Tensor]) -> list[str]:
+def _remove_base_weights(model: Any, weights: dict[str, torch.Tensor], what: str) -> list[str]:
     """Remove the base model's weights, which PEFT would overwrite, from `weights`; return the names of those that differ."""
     own = model.state_dict()
+    for key in sorted(weights.keys() & own.keys()):
+        if "embed" in key and len(weights[key]) != len(own[key]):
+            raise ExportError(
+                f"{what} has embeddings of {len(weights[key]):,} tokens, the base model {len(own[key]):,}: it was trained with "
+                "resized embeddings, which would replace those of the other tasks; give the base model with that vocabulary"
+            )
     return [
         key for key in sorted(weights.keys() & own.keys()) if not torch.equal(weights.pop(key).to(own[key].dtype), own[key])
     ]
@@ -199,6 +229,8 @@ def _check_complete(model: Any, missing: Collection[str]) -> None:
         if all(name in getattr(module, "modules_to_save", ()) for name in model.peft_config)
     ]
     lacking = sorted(key for key in missing if not any(_lies_in(key, path) for path in in_adapters))
+    if type(base_of(model)).__name__.endswith("Model"):  # hidden states do not pass the pooler
+        lacking = [key for key in lacking if not key.startswith("pooler.")]
     if lacking:
         raise ExportError(
             f"the base model's checkpoint lacks {len(lacking)} weights that some adapter does not have in modules_to_save, "

@@ -39,7 +39,7 @@ _NEUTRAL = (
 _HONOURED = (
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "feedforward_modules", "modules_to_save"),
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"),
-    *("projection_prng_key", "save_projection", "task_type"),
+    *("projection_prng_key", "save_projection", "task_type", "use_qalora"),
 )
 # Values of init_lora_weights that do not change the base model's weights.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")

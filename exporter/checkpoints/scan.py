@@ -20,7 +20,7 @@ FILES = {
 # The compositions of a model, and the description of an architecture, both of the adapters library.
 SETUP = "adapter_setup.json"
 INTERFACE = "adapter_interface.json"
-_PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Training checkpoints in the folder of a finished adapter.
 _UNFINISHED = re.compile(r"checkpoint-\d+")
 
@@ -92,7 +92,7 @@ def _parts(folder: Path, source: Source) -> Iterator[Part]:
     for kind, (config_name, *weights) in FILES.items():
         path = folder / config_name
         if not path.is_file():
-            _refuse_stray(folder, config_name, [*weights, *(_PEFT_FILES if kind == "adapter" else ())])
+            _refuse_stray(folder, config_name, [*weights, *(PEFT_FILES if kind == "adapter" else ())])
             continue
         config = read_json(path)
         if kind == "adapter" and "peft_type" in config:

@@ -30,6 +30,8 @@ _SAFE = ("*.safetensors",)
 # Only pickles of weights are downloaded, not optimizer states, training arguments or files of other runtimes.
 _PICKLES = ("pytorch_*.bin", "adapter_model.bin")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+# A relative path of plain names, which no ".." leaves.
+_SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 _NAME = re.compile(r"[^=/\\]*")
 
 # The reason why a model of custom code is refused.
@@ -55,7 +57,7 @@ def find(source: str | Path, kind: Kind) -> Source:
     """Find a local folder, or the snapshot of a hub id, which is downloaded unless the hub is offline.
 
     Args:
-        source: a path or a hub id.
+        source: a path or a hub id; SOURCE:SUBFOLDER for an adapter in a subfolder of one.
         kind: what the folder contains, for messages and the choice of files to download.
 
     Raises:
@@ -65,6 +67,9 @@ def find(source: str | Path, kind: Kind) -> Source:
     folder = Path(text).expanduser()
     if text and is_folder(folder):
         return Source(text, folder)
+    whole, colon, subfolder = text.rpartition(":")
+    if colon and kind == "adapter" and _SUBFOLDER.fullmatch(subfolder) and (_HUB_ID.fullmatch(whole) or is_folder(Path(whole))):
+        return _find_below(text, whole, subfolder)
     if not _HUB_ID.fullmatch(text) or _is(folder.is_file, folder):
         raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")
     try:
@@ -74,6 +79,18 @@ def find(source: str | Path, kind: Kind) -> Source:
         raise ExportError(
             f"there is no {kind} folder {text!r}, and the hub id is not available: {_hub_reason(error)}"
         ) from error
+
+
+def _find_below(text: str, whole: str, subfolder: str) -> Source:
+    """Find the subfolder of an adapter, as PEFT's from_pretrained with that argument."""
+    local = Path(whole).expanduser()
+    try:
+        folder = local if is_folder(local) else _download(whole, "adapter", f"{subfolder}/")
+    except (OSError, ValueError) as error:
+        raise ExportError(f"the hub id {whole!r} of {text!r} is not available: {_hub_reason(error)}") from error
+    if not is_folder(folder / subfolder):
+        raise ExportError(f"{whole!r} has no subfolder {subfolder!r}: expected SOURCE:SUBFOLDER, found {text!r}")
+    return Source(text, folder / subfolder)
 
 
 def is_folder(path: Path) -> bool:
@@ -96,9 +113,10 @@ def _is(kind: Callable[[], bool], path: Path) -> bool:
         raise ExportError(f"the folder {str(path)!r} cannot be read: {error.strerror}") from error
 
 
-def _download(hub_id: str, kind: Kind) -> Path:
+def _download(hub_id: str, kind: Kind, subfolder: str = "") -> Path:
     if kind != "model":
-        return Path(snapshot_download(hub_id, allow_patterns=[*_TEXTS, *_SAFE, *_PICKLES]))
+        patterns = [f"{subfolder}{pattern}" for pattern in (*_TEXTS, *_SAFE, *_PICKLES)]
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
     # Subfolders contain files for other libraries, among them other weights of the same model.
     folder = Path(snapshot_download(hub_id, allow_patterns=[*_TEXTS, *_SAFE], ignore_patterns=["*/*"]))
     if not any(folder.glob("*.safetensors")):

@@ -180,8 +180,8 @@ def _add_sources(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]SOURCE",
-        help="adapters to load into the model: a folder or hub id written by save_adapter, save_all_adapters or PEFT; may be "
-        "repeated",
+        help="adapters to load into the model: a folder or hub id written by save_adapter, save_all_adapters or PEFT, or "
+        "SOURCE:SUBFOLDER; may be repeated",
     )
     parser.add_argument(
         "--fusion",

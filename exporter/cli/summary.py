@@ -23,7 +23,7 @@ _MEMBERS = 4
 
 
 def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list[Text]:
-    """Return the part that is computed once, and the sizes.
+    """Return the part that is computed once, the sizes and the notes.
 
     Args:
         variant: the variant.
@@ -39,6 +39,8 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
     if stored < total:
         shared = f"{100 * (1 - stored / total):.0f} % shared"
         lines += _fact("adapters", f"{total:,} parameters, {stored:,} stored ({shared})", width)
+    for number, note in enumerate(variant.notes):
+        lines += _fact("" if number else "notes", note, width)
     if variant.routed:
         lines += _fact("routed graph", f"{variant.routed}: each row selects an input row and a task", width)
     return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from exporter.errors import ExportError
@@ -50,20 +52,21 @@ _PROBLEMS: dict[str | None, HeadType] = {
 _NOT_STRUCTURE = ("num_labels", "label2id", "dropout_prob", "num_choices")
 
 
-def find_head(model: Any, task: str, name: str) -> Head:
+def find_head(model: Any, task: str, name: str, own: Mapping[str, Any] = MappingProxyType({})) -> Head:
     """Return the head `name` of a model with named heads, or the single head of any other model.
 
     Args:
         model: a live model.
         task: the task name, for messages and for the label count of a PEFT adapter.
         name: the head name; ignored for a model with a single head.
+        own: the content of the config.json that was saved with a PEFT adapter; its labels are those of the head.
 
     Raises:
         ExportError: the head does not exist or its type is not supported.
     """
     heads = getattr(model, "heads", None)
     if heads is None:
-        return _static_head(model, task)
+        return _static_head(model, task, own)
     if name not in heads:
         raise ExportError(
             f"the task {task!r} has no prediction head {name!r}; heads: {', '.join(heads) or 'none'}; for a head of "
@@ -97,7 +100,7 @@ def _check_first_head(model: Any, heads: Any) -> None:
         )
 
 
-def _static_head(model: Any, task: str) -> Head:
+def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
     name = type(_base(model)).__name__
     kind = next((kind for suffix, kind in _STATIC.items() if name.endswith(suffix)), None)
     if kind is None:
@@ -116,12 +119,26 @@ def _static_head(model: Any, task: str) -> Head:
     labels: tuple[str, ...] = ()
     if kind in _LABELLED:
         count = _label_count(model, task)
+        config, where = _config_of_head(config, own, count), f"configuration of {name}"
+        if isinstance(config, SimpleNamespace):
+            where = f"config.json that was saved with the adapter {task!r}"
         # Adapters of PEFT can have heads of another size, whose labels are not in the base model's configuration.
         label2id = config.label2id if count == config.num_labels else None
-        labels = _labels(f"configuration of {name}", count, label2id or {})
+        labels = _labels(where, count, label2id or {})
     if kind == "classification":
         kind = _problem(config, name, len(labels))
     return _finished(None, kind, labels, 1, name)
+
+
+def _config_of_head(config: Any, own: Mapping[str, Any], count: int) -> Any:
+    """The configuration with the labels and problem type that were saved with an adapter, if they fit its head."""
+    label2id, id2label = own.get("label2id"), own.get("id2label")
+    if not isinstance(label2id, Mapping) and isinstance(id2label, Mapping):
+        label2id = {label: number for number, label in id2label.items()}
+    if not isinstance(label2id, Mapping) or len(label2id) != count:
+        return config
+    problem = own.get("problem_type", getattr(config, "problem_type", None))
+    return SimpleNamespace(label2id=label2id, num_labels=count, problem_type=problem)
 
 
 def _problem(config: Any, name: str, count: int) -> HeadType:

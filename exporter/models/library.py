@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 from exporter.families import adapterhub_module
+from exporter.models import mixed as mixed_models
 from exporter.models import peft as peft_models
+from exporter.models.mixed import MixedModel
 from exporter.plan import Task
 
 
@@ -31,12 +34,22 @@ class AdapterLibrary(Protocol):
     def activate(self, model: Any, task: Task) -> None:
         """Make `model` a single-task model of `task`, in place."""
 
+    def without_adapters(self, model: Any, task: Task) -> AbstractContextManager[None]:
+        """Return a context in which `model`, with `task` active, computes no adapter."""
+
     def layers_without_adapter(self, model: Any, task: Task) -> tuple[int, ...]:
         """Return the layers of a pruned model in which `task` has no adapter."""
 
 
 def library_of(model: Any) -> AdapterLibrary:
     """Return the adapter library of a live model."""
+    if isinstance(model, MixedModel):
+        return cast(AdapterLibrary, mixed_models)
     if hasattr(model, "peft_config"):
         return cast(AdapterLibrary, peft_models)
     return cast(AdapterLibrary, adapterhub_module("models", "library", f"the {type(model).__name__}"))
+
+
+def owner_of(model: Any, setup: Any) -> Any:
+    """Return the model that has the adapter `setup`: a part of a model of several, otherwise the model itself."""
+    return model.part(setup) if isinstance(model, MixedModel) and setup in model.owner else model

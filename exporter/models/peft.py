@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from exporter.errors import ExportError
+from exporter.models.injected import InjectedModel
 from exporter.models.peft_modules import adapted, base_of, layer_of
 from exporter.models.peft_structure import structure
 from exporter.models.quiet_libraries import quiet
@@ -26,7 +27,7 @@ def adapters_of(model: Any) -> list[str]:
     """
     from peft import PeftModel
 
-    if not isinstance(model, PeftModel):
+    if not isinstance(model, PeftModel | InjectedModel):
         raise ExportError(
             f"expected a PeftModel, found a {type(model).__name__} with PEFT adapters: load it with "
             "peft.PeftModel.from_pretrained(base, folder, adapter_name=name), and more adapters with model.load_adapter"
@@ -81,7 +82,10 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
             f"the layers of {type(base_of(model)).__name__} are not recognized by their module names: expected "
             f"{_expected_layers(model)}, found {len(_numbers(model))} numbers; only drop 0 can be exported"
         )
-    return structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
+    found = structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
+    # The other classes pass all inputs to the model, as a plain PeftModel does.
+    kind = type(model).__name__
+    return {**found, "class": kind} if kind == "PeftModelForQuestionAnswering" else found
 
 
 def _is_dropped(path: str, drop: int) -> bool:
@@ -145,6 +149,13 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
             parent, _, child = path.rpartition(".")
             original = module.base_layer if hasattr(module, "base_layer") else module.original_module
             setattr(model.get_submodule(parent), child, original)
+
+
+@contextmanager
+def without_adapters(model: Any, task: Task) -> Iterator[None]:  # noqa: ARG001  # the interface has the argument
+    """Compute the base model, with its own head."""
+    with quiet(), _same_flags(model), model.disable_adapter():
+        yield
 
 
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from exporter.errors import ExportError
 from exporter.models.compositions import names_of, task_name
 from exporter.models.heads import find_head
 from exporter.models.inputs import check_vocabulary, max_lengths, model_inputs
-from exporter.models.library import library_of
+from exporter.models.library import library_of, owner_of
 from exporter.plan import Plan, Task
 from exporter.planning.choose_tasks import choose_setups, saved_heads
 from exporter.targets import INT8_RANGES, PRECISIONS, TARGETS, TOLERANCES
@@ -123,7 +123,10 @@ def make_plan(
     setups = choose_setups(model, tasks, setup)
     drops = _drops(drop, layers, list(setups))
     heads = saved_heads(setups, checkpoint.head) if tasks is None and setup is not None else {}
-    chosen = tuple(_task(model, name, each, drops[name], heads.get(name)) for name, each in setups.items())
+    chosen = tuple(
+        _task(model, name, each, drops[name], heads.get(name), checkpoint.configs.get(str(each), {}))
+        for name, each in setups.items()
+    )
     inputs = model_inputs(model, tokenizer, {task.head.kind for task in chosen})
     check_names(chosen, inputs)
     return Plan(
@@ -168,8 +171,11 @@ def make_plans(
     return plans
 
 
-def _task(model: Any, name: str, setup: Any, drop: int, saved_head: str | None) -> Task:
-    head = find_head(model, name, saved_head or _head_name(model, name, setup))
+def _task(model: Any, name: str, setup: Any, drop: int, saved_head: str | None, config: Mapping[str, Any]) -> Task:
+    owner = owner_of(model, setup)
+    # A task can have another name than its adapter, which a head in modules_to_save is called after.
+    adapter = setup if isinstance(setup, str) and hasattr(owner, "peft_config") else name
+    head = find_head(owner, adapter, saved_head or _head_name(model, name, setup), config)
     structure = {
         "setup": library_of(model).structure_of(model, name, setup, drop),
         "head": [head.structure, OUTPUTS[head.kind]],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 
 from exporter.errors import ExportError
-from exporter.models.library import library_of
+from exporter.models.library import library_of, owner_of
+from exporter.models.shared_copy import copy_model, shared_copy
 from exporter.plan import Plan, Task
 
 
@@ -48,37 +48,26 @@ def prune(model: Any, plan: Plan) -> tuple[TaskGroup, ...]:
     Raises:
         ExportError: the model cannot be copied, or its weights are not loaded.
     """
-    model = _cpu_fp32(model)
+    model = in_fp32(model)
     return tuple(_task_group(model, tasks) for tasks in plan.groups)
 
 
 def _task_group(model: Any, tasks: tuple[Task, ...]) -> TaskGroup:
-    pruned = shared_copy(model)
+    pruned = shared_copy(owner_of(model, tasks[0].setup))
     library_of(pruned).prune(pruned, tasks)
+    _return_fields(pruned)
     return TaskGroup(tasks, pruned.eval())
 
 
-def shared_copy(model: Any) -> Any:
-    """Copy the module tree; the copy shares all weights with the original.
-
-    Raises:
-        ExportError: an attribute of the model cannot be copied.
-    """
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return _copy(model, {id(tensor): tensor for tensor in tensors})
+def _return_fields(model: Any) -> None:
+    """Let a copy return outputs with named fields, whatever its configuration says."""
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "return_dict", True) is False:
+            config.return_dict = True
 
 
-def _copy(model: Any, memo: dict[int, Any]) -> Any:
-    try:
-        return copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError) as error:
-        raise ExportError(
-            f"the model cannot be copied ({error}): remove its hooks and parametrizations first, for example with "
-            "torch.nn.utils.prune.remove"
-        ) from error
-
-
-def _cpu_fp32(model: Any) -> Any:
+def in_fp32(model: Any) -> Any:
     """Return the model if its weights are in fp32 on the CPU, otherwise a converted copy.
 
     The copy shares no weights: Module.to would write the converted weights into the user's parameters.
@@ -88,7 +77,7 @@ def _cpu_fp32(model: Any) -> Any:
         raise ExportError("the model's weights are not loaded (they are on the meta device): load it with its weights")
     if all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors):
         return model
-    return _copy(model, {}).to("cpu", torch.float32)
+    return copy_model(model, {}).to("cpu", torch.float32)
 
 
 def shared_part(task_groups: tuple[TaskGroup, ...], plan: Plan) -> str:

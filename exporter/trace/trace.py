@@ -17,8 +17,9 @@ from exporter.errors import ExportError
 from exporter.models.binding import task_weights
 from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
 from exporter.models.quiet_libraries import quiet
+from exporter.models.shared_copy import shared_copy
 from exporter.plan import Plan
-from exporter.prune.task_groups import TaskGroup, shared_copy
+from exporter.prune.task_groups import TaskGroup
 from exporter.targets import MIN_TRACED_OPSET
 from exporter.trace.decompose import light_decompositions
 from exporter.trace.explain import SIZES, explain

@@ -13,7 +13,9 @@ from exporter.prune.task_groups import TaskGroup
 from runtime.bundle import OUTPUTS
 
 
-def eager(task_group: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def eager(
+    task_group: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np.ndarray], activate: bool = True
+) -> list[np.ndarray]:
     """Run single-task eager PyTorch.
 
     Args:
@@ -21,6 +23,7 @@ def eager(task_group: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np
         plan: the graph's inputs.
         task: the task to run.
         inputs: input name -> array.
+        activate: activate the task first; False to run the model as it is.
 
     Returns:
         The fields of the head's output, in the order of `runtime.bundle.OUTPUTS`.
@@ -34,8 +37,9 @@ def eager(task_group: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np
     elif task.head.kind == "multiple_choice":
         # A model with a single head reads [questions, choices, sequence]: pass questions with one choice each.
         used = {name: value[:, None] for name, value in used.items()}
+    model = task_group.activate(task) if activate else task_group.model
     with torch.inference_mode():
-        output = task_group.activate(task)(**{name: torch.from_numpy(value) for name, value in used.items()})
+        output = model(**{name: torch.from_numpy(value) for name, value in used.items()})
     fields = [output[field].numpy() for field in OUTPUTS[task.head.kind]]
     if task.head.kind == "dependency_parsing":
         # The library squeezes axes of length one of the arc scores, the graph does not.

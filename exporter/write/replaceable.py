@@ -51,8 +51,8 @@ def check_sources(output: Path, sources: Iterable[object]) -> None:
 
     Args:
         output: the folder to write.
-        sources: models, adapters, calibration files and so on, also in mappings, and also as NAME=SOURCE; a source that is not
-            an existing path is ignored.
+        sources: models, adapters, calibration files and so on, also in mappings, and also as NAME=SOURCE or SOURCE:SUBFOLDER;
+            a source that is not an existing path is ignored.
 
     Raises:
         ExportError: a source is in `output`, after links are resolved.
@@ -65,7 +65,8 @@ def check_sources(output: Path, sources: Iterable[object]) -> None:
             check_sources(output, source.values())
         elif isinstance(source, str | os.PathLike):
             text = os.fspath(source)
-            for path in (text, text.partition("=")[2]):
+            named = (text, text.partition("=")[2])
+            for path in (*named, *(each.rpartition(":")[0] for each in named)):  # SOURCE:SUBFOLDER
                 if _lies_in(path, inside):
                     raise ExportError(
                         f"the source {text!r} is in the output folder {str(output)!r}, which --overwrite would delete: choose "

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, BertForTokenClassification
 
 import runtime
 from exporter import export
@@ -48,7 +48,10 @@ def _models(text: str) -> dict[str, Any]:
     if "peft_model" in text:
         shape = config(num_hidden_layers=layers, vocab_size=30522)
         base = BertForSequenceClassification(shape)
-        return {**found, "peft_model": peft_model(METHODS["lora"], ("sst2", "rte"), base)}
+        found["peft_model"] = peft_model(METHODS["lora"], ("sst2", "rte"), base)
+        if "entities_model" in text:
+            found["entities_model"] = peft_model(METHODS["lora"], ("entities",), BertForTokenClassification(shape))
+        return found
     model = tiny_model(dict.fromkeys(names, ("seq_bn", "2")), deep_config(layers))
     if "Fuse(" in text:
         model.add_adapter_fusion(["sst2", "mnli"])

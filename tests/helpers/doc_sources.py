@@ -10,7 +10,13 @@ from typing import Any
 
 import peft
 from adapters.composition import Fuse
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 from tests.helpers.tiny_models import tiny_model, tokenizer
 from tests.helpers.tiny_peft import peft_model
@@ -60,6 +66,17 @@ def _write_peft(folder: Path, layers: int) -> None:
     peft_model(settings, ("sst2", "rte"), base).save_pretrained(folder)
 
 
+def _write_mixed(folder: Path, layers: int) -> None:
+    lora: dict[str, Any] = {"r": 2, "target_modules": ["query"]}
+    ia3 = peft.IA3Config(task_type="TOKEN_CLS", target_modules=["key"], feedforward_modules=[])
+    for name, kind, settings in (
+        ("topic", BertForSequenceClassification, peft.LoraConfig(task_type="SEQ_CLS", **lora)),
+        ("entities", BertForTokenClassification, ia3),
+        ("qa", BertForQuestionAnswering, peft.LoraConfig(task_type="QUESTION_ANS", **lora)),
+    ):
+        peft_model(settings, (name,), kind(deep_config(layers))).save_pretrained(folder)
+
+
 def _write_lines(path: Path) -> None:
     row = {"label": 0}
     lines = {".txt": _TEXTS, ".jsonl": [json.dumps({"text": text, **row}) for text in _TEXTS]}[path.suffix]
@@ -72,6 +89,7 @@ _WRITERS: dict[str, Callable[[Path, int], None]] = {
     "my-base": _write_base,
     "adapters": _write_adapters,
     "peft": _write_peft,
+    "mixed": _write_mixed,
 }
 
 

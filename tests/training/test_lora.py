@@ -32,9 +32,9 @@ def test_a_task_is_trained_saved_and_loaded(tmp_path: Path, monkeypatch: pytest.
     texts = [Example("one word", "x", ""), Example("a few more words than that", "y", ""), Example("two words", "x", "")]
     model = lora.add_lora(_base(), "default")
     prepared = lora.prepare(model, words, TASK, encode(TASK, words, texts, LABELS))
-    head = model.get_base_model().classifier.modules_to_save["default"].weight.clone()
+    head = _head(model).weight.clone()
     lora.fit_lora(model, TASK, prepared * 8, 0, tmp_path / "checkpoint.pt")
-    assert not torch.equal(head, model.get_base_model().classifier.modules_to_save["default"].weight)
+    assert not torch.equal(head, _head(model).weight)
 
     lora.save_lora(model, tmp_path / "saved")
     stored = load_file(tmp_path / "saved" / lora.WEIGHTS)
@@ -47,12 +47,18 @@ def test_a_task_is_trained_saved_and_loaded(tmp_path: Path, monkeypatch: pytest.
         # The examples are in the order of their lengths.
         assert torch.allclose(lora.logits_of(again, prepared), expected[[0, 2, 1]], atol=1e-6)
         with again.disable_adapter():
-            bare = again.get_base_model().bert(**inputs).pooler_output
-        bare = again.get_base_model().classifier.modules_to_save["default"](bare)
+            base: Any = again.get_base_model()
+            bare = base.bert(**inputs).pooler_output
+        bare = _head(again)(bare)
         assert torch.allclose(lora.logits_of(again, prepared, with_adapter=False), bare[[0, 2, 1]], atol=1e-6)
     scores = lora.lora_scores(again, prepared)
     assert len(scores) == LAYERS + 1
     assert scores[:LAYERS] == [scores[0]] * LAYERS
+
+
+def _head(model: Any) -> Any:
+    """The classifier that is trained with the adapter."""
+    return model.get_base_model().classifier.modules_to_save["default"]
 
 
 def test_the_tasks_are_those_of_the_example() -> None:

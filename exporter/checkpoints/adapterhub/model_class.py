@@ -9,7 +9,7 @@ from typing import Any
 from adapters.head_utils import STATIC_TO_FLEX_HEAD_MAP
 from adapters.models.auto.adapter_model import ADAPTER_MODEL_MAPPING_NAMES
 
-from exporter.checkpoints.model_class import base_class, class_of, own_class
+from exporter.checkpoints.model_class import base_class, is_class, own_class
 from exporter.checkpoints.scan import INTERFACE, Part
 from exporter.errors import ExportError
 
@@ -36,12 +36,12 @@ def choose(folder: Path, config: dict[str, Any], parts: Sequence[Part]) -> tuple
     if flexible and not (inside and own):
         # Adapters saved without a head use the model's head.
         headless = bool(parts) and not heads and own
-        inconvertible = [name for name in saved_from if name not in STATIC_TO_FLEX_HEAD_MAP and class_of(name)]
+        inconvertible = [name for name in saved_from if name not in STATIC_TO_FLEX_HEAD_MAP and is_class(name)]
         if not headless and not inconvertible:
             return None, {}
     if inside or not heads:
         return own or base_class(folder, config), {}
-    if len(saved_from) > 1 or not class_of(saved_from[0]):
+    if len(saved_from) > 1 or not is_class(saved_from[0]):
         raise ExportError(
             f"a {config['model_type']} model of this kind has one head, but the adapters have heads of "
             f"{', '.join(saved_from)}: export those of one class at a time"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from adapters import AdapterConfig, BnConfig, ConfigUnion
@@ -129,6 +130,17 @@ def activate(model: Any, task: Task) -> None:
         model.set_active_adapters(task.setup, skip_layers=list(range(task.drop)) or None)
     if task.head.name is not None:
         model.active_head = task.head.name
+
+
+@contextmanager
+def without_adapters(model: Any, task: Task) -> Iterator[None]:  # noqa: ARG001  # the interface has the argument
+    """Compute no adapter; the head of `task` stays active."""
+    setup = model.adapters_config.active_setup
+    model.adapters_config.active_setup = None
+    try:
+        yield
+    finally:
+        model.adapters_config.active_setup = setup
 
 
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from exporter.models.module_surgery import bind
+from exporter.models.peft_modules import base_of
 
 __all__ = ["HEAD_PATCHES", "decoded", "last_eos", "row_at"]
 
@@ -60,12 +61,14 @@ def patch_multiple_choice(model: nn.Module) -> None:
 
     The model reads inputs of [questions, choices, sequence]. The scores and their order are the same.
     """
-    if type(model).__name__.endswith("ForMultipleChoice"):
-        bind(model, _one_choice_forward)
+    base = base_of(model)  # the wrapper of PEFT has another name
+    if type(base).__name__.endswith("ForMultipleChoice"):
+        bind(base, _one_choice_forward)
 
 
-def _one_choice_forward(model: Any, **inputs: torch.Tensor) -> Any:
-    return type(model).forward(model, **{name: value.unsqueeze(1) for name, value in inputs.items()})
+def _one_choice_forward(model: Any, **inputs: Any) -> Any:
+    choices = {name: value.unsqueeze(1) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+    return type(model).forward(model, **choices)
 
 
 HEAD_PATCHES: tuple[Callable[[nn.Module], None], ...] = (patch_eos_pooling, patch_multiple_choice)

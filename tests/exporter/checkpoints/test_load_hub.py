@@ -69,6 +69,25 @@ def test_models_and_adapters_of_the_cache(published: Any, base: Any, adapters: l
     assert_equal(answer(found.model, "a"), answer(published, "a"))
 
 
+@pytest.mark.parametrize("adapter", ["org/all:b", "mine=org/all:b", "all:b"])
+def test_an_adapter_in_a_subfolder(published: Any, adapter: str) -> None:
+    found = load("org/tiny-bert", adapters=[adapter])
+    assert list(found.model.heads) == (["mine"] if "=" in adapter else ["b"])
+    assert_equal(answer(found.model, next(iter(found.model.heads))), answer(published, "b"))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ("org/all:c", "'org/all' has no subfolder 'c'"),
+        ("org/nothing:c", "the hub id 'org/nothing' of 'org/nothing:c' is not available"),
+        ("all:../all/b", "there is no adapter folder 'all:../all/b'"),
+    ],
+)
+def test_subfolders_that_are_none(published: Any, adapter: str, message: str) -> None:
+    assert_refused(message, "org/tiny-bert", adapters=[adapter])
+
+
 def test_an_adapter_of_another_model_of_the_hub(published: Any) -> None:
     assert_refused("trained for the model 'org/tiny-bert', not for 'org/other-bert'", "org/other-bert", adapters=["org/all"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -26,9 +27,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model with its tokenizer in base/, and two adapters in one/ and two/."""
     folder = tmp_path_factory.mktemp("peft")
     torch.manual_seed(3)
-    base = BertForSequenceClassification(bert_config())
+    base: Any = BertForSequenceClassification(bert_config())
     base.save_pretrained(folder / "base")
-    left_tokenizer(base).save_pretrained(folder / "base")
+    tokenizer: Any = left_tokenizer(base)
+    tokenizer.save_pretrained(folder / "base")
     for name in NAMES:
         model = peft.get_peft_model(
             BertForSequenceClassification.from_pretrained(folder / "base"),

@@ -1,0 +1,95 @@
+"""Reference models that PEFT itself loads from the folders of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from exporter.checkpoints.peft_config import read_adapter_weights, read_config
+from exporter.checkpoints.sources import first_line
+from exporter.errors import ExportError
+from exporter.models.peft_structure import output_layer
+from exporter.models.quiet_libraries import quiet
+from exporter.models.shared_copy import copy_model, shared_copy
+
+# Values of init_lora_weights with which PEFT leaves the base model's weights unchanged.
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal")
+
+
+class References:
+    """Loads adapters with `PeftModel.from_pretrained`, each into a fresh copy of its base model."""
+
+    def __init__(self) -> None:
+        """Start without adapters."""
+        self._known: dict[str, tuple[Any, Path]] = {}
+
+    def add(self, base: Any, sources: Mapping[str, Path]) -> None:
+        """Register adapters.
+
+        Args:
+            base: a model of transformers without adapters, which is not changed.
+            sources: adapter name -> folder.
+        """
+        fresh = shared_copy(base)
+        self._known.update({name: (fresh, folder) for name, folder in sources.items()})
+
+    def __call__(self, name: str) -> Any:
+        """Return a model with one adapter, in evaluation mode and in fp32.
+
+        Args:
+            name: the adapter name.
+
+        Raises:
+            ExportError: PEFT cannot load the adapter.
+        """
+        from peft import PeftModel
+
+        base, folder = self._known[name]
+        weights = read_adapter_weights(name, folder)
+        config = read_config(name, folder)
+        model = copy_model(base, {}) if _needs_copy(config, base) else shared_copy(base)
+        _own_weights(model, weights, biases=getattr(config, "bias", "none") not in ("none", None))
+        _resize_head(model, weights)
+        try:
+            with quiet():
+                return PeftModel.from_pretrained(model, str(folder)).eval().float()
+        # PEFT raises many types: KeyError, RuntimeError, ValueError, …
+        except Exception as error:
+            raise ExportError(
+                f"PEFT cannot load the adapter {name!r} from {str(folder)!r}: {type(error).__name__}: {first_line(error)}"
+            ) from error
+
+
+def _needs_copy(config: Any, base: nn.Module) -> bool:
+    """Whether PEFT writes into weights of the trunk, or their type is another than that of the result."""
+    if getattr(config, "init_lora_weights", None) not in _PLAIN_STARTS:
+        return True
+    return any(tensor.dtype != torch.float32 for tensor in base.parameters() if tensor.is_floating_point())
+
+
+def _own_weights(model: nn.Module, weights: Collection[str], biases: bool) -> None:
+    """Copy the weights of a shared copy that an adapter's file can overwrite."""
+    names = {key.removeprefix("base_model.").removeprefix("model.") for key in weights}
+    for path, module in model.named_modules():
+        for key, tensor in list(module.named_parameters(recurse=False)):
+            if ".".join(part for part in (path, key) if part) in names or (biases and key == "bias"):
+                module.register_parameter(key, nn.Parameter(tensor.detach().clone(), requires_grad=False))
+
+
+def _resize_head(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give a copy of the base model a head with the number of labels in the adapter's file, as its user does."""
+    for path, head in list(model.named_children()):
+        output = output_layer(path, head)
+        if output is None:
+            continue
+        inner = next(key for key, child in head.named_modules() if child is output)
+        name = ".".join(part for part in (path, inner) if part)
+        stored = next((weights[key] for key in weights if key.endswith(f"model.{name}.weight")), None)
+        if stored is None or stored.dim() != 2 or stored.shape[1] != output.in_features or len(stored) == output.out_features:
+            continue
+        model.set_submodule(name, nn.Linear(output.in_features, len(stored), output.bias is not None))
+        model.num_labels = len(stored)

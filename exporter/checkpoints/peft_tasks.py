@@ -1,0 +1,69 @@
+"""Loading of a model folder with the adapters of PEFT that are its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exporter.checkpoints.assign import check_base_name
+from exporter.checkpoints.base_model import load_folder
+from exporter.checkpoints.peft_adapters import load_parts
+from exporter.checkpoints.peft_class import class_of
+from exporter.checkpoints.peft_reference import References
+from exporter.checkpoints.peft_tokenizers import check_vocabulary
+from exporter.checkpoints.scan import Part
+from exporter.checkpoints.sources import Source, read_json
+from exporter.errors import ExportError
+from exporter.models.mixed import MixedModel
+from exporter.models.shared_copy import share_trunk, shared_copy
+
+# The file in which a model, and sometimes an adapter, has the names of its labels.
+_CONFIG = "config.json"
+
+
+def load_tasks(
+    source: Source, config: Mapping[str, Any], parts: Sequence[Part]
+) -> tuple[Any, dict[str, Mapping[str, Any]], References]:
+    """Load adapters of PEFT, those of each class into models of that class; all models share the weights of the trunk.
+
+    Args:
+        source: the model folder.
+        config: the content of its config.json.
+        parts: the adapters, in the order of the tasks.
+
+    Returns:
+        The model, the content of the config.json that was saved with an adapter by its name, and the reference models.
+
+    Raises:
+        ExportError: an adapter is damaged, of an unsupported type, or trained for another model; or there are adapters of the
+            adapters library, too.
+    """
+    others = [part for part in parts if part.kind != "peft"]
+    if others:
+        raise ExportError(
+            f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "
+            "export them separately"
+        )
+    by_class: dict[str, list[Part]] = {}
+    for part in parts:
+        by_class.setdefault(class_of(part, config), []).append(part)
+    models: list[Any] = []
+    trunk: Any = None
+    references = References()
+    for class_name, own in by_class.items():
+        loaded = load_folder(source, class_name)
+        for part in own:
+            check_base_name(part, part.config.get("base_model_name_or_path"), loaded.model.config.name_or_path)
+            check_vocabulary(part.name, part.folder, source.folder)
+        if trunk is None:
+            trunk = shared_copy(loaded.model)
+        else:
+            share_trunk(loaded.model, trunk)
+        sources = {part.name: part.folder for part in own}
+        references.add(loaded.model, sources)
+        models += load_parts(loaded.model, sources, loaded.missing)
+    model = models[0] if len(models) == 1 else MixedModel(models, [part.name for part in parts])
+    configs: dict[str, Mapping[str, Any]] = {
+        part.name: read_json(path) for part in parts if (path := part.folder / _CONFIG).is_file()
+    }
+    return model, configs, references

@@ -1,0 +1,53 @@
+"""The notes of a report: what a user of the graph should know, in one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exporter.models.inputs import used_inputs
+from exporter.plan import Plan
+from exporter.prune.task_groups import TaskGroup
+from exporter.verify.effect import tasks_without_effect
+
+# Longer lists of tasks are cut to this number.
+_TASKS = 3
+# PEFT 0.21 takes two arguments of its forward method by name and does not pass them on.
+_DROPPING = "PeftModelForQuestionAnswering"
+
+
+def unread_inputs(plan: Plan, task_groups: Sequence[TaskGroup], unread: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return a note for each input that a task does not read although its model has it.
+
+    Args:
+        plan: the plan of the tasks.
+        task_groups: the pruned models.
+        unread: for each group, the inputs on which no output of its graph depends.
+    """
+    found: dict[tuple[str, bool], list[str]] = {}
+    for task_group, names in zip(task_groups, unread, strict=True):
+        dropped = type(task_group.model).__name__ == _DROPPING
+        for task in task_group.tasks:
+            for name in set(names).intersection(used_inputs(plan.inputs, task.head.kind)):
+                found.setdefault((name, dropped), []).append(task.name)
+    return tuple(
+        f"{_listed(tasks)} {'do' if len(tasks) > 1 else 'does'} not read {name}"
+        + (f": {_DROPPING} does not pass it to the model, in training neither" if dropped else "")
+        for (name, dropped), tasks in found.items()
+    )
+
+
+def missing_effects(plan: Plan, task_groups: Sequence[TaskGroup]) -> tuple[str, ...]:
+    """Return a note with the tasks whose adapter changes nothing; empty if there are no such tasks."""
+    tasks = tasks_without_effect(task_groups, plan)
+    if not tasks:
+        return ()
+    own = "their adapters are" if len(tasks) > 1 else "its adapter is"
+    return (
+        f"suspicious: {_listed(tasks)} {'give' if len(tasks) > 1 else 'gives'} the same logits without an adapter; check that "
+        f"{own} trained",
+    )
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    shown = ", ".join(tasks[:_TASKS])
+    return f"{shown} and {len(tasks) - _TASKS} more" if len(tasks) > _TASKS else shown
