@@ -54,6 +54,7 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "tensorrt.workspace": _BYTES,
     "openvino.device": _NAME,
     "openvino.precision": _NAME,
+    "openvino.kernels": _WHOLE,
 }
 
 
