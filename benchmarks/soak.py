@@ -1,10 +1,10 @@
 """Soak test: many threads on one predictor for a long time.
 
-`python -m benchmarks.soak DIR [--provider cpu] [--minutes 10] [--threads 16]` makes calls with random tasks and drops on texts of a
-fixed pool. The predictions must equal those of the single texts, computed before the threads start. If the bundle has a routed graph, some
-calls select a different task per text. Some calls are cancelled; some are invalid and must be rejected. Memory, open files and
-threads are recorded 20 times: from the second to the last quarter of the run, memory must not grow by more than --growth, and
-files and threads must not grow at all.
+`python -m benchmarks.soak DIR [--provider cpu] [--minutes 10] [--threads 16]` makes calls with random tasks and drops on
+texts of a fixed pool. The predictions must equal those of the single texts, computed before the threads start. If the bundle
+has a routed graph, some calls select a different task per text. Some calls are cancelled; some are invalid and must be
+rejected. Memory, open files and threads are recorded 20 times: from the second to the last quarter of the run, memory must
+not grow by more than --growth, and files and threads must not grow at all.
 
 Exit status: 0 if all results are correct and nothing leaks, otherwise 1. The last line of standard output is a JSON object.
 """

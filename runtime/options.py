@@ -15,7 +15,7 @@ ConvSearch = Literal["DEFAULT", "HEURISTIC", "EXHAUSTIVE"]
 Hint = Literal["f32", "bf16", "f16"]
 
 # OpenVINO's default of 5,000 takes hundreds of MB more with every few hundred new shapes; docs/runtime.md has measurements.
-KERNELS = 256
+KERNELS = 64
 
 _LOGGER = logging.getLogger("runtime.progress")
 
@@ -138,8 +138,8 @@ def _problems(options: Options) -> Iterator[str]:
             yield f"{name}: expected a positive integer or None, found {value!r}"
     if not isinstance(options.cuda.device, int) or options.cuda.device < 0:
         yield f"cuda.device: expected the index of a GPU, found {options.cuda.device!r}"
-    if not isinstance(options.openvino.kernels, int) or isinstance(options.openvino.kernels, bool) or options.openvino.kernels < 0:
-        yield f"openvino.kernels: expected a whole number, found {options.openvino.kernels!r}"
+    if not (_positive(kernels := options.openvino.kernels) or (kernels == 0 and type(kernels) is int)):
+        yield f"openvino.kernels: expected a whole number, found {kernels!r}"
     for name, choice, choices in (
         ("cuda.conv_search", options.cuda.conv_search, get_args(ConvSearch)),
         # None: the bundle decides

@@ -47,7 +47,7 @@ def extreme_sums(weight: np.ndarray) -> tuple[int, int]:
 
 
 def _pair_sums(weight: np.ndarray) -> np.ndarray:
-    return weight[..., ::2, :] + weight[..., 1::2, :]
+    return np.asarray(weight[..., ::2, :] + weight[..., 1::2, :])
 
 
 class ProvePairSumsPass(ir.passes.InPlacePass):
@@ -71,8 +71,8 @@ class ProvePairSumsPass(ir.passes.InPlacePass):
                 wrong.append(f"{weight.name} ({low:,} to {high:,})")
         if wrong:
             raise ValueError(
-                f"{type(self).__name__}: expected weights whose sums of two products fit 16 bits ({_INT16.min:,} to {_INT16.max:,}), found "
-                f"{', '.join(wrong)}"
+                f"{type(self).__name__}: expected weights whose sums of two products fit 16 bits ({_INT16.min:,} to "
+                f"{_INT16.max:,}), found {', '.join(wrong)}"
             )
         return ir.passes.PassResult(model, modified=False)
 

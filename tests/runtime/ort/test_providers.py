@@ -72,7 +72,7 @@ def test_openvino_gets_the_requested_precision(bundle: Path) -> None:
     assert (found["INFERENCE_PRECISION_HINT"], found["INFERENCE_NUM_THREADS"]) == ("bf16", "3")
 
 
-@pytest.mark.parametrize(("settings", "kept"), [([], "256"), (["openvino.kernels=0"], "0"), (["openvino.kernels=7"], "7")])
+@pytest.mark.parametrize(("settings", "kept"), [([], "64"), (["openvino.kernels=0"], "0"), (["openvino.kernels=7"], "7")])
 def test_openvino_keeps_a_bounded_number_of_kernels(bundle: Path, settings: list[str], kept: str) -> None:
     ((_, requested),) = session_providers(OPENVINO, read_settings(settings, Options()), read_manifest(bundle))
     assert json.loads(requested["load_config"])["CPU"]["CPU_RUNTIME_CACHE_CAPACITY"] == kept
