@@ -1,10 +1,10 @@
 """Soak test: many threads on one predictor for a long time.
 
-`python -m benchmarks.soak DIR [--minutes 10] [--threads 16]` makes calls with random tasks and drops on texts of a fixed pool.
-The predictions must equal those of the single texts, computed before the threads start. If the bundle has a routed graph, some
-calls select a different task per text. Some calls are cancelled; some are invalid and must be rejected. Memory, open files and
-threads are recorded 20 times: from the second to the last quarter of the run, memory must not grow by more than --growth, and
-files and threads must not grow at all.
+`python -m benchmarks.soak DIR [--provider cpu] [--minutes 10] [--threads 16]` makes calls with random tasks and drops on
+texts of a fixed pool. The predictions must equal those of the single texts, computed before the threads start. If the bundle
+has a routed graph, some calls select a different task per text. Some calls are cancelled; some are invalid and must be
+rejected. Memory, open files and threads are recorded 20 times: from the second to the last quarter of the run, memory must
+not grow by more than --growth, and files and threads must not grow at all.
 
 Exit status: 0 if all results are correct and nothing leaks, otherwise 1. The last line of standard output is a JSON object.
 """
@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import psutil
 
 import runtime
+from benchmarks.machine import FLAVOURS, versions
 from runtime.text.encode import CPU_LIMITS, TextEncoder
 
 _POOL = 96
@@ -65,15 +65,16 @@ class Findings:
 class Soak:
     """Calls on one predictor, whose results are compared with those of single texts."""
 
-    def __init__(self, folder: Path, threads: int | None, longest: int) -> None:
+    def __init__(self, folder: Path, provider: str, threads: int | None, longest: int) -> None:
         """Load the bundle and compute the expected results.
 
         Args:
             folder: folder of the bundle.
+            provider: name of the execution provider.
             threads: threads within one operator.
             longest: maximum number of words of a text.
         """
-        self.predictor = runtime.load(folder, provider="cpu", threads=threads)
+        self.predictor = runtime.load(folder, provider=provider, threads=threads)
         shuffle = random.Random(0)  # noqa: S311 - texts, not secrets
         self.texts = [" ".join(shuffle.choices(_WORDS, k=shuffle.randint(1, longest))) for _ in range(_POOL)]
         # one call per text: no padding, no other texts in the batch
@@ -172,13 +173,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folder", type=Path, metavar="DIR", help="folder written by `python -m exporter`, preferably with several drops"
     )
+    parser.add_argument("--provider", choices=("cpu", "openvino"), default="cpu", help="execution provider; default cpu")
     parser.add_argument("--minutes", type=float, default=10.0, help="duration; default 10")
     parser.add_argument("--threads", type=int, default=16, help="number of calling threads; default 16")
     parser.add_argument("--intra", type=int, default=1, help="threads within one operator; default 1")
     parser.add_argument("--longest", type=int, default=60, help="maximum number of words of a text; default 60")
     parser.add_argument("--growth", type=float, default=10.0, help="allowed growth of memory in MB; default 10")
     options = parser.parse_args(arguments)
-    soak = Soak(options.folder, options.intra, options.longest)
+    soak = Soak(options.folder, options.provider, options.intra, options.longest)
     findings, process = Findings(), psutil.Process()
     together = threading.Barrier(options.threads + 1)  # plus this thread
 
@@ -218,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, counts in (("files", files), ("threads", running)):
         leaks[name] = statistics.median(counts[-quarter:]) > statistics.median(counts[quarter : 2 * quarter])
     result = {
+        "provider": soak.predictor.provider,
         "minutes": options.minutes,
         "threads": options.threads,
         "calls": dict(sorted(findings.counts.items())),
@@ -227,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "growth_mb": round(growth, 1),
         "leaks": [name for name, found in leaks.items() if found],
         "wrong": findings.wrong,
-        "versions": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+        "versions": versions((*FLAVOURS, "numpy")),
     }
     print(json.dumps(result))
     return int(bool(findings.wrong or result["leaks"]))

@@ -14,6 +14,9 @@ from runtime.errors import InputError
 ConvSearch = Literal["DEFAULT", "HEURISTIC", "EXHAUSTIVE"]
 Hint = Literal["f32", "bf16", "f16"]
 
+# OpenVINO's default of 5,000 takes hundreds of MB more with every few hundred new shapes; docs/runtime.md has measurements.
+KERNELS = 64
+
 _LOGGER = logging.getLogger("runtime.progress")
 
 
@@ -75,10 +78,13 @@ class OpenVINOOptions:
         device: OpenVINO's name of the device, such as CPU or GPU.
         precision: type in which floats are computed. None selects "bf16" for a bundle exported with `--precision bf16`, and
             for an int8 bundle on a CPU with bf16 instructions; otherwise "f32". Without such instructions "bf16" is slow.
+        kernels: number of kernels, each compiled for one shape of inputs, that a graph keeps on the CPU; 0 compiles them in
+            every run. They take most of the memory that grows with the number of different shapes.
     """
 
     device: str = "CPU"
     precision: Hint | None = None
+    kernels: int = KERNELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +138,8 @@ def _problems(options: Options) -> Iterator[str]:
             yield f"{name}: expected a positive integer or None, found {value!r}"
     if not isinstance(options.cuda.device, int) or options.cuda.device < 0:
         yield f"cuda.device: expected the index of a GPU, found {options.cuda.device!r}"
+    if not (_positive(kernels := options.openvino.kernels) or (kernels == 0 and type(kernels) is int)):
+        yield f"openvino.kernels: expected a whole number, found {kernels!r}"
     for name, choice, choices in (
         ("cuda.conv_search", options.cuda.conv_search, get_args(ConvSearch)),
         # None: the bundle decides

@@ -59,6 +59,7 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "tensorrt.workspace": _BYTES,
     "openvino.device": _NAME,
     "openvino.precision": _one_of(get_args(Hint)),
+    "openvino.kernels": _WHOLE,
 }
 
 

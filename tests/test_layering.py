@@ -42,7 +42,7 @@ ORDER = {
         ),
         *("write", "trace", "verify", "compile", "report", "inspect", "notes", "variant", "export_tasks", "add_tasks", "cli"),
     ),
-    "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
+    "exporter.compile": ("rewrite", "pair_sums", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (
         *("errors", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
         *("text", "checks", "ort", "predictor", "load", "serving"),

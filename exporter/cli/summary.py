@@ -13,6 +13,7 @@ from exporter.prune.fusion_members import FusionReport
 from exporter.report import Report, VariantReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow
+from runtime.bundle.entries import PAIR_SUMS
 
 # The width of the labels.
 _LABEL = 15
@@ -23,7 +24,7 @@ _MEMBERS = 4
 
 
 def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list[Text]:
-    """Return the part that is computed once, the sizes and the notes.
+    """Return the part that is computed once, the sizes, where an int8 graph runs, and the notes.
 
     Args:
         variant: the variant.
@@ -36,6 +37,8 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
         nodes = f"{graph.nodes} nodes ({graph.trunk_nodes} in the trunk)"
         weights = f"{size(graph.initializer_bytes)} ({size(graph.trunk_bytes)} in the trunk)"
         lines += _fact("graph", f"{nodes}, {weights}", width)
+    if any(row.name == PAIR_SUMS for row in graph.passes):
+        lines += _fact("int8", "runs on processors with and without VNNI", width)
     if stored < total:
         shared = f"{100 * (1 - stored / total):.0f} % shared"
         lines += _fact("adapters", f"{total:,} parameters, {stored:,} stored ({shared})", width)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from exporter.compile.pair_sums import ProvePairSumsPass
 from exporter.compile.passes.convert_to_half import ConvertToHalfPass
 from exporter.compile.passes.fuse_attention import FuseAttentionPass
 from exporter.compile.passes.fuse_skip_layer_norm import FuseSkipLayerNormPass
@@ -66,6 +67,8 @@ def target_passes(
         passes.append(QuantizeDynamicPass(_LEAST))
     elif precision == "int8":
         passes.append(QuantizeRowsPass(_LEAST, fused=target == "cpu"))
+    if precision == "int8":
+        passes.append(ProvePairSumsPass())
     if opset is not None and opset < model.graph.opset_imports[""]:
         passes.append(LowerOpsetPass())
     if not passes:

@@ -53,6 +53,9 @@ MOST_LAYERS: Final = 10_000
 MOST_ELEMENTS: Final = 2**26  # of the fixed axes of an input, in one row: an image of 4,728 x 4,728 pixels
 LARGEST: Final = 2**31 - 1  # of lengths and limits
 
+# The pass that proves that an int8 graph gives the same integers on processors without VNNI
+PAIR_SUMS: Final = "ProvePairSums"
+
 _LABELLED: Final = ("classification", "multilabel", "tagging")
 _UNLABELLED_TOO: Final = ("dependency_parsing", "regression")  # labels are optional; those of a regression name its outputs
 
@@ -239,6 +242,11 @@ class VariantEntry:
     tasks: Mapping[str, TaskLayers]
     parity: tuple[ParityRow, ...]
     passes: tuple[PassRow, ...]
+
+    @property
+    def fits_int16(self) -> bool:
+        """Whether no sum of two 8-bit products in the graphs exceeds 16 bits, by the proof of the compiler."""
+        return any(row.name == PAIR_SUMS for row in self.passes)
 
     def problems(self, where: str, layers: int, names: Collection[str]) -> Iterator[str]:
         """Yield a message for each invalid field.

@@ -14,6 +14,7 @@ from runtime.errors import AdapterDropError, BundleError, CancelledError, InputE
 from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
+from runtime.ort.cpu_info import saturates
 from runtime.ort.cuda_graphs import CapturedGraphs, plain_run
 from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
@@ -167,6 +168,7 @@ def open_sessions(
     """
     options = Options() if options is None else options
     *optional, last = resolve(provider, manifest)
+    _check_products(files, manifest)
 
     def open_on(provider: Provider) -> OpenBundle:
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
@@ -187,6 +189,19 @@ def open_sessions(
         except ProviderError:
             continue
     return open_on(last)
+
+
+def _check_products(files: BoundFolder, manifest: Manifest) -> None:
+    """Refuse an int8 bundle on a processor that would silently compute other numbers.
+
+    `session.x64quantprecision` is no remedy: with it, ONNX Runtime 1.24.1 returned wrong numbers in a test, 1.32 right ones.
+    """
+    proven = all(variant.fits_int16 for variant in manifest.variants)
+    if manifest.precision == "int8" and not proven and saturates():
+        raise BundleError(
+            f"{files.path}: this int8 bundle of an earlier version needs a processor with VNNI, and this one has AVX2 without "
+            "it: sums of two products would be cut off at 16 bits; export it again, which writes weights for every processor"
+        )
 
 
 def _all(graphs: Mapping[str, GraphFile], make: Make) -> dict[str, Any]:

@@ -145,6 +145,8 @@ def _tensorrt(options: Options, manifest: Manifest) -> dict[str, str]:
 def _openvino(options: Options, manifest: Manifest) -> dict[str, str]:
     openvino, cpu = options.openvino, options.openvino.device == "CPU"
     settings: dict[str, str] = {"INFERENCE_PRECISION_HINT": openvino.precision or _openvino_precision(manifest, cpu)}
+    if cpu:
+        settings["CPU_RUNTIME_CACHE_CAPACITY"] = str(openvino.kernels)
     if cpu and options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(options.threads)
     found = {"device_type": openvino.device, "load_config": json.dumps({openvino.device: settings})}

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import fusion, growth_model, routed
 from benchmarks.markdown_tables import shares, table
 from benchmarks.results_file import read_rows
+from runtime.options import KERNELS
 from tests.helpers.pages import ROOT, text_of
 
 _SHAPES = ((1, 32), (1, 128), (4, 128))
@@ -159,3 +160,33 @@ def test_the_soaks_are_those_of_the_results() -> None:
         assert f"{calls:,} calls, none wrong" in text
         assert found["wrong"] == found["leaks"] == []
     assert "results/soak-tiny" in text
+
+
+def test_the_forms_of_int8_are_those_of_the_results() -> None:
+    found = json.loads(_results("docs/precision.md", "int8-processors").read_text(encoding="utf-8"))
+    text = text_of("docs/precision.md")
+    for row in found["forms"]:
+        changed, mean = row["labels_other_than_fp32"], row["mean_abs_from_fp32"]
+        own = ["as the first"] * 2 if changed is None else [str(changed), f"{mean:.3f}"]
+        exact = "exact" if row["largest_error_without_vnni"] == 0 else "cut off"
+        assert "| " + " | ".join([row["form"], *own, f"{row['product_ms']:.1f} ms", exact]) + " |" in text.replace("**", "")
+    for row in found["compared"]:
+        shown = f"{row['labels_that_differ']} | {row['median_difference']:.3f}, {row['largest_difference']:.2f}"
+        assert f"| {row['what']} | {shown} |" in text
+    first, written = (row["median_difference"] for row in found["emulated"] if row["what"] == "Haswell and this processor")
+    assert f"by {first:.2f} (median of the largest difference per task), the form that is written by {written:.2f}" in (
+        _spoken("docs/precision.md")
+    )
+
+
+def test_the_kernels_of_openvino_are_those_of_the_results() -> None:
+    found = json.loads(_results("docs/runtime.md", "openvino-shapes").read_text(encoding="utf-8"))
+    text = text_of("docs/runtime.md")
+    tiny, example = found["cpu_ms"]["tiny"]["8"], found["cpu_ms"]["example"]["8"]
+    memory = {row["kernels"]: row["memory_mb"] for row in found["memory"]["tiny, 600 shapes (2 layers, hidden size 128)"]}
+    for kernels, name in ((None, "OpenVINO's default"), (256, "256"), (KERNELS, str(KERNELS)), (0, "0")):
+        start, first, _, half, *_, last, _ = memory[kernels]
+        key = "none" if kernels is None else name
+        shown = f"{start}, {first}, {half} and {last} MB | {tiny[key]:.1f} ms | {example[key]:.0f} ms"
+        assert f"| {name} | {shown} |" in text
+    assert f"The runtime keeps {KERNELS}" in text

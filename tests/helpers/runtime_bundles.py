@@ -117,6 +117,20 @@ def write_bundle(folder: Path, tokenizer: bool = True) -> Path:
     return _write(folder, _GRAPH, weights(), TEXT_INPUTS, TASKS, {"sequence": MAX_LENGTH}, tokenizer)
 
 
+_ATTENTION = """  sum = Add(words, segments)
+  turned = Transpose<perm=[0,2,1]>(sum)
+  scores = MatMul(sum, turned)
+  shares = Softmax<axis=-1>(scores)
+  hidden = MatMul(shares, sum)
+"""
+
+
+def write_attention(folder: Path) -> Path:
+    """The bundle of `write_bundle` with products of activations, whose kernels depend on the shape."""
+    graph = _GRAPH.replace("  hidden = Add(words, segments)\n", _ATTENTION)
+    return _write(folder, graph, weights(), TEXT_INPUTS, TASKS, {"sequence": MAX_LENGTH})
+
+
 # The first three of TASKS: the graph above without the names, and the same with a task for each row.
 _VECTORS_GRAPH = _GRAPH.replace(", float[batch,sequence,3] names", "").replace("  names = MatMul(hidden, names_w)\n", "")
 _ROUTED_GRAPH = (

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from exporter.compile.pair_sums import column_scales
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
@@ -21,7 +22,8 @@ class QuantizeDynamicPass(NodeRewritePass):
 
     1. W is constant, fp32, [in, out] or a stack [T, in, out], and has at least `least` elements: below, quantizing x costs more
        than the product.
-    2. Weights: Q = round(W / s), s = max |column| / 127, symmetric; a stack has scales per task and column.
+    2. Weights: Q = round(W / s), symmetric; s keeps sums of two products within 16 bits, which processors without VNNI need
+       (`column_scales`). A stack has scales per task and column.
     3. Activations: DynamicQuantizeLinear measures one range for all of x at run time: all texts of a batch and their padding.
        The result of a text depends on them, which QuantizeRows avoids. What several products read is quantized once.
 
@@ -70,9 +72,7 @@ def quantized_weight(weight: ir.Value, build: Builder, unit: float = 1.0) -> tup
     known = build.known((weight, "int8")), build.known((weight, "scale"))
     if known[0] is not None and known[1] is not None:
         return known[0], known[1]
-    scale = np.abs(array).max(axis=-2, keepdims=True).astype(np.float32) / np.float32(_LARGEST)
-    # A column of zeros has any scale; none of the quantized ones is -128, so that no sum of two products saturates.
-    scale = np.where(scale == 0, np.float32(1), scale)
+    scale = column_scales(array)
     numbers = np.clip(np.rint(array / scale), -_LARGEST, _LARGEST).astype(np.int8)
     scales = (scale if array.ndim == 3 else scale.reshape(-1)) * np.float32(unit)
     return (

@@ -111,6 +111,14 @@ def test_of_many_variants_some_are_counted() -> None:
     assert any(re.match(r"and \d+ more variants: max diff at most 4.0e-05", line) for line in lines)
 
 
+def test_an_int8_report_says_where_the_graph_runs() -> None:
+    variant = _variant(_names(2))
+    proof = PassRow("ProvePairSums", "all", 10, 10, 4, 4)
+    lines = _lines(_report(replace(variant, graph=replace(variant.graph, passes=(*variant.graph.passes, proof)))))
+    assert "int8           runs on processors with and without VNNI" in lines
+    assert not [line for line in _lines(_report(variant)) if line.startswith("int8")]
+
+
 def test_a_fusion_of_16_members_takes_two_lines() -> None:
     variant = replace(_variant(_names(2)), fusions=(_fusion("task_00", 16, 12, 2),))
     lines = _lines(_report(variant))

@@ -16,12 +16,13 @@ import pytest
 
 import runtime
 from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
-from runtime.bundle import read_manifest
+from runtime.bundle import PassRow, read_manifest
+from runtime.options_text import read_settings
 from runtime.ort import cpu_info
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.progress import announced
 from runtime.ort.providers import CUDA, KNOWN, OPENVINO, TENSORRT, profile, resolve, session_providers
-from tests.helpers.runtime_bundles import feeds, write_bundle
+from tests.helpers.runtime_bundles import feeds, write_attention, write_bundle
 
 ROOT = Path(runtime.__file__).parents[1]
 
@@ -37,8 +38,9 @@ def test_faulty_options_are_named_all_at_once() -> None:
             threads=0,
             cuda=CudaOptions(graphs=((1, 0),), conv_search="FAST"),  # type: ignore[arg-type]
             tensorrt=TensorRTOptions(best=(64, 128)),
-            openvino=OpenVINOOptions(precision="int3"),  # type: ignore[arg-type]
+            openvino=OpenVINOOptions(precision="int3", kernels=-1),  # type: ignore[arg-type]
         )
+    assert "openvino.kernels: expected a whole number, found -1" in str(caught.value)
     for part in ("threads: expected", "cuda.graphs", "found 'FAST'", "tensorrt.best: expected at most", "openvino.precision"):
         assert part in str(caught.value)
 
@@ -66,7 +68,17 @@ def test_the_profile_is_the_axes_of_the_manifest(bundle: Path, tmp_path: Path) -
 def test_openvino_gets_the_requested_precision(bundle: Path) -> None:
     options = Options(threads=3, openvino=OpenVINOOptions(precision="bf16"))
     ((_, requested),) = session_providers(OPENVINO, options, read_manifest(bundle))
-    assert json.loads(requested["load_config"]) == {"CPU": {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "3"}}
+    found = json.loads(requested["load_config"])["CPU"]
+    assert (found["INFERENCE_PRECISION_HINT"], found["INFERENCE_NUM_THREADS"]) == ("bf16", "3")
+
+
+@pytest.mark.parametrize(("settings", "kept"), [([], "64"), (["openvino.kernels=0"], "0"), (["openvino.kernels=7"], "7")])
+def test_openvino_keeps_a_bounded_number_of_kernels(bundle: Path, settings: list[str], kept: str) -> None:
+    ((_, requested),) = session_providers(OPENVINO, read_settings(settings, Options()), read_manifest(bundle))
+    assert json.loads(requested["load_config"])["CPU"]["CPU_RUNTIME_CACHE_CAPACITY"] == kept
+    gpu = replace(Options(), openvino=OpenVINOOptions(device="GPU"))
+    ((_, requested),) = session_providers(OPENVINO, gpu, read_manifest(bundle))
+    assert "CPU_RUNTIME_CACHE_CAPACITY" not in requested["load_config"]  # devices refuse settings that they do not know
 
 
 def test_a_cache_belongs_to_one_bundle_setting_and_release(
@@ -142,6 +154,55 @@ def test_openvino_runs_everything_and_agrees(bundle: Path, tmp_path: Path) -> No
             np.testing.assert_allclose(logits, wanted[task], atol=1e-4)
     with pytest.raises(runtime.ProviderError, match=r"openvino: .*does not work here"):
         runtime.load(bundle, provider="openvino", options=Options(openvino=OpenVINOOptions(device="NPU")))
+
+
+@pytest.mark.skipif(
+    "OpenVINOExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-openvino"
+)
+def test_openvino_memory_does_not_grow_with_new_shapes(tmp_path: Path) -> None:
+    # In a process of which nothing else uses memory. With kernels=5000, the second half of the shapes takes 5.4 MB.
+    code = f"""
+import numpy, psutil, runtime
+predictor = runtime.load({str(write_attention(tmp_path / "bundle"))!r}, provider="openvino", threads=1)
+shapes = [(rows, tokens) for rows in range(1, 76) for tokens in range(1, 17)]
+numpy.random.default_rng(0).shuffle(shapes)
+memory = []
+for shape in [(80, 16), *shapes]:
+    predictor.run({{"input_ids": numpy.ones(shape, numpy.int64), "attention_mask": numpy.ones(shape, numpy.int64)}})
+    memory.append(psutil.Process().memory_info().rss)
+print(memory[-1] - memory[len(memory) // 2])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, cwd=ROOT)
+    assert int(found.stdout) < 2 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "proven", "refused"),
+    [
+        ("sse4_2 avx avx2", "int8", False, True),
+        ("avx2 avx512f avx512bw", "int8", False, True),
+        ("avx2 avx512f", "int8", True, False),
+        ("avx2 avx512f", "fp32", False, False),
+        ("avx2 avx512f avx512_vnni", "int8", False, False),
+        ("avx2 avx_vnni", "int8", False, False),
+        ("sse4_2 avx", "int8", False, False),  # its kernels add in 32 bits
+        ("asimd", "int8", False, False),
+    ],
+)
+def test_int8_without_the_proof_needs_vnni(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, precision: str, proven: bool, refused: bool
+) -> None:
+    monkeypatch.setattr(cpu_info, "processor", lambda: f"flags : fpu {flags}")
+    passes = (PassRow("ProvePairSums", "all", 1, 1, 1, 1),) if proven else ()
+    shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = read_manifest(bundle)
+    variants = tuple(replace(each, passes=passes) for each in manifest.variants)
+    replace(manifest, precision=precision, variants=variants).write(tmp_path / "bundle")
+    if refused:
+        with pytest.raises(runtime.BundleError, match=r"needs a processor with VNNI, .*; export it again"):
+            runtime.load(tmp_path / "bundle")
+    else:
+        assert runtime.load(tmp_path / "bundle", provider="cpu").run(feeds())
 
 
 def _gpu() -> bool:
