@@ -6,11 +6,13 @@ from torch import nn
 
 from exporter.trace.patches.architectures import ARCHITECTURE_PATCHES
 from exporter.trace.patches.methods import METHOD_PATCHES
+from exporter.trace.patches.peft_layers import PEFT_PATCHES
+from exporter.trace.patches.peft_prompts import PROMPT_PATCHES
 
 __all__ = ["patch_for_tracing"]
 
 
 def patch_for_tracing(model: nn.Module) -> None:
     """Apply all patches to a copy of the user's model, in place; patches without a matching module have no effect."""
-    for patch in (*METHOD_PATCHES, *ARCHITECTURE_PATCHES):
+    for patch in (*METHOD_PATCHES, *PEFT_PATCHES, *PROMPT_PATCHES, *ARCHITECTURE_PATCHES):
         patch(model)
