@@ -1,11 +1,12 @@
 """Plain layers in place of PEFT's tuner layers, in the copy of a model that is traced.
 
-As in PEFT, the weights are in dictionaries with the adapters' names as keys, by which they are bound to tasks. `activate_folded`
-selects the adapter.
+As in PEFT, the weights are in dictionaries with the adapters' names as keys, by which they are bound to tasks;
+`activate_folded` selects the adapter.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,16 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding, linear
 
-__all__ = ["Folded", "FoldedConv", "FoldedEmbedding", "FoldedLinear", "FoldedTokens", "activate_folded"]
+__all__ = [
+    "Folded",
+    "FoldedAttention",
+    "FoldedConv",
+    "FoldedEmbedding",
+    "FoldedLinear",
+    "FoldedTokens",
+    "activate_folded",
+    "forms_of",
+]
 
 
 class Folded(nn.Module):
@@ -94,6 +104,38 @@ class FoldedTokens(Folded):
         rows: torch.Tensor = self._of("rows")
         chosen = (ids.unsqueeze(-1) == self._of("tokens")).to(rows.dtype)
         return result + chosen @ rows
+
+
+class FoldedAttention(Folded):
+    """An attention of torch with other weights: `copies` of the whole module, which share what is not changed."""
+
+    def __init__(self, base_layer: nn.Module, copies: Mapping[str, nn.Module]) -> None:
+        """Store the copies by adapter."""
+        super().__init__(base_layer)
+        self.copies = nn.ModuleDict(copies)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the copy returns."""
+        return self._of("copies")(*args, **kwargs)
+
+
+def forms_of(model: nn.Module) -> dict[str, int]:
+    """Return how many folded layers of a model have a whole weight per adapter, factors of some rank, or changed rows."""
+    layers = [module for module in model.modules() if isinstance(module, Folded)]
+    return dict(Counter(form for form in map(_form, layers) if form))
+
+
+def _form(layer: Folded) -> str:
+    if hasattr(layer, "down"):
+        sizes = [min(tensor.shape) for tensor in layer.down.values()]
+        return f"rank {max(sizes)}" if sizes else ""
+    return (
+        "changed rows"
+        if hasattr(layer, "rows")
+        else "whole weight"
+        if hasattr(layer, "dense") or hasattr(layer, "copies")
+        else ""
+    )
 
 
 def activate_folded(model: nn.Module, name: str) -> None:

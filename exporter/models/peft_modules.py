@@ -75,11 +75,9 @@ def keeps_form(layer: Any, *names: str) -> bool:
 
     if isinstance(layer, ModulesToSaveWrapper):
         return True
-    # Exact types: subclasses have quantized or distributed weights.
-    if type(layer) is lora_layer.MultiheadAttention:
-        return True
     if any(isinstance(child, BaseTunerLayer) and child is not layer for child in layer.modules()):
         return False
+    # Exact types: subclasses have quantized or distributed weights.
     if type(layer) in (lora.Linear, lora.Embedding, lora_layer.Conv1d, lora_layer.Conv2d, lora_layer.Conv3d):
         kinds = (
             type(None),

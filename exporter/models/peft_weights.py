@@ -18,7 +18,7 @@ from torch import nn
 
 from exporter.models.quiet_libraries import quiet
 
-__all__ = ["effective_weights", "factorize", "is_conv", "is_linear"]
+__all__ = ["effective_weights", "factorize", "is_conv", "is_linear", "merged_attention"]
 
 # A layer is linear if its results for random inputs deviate by less than this from the weight's, relative to the largest.
 _LINEAR = 1e-5
@@ -63,6 +63,31 @@ def effective_weights(layer: Any, names: Sequence[str]) -> dict[str, Weights] | 
                 return None
             found[name] = weights
     return found
+
+
+def merged_attention(layer: Any, name: str) -> nn.Module:
+    """Return the attention of torch that amounts to LoRA on it; it shares the biases of the base model.
+
+    PEFT itself merges the adapter into the weights in every forward pass.
+
+    Args:
+        layer: a `peft.tuners.lora.layer.MultiheadAttention`; it is not changed.
+        name: the adapter.
+    """
+    probe = copy.deepcopy(layer).double().eval()
+    with torch.no_grad(), quiet():
+        _activate(probe, name)
+        probe.merge()
+    own, found = layer.base_layer, probe.base_layer
+    kept = {id(tensor): tensor for tensor in own.parameters()}
+    plain = copy.deepcopy(own, kept)
+    plain.out_proj = plain.out_proj.get_base_layer()
+    for module, weight, value in (
+        (plain, "in_proj_weight", found.in_proj_weight),
+        (plain.out_proj, "weight", found.out_proj.get_base_layer().weight),
+    ):
+        module.register_parameter(weight, nn.Parameter(value.detach().float(), requires_grad=False))
+    return plain
 
 
 def _activate(layer: nn.Module, name: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporter.models.peft_folded import Folded, FoldedConv, FoldedEmbedding, FoldedLinear, FoldedTokens
+from exporter.models.peft_folded import Folded, FoldedAttention, FoldedConv, FoldedEmbedding, FoldedLinear, FoldedTokens
 from exporter.models.peft_modules import adapted, is_peft, keeps_form
-from exporter.models.peft_weights import effective_weights, factorize, is_conv, is_linear
+from exporter.models.peft_weights import effective_weights, factorize, is_conv, is_linear, merged_attention
 
 __all__ = ["PEFT_PATCHES"]
 
@@ -45,6 +45,8 @@ def _folded(layer: Any) -> Folded | None:
     names = sorted(set().union(*adapters))
     if keeps_form(layer, *names):
         return None
+    if isinstance(layer.get_base_layer() if hasattr(layer, "base_layer") else None, nn.MultiheadAttention):
+        return FoldedAttention(layer.base_layer, {name: merged_attention(layer, name) for name in names})
     layer = getattr(layer, "token_adapter", layer)
     base = layer.get_base_layer()
     if not (is_linear(base) or is_conv(base) or isinstance(base, nn.Embedding)):
