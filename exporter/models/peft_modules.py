@@ -51,6 +51,11 @@ def layer_of(module_name: str) -> int | None:
     return None if found is None else int(found.group(1))
 
 
+def has_adapted_embeddings(model: Any) -> bool:
+    """Return whether an adapter of PEFT changes the embeddings, before all layers."""
+    return is_peft(model) and any("embed" in path and layer_of(path) is None for path, _ in adapted(model))
+
+
 def is_layer(module_name: str) -> bool:
     """Return whether a module is a transformer layer, and not a part of one."""
     found = _LAYER.search(module_name)

@@ -11,6 +11,7 @@ import torch
 
 from exporter.errors import ExportError
 from exporter.models.library import library_of
+from exporter.models.peft_modules import has_adapted_embeddings
 from exporter.models.peft_prompts import prompt_tokens
 from exporter.plan import Plan, Task
 
@@ -99,6 +100,8 @@ def shared_part(task_groups: tuple[TaskGroup, ...], plan: Plan) -> str:
         return "the embeddings (an invertible adapter follows them)"
     if any(prompt_tokens(task_group.model) for task_group in task_groups):
         return "the embeddings of the text (a prompt comes before them)"
+    if any(has_adapted_embeddings(task_group.model) for task_group in task_groups):
+        return "the part of the embeddings that no adapter changes"
     first = min(_first_adapted(task_group, task, plan) for task_group in task_groups for task in task_group.tasks)
     if first == plan.layers:
         return "the whole trunk: no layer has an adapter"

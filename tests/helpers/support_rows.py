@@ -13,6 +13,7 @@ import transformers
 from adapters.composition import Average, BatchSplit, Fuse, Split, Stack
 
 from tests.helpers.tiny_models import MPNET
+from tests.helpers.tiny_peft import TUNERS, tuned_model
 
 LAYERS, VOCABULARY, LONGEST = 2, 60, 32
 _SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": LAYERS}
@@ -224,6 +225,23 @@ class Peft:
         return model
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """Builds a model with two adapters, a and b, of a PEFT type, over a class of transformers with one head."""
+
+    kind: str
+    architecture: str = "Bert"
+    head: str = "SequenceClassification"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Any:
+        torch.manual_seed(11)
+        config = getattr(transformers, f"{self.architecture}Config")(**CONFIGS[self.architecture])
+        config.num_labels = 2 if self.head == "QuestionAnswering" else 3
+        base = getattr(transformers, f"{self.architecture}For{self.head}")(config)
+        return tuned_model(self.kind, base, ("a", "b"), **self.options)
+
+
 def _randomize(model: Any) -> None:
     """Far from the identity: a fresh adapter computes almost nothing, and a mistake in it would not show."""
     with torch.no_grad():
@@ -364,6 +382,33 @@ def _peft() -> Iterator[Row]:
         yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft(method, options), drop=0)
     label = "PEFT lora, lowest layer dropped"
     yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft("Lora", {"r": 4}), drop=1)
+    own = "its own (SequenceClassification)"
+    for kind in TUNERS:
+        if kind not in ("LORA", "IA3", "VERA"):
+            drop = 0 if "num_virtual_tokens" in TUNERS[kind] else 1
+            yield Row(f"PEFT {kind.lower()}", "single", own, "bert", Tuned(kind), drop=drop)
+    for kind, head, task_type in (
+        ("PROMPT_TUNING", "TokenClassification", "TOKEN_CLS"),
+        ("PREFIX_TUNING", "QuestionAnswering", "QUESTION_ANS"),
+        ("LOHA", "TokenClassification", "TOKEN_CLS"),
+        ("LORA", "QuestionAnswering", "QUESTION_ANS"),
+    ):
+        drop = 0 if "num_virtual_tokens" in TUNERS[kind] else 1
+        built = Tuned(kind, head=head, options={"task_type": task_type})
+        yield Row(f"PEFT {kind.lower()}", "single", f"its own ({head})", "bert", built, drop=drop)
+    for architecture, head, targets in (
+        ("Roberta", "SequenceClassification", ["query", "value"]),
+        ("DistilBert", "SequenceClassification", ["q_lin", "v_lin"]),
+        ("DebertaV2", "SequenceClassification", ["query_proj", "dense"]),
+        ("ModernBert", "SequenceClassification", ["Wqkv", "Wo"]),
+        ("GPT2", "SequenceClassification", ["c_attn"]),
+        ("Qwen3", "SequenceClassification", ["q_proj", "v_proj"]),
+        ("ViT", "ImageClassification", ["projection", "query"]),
+    ):
+        settings = {"target_modules": targets, "fan_in_fan_out": architecture == "GPT2"}
+        settings |= {"task_type": None, "modules_to_save": ["classifier"]} if architecture == "ViT" else {}
+        built = Tuned("LORA", architecture, head, settings)
+        yield Row("PEFT lora", "single", f"its own ({head})", architecture.lower(), built, drop=1)
 
 
 ROWS = (*_methods(), *_compositions(), *_heads(), *_architectures(), *_peft())

@@ -82,14 +82,14 @@ def tuner(kind: str, **settings: Any) -> Any:
     return of_kind(**{"task_type": "SEQ_CLS", **targets, **TUNERS[kind], **settings})
 
 
-def tuned_model(kind: str, base: Any = None, names: Sequence[str] = ("first", "second")) -> Any:
+def tuned_model(kind: str, base: Any = None, names: Sequence[str] = ("first", "second"), **settings: Any) -> Any:
     """A model with adapters of a PEFT type, every weight far from its start."""
     torch.manual_seed(0)
     base = base or BertForSequenceClassification(config(num_hidden_layers=3))
     with quiet():
-        model = peft.get_peft_model(base, tuner(kind), names[0])
+        model = peft.get_peft_model(base, tuner(kind, **settings), names[0])
         for name in names[1:]:  # of AdaLoRA, only one adapter can be trained
-            model.add_adapter(name, tuner(kind, inference_mode=kind == "ADALORA"))
+            model.add_adapter(name, tuner(kind, **settings, inference_mode=kind == "ADALORA"))
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if set(names) & set(key.split(".")) and parameter.is_floating_point():

@@ -10,6 +10,9 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
+from peft import LoHaConfig
+from peft.tuners.loha.layer import Conv2d as LoHaConv2d
 from peft.tuners.lora.config import BdLoraConfig
 from torch import nn
 from transformers import BertForSequenceClassification
@@ -18,14 +21,16 @@ from exporter.errors import ExportError
 from exporter.models.binding import task_weights
 from exporter.models.inputs import max_lengths
 from exporter.models.peft import activate, layers_without_adapter, prune, structure_of
-from exporter.models.peft_folded import Folded
-from exporter.models.peft_modules import is_layer
+from exporter.models.peft_folded import Folded, FoldedAttention, FoldedConv
+from exporter.models.peft_modules import has_adapted_embeddings, is_layer
 from exporter.models.peft_structure import structure
 from exporter.models.peft_types import PREFIXES, REFUSED
+from exporter.models.peft_weights import effective_weights, factorize
 from exporter.prune.task_groups import shared_copy
 from exporter.trace.patches import patch_for_tracing
 from runtime.bundle import InputEntry
 from tests.exporter.models.test_peft_models import reference, task
+from tests.helpers.support_rows import CONFIGS
 from tests.helpers.tiny_models import assert_parity, inputs
 from tests.helpers.tiny_peft import TUNERS, answer, config, peft_model, scramble, tuned_model
 
@@ -123,6 +128,87 @@ def test_adapters_of_two_types_on_one_layer() -> None:
     scramble(model, "lora_", "hada_")
     for name in ("lora", "loha"):
         assert_as_in_the_library(model, inputs((4, 11)), 1, (name,))
+
+
+def small(name: str, head: str, **settings: Any) -> Any:
+    config = getattr(transformers, f"{name}Config")(**{**CONFIGS[name], **settings})
+    return getattr(transformers, f"{name}For{head}")(config)
+
+
+def test_layers_of_gpt2_and_embeddings() -> None:
+    feeds = {key: value for key, value in inputs((3, 9)).items() if key != "token_type_ids"}
+    feeds["input_ids"] %= 60
+    names = ("first", "second")
+    conv = {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
+    model = tuned_model("FOURIERFT", small("GPT2", "SequenceClassification"), names, **conv)
+    assert_as_in_the_library(model, feeds, 0, names)
+    tables = tuned_model("OFT", small("Bert", "SequenceClassification"), names, target_modules=["word_embeddings"])
+    assert_as_in_the_library(tables, feeds, 0, names)
+    assert has_adapted_embeddings(tables)
+    assert not has_adapted_embeddings(model)
+
+
+@pytest.mark.parametrize("kind", ["LOHA", "BOFT", "HRA", "LORA"])
+def test_convolutions(kind: str) -> None:
+    model = tuned_model(kind, small("ViT", "ImageClassification"), task_type=None, target_modules=["projection"])
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():  # the base model's head hides small changes
+            if key.endswith("classifier.weight"):
+                parameter.mul_(20)
+    feeds = {"pixel_values": np.random.default_rng(0).standard_normal((3, 3, 12, 12), dtype=np.float32)}
+    patched = assert_as_in_the_library(model, feeds, 0, ("first", "second"))
+    assert any(isinstance(layer, FoldedConv) for layer in patched.modules()) == (kind != "LORA")
+
+
+@pytest.mark.parametrize("settings", [{"groups": 4}, {"dilation": 2, "padding": 3}, {"stride": 2, "bias": False}])
+def test_kernels_of_convolutions(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    base = nn.Conv2d(8, 12, (3, 2), **settings)
+    layer = LoHaConv2d(base, "a", LoHaConfig(r=2, init_weights=False), r=2, alpha=4, init_weights=False)
+    found = effective_weights(layer, ["a"])
+    assert found is not None
+    weight, bias = found["a"]
+    layer.merge()
+    torch.testing.assert_close(weight.float(), base.weight)
+    assert (bias is None) == (base.bias is None)
+    assert bias is None or torch.allclose(bias, base.bias.double())
+
+
+def test_lora_on_the_attention_of_torch() -> None:
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 12}
+    config = transformers.SiglipConfig(vision_config={**vision, "patch_size": 4}, num_labels=3)
+    base = transformers.SiglipForImageClassification(config)
+    model = tuned_model("LORA", base, task_type=None, target_modules=["attention"], modules_to_save=["classifier"])
+    attention = base.vision_model.head.attention
+    feeds = {"pixel_values": np.random.default_rng(0).standard_normal((3, 3, 12, 12), dtype=np.float32)}
+    patched = assert_as_in_the_library(model, feeds, 0, ("first", "second"))
+    assert type(attention).__name__ == "MultiheadAttention"
+    assert any(isinstance(layer, FoldedAttention) for layer in patched.modules())
+
+
+def test_layers_that_are_replicated() -> None:
+    lora = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"], layer_replication=[[0, 2], [1, 2]])
+    model = peft_model(lora, ("first", "second", "third"))
+    # PEFT replicates the layers again, with their adapters, when it adds one; only the last has a weight in each.
+    structures = [structure_of(model, name, name, 0) for name in ("second", "third")]
+    assert structures[0]["tied"]
+    assert "tied" not in structures[1]
+    for name in ("first", "second", "third"):
+        assert_as_in_the_library(model, inputs((4, 11)), 0, (name,))
+
+
+def test_factors_of_low_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randn(40, 3, generator=generator, dtype=torch.float64) @ torch.randn(
+        3, 60, generator=generator, dtype=torch.float64
+    )
+    factors = factorize([low, torch.zeros_like(low)], 6)
+    assert factors is not None
+    assert [down.shape for down, _ in factors] == [(3, 60), (3, 60)]
+    torch.testing.assert_close(factors[0][1] @ factors[0][0], low)
+    assert not factors[1][0].any()
+    assert factorize([low, torch.randn(40, 60, generator=generator, dtype=torch.float64)], 6) is None
+    assert factorize([low], 2) is None
 
 
 @pytest.mark.parametrize("kind", REFUSED)
