@@ -28,6 +28,7 @@ from exporter.prune.task_groups import TaskGroup, prune
 from exporter.report import Report, VariantReport
 from exporter.stages import Stages
 from exporter.targets import needs_ranges
+from exporter.trace.trace import traceable
 from exporter.variant import report_variant
 from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
@@ -159,7 +160,7 @@ def _known(entry: TaskEntry, variant: VariantEntry) -> Task:
 def _grown(templates: Sequence[StoredGroup], task_groups: Sequence[TaskGroup], plan: Plan) -> list[StoredGroup]:
     """The templates with the weights of the new tasks, in the plan's order."""
     grown = list(templates)
-    by_task = {task.name: task_group for task_group in task_groups for task in task_group.tasks}
+    by_task = {task.name: task_group for task_group in map(traceable, task_groups) for task in task_group.tasks}
     for task in plan.tasks:
         fitting = [number for number, each in enumerate(grown) if each.structure == task.structure]
         if len(fitting) != 1:
@@ -215,7 +216,9 @@ def _variant(
     entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=(*variant.parity, *parity))
     report = report_variant(plans.new, task_groups, compiled, entry, parity)
     group = {name: number for number, template in enumerate(templates) for name in template.group.tasks}
-    return entry, replace(report, tasks=tuple(replace(task, group=group[task.name]) for task in report.tasks), notes=notes)
+    numbered = [replace(task, group=group[task.name]) for task in report.tasks]
+    sized = tuple(replace(task, bytes=templates[task.group].group.bytes_of(task.name)) for task in numbered)
+    return entry, replace(report, tasks=sized, notes=notes)
 
 
 def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ class TaskReport:
         labels: the label names in the order of the logits; empty for a head without labels.
         drop: the task has no adapter in the layers 0 to drop - 1.
         group: number of the group of tasks with one structure, which are traced once and computed as one batch.
+        bytes: the weights that the task does not share, in fp32; those of its adapter and its head.
+        forms: form in which the changes of PEFT's tuners are stored, such as "whole weight" -> number of layers; empty
+            for adapters that are stored as they are.
     """
 
     name: str
@@ -31,6 +34,8 @@ class TaskReport:
     labels: tuple[str, ...]
     drop: int
     group: int
+    bytes: int = 0
+    forms: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -17,11 +17,18 @@ class TracedGroup:
         tasks: their names; outputs are called as `output_names` says.
         model: the template, traced for one of the tasks.
         weights: initializer name in the template -> one array per task.
+        forms: form in which the changes of PEFT's tuners are stored, such as "whole weight" -> number of layers.
     """
 
     tasks: tuple[str, ...]
     model: ir.Model
     weights: Mapping[str, Sequence[np.ndarray]]
+    forms: Mapping[str, int] = field(default_factory=dict)
+
+    def bytes_of(self, task: str) -> int:
+        """Return the bytes of the weights that one task does not share with the others."""
+        number = self.tasks.index(task)
+        return sum(arrays[number].nbytes for arrays in self.weights.values())
 
     @property
     def unread(self) -> tuple[str, ...]:

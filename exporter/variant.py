@@ -21,7 +21,7 @@ from exporter.report import GraphReport, TaskReport, VariantReport
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration
 from exporter.texts.drift import Drift
-from exporter.trace.trace import trace_group
+from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.write.save import save_graphs, variant_entry
@@ -91,12 +91,15 @@ def export_variant(
     with stages("trace", f"(drop: {plan.drop}, tasks: {len(plan.tasks)}, structures: {len(task_groups)})"):
         groups = [trace_group(task_group, plan) for task_group in task_groups]
     unread = [group.unread for group in groups]
+    costs = {name: (group.bytes_of(name), group.forms) for group in groups for name in group.tasks}
     with stages("compile"):
         compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
     with stages("save"):
         reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         if request.extendable:
-            save_stored_groups(make_stored_groups([stored_form(group) for group in compiled.kept], task_groups), weights, path)
+            # By the patched models, in which some weights have other names.
+            patched = [traceable(task_group) for task_group in task_groups]
+            save_stored_groups(make_stored_groups([stored_form(group) for group in compiled.kept], patched), weights, path)
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         parity = verify_saved(plan, task_groups, graph, reference)
@@ -108,7 +111,8 @@ def export_variant(
     routed = routed_file(path.name) if request.routed else ""
     entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, routed)
     report = report_variant(plan, task_groups, compiled, entry, parity)
-    return entry, replace(report, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
+    tasks = tuple(replace(task, bytes=costs[task.name][0], forms=costs[task.name][1]) for task in report.tasks)
+    return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
 
 
 def _calibrate(request: Request, pruned: _Pruned, texts: Calibration) -> _Pruned:

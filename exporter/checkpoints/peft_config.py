@@ -11,36 +11,18 @@ import torch
 
 from exporter.checkpoints.sources import read_json, read_weights
 from exporter.errors import ExportError
-from exporter.models.peft_structure import SUPPORTED, TYPES
+from exporter.models.peft_types import check_type
 
 _CONFIG = "adapter_config.json"
-# Settings without effect once the weights are loaded.
+# Settings without effect once the weights are loaded, some of which name code or files.
 _NEUTRAL = (
-    *(
-        "auto_mapping",
-        "base_model_name_or_path",
-        "inference_mode",
-        "megatron_core",
-        "peft_version",
-        "revision",
-        "runtime_config",
-    ),
-    *(
-        "init_ia3_weights",
-        "init_lora_weights",
-        "init_weights",
-        "d_initial",
-        "lora_dropout",
-        "vera_dropout",
-        "qalora_group_size",
-    ),
-    *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "bias"),
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config"),
+    *("init_ia3_weights", "init_lora_weights", "d_initial", "lora_dropout", "vera_dropout", "qalora_group_size", "bias"),
+    *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core"),
+    *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
 )
-_HONOURED = (
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "feedforward_modules", "modules_to_save"),
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"),
-    *("projection_prng_key", "save_projection", "task_type", "use_qalora"),
-)
+# Settings that name code to import.
+_CODE = ("megatron_config",)
 # Values of init_lora_weights that do not change the base model's weights.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
@@ -67,15 +49,16 @@ def read_config(name: str, folder: Path) -> Any:
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     stored = read_json(folder / _CONFIG)
-    if stored.get("peft_type") not in TYPES:
+    known = stored.get("peft_type")
+    if known not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise ExportError(
-            f"the adapter {name!r} has the PEFT type {stored.get('peft_type')}, which is not supported: expected {SUPPORTED}"
+            f"the adapter {name!r} has the PEFT type {known}, which the installed PEFT does not know: update PEFT"
         )
+    check_type(name, known)
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[stored.pop("peft_type")]
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    unsupported = [key for key in sorted(stored) if key not in _NEUTRAL + _HONOURED and stored[key] != defaults.get(key)]
-    # Settings of a newer PEFT that are not used: None, False or empty.
-    unsupported = [key for key in unsupported if stored[key]]
+    fields = {field.name for field in dataclasses.fields(kind)} - set(_CODE)
+    # Settings of a newer PEFT that are not used are None, False or empty.
+    unsupported = [key for key in sorted(stored) if stored[key] and key not in fields and key not in _NEUTRAL]
     if unsupported:
         first = unsupported[0]
         raise ExportError(f"the adapter {name!r} sets {first} to {stored[first]!r}, which is not supported")
@@ -91,7 +74,10 @@ def read_config(name: str, folder: Path) -> Any:
             "adapters: expected bias='none'"
         )
     try:
-        return kind(**{key: value for key, value in stored.items() if key in _HONOURED}, inference_mode=True)
+        honoured = {key: value for key, value in stored.items() if key in fields and key not in _NEUTRAL}
+        if isinstance(honoured.get("init_weights"), bool):  # a name selects a form of the adapter (MiSS)
+            del honoured["init_weights"]
+        return kind(**honoured, inference_mode=True)
     except (TypeError, ValueError) as error:
         raise ExportError(f"{str(folder / _CONFIG)!r} is not a valid PEFT configuration: {error}") from error
 

@@ -42,11 +42,23 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
     if stored < total:
         shared = f"{100 * (1 - stored / total):.0f} % shared"
         lines += _fact("adapters", f"{total:,} parameters, {stored:,} stored ({shared})", width)
+    for number, (cost, names) in enumerate(_costs(variant).items()):
+        lines += _fact("" if number else "own weights", f"{', '.join(names)}: {cost}", width)
     for number, note in enumerate(variant.notes):
         lines += _fact("" if number else "notes", note, width)
     if variant.routed:
         lines += _fact("routed graph", f"{variant.routed}: each row selects an input row and a task", width)
     return lines
+
+
+def _costs(variant: VariantReport) -> dict[str, list[str]]:
+    """What a task stores for itself -> the tasks, where changes of weights were computed."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for task in variant.tasks:
+        if task.forms:
+            forms = ", ".join(f"{form} in {count} layers" for form, count in task.forms.items())
+            found[f"{size(task.bytes)} each, {forms}"].append(task.name)
+    return found
 
 
 def compositions(variant: VariantReport, width: int) -> list[Text]:

@@ -37,7 +37,7 @@ def task_weights(model: nn.Module, tasks: Sequence[Task]) -> dict[str, list[torc
     """
     found: dict[str, list[torch.Tensor]] = {}
     for prefix, container in model.named_modules(remove_duplicate=False):
-        if not _is_keyed(container):
+        if not is_keyed(container):
             continue
         for names in _keys(prefix, tasks):
             if names[0] in container:
@@ -55,7 +55,7 @@ def task_slots(model: nn.Module, task: Task) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for prefix, container in model.named_modules(remove_duplicate=False):
-        if not _is_keyed(container):
+        if not is_keyed(container):
             continue
         for number, (name,) in enumerate(_keys(prefix, [task])):
             if name in container:
@@ -68,13 +68,14 @@ def task_slots(model: nn.Module, task: Task) -> dict[str, str]:
 def task_entries(model: nn.Module, task: Task) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
     """Yield the adapters and fusion layers of a task: dotted name of the container, name of the adapter or fusion, tensors."""
     for prefix, container in model.named_modules():
-        if _is_keyed(container) and prefix.rpartition(".")[2] != _HEADS:
+        if is_keyed(container) and prefix.rpartition(".")[2] != _HEADS:
             for name in task.names:
                 if name in container:
                     yield prefix, name, _tensors(container[name])
 
 
-def _is_keyed(module: Any) -> bool:
+def is_keyed(module: Any) -> bool:
+    """Return whether a module is a dictionary of weights."""
     # PEFT stores buffers in its class BufferDict.
     return isinstance(module, nn.ModuleDict | nn.ParameterDict) or type(module).__name__ == "BufferDict"
 

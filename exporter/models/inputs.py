@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from exporter.errors import ExportError
+from exporter.models.peft_prompts import prompt_tokens
 from runtime.bundle import HeadType, InputEntry
 
 # Axis names in the graph, as in transformers and Optimum.
@@ -82,6 +83,8 @@ def max_lengths(model: Any, tokenizer: Any, inputs: Collection[InputEntry]) -> d
     axes = list(dict.fromkeys(axis for entry in inputs for axis in entry.shape if not axis.isdigit() and axis != BATCH))
     found: dict[str, int] = {}
     positions, texts = _positions(model) if axes else None, _longest_text(tokenizer)
+    if positions is not None:  # a prompt of PEFT takes positions of the model
+        positions -= prompt_tokens(model)
     for axis in axes:
         limits = {"max_position_embeddings": positions, "model_max_length": None if axis == DECODER_SEQUENCE else texts}
         known = {name: limit for name, limit in limits.items() if limit is not None}

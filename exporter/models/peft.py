@@ -1,4 +1,4 @@
-"""The `AdapterLibrary` functions for models of PEFT with LoRA, DoRA, IA3 or VeRA adapters.
+"""The `AdapterLibrary` functions for models of PEFT.
 
 PEFT is an optional dependency: it is imported inside functions.
 """
@@ -13,7 +13,9 @@ from torch import nn
 
 from exporter.errors import ExportError
 from exporter.models.injected import InjectedModel
+from exporter.models.peft_folded import activate_folded
 from exporter.models.peft_modules import adapted, base_of, layer_of
+from exporter.models.peft_prompts import drop_prefixes, has_prefix, has_prompt
 from exporter.models.peft_structure import structure
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Task
@@ -25,9 +27,9 @@ def adapters_of(model: Any) -> list[str]:
     Raises:
         ExportError: the model contains adapters but is not a PeftModel.
     """
-    from peft import PeftModel
+    from peft import PeftMixedModel, PeftModel
 
-    if not isinstance(model, PeftModel | InjectedModel):
+    if not isinstance(model, PeftModel | PeftMixedModel | InjectedModel):
         raise ExportError(
             f"expected a PeftModel, found a {type(model).__name__} with PEFT adapters: load it with "
             "peft.PeftModel.from_pretrained(base, folder, adapter_name=name), and more adapters with model.load_adapter"
@@ -84,8 +86,9 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
         )
     found = structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
     # The other classes pass all inputs to the model, as a plain PeftModel does.
-    kind = type(model).__name__
-    return {**found, "class": kind} if kind == "PeftModelForQuestionAnswering" else found
+    if (kind := type(model).__name__) == "PeftModelForQuestionAnswering":
+        found["class"] = kind
+    return {**found, "drop": drop} if has_prefix(model, setup) else found
 
 
 def _is_dropped(path: str, drop: int) -> bool:
@@ -117,8 +120,10 @@ def activate(model: Any, task: Task) -> None:
     if _merged(model):
         raise ExportError("adapters are merged into the base model's weights: call model.unmerge_adapter() first")
     with quiet(), _same_flags(model):
-        model.base_model.enable_adapter_layers()
+        if not has_prompt(model, task.setup):  # its base model is a plain model of transformers
+            model.base_model.enable_adapter_layers()
         model.set_adapter(task.setup)
+    activate_folded(model, task.setup)
     model.eval()
 
 
@@ -144,11 +149,21 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
             if name not in names:
                 model.delete_adapter(name)
     kept = {path for path, _ in adapted(model, tasks[0].setup) if not _is_dropped(path, tasks[0].drop)}
+    removed: list[str] = []
     for path, module in list(adapted(model)):
-        if path not in kept:
-            parent, _, child = path.rpartition(".")
-            original = module.base_layer if hasattr(module, "base_layer") else module.original_module
-            setattr(model.get_submodule(parent), child, original)
+        # An adapted module can contain another one: adapters of two types on one layer, the rows of trainable tokens.
+        if any(other == path or other.startswith(f"{path}.") for other in kept) or _lies_in(path, removed):
+            continue
+        parent, _, child = path.rpartition(".")
+        original = module.get_base_layer() if hasattr(module, "base_layer") else module.original_module
+        setattr(model.get_submodule(parent), child, original)
+        removed.append(path)
+    if has_prefix(model, tasks[0].setup):
+        drop_prefixes(model, tasks[0].drop)
+
+
+def _lies_in(path: str, others: Sequence[str]) -> bool:
+    return any(path.startswith(f"{other}.") for other in others)
 
 
 @contextmanager
@@ -162,5 +177,7 @@ def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
     """Return the layers that are dropped or not targeted by the adapter."""
     if not _are_recognized(model):
         return ()
+    if has_prompt(model, task.setup):
+        return tuple(range(task.drop))
     used = {layer_of(path) for path, _ in adapted(model, task.setup)}
     return tuple(layer for layer in range(layers_of(model)) if layer < task.drop or layer not in used)

@@ -49,3 +49,46 @@ def layer_of(module_name: str) -> int | None:
     """Return the transformer layer (for ALBERT, the layer group) that contains a module; None outside of the layers."""
     found = _LAYER.search(module_name)
     return None if found is None else int(found.group(1))
+
+
+def has_adapted_embeddings(model: Any) -> bool:
+    """Return whether an adapter of PEFT changes the embeddings, before all layers."""
+    return is_peft(model) and any("embed" in path and layer_of(path) is None for path, _ in adapted(model))
+
+
+def is_layer(module_name: str) -> bool:
+    """Return whether a module is a transformer layer, and not a part of one."""
+    found = _LAYER.search(module_name)
+    return found is not None and found.end() == len(module_name)
+
+
+def keeps_form(layer: Any, *names: str) -> bool:
+    """Return whether a tuner layer is traced as PEFT computes it, which for these types takes the fewest weights.
+
+    The results of all other linear layers, embeddings and convolutions are those of a plain layer with other weights, which is
+    traced in their place.
+
+    Args:
+        layer: a tuner layer or wrapper.
+        names: the adapters to trace.
+    """
+    from peft.tuners import ia3, lora, road, vera
+    from peft.tuners.lora import layer as lora_layer
+    from peft.tuners.lora import variants
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    if isinstance(layer, ModulesToSaveWrapper):
+        return True
+    if any(isinstance(child, BaseTunerLayer) and child is not layer for child in layer.modules()):
+        return False
+    # Exact types: subclasses have quantized or distributed weights.
+    if type(layer) in (lora.Linear, lora.Embedding, lora_layer.Conv1d, lora_layer.Conv2d, lora_layer.Conv3d):
+        kinds = (
+            type(None),
+            variants.DoraLinearVariant,
+            variants.DoraEmbeddingVariant,
+            *variants._DoraConvNdVariant.__subclasses__(),
+        )
+        return all(type(layer.lora_variant.get(name)) in kinds for name in names)
+    return type(layer) in (ia3.Linear, ia3.Conv2d, ia3.Conv3d, vera.Linear, road.Linear)

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.models.peft_modules import base_of
+from exporter.models.binding import is_keyed
+from exporter.models.peft_modules import base_of, keeps_form
+from exporter.models.peft_types import PROMPTS, REFUSED_VARIANTS, check_type, type_of
 
-SUPPORTED = "LoRA, DoRA, IA3 and VeRA"
-TYPES = ("LORA", "IA3", "VERA")
 # The attribute names of classification heads in transformers.
 _LABELLED = ("classifier", "score")
 
@@ -21,19 +22,28 @@ def structure(model: Any, name: str, modules: Mapping[str, Any]) -> dict[str, An
     """Return everything but weights that the graph of an adapter depends on, as JSON types.
 
     Args:
-        model: a PeftModel.
+        model: a model of PEFT.
         name: the adapter name.
         modules: dotted name -> tuner layer or wrapper, for the modules that the adapter changes.
 
     Raises:
-        ExportError: the adapter's type, or that of an adapted module, is not supported.
+        ExportError: the adapter depends on the input in a way that no static graph has.
     """
     config = model.peft_config[name]
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    if kind not in TYPES:
-        raise ExportError(f"the adapter {name!r} has the PEFT type {kind}, which is not supported: expected {SUPPORTED}")
-    described = {path: _module(path, module, name) for path, module in modules.items()}
-    return {"peft": kind, "modules": described, "projections": _projections(modules.values(), name)}
+    kind = type_of(config)
+    check_type(name, kind)
+    described = {path: _module(path, module, name) for path, module in modules.items() if not _is_inner(path, modules)}
+    found = {"peft": kind, "modules": described, "projections": _projections(modules.values(), name)}
+    if kind in PROMPTS:
+        found["prompt"] = {"tokens": config.num_virtual_tokens, "submodules": config.num_transformer_submodules}
+    if tied := _tied(modules, name):
+        found["tied"] = tied
+    return found
+
+
+def _is_inner(path: str, modules: Mapping[str, Any]) -> bool:
+    """Whether an adapted module is a part of another one, with which it is described."""
+    return any(path.startswith(f"{other}.") and not hasattr(module, "modules_to_save") for other, module in modules.items())
 
 
 def _projections(modules: Iterable[Any], name: str) -> list[str]:
@@ -47,41 +57,73 @@ def _projections(modules: Iterable[Any], name: str) -> list[str]:
     return [hashlib.sha256(buffer.float().cpu().contiguous().numpy().tobytes()).hexdigest() for buffer in distinct]
 
 
+def _tied(modules: Mapping[str, Any], name: str) -> list[list[str]]:
+    """Return the weights of an adapter that are one tensor with an earlier one, with the name of that one.
+
+    A trace has one name for both. Adapters that tie other weights therefore need another trace: PEFT ties the layers of an
+    adapter with `layer_replication`, but not those of the adapters that follow.
+    """
+    first: dict[int, str] = {}
+    found = []
+    for path, module in modules.items():
+        if not hasattr(module, "vera_A"):  # VeRA's projections are in every layer
+            for key, tensor in _weights(module, name).items():
+                slot = first.setdefault(tensor.data_ptr(), f"{path}.{key}") if tensor.numel() else ""
+                if slot not in ("", f"{path}.{key}"):
+                    found.append([f"{path}.{key}", slot])
+    return found
+
+
+def _weights(module: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """The weights of one adapter in a tuner layer or wrapper, by the dictionary that contains them."""
+    found: dict[str, torch.Tensor] = {}
+    for key, container in module.named_children():
+        if is_keyed(container) and name in container:
+            entry = container[name]
+            tensors = {"": entry} if isinstance(entry, torch.Tensor) else dict(entry.state_dict(keep_vars=True))
+            found.update({f"{key}.{inner}".rstrip("."): tensor for inner, tensor in tensors.items()})
+    return found
+
+
 def _module(path: str, module: Any, name: str) -> dict[str, Any]:
     from peft.tuners import ia3, lora, vera
-    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
-    inner = [child for child in module.modules() if isinstance(child, BaseTunerLayer) and child is not module]
-    if inner:
-        raise ExportError(f"{path} has nested adapters or modules to save: target each module once")
-    # Exact types: subclasses have quantized or distributed weights.
     if type(module) is ModulesToSaveWrapper:
         return {"saved": _saved(path, module.modules_to_save[name])}
-    if type(module) in (lora.Linear, lora.Embedding):
-        return {"lora": type(module).__name__, **_lora(path, module, name)}
-    if type(module) is ia3.Linear:
-        return {"ia3": "Linear", "feedforward": bool(module.is_feedforward)}
-    if type(module) is vera.Linear:
-        return {"vera": "Linear", **_vera(module, name)}
-    raise ExportError(
-        f"the adapter {name!r} adapts {path} with {type(module).__module__}.{type(module).__name__}, which is not supported: "
-        "expected linear layers or embeddings in full precision"
-    )
+    _check_variants(path, module, name)
+    if keeps_form(module, name):
+        if type(module) in (lora.Linear, lora.Embedding):
+            return {"lora": type(module).__name__, **_lora(module, name)}
+        if type(module) is ia3.Linear:
+            return {"ia3": "Linear", "feedforward": bool(module.is_feedforward)}
+        if type(module) is vera.Linear:
+            return {"vera": "Linear", **_vera(module, name)}
+    kind = f"{type(module).__module__.removeprefix('peft.tuners.').partition('.')[0]}.{type(module).__name__}"
+    shapes = {key: list(tensor.shape) for key, tensor in _weights(module, name).items()}
+    return {"layer": kind, "settings": _settings(module, name), "shapes": shapes}
 
 
-def _lora(path: str, module: Any, name: str) -> dict[str, Any]:
-    from peft.tuners.lora import variants
+def _settings(module: Any, name: str) -> dict[str, Any]:
+    """The settings of one adapter in a layer, as far as they are numbers and names, not arrays of indices."""
+    found = {key: values[name] for key, values in vars(module).items() if isinstance(values, dict) and name in values}
+    return {key: value for key, value in found.items() if key[0] != "_" and isinstance(value, bool | int | float | str)}
 
-    variant = module.lora_variant.get(name)
-    if variant is not None and type(variant) not in (variants.DoraLinearVariant, variants.DoraEmbeddingVariant):
-        raise ExportError(
-            f"the adapter {name!r} has a {type(variant).__name__} in {path}, which is not supported: expected {SUPPORTED}"
-        )
+
+def _check_variants(path: str, module: nn.Module, name: str) -> None:
+    for layer in module.modules():
+        variant = type(getattr(layer, "lora_variant", {}).get(name)).__name__
+        if variant in REFUSED_VARIANTS:
+            raise ExportError(
+                f"the adapter {name!r} has a {variant} in {path}, which has no static graph: {REFUSED_VARIANTS[variant]}"
+            )
+
+
+def _lora(module: Any, name: str) -> dict[str, Any]:
     return {
         "rank": module.r[name],
         "scaling": module.scaling[name],
-        "dora": variant is not None,
+        "dora": name in module.lora_variant,
         "bias": module.lora_bias[name],
     }
 

@@ -10,6 +10,8 @@ import torch
 
 from exporter.errors import ExportError
 from exporter.models.library import library_of, owner_of
+from exporter.models.peft_modules import has_adapted_embeddings
+from exporter.models.peft_prompts import prompt_tokens
 from exporter.models.shared_copy import copy_model, shared_copy
 from exporter.plan import Plan, Task
 
@@ -85,6 +87,10 @@ def shared_part(task_groups: tuple[TaskGroup, ...], plan: Plan) -> str:
     modules = [module for task_group in task_groups for module in task_group.model.modules()]
     if any(len(module.invertible_adapters) > 0 for module in modules if hasattr(module, "invertible_adapters")):
         return "the embeddings (an invertible adapter follows them)"
+    if any(prompt_tokens(task_group.model) for task_group in task_groups):
+        return "the embeddings of the text (a prompt comes before them)"
+    if any(has_adapted_embeddings(task_group.model) for task_group in task_groups):
+        return "the part of the embeddings that no adapter changes"
     first = min(_first_adapted(task_group, task, plan) for task_group in task_groups for task in task_group.tasks)
     if first == plan.layers:
         return "the whole trunk: no layer has an adapter"

@@ -16,6 +16,7 @@ from torch import nn
 from exporter.errors import ExportError
 from exporter.models.binding import task_weights
 from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
+from exporter.models.peft_folded import forms_of
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import shared_copy
 from exporter.plan import Plan
@@ -165,4 +166,4 @@ def trace_group(task_group: TaskGroup, plan: Plan) -> TracedGroup:
         for name, tensors in task_weights(task_group.model, task_group.tasks).items()
         if name in graph.graph.initializers
     }
-    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights)
+    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights, forms_of(task_group.model))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import peft
@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from tests.helpers.support_models import CONFIGS, Row, randomize
+from tests.helpers.tiny_peft import TUNERS, tuned_model
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,23 @@ class Peft:
         return model
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """Builds a model with two adapters, a and b, of a PEFT type, over a class of transformers with one head."""
+
+    kind: str
+    architecture: str = "Bert"
+    head: str = "SequenceClassification"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Any:
+        torch.manual_seed(11)
+        config = getattr(transformers, f"{self.architecture}Config")(**CONFIGS[self.architecture])
+        config.num_labels = 2 if self.head == "QuestionAnswering" else 3
+        base = getattr(transformers, f"{self.architecture}For{self.head}")(config)
+        return tuned_model(self.kind, base, ("a", "b"), **self.options)
+
+
 def _peft() -> Iterator[Row]:
     for label, method, options in (
         ("PEFT lora", "Lora", {"r": 4}),
@@ -41,6 +59,33 @@ def _peft() -> Iterator[Row]:
         yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft(method, options), drop=0)
     label = "PEFT lora, lowest layer dropped"
     yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft("Lora", {"r": 4}), drop=1)
+    own = "its own (SequenceClassification)"
+    for kind in TUNERS:
+        if kind not in ("LORA", "IA3", "VERA"):
+            drop = 0 if "num_virtual_tokens" in TUNERS[kind] else 1
+            yield Row(f"PEFT {kind.lower()}", "single", own, "bert", Tuned(kind), drop=drop)
+    for kind, head, task_type in (
+        ("PROMPT_TUNING", "TokenClassification", "TOKEN_CLS"),
+        ("PREFIX_TUNING", "QuestionAnswering", "QUESTION_ANS"),
+        ("LOHA", "TokenClassification", "TOKEN_CLS"),
+        ("LORA", "QuestionAnswering", "QUESTION_ANS"),
+    ):
+        drop = 0 if "num_virtual_tokens" in TUNERS[kind] else 1
+        built = Tuned(kind, head=head, options={"task_type": task_type})
+        yield Row(f"PEFT {kind.lower()}", "single", f"its own ({head})", "bert", built, drop=drop)
+    for architecture, head, targets in (
+        ("Roberta", "SequenceClassification", ["query", "value"]),
+        ("DistilBert", "SequenceClassification", ["q_lin", "v_lin"]),
+        ("DebertaV2", "SequenceClassification", ["query_proj", "dense"]),
+        ("ModernBert", "SequenceClassification", ["Wqkv", "Wo"]),
+        ("GPT2", "SequenceClassification", ["c_attn"]),
+        ("Qwen3", "SequenceClassification", ["q_proj", "v_proj"]),
+        ("ViT", "ImageClassification", ["projection", "query"]),
+    ):
+        settings = {"target_modules": targets, "fan_in_fan_out": architecture == "GPT2"}
+        settings |= {"task_type": None, "modules_to_save": ["classifier"]} if architecture == "ViT" else {}
+        built = Tuned("LORA", architecture, head, settings)
+        yield Row("PEFT lora", "single", f"its own ({head})", architecture.lower(), built, drop=1)
 
 
 PEFT_ROWS = tuple(_peft())

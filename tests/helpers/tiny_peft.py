@@ -11,6 +11,7 @@ import peft
 import torch
 from transformers import BertForSequenceClassification
 
+from exporter.models.quiet_libraries import quiet
 from tests.helpers.tiny_models import bert_config
 
 TARGETS = ["query", "value", "dense"]
@@ -31,6 +32,70 @@ METHODS: dict[str, Any] = {
     "vera": peft.VeraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "intermediate.dense"]),
 }
 
+# PEFT type -> the settings of an adapter, without the targets. Every type is here or in `exporter.models.peft_types.REFUSED`.
+TUNERS: dict[str, dict[str, Any]] = {
+    "ADALORA": {"init_r": 4, "target_r": 2, "total_step": 10},
+    "ADAMSS": {"r": 8},
+    "BEFT": {},
+    "BOFT": {"boft_block_size": 4, "boft_n_butterfly_factor": 2},
+    "C3A": {"block_size": 16},
+    "CARTRIDGE": {"num_virtual_tokens": 3},
+    "DEFT": {"r": 4},
+    "DELORA": {"r": 4},
+    "FOURIERFT": {"n_frequency": 20, "scaling": 50.0},
+    "FROD": {},
+    "GLORA": {"r": 4},
+    "GRALORA": {"r": 4},
+    "HIRA": {"r": 4},
+    "HRA": {"r": 4},
+    "IA3": {"feedforward_modules": ["output.dense"]},
+    "LN_TUNING": {"target_modules": ["LayerNorm"]},
+    "LOHA": {"r": 4},
+    "LOKR": {"r": 4},
+    "LORA": {"r": 4},
+    "MISS": {"r": 4},
+    "OFT": {"oft_block_size": 8},
+    "OSF": {},
+    "PEANUT": {"r": 4},
+    "PREFIX_TUNING": {"num_virtual_tokens": 3, "prefix_projection": True, "encoder_hidden_size": 16},
+    "PROMPT_TUNING": {"num_virtual_tokens": 3},
+    "PSOFT": {"r": 4},
+    "PVERA": {"r": 4},
+    "P_TUNING": {"num_virtual_tokens": 3, "encoder_hidden_size": 16},
+    "RANDLORA": {"r": 4, "randlora_alpha": 8},
+    "ROAD": {"group_size": 16},
+    "SHIRA": {"r": 2},
+    "SUPERTUNING": {},
+    "TINYLORA": {},
+    "TRAINABLE_TOKENS": {"target_modules": ["word_embeddings"], "token_indices": [1, 5, 7]},
+    "UNILORA": {},
+    "VBLORA": {"r": 2, "topk": 2, "vector_length": 8, "num_vectors": 16},
+    "VERA": {"r": 4},
+    "WAVEFT": {"n_frequency": 32},
+}
+
+
+def tuner(kind: str, **settings: Any) -> Any:
+    """The configuration of an adapter of a PEFT type."""
+    of_kind: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]
+    targets = {} if "num_virtual_tokens" in TUNERS[kind] else {"target_modules": ["query", "value", "output.dense"]}
+    return of_kind(**{"task_type": "SEQ_CLS", **targets, **TUNERS[kind], **settings})
+
+
+def tuned_model(kind: str, base: Any = None, names: Sequence[str] = ("first", "second"), **settings: Any) -> Any:
+    """A model with adapters of a PEFT type, every weight far from its start."""
+    torch.manual_seed(0)
+    base = base or BertForSequenceClassification(config(num_hidden_layers=3))
+    with quiet():
+        model = peft.get_peft_model(base, tuner(kind, **settings), names[0])
+        for name in names[1:]:  # of AdaLoRA, only one adapter can be trained
+            model.add_adapter(name, tuner(kind, **settings, inference_mode=kind == "ADALORA"))
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if set(names) & set(key.split(".")) and parameter.is_floating_point():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
 
 def config(**settings: Any) -> Any:
     found = bert_config()
@@ -38,11 +103,12 @@ def config(**settings: Any) -> Any:
     return found
 
 
-def scramble(model: Any) -> Any:
-    """Every adapter and head far from the identity, and from each other."""
+def scramble(model: Any, *parts: str) -> Any:
+    """Every adapter and head far from the identity, and from each other; their weights' names have one of the parts."""
+    parts = (*parts, "lora_", "ia3_", "vera_lambda", "modules_to_save", "trainable_tokens_delta")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if any(part in name for part in ("lora_", "ia3_", "vera_lambda", "modules_to_save")):
+            if any(part in name for part in parts):
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 

@@ -140,6 +140,8 @@ def _projection(value: ir.Value, found: Attention, what: str) -> _Projection | R
     x, weights = main.inputs
     assert x is not None  # both are required
     assert weights is not None
+    if known_shape(x) is None:  # of norms with other weights in each row of a routed graph
+        return Refusal(f"the shape of what the {what} is projected from is not known", x)
     return _Projection(x, weights, tuple(biases), tuple(rest))
 
 

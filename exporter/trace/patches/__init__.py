@@ -6,6 +6,8 @@ from torch import nn
 
 from exporter.families import adapterhub_module, is_adapterhub
 from exporter.trace.patches.architectures import ARCHITECTURE_PATCHES
+from exporter.trace.patches.peft_layers import PEFT_PATCHES
+from exporter.trace.patches.peft_prompts import PROMPT_PATCHES
 
 __all__ = ["patch_for_tracing"]
 
@@ -15,5 +17,5 @@ def patch_for_tracing(model: nn.Module) -> None:
     if is_adapterhub(model):
         for patch in adapterhub_module("trace.patches", "all_patches", f"the {type(model).__name__}").PATCHES:
             patch(model)
-    for patch in ARCHITECTURE_PATCHES:
+    for patch in (*PEFT_PATCHES, *PROMPT_PATCHES, *ARCHITECTURE_PATCHES):
         patch(model)

@@ -1,0 +1,145 @@
+"""Plain layers in place of PEFT's tuner layers, in the copy of a model that is traced.
+
+As in PEFT, the weights are in dictionaries with the adapters' names as keys, by which they are bound to tasks;
+`activate_folded` selects the adapter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import embedding, linear
+
+__all__ = [
+    "Folded",
+    "FoldedAttention",
+    "FoldedConv",
+    "FoldedEmbedding",
+    "FoldedLinear",
+    "FoldedTokens",
+    "activate_folded",
+    "forms_of",
+]
+
+
+class Folded(nn.Module):
+    """A layer with other weights per adapter."""
+
+    def __init__(self, base_layer: nn.Module, **weights: Mapping[str, torch.Tensor]) -> None:
+        """Store the weights.
+
+        Args:
+            base_layer: the layer without adapters.
+            weights: name of a dictionary -> adapter -> weight; a dictionary that is absent is empty.
+        """
+        super().__init__()
+        self.base_layer = base_layer
+        self.active = ""
+        for key, tensors in weights.items():
+            frozen = {name: nn.Parameter(tensor.contiguous(), requires_grad=False) for name, tensor in tensors.items()}
+            setattr(self, key, nn.ParameterDict(frozen))
+
+    @property
+    def weight(self) -> Any:
+        """The weight of the layer without adapters: some models read its type or size."""
+        return self.base_layer.weight
+
+    def _of(self, key: str) -> Any:
+        tensors: Any = getattr(self, key, {})
+        return tensors[self.active] if self.active in tensors else None  # noqa: SIM401  # a ParameterDict warns in get
+
+
+class FoldedLinear(Folded):
+    """A linear layer with `down` [rank, in] and `up` [out, rank], or a `dense` weight [out, in], and possibly other biases.
+
+    Next to factors, `biases` are added to the layer's own bias; next to a dense weight, they take its place.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's results for [batch, sequence, in]."""
+        base: Any = self.base_layer
+        dense, bias, down = self._of("dense"), self._of("biases"), self._of("down")
+        if dense is not None:
+            return linear(x, dense, base.bias if bias is None else bias)
+        result: torch.Tensor = base(x)
+        if down is not None:
+            result = result + linear(linear(x, down), self._of("up"))
+        return result if bias is None else result + bias
+
+
+class FoldedConv(Folded):
+    """A convolution with another kernel and possibly another bias."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's results for [batch, in, …]."""
+        base: Any = self.base_layer
+        bias = self._of("biases")
+        result: torch.Tensor = base._conv_forward(x, self._of("dense"), base.bias if bias is None else bias)
+        return result
+
+
+class FoldedEmbedding(Folded):
+    """An embedding with `down` [vocabulary, rank] and `up` [rank, features], or another table."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of [batch, sequence] ids."""
+        dense = self._of("dense")
+        if dense is not None:
+            return embedding(ids, dense)
+        down = self._of("down")
+        result: torch.Tensor = self.base_layer(ids)
+        return result if down is None else result + embedding(ids, down) @ self._of("up")
+
+
+class FoldedTokens(Folded):
+    """An embedding with changed rows: ids in `tokens` [n], and in `rows` [n, features] what is added to their rows."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of [batch, sequence] ids."""
+        result: torch.Tensor = self.base_layer(ids)
+        rows: torch.Tensor = self._of("rows")
+        chosen = (ids.unsqueeze(-1) == self._of("tokens")).to(rows.dtype)
+        return result + chosen @ rows
+
+
+class FoldedAttention(Folded):
+    """An attention of torch with other weights: `copies` of the whole module, which share what is not changed."""
+
+    def __init__(self, base_layer: nn.Module, copies: Mapping[str, nn.Module]) -> None:
+        """Store the copies by adapter."""
+        super().__init__(base_layer)
+        self.copies = nn.ModuleDict(copies)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the copy returns."""
+        return self._of("copies")(*args, **kwargs)
+
+
+def forms_of(model: nn.Module) -> dict[str, int]:
+    """Return how many folded layers of a model have a whole weight per adapter, factors of some rank, or changed rows."""
+    layers = [module for module in model.modules() if isinstance(module, Folded)]
+    return dict(Counter(form for form in map(_form, layers) if form))
+
+
+def _form(layer: Folded) -> str:
+    if hasattr(layer, "down"):
+        sizes = [min(tensor.shape) for tensor in layer.down.values()]
+        return f"rank {max(sizes)}" if sizes else ""
+    return (
+        "changed rows"
+        if hasattr(layer, "rows")
+        else "whole weight"
+        if hasattr(layer, "dense") or hasattr(layer, "copies")
+        else ""
+    )
+
+
+def activate_folded(model: nn.Module, name: str) -> None:
+    """Select the adapter `name` in all folded layers of a model."""
+    for module in model.modules():
+        if isinstance(module, Folded):
+            module.active = name

@@ -1,0 +1,56 @@
+"""Adapters of PEFT that learn prompts: embeddings before those of the text, or keys and values of the attention."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from exporter.models.peft_modules import base_of, is_layer, layer_of
+from exporter.models.peft_types import PREFIXES, PROMPTS, type_of
+
+__all__ = ["drop_prefixes", "has_prefix", "has_prompt", "prompt_tokens"]
+
+
+def has_prompt(model: Any, name: str) -> bool:
+    """Return whether an adapter is a prompt or a prefix."""
+    return type_of(model.peft_config[name]) in PROMPTS
+
+
+def has_prefix(model: Any, name: str) -> bool:
+    """Return whether an adapter consists of keys and values of the attention."""
+    return type_of(model.peft_config[name]) in PREFIXES
+
+
+def prompt_tokens(model: Any) -> int:
+    """Return how many positions of the model the longest prompt of its adapters takes from a text; 0 without prompts."""
+    configs = getattr(model, "peft_config", None) or {}
+    return max((config.num_virtual_tokens for config in configs.values() if type_of(config) in PROMPTS), default=0)
+
+
+def drop_prefixes(model: Any, drop: int) -> None:
+    """Leave the prefix out of the lowest layers of a model, in place.
+
+    PEFT gives the keys and values of all layers, and a mask that covers them, to the model, which hands them to every layer.
+    The dropped layers get neither. Positions are counted as before.
+    """
+    for path, module in base_of(model).named_modules():
+        layer = layer_of(path)
+        if is_layer(path) and layer is not None and layer < drop:
+            module.register_forward_pre_hook(
+                partial(_without_prefix, model.active_peft_config.num_virtual_tokens), with_kwargs=True
+            )
+
+
+def _without_prefix(tokens: int, layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    bound = inspect.signature(layer.forward).bind(*args, **kwargs)
+    given = bound.arguments
+    for key in ("past_key_values", "past_key_value", "layer_past"):
+        if key in given:
+            given[key] = None
+    mask = given.get("attention_mask")
+    if mask is not None:
+        given["attention_mask"] = mask[..., tokens:]
+    return bound.args, bound.kwargs
