@@ -1,13 +1,47 @@
 # make export   installs into .venv, exports the bundled example and asks the exported graph a question
 # make test     installs into .venv-test, then make lint (style and types) and make unit (tests) at the same time
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
+# make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make support  exports every combination of the support table and writes docs/support.md
+# make audit    looks the locked packages up in a vulnerability service and checks licences; AUDIT_FLAGS='-s osv' asks another one
+# make lock     writes requirements/*.txt again after a change of pyproject.toml; LOCK_FLAGS=--upgrade takes the newest versions
 # PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer)
+# make test LOCKED=no         installs the newest versions that pyproject.toml allows, without hashes
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0# pinned: a newer release may need another exporter; on a CPU machine install a CPU build
+LOCKED ?= yes
+LOCK_FLAGS ?=
+AUDIT_FLAGS ?=
 
-.PHONY: export test lint unit test-tensorrt support benchmark clean
+# $(call install_lock,environment,lock file) creates an environment with what the lock file lists. pip builds nothing (wheels only)
+# and compares each file with its hash. --no-compile: Python compiles what is imported, which is a part of the 14,000 files.
+define install_lock
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps --only-binary :all: -r requirements/$(2).txt || \
+	  { echo "requirements/$(2).txt does not install with $$($(PYTHON) --version): it covers CPython 3.11 to 3.13 on Linux x86-64;" \
+	  "make … LOCKED=no installs what pyproject.toml allows, without hashes" >&2; exit 1; }
+endef
+
+# $(call install,environment,lock file) adds torch, which has no hash in the lock because each of its builds has another one, and
+# this project.
+ifeq ($(LOCKED),yes)
+define install
+	$(install_lock)
+	$(1)/bin/python -m pip install --quiet --no-compile $(TORCH)
+	$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(1)/bin/python -m pip check
+	touch $(1)/installed
+endef
+else
+define install
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[$(EXTRAS)]'
+	touch $(1)/installed
+endef
+endif
+
+.PHONY: export test lint unit test-tensorrt test-peft5 support benchmark audit lock clean
 
 export: .venv/installed
 	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
@@ -28,27 +62,54 @@ unit: .venv-test/installed
 test-tensorrt: .venv-tensorrt/installed
 	.venv-tensorrt/bin/python -m pytest tests/exporter/test_tensorrt.py
 
+# Tests that neither import the adapters library nor are marked as needing it.
+PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoints/test_peft_load.py tests/exporter/test_families.py \
+  tests/exporter/test_support_peft.py tests/exporter/test_peft_example.py tests/exporter/cli/test_peft_command_line.py
+
+test-peft5: .venv-peft5/installed
+	.venv-peft5/bin/python -m pytest -m "not adapters" $(PEFT5_TESTS)
+
 support: .venv-test/installed
 	.venv-test/bin/python -m tests.helpers.support_table
 
 benchmark: .venv-test/installed
 	.venv-test/bin/python -m benchmarks --quick
 
-.venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu]'
-	touch $@
+.venv/installed: EXTRAS = export,adapters,cpu
+.venv/installed: pyproject.toml requirements/export.txt
+	$(call install,.venv,export)
 
-.venv-test/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-test
-	# Python compiles what is imported, which is a part of the 14,000 files.
-	.venv-test/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[export,cpu,benchmark,training,test]'
-	touch $@
+.venv-test/installed: EXTRAS = export,adapters,cpu,benchmark,training,test
+.venv-test/installed: pyproject.toml requirements/test.txt
+	$(call install,.venv-test,test)
 
 .venv-tensorrt/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-tensorrt
-	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,cpu,tensorrt,test]'
+	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]'
 	touch $@
 
+.venv-peft5/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-peft5
+	.venv-peft5/bin/python -m pip install --quiet --no-compile $(TORCH) 'transformers>=5' -e '.[export,peft,cpu,tokenizers,test-peft]'
+	touch $@
+
+# The environment of the two programs that work on the lock, installed from a lock as well.
+.venv-tools/installed: requirements/tools.txt
+	$(call install_lock,.venv-tools,tools)
+	touch $@
+
+audit: .venv-test/installed .venv-tools/installed
+	.venv-test/bin/python -m tests.helpers.audit .venv-tools/bin/pip-audit $(AUDIT_FLAGS)
+
+# --universal: one file for all platforms and Python versions. test.txt comes first: export.txt is a part of it.
+LOCK = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" $(LOCK_FLAGS)
+LOCK_PROJECT = $(LOCK) pyproject.toml requirements/build.in requirements/torch.in --excludes requirements/excludes.txt
+
+lock: .venv-tools/installed
+	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --extra benchmark --extra training --extra test --output-file requirements/test.txt
+	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --constraints requirements/test.txt --output-file requirements/export.txt
+	$(LOCK) requirements/tools.in --output-file requirements/tools.txt
+
 clean:
-	rm -rf .venv .venv-test .venv-tensorrt
+	rm -rf .venv .venv-test .venv-tensorrt .venv-peft5 .venv-tools

@@ -5,13 +5,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from runtime.errors import AdapterDropError, InputError
 from runtime.load import load
+from runtime.logged import shown
 from runtime.options import Options
 from runtime.options_text import describe, read_settings
 from runtime.ort.providers import NAMES
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with _shown_progress():
+        with shown("runtime", logging.StreamHandler()):
             if list(arguments[:1]) == ["triton"]:
                 return triton.main(arguments[1:])
             _print(_predict(_parser().parse_args(arguments)))
@@ -64,20 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     return _DONE
-
-
-@contextmanager
-def _shown_progress() -> Iterator[None]:
-    """Show what the library logs about long work on standard error."""
-    logger, handler = logging.getLogger("runtime"), logging.StreamHandler()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
 
 
 def _predict(options: argparse.Namespace) -> str:

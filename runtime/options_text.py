@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from runtime.errors import InputError
-from runtime.options import Options
+from runtime.options import ConvSearch, Hint, Options
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,12 @@ _SHAPE: Final = _Kind("batch x sequence, such as 8x128", r"\d+x\d+", _shape)
 _SHAPES: Final = _Kind(
     "batch x sequence, such as 1x32,8x128", r"\d+x\d+(,\d+x\d+)*", lambda text: tuple(map(_shape, text.split(",")))
 )
-_NAME: Final = _Kind("a name", ".+", str)
+_NAME: Final = _Kind("a name, such as CPU or GPU", ".+", str)
+
+
+def _one_of(values: Sequence[str]) -> _Kind:
+    return _Kind(f"one of {', '.join(values)}", "|".join(values), str)
+
 
 # Field of Options -> syntax of its value; `cache` is missing because it has the separate flag --cache
 SETTINGS: Final[Mapping[str, _Kind]] = {
@@ -45,7 +50,7 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "cuda.device": _WHOLE,
     "cuda.memory_limit": _BYTES,
     "cuda.tf32": _SWITCH,
-    "cuda.conv_search": _NAME,
+    "cuda.conv_search": _one_of(get_args(ConvSearch)),
     "cuda.graphs": _SHAPES,
     "tensorrt.best": _SHAPE,
     "tensorrt.largest": _SHAPE,
@@ -53,7 +58,7 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "tensorrt.bf16": _SWITCH,
     "tensorrt.workspace": _BYTES,
     "openvino.device": _NAME,
-    "openvino.precision": _NAME,
+    "openvino.precision": _one_of(get_args(Hint)),
 }
 
 

@@ -75,5 +75,5 @@ def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests share their fixtures in one worker; the rows of the support table share nothing and go to any."""
     for item in items:
-        if item.path.name != "test_support.py":
+        if not item.path.name.startswith("test_support"):
             item.add_marker(pytest.mark.xdist_group(item.path.name))

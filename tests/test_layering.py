@@ -30,6 +30,7 @@ ORDER = {
             "errors",
             "targets",
             "plan",
+            "families",
             "traced_group",
             "stages",
             "models",
@@ -43,10 +44,12 @@ ORDER = {
     ),
     "exporter.compile": ("rewrite", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (
-        *("errors", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
+        *("errors", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
         *("text", "checks", "ort", "predictor", "load", "serving"),
     ),
 }
+# The subpackages of exporter whose modules import the adapters library (exporter/families.py).
+FAMILY = "adapterhub"
 # What a package shows to the outside, and what starts its command line.
 _OPEN = {"__init__", "__main__"}
 
@@ -96,6 +99,32 @@ def test_each_room_imports_only_earlier_ones(package: str) -> None:
 def test_only_optional_packages_are_imported_in_functions(package: str) -> None:
     inner = [(str(path), name) for path in _files(package) for name, is_inner in _imports(path) if is_inner]
     assert not [(path, name) for path, name in inner if name.split(".")[0] in FIRST_PARTY]
+
+
+def test_each_family_imports_only_its_library() -> None:
+    wrong = []
+    for path in _files("exporter"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        is_adapterhub = FAMILY in module.split(".")
+        for name, is_inner in _imports(path):
+            library = name.split(".")[0]
+            for_adapterhub = library == "adapters" or (name.startswith("exporter.") and FAMILY in name.split("."))
+            # PEFT's modules are imported by all, and import their library inside functions.
+            for_peft = library == "peft" or (is_adapterhub and ".peft" in name)
+            if for_adapterhub > is_adapterhub or (for_peft and (is_adapterhub or not is_inner)):
+                wrong.append(f"{module} imports {name}")
+    assert not wrong
+
+
+def test_modules_that_are_imported_by_name_exist() -> None:
+    found = 0
+    for path in _files("exporter"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "adapterhub_module":
+                room, name = (ast.literal_eval(argument) for argument in call.args[:2])
+                assert (ROOT / "exporter" / room.replace(".", "/") / FAMILY / f"{name}.py").is_file(), (path, room, name)
+                found += 1
+    assert found
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -51,6 +51,17 @@ One adapter whose weights are the same in all layers, as the AdapterDrop paper a
 of this package: the library saves the adapter once per layer, and an export stores it once.
 """
 
+LORA = """\
+## LoRA adapters of PEFT
+
+Where the `adapters` library is not installed, `python -m exporter` exports these adapters, in `peft/`. Each is a LoRA of rank
+{rank} on query and value of layer {layer}, the last one, with a classification head on the pooled first token, trained for
+{steps} steps of {batch_size} examples by `python -m training --lora`, on at most {train} of the training examples of the table
+below, and scored on at most {test} of the test examples, both chosen by hash. No layer below has an adapter: all scores up to
+n = {layer} are equal. The weights are stored in float16; `config.json` has the names of the labels. Parameters are the
+adapter's, without its head.
+"""
+
 FOOTER = """\
 ## Limits
 
@@ -102,6 +113,28 @@ def _shared(results: dict[str, dict[str, Any]], drops: list[str]) -> list[str]:
     return [SHARED.format(name=rows[0][0]), table]
 
 
+def _loras(results: dict[str, dict[str, Any]]) -> list[str]:
+    loras = {name: r["lora"] for name, r in results.items() if "lora" in r}
+    if not loras:
+        return []
+    first = next(iter(loras.values()))
+    text = LORA.format(
+        rank=first["rank"],
+        layer=first["layer"],
+        steps=first["steps"],
+        batch_size=first["batch_size"],
+        train=f"{max(r['train_examples'] for r in loras.values()):,}",
+        test=f"{max(r['test_examples'] for r in loras.values()):,}",
+    )
+    rows = [
+        [name, f"{r['parameters']:,}", _cell("accuracy", results[name]["baseline"])]
+        + [_cell("accuracy", r["by_drop"][n]) for n in (0, -1)]
+        for name, r in loras.items()
+    ]
+    layer = first["layer"]
+    return [text, _table(["task", "parameters", "baseline, accuracy %", f"n = 0 to {layer}", f"n = {layer + 1}"], rows)]
+
+
 def write_card(path: Path, results: dict[str, dict[str, Any]]) -> None:
     """Write the model card to `path`; `results`: task -> its entry in results.json."""
     drops = [f"n = {n}" for n in range(max(len(result["by_drop"]) for result in results.values()))]
@@ -134,5 +167,14 @@ def write_card(path: Path, results: dict[str, dict[str, Any]]) -> None:
             for name, r in results.items()
         ],
     )
-    parts = [HEADER, scores, *_fusions(results), *_shared(results, drops), "## Data and training\n", data, FOOTER]
+    parts = [
+        HEADER,
+        scores,
+        *_fusions(results),
+        *_shared(results, drops),
+        *_loras(results),
+        "## Data and training\n",
+        data,
+        FOOTER,
+    ]
     path.write_text("\n".join(parts), encoding="utf-8")

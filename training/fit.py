@@ -7,6 +7,7 @@ lowest n layers are skipped: a single adapter (or fusion) learns to work at any 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,31 @@ def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], see
     # Only a single adapter activates a head; other compositions do not.
     model.active_head = task.name
     model.train()
+
+    def loss_of(batch: list[Encoded], drop: int) -> Any:
+        model.set_active_adapters(task.setup, skip_layers=list(range(drop)))
+        loss = model(**collate(task, tokenizer, batch)).loss
+        # Keeps the value matrices close to the identity, as in AdapterFusion (arXiv 2005.00247).
+        return loss + model.base_model.get_fusion_regularization_loss() if task.members else loss
+
+    optimize(model, task, loss_of, examples, seed, checkpoint)
+    model.set_active_adapters(task.setup)
+    model.eval()
+
+
+def optimize(
+    model: Any, task: TaskSpec, loss_of: Callable[[list[Any], int], Any], examples: list[Any], seed: int, checkpoint: Path
+) -> None:
+    """Train the parameters of a model that require gradients, in place.
+
+    Args:
+        model: the model in training mode.
+        task: the number of steps and the learning rate.
+        loss_of: returns the loss of a batch with a number of dropped layers.
+        examples: training examples.
+        seed: seed of batches, drops and dropout.
+        checkpoint: file for checkpoints; an existing one is resumed.
+    """
     layers = model.config.num_hidden_layers
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=task.learning_rate, weight_decay=0.01)
@@ -74,11 +100,7 @@ def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], see
         for step, batch in enumerate(batches, start):
             torch.manual_seed(seed * 1_000_003 + step)
             drop = int(np.random.default_rng((seed, step)).integers(0, layers))
-            model.set_active_adapters(task.setup, skip_layers=list(range(drop)))
-            loss = model(**collate(task, tokenizer, batch)).loss
-            if task.members:
-                # Keeps the value matrices close to the identity, as in AdapterFusion (arXiv 2005.00247).
-                loss = loss + model.base_model.get_fusion_regularization_loss()
+            loss = loss_of(batch, drop)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -97,5 +119,3 @@ def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], see
                         "scheduler": scheduler.state_dict(),
                     },
                 )
-    model.set_active_adapters(task.setup)
-    model.eval()

@@ -1,29 +1,26 @@
-"""Loading of a model folder as the class that its adapters and heads need."""
+"""Loading of a model folder as a class of transformers, and the checks of a loaded model."""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import adapters
 import torch
 import transformers
-from adapters import AdapterModelInterface
-from adapters.wrappers.model import load_model as load_static
 from transformers import AutoModel
 
 from exporter.checkpoints.assign import ADAPTER_KEYS
 from exporter.checkpoints.config_requests import check_requests
-from exporter.checkpoints.embedded_adapters import add_held_back, config_without_adapters, held_back
-from exporter.checkpoints.model_class import INTERFACE, choose
-from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import Source, read_json, reason
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 
+# Never run code from a folder, and never prompt for permission.
+OPTIONS: Mapping[str, Any] = {"output_loading_info": True, "local_files_only": True, "trust_remote_code": False}
 # Number of a layer within the name of a weight
 _NUMBER = re.compile(r"\.\d+\.")
 
@@ -63,70 +60,59 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
-    """Load a model folder as a class that supports the given parts.
+def load_folder(source: Source, class_name: str) -> Loaded:
+    """Load a model folder as a class of transformers.
 
     Args:
         source: the model folder.
-        parts: the adapters, fusions and heads to be added to the model.
+        class_name: the name of the class.
 
     Raises:
-        ExportError: the folder is damaged, or no class supports all parts.
+        ExportError: the folder is damaged.
     """
-    config = read_config(source.folder)
-    class_name, options = choose(source.folder, config, parts)
-    interface = _read_interface(source.folder, config)
-    # Never run code from a folder, and never prompt for permission.
-    options = {"output_loading_info": True, "local_files_only": True, "trust_remote_code": False, **options}
-    later = held_back(config)
+    with reading(source):
+        # transformers 5 would keep the dtype of the weights, in which a head in fp32 of an adapter would be rounded.
+        model, info = getattr(transformers, class_name).from_pretrained(source.folder, dtype=torch.float32, **OPTIONS)
+    check_unexpected(source.folder, model, info["unexpected_keys"])
+    return as_loaded(source, model, info)
+
+
+@contextlib.contextmanager
+def reading(source: Source) -> Iterator[None]:
+    """Load quietly, and raise ExportError for a damaged folder."""
     try:
-        if later is not None:
-            options["config"] = config_without_adapters(source.folder)
         with quiet():
-            if class_name is None:
-                model, info = adapters.AutoAdapterModel.from_pretrained(source.folder, **options)
-            elif any(part.kind == "peft" for part in parts):
-                model, info = getattr(transformers, class_name).from_pretrained(source.folder, **options)
-            else:
-                del options["trust_remote_code"]
-                model, info = load_static(str(source.folder), getattr(transformers, class_name), interface, **options)
+            yield
     # Damaged files raise many types: OSError, ValueError, KeyError, SafetensorError, UnpicklingError, …
     except Exception as error:
         raise ExportError(f"the model folder {str(source.folder)!r} cannot be loaded: {reason(error)}") from error
+
+
+def as_loaded(source: Source, model: Any, info: Mapping[str, Any]) -> Loaded:
+    """Return a model in evaluation mode with the names of its missing weights.
+
+    Args:
+        source: the model folder.
+        model: the model.
+        info: what from_pretrained returned with it.
+    """
     if source.hub is not None:
         model.config.name_or_path = source.hub
-    _drop_converted_head(model, config, parts)
-    if later is None:
-        _check_unexpected(source.folder, model, info["unexpected_keys"])
-    else:
-        with quiet():
-            add_held_back(model, later, source.folder)
     mismatched = {name for name, *_ in info["mismatched_keys"]}
     return Loaded(model.eval(), frozenset({*info["missing_keys"], *mismatched}))
 
 
-def _read_interface(folder: Path, config: dict[str, Any]) -> AdapterModelInterface | None:
-    path = folder / INTERFACE
-    if not path.is_file():
-        return None
-    content = read_json(path)
-    if content.get("model_type") not in (None, config["model_type"]):
-        raise ExportError(
-            f"{str(path)!r} is for models of type {content['model_type']!r}, the model is of type {config['model_type']!r}"
-        )
-    try:
-        return AdapterModelInterface(**content["interface"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"{str(path)!r} contains no adapter interface ({error}): save it again") from error
+def check_unexpected(folder: Path, model: Any, unexpected: Iterable[str]) -> None:
+    """Refuse weights of layers, adapters or heads that the configuration does not list.
 
+    Args:
+        folder: the model folder, for messages.
+        model: the loaded model.
+        unexpected: names of the weights in the folder that are not in the model.
 
-def _drop_converted_head(model: Any, config: dict[str, Any], parts: Sequence[Part]) -> None:
-    """Delete the pretraining head of the base model, which is not the head of a task."""
-    if parts and "default" in getattr(model, "heads", {}) and "default" not in (config.get("prediction_heads") or {}):
-        model.delete_head("default")
-
-
-def _check_unexpected(folder: Path, model: Any, unexpected: Sequence[str]) -> None:
+    Raises:
+        ExportError: there are such weights.
+    """
     # Heads of other classes, such as those of pretraining, are not part of the model; its further layers are.
     prefix = f"{model.base_model_prefix}."
     known = {_NUMBER.sub(".#.", name.removeprefix(prefix)) for name in model.state_dict()}

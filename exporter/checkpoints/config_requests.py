@@ -37,6 +37,11 @@ def check_requests(path: Path, config: Mapping[str, Any]) -> None:
             )
         if key.strip("_").removesuffix("_internal") in ("attn_implementation", "experts_implementation"):
             _check_implementation(path, where, value, _EXPERTS if "experts" in key else _IMPLEMENTATIONS)
+        # Some configurations pass it on to one that they contain, whatever the caller passed (CVE-2026-5241).
+        if key == "trust_remote_code" and value not in (None, False):
+            raise ExportError(
+                f"{str(path)!r} sets {where} to {value!r}: code of a model is never run; remove the entry, if it needs none"
+            )
         if key in ("use_kernels", "transformers_weights") and value:
             raise ExportError(f"{str(path)!r} sets {where} to {value!r}, which is not supported: remove the entry")
     for name in _INDEXES:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapters.composition import Stack
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from exporter.checkpoints.assemble import assemble
@@ -16,7 +15,9 @@ from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
 from exporter.checkpoints.sources import Source, find, first_line, read_json
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.errors import ExportError
-from exporter.example import ADAPTERS, fusion_folders, trunk_folder
+from exporter.example import ADAPTERS, fusion_folders, peft_folders, trunk_folder
+from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft
+from exporter.models.compositions import is_block
 from exporter.models.injected import as_peft_model
 from exporter.models.mixed import MixedModel
 from exporter.models.peft_modules import is_peft
@@ -94,12 +95,15 @@ def _live(model: Any) -> Checkpoint:
     if isinstance(model, PreTrainedModel) and hasattr(model, "adapters_config") and hasattr(model, "iter_layers"):
         setup: Any = model.adapters_config.active_setup  # type: ignore[union-attr]  # torch types every attribute so
         # A single active adapter is a Stack of one and needs no setup.
-        if setup is None or isinstance(setup, str) or (isinstance(setup, Stack) and setup.children == [setup.last()]):
+        if setup is None or isinstance(setup, str) or (is_block(setup, "Stack") and setup.children == [setup.last()]):
             return Checkpoint(model, None, name)
         return Checkpoint(model, None, name, setup=setup, head=getattr(model, "active_head", None))
     if hasattr(model, "peft_config") and is_peft(model):
         return Checkpoint(as_peft_model(model), None, name)
-    raise ExportError(f"expected a model with adapters, found {name}: load it with adapters.AutoAdapterModel.from_pretrained")
+    raise ExportError(
+        f"expected a model with adapters, found {name}: load it with "
+        "adapters.AutoAdapterModel.from_pretrained or peft.PeftModel.from_pretrained"
+    )
 
 
 def _example(adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool) -> Checkpoint:
@@ -107,10 +111,21 @@ def _example(adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bo
         trunk = trunk_folder()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
-    bundled = [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))]
-    fused = [str(folder) for folder in fusion_folders()]
+    bundled, fused = _bundled()
     found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer)
     return replace(found, source="the bundled example")
+
+
+def _bundled() -> tuple[list[str], list[str]]:
+    """The folders of the example's adapters and fusions, of the family that is installed."""
+    if has_adapterhub():
+        return [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))], list(map(str, fusion_folders()))
+    if has_peft():
+        return list(map(str, peft_folders())), []
+    raise ExportError(
+        "neither the adapters library nor PEFT is installed, or not for the installed version of transformers: "
+        f"{ADAPTERS_INSTALL} or {PEFT_INSTALL}"
+    )
 
 
 def _folder(source: Source, adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool) -> Checkpoint:

@@ -1,73 +1,43 @@
-"""The choice of the class that a model folder is loaded as, given its adapters and heads."""
+"""The class of transformers that a model folder is loaded as."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.head_utils import STATIC_TO_FLEX_HEAD_MAP
-from adapters.models.auto.adapter_model import ADAPTER_MODEL_MAPPING_NAMES
+import transformers
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from exporter.checkpoints.peft_class import class_of, is_class
-from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import CUSTOM_CODE
 from exporter.errors import ExportError
 
-INTERFACE = "adapter_interface.json"
 
-
-def choose(folder: Path, config: dict[str, Any], parts: Sequence[Part]) -> tuple[str | None, dict[str, Any]]:
-    """Choose the class for a model folder.
-
-    Args:
-        folder: the model folder.
-        config: the content of its config.json.
-        parts: the adapters, fusions and heads to be added.
-
-    Returns:
-        The name of a transformers class, or None for AutoAdapterModel with named heads; and options for from_pretrained.
-
-    Raises:
-        ExportError: no single class supports all parts.
-    """
-    peft = [part for part in parts if part.kind == "peft"]
-    if peft:
-        # The adapters that are loaded together are of one class.
-        return class_of(peft[0], config), {}
-    heads = [part for part in parts if part.kind == "head"]
-    own_class = _own_class(config)
-    saved_from = list(dict.fromkeys(str(part.config.get("model_class")) for part in heads))
-    flexible = config["model_type"] in ADAPTER_MODEL_MAPPING_NAMES and not (folder / INTERFACE).is_file()
-    inside = bool((config.get("adapters") or {}).get("adapters"))
-    if flexible and not (inside and own_class):
-        # Adapters saved without a head use the model's head.
-        headless = bool(parts) and not heads and own_class
-        inconvertible = [name for name in saved_from if name not in STATIC_TO_FLEX_HEAD_MAP and is_class(name)]
-        if not headless and not inconvertible:
-            return None, {}
-    if inside or not heads:
-        return own_class or _base_class(folder, config), {}
-    if len(saved_from) > 1 or not is_class(saved_from[0]):
-        raise ExportError(
-            f"a {config['model_type']} model of this kind has one head, but the adapters have heads of "
-            f"{', '.join(saved_from)}: export those of one class at a time"
-        )
-    return saved_from[0], _labels(heads[0])
-
-
-def _own_class(config: dict[str, Any]) -> str | None:
-    """The class of a transformers model with a head; None for a base model and for classes of the adapters library."""
+def own_class(config: dict[str, Any]) -> str | None:
+    """Return the class of a transformers model with a head; None for a base model and for classes of the adapters library."""
     names = config.get("architectures") or [None]
     name = names[0]
     bare = MODEL_MAPPING_NAMES.get(config["model_type"])
     if not isinstance(name, str) or name in (bare, *([] if isinstance(bare, str) or bare is None else bare)):
         return None
-    return name if is_class(name) else None
+    return name if class_of(name) else None
 
 
-def _base_class(folder: Path, config: dict[str, Any]) -> str:
+def class_of(name: Any) -> Any:
+    """Return the transformers model class with this name, or None."""
+    try:
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+    except ImportError:  # the class needs a package that is not installed
+        return None
+    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
+
+
+def base_class(folder: Path, config: dict[str, Any]) -> str:
+    """Return the name of the class without a head for the type of model in a config.json.
+
+    Raises:
+        ExportError: transformers has no such type of model.
+    """
     name = MODEL_MAPPING_NAMES.get(config["model_type"])
     if not isinstance(name, str):
         missing = f"transformers has no model of type {config['model_type']!r}"
@@ -75,14 +45,3 @@ def _base_class(folder: Path, config: dict[str, Any]) -> str:
             f"the model folder {str(folder)!r} cannot be loaded: {CUSTOM_CODE if 'auto_map' in config else missing}"
         )
     return name
-
-
-def _labels(head: Part) -> dict[str, Any]:
-    """The from_pretrained options for the head's size, which can differ from that of the base model's head."""
-    count, label2id = head.config.get("num_labels"), head.config.get("label2id")
-    options: dict[str, Any] = {"ignore_mismatched_sizes": True}
-    if isinstance(count, int):
-        options["num_labels"] = count
-    if isinstance(label2id, dict) and (count is None or len(label2id) == count):
-        options |= {"label2id": label2id, "id2label": {number: label for label, number in label2id.items()}}
-    return options

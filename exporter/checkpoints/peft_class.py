@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import transformers
-from transformers import PreTrainedModel
-
+from exporter.checkpoints.model_class import class_of
 from exporter.checkpoints.scan import Part
 from exporter.errors import ExportError
 
@@ -35,7 +33,7 @@ _SUFFIXES: Mapping[str | None, tuple[str, ...]] = {
 }
 
 
-def class_of(part: Part, config: Mapping[str, Any]) -> str:
+def peft_class(part: Part, config: Mapping[str, Any]) -> str:
     """Return the name of the class that an adapter needs.
 
     It is that of the task type. An adapter without one names its class, or it was trained on the class of the model folder, as
@@ -49,7 +47,7 @@ def class_of(part: Part, config: Mapping[str, Any]) -> str:
         ExportError: the task type is unknown, or absent and no class is known either.
     """
     kind = part.config.get("task_type")
-    own = [name for name in config.get("architectures") or [] if is_class(name)]
+    own = [name for name in config.get("architectures") or [] if class_of(name)]
     if kind == "SEQ_CLS" and own and own[0].endswith(_SEQUENCES[1:]):
         return str(own[0])
     if isinstance(kind, str) and kind in _CLASSES:
@@ -58,20 +56,11 @@ def class_of(part: Part, config: Mapping[str, Any]) -> str:
         mapping = part.config.get("auto_mapping")
         named = [mapping.get("base_model_class")] if isinstance(mapping, Mapping) else []
         for name in [*named, *own]:
-            if is_class(name):
+            if class_of(name):
                 return str(name)
     raise ExportError(
         f"{part.label} has the task_type {kind!r}: expected one of {', '.join(_CLASSES)}; correct its adapter_config.json"
     )
-
-
-def is_class(name: Any) -> bool:
-    """Return whether transformers has a model class of this name."""
-    try:
-        found = getattr(transformers, name, None) if isinstance(name, str) else None
-    except ImportError:  # the class needs a package that is not installed
-        return False
-    return isinstance(found, type) and issubclass(found, PreTrainedModel)
 
 
 def check_fit(name: str, task_type: Any, base: Any) -> None:

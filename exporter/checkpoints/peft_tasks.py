@@ -8,7 +8,7 @@ from typing import Any
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.base_model import load_folder
 from exporter.checkpoints.peft_adapters import load_parts
-from exporter.checkpoints.peft_class import class_of
+from exporter.checkpoints.peft_class import peft_class
 from exporter.checkpoints.peft_reference import References
 from exporter.checkpoints.peft_tokenizers import check_vocabulary
 from exporter.checkpoints.scan import Part
@@ -46,12 +46,12 @@ def load_tasks(
         )
     by_class: dict[str, list[Part]] = {}
     for part in parts:
-        by_class.setdefault(class_of(part, config), []).append(part)
+        by_class.setdefault(peft_class(part, config), []).append(part)
     models: list[Any] = []
     trunk: Any = None
     references = References()
-    for own in by_class.values():
-        loaded = load_folder(source, own)
+    for class_name, own in by_class.items():
+        loaded = load_folder(source, class_name)
         for part in own:
             check_base_name(part, part.config.get("base_model_name_or_path"), loaded.model.config.name_or_path)
             check_vocabulary(part.name, part.folder, source.folder)
@@ -63,5 +63,7 @@ def load_tasks(
         references.add(loaded.model, sources)
         models += load_parts(loaded.model, sources, loaded.missing)
     model = models[0] if len(models) == 1 else MixedModel(models, [part.name for part in parts])
-    configs = {part.name: read_json(path) for part in parts if (path := part.folder / _CONFIG).is_file()}
+    configs: dict[str, Mapping[str, Any]] = {
+        part.name: read_json(path) for part in parts if (path := part.folder / _CONFIG).is_file()
+    }
     return model, configs, references

@@ -17,6 +17,9 @@ FILES = {
     "fusion": ("adapter_fusion_config.json", "model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin"),
     "head": ("head_config.json", "model_head.safetensors", "pytorch_model_head.bin"),
 }
+# The compositions of a model, and the description of an architecture, both of the adapters library.
+SETUP = "adapter_setup.json"
+INTERFACE = "adapter_interface.json"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Training checkpoints in the folder of a finished adapter.
 _UNFINISHED = re.compile(r"checkpoint-\d+")

@@ -84,7 +84,9 @@ def fast(tokenizer: Any, what: str) -> Any:
 
 def _converted(tokenizer: PreTrainedTokenizer, what: str) -> Any:
     kind = getattr(transformers, f"{type(tokenizer).__name__}Fast", PreTrainedTokenizerFast)
-    settings = {**tokenizer.init_kwargs, **tokenizer.special_tokens_map_extended}
+    # transformers 5 has one map of special tokens, 4.57 one of AddedToken and one of strings.
+    special = getattr(tokenizer, "special_tokens_map_extended", tokenizer.special_tokens_map)
+    settings = {**tokenizer.init_kwargs, **special}
     # As from_pretrained passes them.
     settings |= {"__slow_tokenizer": tokenizer, "added_tokens_decoder": tokenizer.added_tokens_decoder}
     try:

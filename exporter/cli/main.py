@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(f"error: {error}")
         return 1 if isinstance(error, VerificationError) else 2
     except ModuleNotFoundError as error:
-        _print_error(f"error: {error}; install adapterdrop-onnx[export,cpu]")
+        _print_error(f"error: {error}; install adapterdrop-onnx[export,adapters,cpu] or [export,peft,cpu]")
         return 2
     except OSError as error:
         _print_error(f"error: {error}")

@@ -11,6 +11,7 @@ from rich.status import Status
 from rich.text import Text
 
 from exporter.cli.output import plain_console
+from runtime.logged import shown
 
 
 @contextlib.contextmanager
@@ -23,16 +24,8 @@ def shown_progress(quiet: bool) -> Iterator[None]:
     if quiet:
         yield
         return
-    logger = logging.getLogger("exporter")
-    level, handler = logger.level, ProgressHandler(plain_console(stderr=True))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with shown("exporter", ProgressHandler(plain_console(stderr=True))):
         yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
 
 
 class ProgressHandler(logging.Handler):

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from exporter.models.fusion import Kept
+from exporter.models.compositions import Kept
 from exporter.prune.fusion_scores import AttentionTable
 from exporter.report import TaskReport, VariantReport
 from exporter.texts.drift import Drift

@@ -77,7 +77,10 @@ def compile_plan(
             if each is not None:
                 finish(each, plan)
     except Exception as error:  # of passes, onnx-ir, onnxscript and the reference implementation of ONNX
-        raise ExportError(f"the graph compiler does not support this model: {error or type(error).__name__}") from error
+        raise ExportError(
+            f"the graph compiler does not support this model: {error or type(error).__name__}; export fewer tasks (--tasks) to "
+            "find the one whose adapter or head causes it, and report it with the model's configuration"
+        ) from error
     if not routed:
         return Compiled(finished, None, None if reference is None else (reference, None), tuple(passes), tuple(kept))
     try:

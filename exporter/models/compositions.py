@@ -1,17 +1,21 @@
-"""Adapter setups of tasks as compositions of the adapters library."""
+"""Adapter setups of tasks: an adapter's name, or a composition of the adapters library.
+
+The blocks of compositions are recognized by the names of their classes, because a setup that is a name must be read without
+the adapters library.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from adapters.composition import AdapterCompositionBlock, Average, Fuse, Stack, parse_composition
-
 from exporter.errors import ExportError
+from exporter.families import adapterhub_module
 
-_ONE_TASK = (Stack, Fuse, Average)
 # Compositions whose children are separate tasks.
-_MANY_TASKS = ("Parallel", "MultiTask")
+MANY_TASKS = ("Parallel", "MultiTask")
+# layer -> the members of a fusion that are kept there, in the fusion's order. A layer that is absent keeps all members.
+Kept = Mapping[int, tuple[str, ...]]
 
 
 def parse_setup(task: str, setup: Any) -> Any:
@@ -19,43 +23,29 @@ def parse_setup(task: str, setup: Any) -> Any:
 
     Args:
         task: the task name, for messages.
-        setup: an adapter name, or Stack, Fuse and Average blocks nested as the library allows.
+        setup: an adapter name, or Stack, Fuse and Average blocks nested as the adapters library allows.
 
     Raises:
         ExportError: the setup is empty, has another type, contains an unsupported block or is nested in an unsupported way.
     """
-    try:
-        parsed = setup if isinstance(setup, str) else parse_composition(setup)
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"the setup of the task {task!r} is not a composition of adapters: {error}") from error
-    if parsed is None or parsed == "":
+    if setup is None or (isinstance(setup, str | list | tuple) and not setup):
         raise ExportError(f"the setup of the task {task!r} is empty: expected an adapter name or a composition")
-    for block in _blocks(parsed):
-        kind = type(block).__name__
-        if kind in _MANY_TASKS:
-            raise ExportError(
-                f"the setup of the task {task!r} is {describe(parsed)}: {kind} runs several tasks; name each as a separate task"
-            )
-        if not isinstance(block, _ONE_TASK):
-            raise ExportError(
-                f"the setup of the task {task!r} is {describe(parsed)}: {kind} splits a batch or a text into parts of fixed "
-                "size, which a graph with dynamic shapes cannot do; expected Stack, Fuse or Average"
-            )
-    # The library stores a single adapter as a Stack of one.
-    return parsed[0] if isinstance(parsed, Stack) and len(parsed) == 1 else parsed
+    if isinstance(setup, str):
+        return setup
+    return adapterhub_module("models", "setups", f"a composition, the setup of the task {task!r},").parse_setup(task, setup)
 
 
 def split_tasks(setup: Any) -> list[Any]:
     """Return the setup of each task in a checkpoint's setup: the children of Parallel or MultiTask, or the setup itself."""
-    return list(setup.children) if type(setup).__name__ in _MANY_TASKS else [setup]
+    return list(setup.children) if is_block(setup, *MANY_TASKS) else [setup]
 
 
 def task_name(setup: Any) -> str:
     """Return the name that the library gives the head of a setup: the fusion's name, or that of the last adapter."""
     if isinstance(setup, str):
         return setup
-    last = setup.children[-1] if isinstance(setup, Stack) else setup
-    return str(last.name) if isinstance(last, Fuse) else str(setup.last())
+    last = setup.children[-1] if is_block(setup, "Stack") else setup
+    return str(last.name) if is_block(last, "Fuse") else str(setup.last())
 
 
 def adapters_of(setup: Any) -> tuple[str, ...]:
@@ -75,9 +65,9 @@ def names_of(setup: Any) -> tuple[str, ...]:
     return (*adapters_of(setup), *fusions_of(setup))
 
 
-def fuses_of(setup: Any) -> Iterator[Fuse]:
+def fuses_of(setup: Any) -> Iterator[Any]:
     """Yield the Fuse blocks of a composition, in order."""
-    return (block for block in _blocks(setup) if isinstance(block, Fuse))
+    return (block for block in blocks_of(setup) if is_block(block, "Fuse"))
 
 
 def describe(setup: Any) -> str:
@@ -94,12 +84,30 @@ def shape_of(setup: Any, slots: dict[str, int]) -> Any:
     """
     if isinstance(setup, str):
         return slots[setup]
-    weights = list(setup.weights) if isinstance(setup, Average) else None
+    weights = list(setup.weights) if is_block(setup, "Average") else None
     return [type(setup).__name__, weights, [shape_of(child, slots) for child in setup.children]]
 
 
-def _blocks(setup: Any) -> Iterator[AdapterCompositionBlock]:
-    if isinstance(setup, AdapterCompositionBlock):
+def blocks_of(setup: Any) -> Iterator[Any]:
+    """Yield the blocks of a composition, from the outermost to the innermost; none for an adapter's name."""
+    if is_block(setup, "AdapterCompositionBlock"):
         yield setup
         for child in setup.children:
-            yield from _blocks(child)
+            yield from blocks_of(child)
+
+
+def is_block(setup: Any, *names: str) -> bool:
+    """Return whether a setup is a composition block of one of the classes with these names, or of a subclass."""
+    return any(kind.__name__ in names for kind in type(setup).__mro__)
+
+
+def members_of(fuse: Any) -> tuple[str, ...]:
+    """Return the names of a fusion's members.
+
+    Raises:
+        ExportError: the fusion contains a member twice.
+    """
+    names = tuple(describe(child) for child in fuse.children)
+    if len(set(names)) != len(names):
+        raise ExportError(f"the fusion {fuse.name!r} contains a member twice: {', '.join(names)}; name each member once")
+    return names

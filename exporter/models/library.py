@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
-from exporter.models import adapterhub as adapters_models
+from exporter.families import adapterhub_module
 from exporter.models import mixed as mixed_models
 from exporter.models import peft as peft_models
 from exporter.models.mixed import MixedModel
@@ -47,9 +47,9 @@ def library_of(model: Any) -> AdapterLibrary:
         return cast(AdapterLibrary, mixed_models)
     if hasattr(model, "peft_config"):
         return cast(AdapterLibrary, peft_models)
-    return adapters_models
+    return cast(AdapterLibrary, adapterhub_module("models", "library", f"the {type(model).__name__}"))
 
 
 def owner_of(model: Any, setup: Any) -> Any:
     """Return the model that has the adapter `setup`: a part of a model of several, otherwise the model itself."""
-    return model.part(setup) if isinstance(model, MixedModel) and setup in model.owner else model
+    return model.part(setup) if isinstance(model, MixedModel) and isinstance(setup, str) and setup in model.owner else model

@@ -7,22 +7,14 @@ from types import MethodType
 from typing import Any
 
 import torch
-from adapters.context import ForwardContext
 from torch import nn
 
-__all__ = ["bind", "constant", "linear", "modules_of", "shared_context"]
+__all__ = ["bind", "constant", "linear", "modules_of"]
 
 
 def modules_of(model: nn.Module, kind: type) -> list[Any]:
     """Return a list of the modules of type `kind`; the caller may change the model while iterating."""
     return [module for module in model.modules() if isinstance(module, kind)]
-
-
-def shared_context(model: Any) -> Any:
-    """Return a forward context with the adapters' shared parameters, as the library creates for a forward pass."""
-    context = ForwardContext(None)
-    context.shared_parameters = model.base_model.shared_parameters
-    return context
 
 
 def constant(tensor: torch.Tensor) -> nn.Parameter:

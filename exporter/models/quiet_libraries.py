@@ -1,4 +1,4 @@
-"""A context in which transformers, adapters and torch log only errors."""
+"""A context in which transformers, adapters, PEFT and torch log only errors and show no progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-_LOGGERS = ("adapters", "onnxscript", "torch", "torch.export", "torch.onnx", "transformers")
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+_LOGGERS = ("adapters", "onnxscript", "peft", "torch", "torch.export", "torch.onnx", "transformers")
 
 
 @contextlib.contextmanager
@@ -15,12 +18,20 @@ def quiet() -> Iterator[None]:
     """Let the libraries log only errors, and ignore warnings; the exporter checks what they warn of."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
+    # transformers 5 shows a bar while it loads a model; it has one switch for itself and the hub.
+    bars, without_hub = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if bars:
+            transformers_logging.disable_progress_bar()
+        try:
             yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars:
+                transformers_logging.enable_progress_bar()
+            if bars and without_hub:
+                disable_progress_bars()

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError
-from exporter.models.compositions import fuses_of
-from exporter.models.fusion import Kept
+from exporter.families import adapterhub_module
+from exporter.models.compositions import Kept, fuses_of
 from exporter.models.inputs import SEQUENCE
 from exporter.models.library import library_of
 from exporter.plan import Plan, Task
-from exporter.prune.fusion_attention import attention_tables
 from exporter.prune.fusion_scores import AttentionTable, choose
 from exporter.prune.task_groups import TaskGroup, prune
 from exporter.targets import needs_ranges
@@ -98,7 +97,8 @@ def measure_fusions(
     for task_group in task_groups:
         for task in task_group.tasks:
             if any(True for _ in fuses_of(task.setup)):
-                tables = attention_tables(task_group.activate(task), task.name, task.setup, calibration)
+                attention = adapterhub_module("prune", "fusion_attention", f"the task {task.name!r}")
+                tables = attention.attention_tables(task_group.activate(task), task.name, task.setup, calibration)
                 found[task.name] = [FusionReport(table, None if keep is None else choose(table, keep)) for table in tables]
     return found
 

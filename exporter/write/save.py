@@ -10,8 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exporter.models.compositions import describe, fuses_of
-from exporter.models.fusion import members_of
+from exporter.models.compositions import describe, fuses_of, members_of
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.write.weights_file import WeightsFile

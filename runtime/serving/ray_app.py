@@ -3,131 +3,55 @@
 Ray Serve provides the HTTP server, replicas, health checks, queues and shutdown; this module implements one replica.
 
 Request: POST {"texts": [...], "tasks": [...], "drop": N, "truncate": false}; only `texts` is required. Response: {"provider":
-..., "predictions": {task: [...]}}; status 400 with {"error": ...} for invalid input; status 503 from Ray Serve if `max_queued`
-requests are waiting. Concurrent requests share batches.
+..., "predictions": {task: [...]}}, or {"error": ...} with status 400 for invalid input, 408, 413, 422 or 503 if a limit is
+exceeded, and 500 if the model fails. Status 503 also comes from Ray Serve if `max_queued` requests are waiting. Concurrent
+requests share batches; an error in one of them does not affect the others.
 """
 
-import asyncio
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, Final
 
 from ray import serve
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from runtime.errors import InputError
 from runtime.load import load
 from runtime.ort.node_counts import example_feeds
-from runtime.predictor import Predictor
+from runtime.serving.batcher import Batcher, Batching, to_json
+from runtime.serving.body import BodyReader
+from runtime.serving.limits import Limits, RequestError
+from runtime.serving.request import PredictRequest, check_headers, respond
 
+__all__ = ["PredictRequest", "Replica", "app", "respond"]
 
-@dataclass(frozen=True)
-class PredictRequest:
-    """Body of one request. Its fields are checked here; the predictor checks the contents of `texts` and `tasks`.
-
-    Attributes:
-        texts: texts and pairs of texts.
-        tasks: names of the tasks; None for all tasks.
-        drop: drop of the variant; None for the default.
-        truncate: truncate texts that exceed the model's maximum.
-    """
-
-    texts: tuple[Any, ...]
-    tasks: tuple[str, ...] | None
-    drop: int | None
-    truncate: bool
-
-    @classmethod
-    def parse(cls, body: bytes) -> "PredictRequest":
-        """Parse the body of an HTTP request.
-
-        Raises:
-            InputError: the body is not valid JSON, or a field is unknown, missing or invalid.
-        """
-        try:
-            document = json.loads(body)
-        except ValueError as error:
-            raise InputError(f"body: expected JSON, found: {error}") from error
-        if not isinstance(document, dict):
-            raise InputError(f"body: expected an object, found {type(document).__name__}")
-        if unknown := document.keys() - {"texts", "tasks", "drop", "truncate"}:
-            raise InputError(f"body: expected texts, tasks, drop and truncate, found {', '.join(sorted(unknown))}")
-        texts, tasks, truncate = document.get("texts"), document.get("tasks"), document.get("truncate", False)
-        if not isinstance(texts, list) or not texts:
-            raise InputError("body: texts: expected a list with at least one text")
-        if tasks is not None and not (isinstance(tasks, list) and all(isinstance(name, str) for name in tasks)):
-            raise InputError("body: tasks: expected a list of names")
-        if not isinstance(truncate, bool):
-            raise InputError("body: truncate: expected true or false")
-        parts = tuple(tuple(text) if isinstance(text, list) else text for text in texts)
-        return cls(parts, None if tasks is None else tuple(tasks), document.get("drop"), truncate)
-
-
-def respond(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
-    """Run inference for several requests.
-
-    Requests with the same options share one call of `predict`. If that call rejects its input, each request is run
-    separately, so that an invalid request does not affect the others.
-
-    Returns:
-        HTTP status and body per request.
-    """
-    found: dict[int, tuple[int, dict[str, Any]]] = {}
-    groups: dict[Any, list[int]] = {}
-    for index, request in enumerate(requests):
-        groups.setdefault((request.tasks, repr(request.drop), request.truncate), []).append(index)
-    for members in groups.values():
-        try:
-            found |= _predict_together(predictor, requests, members)
-        except InputError as error:
-            if len(members) == 1:
-                found[members[0]] = 400, {"error": str(error)}
-                continue
-            for index in members:
-                (found[index],) = respond(predictor, [requests[index]])
-    return [found[index] for index in range(len(requests))]
-
-
-def _predict_together(
-    predictor: Predictor, requests: Sequence[PredictRequest], members: Sequence[int]
-) -> dict[int, tuple[int, dict[str, Any]]]:
-    first = requests[members[0]]
-    texts = [text for index in members for text in requests[index].texts]
-    predictions = predictor.predict(texts, first.tasks, first.drop, first.truncate)
-    found, start = {}, 0
-    for index in members:
-        end = start + len(requests[index].texts)
-        rows = {task: [row.to_dict() for row in results[start:end]] for task, results in predictions.items()}
-        found[index] = 200, {"provider": predictor.provider, "predictions": rows}
-        start = end
-    return found
+_LONGEST_ERROR: Final = 2_000  # characters of a message; it may repeat parts of the request
+_LEAST: Final = {"max_queued": -1}  # -1: no limit
 
 
 class Replica:
     """A replica of the application, with a loaded bundle."""
 
-    def __init__(self, folder: str, provider: str, threads: int | None, max_batch: int, wait_seconds: float) -> None:
+    def __init__(self, folder: str, provider: str, threads: int | None, batching: Batching, limits: Limits) -> None:
         """Load the bundle; the arguments are those of `app`."""
         self._predictor = load(folder, provider=provider, threads=threads)
         self._predictor.prepare()  # opens all graphs before the first request
-        self._predict.set_max_batch_size(max_batch)
-        self._predict.set_batch_wait_timeout_s(wait_seconds)
+        self._limits = limits
+        self._bodies = BodyReader(limits)
+        self._batcher = Batcher(self._predictor, batching, limits)
 
-    async def __call__(self, request: Request) -> JSONResponse:
+    async def __call__(self, request: Request) -> Response:
         """Handle one HTTP request."""
         try:
-            parsed = PredictRequest.parse(await request.body())
+            check_headers(request.method, request.headers)
+            parsed = PredictRequest.parse(await self._bodies.read(request.headers, request.stream()), self._limits)
+            return Response(await self._batcher.submit(parsed), media_type="application/json")
+        except RequestError as error:
+            return _error(error.status, str(error), error.headers)
         except InputError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        status, body = await self._predict(parsed)
-        return JSONResponse(body, status)
-
-    @serve.batch  # type: ignore[untyped-decorator]  # Ray has no types
-    async def _predict(self, requests: list[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
-        # In a thread: the replica accepts requests and health checks while ONNX Runtime computes
-        return await asyncio.to_thread(respond, self._predictor, requests)
+            return _error(400, str(error))
+        except ClientDisconnect:
+            return _error(400, "body: the client has disconnected")
 
     def check_health(self) -> None:
         """Run the graph once. An exception makes Ray Serve replace the replica."""
@@ -139,39 +63,59 @@ def app(arguments: dict[str, Any]) -> serve.Application:
 
     Args:
         arguments: `folder` is required. Optional, with their defaults: `provider` ("auto"), `threads` (None), `replicas` (1),
-            `max_batch` (32 requests), `wait_seconds` (0.005, time for a batch to fill), `max_queued` (256 requests, then
-            status 503) and `max_ongoing` (64 requests per replica).
+            `max_queued` (256 requests, then status 503), `max_ongoing` (64 requests per replica), and the fields of `Batching`
+            and `Limits`. `max_reading` is half of `max_ongoing` by default.
 
     Returns:
         The application for `serve.run`.
 
     Raises:
-        InputError: an argument is missing or unknown.
+        InputError: an argument is missing, unknown or invalid.
     """
-    defaults = {
-        "provider": "auto",
-        "threads": None,
-        "replicas": 1,
-        "max_batch": 32,
-        "wait_seconds": 0.005,
-        "max_queued": 256,
-        "max_ongoing": 64,
-    }
+    batching, limits = asdict(Batching()), asdict(Limits())
+    defaults = {"provider": "auto", "threads": None, "replicas": 1, "max_queued": 256, "max_ongoing": 64, **batching, **limits}
     if unknown := arguments.keys() - {"folder", *defaults}:
         raise InputError(f"arguments: expected folder, {', '.join(defaults)}, found {', '.join(sorted(unknown))}")
     if "folder" not in arguments:
         raise InputError("arguments: expected folder=DIR, the folder that `python -m exporter` wrote")
-    given = defaults | arguments
-    threads = None if given["threads"] is None else int(given["threads"])
+    given = {name: _value(name, value, defaults) for name, value in (defaults | arguments).items()}
+    if "max_reading" not in arguments:
+        given["max_reading"] = max(1, given["max_ongoing"] // 2)
     deployment = serve.deployment(
-        Replica,
         name="adapterdrop",
-        num_replicas=int(given["replicas"]),
-        max_queued_requests=int(given["max_queued"]),
-        max_ongoing_requests=int(given["max_ongoing"]),
+        num_replicas=given["replicas"],
+        max_queued_requests=given["max_queued"],
+        max_ongoing_requests=given["max_ongoing"],
         graceful_shutdown_timeout_s=30,  # time to finish accepted requests
         health_check_period_s=10,
-    )
+    )(Replica)
     return deployment.bind(
-        str(given["folder"]), str(given["provider"]), threads, int(given["max_batch"]), float(given["wait_seconds"])
+        given["folder"],
+        given["provider"],
+        given["threads"],
+        Batching(**{field.name: given[field.name] for field in fields(Batching)}),
+        Limits(**{field.name: given[field.name] for field in fields(Limits)}),
     )
+
+
+def _value(name: str, value: Any, defaults: dict[str, Any]) -> Any:
+    """Return an argument, which is a string if it comes from a command line, as a value of the type of its default."""
+    if name in ("folder", "provider"):
+        return str(value)
+    if defaults[name] is None and value in (None, "None", ""):
+        return None
+    number: int | float
+    try:
+        number = float(value) if isinstance(defaults[name], float) else int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = "a number" if isinstance(defaults[name], float) else "an integer"
+        raise InputError(f"arguments: {name}: expected {kind}, found {value!r}") from error
+    least = _LEAST.get(name, 0 if isinstance(number, float) else 1)
+    if not number >= least:
+        raise InputError(f"arguments: {name}: expected at least {least}, found {value!r}")
+    return number
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    shown = message if len(message) <= _LONGEST_ERROR else f"{message[:_LONGEST_ERROR]}…"
+    return Response(to_json({"error": shown}), status, headers, "application/json")

@@ -5,6 +5,7 @@ the same folder.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from runtime.text.tokenizer_errors import probe, tokenizer_errors
 from runtime.text.tokens import Tokens
 
 TEXT_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")  # inputs that are computed from texts
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 Text: TypeAlias = str | Sequence[str]  # a text, or a pair as a tuple or list of exactly two strings
 
@@ -125,7 +128,7 @@ class TextEncoder:
             InputError: `texts` is not a list of texts and pairs, it is empty, a text has more tokens than the model's maximum
                 and `truncate` is false, a text has more characters than `longest_text` allows, or the tokenizer fails.
         """
-        pairs = _checked(texts)
+        pairs = check_texts(texts)
         limit = self.manifest.max_lengths.get(SEQUENCE)
         check_characters(pairs, limit, truncate)
         rows: list[Tokens] = []
@@ -206,7 +209,15 @@ def _blank(entry: InputEntry, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]
     return (np.ones if entry.name == "decoder_attention_mask" else np.zeros)(shape, np.int64)
 
 
-def _checked(texts: Sequence[Text]) -> list[str | tuple[str, str]]:
+def check_texts(texts: Sequence[Text]) -> list[str | tuple[str, str]]:
+    """Check the types of texts and pairs, and that they have no lone surrogates.
+
+    Returns:
+        The texts, with tuples as pairs.
+
+    Raises:
+        InputError: `texts` is not a list, it is empty, or one of them is no text and no pair.
+    """
     if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
         raise InputError(f"texts: expected a list of texts, found {type(texts).__name__}; pass [text]")
     if not texts:
@@ -218,7 +229,7 @@ def _checked(texts: Sequence[Text]) -> list[str | tuple[str, str]]:
             problems.append(f"texts[{index}]: expected a str or a pair (str, str), found {_shown(text)}")
         elif not all(isinstance(part, str) for part in parts):
             problems.append(f"texts[{index}]: expected a pair of str, found {_shown(text)}")
-        elif any("\ud800" <= character <= "\udfff" for part in parts if not part.isascii() for character in part):
+        elif any(not part.isascii() and _SURROGATE.search(part) for part in parts):
             problems.append(f"texts[{index}]: expected text, found a lone surrogate; was it decoded with the right encoding?")
     if problems:
         raise InputError("; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else ""))

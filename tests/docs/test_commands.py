@@ -24,8 +24,14 @@ NOT_RUN = {
     "make export": "installs a virtual environment",
     "make test": "installs a virtual environment and runs this test",
     "make test-tensorrt": "installs a virtual environment",
+    "make test-peft5": "installs a virtual environment",
     "make support": "exports every row of the support table, which tests/exporter/test_support.py does",
     "make TORCH=…": "an option of the targets above",
+    "make test LOCKED=no": "an option of the targets above",
+    "make lock": "asks a package registry",
+    "make lock LOCK_FLAGS=--upgrade": "asks a package registry",
+    "make audit": "asks a vulnerability service; tests/test_audit.py has a stand-in",
+    "make audit AUDIT_FLAGS='-s osv'": "the same",
     ".ci/run": "runs this test",
     ".venv-test/bin/ruff check . && .venv-test/bin/ruff format .": "a step of make test",
     ".venv-test/bin/mypy": "a step of make test",
@@ -33,10 +39,10 @@ NOT_RUN = {
     ".venv-test/bin/python -m pytest tests/exporter/compile/passes/test_merge_casts.py tests/docs/test_passes_page.py": (
         "runs other tests"
     ),
-    "pip install '.[export,cpu]'": "installs packages",
+    "pip install '.[export,adapters,cpu]'": "installs packages",
     "pip install '.[cpu]'": "installs packages",
     "pip install 'adapterdrop-onnx[tokenizers]'": "installs packages",
-    "pip install '.[export,cpu,peft]'": "installs packages",
+    "pip install '.[export,peft,cpu]'": "installs packages",
     "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs the OpenVINO build of ONNX Runtime"

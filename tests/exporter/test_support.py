@@ -1,23 +1,21 @@
-"""docs/support.md holds, row by row."""
+"""docs/support.md holds, row by row; test_support_peft.py has the rows of PEFT."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import onnx_ir as ir
 import pytest
 
-from runtime.bundle import read_manifest
-from tests.helpers.batch_independence import batch_difference
-from tests.helpers.leftovers import leftovers
-from tests.helpers.support_rows import ROWS, Row
-from tests.helpers.support_table import documented, result, worse
+from tests.helpers.peft_rows import PEFT_ROWS
+from tests.helpers.support_check import check_row
+from tests.helpers.support_models import Row
+from tests.helpers.support_rows import ROWS
+from tests.helpers.support_table import documented, worse
 
 
 def test_the_table_has_every_row_once() -> None:
     keys = [row.key for row in ROWS]
     assert len(set(keys)) == len(keys)
     assert list(documented()) == keys
+    assert ROWS[-len(PEFT_ROWS) :] == PEFT_ROWS
 
 
 def test_worse_is_worse() -> None:
@@ -27,43 +25,6 @@ def test_worse_is_worse() -> None:
     assert worse("refused: another reason", "refused: x")
 
 
-# Where something is left that no rule removes, with the reason.
-_LEFT = {
-    "deberta": "its relative positions are cut to a longest length in shape arithmetic that has no name for the result",
-    "debertav2": "the heads lie in the batch there, and no input has such an axis",
-    "loreft, suffix positions": "its arithmetic on lengths checks whether a text has any tokens",
-}
-
-
-# Where the library's own logits of a text depend on the padding of other texts, with the reason.
-_DEPENDS = {
-    "gated": "a gate reads the mean over all tokens, padding included",
-    "unipelt": "its gates read the mean over all tokens, padding included",
-    "prompt_tuning | single | classification | bert": "the mask of a batch with padding raises the scores of the prompt",
-    "prefix_tuning | single | classification | distilbert": "as prompt_tuning: the scores of the prefix",
-}
-
-
-def _in_vain(folder: Path) -> list[str]:
-    """The nodes that the exported graph computes without need."""
-    return leftovers(ir.load(folder / "model.onnx"))
-
-
-@pytest.mark.parametrize("row", ROWS, ids=[row.key for row in ROWS])
+@pytest.mark.parametrize("row", ROWS[: -len(PEFT_ROWS)], ids=lambda row: row.key)
 def test_row(row: Row) -> None:
-    left: list[str] = []
-    differences: list[float] = []
-
-    def look(folder: Path) -> None:
-        left.extend(_in_vain(folder))
-        if "input_ids" in [entry.name for entry in read_manifest(folder).inputs] and (folder / "tokenizer.json").is_file():
-            differences.append(batch_difference(folder))
-
-    (found, routed), (expected, expected_routed) = result(row, look), documented()[row.key]
-    assert not worse(found, expected), f"{found}, but docs/support.md says {expected}"
-    assert routed == expected_routed
-    reason = _LEFT.get(row.architecture, _LEFT.get(row.method))
-    assert not left if reason is None else left, "\n".join(left) or f"nothing is left, although {reason}"
-    # The tokenizer pads on the left, which the exporter changes where positions would shift.
-    if not any(part in row.key for part in _DEPENDS):
-        assert all(difference <= 1e-5 for difference in differences), differences
+    check_row(row)

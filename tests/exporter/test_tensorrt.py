@@ -10,7 +10,8 @@ import pytest
 
 from exporter import export
 from runtime.bundle import ROUTE_INPUTS, read_manifest
-from tests.helpers.support_rows import CONFIGS, Flex
+from tests.helpers.support_models import CONFIGS
+from tests.helpers.support_rows import Flex
 from tests.helpers.tiny_models import tiny_model
 
 pytestmark = pytest.mark.tensorrt

@@ -1,93 +1,23 @@
-"""The rows of docs/support.md: methods, compositions, heads and architectures, each as a tiny model to export."""
+"""The rows of docs/support.md: methods, compositions, heads and architectures, each as a tiny model to export.
+
+The rows of PEFT are in peft_rows.py, which does not import the adapters library.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import adapters
-import peft
 import torch
 import transformers
 from adapters.composition import Average, BatchSplit, Fuse, Split, Stack
 
-from tests.helpers.tiny_models import MPNET
+from tests.helpers.peft_rows import PEFT_ROWS
+from tests.helpers.support_models import CONFIGS, Row, randomize
+from tests.helpers.tiny_models import mpnet_interface
 
-LAYERS, VOCABULARY, LONGEST = 2, 60, 32
-_SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": LAYERS}
-_TEXT = {**_SMALL, "vocab_size": VOCABULARY, "max_position_embeddings": LONGEST}
-_GROUPED = {**_TEXT, "num_key_value_heads": 2, "pad_token_id": 0}
-_BART = {
-    **{f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in (("layers", 1), ("attention_heads", 4))},
-    "d_model": 32,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": LONGEST,
-    "eos_token_id": 2,
-    "pad_token_id": 1,
-}
-_T5 = {
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 48,
-    "num_layers": 1,
-    "num_heads": 4,
-    "vocab_size": VOCABULARY,
-    "decoder_start_token_id": 0,
-}
-_DEBERTA = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
-_IMAGE = {**_SMALL, "image_size": 12, "patch_size": 4}
-_CLIP_TEXT = {**_TEXT, "projection_dim": 16, "eos_token_id": 2, "bos_token_id": 1}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "Bert": _TEXT,
-    "Roberta": _TEXT,
-    "XLMRoberta": _TEXT,
-    "Xmod": {**_TEXT, "languages": ["en_XX"], "default_language": "en_XX"},
-    "Electra": {**_TEXT, "embedding_size": 16},
-    "Albert": {**_TEXT, "embedding_size": 16, "num_hidden_groups": LAYERS},
-    "DistilBert": {
-        "dim": 32,
-        "n_heads": 4,
-        "hidden_dim": 48,
-        "n_layers": LAYERS,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": LONGEST,
-    },
-    "Deberta": {**_TEXT, **_DEBERTA, "type_vocab_size": 2},
-    "DebertaV2": {**_TEXT, **_DEBERTA, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
-    "MPNet": _TEXT,
-    "ModernBert": {
-        **_TEXT,
-        "pad_token_id": 0,
-        "local_attention": 8,
-        "global_attn_every_n_layers": 2,
-        "reference_compile": False,
-    },
-    "CLIPText": _CLIP_TEXT,
-    "CLIPVision": {**_IMAGE, "projection_dim": 16},
-    "ViT": _IMAGE,
-    "Beit": {**_IMAGE, "use_relative_position_bias": True, "use_mean_pooling": True},
-    "Bart": _BART,
-    "MBart": _BART,
-    "T5": _T5,
-    "MT5": {**_T5, "tie_word_embeddings": False},
-    "GPT2": {
-        "n_embd": 32,
-        "n_layer": LAYERS,
-        "n_head": 4,
-        "n_positions": LONGEST,
-        "vocab_size": VOCABULARY,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
-    "Llama": _GROUPED,
-    "Mistral": {**_GROUPED, "sliding_window": 6},
-    "Qwen2": _GROUPED,
-    "Qwen3": {**_GROUPED, "head_dim": 8},
-}
 _BOTTLENECKS: dict[str, Any] = {
     "seq_bn": adapters.SeqBnConfig(),
     "seq_bn, gated": adapters.SeqBnConfig(use_gating=True),
@@ -139,26 +69,6 @@ _OTHERS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: what is exported, and how the model for it is made.
-
-    `build` returns the model; `tasks` is what `export` is asked for, None for all.
-    """
-
-    method: str
-    composition: str
-    head: str
-    architecture: str
-    build: Callable[[], Any]
-    tasks: Mapping[str, Any] | None = None
-    drop: int = 1
-
-    @property
-    def key(self) -> str:
-        return " | ".join((self.method, self.composition, self.head, self.architecture))
-
-
-@dataclass(frozen=True)
 class Flex:
     """Builds a model with named heads: task -> (adapter configuration, head, options of the head)."""
 
@@ -180,7 +90,7 @@ class Flex:
             getattr(model, f"add_{head}_head")(name, **options)
         for names, options in self.fusions:
             model.add_adapter_fusion(names, config=options)
-        _randomize(model)
+        randomize(model)
         if self.merged is not None:
             model.merge_adapter(self.merged)
         return model
@@ -199,40 +109,11 @@ class Static:
         config = getattr(transformers, f"{self.architecture}Config")(**CONFIGS[self.architecture])
         config.num_labels = 2 if self.head == "ForQuestionAnswering" else 3
         model = getattr(transformers, self.architecture + self.head)(config)
-        adapters.init(model, interface=MPNET if self.architecture == "MPNet" else None)
+        adapters.init(model, interface=mpnet_interface() if self.architecture == "MPNet" else None)
         for name in "ab":
             model.add_adapter(name, config=self.method)
-        _randomize(model)
+        randomize(model)
         return model
-
-
-@dataclass(frozen=True)
-class Peft:
-    """Builds a PEFT model over a model with one head, with two adapters, a and b; each has its own classifier."""
-
-    method: str
-    options: Mapping[str, Any]
-
-    def __call__(self) -> Any:
-        torch.manual_seed(11)
-        config = transformers.BertConfig(**CONFIGS["Bert"], num_labels=3)
-        kind = getattr(peft, f"{self.method}Config")
-        settings = kind(task_type="SEQ_CLS", target_modules=["query", "value"], **self.options)
-        model = peft.get_peft_model(transformers.BertForSequenceClassification(config), settings, adapter_name="a")
-        model.add_adapter("b", settings)
-        _randomize(model)
-        return model
-
-
-def _randomize(model: Any) -> None:
-    """Far from the identity: a fresh adapter computes almost nothing, and a mistake in it would not show."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # A rotation is given by a matrix with a diagonal of -1 and 1: any other numbers would make it zero.
-            if not name.endswith("weight.original"):
-                centre = 1.0 if name.endswith(".m.weight") or ("norm" in name.lower() and name.endswith("weight")) else 0.0
-                # Kronecker products and products of four matrices need larger factors.
-                parameter.normal_(centre, 0.6 if any(part in name for part in ("phm_rule", "W_", "vera_")) else 0.15)
 
 
 def _two(method: Any, architecture: str = "Bert", head: str = "classification", **options: Any) -> Flex:
@@ -354,16 +235,4 @@ def _heads_elsewhere() -> Iterator[Row]:
         yield Row("seq_bn", "single", head, name.lower(), _two("seq_bn", name, head, **options))
 
 
-def _peft() -> Iterator[Row]:
-    for label, method, options in (
-        ("PEFT lora", "Lora", {"r": 4}),
-        ("PEFT dora", "Lora", {"r": 4, "use_dora": True}),
-        ("PEFT ia3", "IA3", {"feedforward_modules": []}),
-        ("PEFT vera", "Vera", {"r": 4}),
-    ):
-        yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft(method, options), drop=0)
-    label = "PEFT lora, lowest layer dropped"
-    yield Row(label, "single", "its own (SequenceClassification)", "bert", Peft("Lora", {"r": 4}), drop=1)
-
-
-ROWS = (*_methods(), *_compositions(), *_heads(), *_architectures(), *_peft())
+ROWS = (*_methods(), *_compositions(), *_heads(), *_architectures(), *PEFT_ROWS)

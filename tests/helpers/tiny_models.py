@@ -1,4 +1,7 @@
-"""Tiny random adapter models that are quick to export, and the reference they are compared with."""
+"""Tiny random adapter models that are quick to export, and the reference they are compared with.
+
+Tests of PEFT import this file where the adapters library is not installed: it is imported inside functions.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import adapters
 import numpy as np
 import torch
-from adapters import AdapterModelInterface
 from transformers import AutoTokenizer, BertConfig, PretrainedConfig
 
 from exporter.example import trunk_folder
 
 LAYERS, MAX_LENGTH = 3, 48
-
-# MPNet has no class in the adapters library.
-MPNET = AdapterModelInterface(
-    adapter_methods=["bottleneck", "lora", "reft", "invertible"],
-    model_embeddings="embeddings",
-    model_layers="encoder.layer",
-    layer_self_attn="attention",
-    layer_cross_attn=None,
-    attn_k_proj="attn.k",
-    attn_q_proj="attn.q",
-    attn_v_proj="attn.v",
-    attn_o_proj="attn.o",
-    layer_intermediate_proj="intermediate.dense",
-    layer_output_proj="output.dense",
-    layer_pre_self_attn="attention",
-    layer_pre_ffn="intermediate",
-)
 
 
 def bert_config(vocab_size: int = 101) -> PretrainedConfig:
@@ -43,6 +27,27 @@ def bert_config(vocab_size: int = 101) -> PretrainedConfig:
         intermediate_size=64,
         vocab_size=vocab_size,
         max_position_embeddings=MAX_LENGTH,
+    )
+
+
+def mpnet_interface() -> Any:
+    """MPNet has no class in the adapters library."""
+    from adapters import AdapterModelInterface
+
+    return AdapterModelInterface(
+        adapter_methods=["bottleneck", "lora", "reft", "invertible"],
+        model_embeddings="embeddings",
+        model_layers="encoder.layer",
+        layer_self_attn="attention",
+        layer_cross_attn=None,
+        attn_k_proj="attn.k",
+        attn_q_proj="attn.q",
+        attn_v_proj="attn.v",
+        attn_o_proj="attn.o",
+        layer_intermediate_proj="intermediate.dense",
+        layer_output_proj="output.dense",
+        layer_pre_self_attn="attention",
+        layer_pre_ffn="intermediate",
     )
 
 
@@ -63,6 +68,8 @@ def add_task(model: Any, name: str, config: Any, head: str) -> None:
 
 def tiny_model(tasks: Mapping[str, tuple[Any, str]], config: PretrainedConfig | None = None, seed: int = 0) -> Any:
     """A model with the given tasks: name -> (adapter configuration, head). Adapters are far from the identity."""
+    import adapters
+
     torch.manual_seed(seed)
     model = adapters.AutoAdapterModel.from_config(copy.deepcopy(config or bert_config()))
     for name, (adapter, head) in tasks.items():

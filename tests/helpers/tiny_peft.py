@@ -56,6 +56,13 @@ def peft_model(settings: Any, names: Sequence[str] = ("first", "second", "third"
     return scramble(model)
 
 
+def inject(model: Any, settings: Any, name: str = "default") -> None:
+    """As `add_adapter` of transformers does, which requires PEFT 0.22 in transformers 5.24."""
+    peft.inject_adapter_in_model(settings, model, name)
+    model.peft_config = {**getattr(model, "peft_config", {}), name: settings}
+    model._hf_peft_config_loaded = True
+
+
 def answer(model: Any, feeds: Mapping[str, np.ndarray]) -> Any:
     with torch.no_grad():
         return model(**{name: torch.from_numpy(value) for name, value in feeds.items()})

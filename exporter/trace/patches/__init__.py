@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
+from exporter.families import adapterhub_module, is_adapterhub
 from exporter.trace.patches.architectures import ARCHITECTURE_PATCHES
-from exporter.trace.patches.methods import METHOD_PATCHES
 
 __all__ = ["patch_for_tracing"]
 
 
 def patch_for_tracing(model: nn.Module) -> None:
     """Apply all patches to a copy of the user's model, in place; patches without a matching module have no effect."""
-    for patch in (*METHOD_PATCHES, *ARCHITECTURE_PATCHES):
+    if is_adapterhub(model):
+        for patch in adapterhub_module("trace.patches", "all_patches", f"the {type(model).__name__}").PATCHES:
+            patch(model)
+    for patch in ARCHITECTURE_PATCHES:
         patch(model)

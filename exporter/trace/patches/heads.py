@@ -6,26 +6,19 @@ The rules of architectures.py apply: a copy of the user's model is changed in pl
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import torch
-from adapters.context import ForwardContext
-from adapters.heads import BiaffineParsingHead, MultipleChoiceHead, PredictionHead
-from adapters.heads.dependency_parsing import DependencyParsingOutput
 from torch import nn
-from transformers.modeling_outputs import MultipleChoiceModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 
-from exporter.models.module_surgery import bind, modules_of
+from exporter.models.module_surgery import bind
 from exporter.models.peft_modules import base_of
 
-__all__ = ["HEAD_PATCHES", "row_at"]
+__all__ = ["HEAD_PATCHES", "decoded", "last_eos", "row_at"]
 
 # By name, because importing a class of transformers imports its whole architecture.
-_EOS_IN_HEAD = frozenset({"BartAdapterModel", "PLBartAdapterModel"})
-_EOS_IN_MODEL = frozenset({"MBartAdapterModel", "T5AdapterModel", "MT5AdapterModel"})
 _EOS_CLASSIFIERS = frozenset(f"{name}ForSequenceClassification" for name in ("Bart", "MBart", "PLBart", "T5", "MT5"))
-_POOLED = frozenset({"ClassificationHead", "MultiLabelClassificationHead"})
 
 
 def row_at(hidden: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -34,7 +27,8 @@ def row_at(hidden: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     return hidden.gather(1, index).squeeze(1)
 
 
-def _last_eos(hidden: torch.Tensor, is_eos: torch.Tensor) -> torch.Tensor:
+def last_eos(hidden: torch.Tensor, is_eos: torch.Tensor) -> torch.Tensor:
+    """Return the state at the last true position of each row: [batch, sequence, features] -> [batch, features]."""
     positions = torch.arange(is_eos.shape[1], device=is_eos.device)
     return row_at(hidden, torch.where(is_eos, positions, 0).amax(1))
 
@@ -46,63 +40,30 @@ def patch_eos_pooling(model: nn.Module) -> None:
     with the last position selects the same states. If rows differ in their number of such tokens, PyTorch raises ValueError;
     the graph uses the last one of each row, or the first token of a row without any.
     """
-    name = type(model).__name__
-    if name in _EOS_IN_HEAD:
-        for head in modules_of(model, PredictionHead):
-            head._get_cls_output = MethodType(_cls_output, head)
-    elif name in _EOS_IN_MODEL:
-        bind(model, ForwardContext.wrap(_eos_forward))
-    elif name in _EOS_CLASSIFIERS:
+    if type(model).__name__ in _EOS_CLASSIFIERS:
         bind(model, _eos_classifier_forward)
 
 
-def _cls_output(head: Any, outputs: Any, **kwargs: Any) -> Any:
-    if kwargs.get("get_cls_from_eos_tokens", False) and not head.config["use_pooler"]:
-        return _last_eos(outputs[0], kwargs["eos_mask"])
-    return type(head)._get_cls_output(head, outputs, **kwargs)
-
-
-def _eos_forward(model: Any, input_ids: torch.Tensor, head: str | None = None, **kwargs: Any) -> Any:
-    used = model._get_used_heads(head)
-    if type(model).__name__ == "MBartAdapterModel" and head is None:
-        used = list(model.heads.values())[:1]  # the library reads the pooling from the first head, not from the active one
-    if "decoder_input_ids" in kwargs or not any(type(one).__name__ in _POOLED for one in used):
-        return type(model).forward(model, input_ids, head=head, **kwargs)
-    outputs = _decoded(model, input_ids, kwargs)
-    # T5 scales the states for language heads with tied embeddings; classification uses the unscaled state.
-    pooled = _last_eos(outputs[0], input_ids.eq(model.config.eos_token_id))
-    return model.forward_head(outputs, head_name=head, cls_output=pooled, return_dict=True)
-
-
 def _eos_classifier_forward(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
-    pooled = _last_eos(_decoded(model, input_ids, kwargs)[0], input_ids.eq(model.config.eos_token_id))
+    pooled = last_eos(decoded(model, input_ids, kwargs)[0], input_ids.eq(model.config.eos_token_id))
     return SequenceClassifierOutput(logits=model.classification_head(pooled))
 
 
-def _decoded(model: Any, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> Any:
+def decoded(model: Any, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> Any:
+    """Return the base model's outputs for the decoder inputs that the model makes from the text."""
     if hasattr(model, "_shift_right"):  # T5 and mT5: their base model does not create decoder inputs
         kwargs = {"decoder_input_ids": model._shift_right(input_ids), **kwargs}
     return model.base_model(input_ids, return_dict=True, **kwargs)
 
 
 def patch_multiple_choice(model: nn.Module) -> None:
-    """Compute the scores of multiple choice heads as [rows, 1], where each row is one choice.
+    """Compute the scores of a multiple choice model as [rows, 1], where each row is one choice.
 
-    The library reshapes them to [questions, choices], which requires a batch that is a multiple of the number of choices;
-    models with a single head read inputs of [questions, choices, sequence]. The scores and their order are the same.
+    The model reads inputs of [questions, choices, sequence]. The scores and their order are the same.
     """
-    for head in modules_of(model, MultipleChoiceHead):
-        bind(head, _one_score_per_row)
     base = base_of(model)  # the wrapper of PEFT has another name
     if type(base).__name__.endswith("ForMultipleChoice"):
         bind(base, _one_choice_forward)
-
-
-def _one_score_per_row(head: Any, outputs: Any, cls_output: Any = None, *_: Any, **kwargs: Any) -> Any:
-    if cls_output is None:
-        cls_output = head._get_cls_output(outputs, **kwargs)
-    scores = nn.Sequential.forward(head, cls_output)  # type: ignore[no-untyped-call]
-    return MultipleChoiceModelOutput(logits=scores)
 
 
 def _one_choice_forward(model: Any, **inputs: Any) -> Any:
@@ -110,43 +71,4 @@ def _one_choice_forward(model: Any, **inputs: Any) -> Any:
     return type(model).forward(model, **choices)
 
 
-def patch_dependency_parsing(model: nn.Module) -> None:
-    """Average the tokens of each word without Python loops over rows and words, for dependency parsing heads.
-
-    Loops make the batch static and depend on input values. The patch compares the positions of the words' first tokens with all
-    positions, which gives the tokens of all words at once; the results are equal up to rounding. As in the library, entries
-    equal to the padding id are skipped, and words end at the first start that is not positive. The library's `squeeze()` of all
-    axes becomes one of axis 1.
-    """
-    for head in modules_of(model, BiaffineParsingHead):
-        bind(head, _parsing_forward)
-
-
-def _parsing_forward(head: Any, outputs: Any, *_: Any, word_starts: torch.Tensor, **_kwargs: Any) -> Any:
-    tokens = head.dropout(outputs[0])
-    words = _word_means(tokens, word_starts, head.model_config.pad_token_id)
-    heads = torch.cat([tokens[:, :1], words], 1)  # the first token stands for the root
-    return DependencyParsingOutput(
-        rel_preds=head.biaffine_rels(words, heads).permute(0, 2, 3, 1), arc_preds=head.biaffine_arcs(words, heads).squeeze(1)
-    )
-
-
-def _word_means(tokens: torch.Tensor, starts: torch.Tensor, padding: int) -> torch.Tensor:
-    """The means of each word's tokens, followed by zeros.
-
-    Tokens [batch, sequence, features] and starts [batch, words] -> [batch, sequence, features].
-    """
-    positions = torch.arange(tokens.shape[1] + 1, device=tokens.device)
-    kept = starts.ne(padding)
-    # The entry with number `positions` of those kept, [batch, sequence + 1]; beyond the last one zero, which ends the words.
-    chosen = (kept.cumsum(1) - 1).unsqueeze(1).eq(positions[:, None]) & kept.unsqueeze(1)
-    first = (chosen * starts.unsqueeze(1)).sum(2)
-    ended = first[:, 1:].le(0).to(torch.int64).cumsum(1).gt(0)
-    begin, end = first[:, :-1, None], first[:, 1:, None]
-    member = (begin.le(positions[:-1]) & end.gt(positions[:-1]) & ~ended.unsqueeze(2)).to(tokens.dtype)
-    # As in the library, an empty word is 0 / 0.
-    counts = torch.where(ended, 1.0, member.sum(2))
-    return member @ tokens / counts.unsqueeze(2)
-
-
-HEAD_PATCHES: tuple[Callable[[nn.Module], None], ...] = (patch_eos_pooling, patch_multiple_choice, patch_dependency_parsing)
+HEAD_PATCHES: tuple[Callable[[nn.Module], None], ...] = (patch_eos_pooling, patch_multiple_choice)

@@ -97,3 +97,22 @@ def test_weights_of_another_folder_are_not_read(saved: Path) -> None:
     (saved / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ExportError, match=r"names the file '\.\./model.safetensors': expected files in the same folder"):
         read_config(saved)
+
+
+def test_a_configuration_does_not_allow_code_itself(saved: Path, tmp_path: Path) -> None:
+    # CVE-2026-5241: LightGlue passes trust_remote_code from its config.json to the configuration that it contains.
+    other, proof = tmp_path / "other", tmp_path / "ran"
+    other.mkdir()
+    (other / "code.py").write_text(
+        "import pathlib\nfrom transformers import PretrainedConfig\n"
+        f"pathlib.Path({str(proof)!r}).touch()\nclass C(PretrainedConfig):\n    model_type = 'stranger'\n"
+    )
+    (other / "config.json").write_text(json.dumps({"model_type": "stranger", "auto_map": {"AutoConfig": "code.C"}}))
+    nested = {"model_type": "stranger", "_name_or_path": str(other)}
+    edit(saved / "config.json", model_type="lightglue", trust_remote_code=True, keypoint_detector_config=nested)
+    assert_refused(r"config.json' sets trust_remote_code to True.*never run", saved)
+    edit(saved / "config.json", model_type="bert", trust_remote_code=False, keypoint_detector_config={"trust_remote_code": 1})
+    assert_refused(r"config.json' sets keypoint_detector_config.trust_remote_code to 1", saved)
+    edit(saved / "config.json", keypoint_detector_config={"trust_remote_code": False})
+    assert read_config(saved)["model_type"] == "bert"
+    assert not proof.exists()

@@ -36,7 +36,7 @@ from tests.helpers.load_testing import (
     randomize,
     save_trunk,
 )
-from tests.helpers.tiny_models import MPNET, bert_config, inputs, tiny_model, tokenizer
+from tests.helpers.tiny_models import bert_config, inputs, mpnet_interface, tiny_model, tokenizer
 
 METHODS: dict[str, Any] = {
     "double_seq_bn_inv": "double_seq_bn_inv",
@@ -173,7 +173,7 @@ def _mpnet(tmp_path: Path) -> Any:
         max_position_embeddings=40,
     )
     model: Any = MPNetForSequenceClassification(config)
-    adapters.init(model, interface=MPNET)
+    adapters.init(model, interface=mpnet_interface())
     model.add_adapter("a", config="seq_bn")
     model.add_adapter("b", config="lora")
     randomize(model)

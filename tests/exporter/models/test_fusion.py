@@ -20,9 +20,9 @@ from transformers import AlbertConfig, BertConfig
 
 from exporter.cli.tables import attention_table
 from exporter.errors import ExportError
-from exporter.models.fusion import Pruning, freeze_temperature, prune_fusion
+from exporter.models.adapterhub.fusion import Pruning, freeze_temperature, prune_fusion
 from exporter.models.quiet_libraries import quiet
-from exporter.prune.fusion_attention import attention_tables
+from exporter.prune.adapterhub.fusion_attention import attention_tables
 from exporter.prune.fusion_scores import AttentionTable, LayerScores, choose
 from exporter.texts.batches import Calibration, read_calibration
 from tests.helpers.tiny_models import LAYERS, bert_config, inputs, tokenizer

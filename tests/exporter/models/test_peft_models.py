@@ -41,7 +41,7 @@ from exporter.models.quiet_libraries import quiet
 from exporter.plan import Head, Task
 from runtime.bundle import InputEntry, read_manifest
 from tests.helpers.tiny_models import assert_parity, inputs, run_graph
-from tests.helpers.tiny_peft import METHODS, answer, config, peft_model, scramble
+from tests.helpers.tiny_peft import METHODS, answer, config, inject, peft_model, scramble
 
 SHAPES = ((1, 3), (4, 11), (5, 2))  # the trace sees 2 x 7
 HEADS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -289,7 +289,7 @@ def test_other_models_are_refused() -> None:
     lora = peft.LoraConfig(target_modules=["query"])
     mixed = peft.get_peft_model(BertForSequenceClassification(config()), lora, "a", mixed=True)
     injected = BertForSequenceClassification(config())
-    injected.add_adapter(lora)
+    inject(injected, lora)
     for model in (mixed, injected):
         assert is_peft(model)
         with pytest.raises(ExportError, match="expected a PeftModel"):

@@ -72,6 +72,22 @@ def _of_a_copy(x: Tensor) -> Tensor:
     return copied.t() - total
 
 
+def _in_place_on_a_view(x: Tensor) -> Tensor:
+    view = (x * 2).unsqueeze(1).squeeze(1)
+    view += 1
+    return view.abs()
+
+
+def _promotions(x: Tensor) -> Tensor:
+    whole = torch.arange(x.shape[1])
+    return (x + whole) * (whole > 1) / 2 + whole / 3 + torch.where(x > 0, whole, 0.5)
+
+
+@pytest.mark.parametrize("function", [_in_place_on_a_view, _promotions])
+def test_rewriting_is_sufficient(function: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    test_the_same_numbers(function, 0, monkeypatch)
+
+
 @pytest.mark.parametrize(("function", "again"), [(_in_place, 0), (_idle, 0), (_read_before, 1), (_slice, 1), (_of_a_copy, 1)])
 def test_the_same_numbers(function: Callable[[Tensor], Tensor], again: int, monkeypatch: pytest.MonkeyPatch) -> None:
     program, traced = _export(function, monkeypatch)

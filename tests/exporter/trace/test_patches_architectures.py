@@ -20,7 +20,7 @@ from torch import nn
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 from exporter.trace.patches import patch_for_tracing
-from tests.helpers.tiny_models import MPNET
+from tests.helpers.tiny_models import mpnet_interface
 
 VOCABULARY, LONGEST = 60, 48
 _SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 1}
@@ -106,7 +106,7 @@ def build(case: Case) -> Any:
     if case.head[0].isupper():
         config.num_labels = 2 if case.head == "ForQuestionAnswering" else 3
         model = getattr(transformers, f"{case.architecture}{case.head}")(config)
-        adapters.init(model, interface=MPNET if case.architecture == "MPNet" else None)
+        adapters.init(model, interface=mpnet_interface() if case.architecture == "MPNet" else None)
         model.add_adapter("task", config=case.method)
     else:
         model = adapters.AutoAdapterModel.from_config(config)

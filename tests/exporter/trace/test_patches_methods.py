@@ -33,8 +33,8 @@ from adapters import (
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.models.merged_lora import unmerge
-from exporter.trace.patches.methods import METHOD_PATCHES
+from exporter.models.adapterhub.merged_lora import unmerge
+from exporter.trace.patches.adapterhub.methods import METHOD_PATCHES
 from tests.helpers.tiny_models import add_task, bert_config, reference
 
 _PREFIX: dict[str, Any] = {"prefix_length": 5, "bottleneck_size": 8}

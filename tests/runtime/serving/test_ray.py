@@ -1,14 +1,15 @@
-"""The Ray Serve application: the work of one replica, and a local Ray that loses one."""
+"""The Ray Serve application in a local Ray that loses a replica. test_requests.py tests the work of a replica without Ray."""
 
 import json
 import socket
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +23,8 @@ ray = pytest.importorskip("ray")
 
 ROOT = Path(runtime.__file__).parents[1]
 TEXTS = [f"text number {index}" for index in range(24)]
+PLACES, QUEUED = 12, 24  # requests per replica, and those that wait for a place
 PATIENCE = 120  # seconds after which a test fails instead of waiting without end; a quiet machine needs a few
-
-
-def test_a_faulty_request_fails_alone(predictor: runtime.Predictor) -> None:
-    from runtime.serving.ray_app import PredictRequest, respond
-
-    bodies: list[dict[str, Any]] = [
-        {"texts": ["one", "two"]},
-        {"texts": ["word " * 99]},
-        {"texts": [["a", "b"]], "tasks": ["topic"], "drop": 5},
-        {"texts": ["word " * 99], "truncate": True},
-        {"texts": ["a"], "drop": [1]},
-    ]
-    answers = respond(predictor, [PredictRequest.parse(json.dumps(body).encode()) for body in bodies])
-    assert [status for status, _ in answers] == [200, 400, 200, 200, 400]
-    wanted = predictor.predict(["one", "two"])
-    rows = answers[0][1]["predictions"]["topic"]
-    assert [row["score"] for row in rows] == pytest.approx([row.score for row in wanted["topic"]], abs=1e-5)
-    assert list(answers[2][1]["predictions"]) == ["topic"]
-    for body in (b"{", b"[]", b'{"texts": []}', b'{"texts": ["a"], "x": 1}', b'{"texts": ["a"], "tasks": "a"}'):
-        with pytest.raises(runtime.InputError, match="body: "):
-            PredictRequest.parse(body)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +35,17 @@ def url(bundle: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    # Three CPUs: Ray starts a process for each, and each of the two replicas takes one
+    environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    settings = {"num_cpus": 3, "object_store_memory": 10**8, "include_dashboard": False, "log_to_driver": False}
+    ray.init("local", runtime_env=environment, **settings)
     try:
         serve.start(http_options={"port": port})
-        serve.run(app({"folder": str(bundle), "provider": "cpu", "threads": 1, "replicas": 2, "wait_seconds": 0.05}))
+        places = {"max_ongoing": PLACES, "max_reading": PLACES, "max_queued": QUEUED, "body_seconds": PATIENCE}
+        arguments = {"folder": str(bundle), "provider": "cpu", "threads": 1, "replicas": 2, "wait_seconds": 0.05}
+        serve.run(app(arguments | places))
         yield f"http://127.0.0.1:{port}/"
     finally:
-        serve.shutdown()
         ray.shutdown()
 
 
@@ -90,13 +75,6 @@ def replicas() -> set[int]:
     return found
 
 
-def test_an_application_needs_a_folder() -> None:
-    from runtime.serving.ray_app import app
-
-    with pytest.raises(runtime.InputError, match="expected folder=DIR"):
-        app({})
-
-
 def test_a_local_ray_serves_it(url: str, predictor: runtime.Predictor) -> None:
     with ThreadPoolExecutor(len(TEXTS)) as pool:
         answers = list(pool.map(lambda text: post(url, {"texts": [text]}), TEXTS))
@@ -110,15 +88,18 @@ def test_a_local_ray_serves_it(url: str, predictor: runtime.Predictor) -> None:
     assert serve.status().applications["default"].status == "RUNNING"
 
 
-def test_a_full_queue_rejects_requests(url: str, bundle: Path) -> None:
-    from runtime.serving.ray_app import app
-
-    options = {"folder": str(bundle), "provider": "cpu", "wait_seconds": 1, "max_ongoing": 1, "max_queued": 1}
-    serve.run(app(options), name="narrow", route_prefix="/narrow")
-    with ThreadPoolExecutor(12) as pool:  # one is computed, one waits, the others are rejected
-        statuses = [status for status, _ in pool.map(lambda text: post(f"{url}narrow", {"texts": [text]}), TEXTS[:12])]
+def test_a_full_queue_rejects_requests(url: str) -> None:
+    host = urllib.parse.urlsplit(url)
+    with ExitStack() as stack:
+        for _ in range(2 * PLACES + QUEUED - 4):  # slow clients take all places of both replicas and almost the whole queue
+            client = stack.enter_context(socket.create_connection((host.hostname, host.port), timeout=PATIENCE))
+            client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        with ThreadPoolExecutor(12) as pool:  # some wait, the others are rejected
+            futures = [pool.submit(post, url, {"texts": [text]}) for text in TEXTS[:12]]
+            wait_until(lambda: any(future.done() for future in futures), "a rejected request")
+            stack.close()
+            statuses = [future.result()[0] for future in futures]
     assert {200, 503} == set(statuses)
-    serve.delete("narrow")
 
 
 def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(url: str, predictor: runtime.Predictor) -> None:

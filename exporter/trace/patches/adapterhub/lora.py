@@ -20,7 +20,8 @@ from adapters.methods.lora import (
 from torch import nn
 from torch.nn.functional import linear
 
-from exporter.models.module_surgery import bind, constant, modules_of, shared_context
+from exporter.models.adapterhub.context import shared_context
+from exporter.models.module_surgery import bind, constant, modules_of
 
 __all__ = ["LORA_PATCHES"]
 

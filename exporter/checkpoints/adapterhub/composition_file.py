@@ -9,11 +9,11 @@ from typing import Any
 
 from adapters.composition import AdapterCompositionBlock, Average, BatchSplit, Fuse, MultiTask, Parallel, Split, Stack
 
+from exporter.checkpoints.scan import SETUP
 from exporter.checkpoints.sources import read_json
 from exporter.errors import ExportError
 from exporter.models.compositions import adapters_of
 
-_FILE = "adapter_setup.json"
 _BLOCKS = {block.__name__: block for block in (Average, BatchSplit, Fuse, MultiTask, Parallel, Split, Stack)}
 
 
@@ -38,7 +38,7 @@ def read_setup(folder: Path) -> Setup | None:
     Raises:
         ExportError: the file is damaged.
     """
-    path = folder / _FILE
+    path = folder / SETUP
     if not path.is_file():
         return None
     content = read_json(path)

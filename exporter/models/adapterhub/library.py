@@ -12,10 +12,10 @@ from adapters.methods.adapter_layer_base import AdapterLayerBase
 from adapters.methods.prefix_tuning import PrefixTuningLayer
 
 from exporter.errors import ExportError
+from exporter.models.adapterhub.fusion import Pruning, freeze_temperature, fusion_layers, prune_fusion
+from exporter.models.adapterhub.merged_lora import unmerge
 from exporter.models.compositions import adapters_of as setup_adapters
 from exporter.models.compositions import fuses_of, fusions_of, shape_of
-from exporter.models.fusion import Pruning, freeze_temperature, fusion_layers, prune_fusion
-from exporter.models.merged_lora import unmerge
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Task
 

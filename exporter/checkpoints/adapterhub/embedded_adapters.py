@@ -9,7 +9,7 @@ from typing import Any
 from adapters import ADAPTER_CONFIG_MAP
 from transformers import AutoConfig
 
-from exporter.checkpoints.add_adapters import as_object
+from exporter.checkpoints.adapterhub.add_adapters import as_object
 from exporter.checkpoints.assign import ADAPTER_KEYS, fill
 from exporter.checkpoints.sources import first_line, read_all_weights
 from exporter.errors import ExportError

@@ -18,10 +18,7 @@ from adapters.methods.bottleneck import BottleneckLayer
 from adapters.methods.modeling import BertFusion
 
 from exporter.errors import ExportError
-from exporter.models.compositions import adapters_of, describe, fuses_of
-
-# layer -> the members kept there, in the fusion's order. A layer that is absent keeps all members.
-Kept = Mapping[int, tuple[str, ...]]
+from exporter.models.compositions import Kept, adapters_of, describe, fuses_of, members_of
 
 
 @dataclass(frozen=True)
@@ -43,18 +40,6 @@ class Pruning:
     def to_dict(self) -> dict[str, Any]:
         """Return {fusion: {layer: [member]}} as JSON types."""
         return {name: {str(layer): list(members) for layer, members in kept.items()} for name, kept in self.kept.items()}
-
-
-def members_of(fuse: Fuse) -> tuple[str, ...]:
-    """Return the names of the members.
-
-    Raises:
-        ExportError: the fusion contains a member twice.
-    """
-    names = tuple(describe(child) for child in fuse.children)
-    if len(set(names)) != len(names):
-        raise ExportError(f"the fusion {fuse.name!r} contains a member twice: {', '.join(names)}; name each member once")
-    return names
 
 
 def fusion_layers(model: Any, fuse: Fuse) -> Iterator[tuple[Any, tuple[str, ...]]]:

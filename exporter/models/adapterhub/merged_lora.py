@@ -9,7 +9,8 @@ from adapters.methods.lora import IA3, LoRALayer, MTLLoRA
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.models.module_surgery import constant, modules_of, shared_context
+from exporter.models.adapterhub.context import shared_context
+from exporter.models.module_surgery import constant, modules_of
 
 __all__ = ["unmerge"]
 

@@ -20,8 +20,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from exporter.errors import ExportError
-from exporter.models.module_surgery import bind, constant, linear, modules_of, shared_context
-from exporter.trace.patches.lora import LORA_PATCHES
+from exporter.models.adapterhub.context import shared_context
+from exporter.models.module_surgery import bind, constant, linear, modules_of
+from exporter.trace.patches.adapterhub.lora import LORA_PATCHES
 
 __all__ = ["METHOD_PATCHES"]
 

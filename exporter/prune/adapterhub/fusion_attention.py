@@ -12,8 +12,8 @@ import torch
 from adapters.composition import Fuse
 
 from exporter.errors import ExportError
-from exporter.models.compositions import fuses_of
-from exporter.models.fusion import fusion_layers, members_of
+from exporter.models.adapterhub.fusion import fusion_layers
+from exporter.models.compositions import fuses_of, members_of
 from exporter.prune.fusion_scores import AttentionTable, LayerScores
 from exporter.texts.batches import Calibration
 from exporter.texts.files import Scores

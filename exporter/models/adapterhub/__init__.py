@@ -1,0 +1,1 @@
+"""Live models of the adapters library (AdapterHub)."""

@@ -1,0 +1,1 @@
+"""Patches for models of the adapters library (AdapterHub)."""

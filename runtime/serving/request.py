@@ -1,0 +1,162 @@
+"""Requests of an HTTP service: parsing, and inference for several of them. Independent of the serving engine."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from runtime.errors import AdapterDropError, InputError
+from runtime.predictor import Predictor
+from runtime.serving.limits import Limits, RequestError
+from runtime.text.encode import Text, check_texts
+
+_FIELDS: Final = ("texts", "tasks", "drop", "truncate")
+# The type that `curl -d` and urllib send if none is given: the body must be JSON all the same
+_DEFAULT_OF_CLIENTS: Final = "application/x-www-form-urlencoded"
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+def check_headers(method: str, headers: Mapping[str, str]) -> None:
+    """Check the method and the headers of an HTTP request.
+
+    Raises:
+        RequestError: the method is not POST (405), or the headers announce something else than plain JSON (415).
+    """
+    if method != "POST":
+        raise RequestError(405, f"method: expected POST, found {method}", {"Allow": "POST"})
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind not in ("application/json", _DEFAULT_OF_CLIENTS) and not kind.endswith("+json"):
+        raise RequestError(415, f"Content-Type: expected application/json, found {kind}")
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise RequestError(415, f"Content-Encoding: expected none, found {coding}; send the body uncompressed")
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """Body of one request. Types and limits are checked here; the predictor checks `tasks`, `drop` and lengths in tokens.
+
+    Attributes:
+        texts: texts and pairs of texts.
+        tasks: names of the tasks; None for all tasks.
+        drop: drop of the variant; None for the default.
+        truncate: truncate texts that exceed the model's maximum.
+    """
+
+    texts: tuple[Text, ...]
+    tasks: tuple[str, ...] | None
+    drop: int | None
+    truncate: bool
+
+    @classmethod
+    def parse(cls, body: bytes | bytearray, limits: Limits | None = None) -> "PredictRequest":
+        """Parse the body of an HTTP request.
+
+        Args:
+            body: JSON.
+            limits: limits of the service; None for the defaults.
+
+        Raises:
+            InputError: the body is not valid JSON, or a field is unknown, missing or invalid.
+            RequestError: there are too many texts (413), or one is too long (422).
+        """
+        limits = Limits() if limits is None else limits
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"body: expected JSON, found: {error}") from error
+        if not isinstance(document, dict):
+            raise InputError(f"body: expected an object, found {type(document).__name__}")
+        if unknown := sorted(document.keys() - set(_FIELDS)):
+            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            found = ", ".join(ascii(name[:100]) for name in unknown[:10])
+            raise InputError(f"body: expected texts, tasks, drop and truncate, found {found}{more}")
+        tasks, drop, truncate = document.get("tasks"), document.get("drop"), document.get("truncate", False)
+        if tasks is not None and not (isinstance(tasks, list) and all(isinstance(name, str) for name in tasks)):
+            raise InputError("body: tasks: expected a list of names")
+        if isinstance(drop, float) and drop.is_integer():  # JSON has one type of number, and some clients write 5.0
+            drop = int(drop)
+        if drop is not None and (isinstance(drop, bool) or not isinstance(drop, int)):
+            raise InputError(f"body: drop: expected an integer, found {type(drop).__name__}")
+        if not isinstance(truncate, bool):
+            raise InputError("body: truncate: expected true or false")
+        return cls(_texts(document.get("texts"), limits), None if tasks is None else tuple(tasks), drop, truncate)
+
+
+def size(text: Text) -> int:
+    """Return the number of characters of a text or pair."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def respond(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
+    """Run inference for several requests.
+
+    Requests with the same options share one call of `predict`. If that call fails, whatever the reason, each half of the
+    requests is run separately, until each request that fails is by itself. No request gets the error of another.
+
+    Returns:
+        HTTP status and body per request: 200 with predictions, 400 for invalid input, 500 if the bundle or the runtime fails.
+    """
+    found: dict[int, tuple[int, dict[str, Any]]] = {}
+    groups: dict[Any, list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault((request.tasks, request.drop, request.truncate), []).append(index)
+    for members in groups.values():
+        found |= _predict_isolated(predictor, requests, members)
+    return [found[index] for index in range(len(requests))]
+
+
+def _texts(texts: object, limits: Limits) -> tuple[Text, ...]:
+    if not isinstance(texts, list) or not texts:
+        raise InputError("body: texts: expected a list with at least one text")
+    if len(texts) > limits.max_texts:
+        expected = f"texts: expected at most max_texts={limits.max_texts:,} texts in a request, found {len(texts):,}"
+        raise RequestError(413, f"{expected}; send several requests, or start the application with a larger max_texts")
+    checked = check_texts([tuple(text) if isinstance(text, list) else text for text in texts])
+    if long := [(index, size(text)) for index, text in enumerate(checked) if size(text) > limits.max_characters]:
+        found = ", ".join(f"texts[{index}] has {count:,}" for index, count in long[:10])
+        more = f" and {len(long) - 10} more" if len(long) > 10 else ""
+        expected = f"texts: expected at most max_characters={limits.max_characters:,} characters in a text"
+        remedy = "split the text, or start the application with a larger max_characters"
+        raise RequestError(422, f"{expected}, found: {found}{more}; {remedy}")
+    return tuple(checked)
+
+
+def _predict_isolated(
+    predictor: Predictor, requests: Sequence[PredictRequest], members: Sequence[int]
+) -> dict[int, tuple[int, dict[str, Any]]]:
+    """Run the requests together, and in halves if that fails."""
+    try:
+        return _predict_together(predictor, requests, members)
+    except Exception as error:  # every kind: an error in one request must not reach another one
+        if len(members) == 1:
+            return {members[0]: _failure(error)}
+        half = len(members) // 2
+        parts = (members[:half], members[half:])
+        return {index: answer for part in parts for index, answer in _predict_isolated(predictor, requests, part).items()}
+
+
+def _predict_together(
+    predictor: Predictor, requests: Sequence[PredictRequest], members: Sequence[int]
+) -> dict[int, tuple[int, dict[str, Any]]]:
+    first = requests[members[0]]
+    texts = [text for index in members for text in requests[index].texts]
+    predictions = predictor.predict(texts, first.tasks, first.drop, first.truncate)
+    found, start = {}, 0
+    for index in members:
+        end = start + len(requests[index].texts)
+        rows = {task: [row.to_dict() for row in results[start:end]] for task, results in predictions.items()}
+        found[index] = 200, {"provider": predictor.provider, "predictions": rows}
+        start = end
+    return found
+
+
+def _failure(error: Exception) -> tuple[int, dict[str, Any]]:
+    if isinstance(error, InputError):
+        return 400, {"error": str(error)}
+    _LOGGER.error("a request failed", exc_info=error)
+    if isinstance(error, AdapterDropError):
+        return 500, {"error": str(error)}
+    # The message of an unknown error may contain paths of the server
+    return 500, {"error": f"unexpected {type(error).__name__} in the service; its log has the details"}

@@ -1,0 +1,111 @@
+"""The lock files have what pyproject.toml requires, with a hash for each file, and nothing of CUDA."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.helpers.lock_files import FOLDER, LOCKS, ROOT, Locked, pinned_torch, read_lock, wanted
+
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+def _environment(python: str) -> dict[str, str]:
+    return {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "extra": ""}
+
+
+def _applies(requirement: Requirement, python: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate(_environment(python))
+
+
+def _missing(requirements: Iterable[Requirement], lock: Iterable[Locked], python: str) -> list[str]:
+    """The requirements that a lock does not satisfy; torch is not in it."""
+    versions = {entry.name: entry.version for entry in lock if _applies(entry.requirement, python)}
+    found = []
+    for each in requirements:
+        name = canonicalize_name(each.name)
+        if name != "torch" and _applies(each, python) and (name not in versions or versions[name] not in each.specifier):
+            found.append(f"{each}: {versions.get(name)}")
+    return found
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_has_what_is_required(name: str, python: str) -> None:
+    assert not _missing(wanted(name), read_lock(name), python)
+
+
+def test_a_lock_that_is_too_old_is_seen() -> None:
+    lock = read_lock("export.txt")
+    wishes = [Requirement("transformers>=99"), Requirement("absent"), Requirement("absent; sys_platform == 'win32'")]
+    (locked,) = [entry.version for entry in lock if entry.name == "transformers"]
+    assert _missing(wishes, lock, "3.11") == [f"transformers>=99: {locked}", "absent: None"]
+
+
+def test_the_requirements_of_the_locked_packages_are_locked() -> None:
+    lock = read_lock("test.txt")
+    installed: dict[str, Any] = {canonicalize_name(each.name): each for each in importlib.metadata.distributions()}
+    # An environment of other versions cannot tell; make test installs these.
+    same = [entry for entry in lock if entry.name in installed and installed[entry.name].version == str(entry.version)]
+    assert len(same) > 100
+    # Those of an extra are for packages that ask for it.
+    assert not _missing((Requirement(text) for entry in same for text in installed[entry.name].requires or ()), lock, "3.11")
+
+
+def test_torch_is_not_locked_but_what_it_requires() -> None:
+    of_torch = [Requirement(text) for text in importlib.metadata.requires("torch") or ()]
+    plain = [each for each in of_torch if not re.match("nvidia-|cuda-|triton", each.name) and _applies(each, "3.11")]
+    for name in ("export.txt", "test.txt"):
+        lock = read_lock(name)
+        assert not [entry.name for entry in lock if re.match("torch$|nvidia|cuda|triton$", entry.name)]
+        assert plain
+        assert not _missing(plain, lock, "3.11")
+    project = next(each for each in wanted("export.txt") if each.name == "torch")
+    (pinned,) = Requirement(pinned_torch()).specifier
+    assert pinned.version in project.specifier
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_entry_has_hashes_and_no_address(name: str) -> None:
+    lock = read_lock(name)
+    assert lock
+    for entry in lock:
+        assert entry.hashes
+        assert all(re.fullmatch("[0-9a-f]{64}", each) for each in entry.hashes), entry.name
+    assert not re.search("://|index-url|find-links", (FOLDER / name).read_text())
+
+
+def test_both_commands_install_the_same_versions() -> None:
+    export, test = (dict.fromkeys((str(entry.requirement), entry.hashes) for entry in read_lock(name)) for name in LOCKS[:2])
+    assert export.keys() <= test.keys()
+
+
+def _recipes(*arguments: str) -> str:
+    """The commands that make would run with its defaults, also if make runs these tests."""
+    ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "LOCKED", "PYTHON", "TORCH")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    command = ["make", "--dry-run", "--always-make", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(("target", "lock"), [("export", "export"), ("test", "test"), ("audit", "tools"), ("lock", "tools")])
+def test_make_installs_from_the_lock(target: str, lock: str) -> None:
+    shown = _recipes(target)
+    assert f"--require-hashes --no-deps --only-binary :all: -r requirements/{lock}.txt" in shown
+    # Only torch is installed without a hash, and this project without its requirements.
+    others = [line for line in shown.splitlines() if "pip install" in line and "--require-hashes" not in line]
+    assert all(line.endswith((f" {pinned_torch()}", " --no-deps --no-build-isolation -e .")) for line in others), others
+
+
+def test_without_the_lock() -> None:
+    shown = _recipes("test", "LOCKED=no")
+    assert f"{pinned_torch()} -e '.[export,adapters,cpu,benchmark,training,test]'" in shown
+    assert "--require-hashes" not in shown
