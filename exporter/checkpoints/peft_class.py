@@ -33,7 +33,7 @@ _SUFFIXES: Mapping[str | None, tuple[str, ...]] = {
 }
 
 
-def class_of(part: Part, config: Mapping[str, Any]) -> str:
+def peft_class(part: Part, config: Mapping[str, Any]) -> str:
     """Return the name of the class that an adapter needs.
 
     It is that of the task type. An adapter without one names its class, or it was trained on the class of the model folder, as

@@ -8,7 +8,7 @@ from typing import Any
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.base_model import load_folder
 from exporter.checkpoints.peft_adapters import load_parts
-from exporter.checkpoints.peft_class import class_of
+from exporter.checkpoints.peft_class import peft_class
 from exporter.checkpoints.peft_reference import References
 from exporter.checkpoints.peft_tokenizers import check_vocabulary
 from exporter.checkpoints.scan import Part
@@ -46,7 +46,7 @@ def load_tasks(
         )
     by_class: dict[str, list[Part]] = {}
     for part in parts:
-        by_class.setdefault(class_of(part, config), []).append(part)
+        by_class.setdefault(peft_class(part, config), []).append(part)
     models: list[Any] = []
     trunk: Any = None
     references = References()

@@ -110,7 +110,9 @@ def structure_of(model: MixedModel, task: str, setup: Any, drop: int) -> dict[st
     Raises:
         ExportError: as that function.
     """
-    found = peft.structure_of(model.part(setup) if setup in model.owner else model.parts[0], task, setup, drop)
+    if not isinstance(setup, str):
+        return peft.structure_of(model.parts[0], task, setup, drop)  # which raises
+    found = peft.structure_of(model.part(setup), task, setup, drop)
     # Tasks of two models are never one group, even if their structures are equal.
     return {**found, "part": model.owner[setup]} if model.is_repeated(setup) else found
 
