@@ -7,6 +7,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from exporter.errors import ExportError
+from exporter.models.peft_modules import base_of
 from exporter.models.peft_structure import label_count
 from exporter.plan import Head
 from runtime.bundle import HEADS, HeadType
@@ -174,7 +175,7 @@ def _label_count(model: Any, task: str) -> int:
 
 
 def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") and hasattr(model, "peft_config") else model
+    return base_of(model) if hasattr(model, "peft_config") else model
 
 
 def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices: int, structure: Any) -> Head:

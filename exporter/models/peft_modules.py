@@ -42,6 +42,8 @@ def adapted(model: nn.Module, name: str | None = None) -> Iterator[tuple[str, An
 
 def base_of(model: Any) -> Any:
     """Return the transformers model inside a PeftModel, including its tuner layers; any other model unchanged."""
+    if type(model).__name__ == "PeftMixedModel":  # without get_base_model
+        return model.base_model.model
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
