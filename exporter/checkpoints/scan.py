@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from exporter.checkpoints.sources import Source, read_json
+from exporter.checkpoints.sources import Source, check_regular, read_json
 from exporter.errors import ExportError
 
 # Kind -> configuration file, safetensors file, pickle file.
@@ -85,6 +85,7 @@ def scan_below(source: Source) -> list[Part]:
 
 
 def _parts(folder: Path, source: Source) -> Iterator[Part]:
+    check_regular(folder)
     names: list[str] = []
     for kind, (config_name, *weights) in FILES.items():
         path = folder / config_name

@@ -6,6 +6,7 @@ import errno
 import json
 import pickle
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ def find(source: str | Path, kind: Kind) -> Source:
     text = str(source)
     folder = Path(text).expanduser()
     if text and is_folder(folder):
+        check_regular(folder)
         return Source(text, folder)
     if not _HUB_ID.fullmatch(text) or _is(folder.is_file, folder):
         raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")
@@ -83,6 +85,22 @@ def is_folder(path: Path) -> bool:
         ExportError: the folder that contains it cannot be read.
     """
     return _is(path.is_dir, path)
+
+
+def check_regular(folder: Path) -> None:
+    """Check that what may be read in a folder are files: a device or a pipe would be read without an end.
+
+    Raises:
+        ExportError: the folder cannot be read, or a device, pipe or socket has the name of a file that may be read.
+    """
+    patterns = (*_TEXTS, *_SAFE, *_PICKLES, "*.jinja")
+    try:
+        for path in sorted(folder.iterdir()):
+            kind = stat.S_IFMT(path.stat().st_mode) if path.exists() else stat.S_IFREG
+            if kind not in (stat.S_IFREG, stat.S_IFDIR) and any(path.match(pattern) for pattern in patterns):
+                raise ExportError(f"{str(path)!r} is a device, a pipe or a socket: expected a file; copy the complete folder")
+    except OSError as error:
+        raise ExportError(f"{error.filename or str(folder)!r} cannot be read: {error.strerror or error}") from error
 
 
 def _is(kind: Callable[[], bool], path: Path) -> bool:
