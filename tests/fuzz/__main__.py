@@ -3,7 +3,7 @@
 Exit status: 0 if every case had a right outcome, 1 if there are finds. A run is repeated by its --seed, up to its time.
 """
 
-# ruff: noqa: E402  # threads and hubs are settled before the libraries are imported
+# threads and hubs are settled before the libraries are imported
 from __future__ import annotations
 
 import os
@@ -18,8 +18,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-
-warnings.simplefilter("ignore")
 
 from tests.fuzz import campaign
 from tests.fuzz.pool import Pool, in_child
@@ -42,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write minimised finds into tests/fuzz/corpus")
     parser.add_argument("--seeds", type=Path, metavar="DIR", help="folder that keeps the seeds, which take seconds to write")
     options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
     for name in _LATER:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, contextlib.ExitStack() as stack:

@@ -66,7 +66,7 @@ def _kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, do: Callable[[], obje
 @pytest.mark.parametrize(
     ("kind", "do"),
     [
-        ("exception", lambda: {}["x"]),
+        ("exception", lambda: int("x")),
         ("result", lambda: Path("../temporary/x").write_text("x")),
         ("files", lambda: Path("new").write_text("x")),
         ("files", lambda: Path("../outside/secret.txt").write_text("changed")),
