@@ -15,12 +15,13 @@ from adapters import AdapterModelInterface
 from adapters.wrappers.model import load_model as load_static
 from transformers import AutoModel
 
+from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.assign import ADAPTER_KEYS
-from exporter.checkpoints.config_requests import check_requests
+from exporter.checkpoints.config_requests import check_requests, check_sizes
 from exporter.checkpoints.embedded_adapters import add_held_back, config_without_adapters, held_back
 from exporter.checkpoints.model_class import INTERFACE, choose
 from exporter.checkpoints.scan import Part
-from exporter.checkpoints.sources import Source, read_json, reason
+from exporter.checkpoints.sources import Source, read_json, reason, stored_bytes, stored_tensors
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 
@@ -60,6 +61,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise ExportError(f"{str(path)!r} {wrong}")
     check_requests(path, config)
+    check_sizes(path, config, stored_tensors(folder))
     return config
 
 
@@ -82,7 +84,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
     try:
         if later is not None:
             options["config"] = config_without_adapters(source.folder)
-        with quiet():
+        with quiet(), limited_allocations(f"the model folder {str(source.folder)!r}", stored_bytes(source.folder)):
             if class_name is None:
                 model, info = adapters.AutoAdapterModel.from_pretrained(source.folder, **options)
             elif any(part.kind == "peft" for part in parts):
@@ -90,6 +92,8 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
             else:
                 del options["trust_remote_code"]
                 model, info = load_static(str(source.folder), getattr(transformers, class_name), interface, **options)
+    except ExportError:
+        raise
     # Damaged files raise many types: OSError, ValueError, KeyError, SafetensorError, UnpicklingError, …
     except Exception as error:
         raise ExportError(f"the model folder {str(source.folder)!r} cannot be loaded: {reason(error)}") from error

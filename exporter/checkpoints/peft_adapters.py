@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.peft_config import read_adapter_weights, read_config
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
@@ -61,12 +62,14 @@ def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] =
         heads = [head for head in _HEADS if any(_lies_in(key, f"{_PREFIX}{head}") for key in weights)]
         config.modules_to_save = config.modules_to_save or heads or None
         try:
-            with quiet():
+            with quiet(), limited_allocations(f"the adapter {name!r} in {str(folder)!r}", stored_with(weights, base)):
                 if model is None:
                     # Not a task class such as PeftModelForSequenceClassification: these add heads to modules_to_save.
                     model = peft.PeftModel(base, config, name)
                 else:
                     model.add_adapter(name, config)
+        except ExportError:
+            raise
         # PEFT raises many types for a configuration that does not fit: ValueError, TypeError, KeyError, …
         except Exception as error:
             raise ExportError(

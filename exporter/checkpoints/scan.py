@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from exporter.checkpoints.config_requests import check_sizes
 from exporter.checkpoints.sources import Source, check_regular, read_json
 from exporter.errors import ExportError
 
@@ -93,6 +94,7 @@ def _parts(folder: Path, source: Source) -> Iterator[Part]:
             _refuse_stray(folder, config_name, [*weights, *(_PEFT_FILES if kind == "adapter" else ())])
             continue
         config = read_json(path)
+        check_sizes(path, config)
         if kind == "adapter" and "peft_type" in config:
             yield Part("peft", _folder_name(folder, source), None, folder, config)
             continue

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from exporter.errors import ExportError
@@ -199,6 +200,23 @@ def read_all_weights(folder: Path) -> dict[str, torch.Tensor]:
     """
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     return {key: value for path in files for key, value in _read_file(path).items()}
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return the size of all weight files of a model folder."""
+    return sum(path.stat().st_size for pattern in (*_SAFE, "*.bin") for path in folder.glob(pattern) if path.is_file())
+
+
+def stored_tensors(folder: Path) -> int | None:
+    """Return the number of tensors in the safetensors files of a folder; None if that is not known."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt") as weights:
+                count += len(list(weights.keys()))
+        except (OSError, SafetensorError):  # reported when the weights are loaded
+            return None
+    return count or None
 
 
 def _read_file(path: Path) -> dict[str, torch.Tensor]:

@@ -218,11 +218,19 @@ def _checked(texts: Sequence[Text]) -> list[str | tuple[str, str]]:
             problems.append(f"texts[{index}]: expected a str or a pair (str, str), found {_shown(text)}")
         elif not all(isinstance(part, str) for part in parts):
             problems.append(f"texts[{index}]: expected a pair of str, found {_shown(text)}")
-        elif any("\ud800" <= character <= "\udfff" for part in parts if not part.isascii() for character in part):
+        elif any(map(_has_surrogate, parts)):
             problems.append(f"texts[{index}]: expected text, found a lone surrogate; was it decoded with the right encoding?")
     if problems:
         raise InputError("; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else ""))
     return [text if isinstance(text, str) else (text[0], text[1]) for text in texts]
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _shown(value: object) -> str:

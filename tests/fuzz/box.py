@@ -57,14 +57,28 @@ class Box:
         return self.seeds / name
 
     def prepare(self, seed: str) -> None:
-        """Make the box anew, with a copy of a seed."""
+        """Make the box anew, with a copy of a seed; without a name, with an empty folder."""
         if self.root.exists():
             shutil.rmtree(self.root)
-        shutil.copytree(self.seed(seed), self.given, symlinks=True)
+        self.root.mkdir(parents=True)
+        self.given.mkdir()
+        self.give(seed)
         for name in ("outside", "home", "current", "temporary", "results"):
             (self.root / name).mkdir()
-        (self.root / "outside" / "secret.txt").write_text("a file that is none of the package's")
+        (self.root / "outside" / "secret.txt").write_text("a file of the user")
         (self.root / "current" / "notes.txt").write_text("a user's file")
+
+    def give(self, seed: str) -> None:
+        """Replace only the copy of the seed."""
+        shutil.rmtree(self.given)
+        if seed:
+            shutil.copytree(self.seed(seed), self.given, symlinks=True)
+        else:
+            self.given.mkdir()
+
+    def is_used(self) -> bool:
+        """Whether there are files in the folders that are not watched."""
+        return self.output.exists() or any(self.temporary.iterdir())
 
     def snapshot(self) -> dict[str, tuple[Any, ...]]:
         """Return the state of every file that must stay as it is."""

@@ -11,7 +11,7 @@ from typing import Any
 RIGHT = ("result", "refused")
 # Outcomes that are wrong, and what they mean.
 WRONG: Mapping[str, str] = {
-    "exception": "an exception that is none of the package's errors",
+    "exception": "an exception that the package does not define",
     "output": "a command line with a traceback, another exit status, or not exactly one error message",
     "crash": "the process died",
     "hang": "it took more than 10 seconds",

@@ -22,6 +22,14 @@ from tests.fuzz.surfaces import SURFACES, Printed, WrongOutputError
 
 SLOWEST = 10.0  # seconds of a case
 MOST_MEMORY = 2 * 2**30  # bytes above those of the process before the case
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "Unable to allocate",
+    "MemoryError",
+    "bad_alloc",
+    "bad allocation",
+)
 _ROOT = Path(__file__).parents[2]
 
 
@@ -36,6 +44,7 @@ class Runner:
             box: the folder in which cases run; it is made anew for each.
         """
         self._box, self._watch = Box(box.resolve(), seeds), WriteWatch()
+        self._seed: str | None = None  # in the box; None if other files of the box have changed
         self._streams = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115  # for the life of the process
 
     def close(self) -> None:
@@ -45,8 +54,7 @@ class Runner:
 
     def __call__(self, case: Case) -> Outcome:
         """Run a case."""
-        self._box.prepare(case.seed)
-        apply(self._box.given, case.edits)
+        self._prepare(case)
         before = self._box.snapshot()
         base = _restart_peak()
         start = time.process_time()  # on a busy machine, the clock says little; a case that sleeps is ended by the pool
@@ -60,19 +68,38 @@ class Runner:
         if (grown := _peak() - base) > MOST_MEMORY:
             outcome = Outcome("memory", case.surface, f"{grown / 2**20:.0f} MiB; {outcome.detail}")
         after = self._box.snapshot()
-        if changed := sorted(set(before.items()) ^ set(after.items())):
-            outcome = Outcome("files", Path(changed[0][0]).name, ", ".join(dict.fromkeys(path for path, _ in changed)))
+        changed = dict.fromkeys(path for path, _ in sorted(set(before.items()) ^ set(after.items())))
+        named = SURFACES[case.surface].outputs(case, self._box)
+        if wrong := [path for path in changed if path in before or not path.startswith(named)]:
+            outcome = Outcome("files", Path(wrong[0]).name, ", ".join(wrong))
         elif self._watch.found:
             outcome = Outcome("files", self._watch.found[0], ", ".join(self._watch.found))
+        if changed or self._box.is_used():
+            self._seed = None
         if seconds > SLOWEST:
             outcome = Outcome("hang", case.surface, f"{seconds:.1f} s; {outcome.kind} {outcome.detail}")
         return Outcome(outcome.kind, outcome.where, outcome.detail[:2000], seconds)
+
+    def _prepare(self, case: Case) -> None:
+        """Give the case a box like new; system calls are most of the time of a small case, so one that is new is kept."""
+        seed = case.seed if SURFACES[case.surface].copies else ""
+        if self._seed is None:
+            self._box.prepare(seed)
+        elif seed != self._seed:
+            self._box.give(seed)
+        apply(self._box.given, case.edits)
+        self._seed = "edited" if case.edits else seed
 
     def _judged(self, case: Case) -> Outcome:
         try:
             return Outcome("result", detail=SURFACES[case.surface].run(case, self._box, self._printed))
         except (ExportError, AdapterDropError) as error:
-            return Outcome("refused" if str(error).strip() else "exception", detail=f"{type(error).__name__}: {error}")
+            text = f"{type(error).__name__}: {error}"
+            # With more memory than the fuzzer has, the work would have gone on.
+            kind = (
+                "memory" if any(words in text for words in _OUT_OF_MEMORY) else "refused" if str(error).strip() else "exception"
+            )
+            return Outcome(kind, "" if kind == "refused" else _last_frame(traceback.format_exc()), text)
         except MemoryError:
             return Outcome("memory", _last_frame(traceback.format_exc()), traceback.format_exc()[-2000:])
         except WrongOutputError as error:

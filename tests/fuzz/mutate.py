@@ -17,7 +17,7 @@ _BYTES = ("00", "ff", "7b", "22", "0a", "80", "ffffffffffffffff", "0000000000000
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the files of a surface.
+    """Knowledge of the files of a surface.
 
     Attributes:
         files: the files to change, with how often; a file of a seed that is not named is only changed as a file.

@@ -170,7 +170,7 @@ def _write_peft(folder: Path) -> None:
 
 
 def _write_sources(folder: Path, seeds: Path) -> None:
-    """What command lines name: a model, adapters, texts and an exported folder that can be extended."""
+    """Write what command lines name: a model, adapters, texts and an exported folder that can be extended."""
     shutil.copytree(seeds / "bert" / "model", folder / "model")
     shutil.copytree(seeds / "adapterhub", folder / "adapterhub")
     shutil.copytree(seeds / "peft", folder / "peft")

@@ -24,11 +24,16 @@ class Surface:
         run: runs a case in its box and returns a word for the result; errors pass. The function that it gets returns what the
             case has printed so far.
         weight: its share of the cases.
+        copies: whether its cases get a copy of their seed in the box.
+        outputs: returns the starts of paths that the case itself names as outputs, in addition to that of the box: there, new
+            files are right.
     """
 
     generate: Callable[[Random, Path], Case]
     run: Callable[[Case, Box, Callable[[], Printed]], str]
     weight: int = 1
+    copies: bool = True
+    outputs: Callable[[Case, Box], tuple[str, ...]] = lambda _case, _box: ()
 
 
 SURFACES: Mapping[str, Surface] = {
@@ -36,7 +41,7 @@ SURFACES: Mapping[str, Surface] = {
     "tokenizer": Surface(tokenizer.generate, tokenizer.run, 3),
     "config": Surface(config.generate, config.run, 2),
     "adapters": Surface(adapters.generate, adapters.run, 2),
-    "feeds": Surface(feeds.generate, feeds.run, 4),
-    "texts": Surface(texts.generate, texts.run, 4),
-    "arguments": Surface(arguments.generate, arguments.run, 2),
+    "feeds": Surface(feeds.generate, feeds.run, 4, copies=False),
+    "texts": Surface(texts.generate, texts.run, 4, copies=False),
+    "arguments": Surface(arguments.generate, arguments.run, 2, outputs=arguments.outputs),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -121,6 +123,8 @@ def generate(random: Random, seeds: Path) -> Case:
     edits: tuple[dict[str, Any], ...] = ()
     if command == "exporter" and random.random() < 0.01:
         call["complete"] = True
+        arguments = [each for each in arguments if each != "--overwrite"]  # of what the box watches
+        call["arguments"] = arguments
     if random.random() < 0.25:  # the files of texts, and the exported folder
         known = Known(
             {"texts.txt": 3, "texts.jsonl": 3, "texts.csv": 3, "texts.tsv": 3, "scores.json": 3, "onnx/adapterdrop.json": 2}
@@ -162,6 +166,16 @@ def run(case: Case, box: Box, printed: Callable[[], Printed]) -> str:
     if len(errors) != (1 if status else 0):
         raise WrongOutputError(f"{len(errors)} error messages with exit status {status}\n{text}")
     return f"exit status {status or 0}"
+
+
+def outputs(case: Case, box: Box) -> tuple[str, ...]:
+    """Return the paths that the command line names as outputs."""
+    arguments = [_argument(each) for each in case.call.get("arguments", ())]
+    options = ("--output", "--cache", "--picture")
+    named = [after for option, after in pairwise(arguments) if option in options]
+    named += [each.partition("=")[2] for each in arguments if each.startswith(tuple(f"{option}=" for option in options))]
+    named += arguments[1:] if arguments[:1] == ["triton"] else []
+    return tuple(os.path.normpath(box.current / name.replace("~", str(box.root / "home"), 1)) for name in named if name)
 
 
 def _argument(spec: Any) -> str:
