@@ -40,7 +40,7 @@ def stored_with(weights: Mapping[str, torch.Tensor], model: Any) -> int:
 
 class _Limit(TorchDispatchMode):
     def __init__(self, label: str, most: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._label, self._left = label, most
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

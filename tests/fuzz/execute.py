@@ -21,6 +21,7 @@ from tests.fuzz.edits import apply
 from tests.fuzz.surfaces import SURFACES, Printed, WrongOutputError
 
 SLOWEST = 10.0  # seconds of a case
+COMPLETE = 60.0  # of a complete export
 MOST_MEMORY = 2 * 2**30  # bytes above those of the process before the case
 _OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -76,7 +77,7 @@ class Runner:
             outcome = Outcome("files", self._watch.found[0], ", ".join(self._watch.found))
         if changed or self._box.is_used():
             self._seed = None
-        if seconds > SLOWEST:
+        if seconds > (COMPLETE if case.call.get("complete") else SLOWEST):
             outcome = Outcome("hang", case.surface, f"{seconds:.1f} s; {outcome.kind} {outcome.detail}")
         return Outcome(outcome.kind, outcome.where, outcome.detail[:2000], seconds)
 

@@ -21,7 +21,8 @@ import torch
 from tests.fuzz.case import Case, Outcome
 from tests.fuzz.execute import SLOWEST, Runner, limit_memory
 
-_KILLED_AFTER = 6 * SLOWEST  # by the clock
+# Seconds of computing, and seconds without any: on a busy machine, the clock says little.
+_LONGEST, _IDLE = 10 * SLOWEST, 3 * SLOWEST
 _CASES = 300  # of a worker, so that no state grows
 
 
@@ -32,6 +33,8 @@ class _Worker:
     box: Path
     case: Case | None = None
     since: float = 0.0
+    computed: float = 0.0  # seconds of the processor before the case
+    seen: tuple[float, float] = (0.0, 0.0)  # seconds of the processor, and when they last grew
     done: int = field(default=0)
 
 
@@ -70,7 +73,8 @@ class Pool:
     def _start(self, case: Case) -> None:
         idle = next((worker for worker in self._workers if worker.case is None), None)
         worker = self._fork() if idle is None else idle
-        worker.case, worker.since = case, time.monotonic()
+        worker.case, worker.since, worker.computed = case, time.monotonic(), _computed(worker.pid)
+        worker.seen = worker.computed, worker.since
         worker.pipe.send(case)
 
     def _fork(self) -> _Worker:
@@ -106,7 +110,7 @@ class Pool:
                 if worker.done >= _CASES:
                     self._end(worker)
                 yield case, outcome
-            elif seconds > _KILLED_AFTER:
+            elif _hangs(worker):
                 self._end(worker)
                 yield case, Outcome("hang", case.surface, "killed", seconds)
 
@@ -122,6 +126,20 @@ class Pool:
         worker.pipe.close()
         os.kill(worker.pid, signal.SIGKILL)
         os.waitpid(worker.pid, 0)
+
+
+def _hangs(worker: _Worker) -> bool:
+    """Whether the worker has computed for too long, or waits for what does not come."""
+    computed, now = _computed(worker.pid), time.monotonic()
+    if computed > worker.seen[0]:
+        worker.seen = computed, now
+    return computed - worker.computed > _LONGEST or now - worker.seen[1] > _IDLE
+
+
+def _computed(pid: int) -> float:
+    """Return the processor's seconds of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def in_child(function: Any, *arguments: Any) -> None:
