@@ -127,8 +127,9 @@ class Runner:
             stream.seek(0)
             stream.truncate()
             os.dup2(stream.fileno(), number)
-        os.environ.update(HOME=str(self._box.root / "home"), TMPDIR=str(self._box.temporary), COLUMNS="100")
-        tempfile.tempdir = str(self._box.temporary)
+        temporary = str(self._box.temporary)
+        os.environ.update(HOME=str(self._box.root / "home"), TMPDIR=temporary, TORCHINDUCTOR_CACHE_DIR=temporary, COLUMNS="100")
+        tempfile.tempdir = temporary
         os.chdir(self._box.current)
         self._watch.root, self._watch.found = str(self._box.root.resolve()), []
         try:
