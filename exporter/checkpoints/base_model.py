@@ -81,10 +81,11 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
     # Never run code from a folder, and never prompt for permission.
     options = {"output_loading_info": True, "local_files_only": True, "trust_remote_code": False, **options}
     later = held_back(config)
+    label = f"the model folder {str(source.folder)!r}"
     try:
         if later is not None:
             options["config"] = config_without_adapters(source.folder)
-        with quiet(), limited_allocations(f"the model folder {str(source.folder)!r}", stored_bytes(source.folder)):
+        with quiet(), limited_allocations(label, stored_bytes(source.folder)):
             if class_name is None:
                 model, info = adapters.AutoAdapterModel.from_pretrained(source.folder, **options)
             elif any(part.kind == "peft" for part in parts):
@@ -103,7 +104,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
     if later is None:
         _check_unexpected(source.folder, model, info["unexpected_keys"])
     else:
-        with quiet():
+        with quiet(), limited_allocations(label, stored_bytes(source.folder)):
             add_held_back(model, later, source.folder)
     mismatched = {name for name, *_ in info["mismatched_keys"]}
     return Loaded(model.eval(), frozenset({*info["missing_keys"], *mismatched}))
