@@ -7,13 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from runtime.errors import AdapterDropError, InputError
 from runtime.load import load
 from runtime.logged import shown
 from runtime.options import Options
-from runtime.options_text import describe, read_settings
+from runtime.options_text import CommandParser, describe, read_settings
 from runtime.ort.providers import NAMES
 from runtime.predictor import Prediction, Predictor
 from runtime.serving import triton
@@ -34,11 +33,6 @@ examples:
   python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
   python -m runtime onnx --file texts.txt --tasks news_topic,tweet_sentiment --json
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(_FAILED, f"error: {message}; see python -m runtime --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +76,7 @@ def _predict(options: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="python -m runtime",
         description="Run inference on texts with an exported bundle.",
         epilog=_EPILOG.format(describe()),

@@ -1,9 +1,10 @@
-"""Parser of option settings such as `cuda.device=1` for command lines."""
+"""Parsers of command lines, and of option settings such as `cuda.device=1`."""
 
+import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, get_args
+from typing import Any, Final, NoReturn, get_args
 
 from runtime.errors import InputError
 from runtime.options import ConvSearch, Hint, Options
@@ -61,6 +62,14 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "openvino.precision": _one_of(get_args(Hint)),
     "openvino.kernels": _WHOLE,
 }
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that reports wrong use in one line with status 2, as all bad input is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def read_settings(settings: Sequence[str], options: Options) -> Options:

@@ -13,9 +13,10 @@ import torch
 import transformers
 from transformers import AutoModel
 
+from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.assign import ADAPTER_KEYS
-from exporter.checkpoints.config_requests import check_requests
-from exporter.checkpoints.sources import Source, read_json, reason
+from exporter.checkpoints.config_requests import check_requests, check_sizes
+from exporter.checkpoints.sources import Source, read_json, reason, stored_bytes, stored_tensors
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 
@@ -57,6 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise ExportError(f"{str(path)!r} {wrong}")
     check_requests(path, config)
+    check_sizes(path, config, stored_tensors(folder))
     return config
 
 
@@ -81,8 +83,10 @@ def load_folder(source: Source, class_name: str) -> Loaded:
 def reading(source: Source) -> Iterator[None]:
     """Load quietly, and raise ExportError for a damaged folder."""
     try:
-        with quiet():
+        with quiet(), limited_allocations(f"the model folder {str(source.folder)!r}", stored_bytes(source.folder)):
             yield
+    except ExportError:
+        raise
     # Damaged files raise many types: OSError, ValueError, KeyError, SafetensorError, UnpicklingError, …
     except Exception as error:
         raise ExportError(f"the model folder {str(source.folder)!r} cannot be loaded: {reason(error)}") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from exporter.checkpoints.sources import read_json
 from exporter.errors import ExportError
+from runtime.bundle.entries import shown
 
 # Other implementations come from packages, or as code from the hub ("organisation/kernel").
 _IMPLEMENTATIONS = (None, "eager", "sdpa")
@@ -17,6 +18,15 @@ FULL_PRECISION = (
     "weights in full precision are exported: give the full-precision model that they were made from, and quantize the graph "
     "with --precision int8"
 )
+# Numbers of modules, which are created before the weights are read; the time is in proportion to them.
+_LAYERS = (
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "num_encoder_layers", "encoder_layers"),
+    *("decoder_layers", "num_hidden_groups", "inner_group_num", "layers", "depths"),
+)
+# Some models share one layer's weights, but such models are not deep.
+_FEW_LAYERS = 64
+_MOST_LAYERS = 1000
+_MOST_LABELS = 2**20
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -47,6 +57,27 @@ def check_requests(path: Path, config: Mapping[str, Any]) -> None:
     for name in _INDEXES:
         if (index := path.with_name(name)).is_file():
             _check_index(index)
+
+
+def check_sizes(path: Path, config: Mapping[str, Any], tensors: int | None = None) -> None:
+    """Refuse numbers of layers and labels that no model has: creating them would take minutes or all memory.
+
+    Args:
+        path: the file, for messages.
+        config: its content.
+        tensors: the number of weights that belong to it, if that is known.
+
+    Raises:
+        ExportError: there is such a number.
+    """
+    most = {key: _MOST_LAYERS if tensors is None else min(_MOST_LAYERS, max(_FEW_LAYERS, tensors)) for key in _LAYERS}
+    most["num_labels"] = _MOST_LABELS
+    for where, key, value in _entries(config):
+        for found in value if isinstance(value, list) else [value]:
+            if key in most and isinstance(found, int) and found > most[key]:
+                raise ExportError(
+                    f"{str(path)!r} sets {where} to {shown(found)}: expected at most {most[key]:,}; correct the file"
+                )
 
 
 def _entries(value: Any, where: str = "") -> Iterator[tuple[str, str, Any]]:

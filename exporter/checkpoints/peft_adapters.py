@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.peft_class import check_fit
 from exporter.checkpoints.peft_config import read_adapter_weights, read_config
 from exporter.checkpoints.sources import first_line
@@ -99,11 +100,13 @@ def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Co
             heads = [head for head in _HEADS if any(_is_saved_in(key, f"{_PREFIX}{head}") for key in weights)]
             config.modules_to_save = heads or None
         try:
-            with quiet():
+            with quiet(), limited_allocations(f"the adapter {name!r} in {str(folder)!r}", stored_with(weights, base)):
                 if model is None:
                     model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)(base, config, name)
                 else:
                     model.add_adapter(name, config)
+        except ExportError:
+            raise
         # PEFT raises many types for a configuration that does not fit: ValueError, TypeError, KeyError, …
         except Exception as error:
             raise ExportError(

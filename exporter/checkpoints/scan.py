@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from exporter.checkpoints.sources import Source, read_json
+from exporter.checkpoints.config_requests import check_sizes
+from exporter.checkpoints.sources import Source, check_regular, read_json
 from exporter.errors import ExportError
 
 # Kind -> configuration file, safetensors file, pickle file.
@@ -88,6 +89,7 @@ def scan_below(source: Source) -> list[Part]:
 
 
 def _parts(folder: Path, source: Source) -> Iterator[Part]:
+    check_regular(folder)
     names: list[str] = []
     for kind, (config_name, *weights) in FILES.items():
         path = folder / config_name
@@ -95,6 +97,7 @@ def _parts(folder: Path, source: Source) -> Iterator[Part]:
             _refuse_stray(folder, config_name, [*weights, *(PEFT_FILES if kind == "adapter" else ())])
             continue
         config = read_json(path)
+        check_sizes(path, config)
         if kind == "adapter" and "peft_type" in config:
             yield Part("peft", _folder_name(folder, source), None, folder, config)
             continue

@@ -6,6 +6,7 @@ import errno
 import json
 import pickle
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from exporter.errors import ExportError
@@ -66,6 +68,7 @@ def find(source: str | Path, kind: Kind) -> Source:
     text = str(source)
     folder = Path(text).expanduser()
     if text and is_folder(folder):
+        check_regular(folder)
         return Source(text, folder)
     whole, colon, subfolder = text.rpartition(":")
     if colon and kind == "adapter" and _SUBFOLDER.fullmatch(subfolder) and (_HUB_ID.fullmatch(whole) or is_folder(Path(whole))):
@@ -100,6 +103,22 @@ def is_folder(path: Path) -> bool:
         ExportError: the folder that contains it cannot be read.
     """
     return _is(path.is_dir, path)
+
+
+def check_regular(folder: Path) -> None:
+    """Check that what may be read in a folder are files: a device or a pipe would be read without an end.
+
+    Raises:
+        ExportError: the folder cannot be read, or a device, pipe or socket has the name of a file that may be read.
+    """
+    patterns = (*_TEXTS, *_SAFE, *_PICKLES, "*.jinja")
+    try:
+        for path in sorted(folder.iterdir()):
+            kind = stat.S_IFMT(path.stat().st_mode) if path.exists() else stat.S_IFREG
+            if kind not in (stat.S_IFREG, stat.S_IFDIR) and any(path.match(pattern) for pattern in patterns):
+                raise ExportError(f"{str(path)!r} is a device, a pipe or a socket: expected a file; copy the complete folder")
+    except OSError as error:
+        raise ExportError(f"{error.filename or str(folder)!r} cannot be read: {error.strerror or error}") from error
 
 
 def _is(kind: Callable[[], bool], path: Path) -> bool:
@@ -199,6 +218,23 @@ def read_all_weights(folder: Path) -> dict[str, torch.Tensor]:
     """
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     return {key: value for path in files for key, value in _read_file(path).items()}
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return the size of all weight files of a model folder."""
+    return sum(path.stat().st_size for pattern in (*_SAFE, "*.bin") for path in folder.glob(pattern) if path.is_file())
+
+
+def stored_tensors(folder: Path) -> int | None:
+    """Return the number of tensors in the safetensors files of a folder; None if that is not known."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt") as weights:
+                count += len(list(weights.keys()))
+        except (OSError, SafetensorError):  # reported when the weights are loaded
+            return None
+    return count or None
 
 
 def _read_file(path: Path) -> dict[str, torch.Tensor]:

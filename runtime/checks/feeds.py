@@ -12,6 +12,8 @@ from runtime.bundle.entries import BATCH
 from runtime.errors import InputError
 
 _OPTIONAL = "token_type_ids"
+# Of one array. Beyond any batch that fits into memory; numpy.broadcast_to makes such arrays out of a few bytes.
+_MOST_ELEMENTS = 2**28
 
 
 class FeedCheck:
@@ -32,8 +34,10 @@ class FeedCheck:
         """Return complete feeds, as `check_feeds` does."""
         if type(feeds) is dict:
             checked = feeds.copy()
-            if _OPTIONAL not in checked and len(checked) < len(self._inputs) and type(feeds.get("input_ids")) is np.ndarray:
-                checked[_OPTIONAL] = np.zeros_like(feeds["input_ids"])
+            if _OPTIONAL not in checked and len(checked) < len(self._inputs):
+                ids = feeds.get("input_ids")
+                if type(ids) is np.ndarray and ids.size <= _MOST_ELEMENTS:
+                    checked[_OPTIONAL] = np.zeros_like(ids)
             if self._is_valid(checked):
                 return checked
         return check_feeds(feeds, self._manifest)
@@ -55,6 +59,8 @@ class FeedCheck:
                         return False
                 shapes[axes] = shape
             elif shapes[axes] != shape:
+                return False
+            if array.size > _MOST_ELEMENTS:
                 return False
             if not (_within(array, limit) if limit else dtype.kind != "f" or np.isfinite(array).all()):
                 return False
@@ -110,6 +116,9 @@ def _array_problems(entry: InputEntry, array: object) -> Iterator[str]:
         yield f"{name}: expected rank {len(entry.shape)} [{', '.join(entry.shape)}], found shape {list(array.shape)}"
     elif any(axis.isdecimal() and int(axis) != size for axis, size in zip(entry.shape, array.shape, strict=True)):
         yield f"{name}: expected shape [{', '.join(entry.shape)}], found {list(array.shape)}"
+    if array.size > _MOST_ELEMENTS:
+        yield f"{name}: expected at most {_MOST_ELEMENTS:,} numbers, found shape {list(array.shape)}; split the batch"
+        return
     if not array.size:
         return
     if array.dtype.kind in "iu" and entry.limit and not _within(array, entry.limit):

@@ -1,6 +1,5 @@
 """Export of a bundle as a model repository of Triton Inference Server: `python -m runtime triton DIR REPOSITORY`."""
 
-import argparse
 import contextlib
 import os
 import re
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from runtime.bundle import Manifest, open_bundle
 from runtime.errors import InputError
+from runtime.options_text import CommandParser
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.open import open_sessions
 
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> int:
         BundleError: as for `write_repository`.
         InputError: as for `write_repository`.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m runtime triton", description="Write a bundle as a model repository of Triton Inference Server."
     )
     add = parser.add_argument

@@ -47,6 +47,8 @@ NOT_RUN = {
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs the OpenVINO build of ONNX Runtime"
     ),
+    "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs a part of a minute",
+    "python -m tests.fuzz --replay": "is a part of what tests/fuzz runs",
     "python -m exporter add": "names a command without its folder",
     "python -m exporter inspect": "names a command without its folder",
     "python -m exporter": "names a program",
@@ -67,7 +69,12 @@ def _program(module: str) -> Callable[[Sequence[str]], object]:
     """The main function of a module, called with arguments."""
     if module == "exporter":
         return exporter_main
-    name = {"runtime": "runtime.__main__", "benchmarks": "benchmarks.cli", "training": "training.__main__"}.get(module, module)
+    name = {
+        "runtime": "runtime.__main__",
+        "benchmarks": "benchmarks.cli",
+        "training": "training.__main__",
+        "tests.fuzz": "tests.fuzz.__main__",
+    }.get(module, module)
     main = importlib.import_module(name).main
     if not name.startswith("training"):
         return main  # type: ignore[no-any-return] # of any module

@@ -9,6 +9,7 @@ from typing import Any
 from adapters import ADAPTER_CONFIG_MAP, AdapterConfig, AdapterFusionConfig, ConfigUnion, DiReftConfig
 from adapters.loading import AdapterLoader
 
+from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.assign import check_origin, describe, fill, part_weights
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import first_line
@@ -26,16 +27,17 @@ def add_adapter(model: Any, part: Part) -> None:
     check_origin(part, model)
     loader = AdapterLoader(model, adapter_type="text_task" if part.config.get("type") == "text_task" else None)
     content = loader.weights_helper.load_weights_config(str(part.folder))
-    old = set(model.state_dict())
+    old, saved = set(model.state_dict()), part_weights(part)
     try:
         loader._fix_backward_compat(content)
-        model.add_adapter(part.name, config=as_object(content.get("config"), part.label))
+        with limited_allocations(part.label, stored_with(saved, model)):
+            model.add_adapter(part.name, config=as_object(content.get("config"), part.label))
     except ExportError:
         raise
     # The configuration classes validate little: TypeError, KeyError, AttributeError, ValueError, …
     except Exception as error:
         raise ExportError(f"{part.label} cannot be added to {describe(model)}: {first_line(error)}") from error
-    weights = {_renamed(loader._rename_legacy_weights(key), part): value for key, value in part_weights(part).items()}
+    weights = {_renamed(loader._rename_legacy_weights(key), part): value for key, value in saved.items()}
     new = {key: tensor for key, tensor in model.state_dict().items() if key not in old}
 
     def legacy(missing: list[str]) -> list[str]:

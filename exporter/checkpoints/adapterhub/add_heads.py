@@ -9,6 +9,7 @@ import torch
 from adapters.head_utils import STATIC_TO_FLEX_HEAD_MAP, get_head_config_and_rename_list
 from adapters.loading import PredictionHeadLoader
 
+from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.assign import ADAPTER_KEYS, Weights, check_origin, describe, fill, part_weights
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import first_line
@@ -52,7 +53,10 @@ def _add_named_head(model: Any, part: Part) -> set[str]:
     try:
         if config.get("label2id"):
             config["id2label"] = {int(number): label for label, number in config["label2id"].items()}
-        model.add_prediction_head_from_config(part.name, config, set_active=False)
+        with limited_allocations(part.label, stored_with(weights, model)):
+            model.add_prediction_head_from_config(part.name, config, set_active=False)
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(f"{part.label} cannot be added to {describe(model)}: {first_line(error)}") from error
     new = {key: tensor for key, tensor in model.state_dict().items() if key not in old}

@@ -13,9 +13,10 @@ from adapters.wrappers.model import load_model as load_static
 
 from exporter.checkpoints.adapterhub.embedded_adapters import add_held_back, config_without_adapters, held_back
 from exporter.checkpoints.adapterhub.model_class import choose
+from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.base_model import OPTIONS, Loaded, as_loaded, check_unexpected, read_config, reading
 from exporter.checkpoints.scan import INTERFACE, Part
-from exporter.checkpoints.sources import Source, read_json
+from exporter.checkpoints.sources import Source, read_json, stored_bytes
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 
@@ -48,7 +49,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
     if later is None:
         check_unexpected(source.folder, model, info["unexpected_keys"])
     else:
-        with quiet():
+        with quiet(), limited_allocations(f"the model folder {str(source.folder)!r}", stored_bytes(source.folder)):
             add_held_back(model, later, source.folder)
         model.eval()
     return loaded

@@ -116,3 +116,30 @@ def test_a_configuration_does_not_allow_code_itself(saved: Path, tmp_path: Path)
     edit(saved / "config.json", keypoint_detector_config={"trust_remote_code": False})
     assert read_config(saved)["model_type"] == "bert"
     assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 200}, "sets num_hidden_layers to 200: expected at most [67]"),  # as many as there are weights
+        ({"num_layers": 2**63}, "sets num_layers to 9,223,372,036,854,775,808"),
+        ({"depths": [2, 10**9]}, "sets depths to 1,000,000,000"),
+        ({"encoder": {"n_layer": 10**400}}, "sets encoder.n_layer to a number of more than 30 digits"),
+        ({"num_labels": 10**9}, "sets num_labels to 1,000,000,000: expected at most 1,048,576"),
+    ],
+)
+def test_numbers_of_layers_that_no_weights_have(saved: Path, changes: dict[str, Any], message: str) -> None:
+    edit(saved / "config.json", **changes)
+    with pytest.raises(ExportError, match=message):
+        read_config(saved)
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": 10**6}, {"vocab_size": 10**8}])
+def test_models_of_far_more_weights_than_their_file(saved: Path, changes: dict[str, Any]) -> None:
+    edit(saved / "config.json", **changes)
+    assert_refused("describes far more weights than its file contains", saved)
+
+
+def test_pipes_and_devices_are_no_files(saved: Path) -> None:
+    (saved / "tokenizer.json").symlink_to("/dev/zero")
+    assert_refused("is a device, a pipe or a socket: expected a file", saved)

@@ -73,6 +73,10 @@ def test_arrays_need_not_be_contiguous(predictor: runtime.Predictor) -> None:
         ({"input_ids": [[1, 2]]}, "input_ids: expected a numpy array, found list"),
         ({"input_ids": np.zeros(5, np.int64)}, r"input_ids: expected rank 2 \[batch, sequence\], found shape \[5\]"),
         ({"input_ids": np.zeros((2, 4), np.int64)}, "axis sequence: expected one length, found input_ids 4, attention_mask 5"),
+        (
+            {"input_ids": np.broadcast_to(np.int64(1), (10**9, 5))},
+            "input_ids: expected at most 268,435,456 numbers, found",
+        ),
         ({"input_ids": np.full((2, 5), 30522)}, r"input_ids: expected values in 0\.\.30521, found 30522"),
         ({"input_ids": np.full((2, 5), -1)}, "input_ids: expected values in"),
         ({"attention_mask": np.full((2, 5), 2)}, r"attention_mask: expected values in 0\.\.1"),
