@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 _LOGGERS = ("adapters", "onnxscript", "peft", "torch", "torch.export", "torch.onnx", "transformers")

@@ -28,7 +28,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     base = BertForSequenceClassification(bert_config())
     base.save_pretrained(folder / "base")
-    left_tokenizer(base).save_pretrained(folder / "base")
+    tokenizer = left_tokenizer(base)
+    assert tokenizer is not None
+    tokenizer.save_pretrained(folder / "base")
     for name in NAMES:
         model = peft.get_peft_model(
             BertForSequenceClassification.from_pretrained(folder / "base"),
