@@ -55,12 +55,8 @@ class Prepared:
 def base(labels: list[str]) -> Any:
     """Return the trunk with a new classification head."""
     names = dict(enumerate(labels))
-    model = AutoModelForSequenceClassification.from_pretrained(
-        trunk_folder(), id2label=names, label2id={label: number for number, label in names.items()}
-    )
-    # The name is written into adapter_config.json, where a local path would be meaningless.
-    model.config._name_or_path = TRUNK_NAME
-    return model
+    ids = {label: number for number, label in names.items()}
+    return AutoModelForSequenceClassification.from_pretrained(trunk_folder(), id2label=names, label2id=ids)
 
 
 def add_lora(model: Any, name: str) -> Any:
@@ -140,6 +136,8 @@ def _answers(model: Any, batches: list[Any], with_adapter: bool) -> Iterator[tup
 
 def save_lora(model: Any, folder: Path) -> None:
     """Save the adapter in PEFT's format, in float16, and the names of its labels in a config.json."""
+    # A path would be meaningless elsewhere.
+    model.peft_config["default"].base_model_name_or_path = TRUNK_NAME
     model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / WEIGHTS
