@@ -142,6 +142,11 @@ def save_lora(model: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / WEIGHTS
     save_file({name: tensor.half().contiguous() for name, tensor in load_file(path).items()}, path)
+    # PEFT has sets there, whose order differs from run to run.
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {key: sorted(config[key]) for key in ("target_modules", "modules_to_save")}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     labels = {"id2label": model.config.id2label, "label2id": model.config.label2id, "model_type": model.config.model_type}
     (folder / "config.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
 
