@@ -55,12 +55,8 @@ class Prepared:
 def base(labels: list[str]) -> Any:
     """Return the trunk with a new classification head."""
     names = dict(enumerate(labels))
-    model = AutoModelForSequenceClassification.from_pretrained(
-        trunk_folder(), id2label=names, label2id={label: number for number, label in names.items()}
-    )
-    # The name is written into adapter_config.json, where a local path would be meaningless.
-    model.config._name_or_path = TRUNK_NAME
-    return model
+    ids = {label: number for number, label in names.items()}
+    return AutoModelForSequenceClassification.from_pretrained(trunk_folder(), id2label=names, label2id=ids)
 
 
 def add_lora(model: Any, name: str) -> Any:
@@ -140,10 +136,17 @@ def _answers(model: Any, batches: list[Any], with_adapter: bool) -> Iterator[tup
 
 def save_lora(model: Any, folder: Path) -> None:
     """Save the adapter in PEFT's format, in float16, and the names of its labels in a config.json."""
+    # A path would be meaningless elsewhere.
+    model.peft_config["default"].base_model_name_or_path = TRUNK_NAME
     model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / WEIGHTS
     save_file({name: tensor.half().contiguous() for name, tensor in load_file(path).items()}, path)
+    # PEFT has sets there, whose order differs from run to run.
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {key: sorted(config[key]) for key in ("target_modules", "modules_to_save")}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     labels = {"id2label": model.config.id2label, "label2id": model.config.label2id, "model_type": model.config.model_type}
     (folder / "config.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
 

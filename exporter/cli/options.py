@@ -10,7 +10,8 @@ from exporter.cli.parser import Parser
 _EXPORT_DESCRIPTION = """\
 Export all tasks of an adapter model into one ONNX graph with a shared trunk, verified against PyTorch.
 
-Without --model, the bundled example is exported: eight adapters and a fusion of them on all-MiniLM-L6-v2.
+Without --model, the bundled example is exported: eight adapters and a fusion of them on all-MiniLM-L6-v2; where only PEFT is
+installed, its LoRA adapters for some of the same tasks.
 
 Other commands; python -m exporter COMMAND --help lists their options:
   add DIR       add tasks to an exported folder

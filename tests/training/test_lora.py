@@ -40,7 +40,7 @@ def test_a_task_is_trained_saved_and_loaded(tmp_path: Path, monkeypatch: pytest.
     stored = load_file(tmp_path / "saved" / lora.WEIGHTS)
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert {name.partition(".layer.")[2][:1] for name in stored if "lora_" in name} == {str(LAYERS - 1)}
-    again = peft.PeftModel.from_pretrained(_base(), str(tmp_path / "saved")).eval()
+    again: Any = peft.PeftModel.from_pretrained(_base(), str(tmp_path / "saved")).eval()
     inputs = words([str(example.text) for example in texts], padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = again(**inputs).logits

@@ -29,7 +29,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     base: Any = BertForSequenceClassification(bert_config())
     base.save_pretrained(folder / "base")
-    tokenizer: Any = left_tokenizer(base)
+    tokenizer = left_tokenizer(base)
+    assert tokenizer is not None
     tokenizer.save_pretrained(folder / "base")
     for name in NAMES:
         model = peft.get_peft_model(
