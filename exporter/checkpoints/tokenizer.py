@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ _USUAL = {
     "vocab_file": ("vocab.txt", "vocab.json", *_SENTENCEPIECE),
     "merges_file": ("merges.txt", "bpe.codes"),
 }
+_LONGEST_TOKEN = 1000  # characters
 _WITHOUT = "export without a tokenizer (--no-tokenizer, in Python tokenizer=False) and run the graph on token ids"
 _INSTALL = "pip install 'adapterdrop-onnx[tokenizers]'"
 
@@ -50,6 +53,7 @@ def read_tokenizer(folder: Path) -> Any:
     """
     if not any((folder / name).exists() for name in _FILES):
         return None
+    _check_tokens(folder)
     options = _own_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
@@ -103,6 +107,34 @@ def _without_named_templates(tokenizer: Any) -> Any:
     tokenizer.init_kwargs = {key: value for key, value in tokenizer.init_kwargs.items() if key != "chat_template"}
     tokenizer.chat_template = None
     return tokenizer
+
+
+def _check_tokens(folder: Path) -> None:
+    """Refuse special tokens of extreme length, for which the tokenizers library takes minutes."""
+    for name in (_CONFIG, "special_tokens_map.json", "added_tokens.json", _FAST):
+        try:
+            content = json.loads((folder / name).read_bytes())
+        except (OSError, ValueError, RecursionError):  # reported when the tokenizer is loaded
+            continue
+        if not isinstance(content, dict):
+            continue
+        found = content if name == "added_tokens.json" else _special(content.get("added_tokens") if name == _FAST else content)
+        if any(len(token) > _LONGEST_TOKEN for token in found):
+            raise ExportError(
+                f"{str(folder / name)!r} has a special token of more than {_LONGEST_TOKEN:,} characters: {_WITHOUT}"
+            )
+
+
+def _special(value: Any, is_token: bool = False) -> Iterator[str]:
+    """The special tokens in nested JSON: strings, or the "content" of objects."""
+    if isinstance(value, str) and is_token:
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _special(each, is_token)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _special(each, key == "content" or key.endswith(("_token", "_tokens")))
 
 
 def _own_files(folder: Path) -> dict[str, str | None]:

@@ -118,7 +118,9 @@ class WriteWatch:
             paths = [arguments[position] for position in _CHANGES.get(event, ())]
         self._busy = True
         for path in paths:
-            if isinstance(path, str | bytes | os.PathLike) and not self._is_inside(path):
+            # A folder that is there is not made, although the event is the same.
+            made = event != "os.mkdir" or (isinstance(path, str | os.PathLike) and not os.path.isdir(path))  # noqa: PTH112
+            if made and isinstance(path, str | bytes | os.PathLike) and not self._is_inside(path):
                 self.found.append(f"{event} {os.fsdecode(path)!r}")
         self._busy = False
 
