@@ -50,8 +50,9 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
         lines += _fact("routed graph", f"{variant.routed}: each row selects an input row and a task", width)
     return lines
 
+
+def _costs(variant: VariantReport) -> dict[str, list[str]]:
     """Return the weights that a task does not share -> the tasks, where changes of weights were computed."""
-    """What a task stores for itself -> the tasks, where changes of weights were computed."""
     found: dict[str, list[str]] = defaultdict(list)
     for task in variant.tasks:
         if task.forms:
