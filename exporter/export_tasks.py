@@ -19,7 +19,7 @@ from exporter.report import Report
 from exporter.stages import Stages
 from exporter.variant import Request, export_variant
 from exporter.verify.evaluate import open_evaluation
-from exporter.verify.library_reference import compare_with_library
+from exporter.verify.library_reference import compare_with_library, is_comparable
 from exporter.verify.padding import with_padding_side
 from exporter.write.replaceable import check_sources
 from exporter.write.save import save_config, save_manifest, variant_files
@@ -114,11 +114,15 @@ def export(
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
-        compare_with_library(checkpoint, plans[0])
+        compared = None
+        if is_comparable(plans[0]):
+            compared = checkpoint  # with the graph, once it is written
+        else:
+            compare_with_library(checkpoint, plans[0])
         tokenizer = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
         texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])
-        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable)
+        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable, compared)
         # Before the long stages rather than after them.
         check_space(output, minimum_bytes(pruned, plans[0]))
     with staged(output, overwrite) as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from exporter.models.inputs import used_inputs
 from exporter.plan import Plan
@@ -36,9 +37,15 @@ def unread_inputs(plan: Plan, task_groups: Sequence[TaskGroup], unread: Sequence
     )
 
 
-def missing_effects(plan: Plan, task_groups: Sequence[TaskGroup]) -> tuple[str, ...]:
-    """Return a note with the tasks whose adapter changes nothing; empty if there are no such tasks."""
-    tasks = tasks_without_effect(task_groups, plan)
+def missing_effects(plan: Plan, task_groups: Sequence[TaskGroup], graph: Any = None) -> tuple[str, ...]:
+    """Return a note with the tasks whose adapter changes nothing; empty if there are no such tasks.
+
+    Args:
+        plan: the plan of the tasks.
+        task_groups: the pruned models.
+        graph: the ONNX Runtime session of their graph; it is used if it computes in fp32.
+    """
+    tasks = tasks_without_effect(task_groups, plan, None if plan.precision != "fp32" else graph)
     if not tasks:
         return ()
     own = "their adapters are" if len(tasks) > 1 else "its adapter is"

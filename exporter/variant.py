@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from exporter.checkpoints.load import Checkpoint
 from exporter.compile.build import Compiled, compile_plan, stored_form
 from exporter.compile.pipeline import branch_size, graph_size
 from exporter.models.compositions import describe
@@ -23,6 +24,7 @@ from exporter.texts.batches import Calibration
 from exporter.texts.drift import Drift
 from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
+from exporter.verify.library_reference import compare_with_library, is_comparable
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.write.save import save_graphs, variant_entry
 from exporter.write.stored_groups import make_stored_groups, save_stored_groups
@@ -41,6 +43,7 @@ class Request:
         evaluation: the texts on which the graph is compared with PyTorch.
         routed: whether to write a routed graph, in which each row selects a task.
         extendable: whether to store the groups to which tasks can be added.
+        compared: the checkpoint with whose library a comparable graph is compared; None if it was compared before.
     """
 
     model: Any
@@ -49,6 +52,7 @@ class Request:
     evaluation: Evaluation
     routed: bool
     extendable: bool
+    compared: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ def export_variant(
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         parity = verify_saved(plan, task_groups, graph, reference)
-        notes = (*unread_inputs(plan, task_groups, unread), *missing_effects(plan, task_groups))
+        if request.compared is not None and is_comparable(plan):
+            compare_with_library(request.compared, plan, graph.graph)
+        notes = (*unread_inputs(plan, task_groups, unread), *missing_effects(plan, task_groups, graph.graph))
     answers: tuple[Drift, ...] = ()
     if request.evaluation.texts:
         with stages("evaluate"):
