@@ -126,9 +126,12 @@ def _from_change(layer: Any, name: str) -> Weights | None:
     if not is_linear(base) or not hasattr(layer, "get_delta_weight"):
         return None
     try:
-        change = layer.get_delta_weight(name).double()
-    except (RuntimeError, TypeError, NotImplementedError):  # of a tuner whose method is another one
+        change = layer.get_delta_weight(name)
+    except (RuntimeError, TypeError, NotImplementedError):
         return None
+    if not isinstance(change, torch.Tensor):  # BOFT gives a rotation and a scale
+        return None
+    change = change.double()
     own = base.weight.double() if isinstance(base, nn.Linear) else base.weight.double().t()
     change = change if change.shape == own.shape else change.t()
     if change.shape != own.shape:
