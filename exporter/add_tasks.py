@@ -20,7 +20,7 @@ from exporter.models.compositions import describe, names_of
 from exporter.models.neutral_state import neutral_state
 from exporter.notes import missing_effects
 from exporter.plan import Head, Plan, Task
-from exporter.planning.make_plan import check_names, make_goal, make_plan
+from exporter.planning.make_plan import check_names, make_options, make_plan
 from exporter.planning.routable import check_routable
 from exporter.planning.structure_difference import first_difference
 from exporter.prune.sizes import reference_bytes
@@ -128,8 +128,8 @@ def _open(folder: Path) -> Manifest:
 
 
 def _plan(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None) -> _Plans:
-    goal = make_goal(manifest.opset, atol, manifest.precision, manifest.target, _ranges(variant))
-    found = make_plan(checkpoint, None, variant.drop, goal)
+    options = make_options(manifest.opset, atol, manifest.precision, manifest.target, _ranges(variant))
+    found = make_plan(checkpoint, None, variant.drop, options)
     known = {entry.name for entry in manifest.tasks}
     tasks = tuple(task for task in found.tasks if task.name not in known)
     if not tasks:

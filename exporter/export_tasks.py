@@ -10,14 +10,14 @@ from typing import Any
 from exporter.checkpoints.load import check_finite, load
 from exporter.errors import ExportError
 from exporter.models.neutral_state import neutral_state
-from exporter.planning.make_plan import make_goal, make_plans
+from exporter.planning.make_plan import make_options, make_plans
 from exporter.planning.routable import check_routable
 from exporter.prune.fusion_members import open_calibration
 from exporter.prune.sizes import minimum_bytes
 from exporter.prune.task_groups import prune
 from exporter.report import Report
 from exporter.stages import Stages
-from exporter.variant import Request, export_variant
+from exporter.variant import BundleRequest, export_variant
 from exporter.verify.evaluate import open_evaluation
 from exporter.verify.library_reference import compare_with_library, is_comparable
 from exporter.verify.padding import with_padding_side
@@ -107,7 +107,7 @@ def export(
     stages = Stages()
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions)
-        plans = make_plans(checkpoint, tasks, drop, make_goal(opset, atol, precision, target, int8_ranges))
+        plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
         if routed:
             check_routable(plans[0])
     with stages("prune"):
@@ -122,7 +122,7 @@ def export(
         tokenizer = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
         texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])
-        request = Request(checkpoint.model, texts, keep_fused, examples, routed, extendable, compared)
+        request = BundleRequest(checkpoint.model, texts, keep_fused, examples, routed, extendable, compared)
         # Before the long stages rather than after them.
         check_space(output, minimum_bytes(pruned, plans[0]))
     with staged(output, overwrite) as folder:

@@ -33,7 +33,7 @@ from runtime.bundle import ParityRow, PassRow, VariantEntry, routed_file
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class BundleRequest:
     """The part of an export that is the same for all variants of a bundle.
 
     Attributes:
@@ -66,7 +66,7 @@ class _Pruned:
 
 
 def export_variant(
-    request: Request, plan: Plan, task_groups: tuple[TaskGroup, ...], path: Path, weights: WeightsFile, stages: Stages
+    request: BundleRequest, plan: Plan, task_groups: tuple[TaskGroup, ...], path: Path, weights: WeightsFile, stages: Stages
 ) -> tuple[VariantEntry, VariantReport]:
     """Write the graph of a plan and verify it.
 
@@ -121,7 +121,7 @@ def export_variant(
     return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
 
 
-def _calibrate(request: Request, pruned: _Pruned, texts: Calibration) -> _Pruned:
+def _calibrate(request: BundleRequest, pruned: _Pruned, texts: Calibration) -> _Pruned:
     """Choose the fusion members that stay, and measure what pruning changes."""
     plan, task_groups = pruned.plan, pruned.task_groups
     attention = measure_fusions(task_groups, texts, request.keep_fused)

@@ -26,7 +26,7 @@ OPSETS = range(17, 25)
 
 
 @dataclass(frozen=True)
-class Goal:
+class CompileOptions:
     """The validated compilation options.
 
     Attributes:
@@ -44,13 +44,13 @@ class Goal:
     int8_ranges: str | None = None
 
 
-def make_goal(
+def make_options(
     opset: int | None = None,
     atol: float | None = None,
     precision: str = "fp32",
     target: str = "portable",
     int8_ranges: str | None = None,
-) -> Goal:
+) -> CompileOptions:
     """Validate the compilation options.
 
     Args:
@@ -71,7 +71,7 @@ def make_goal(
     atol = TOLERANCES[precision] if atol is None else atol
     if not isinstance(atol, int | float) or not 0 < atol < math.inf:
         raise ExportError(f"atol must be a finite number above 0, found {atol}")
-    return Goal(opset, precision, target, atol, int8_ranges)
+    return CompileOptions(opset, precision, target, atol, int8_ranges)
 
 
 def _check_target(target: str, precision: str) -> None:
@@ -97,14 +97,14 @@ def _check_ranges(target: str, precision: str, int8_ranges: str | None) -> None:
         raise ExportError(f"int8_ranges for the target {target} must be one of {supported}, found {int8_ranges!r}")
 
 
-_DEFAULT = make_goal()
+_DEFAULT = make_options()
 
 
 def make_plan(
     checkpoint: Checkpoint,
     tasks: Sequence[str] | Mapping[str, Any] | None,
     drop: int | Mapping[str, int],
-    goal: Goal = _DEFAULT,
+    options: CompileOptions = _DEFAULT,
 ) -> Plan:
     """Validate the request against the model.
 
@@ -112,7 +112,7 @@ def make_plan(
         checkpoint: the loaded model with its tokenizer and saved setup.
         tasks: task names, or task name -> setup; None for the checkpoint's setup, or all adapters with a head.
         drop: number of lowest layers without adapters, or task name -> that number.
-        goal: the compilation options.
+        options: the compilation options.
 
     Raises:
         ExportError: a task, head, adapter method or drop cannot be exported.
@@ -136,11 +136,11 @@ def make_plan(
         max_lengths=max_lengths(model, tokenizer, inputs),
         padding_id=getattr(model.config, "pad_token_id", None),
         end_id=model.config.eos_token_id if getattr(model.config, "is_encoder_decoder", False) else None,
-        opset=goal.opset,
-        precision=goal.precision,
-        target=goal.target,
-        atol=goal.atol,
-        int8_ranges=goal.int8_ranges,
+        opset=options.opset,
+        precision=options.precision,
+        target=options.target,
+        atol=options.atol,
+        int8_ranges=options.int8_ranges,
     )
 
 
@@ -148,7 +148,7 @@ def make_plans(
     checkpoint: Checkpoint,
     tasks: Sequence[str] | Mapping[str, Any] | None,
     drop: int | Sequence[int] | Mapping[str, int],
-    goal: Goal,
+    options: CompileOptions,
 ) -> list[Plan]:
     """Make one plan per drop.
 
@@ -156,7 +156,7 @@ def make_plans(
         checkpoint: as of `make_plan`.
         tasks: as of `make_plan`.
         drop: as of `make_plan`, or a list of numbers with one variant each.
-        goal: the compilation options.
+        options: the compilation options.
 
     Raises:
         ExportError: a task, head, adapter method or drop cannot be exported.
@@ -164,7 +164,7 @@ def make_plans(
     drops = list(drop) if isinstance(drop, Sequence) and not isinstance(drop, str) else [drop]
     if not drops:
         raise ExportError("drop must be at least one number of layers, found an empty list")
-    plans = [make_plan(checkpoint, tasks, each, goal) for each in drops]
+    plans = [make_plan(checkpoint, tasks, each, options) for each in drops]
     for number, count in Counter(plan.drop for plan in plans).items():
         if count > 1:
             raise ExportError(f"drop contains {number} twice: give each variant a different drop")
