@@ -30,7 +30,7 @@ def test_it_is_small_and_complete() -> None:
     assert sum(path.stat().st_size for path in files) <= 2_000_000
     assert {path.name for path in files} == {"adapter_config.json", "adapter_model.safetensors", "config.json"}
     assert {folder.name for folder in peft_folders()} == set(LORAS)
-    assert len(LORAS) >= 2
+    assert len(LORAS) >= 3
 
 
 def test_every_adapter_beats_its_baseline_and_the_card_shows_it() -> None:
