@@ -77,7 +77,8 @@ def _tied(modules: Mapping[str, Any], name: str) -> list[list[str]]:
 def _weights(module: nn.Module, name: str) -> dict[str, torch.Tensor]:
     """The weights of one adapter in a tuner layer or wrapper, by the dictionary that contains them."""
     found: dict[str, torch.Tensor] = {}
-    for key, container in module.named_children():
+    children: list[tuple[str, Any]] = list(module.named_children())
+    for key, container in children:
         if is_keyed(container) and name in container:
             entry = container[name]
             tensors = {"": entry} if isinstance(entry, torch.Tensor) else dict(entry.state_dict(keep_vars=True))
