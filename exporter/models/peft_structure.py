@@ -33,7 +33,7 @@ def structure(model: Any, name: str, modules: Mapping[str, Any]) -> dict[str, An
     kind = type_of(config)
     check_type(name, kind)
     described = {path: _module(path, module, name) for path, module in modules.items() if not _is_inner(path, modules)}
-    found = {"peft": kind, "modules": described, "projections": _projections(modules.values(), name)}
+    found: dict[str, Any] = {"peft": kind, "modules": described, "projections": _projections(modules.values(), name)}
     if kind in PROMPTS:
         found["prompt"] = {"tokens": config.num_virtual_tokens, "submodules": config.num_transformer_submodules}
     if tied := _tied(modules, name):
