@@ -102,7 +102,7 @@ class FoldedTokens(Folded):
         """Return the embeddings of [batch, sequence] ids."""
         result: torch.Tensor = self.base_layer(ids)
         rows: torch.Tensor = self._of("rows")
-        chosen = (ids.unsqueeze(-1) == self._of("tokens")).to(rows.dtype)
+        chosen: torch.Tensor = (ids.unsqueeze(-1) == self._of("tokens")).to(rows.dtype)
         return result + chosen @ rows
 
 
@@ -125,7 +125,7 @@ def forms_of(model: nn.Module) -> dict[str, int]:
     return dict(Counter(form for form in map(_form, layers) if form))
 
 
-def _form(layer: Folded) -> str:
+def _form(layer: Any) -> str:
     if hasattr(layer, "down"):
         sizes = [min(tensor.shape) for tensor in layer.down.values()]
         return f"rank {max(sizes)}" if sizes else ""

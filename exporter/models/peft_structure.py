@@ -33,7 +33,7 @@ def structure(model: Any, name: str, modules: Mapping[str, Any]) -> dict[str, An
     kind = type_of(config)
     check_type(name, kind)
     described = {path: _module(path, module, name) for path, module in modules.items() if not _is_inner(path, modules)}
-    found = {"peft": kind, "modules": described, "projections": _projections(modules.values(), name)}
+    found: dict[str, Any] = {"peft": kind, "modules": described, "projections": _projections(modules.values(), name)}
     if kind in PROMPTS:
         found["prompt"] = {"tokens": config.num_virtual_tokens, "submodules": config.num_transformer_submodules}
     if tied := _tied(modules, name):
@@ -77,7 +77,8 @@ def _tied(modules: Mapping[str, Any], name: str) -> list[list[str]]:
 def _weights(module: nn.Module, name: str) -> dict[str, torch.Tensor]:
     """The weights of one adapter in a tuner layer or wrapper, by the dictionary that contains them."""
     found: dict[str, torch.Tensor] = {}
-    for key, container in module.named_children():
+    children: list[tuple[str, Any]] = list(module.named_children())
+    for key, container in children:
         if is_keyed(container) and name in container:
             entry = container[name]
             tensors = {"": entry} if isinstance(entry, torch.Tensor) else dict(entry.state_dict(keep_vars=True))

@@ -82,8 +82,8 @@ def merged_attention(layer: Any, name: str) -> nn.Module:
         probe.merge()
     own, found = layer.base_layer, probe.base_layer
     kept = {id(tensor): tensor for tensor in own.parameters()}
-    plain = copy.deepcopy(own, kept)
-    plain.out_proj = plain.out_proj.get_base_layer()
+    plain: nn.MultiheadAttention = copy.deepcopy(own, kept)
+    plain.out_proj = own.out_proj.get_base_layer()
     for module, weight, value in (
         (plain, "in_proj_weight", found.in_proj_weight),
         (plain.out_proj, "weight", found.out_proj.get_base_layer().weight),
@@ -93,7 +93,8 @@ def merged_attention(layer: Any, name: str) -> nn.Module:
 
 
 def _activate(layer: nn.Module, name: str) -> None:
-    for module in layer.modules():
+    modules: list[Any] = list(layer.modules())
+    for module in modules:
         if hasattr(module, "base_layer"):
             module.enable_adapters(True)
             module.set_adapter(name)
