@@ -231,7 +231,8 @@ def _fit_projections(model: Any, name: str, weights: Mapping[str, torch.Tensor])
 def _check_complete(model: Any, missing: Collection[str]) -> None:
     """Refuse a base model with randomly initialised weights, unless all adapters have them in modules_to_save."""
     in_adapters = [
-        path.removeprefix(_PREFIX)
+        # A model with a prompt has no model of the tuner in between.
+        path.removeprefix("base_model.").removeprefix("model.")
         for path, module in adapted(model)
         if all(name in getattr(module, "modules_to_save", ()) for name in model.peft_config)
     ]
