@@ -25,7 +25,9 @@ from exporter.models.shared_copy import shared_copy
 # The heads that PEFT adds to modules_to_save.
 _HEADS = ("classifier", "score", "qa_outputs")
 _PREFIX = "base_model.model."
-# Types whose adapters read weights of a model that the first adapter brings: each adapter gets a separate model.
+# Weights that VB-LoRA, TinyLoRA and UniLoRA share between layers; and types whose adapters read weights of the
+# model that the first adapter brings: each adapter gets a separate model.
+_REFERRED = ("vblora_vector_bank", "tinylora_v", "unilora_theta_d")
 _SHARING = frozenset(("VBLORA", "RANDLORA", "PVERA", "TINYLORA", "UNILORA", "XLORA", "POLY"))
 
 
@@ -144,6 +146,8 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
     keyed = [(path, module) for path, module in model.named_modules() if _is_keyed(module) and name in module]
     slots = [f"{path}.{name}" for path, _ in keyed if not (prompt and path.startswith("prompt_encoder"))]
     lacking = sorted(key for key in result.missing_keys if any(_lies_in(key, slot) for slot in slots))
+    # Layers refer to weights that the adapter has once, outside of the layers; a file contains them once.
+    lacking = [key for key in lacking if not (key.startswith(_PREFIX) and any(part in key for part in _REFERRED))]
     unexpected = sorted(key for key in (*result.unexpected_keys, *differing) if not (prompt and key.startswith("prompt_")))
     problems = [f"lacks {len(lacking)} weights, first {lacking[0]!r}"] if lacking else []
     if unexpected:
@@ -227,7 +231,8 @@ def _fit_projections(model: Any, name: str, weights: Mapping[str, torch.Tensor])
 def _check_complete(model: Any, missing: Collection[str]) -> None:
     """Refuse a base model with randomly initialised weights, unless all adapters have them in modules_to_save."""
     in_adapters = [
-        path.removeprefix(_PREFIX)
+        # A model with a prompt has no model of the tuner in between.
+        path.removeprefix("base_model.").removeprefix("model.")
         for path, module in adapted(model)
         if all(name in getattr(module, "modules_to_save", ()) for name in model.peft_config)
     ]
