@@ -44,6 +44,7 @@ NOT_RUN = {
     "pip install 'adapterdrop-onnx[tokenizers]'": "installs packages",
     "pip install '.[export,peft,cpu]'": "installs packages",
     "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
+    "serve run … max_texts=100": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs the OpenVINO build of ONNX Runtime"
     ),
