@@ -29,7 +29,9 @@ def export_without(library: str, folder: Path) -> dict[str, Any]:
             "peft",
             "needs the adapters library, which is not installed: pip install 'adapterdrop-onnx[export,adapters,cpu]'",
         ),
-        pytest.param("peft", "adapters", "not installed: pip install 'adapterdrop-onnx[export,peft,cpu]'", marks=pytest.mark.adapters),
+        pytest.param(
+            "peft", "adapters", "not installed: pip install 'adapterdrop-onnx[export,peft,cpu]'", marks=pytest.mark.adapters
+        ),
     ],
 )
 def test_one_family_without_the_other_library(library: str, other: str, refusal: str, tmp_path: Path) -> None:
