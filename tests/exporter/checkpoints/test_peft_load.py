@@ -238,5 +238,5 @@ def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch:
     with pytest.raises(ExportError, match="no PEFT adapter was given"):
         load_peft(base(), {})
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ExportError, match=r"pip install 'adapterdrop-onnx\[peft\]'"):
+    with pytest.raises(ExportError, match=r"pip install 'adapterdrop-onnx\[export,peft,cpu\]'"):
         load_peft(copy.deepcopy(base()), {"a": lora})
