@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 from collections.abc import Iterator
@@ -23,12 +24,20 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `python -m exporter --drop 5` writes; its printed report is in export.txt next to the folder."""
+    """The folder that `python -m exporter --drop 5` writes; its printed report is in export.txt next to the folder.
+
+    The first worker that asks for it exports it for all; tests must not change it.
+    """
     from exporter.cli.main import main
 
-    folder = tmp_path_factory.mktemp("example") / "onnx"
-    with (folder.parent / "export.txt").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
-        assert main(["--drop", "5", "--output", str(folder)]) == 0
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "example" / "onnx"
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with (folder.parent / "export.txt").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
+                assert main(["--drop", "5", "--output", str(folder)]) == 0
     return folder
 
 

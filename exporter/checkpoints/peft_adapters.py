@@ -86,7 +86,8 @@ def check_installed(folders: Iterable[Path]) -> None:
         importlib.import_module("peft")
     except ModuleNotFoundError as error:
         raise ExportError(
-            f"PEFT, which wrote {', '.join(map(str, folders))}, is not installed: pip install 'adapterdrop-onnx[export,peft,cpu]'"
+            f"PEFT, which wrote {', '.join(map(str, folders))}, is not installed: "
+            "pip install 'adapterdrop-onnx[export,peft,cpu]'"
         ) from error
 
 

@@ -11,7 +11,10 @@ from torch import nn
 from exporter.models.peft_modules import base_of, is_layer, layer_of
 from exporter.models.peft_types import PREFIXES, PROMPTS, type_of
 
-__all__ = ["drop_prefixes", "has_prefix", "has_prompt", "prompt_tokens"]
+__all__ = ["drop_prefixes", "has_prefix", "has_prompt", "prompt_positions", "prompt_tokens"]
+
+# Heads with logits for every position of the model.
+TOKENWISE = ("tagging", "question_answering", "masked_lm", "causal_lm", "hidden_states")
 
 
 def has_prompt(model: Any, name: str) -> bool:
@@ -28,6 +31,21 @@ def prompt_tokens(model: Any) -> int:
     """Return how many positions of the model the longest prompt of its adapters takes from a text; 0 without prompts."""
     configs = getattr(model, "peft_config", None) or {}
     return max((config.num_virtual_tokens for config in configs.values() if type_of(config) in PROMPTS), default=0)
+
+
+def prompt_positions(model: Any, kind: str) -> int:
+    """Return how many positions of a prompt come before those of the text in the outputs of the active adapter.
+
+    The graph's outputs are without them: they have one position for each token of the text, as those of other tasks.
+
+    Args:
+        model: a model of any library.
+        kind: the head type.
+    """
+    config = getattr(model, "active_peft_config", None) if hasattr(model, "peft_config") else None
+    if config is None or kind not in TOKENWISE or type_of(config) not in PROMPTS or type_of(config) in PREFIXES:
+        return 0
+    return int(config.num_virtual_tokens)
 
 
 def drop_prefixes(model: Any, drop: int) -> None:

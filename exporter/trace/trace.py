@@ -17,6 +17,7 @@ from exporter.errors import ExportError
 from exporter.models.binding import task_weights
 from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
 from exporter.models.peft_folded import forms_of
+from exporter.models.peft_prompts import prompt_positions
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import shared_copy
 from exporter.plan import Plan
@@ -40,18 +41,26 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class _SingleTask(nn.Module):
-    """The model as a function of the plan's inputs, by position, that returns the fields of the active head's output."""
+    """The model as a function of the plan's inputs, by position, that returns the fields of the active head's output.
 
-    def __init__(self, model: nn.Module, inputs: tuple[str, ...], used: tuple[str, ...], fields: tuple[str, ...]) -> None:
+    Of outputs with an axis of positions, those before `start`, which are of a prompt, are left out.
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: tuple[str, ...], used: tuple[str, ...], fields: tuple[str, ...], start: int
+    ) -> None:
         super().__init__()
         self.model = model
         self.inputs = inputs
         self.used = used
         self.fields = fields
+        self.start = start
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = {name: value for name, value in zip(self.inputs, values, strict=True) if name in self.used}
         output = self.model(**given)
+        if self.start:
+            return tuple(output[field][:, self.start :] for field in self.fields)
         return tuple(output[field] for field in self.fields)
 
 
@@ -121,11 +130,12 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
     model = task_group.activate(task)
     fields = OUTPUTS[task.head.kind]
     names = tuple(entry.name for entry in plan.inputs)
+    start = prompt_positions(model, task.head.kind)
     try:
         # On failure torch prints whole graphs; its exception is sufficient.
         with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _light():
             program = torch.onnx.export(
-                _SingleTask(model, names, used_inputs(plan.inputs, task.head.kind), fields),
+                _SingleTask(model, names, used_inputs(plan.inputs, task.head.kind), fields, start),
                 _example_inputs(plan),
                 dynamo=True,
                 input_names=list(names),

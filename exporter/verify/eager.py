@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from exporter.models.inputs import used_inputs
+from exporter.models.peft_prompts import prompt_positions
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from runtime.bundle import OUTPUTS
@@ -41,6 +42,8 @@ def eager(
     with torch.inference_mode():
         output = model(**{name: torch.from_numpy(value) for name, value in used.items()})
     fields = [output[field].numpy() for field in OUTPUTS[task.head.kind]]
+    if start := prompt_positions(model, task.head.kind):
+        fields = [field[:, start:] for field in fields]
     if task.head.kind == "dependency_parsing":
         # The library squeezes axes of length one of the arc scores, the graph does not.
         fields[1] = fields[1].reshape(fields[0].shape[:3])

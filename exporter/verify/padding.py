@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from exporter.models.inputs import SEQUENCE
+from exporter.models.peft_prompts import TOKENWISE
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
@@ -20,8 +21,6 @@ from exporter.verify.random_inputs import make_inputs
 _logger = logging.getLogger(__name__)
 _ROWS, _WIDTH = 2, 12
 _SIDES = ("right", "left")
-# Heads with logits for every token of the text.
-_TOKENWISE = ("tagging", "question_answering", "masked_lm", "causal_lm", "hidden_states")
 
 
 def with_padding_side(tokenizer: Any, task_groups: Sequence[TaskGroup], plan: Plan) -> Any:
@@ -90,7 +89,7 @@ def _differences(task_group: TaskGroup, task: Task, plan: Plan, padding: int) ->
         except Exception:  # as above
             found[side] = np.inf
             continue
-        if task.head.kind in _TOKENWISE:
+        if task.head.kind in TOKENWISE:
             padded = [logits[:, start : start + length] for logits in padded]
         found[side] = max(map(_ratio, alone, padded))
     return found

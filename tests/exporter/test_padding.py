@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import BertForTokenClassification
 
 import runtime
 from exporter import export
@@ -13,6 +15,7 @@ from exporter.models.inputs import model_inputs
 from exporter.plan import Plan
 from exporter.verify.random_inputs import make_inputs
 from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
+from tests.helpers.tiny_peft import tuned_model
 
 TASKS = {"a": ("seq_bn", "tag"), "b": ("lora", "2")}
 
@@ -55,3 +58,21 @@ def test_a_text_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     # The side of truncation stays, although this tokenizer was not loaded with one
     (cut,) = predictor.predict(["first " * 60 + "last"], ["a"], truncate=True)["a"]
     assert cut.words[-1].text == "last"
+
+
+def test_the_words_of_a_learned_prompt_are_those_of_the_text(tmp_path: Path) -> None:
+    base = BertForTokenClassification(bert_config(30522))
+    model = tuned_model("PROMPT_TUNING", base, ("a", "b"), task_type="TOKEN_CLS")
+    words = tokenizer()
+    export(model, words, output=tmp_path / "onnx")
+    predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
+    texts = ["a short text", "a text that is much longer than the first one, and more so"]
+    found = predictor.predict(texts)
+    for name in ("a", "b"):
+        model.set_adapter(name)
+        for text, prediction in zip(texts, found[name], strict=True):
+            encoded = words(text, return_tensors="pt")
+            with torch.no_grad():
+                scores = model.eval()(**encoded).logits[0, -encoded["input_ids"].shape[1] :].softmax(-1).amax(-1)
+            starts = [encoded.word_to_tokens(0, number).start for number in range(len(prediction.words))]
+            assert [word.score for word in prediction.words] == pytest.approx(scores[starts].tolist(), abs=1e-5)

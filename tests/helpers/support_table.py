@@ -153,6 +153,8 @@ def _reference(model: Any, task: TaskEntry, row: Row, feeds: Mapping[str, np.nda
     with torch.no_grad():
         output = model(**{name: torch.from_numpy(value) for name, value in given.items()})
     found = [output[name].numpy() for name in OUTPUTS[task.head]]
+    if hasattr(model, "peft_config") and task.head in ("tagging", "question_answering"):  # without the positions of a prompt
+        found = [values[:, -given["input_ids"].shape[1] :] for values in found]
     if task.head == "dependency_parsing":  # the library squeezes a batch of one out of the arcs' scores
         found[1] = found[1].reshape(found[0].shape[:3])
     return [values.reshape(-1, 1)[:rows] for values in found] if task.head == "multiple_choice" else found
