@@ -32,7 +32,7 @@ def unread_inputs(plan: Plan, task_groups: Sequence[TaskGroup], unread: Sequence
                 found.setdefault((name, dropped), []).append(task.name)
     return tuple(
         f"{_listed(tasks)} {'do' if len(tasks) > 1 else 'does'} not read {name}"
-        + (f": {_DROPPING} does not pass it to the model, in training neither" if dropped else "")
+        + (f": {_DROPPING} does not pass it to the model, nor did it in training" if dropped else "")
         for (name, dropped), tasks in found.items()
     )
 

@@ -15,7 +15,22 @@ from exporter.errors import ExportError
 # Elements of all new tensors, 256 MB in fp32, however small the file of the weights is.
 _FREE = 2**26
 # Names of torch's operators that take a length or a shape.
-_FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "eye", "linspace", "empty_strided", "new_empty")
+_FACTORIES = (
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "rand",
+    "randn",
+    "arange",
+    "eye",
+    "linspace",
+    "empty_strided",
+    "new_empty",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+)
 
 
 @contextmanager

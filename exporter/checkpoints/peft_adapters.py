@@ -15,6 +15,7 @@ from exporter.checkpoints.peft_class import check_fit
 from exporter.checkpoints.peft_config import read_adapter_weights, read_config
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
+from exporter.families import PEFT_INSTALL
 from exporter.models.mixed import MixedModel
 from exporter.models.peft import layers_of, structure_of
 from exporter.models.peft_modules import adapted, base_of, layer_of
@@ -81,14 +82,13 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
 
 
 def check_installed(folders: Iterable[Path]) -> None:
-    """Raise ExportError if PEFT is not installed."""
+    """Raise ExportError if PEFT is not installed, or not for the installed transformers."""
     try:
         importlib.import_module("peft")
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"PEFT, which wrote {', '.join(map(str, folders))}, is not installed: "
-            "pip install 'adapterdrop-onnx[export,peft,cpu]'"
-        ) from error
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "peft"
+        state = "not installed" if missing else f"installed but cannot be imported ({first_line(error)})"
+        raise ExportError(f"PEFT, which wrote {', '.join(map(str, folders))}, is {state}: {PEFT_INSTALL}") from error
 
 
 def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Collection[str]) -> Any:

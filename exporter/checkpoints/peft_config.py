@@ -61,7 +61,12 @@ def read_config(name: str, folder: Path) -> Any:
     unsupported = [key for key in sorted(stored) if stored[key] and key not in fields and key not in _NEUTRAL]
     if unsupported:
         first = unsupported[0]
-        raise ExportError(f"the adapter {name!r} sets {first} to {stored[first]!r}, which is not supported")
+        if first in _CODE:
+            raise ExportError(f"the adapter {name!r} sets {first} to {stored[first]!r}: code that it names is never run")
+        raise ExportError(
+            f"the adapter {name!r} sets {first} to {stored[first]!r}, which is not supported: the installed PEFT does not know "
+            "it; update PEFT, or remove the entry if the adapter does not use it"
+        )
     start = stored.get("init_lora_weights")
     if start not in _PLAIN_STARTS:
         raise ExportError(

@@ -71,7 +71,12 @@ def find(source: str | Path, kind: Kind) -> Source:
         check_regular(folder)
         return Source(text, folder)
     whole, colon, subfolder = text.rpartition(":")
-    if colon and kind == "adapter" and _SUBFOLDER.fullmatch(subfolder) and (_HUB_ID.fullmatch(whole) or is_folder(Path(whole))):
+    if (
+        colon
+        and kind == "adapter"
+        and _SUBFOLDER.fullmatch(subfolder)
+        and (_HUB_ID.fullmatch(whole) or is_folder(Path(whole).expanduser()))
+    ):
         return _find_below(text, whole, subfolder)
     if not _HUB_ID.fullmatch(text) or _is(folder.is_file, folder):
         raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")

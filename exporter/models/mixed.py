@@ -15,6 +15,7 @@ from torch import nn
 from exporter.errors import ExportError
 from exporter.models import peft
 from exporter.models.peft_modules import base_of
+from exporter.models.peft_types import type_of
 from exporter.plan import Task
 
 # Settings of a configuration in which models of one trunk cannot differ.
@@ -69,10 +70,14 @@ class MixedModel(nn.Module):
         return self.parts[self.owner[adapter]]
 
     def is_repeated(self, adapter: str) -> bool:
-        """Return whether an earlier model has the same head class and type of adapters, so that structures can be equal."""
+        """Return whether an earlier model has the same head class and a type of adapters, so that structures can be equal."""
         number = self.owner[adapter]
-        kinds = [(type(base_of(part)), str(next(iter(part.peft_config.values())).peft_type)) for part in self.parts]
-        return kinds[number] in kinds[:number]
+        own, types = type(base_of(self.parts[number])), _types(self.parts[number])
+        return any(type(base_of(part)) is own and types & _types(part) for part in self.parts[:number])
+
+
+def _types(part: Any) -> set[str]:
+    return {type_of(config) for config in part.peft_config.values()}
 
 
 def _check_trunk(one: Any, other: Any) -> None:

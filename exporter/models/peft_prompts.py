@@ -29,8 +29,9 @@ def has_prefix(model: Any, name: str) -> bool:
 
 def prompt_tokens(model: Any) -> int:
     """Return how many positions of the model the longest prompt of its adapters takes from a text; 0 without prompts."""
-    configs = getattr(model, "peft_config", None) or {}
-    return max((config.num_virtual_tokens for config in configs.values() if type_of(config) in PROMPTS), default=0)
+    models = getattr(model, "parts", [model])  # of a model of several
+    configs = [config for each in models for config in (getattr(each, "peft_config", None) or {}).values()]
+    return max((config.num_virtual_tokens for config in configs if type_of(config) in PROMPTS), default=0)
 
 
 def prompt_positions(model: Any, kind: str) -> int:

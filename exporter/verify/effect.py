@@ -48,7 +48,7 @@ def _without_effect(
 ) -> Iterator[str]:
     plain: _Outputs | None = None
     for task in task_group.tasks:
-        if len(task_group.layers_without_adapter(task)) == plan.layers:
+        if task.drop == plan.layers:
             continue
         try:
             with quiet():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from runtime.predictor import Predictor
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.request import PredictRequest, respond, size
 
+_LOGGER: Final = logging.getLogger(__name__)
 _CPU_CHARACTERS: Final = 2_048  # about 512 tokens; on the example, larger batches are less than a tenth faster on a CPU
 _GPU_CHARACTERS: Final = 65_536
 _PER_TEXT: Final = 8  # special tokens and the cost of a row, in characters
@@ -122,7 +124,7 @@ class Batcher:
                 async with asyncio.timeout(self._batching.wait_seconds):
                     await self._full.wait()
             while batch := self._next_batch():
-                outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, batch)
+                outcomes = await self._outcomes(batch)
                 for (job, _), outcome in zip(batch, outcomes, strict=True):
                     if job.answer.done():  # it has timed out, or its client has gone
                         continue
@@ -133,6 +135,14 @@ class Batcher:
         finally:
             self._running = None
             self._full.clear()
+
+    async def _outcomes(self, batch: Sequence[tuple[_Job, list[int]]]) -> list[bytes | RequestError | None]:
+        """Compute a batch; an error outside of the requests' own computation, such as of memory, is that of all of them."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, batch)
+        except Exception:
+            _LOGGER.exception("a batch failed")
+            return [RequestError(500, "the batch of this request failed; the log of the replica has the reason")] * len(batch)
 
     def _next_batch(self) -> list[tuple[_Job, list[int]]]:
         """Take one text from each waiting request in turn until the batch is full; return them by request."""

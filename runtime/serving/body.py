@@ -67,7 +67,8 @@ class BodyReader:
         while len(self._reading) >= self._limits.max_reading:
             oldest = next(iter(self._reading))
             started = self._reading.pop(oldest)
-            oldest.reschedule(max(now, started + _GRACE_SECONDS))
+            if not oldest.expired():  # its own time can be over, although its task has not run since
+                oldest.reschedule(max(now, started + _GRACE_SECONDS))
 
     def _too_large(self, found: str, close: bool = False) -> RequestError:
         expected = f"body: expected at most max_body_bytes={self._limits.max_body_bytes:,} bytes, found {found}"

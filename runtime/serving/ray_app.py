@@ -106,6 +106,8 @@ def _value(name: str, value: Any, defaults: dict[str, Any]) -> Any:
         return None
     number: int | float
     try:
+        if isinstance(value, bool) or (isinstance(value, float) and not isinstance(defaults[name], float) and value % 1):
+            raise TypeError  # noqa: TRY301 - as of int() and float()
         number = float(value) if isinstance(defaults[name], float) else int(value)
     except (TypeError, ValueError, OverflowError) as error:
         kind = "a number" if isinstance(defaults[name], float) else "an integer"

@@ -126,4 +126,4 @@ class WriteWatch:
 
     def _is_inside(self, path: Any) -> bool:
         real = os.path.realpath(Path(os.fsdecode(path)).parent)
-        return real.startswith((self.root, "/dev", "/proc")) or f"{real}/".startswith(f"{self.root}/")
+        return f"{real}/".startswith((f"{self.root}/", "/dev/", "/proc/"))

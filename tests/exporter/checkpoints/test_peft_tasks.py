@@ -291,3 +291,12 @@ def test_a_mixed_model_of_peft() -> None:
     for group in prune(checkpoint.model, plan):
         model.set_adapter(group.tasks[0].name)
         assert_parity(eager(group, plan, group.tasks[0], feeds)[0], answer(model, feeds).logits.numpy())
+
+
+def test_a_prompt_takes_positions_of_every_task() -> None:
+    prompt = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5)
+    models = [
+        peft.get_peft_model(transformers.BertForSequenceClassification(config()), settings, adapter_name=name)
+        for name, settings in (("lora", peft.LoraConfig(task_type="SEQ_CLS", **LORA)), ("prompt", prompt))
+    ]
+    assert make_plan(load(models), None, 0).max_lengths["sequence"] == config().max_position_embeddings - 5

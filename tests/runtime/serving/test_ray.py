@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +86,6 @@ def test_a_local_ray_serves_it(url: str, predictor: runtime.Predictor) -> None:
     assert status == 400
     assert b"at most 16 tokens" in body
     assert serve.status().applications["default"].status == "RUNNING"
-
-
-def test_a_full_queue_rejects_requests(url: str) -> None:
-    host = urllib.parse.urlsplit(url)
-    with ExitStack() as stack:
-        for _ in range(2 * PLACES + QUEUED - 4):  # slow clients take all places of both replicas and almost the whole queue
-            client = stack.enter_context(socket.create_connection((host.hostname, host.port), timeout=PATIENCE))
-            client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
-        with ThreadPoolExecutor(12) as pool:  # some wait, the others are rejected
-            futures = [pool.submit(post, url, {"texts": [text]}) for text in TEXTS[:12]]
-            wait_until(lambda: any(future.done() for future in futures), "a rejected request")
-            stack.close()
-            statuses = [future.result()[0] for future in futures]
-    assert {200, 503} == set(statuses)
 
 
 def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(url: str, predictor: runtime.Predictor) -> None:

@@ -25,6 +25,8 @@ def test_invalid_arguments_are_refused() -> None:
         ("body_seconds", "0", "body_seconds: expected a positive number, found 0"),
         ("wait_seconds", "nan", "wait_seconds: expected at least 0, found 'nan'"),
         ("replicas", None, "replicas: expected an integer, found None"),
+        ("replicas", 1.9, "replicas: expected an integer, found 1.9"),
+        ("max_texts", True, "max_texts: expected an integer, found True"),
     ):
         with pytest.raises(runtime.InputError, match=message):
             app({"folder": "onnx", argument: value})
@@ -33,9 +35,12 @@ def test_invalid_arguments_are_refused() -> None:
 def test_arguments_of_a_command_line_are_strings() -> None:
     from runtime.serving.ray_app import app
 
-    deployment: Any = app({"folder": "onnx", "threads": "None", "max_ongoing": "10", "max_texts": "7"})._bound_deployment
+    deployment: Any = app(
+        {"folder": "onnx", "threads": "None", "max_ongoing": "10", "max_texts": "7", "max_queued": "9"}
+    )._bound_deployment
     folder, provider, threads, batching, limits = deployment.init_args
     assert (folder, provider, threads, deployment.max_ongoing_requests) == ("onnx", "auto", None, 10)
+    assert deployment.max_queued_requests == 9  # Ray itself rejects further requests
     assert (batching.batch_characters, limits.max_texts, limits.max_reading) == (None, 7, 5)
 
 

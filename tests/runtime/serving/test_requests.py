@@ -202,6 +202,24 @@ def test_slow_bodies_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> No
     assert quick == b"bc"
 
 
+def test_a_batch_that_fails_as_a_whole_leaves_later_ones(
+    predictor: runtime.Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compute, calls = Batcher._compute, iter(range(9))
+
+    def first_fails(batcher: Batcher, batch: Any) -> Any:
+        if next(calls) == 0:
+            raise MemoryError("no memory")
+        return compute(batcher, batch)
+
+    monkeypatch.setattr(Batcher, "_compute", first_fails)
+    given = [body(texts=["one"]), body(texts=["two"])]
+    (status, error), (other, _) = asyncio.run(answer(predictor, given, Batching(max_batch=1, batch_characters=1)))
+    assert (status, other) == (500, 200)
+    assert "the log of the replica has the reason" in error
+    assert "no memory" in caplog.text
+
+
 def test_a_large_request_does_not_hold_others(predictor: runtime.Predictor) -> None:
     texts = [f"text {index} " + "a " * (index % 9) for index in range(300)]
     finished: list[str] = []
@@ -222,7 +240,9 @@ def test_a_large_request_does_not_hold_others(predictor: runtime.Predictor) -> N
     predictions = asyncio.run(main())
     assert finished == [*["small"] * 5, "large"]
     wanted = predictor.predict(texts)
-    assert [row["scores"] for row in predictions["topic"]] == [pytest.approx(dict(row.scores)) for row in wanted["topic"]]
+    assert [row["scores"] for row in predictions["topic"]] == [
+        pytest.approx(dict(row.scores), abs=1e-5) for row in wanted["topic"]
+    ]
     assert [row["value"] for row in predictions["stars"]] == pytest.approx([row.value for row in wanted["stars"]], abs=1e-5)
     words = [[word["text"] for word in row["words"]] for row in predictions["names"]]
     assert words == [[word.text for word in row.words] for row in wanted["names"]]
