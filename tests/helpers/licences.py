@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 # What users install. gpu and openvino replace cpu, and have the same requirements.
-PRODUCT = "adapterdrop-onnx[cpu,export,peft,tokenizers,metrics,ray]"
+PRODUCT = "adapterdrop-onnx[adapters,cpu,export,peft,tokenizers,metrics,ray]"
 
 
 def required(product: str = PRODUCT) -> set[str]:

@@ -44,8 +44,8 @@ def test_the_notes_of_an_export(tmp_path: Path) -> None:
     model.add_adapter("none", lora)
     report = export(model, output=tmp_path / "onnx")
     assert report.variants[0].notes == (
-        "trained, none do not read token_type_ids: PeftModelForQuestionAnswering does not pass it to the model, in training "
-        "neither",
+        "trained, none do not read token_type_ids: PeftModelForQuestionAnswering does not pass it to the model, nor did it in "
+        "training",
         "suspicious: none gives the same logits without an adapter; check that its adapter is trained",
     )
 
