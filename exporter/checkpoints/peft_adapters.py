@@ -29,7 +29,7 @@ _PREFIX = "base_model.model."
 # Weights that VB-LoRA, TinyLoRA and UniLoRA share between layers; and types whose adapters read weights of the
 # model that the first adapter brings: each adapter gets a separate model.
 _REFERRED = ("vblora_vector_bank", "tinylora_v", "unilora_theta_d")
-_SHARING = frozenset(("VBLORA", "RANDLORA", "PVERA", "TINYLORA", "UNILORA", "XLORA", "POLY"))
+_SHARING = frozenset(("VBLORA", "RANDLORA", "PVERA", "TINYLORA", "UNILORA"))
 
 
 def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] = ()) -> Any:

@@ -9,15 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporter.checkpoints.peft_config import read_adapter_weights, read_config
+from exporter.checkpoints.peft_config import read_adapter_weights
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
 from exporter.models.peft_structure import output_layer
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import copy_model, shared_copy
-
-# Values of init_lora_weights with which PEFT leaves the base model's weights unchanged.
-_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal")
 
 
 class References:
@@ -50,9 +47,8 @@ class References:
 
         base, folder = self._known[name]
         weights = read_adapter_weights(name, folder)
-        config = read_config(name, folder)
-        model = copy_model(base, {}) if _needs_copy(config, base) else shared_copy(base)
-        _own_weights(model, weights, biases=getattr(config, "bias", "none") not in ("none", None))
+        model = shared_copy(base) if _is_fp32(base) else copy_model(base, {})
+        _own_weights(model, weights)
         _resize_head(model, weights)
         try:
             with quiet():
@@ -64,19 +60,16 @@ class References:
             ) from error
 
 
-def _needs_copy(config: Any, base: nn.Module) -> bool:
-    """Whether PEFT writes into weights of the trunk, or their type is another than that of the result."""
-    if getattr(config, "init_lora_weights", None) not in _PLAIN_STARTS:
-        return True
-    return any(tensor.dtype != torch.float32 for tensor in base.parameters() if tensor.is_floating_point())
+def _is_fp32(base: nn.Module) -> bool:
+    return all(tensor.dtype == torch.float32 for tensor in base.parameters() if tensor.is_floating_point())
 
 
-def _own_weights(model: nn.Module, weights: Collection[str], biases: bool) -> None:
+def _own_weights(model: nn.Module, weights: Collection[str]) -> None:
     """Copy the weights of a shared copy that an adapter's file can overwrite."""
     names = {key.removeprefix("base_model.").removeprefix("model.") for key in weights}
     for path, module in model.named_modules():
         for key, tensor in list(module.named_parameters(recurse=False)):
-            if ".".join(part for part in (path, key) if part) in names or (biases and key == "bias"):
+            if ".".join(part for part in (path, key) if part) in names:
                 module.register_parameter(key, nn.Parameter(tensor.detach().clone(), requires_grad=False))
 
 
