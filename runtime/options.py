@@ -36,8 +36,9 @@ class CudaOptions:
         memory_limit: size of the memory arena in bytes; None for no limit.
         tf32: round the inputs of fp32 matrix products to 10 bits: faster, but outside the fp32 parity tolerance.
         conv_search: algorithm search of cuDNN; EXHAUSTIVE searches again for every new shape.
-        graphs: shapes (batch, sequence) whose first run is captured as a CUDA graph that later runs replay. `predict` pads its
-            batches to these shapes; other shapes run without a CUDA graph.
+        graphs: shapes (batch, sequence) for which `load` captures CUDA graphs; runs of these shapes replay them. `predict`
+            pads its batches to these shapes; other shapes run without a CUDA graph. One thread then makes all runs of a graph
+            file, one after another.
     """
 
     device: int = 0

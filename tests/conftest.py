@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import os
@@ -80,9 +81,34 @@ def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "trace", shared.original if isinstance(shared, SharedTraces) else shared)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cuda", "cpu"), help="run the tests marked gpu there")
+
+
+def _has_gpu() -> bool:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():  # the CPU package says that without a driver
+        return False
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    except OSError:
+        return False
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share their fixtures in one worker; the rows of the support table share nothing and go to any."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A file's tests share their fixtures in one worker; the rows of the support table share nothing and go to any.
+
+    Tests on a GPU share the exports of one model.
+    """
+    if config.getoption("--device") is None and not _has_gpu():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU and onnxruntime-gpu"))
     for item in items:
         if not item.path.name.startswith("test_support"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+            callspec = getattr(item, "callspec", None)
+            model = str(callspec.params.get("case", "")) if callspec and item.get_closest_marker("gpu") else ""
+            item.add_marker(pytest.mark.xdist_group(item.path.name + model))

@@ -6,11 +6,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnxruntime
+
+from exporter.errors import VerificationError
 from exporter.plan import Plan
 from exporter.prune.task_groups import TaskGroup
 from exporter.targets import TOLERANCES
 from exporter.verify.verify import Candidate, verify
 from runtime.bundle import MODEL, ParityRow, routed_file
+from runtime.ort.empty_tensors import runs_empty_attention
 
 
 def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None) -> Candidate:
@@ -23,8 +27,13 @@ def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None)
         atol: the tolerance; None for the plan's.
 
     Raises:
-        VerificationError: ONNX Runtime cannot load a graph.
+        VerificationError: ONNX Runtime cannot load a graph, or cannot run it safely.
     """
+    if routed and plan.target == "cpu" and not runs_empty_attention():
+        raise VerificationError(
+            f"ONNX Runtime {onnxruntime.__version__} ends the process when no row selects one of the structures of a routed "
+            "graph for the target cpu; nothing was written. Install ONNX Runtime 1.30 or newer, or use the target portable"
+        )
     routed_graph = graph.with_name(routed_file(graph.name)) if routed else None
     return Candidate.load(graph, plan.atol if atol is None else atol, routed_graph)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
 from exporter.verify.random_inputs import MASKS, Masks, make_inputs
 from exporter.verify.routes import compare_routes
 from runtime.bundle import ParityRow
+from runtime.ort.empty_tensors import safe_arguments
 
 # (batch, sequence). The traced inputs are 2 x 7.
 SHAPES = ((1, 1), (1, 16), (3, 11), (5, 4))
@@ -52,12 +54,12 @@ class Candidate:
         Raises:
             VerificationError: ONNX Runtime cannot load a graph.
         """
-        return cls(_open(graph), atol, None if routed is None else _open(routed))
+        return cls(_open(graph), atol, None if routed is None else _open(routed, safe_arguments()))
 
 
-def _open(graph: Path) -> Any:
+def _open(graph: Path, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
     try:
-        return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"], **arguments)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise VerificationError(f"ONNX Runtime cannot load the exported graph; nothing was written: {error}") from error
 

@@ -1,35 +1,41 @@
-"""CUDA graphs for a few fixed input shapes: captured once, then replayed."""
+"""CUDA graphs for a few fixed input shapes: captured when a bundle is loaded, then replayed."""
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.errors import InputError
 from runtime.import_ort import ort
+from runtime.ort.device_lock import DEVICE_LOCK
 
 _NO_GRAPH = "-1"  # ONNX Runtime's annotation of a run that is neither captured nor replayed
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """Device buffers whose addresses are part of a CUDA graph, and their IO binding."""
+    """Device buffers whose addresses are part of a CUDA graph, their IO binding, and the options of its runs."""
 
+    options: Any
     binding: Any
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
 
 
 class CapturedGraphs:
-    """A session that uses a CUDA graph for feeds of selected shapes, and a normal run for all others.
+    """A session that replays a CUDA graph for feeds of selected shapes, and runs normally for all others.
 
-    A CUDA graph has one set of buffers, so its runs are serialized; normal runs are not.
+    ONNX Runtime keeps CUDA graphs per thread and uses one CUDA stream for all runs of such a session: a run of another thread
+    would be captured into the graph. All runs of the session are therefore made by one thread.
     """
 
     def __init__(self, session: Any, shapes: Sequence[tuple[int, int]], device: str, index: int) -> None:
-        """Prepare the capture; each graph is captured on its first run.
+        """Prepare the graphs; `capture` makes them.
 
         Args:
             session: InferenceSession with CUDA graphs enabled.
@@ -38,29 +44,69 @@ class CapturedGraphs:
             index: index of the device.
         """
         self._session, self._device, self._index = session, device, index
-        self._numbers = {shape: number for number, shape in enumerate(dict.fromkeys(shapes), 1)}
-        self._bound: dict[tuple[int, int], _Bound] = {}
-        self._lock = threading.Lock()
+        self._shapes = tuple(dict.fromkeys(shapes))
+        self._bound: dict[tuple[int, ...], _Bound] = {}
+        self._thread = ThreadPoolExecutor(1, "cuda-graphs")
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Run the session and return the named outputs on the host."""
+    def capture(self, example: Callable[[int, int], Arrays]) -> None:
+        """Capture the graphs of all shapes. Runs of other sessions on a GPU wait meanwhile.
+
+        Args:
+            example: function from (batch, sequence) to feeds.
+
+        Raises:
+            InputError: the model does not take inputs of such a shape.
+        """
+        for number, shape in enumerate(self._shapes, 1):
+            feeds = example(*shape)
+            if found := sorted({array.shape for array in feeds.values()} - {shape}):
+                raise InputError(
+                    f"options: cuda.graphs: expected shapes (batch, sequence) of this model's inputs, found {shape!r}, for "
+                    f"which the inputs have {', '.join(map(repr, found))}; give other shapes or none"
+                )
+            with DEVICE_LOCK.exclusive():
+                self._bound[shape] = self._thread.submit(self._capture, str(number), feeds).result()
+
+    def run(self, outputs: Sequence[str], feeds: Arrays, options: Any = None) -> list[npt.NDArray[Any]]:
+        """Run the session and return the named outputs on the host.
+
+        Args:
+            outputs: names of the outputs.
+            feeds: inputs.
+            options: RunOptions of a normal run, with which another thread can end it; a replay cannot be interrupted.
+        """
         shapes = {array.shape for array in feeds.values()}
-        shape = next(iter(shapes)) if len(shapes) == 1 else None
-        if shape not in self._numbers:
-            # ONNX Runtime has no types
-            return self._session.run(outputs, feeds, plain_run())  # type: ignore[no-any-return]
-        with self._lock:
-            bound = self._bound.get(shape) or self._bind(shape, feeds)
-            for name, array in feeds.items():
-                bound.inputs[name].update_inplace(np.ascontiguousarray(array))
-            self._session.run_with_iobinding(bound.binding, _options(str(self._numbers[shape])))
+        bound = self._bound.get(next(iter(shapes))) if len(shapes) == 1 else None
+
+        def work() -> list[npt.NDArray[Any]]:
+            if bound is None:
+                # ONNX Runtime has no types
+                return self._session.run(outputs, feeds, _without_graph(options))  # type: ignore[no-any-return]
+            self._replay(bound, feeds)
             return [bound.outputs[name].numpy() for name in outputs]
 
-    def _bind(self, shape: tuple[int, int], feeds: Mapping[str, npt.NDArray[Any]]) -> _Bound:
+        with DEVICE_LOCK.shared():
+            return self._thread.submit(work).result()
+
+    def run_on_device(self, outputs: Sequence[str], feeds: Arrays) -> list[Any]:
+        """Run the session and return the named outputs as OrtValues on the device.
+
+        They are copies: a replay overwrites the memory that the session manages, even while a caller holds an output there.
+        """
+        copy = ort.OrtValue.ortvalue_from_numpy
+        return [copy(array, self._device, self._index) for array in self.run(outputs, feeds)]
+
+    def _replay(self, bound: _Bound, feeds: Arrays) -> None:
+        for name, array in feeds.items():
+            bound.inputs[name].update_inplace(np.ascontiguousarray(array))
+        self._session.run_with_iobinding(bound.binding, bound.options)
+
+    def _capture(self, number: str, feeds: Arrays) -> _Bound:
         names = [value.name for value in self._session.get_outputs()]
         examples = self._session.run(names, feeds, plain_run())  # a graph needs its outputs' shapes before its first run
         values = ort.OrtValue.ortvalue_from_numpy
         bound = _Bound(
+            _options(number),
             self._session.io_binding(),
             {name: values(np.ascontiguousarray(array), self._device, self._index) for name, array in feeds.items()},
             {name: values(array, self._device, self._index) for name, array in zip(names, examples, strict=True)},
@@ -69,13 +115,20 @@ class CapturedGraphs:
             bound.binding.bind_ortvalue_input(name, value)
         for name, value in bound.outputs.items():
             bound.binding.bind_ortvalue_output(name, value)
-        self._bound[shape] = bound
+        self._replay(bound, feeds)
         return bound
 
 
 def plain_run() -> Any:
     """Return the options of a run without a CUDA graph, for a session with CUDA graphs enabled."""
     return _options(_NO_GRAPH)
+
+
+def _without_graph(options: Any) -> Any:
+    if options is None:
+        return plain_run()
+    options.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
+    return options
 
 
 def _options(graph: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from runtime.bundle import BoundFolder
 from runtime.errors import BundleError
 from runtime.import_ort import ort
+from runtime.ort.empty_tensors import safe_arguments
 from runtime.ort.external_data import locations, rewrite
 
 # Session setting: folder of the external data of a graph that is passed as bytes
@@ -21,10 +22,12 @@ class GraphFile:
     Attributes:
         files: the folder.
         name: file name of the graph.
+        routed: whether it is a routed graph, in which tensors may be empty.
     """
 
     files: BoundFolder
     name: str
+    routed: bool = False
 
     @property
     def path(self) -> Path:
@@ -60,13 +63,14 @@ class GraphFile:
 
     def _opened(self, settings: Any, requests: Any, by_path: bool) -> Any:
         model, folder = self._checked()
+        more = safe_arguments() if self.routed else {}
         if by_path:
             # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU
-            session = ort.InferenceSession(str(self.path), settings, requests, enable_fallback=0)
+            session = ort.InferenceSession(str(self.path), settings, requests, enable_fallback=0, **more)
         else:
             if folder is not None:
                 settings.add_session_config_entry(_FOLDER, folder)
-            session = ort.InferenceSession(model, settings, requests, enable_fallback=0)
+            session = ort.InferenceSession(model, settings, requests, enable_fallback=0, **more)
         self.files.check(by_path)
         return session
 

@@ -15,7 +15,9 @@ from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.cpu_info import saturates
-from runtime.ort.cuda_graphs import CapturedGraphs, plain_run
+from runtime.ort.cuda_graphs import CapturedGraphs
+from runtime.ort.device_lock import DEVICE_LOCK
+from runtime.ort.empty_tensors import runs_empty_attention
 from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import count_nodes, example_feeds
@@ -71,14 +73,12 @@ class OpenBundle:
             CancelledError: the run was cancelled through `cancel`.
         """
         self.check_process()
-        session = self.sessions[graph]
+        run = self._run_of(graph)
         try:
-            if graph in self.captured:  # the replay of a CUDA graph cannot be interrupted
-                return self.captured[graph].run(outputs, feeds)
             if cancel is None:
-                return session.run(outputs, feeds)  # type: ignore[no-any-return]  # ONNX Runtime has no types
+                return run(outputs, feeds)
             with cancel.run_options() as options:
-                return session.run(outputs, feeds, options)  # type: ignore[no-any-return]  # as above
+                return run(outputs, feeds, options)
         except CancelledError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
@@ -100,18 +100,33 @@ class OpenBundle:
             AdapterDropError: the run failed.
         """
         self.check_process()
-        session = self.sessions[graph]
-        device, index = ("cuda", self.device) if self.provider in (CUDA, TENSORRT) else ("cpu", 0)
-        binding = session.io_binding()
+        device, index = ("cuda", self.device) if self._on_gpu else ("cpu", 0)
         try:
+            if graph in self.captured:
+                return self.captured[graph].run_on_device(outputs, feeds)
+            session = self.sessions[graph]
+            binding = session.io_binding()
             for name, array in feeds.items():
                 binding.bind_cpu_input(name, array)
             for name in outputs:
                 binding.bind_output(name, device, index)
-            session.run_with_iobinding(binding, plain_run())
+            self._guarded(session.run_with_iobinding)(binding)
             return list(binding.get_outputs())
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed: {error}") from error
+
+    def _run_of(self, graph: str) -> Callable[..., Sequence[npt.NDArray[Any]]]:
+        if graph in self.captured:
+            return self.captured[graph].run
+        return self._guarded(self.sessions[graph].run)
+
+    def _guarded(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `run`, which on a GPU waits while a CUDA graph is captured."""
+        return DEVICE_LOCK.during(run) if self._on_gpu else run
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.provider in (CUDA, TENSORRT)
 
     def check_process(self) -> None:
         """Refuse a run in a forked process, which has no threads of its parent: ONNX Runtime would use one, or wait forever.
@@ -131,10 +146,9 @@ class OpenBundle:
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
         settings = _session_options(self.provider, options, packed=False)
-        providers = session_providers(self.provider, options, manifest)
-        return count_nodes(
-            GraphFile(self.files, graph), providers, settings, example_feeds(manifest), self.provider in _BY_PATH
-        )
+        providers = session_providers(self.provider, options, manifest, graphs=False)
+        file = GraphFile(self.files, graph, not _is_fixed(graph, manifest))
+        return count_nodes(file, providers, settings, example_feeds(manifest), self.provider in _BY_PATH)
 
 
 def open_sessions(
@@ -177,7 +191,7 @@ def open_sessions(
                 check(graph, session)
             return session
 
-        found = {graph: GraphFile(files, graph) for graph in graphs}
+        found = {graph: GraphFile(files, graph, not _is_fixed(graph, manifest)) for graph in graphs}
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else _all(found, make)
         return OpenBundle(
             provider, sessions, files, _captured(sessions, provider, manifest, options), options.cuda.device, options.threads
@@ -225,24 +239,41 @@ def _captured(
 ) -> dict[str, CapturedGraphs]:
     if provider is not CUDA or not (shapes := options.cuda.graphs):
         return {}
-    # The number of rows of a routed graph changes with every call.
-    routed = {variant.routed for variant in manifest.variants}
-    return {
+    found = {
         graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device)
         for graph, session in sessions.items()
-        if graph not in routed
+        if _is_fixed(graph, manifest)
     }
+    for graph, own in found.items():
+        try:
+            own.capture(functools.partial(example_feeds, manifest))
+        except InputError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            raise ProviderError(_provider_failure(provider, f"no CUDA graph of {graph}: {error}")) from error
+    return found
+
+
+def _is_fixed(graph: str, manifest: Manifest) -> bool:
+    """Return whether the shapes of all values follow from those of the inputs; a routed graph selects rows by their values."""
+    return graph not in {variant.routed for variant in manifest.variants}
 
 
 def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:
+    if graph.routed and provider is CPU and manifest.target == "cpu" and not runs_empty_attention():
+        raise BundleError(
+            f"{graph.path}: ONNX Runtime {ort.__version__} ends the process when no row selects one of the structures in this "
+            "routed graph; install ONNX Runtime 1.30 or newer, or export it with `--target portable`"
+        )
     settings = _session_options(provider, options, packed)
-    providers = session_providers(provider, options, manifest)
+    providers = session_providers(provider, options, manifest, graphs=not graph.routed)
     if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):
         ort.preload_dlls(cuda=True, cudnn=True)  # libraries installed by pip; those of the system are found anyway
     try:
         # An engine build takes minutes
         with announced(f"provider {provider.name}: preparing {graph.name}", options.progress):
-            session = graph.session(settings, providers, provider in _BY_PATH)
+            opened = DEVICE_LOCK.during(graph.session) if provider in (CUDA, TENSORRT) else graph.session
+            session = opened(settings, providers, provider in _BY_PATH)
     except BundleError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -59,7 +60,7 @@ def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path) -> dict[str, Gr
                 remove_leftovers(folder, _MAKING)
             if (stored := _stored(place, contents)) is None:
                 stored = _packed(graphs, folder, place)
-    return {name: GraphFile(stored, graph.name) for name, graph in graphs.items()}
+    return {name: replace(graph, files=stored) for name, graph in graphs.items()}
 
 
 def _packed(graphs: Mapping[str, GraphFile], folder: Path, place: Path) -> BoundFolder:

@@ -75,13 +75,16 @@ def resolve(name: str, manifest: Manifest) -> tuple[Provider, ...]:
     return (wanted,)
 
 
-def session_providers(provider: Provider, options: Options, manifest: Manifest) -> list[tuple[str, dict[str, str]]]:
+def session_providers(
+    provider: Provider, options: Options, manifest: Manifest, graphs: bool = True
+) -> list[tuple[str, dict[str, str]]]:
     """Return the argument `providers` of InferenceSession.
 
     Args:
         provider: requested provider.
         options: session options.
         manifest: manifest of the bundle.
+        graphs: enable CUDA graphs if the options have shapes for them.
 
     Returns:
         The provider and its options; TensorRT is followed by CUDA for the nodes that it does not support.
@@ -90,7 +93,7 @@ def session_providers(provider: Provider, options: Options, manifest: Manifest) 
         InputError: the cache folder cannot be used.
     """
     if provider is CUDA:
-        return [(CUDA.key, _cuda(options, graphs=bool(options.cuda.graphs)))]
+        return [(CUDA.key, _cuda(options, graphs=graphs and bool(options.cuda.graphs)))]
     if provider is TENSORRT:
         return [(TENSORRT.key, _tensorrt(options, manifest)), (CUDA.key, _cuda(options, graphs=False))]
     if provider is OPENVINO:

@@ -10,7 +10,7 @@ import copy
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from exporter import ExportError, VerificationError, export
 from runtime.bundle import OUTPUTS, InputEntry, Manifest, TaskEntry, read_manifest
+from runtime.ort.empty_tensors import safe_arguments
 from tests.helpers.batch_independence import left_tokenizer
 from tests.helpers.support_models import Row
 
@@ -29,7 +30,7 @@ TABLE = Path(__file__).parents[2] / "docs" / "support.md"
 SHAPES = ((1, 3), (4, 10), (2, 21))
 _LEVELS = (1e-5, 1e-4)
 _LAYERS = (".layer", ".layers", ".h")
-_CPU = ["CPUExecutionProvider"]
+_CPU = ("CPUExecutionProvider",)
 _HEADER = """\
 # What can be exported
 
@@ -46,26 +47,31 @@ heads with more than one vector per text; in brackets is the operator that canno
 """
 
 
-def result(row: Row, look: Callable[[Path], object] = lambda _folder: None) -> tuple[str, str]:
+def result(
+    row: Row,
+    look: Callable[[Path], object] = lambda _folder: None,
+    target: str = "portable",
+    providers: Sequence[Any] = _CPU,
+) -> tuple[str, str]:
     """Return "within 1e-05" or "refused: …", and "yes", "no (operator)" or "-". `look` is given the exported folder."""
     model = row.build()
     with tempfile.TemporaryDirectory() as scratch:
         folder, routed, tokenizer = Path(scratch) / "onnx", "yes", left_tokenizer(model)
         try:
             try:
-                export(model, tokenizer, row.tasks, row.drop, folder, routed=True)
+                export(model, tokenizer, row.tasks, row.drop, folder, target=target, routed=True)
             except ExportError as error:
                 if isinstance(error, VerificationError) or "routed graph" not in str(error):
                     raise
                 operator = re.search(r"choose their task in (\w+)", str(error))
                 routed = "-" if operator is None else f"no ({operator[1]})"
-                export(model, tokenizer, row.tasks, row.drop, folder)
+                export(model, tokenizer, row.tasks, row.drop, folder, target=target)
         except VerificationError:
             raise
         except ExportError as error:
             return f"refused: {error}".splitlines()[0].replace("|", "\\|"), "-"
         look(folder)
-        exported = _Exported.load(folder)
+        exported = _Exported.load(folder, providers)
         # set_active_adapters takes a merged adapter out of the weights: not from the user's model.
         references = {task.name: copy.deepcopy(model).eval() for task in exported.manifest.tasks}
         worst = max(_difference(references, row, exported, shape) for shape in SHAPES)
@@ -100,10 +106,18 @@ class _Exported:
     routed: Any | None
 
     @classmethod
-    def load(cls, folder: Path) -> _Exported:
+    def load(cls, folder: Path, providers: Sequence[Any]) -> _Exported:
         manifest = read_manifest(folder)
-        names = (manifest.variant().model, manifest.variant().routed)
-        return cls(manifest, *(onnxruntime.InferenceSession(folder / name, providers=_CPU) if name else None for name in names))
+        variant = manifest.variant()
+        routed = _session(folder / variant.routed, providers, **safe_arguments()) if variant.routed else None
+        return cls(manifest, _session(folder / variant.model, providers), routed)
+
+
+def _session(graph: Path, providers: Sequence[Any], **arguments: Any) -> Any:
+    session = onnxruntime.InferenceSession(graph, providers=list(providers), enable_fallback=0, **arguments)
+    keys = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+    assert session.get_providers()[: len(keys)] == keys  # ONNX Runtime drops a provider that does not work
+    return session
 
 
 def _difference(references: Mapping[str, Any], row: Row, exported: _Exported, shape: tuple[int, int]) -> float:

@@ -1,6 +1,5 @@
 """Options of the execution providers, the requested and the actual provider, and progress messages."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -203,25 +202,6 @@ def test_int8_without_the_proof_needs_vnni(
             runtime.load(tmp_path / "bundle")
     else:
         assert runtime.load(tmp_path / "bundle", provider="cpu").run(feeds())
-
-
-def _gpu() -> bool:
-    keys = onnxruntime.get_available_providers()
-    return "CUDAExecutionProvider" in keys and shutil.which("nvidia-smi") is not None
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not _gpu(), reason="needs a GPU and onnxruntime-gpu")
-@pytest.mark.parametrize("graphs", [(), ((2, 5),)])
-def test_cuda_runs_and_agrees(bundle: Path, graphs: Any) -> None:
-    if importlib.util.find_spec("torch"):
-        import torch  # noqa: F401 - brings CUDA's libraries
-    wanted = runtime.load(bundle, provider="cpu").run(feeds())
-    predictor = runtime.load(bundle, provider="cuda", options=Options(cuda=CudaOptions(graphs=graphs)))
-    assert predictor.provider == "cuda"
-    for _ in range(3):  # capture, then replay
-        for task, logits in predictor.run(feeds()).items():
-            np.testing.assert_allclose(logits, wanted[task], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Batching of texts, padding to given shapes, and the choice of the drop."""
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from hypothesis import strategies as st
 
 import runtime
 from runtime.bundle import read_manifest
-from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.text.bucketing import split
 from runtime.text.encode import BatchLimits, TextEncoder
-from tests.helpers.runtime_bundles import MAX_LENGTH, expected, feeds, write_bundle
+from tests.helpers.runtime_bundles import MAX_LENGTH, feeds, write_bundle
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=9)
 
@@ -101,18 +99,6 @@ def test_batches_are_padded_to_the_smallest_given_shape(bundle: Path) -> None:
     assert batch.feeds["input_ids"].shape == (4, 8)
     (batch,) = encoder.batches(rows, limits, shapes=[(1, 8)])
     assert batch.feeds["input_ids"].shape == (2, 4)
-
-
-def test_captured_shapes_answer_as_plain_ones(predictor: runtime.Predictor) -> None:
-    session = predictor._bundle.sessions["model.onnx"]
-    runner = CapturedGraphs(session, [(2, 5), (1, 3)], "cpu", 0)  # on a CPU the same path, without the graph
-    given = [feeds(*shape) for shape in [(2, 5), (1, 3), (3, 4)] * 8]
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda each: runner.run(["names", "topic"], each), given))
-    for each, (names, topic) in zip(given, answers, strict=True):
-        np.testing.assert_allclose(names, expected(each)["names"], atol=1e-5)
-        np.testing.assert_allclose(topic, expected(each)["topic"], atol=1e-5)
-    assert sorted(runner._bound) == [(1, 3), (2, 5)]
 
 
 def test_a_latency_target_drops_more_under_load_and_less_after() -> None:
