@@ -83,7 +83,7 @@ class CapturedGraphs:
                 # ONNX Runtime has no types
                 return self._session.run(outputs, feeds, _without_graph(options))  # type: ignore[no-any-return]
             self._replay(bound, feeds)
-            return [bound.outputs[name].numpy() for name in outputs]
+            return [np.array(bound.outputs[name].numpy()) for name in outputs]  # on a CPU, numpy() returns a view
 
         with DEVICE_LOCK.shared():
             return self._thread.submit(work).result()
