@@ -23,6 +23,7 @@ from exporter.compile.passes.quantize_static import QuantizeStaticPass
 from exporter.compile.passes.reassociate_products import ReassociateProductsPass
 from exporter.compile.passes.remove_no_ops import RemoveNoOpsPass
 from exporter.compile.passes.reuse_sums import ReuseSumsPass
+from exporter.compile.passes.shapes_on_device import ShapesOnDevicePass
 from exporter.compile.passes.share_lengths import ShareLengthsPass
 from exporter.compile.passes.split_linears import SplitLinearsPass
 from exporter.compile.passes.static_reshapes import StaticReshapesPass
@@ -52,6 +53,7 @@ __all__ = [
     "ReassociateProductsPass",
     "RemoveNoOpsPass",
     "ReuseSumsPass",
+    "ShapesOnDevicePass",
     "ShareLengthsPass",
     "SplitLinearsPass",
     "StaticReshapesPass",
