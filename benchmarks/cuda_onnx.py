@@ -18,7 +18,7 @@ from benchmarks.exports import Traces, export_task_files
 from benchmarks.models import Candidate, at_drop
 from benchmarks.onnx_variants import OurExport, graph_bytes
 from benchmarks.options import Shape
-from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant
+from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant, one_line
 from runtime import CudaOptions, Options
 from runtime.bundle import MODEL
 
@@ -106,7 +106,7 @@ def _runtime(ours: OurExport, tasks: Sequence[str], provider: str, graphs: Seque
     pairs = tuple((shape.batch, shape.length) for shape in graphs)
     predictor = runtime.load(folder, provider=provider, options=Options(cuda=CudaOptions(graphs=pairs)))
     if not graphs:
-        print(f"nodes by provider: {predictor.node_counts()}", file=sys.stderr, flush=True)
+        _print_nodes(predictor)
 
     def bind(feeds: Feeds) -> Call:
         def call() -> Outputs:
@@ -116,6 +116,14 @@ def _runtime(ours: OurExport, tasks: Sequence[str], provider: str, graphs: Seque
         return call
 
     return Prepared(bind, bundle=folder)
+
+
+def _print_nodes(predictor: runtime.Predictor) -> None:
+    try:
+        text = ", ".join(f"{name} {count}" for name, count in predictor.node_counts().items())
+    except Exception as error:  # the times are worth more than the counts
+        text = f"unknown, {one_line(error)}"
+    print(f"  nodes by provider: {text}", file=sys.stderr, flush=True)
 
 
 def _tensorrt(ours: OurExport, tasks: Sequence[str], device: Device) -> Prepared:

@@ -87,7 +87,9 @@ def run(options: Options) -> Result:
         for runnable in checked.values():
             runnable.require()
         wrong: list[str] = []
-        for done, shape in enumerate(options.shapes):
+        compiling = options.compile_shapes if on_gpu and options.compile else ()
+        # Shapes that take a compilation of minutes come last.
+        for done, shape in enumerate(sorted(options.shapes, key=lambda shape: shape in compiling)):
             runnable = checked[shape] if shape in checked else check(bench, shape)
             wrong += runnable.wrong
             left = _ON_GPU.seconds if on_gpu else _seconds_left(options, start) / (len(options.shapes) - done)
@@ -95,7 +97,7 @@ def run(options: Options) -> Result:
             after = current_gpu() if on_gpu else None
             result = replace(
                 result,
-                rows=(*result.rows, *found[0]),
+                rows=tuple(sorted((*result.rows, *found[0]), key=lambda row: options.shapes.index(row.shape))),
                 products=(*result.products, *found[1]),
                 clocks={**result.clocks, **({} if after is None else {str(shape): after})},
                 memory=bench.memory,
