@@ -82,13 +82,11 @@ def _bind_compiled(model: Any, device: Device, shapes: Collection[Shape]) -> Bin
         inputs = device.tensors(feeds)
         shape = Shape(*feeds["input_ids"].shape)
         if shape not in shapes:
-            raise MissingError(
-                f"compiled only at {', '.join(map(str, shapes))} (--compile-shapes), as every shape takes minutes"
-            )
+            raise MissingError(f"compiled only at {', '.join(map(str, shapes))} (--compile-shapes)")
 
         def call() -> Outputs:
             # Allows the graphs to overwrite the outputs of the previous call; to_host() has copied them.
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 return to_host([output.logits for output in forward(**inputs).head_outputs])
 

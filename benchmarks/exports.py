@@ -115,11 +115,11 @@ def export_task_files(
             own = {name: arrays[number] for name, arrays in group.weights.items()}
             single = TracedGroup((task.name,), _with_weights(group.model, own), {name: [array] for name, array in own.items()})
             graph = compile_plan([single], dataclasses.replace(plan, tasks=(task,))).graph
-            target = folder / str(candidate.tasks.index(task.name))
-            target.mkdir(parents=True)
-            with WeightsFile(target / WEIGHTS) as weights:
-                save_graph(graph, weights, target / MODEL)
-            folders[task.name] = target
+            own_folder = folder / str(candidate.tasks.index(task.name))
+            own_folder.mkdir(parents=True)
+            with WeightsFile(own_folder / WEIGHTS) as weights:
+                save_graph(graph, weights, own_folder / MODEL)
+            folders[task.name] = own_folder
     return {task: folders[task] for task in candidate.tasks}
 
 

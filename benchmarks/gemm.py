@@ -82,10 +82,10 @@ class Gemm:
 
     def _multiply(self, threads: int) -> Callable[[], object]:
         if self.device == "cuda":  # at this size, random numbers of the CPU take seconds
-            sizes = (self.rows, self.inner), (self.columns, self.inner)
-            return _torch_product(
-                *(torch.randn(size, device="cuda").to(_type(self.precision)) for size in sizes), self.precision
-            )
+            kind = _type(self.precision)
+            x = torch.randn(self.rows, self.inner, device="cuda").to(kind)
+            weight = torch.randn(self.columns, self.inner, device="cuda").to(kind)
+            return _torch_product(x, weight, self.precision)
         left = np.random.default_rng(0).standard_normal((self.rows, self.inner), np.float32)
         right = np.random.default_rng(1).standard_normal((self.inner, self.columns), np.float32)
         if self.library == "PyTorch":

@@ -82,7 +82,7 @@ def test_a_provider_that_does_not_work_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with (
         pytest.warns(UserWarning, match="not in available"),
-        pytest.raises(ExportError, match="cannot use the GPU: .*fell back"),
+        pytest.raises(ExportError, match="cannot use the GPU: ONNX Runtime fell back"),
     ):
         open_device("cuda", 1)
 
@@ -105,7 +105,7 @@ def test_the_probe_and_the_buffers_run_on_the_cpu() -> None:
     assert buffer.address(1) - buffer.address(0) == 256
     first, second = torch.ones(2, 3, dtype=torch.float16), torch.zeros(2, 4, dtype=torch.float16)
     found = to_host([first, second])
-    assert [(each.shape, each.dtype, each.mean()) for each in found] == [((2, 3), "float32", 1.0), ((2, 4), "float32", 0.0)]
+    assert [(each.shape, str(each.dtype), each.mean()) for each in found] == [((2, 3), "float32", 1), ((2, 4), "float32", 0)]
 
 
 def test_products_on_a_gpu_are_those_of_pytorch() -> None:
