@@ -76,7 +76,7 @@ def _bind_compiled(model: Any, device: Device, shapes: Collection[Shape]) -> Bin
     # back to eager.
     torch._dynamo.config.recompile_limit = 512
     torch._dynamo.config.accumulated_recompile_limit = 4096
-    forward = torch.compile(model, mode="reduce-overhead", dynamic=False)
+    forward: Callable[..., Any] = torch.compile(model, mode="reduce-overhead", dynamic=False)
 
     def bind(feeds: Feeds) -> Call:
         inputs = device.tensors(feeds)
@@ -86,7 +86,7 @@ def _bind_compiled(model: Any, device: Device, shapes: Collection[Shape]) -> Bin
 
         def call() -> Outputs:
             # Allows the graphs to overwrite the outputs of the previous call; to_host() has copied them.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            torch.compiler.cudagraph_mark_step_begin()
             with torch.no_grad():
                 return to_host([output.logits for output in forward(**inputs).head_outputs])
 
