@@ -57,6 +57,7 @@ class Options:
         compile: include torch.compile.
         compile_shapes: the shapes at which torch.compile is measured, on a GPU; every shape takes a compilation.
         device: "cpu" or "cuda".
+        skip: keys of variants to omit.
         output: folder for the results.
         seed: seed of weights, inputs and the order in a round.
         arguments: command-line arguments except --output, which is a local path.
@@ -73,6 +74,7 @@ class Options:
     compile: bool
     compile_shapes: tuple[Shape, ...]
     device: str
+    skip: tuple[str, ...]
     output: Path
     seed: int
     arguments: tuple[str, ...]
@@ -145,6 +147,9 @@ def _parser() -> Parser:
         help="with --device cuda: the shapes at which torch.compile is measured; default 1x128,32x128",
     )
     parser.add_argument(
+        "--skip", default="", metavar="KEY,…", help="variants to omit, by their keys in the results, such as files,files-fp16"
+    )
+    parser.add_argument(
         "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
     )
     parser.add_argument(
@@ -197,6 +202,7 @@ def parse(arguments: Sequence[str]) -> Options:
         compile=not (given.quick or given.no_compile),
         compile_shapes=given.compile_shapes or parse_shapes("1x128,32x128"),
         device=given.device,
+        skip=tuple(filter(None, given.skip.split(","))),
         output=given.output,
         seed=given.seed,
         arguments=_without_output(arguments),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnxruntime
 import torch
 from rich.console import Console
 from tqdm import tqdm
@@ -29,7 +30,7 @@ from benchmarks.plot import plot
 from benchmarks.report import GemmRow, Result, Row, print_result, write_jsonl
 from benchmarks.rounds import measure, rounds_within, summarize, timed
 from benchmarks.torch_variants import task_by_task, torch_variants
-from benchmarks.variant import Call
+from benchmarks.variant import Call, MissingError, Prepared, Variant
 from exporter import ExportError
 from exporter.models.inputs import SEQUENCE
 from exporter.models.quiet_libraries import quiet
@@ -72,6 +73,8 @@ def run(options: Options) -> Result:
     device = open_device(options.device, options.threads)
     setting = (torch.version.cuda, torch.backends.cuda.matmul.allow_tf32) if on_gpu else (None, None)
     machine = current_machine(options.threads, gpu, *setting)
+    # What is imported: another distribution may be installed behind it on the path.
+    machine = replace(machine, versions={**machine.versions, "onnxruntime imported": onnxruntime.__version__})
     torch.set_num_threads(options.threads)
     with quiet(), tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         candidate = _candidate(options)
@@ -116,11 +119,25 @@ def _bench(candidate: Candidate, options: Options, device: Device, folder: Path)
     model, tasks = candidate.model, candidate.tasks
     if options.device == "cpu":
         variants = torch_variants(candidate, options.compile) + onnx_variants(candidate, folder, options.threads)
+        variants = _without(variants, options.skip)
         return prepare(candidate, device, variants, options, lambda drop: task_by_task(model, tasks, drop))
     variants = cuda_torch_variants(candidate, device, options.compile, options.compile_shapes)
     variants += cuda_onnx_variants(candidate, folder, device, options.shapes)
     reference = on_device(model, device, "fp32")
+    variants = _without(variants, options.skip)
     return prepare(candidate, device, variants, options, lambda drop: eager(reference, tasks, drop, device))
+
+
+def _without(variants: Sequence[Variant], skip: Sequence[str]) -> list[Variant]:
+    """Replace the omitted variants by rows with that reason."""
+    known = [variant.key for variant in variants]
+    if unknown := [key for key in skip if key not in known]:
+        raise ExportError(f"--skip: expected some of {', '.join(known)}, found {', '.join(unknown)}")
+
+    def omitted() -> Prepared:
+        raise MissingError("omitted (--skip)")
+
+    return [replace(variant, prepare=omitted) if variant.key in skip else variant for variant in variants]
 
 
 def _seconds_left(options: Options, start: float) -> float:

@@ -122,16 +122,16 @@ def test_other_shapes_are_not_compiled() -> None:
 
 def test_a_rehearsal_measures_every_variant(fake_gpu: None, on_cpu: None, tmp_path: Path) -> None:
     output = tmp_path / "results"
-    assert main(["--device", "cuda", *TINY, "--no-compile", "--output", str(output)]) == 0
+    assert main(["--device", "cuda", *TINY, "--no-compile", "--skip", "eager-fp16", "--output", str(output)]) == 0
     lines, picture = sorted(output.iterdir())
     assert (lines.name[:15], picture.suffix) == ("bert-2x32-cuda-", ".png")
     records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
     rows = {record["variant"]: record for record in records if "variant" in record}
-    missing = ["peft-mixed", "compile-fp16", "ours-bf16", "ours-tensorrt"]
+    missing = ["eager-fp16", "peft-mixed", "compile-fp16", "ours-bf16", "ours-tensorrt"]
     assert [key for key in rows if key not in missing] == [
-        "eager", "eager-fp16", "parallel", "parallel-fp16", "parallel-bf16", "parallel-fp16-drop0", "files", "files-fp16",
-        "ours", "ours-tf32", "ours-fp16", "ours-fp16-graph", "ours-fp16-runtime", "ours-fp16-runtime-graphs",
-        "ours-fp16-drop0", "ours-fp16-graph-drop0",
+        "eager", "parallel", "parallel-fp16", "parallel-bf16", "parallel-fp16-drop0", "files", "files-fp16",
+        "ours", "ours-tf32", "ours-fp16", "ours-fp16-runtime", "ours-fp16-drop0", "ours-fp16-graph",
+        "ours-fp16-runtime-graphs", "ours-fp16-graph-drop0",
     ]  # fmt: skip
     for key, row in rows.items():
         if key in missing:
@@ -145,6 +145,11 @@ def test_a_rehearsal_measures_every_variant(fake_gpu: None, on_cpu: None, tmp_pa
     assert rows["ours-tf32"]["matrix_flops"].keys() == {"tf32"}
     assert rows["ours-fp16"]["matrix_flops"].keys() == {"fp16"}
     assert table(lines).count("\n| ") == 1 + len(rows)
+
+
+def test_an_unknown_variant_to_skip_is_refused(on_cpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "cuda", *TINY, "--skip", "ours,filez", "--output", str(tmp_path)]) == 2
+    assert "error: --skip: expected some of eager, " in capsys.readouterr().err
 
 
 def test_a_wrong_variant_is_a_row_and_status_1(
