@@ -248,7 +248,8 @@ def _notes(result: Result) -> list[str]:
         "max diff is to PyTorch task by task with the same drop; fp32 must agree to 1e-3, other precisions are only reported",
         "of peak: (time of the graph's matrix products at the peak rate of their precision) / (measured time); the peak is the "
         "fastest single product of PyTorch and ONNX Runtime, as rows x inner size x columns, timed in the same rounds",
-        "one file per task: each structure is traced once, nothing is verified; the time of our export includes verification",
+        "one file per task: each structure is traced once, nothing is verified; "
+        + ("the same holds for our exports" if options.device == "cuda" else "the time of our export includes verification"),
     ]
     if options.device == "cuda":
         notes += _cuda_notes(result)
@@ -280,7 +281,6 @@ def _cuda_notes(result: Result) -> list[str]:
         f"fp32 is computed without TF32; torch.compile: reduce-overhead, that is CUDA graphs, at {compiled}",
         "on the GPU, only PyTorch computes the single products; the times contain the launches of all kernels",
         "GPU MB: growth of the used memory from before a variant's preparation to after its first call at the largest shape",
-        "our exports are not verified on the CPU here: every variant is compared with PyTorch on the GPU",
     ]
     notes += [
         f"after the rounds at {shape}: SM clock {gpu.get('sm_mhz')} MHz, {gpu.get('power_w')} W, {gpu.get('temperature_c')} C"
