@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -25,7 +26,8 @@ _HALO = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none
 _INK, _MUTED = "#1F2328", "#6A737D"
 _WIDTH_INCHES, _DPI = 10.0, 150
 _LETTER = 0.0085  # of the figure's width
-_BAR_INCHES, _PANEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 0.30, 0.62, 1.05, 0.90
+_BAR_INCHES, _PANEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 0.30, 0.62, 1.05, 0.95
+_FOOT_LETTERS = 150
 
 
 def plot(result: Result, path: Path) -> None:
@@ -108,7 +110,7 @@ def _foot(result: Result) -> str:
         "fp32 unless stated otherwise. 1× (dashed) and *: the fastest eager PyTorch variant with the same drop.\n"
         f"Bars: median of paired ratios over {span} interleaved rounds. In brackets: median time of one batch, all tasks.\n"
         f"Of peak: time of the graph's matrix products at the rate of the fastest single product, {_peaks(result)}.\n"
-        f"{result.machine.sentence()}; {result.date:%Y-%m-%d}"
+        f"{textwrap.fill(result.machine.sentence(), _FOOT_LETTERS)}; {result.date:%Y-%m-%d}"
         + (" – the machine was not idle: do not quote" if result.machine.busy else "")
     )
 
