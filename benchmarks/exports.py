@@ -28,7 +28,7 @@ from exporter.verify.saved import load_graph, verify_saved
 from exporter.write.save import save_config, save_graph, save_graphs, save_manifest, variant_entry
 from exporter.write.staging import check_space
 from exporter.write.weights_file import WeightsFile
-from runtime.bundle import MODEL, WEIGHTS
+from runtime.bundle import MODEL, WEIGHTS, ParityRow
 
 
 class Traces:
@@ -48,7 +48,12 @@ class Traces:
 
 
 def export_one_graph(
-    candidate: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
+    candidate: Candidate,
+    traces: Traces,
+    folder: Path,
+    target: str = "portable",
+    precision: str = "fp32",
+    verified: bool = True,
 ) -> None:
     """Write and verify the same files as `exporter.export`, from existing traces.
 
@@ -58,6 +63,7 @@ def export_one_graph(
         folder: folder to create.
         target: target of the compiled graph.
         precision: precision of the compiled graph.
+        verified: compare the graph with PyTorch on the CPU, which takes minutes in fp16.
     """
     plan = dataclasses.replace(candidate.plan, target=target, precision=precision, atol=TOLERANCES[precision])
     task_groups, groups, _ = traces.result
@@ -66,8 +72,11 @@ def export_one_graph(
     compiled = compile_plan(fresh, plan, _texts(plan) if needs_ranges(target, precision) else None)
     folder.mkdir(parents=True)
     with WeightsFile(folder / WEIGHTS) as weights:
-        reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, folder / MODEL)
-    parity = verify_saved(plan, task_groups, load_graph(plan, folder / MODEL, routed=False), reference)
+        reference_graphs = compiled.reference if verified else None
+        reference = save_graphs((compiled.graph, compiled.routed), reference_graphs, weights, folder / MODEL)
+    parity: tuple[ParityRow, ...] = ()
+    if verified:
+        parity = verify_saved(plan, task_groups, load_graph(plan, folder / MODEL, routed=False), reference)
     tokenizer = candidate.tokenizer
     save_config(task_groups[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
     entry = variant_entry(task_groups, plan, MODEL, parity, compiled.passes)
@@ -80,7 +89,9 @@ def _texts(plan: Plan) -> Calibration:
     return Calibration("random tokens", batches=tuple(Batch(tuple(range(4)), each) for each in feeds))
 
 
-def export_task_files(candidate: Candidate, traces: Traces, folder: Path) -> dict[str, Path]:
+def export_task_files(
+    candidate: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
+) -> dict[str, Path]:
     """Write one ONNX file per task, `folder`/<number of the task>/model.onnx.
 
     The graph of a task is the trace of its structure with the weights of this task, compiled separately.
@@ -89,10 +100,13 @@ def export_task_files(candidate: Candidate, traces: Traces, folder: Path) -> dic
         candidate: model to export.
         traces: its traces.
         folder: folder of the files.
+        target: target of the compiled graphs.
+        precision: precision of the compiled graphs.
 
     Returns:
         Task -> its folder.
     """
+    plan = dataclasses.replace(candidate.plan, target=target, precision=precision)
     task_groups, groups, _ = traces.result
     check_space(folder / "task", stored_bytes(task_groups) * len(candidate.tasks))
     folders: dict[str, Path] = {}
@@ -100,12 +114,12 @@ def export_task_files(candidate: Candidate, traces: Traces, folder: Path) -> dic
         for number, task in enumerate(task_group.tasks):
             own = {name: arrays[number] for name, arrays in group.weights.items()}
             single = TracedGroup((task.name,), _with_weights(group.model, own), {name: [array] for name, array in own.items()})
-            graph = compile_plan([single], dataclasses.replace(candidate.plan, tasks=(task,))).graph
-            target = folder / str(candidate.tasks.index(task.name))
-            target.mkdir(parents=True)
-            with WeightsFile(target / WEIGHTS) as weights:
-                save_graph(graph, weights, target / MODEL)
-            folders[task.name] = target
+            graph = compile_plan([single], dataclasses.replace(plan, tasks=(task,))).graph
+            own_folder = folder / str(candidate.tasks.index(task.name))
+            own_folder.mkdir(parents=True)
+            with WeightsFile(own_folder / WEIGHTS) as weights:
+                save_graph(graph, weights, own_folder / MODEL)
+            folders[task.name] = own_folder
     return {task: folders[task] for task in candidate.tasks}
 
 

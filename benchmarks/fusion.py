@@ -24,13 +24,13 @@ from rich.table import Table
 from tqdm import tqdm
 from transformers import BertConfig
 
+from benchmarks.checks import TOLERANCE
 from benchmarks.machine import Machine, current_machine
 from benchmarks.models import twin
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
 from benchmarks.rounds import measure, p95, paired_ratio
-from benchmarks.suite import TOLERANCE
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.checkpoints.load import Checkpoint

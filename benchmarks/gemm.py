@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from exporter.inspect import inspect_bundle
 
 Library = Literal["PyTorch", "ONNX Runtime"]
 
-# Rows, inner size and columns of a product that uses the whole CPU, independent of the model.
-_LARGE = (1024, 2048, 2048)
+# Rows, inner size and columns of a product that uses the whole device, independent of the model.
+_LARGE = {"cpu": (1024, 2048, 2048), "cuda": (8192, 8192, 8192)}
 # Largest number of operations in one timed call.
-_MOST_FLOPS = 40_000_000_000
+_MOST_FLOPS = {"cpu": 40_000_000_000, "cuda": 1_200_000_000_000}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Gemm:
         rows: rows of the first factor.
         inner: columns of the first factor.
         columns: columns of the second factor.
+        device: "cpu" or "cuda".
     """
 
     library: Library
@@ -46,6 +48,7 @@ class Gemm:
     rows: int
     inner: int
     columns: int
+    device: str = "cpu"
 
     @property
     def flops(self) -> int:
@@ -62,7 +65,7 @@ class Gemm:
 
         A single product would be timed with cold caches and sleeping threads, and a graph could exceed that rate.
         """
-        return max(1, min(flops, _MOST_FLOPS) // self.flops)
+        return max(1, min(flops, _MOST_FLOPS[self.device]) // self.flops)
 
     def bind(self, threads: int, repeats: int = 1) -> Call:
         """Return the call to time; the number of torch's threads must be set before."""
@@ -71,11 +74,18 @@ class Gemm:
         def call() -> Outputs:
             for _ in range(repeats):
                 multiply()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
             return []
 
         return call
 
     def _multiply(self, threads: int) -> Callable[[], object]:
+        if self.device == "cuda":  # at this size, random numbers of the CPU take seconds
+            kind = _type(self.precision)
+            x = torch.randn(self.rows, self.inner, device="cuda").to(kind)
+            weight = torch.randn(self.columns, self.inner, device="cuda").to(kind)
+            return _torch_product(x, weight, self.precision)
         left = np.random.default_rng(0).standard_normal((self.rows, self.inner), np.float32)
         right = np.random.default_rng(1).standard_normal((self.inner, self.columns), np.float32)
         if self.library == "PyTorch":
@@ -101,18 +111,19 @@ class Peak:
         return statistics.median(self.rates)
 
 
-def gemms(precisions: Iterable[Precision], shapes: Iterable[tuple[int, int, int]]) -> list[Gemm]:
+def gemms(precisions: Iterable[Precision], shapes: Iterable[tuple[int, int, int]], device: str = "cpu") -> list[Gemm]:
     """Return the products to measure: every library that supports a precision, at a large shape and at `shapes`.
 
     Args:
         precisions: precisions of the variants.
         shapes: rows, inner size and columns of further products.
+        device: "cpu" or "cuda"; on a GPU, PyTorch computes them.
     """
     return [
-        Gemm(library, precision, *shape)
+        Gemm(library, precision, *shape, device)
         for precision in precisions
-        for library in _libraries(precision)
-        for shape in dict.fromkeys((_LARGE, *shapes))
+        for library in (_libraries(precision) if device == "cpu" else _ON_GPU)
+        for shape in dict.fromkeys((_LARGE[device], *shapes))
     ]
 
 
@@ -137,11 +148,14 @@ def matrix_flops(bundle: Path, shape: Shape, floats: Precision) -> dict[Precisio
     Returns:
         Precision -> number of operations; empty if a shape in the graph is unknown, because a partial count is misleading.
     """
+    names: dict[str, Precision] = {"float32": floats, "float16": "fp16", "int8": "int8"}
+    return {names[kind]: count for kind, count in _products(bundle, shape).items()}
+
+
+@functools.cache
+def _products(bundle: Path, shape: Shape) -> Mapping[str, int]:
     graph = inspect_bundle(bundle, (shape.batch, shape.length)).graphs[0]
-    if graph.uncounted:
-        return {}
-    names: dict[str, Precision] = {"float32": floats, "int8": "int8"}
-    return {names[kind]: count for kind, count in graph.products.items()}
+    return {} if graph.uncounted else graph.products
 
 
 def peak_share(flops: Mapping[Precision, int], times: Sequence[float], known: Mapping[Precision, Peak]) -> float | None:
@@ -162,14 +176,36 @@ def peak_share(flops: Mapping[Precision, int], times: Sequence[float], known: Ma
     return statistics.median(bound / taken for bound, taken in zip(least, times, strict=True))
 
 
+_ON_GPU: tuple[Library, ...] = ("PyTorch",)  # both libraries call cuBLAS there
+
+
 def _libraries(precision: Precision) -> tuple[Library, ...]:
-    # ONNX Runtime has no CPU kernels for bf16.
-    return ("PyTorch",) if precision == "bf16" else ("PyTorch", "ONNX Runtime")
+    # ONNX Runtime has no CPU kernels for 16-bit floats.
+    return ("PyTorch",) if precision in ("bf16", "fp16", "tf32") else ("PyTorch", "ONNX Runtime")
 
 
 def _integers(values: npt.NDArray[np.float32], kind: type[np.int8] | type[np.uint8]) -> npt.NDArray[np.int8 | np.uint8]:
     scaled = np.clip(32 * values, -127, 127).astype(np.int8)
     return scaled if kind is np.int8 else (scaled.astype(np.int16) + 128).astype(np.uint8)
+
+
+def _type(precision: Precision) -> torch.dtype:
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+
+def _torch_product(x: torch.Tensor, weight: torch.Tensor, precision: Precision) -> Callable[[], object]:
+    """Return a product; `weight` has the layout of the weight of a Linear."""
+
+    def multiply() -> torch.Tensor:
+        if precision != "tf32":
+            return torch.nn.functional.linear(x, weight)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            return torch.nn.functional.linear(x, weight)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+    return torch.inference_mode()(multiply)
 
 
 def _bind_torch(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], precision: Precision) -> Callable[[], object]:
@@ -178,15 +214,10 @@ def _bind_torch(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], p
 
         def multiply() -> torch.Tensor:
             return torch._int_mm(a, b)  # there is no public operator for integer products without scales
-    else:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        # The layout of the weight of a Linear.
-        x, weight = torch.from_numpy(left).to(dtype), torch.from_numpy(np.ascontiguousarray(right.T)).to(dtype)
 
-        def multiply() -> torch.Tensor:
-            return torch.nn.functional.linear(x, weight)
-
-    return torch.inference_mode()(multiply)
+        return torch.inference_mode()(multiply)
+    x, weight = (torch.from_numpy(np.ascontiguousarray(values)).to(_type(precision)) for values in (left, right.T))
+    return _torch_product(x, weight, precision)
 
 
 def _bind_onnx(

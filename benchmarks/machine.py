@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.gpu import Gpu, sentence
 from benchmarks.options import cores
 
 # Distributions of ONNX Runtime; one of them is installed.
@@ -21,6 +22,7 @@ _PACKAGES = ("torch", "transformers", "adapters", "onnx", *FLAVOURS)
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
 
 _BUSY = 0.5  # load average of the last minute above which times are unreliable
+_BUSY_GPU = 5  # the same for the utilization of a GPU in percent
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Machine:
         load: load average of the last minute; None if unknown.
         versions: versions of Python and the packages.
         commit: git commit of this code, with the suffix "+changes" if files differ from it; None outside a checkout.
+        gpu: the GPU as found before the measurement; None if it was not used, or without nvidia-smi.
+        cuda: version of CUDA that torch is built for; None if no GPU was used.
+        tf32: whether PyTorch may use TF32 in fp32; None if no GPU was used.
     """
 
     cpu: str
@@ -48,6 +53,9 @@ class Machine:
     load: float | None
     versions: dict[str, str]
     commit: str | None
+    gpu: Gpu | None = None
+    cuda: str | None = None
+    tf32: bool | None = None
 
     @property
     def bf16(self) -> bool:
@@ -66,7 +74,9 @@ class Machine:
 
     @property
     def busy(self) -> bool:
-        """Whether other processes were running before the measurement."""
+        """Whether other processes were running before the measurement; on a GPU if they used it."""
+        if self.gpu is not None:
+            return float(self.gpu.get("utilization_percent") or 0) > _BUSY_GPU
         return self.load is not None and self.load > _BUSY
 
     def sentence(self) -> str:
@@ -76,6 +86,9 @@ class Machine:
             return f"{name} {'yes' if there else 'no' if self.flags else 'unknown'}"
 
         instructions = ", ".join((has("bf16", self.bf16), has("vnni", self.vnni), has("amx", self.amx)))
+        if self.cuda is not None:
+            gpu = "unknown GPU, without nvidia-smi" if self.gpu is None else sentence(self.gpu)
+            return f"{gpu}; CUDA {self.cuda}; {self.cpu}, {self.cores} cores"
         return f"{self.cpu}, {self.threads} of {self.cores} cores, {self.memory_gb:.0f} GB; {instructions}"
 
 
@@ -88,8 +101,15 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def current_machine(threads: int) -> Machine:
-    """Return a description of this machine; `threads`: number of threads of every variant."""
+def current_machine(threads: int, gpu: Gpu | None = None, cuda: str | None = None, tf32: bool | None = None) -> Machine:
+    """Return a description of this machine.
+
+    Args:
+        threads: number of threads of every variant.
+        gpu: the GPU that is measured.
+        cuda: version of CUDA that torch is built for, if a GPU is measured.
+        tf32: whether PyTorch may use TF32 in fp32, if a GPU is measured.
+    """
     fields = _cpuinfo()
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     return Machine(
@@ -102,6 +122,9 @@ def current_machine(threads: int) -> Machine:
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         versions={"python": platform.python_version(), **versions(_PACKAGES)},
         commit=_commit(),
+        gpu=gpu,
+        cuda=cuda,
+        tf32=tf32,
     )
 
 

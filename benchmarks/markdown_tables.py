@@ -12,9 +12,13 @@ from typing import Any
 
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None or row["failure"]:
-        return "failed" if row else "-"
-    text = f"{row['median_ms']:,.0f} / {row['p95_ms']:,.0f} ms ({row['throughput_ratio']:.2f}x)"
+        return "-" if row is None else "missing" if row["failure"].startswith("missing") else "failed"
+    text = f"{_shown(row['median_ms'])} / {_shown(row['p95_ms'])} ms ({row['throughput_ratio']:.2f}x)"
     return f"**{text}**" if row["label"].startswith("ours") else text
+
+
+def _shown(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f}" if milliseconds >= 10 else f"{milliseconds:.2f}"
 
 
 def _share(row: dict[str, Any] | None) -> str:

@@ -79,6 +79,12 @@ def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> C
     return _candidate(model.eval(), None, None, drop, name)
 
 
+def at_drop(candidate: Candidate, drop: int) -> Candidate:
+    """Return the same model and tasks at another drop."""
+    name = str(candidate.description["name"])
+    return _candidate(candidate.model, candidate.tokenizer, list(candidate.tasks), drop, name)
+
+
 def _candidate(model: Any, tokenizer: Any, tasks: list[str] | None, drop: int, name: str) -> Candidate:
     plan = make_plan(Checkpoint(model, tokenizer, name), tasks, drop)
     if len(plan.tasks) < 2:

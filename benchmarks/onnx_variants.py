@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import onnxruntime
 
@@ -16,6 +16,9 @@ from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Varian
 from runtime.bundle import MODEL
 from runtime.ort.cpu_info import multiplies_bf16
 
+# Precisions of the OpenVINO provider.
+_OPENVINO: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+
 
 def open_session(graph: Path, threads: int) -> Any:
     """Open a graph on the CPU provider with `threads` threads within one operator."""
@@ -25,25 +28,32 @@ def open_session(graph: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _graph_bytes(folder: Path) -> int:
+def graph_bytes(folder: Path) -> int:
     """Return the size of the graph and its weights, without tokenizer, configuration and manifest."""
     return sum(path.stat().st_size for path in folder.rglob(f"{MODEL}*"))
 
 
-class _OurExport:
+class OurExport:
     """An export of all tasks as one graph, shared by several variants and created on first use."""
 
     def __init__(
-        self, candidate: Candidate, traces: Traces, folder: Path, target: str = "portable", precision: str = "fp32"
+        self,
+        candidate: Candidate,
+        traces: Traces,
+        folder: Path,
+        target: str = "portable",
+        precision: str = "fp32",
+        verified: bool = True,
     ) -> None:
+        """Remember the arguments of `export_one_graph`."""
         self._candidate = candidate
         self._traces = traces
         self._folder = folder
-        self._compiled_for = target, precision
+        self._compiled_for = target, precision, verified
 
     @cached_property
     def written(self) -> tuple[Path, float]:
-        """The folder, and the seconds of the export, including the verification against PyTorch."""
+        """The folder, and the seconds of the export, including the verification against PyTorch, if any."""
         tracing = self._traces.result[2]
         start = time.perf_counter()
         export_one_graph(self._candidate, self._traces, self._folder, *self._compiled_for)
@@ -63,10 +73,10 @@ def _prepare_files(candidate: Candidate, traces: Traces, folder: Path, threads: 
 
         return call
 
-    return Prepared(bind, _graph_bytes(folder), seconds)
+    return Prepared(bind, graph_bytes(folder), seconds)
 
 
-def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Prepared:
+def _prepare_ours(ours: OurExport, tasks: tuple[str, ...], threads: int) -> Prepared:
     folder, seconds = ours.written
     session = open_session(folder / MODEL, threads)
 
@@ -77,11 +87,11 @@ def _prepare_ours(ours: _OurExport, tasks: tuple[str, ...], threads: int) -> Pre
 
         return call
 
-    return Prepared(bind, _graph_bytes(folder), seconds, folder)
+    return Prepared(bind, graph_bytes(folder), seconds, folder)
 
 
 def _prepare_runtime(
-    ours: _OurExport, tasks: tuple[str, ...], threads: int, provider: str = "cpu", floats: Precision = "fp32"
+    ours: OurExport, tasks: tuple[str, ...], threads: int, provider: str = "cpu", floats: Precision = "fp32"
 ) -> Prepared:
     folder, _ = ours.written
     predictor = runtime.load(folder, provider=provider, threads=threads)
@@ -106,8 +116,8 @@ def onnx_variants(candidate: Candidate, folder: Path, threads: int) -> list[Vari
     """
     drop, tasks = candidate.plan.drop, candidate.tasks
     traces = Traces(candidate)
-    ours = _OurExport(candidate, traces, folder / "ours")
-    integers = _OurExport(candidate, traces, folder / "ours-int8", "cpu", "int8")
+    ours = OurExport(candidate, traces, folder / "ours")
+    integers = OurExport(candidate, traces, folder / "ours-int8", "cpu", "int8")
     variants = [
         Variant(
             "files",
@@ -134,7 +144,7 @@ def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threa
     """Return the variants with the OpenVINO provider, one per precision."""
 
     def variant(precision: Precision) -> Variant:
-        own = _OurExport(candidate, traces, folder / f"openvino-{precision}", "openvino", precision)
+        own = OurExport(candidate, traces, folder / f"openvino-{precision}", "openvino", precision)
         # As in runtime.ort.providers: in an int8 graph, floats are bf16 if the CPU has the instructions.
         floats: Precision = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "fp32"
         return Variant(
@@ -146,4 +156,4 @@ def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threa
             lambda: _prepare_runtime(own, candidate.tasks, threads, "openvino", floats),
         )
 
-    return [variant(precision) for precision in get_args(Precision)]
+    return [variant(precision) for precision in _OPENVINO]

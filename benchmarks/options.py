@@ -16,10 +16,16 @@ Time all ways to run the same adapter tasks in interleaved rounds on this machin
 the adapters library (fp32, bf16, compiled), one ONNX file per task, and one ONNX graph for all tasks.
 
 By default the model is a randomly initialized BERT, whose times equal those of a trained one; --quick uses the bundled example.
+
+--device cuda times the same on an NVIDIA GPU, in fp32, tf32, fp16 and bf16, with IO binding and CUDA graphs. It needs
+onnxruntime-gpu.
 """
 _EPILOG = """\
-exit status: 0 done; 1 the outputs of an fp32 variant differ from PyTorch task by task; 2 invalid arguments or model
+exit status: 0 done; 1 the outputs of an fp32 variant differ from PyTorch task by task; 2 invalid arguments or model, or the
+device does not work
 """
+DEVICES = ("cpu", "cuda")
+_SHAPES = {"cpu": "1x32,1x128,4x128", "cuda": "1x32,1x128,8x128,32x128"}
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
@@ -49,6 +55,9 @@ class Options:
         hidden: hidden size.
         threads: threads within one operator, for both torch and ONNX Runtime.
         compile: include torch.compile.
+        compile_shapes: the shapes at which torch.compile is measured, on a GPU; every shape takes a compilation.
+        device: "cpu" or "cuda".
+        skip: keys of variants to omit.
         output: folder for the results.
         seed: seed of weights, inputs and the order in a round.
         arguments: command-line arguments except --output, which is a local path.
@@ -63,6 +72,9 @@ class Options:
     hidden: int
     threads: int
     compile: bool
+    compile_shapes: tuple[Shape, ...]
+    device: str
+    skip: tuple[str, ...]
     output: Path
     seed: int
     arguments: tuple[str, ...]
@@ -70,9 +82,8 @@ class Options:
     @property
     def name(self) -> str:
         """The first part of the results' file names."""
-        if self.quick:
-            return "quick"
-        return "bert-base" if (self.layers, self.hidden) == (12, 768) else f"bert-{self.layers}x{self.hidden}"
+        name = "bert-base" if (self.layers, self.hidden) == (12, 768) else f"bert-{self.layers}x{self.hidden}"
+        return ("quick" if self.quick else name) + ("" if self.device == "cpu" else f"-{self.device}")
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
@@ -106,11 +117,18 @@ def cores() -> int:
 def _parser() -> Parser:
     parser = Parser("python -m benchmarks", _DESCRIPTION, _EPILOG)
     parser.add_argument("--quick", action="store_true", help="the bundled example in about a minute, without torch.compile")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the variants run; default cpu")
     parser.add_argument(
-        "--rounds", type=_whole(1), help="rounds per shape; default: as many as fit into about ten minutes", metavar="N"
+        "--rounds",
+        type=_whole(1),
+        help="rounds per shape; default: as many as fit into about ten minutes (cuda: 15 seconds per shape)",
+        metavar="N",
     )
     parser.add_argument(
-        "--shapes", type=parse_shapes, metavar="BxL,…", help="batch x tokens; default 1x32,1x128,4x128 (quick: 1x32,1x128)"
+        "--shapes",
+        type=parse_shapes,
+        metavar="BxL,…",
+        help="batch x tokens; default 1x32,1x128,4x128 (quick: 1x32,1x128; cuda: 1x32,1x128,8x128,32x128)",
     )
     parser.add_argument("--tasks", type=_whole(2), help="number of tasks; default 8", metavar="N")
     parser.add_argument(
@@ -122,6 +140,15 @@ def _parser() -> Parser:
         "--threads", type=_whole(1), help="threads of both torch and ONNX Runtime; default: all cores", metavar="N"
     )
     parser.add_argument("--no-compile", action="store_true", help="omit torch.compile")
+    parser.add_argument(
+        "--compile-shapes",
+        type=parse_shapes,
+        metavar="BxL,…",
+        help="with --device cuda: the shapes at which torch.compile is measured; default 1x128,32x128",
+    )
+    parser.add_argument(
+        "--skip", default="", metavar="KEY,…", help="variants to omit, by their keys in the results, such as files,files-fp16"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
     )
@@ -160,7 +187,9 @@ def parse(arguments: Sequence[str]) -> Options:
     given = parser.parse_args(arguments)
     if given.quick and (own := [name for name in ("tasks", "layers", "hidden") if getattr(given, name) is not None]):
         parser.error(f"--quick measures the bundled example as it is: leave out --{own[0]}, or leave out --quick")
-    default_shapes = "1x32,1x128" if given.quick else "1x32,1x128,4x128"
+    if given.compile_shapes and given.device == "cpu":
+        parser.error("--compile-shapes needs --device cuda; on the CPU, torch.compile is measured at every shape")
+    default_shapes = "1x32,1x128" if given.quick else _SHAPES[given.device]
     options = Options(
         quick=given.quick,
         rounds=given.rounds,
@@ -171,6 +200,9 @@ def parse(arguments: Sequence[str]) -> Options:
         hidden=given.hidden or 768,
         threads=given.threads or cores(),
         compile=not (given.quick or given.no_compile),
+        compile_shapes=given.compile_shapes or parse_shapes("1x128,32x128"),
+        device=given.device,
+        skip=tuple(filter(None, given.skip.split(","))),
         output=given.output,
         seed=given.seed,
         arguments=_without_output(arguments),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -24,7 +25,9 @@ _LEGEND: dict[Family, str] = {
 _HALO = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 _INK, _MUTED = "#1F2328", "#6A737D"
 _WIDTH_INCHES, _DPI = 10.0, 150
-_BAR_INCHES, _PANEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 0.30, 0.62, 1.05, 0.90
+_LETTER = 0.0085  # of the figure's width
+_BAR_INCHES, _PANEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 0.30, 0.62, 1.05, 0.95
+_FOOT_LETTERS = 150
 
 
 def plot(result: Result, path: Path) -> None:
@@ -38,9 +41,10 @@ def plot(result: Result, path: Path) -> None:
         ratios = [row.stats.throughput_ratio for row in result.rows if row.stats and row.stats.throughput_ratio is not None]
         limit = 1.34 * max([1.0, *ratios])
         top = height - _HEAD_INCHES
+        left = max(0.235, _LETTER * max(len(row.variant.label) for row in result.rows))
         for shape, rows, size in zip(shapes, panels, heights, strict=True):
             bottom = top - size + 0.26
-            axes = figure.add_axes((0.235, bottom / height, 0.745, (size - _PANEL_INCHES) / height))
+            axes = figure.add_axes((left, bottom / height, 0.98 - left, (size - _PANEL_INCHES) / height))
             _panel(axes, result, shape, rows, limit)
             top -= size
         _head(figure, result, height)
@@ -54,7 +58,8 @@ def _panel(axes: Axes, result: Result, shape: Shape, rows: tuple[Row, ...], limi
         ours = row.variant.family == "ours"
         weight = "bold" if ours else "normal"
         if row.stats is None or row.stats.throughput_ratio is None:
-            axes.text(1.0 + 0.008 * limit, place, "failed", va="center", fontsize=8.5, color="#D55E00", style="italic")
+            reason = "missing" if (row.failure or "").startswith("missing") else "failed"
+            axes.text(1.0 + 0.008 * limit, place, reason, va="center", fontsize=8.5, color="#D55E00", style="italic")
             continue
         ratio = row.stats.throughput_ratio
         axes.barh(place, ratio, height=0.72, color=_COLORS[row.variant.family], zorder=2)
@@ -105,7 +110,7 @@ def _foot(result: Result) -> str:
         "fp32 unless stated otherwise. 1× (dashed) and *: the fastest eager PyTorch variant with the same drop.\n"
         f"Bars: median of paired ratios over {span} interleaved rounds. In brackets: median time of one batch, all tasks.\n"
         f"Of peak: time of the graph's matrix products at the rate of the fastest single product, {_peaks(result)}.\n"
-        f"{result.machine.sentence()}; {result.date:%Y-%m-%d}"
+        f"{textwrap.fill(result.machine.sentence(), _FOOT_LETTERS)}; {result.date:%Y-%m-%d}"
         + (" – the machine was not idle: do not quote" if result.machine.busy else "")
     )
 

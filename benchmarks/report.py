@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gemm import Gemm
+from benchmarks.gpu import Gpu
 from benchmarks.machine import Machine
 from benchmarks.models import Candidate
 from benchmarks.options import Options, Shape
@@ -85,6 +86,8 @@ class Result:
         date: time of the run.
         rows: one row per variant and shape.
         products: one row per single matrix product and shape.
+        clocks: shape -> the GPU just after its rounds, as in `Machine.gpu`; without a GPU empty.
+        memory: key of a variant -> memory of the GPU that it takes, in bytes; without a GPU empty.
     """
 
     candidate: Candidate
@@ -93,6 +96,8 @@ class Result:
     date: datetime.datetime
     rows: tuple[Row, ...]
     products: tuple[GemmRow, ...]
+    clocks: Mapping[str, Gpu] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, shape: Shape) -> tuple[Row, ...]:
         """Return the rows of one shape."""
@@ -120,6 +125,7 @@ def _record(result: Result, row: Row) -> dict[str, Any]:
         "variant": row.variant.key,
         "label": row.variant.label,
         "precision": row.variant.precision,
+        "device": result.options.device,
         "drop": row.variant.drop,
         "batch": row.shape.batch,
         "length": row.shape.length,
@@ -133,6 +139,8 @@ def _record(result: Result, row: Row) -> dict[str, Any]:
         "first_call_seconds": row.first_call,
         "file_bytes": row.prepared.file_bytes if row.prepared else None,
         "export_seconds": row.prepared.export_seconds if row.prepared else None,
+        "device_memory_bytes": result.memory.get(row.variant.key),
+        "gpu_after": result.clocks.get(str(row.shape)),
         "rounds": len(row.times),
         "times_ms": _milliseconds(row.times),
         "model": result.candidate.description,
@@ -186,27 +194,35 @@ def _table(result: Result, shape: Shape) -> Table:
         "vs Parallel",
         "of peak",
         "max diff",
+        *(["GPU MB"] if result.memory else []),
     ):
         table.add_column(column, justify="left" if column == "variant" else "right", max_width=_LONGEST_LABEL)
     for row in rows:
         style = "bold green" if row.variant.family == "ours" else None
         if row.stats is None:
-            table.add_row(f"{row.variant.label}\nfailed: {row.failure}", *["-"] * 8, style="red")
+            missing = (row.failure or "").startswith("missing")
+            text = f"{row.variant.label}\n{row.failure}" if missing else f"{row.variant.label}\nfailed: {row.failure}"
+            table.add_row(text, *["-"] * (len(table.columns) - 1), style="dim" if missing else "red")
             continue
         stats = row.stats
         table.add_row(
             row.variant.label + (" *" if row is reference else ""),
-            f"{stats.median_ms:.1f}",
-            f"{stats.p95_ms:.1f}",
+            _shown_ms(stats.median_ms),
+            _shown_ms(stats.p95_ms),
             f"{stats.answers_per_second:,.0f}",
             "-" if stats.time_saved is None else f"{100 * stats.time_saved:.0f} %",
             "-" if stats.throughput_ratio is None else f"{stats.throughput_ratio:.2f} x",
             "-" if stats.versus_parallel is None else f"{stats.versus_parallel:.2f} x",
             "-" if row.peak_share is None else f"{100 * row.peak_share:.0f} %",
             f"{row.difference:.0e}",
+            *([f"{result.memory.get(row.variant.key, 0) / 1e6:,.0f}"] if result.memory else []),
             style=style,
         )
     return table
+
+
+def _shown_ms(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}" if milliseconds >= 10 else f"{milliseconds:.2f}"
 
 
 def peak_sentence(result: Result, shape: Shape) -> str:
@@ -232,11 +248,14 @@ def _notes(result: Result) -> list[str]:
         "max diff is to PyTorch task by task with the same drop; fp32 must agree to 1e-3, other precisions are only reported",
         "of peak: (time of the graph's matrix products at the peak rate of their precision) / (measured time); the peak is the "
         "fastest single product of PyTorch and ONNX Runtime, as rows x inner size x columns, timed in the same rounds",
-        "one file per task: each structure is traced once, nothing is verified; the time of our export includes verification",
+        "one file per task: each structure is traced once, nothing is verified; "
+        + ("the same holds for our exports" if options.device == "cuda" else "the time of our export includes verification"),
     ]
+    if options.device == "cuda":
+        notes += _cuda_notes(result)
     if result.candidate.plan.drop:
         notes.append("no drop uses the adapters of all layers: it is the unpruned model, and its outputs differ")
-    if machine.flags and not machine.bf16:
+    if options.device == "cpu" and machine.flags and not machine.bf16:
         notes.append("this CPU has no bf16 instructions (neither avx512_bf16 nor amx_bf16): bf16 is emulated and slow")
     if not options.compile:
         notes.append(
@@ -248,5 +267,23 @@ def _notes(result: Result) -> list[str]:
         f"{row.variant.label} at {row.shape}: the first call, with compilation, took {row.first_call:.1f} s" for row in compiled
     ]
     if machine.busy:
-        notes.append(f"the machine was not idle: load average {machine.load:.1f} in the last minute; do not quote these times")
+        found = f"load average {machine.load:.1f} in the last minute" if machine.gpu is None else "other work on the GPU"
+        notes.append(f"the machine was not idle: {found}; do not quote these times")
+    return notes
+
+
+def _cuda_notes(result: Result) -> list[str]:
+    """Return what holds on a GPU only."""
+    compiled = ", ".join(map(str, result.options.compile_shapes))
+    notes = [
+        "PyTorch and the bound variants of ONNX Runtime find their inputs on the GPU; a call ends when the logits of all tasks "
+        "are on the host, copied at once; runtime.load().run() takes and returns arrays on the host",
+        f"fp32 is computed without TF32; torch.compile: reduce-overhead, that is CUDA graphs, at {compiled}",
+        "on the GPU, only PyTorch computes the single products; the times contain the launches of all kernels",
+        "GPU MB: growth of the used memory from before a variant's preparation to after its first call at the largest shape",
+    ]
+    notes += [
+        f"after the rounds at {shape}: SM clock {gpu.get('sm_mhz')} MHz, {gpu.get('power_w')} W, {gpu.get('temperature_c')} C"
+        for shape, gpu in result.clocks.items()
+    ]
     return notes

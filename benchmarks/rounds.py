@@ -52,7 +52,9 @@ def rounds_within(seconds: float, one_round: float, least: int, most: int) -> in
     return max(least, min(most, int(seconds / max(one_round, 1e-9))))
 
 
-def measure(calls: Mapping[str, Call], rounds: int, seed: int, on_call: Callable[[str], None]) -> dict[str, list[float]]:
+def measure(
+    calls: Mapping[str, Call], rounds: int, seed: int, on_call: Callable[[str], None], pause: float = _PAUSE_SECONDS
+) -> dict[str, list[float]]:
     """Time all calls in interleaved rounds. Each round runs every call once, in shuffled order.
 
     Args:
@@ -60,6 +62,7 @@ def measure(calls: Mapping[str, Call], rounds: int, seed: int, on_call: Callable
         rounds: number of rounds.
         seed: seed of the order.
         on_call: callback that receives the key after each call; its time is not measured.
+        pause: seconds before each call.
 
     Returns:
         Key -> seconds of each round, in the order of the rounds.
@@ -68,17 +71,19 @@ def measure(calls: Mapping[str, Call], rounds: int, seed: int, on_call: Callable
     times: dict[str, list[float]] = {key: [] for key in calls}
     enabled = gc.isenabled()
     gc.collect()
+    gc.freeze()  # the collection after each round then visits only the objects of the round
     gc.disable()
     try:
         for _ in range(rounds):
             order = list(calls)
             shuffle.shuffle(order)
             for key in order:
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(pause)
                 times[key].append(timed(calls[key])[1])
                 on_call(key)
             gc.collect()
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()
     return times

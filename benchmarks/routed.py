@@ -20,13 +20,13 @@ from rich.table import Table
 from tqdm import tqdm
 
 import runtime
+from benchmarks.checks import TOLERANCE
 from benchmarks.machine import Machine, current_machine
 from benchmarks.models import Candidate, random_bert
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
 from benchmarks.rounds import measure, p95, paired_ratio
-from benchmarks.suite import TOLERANCE
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.targets import TOLERANCES

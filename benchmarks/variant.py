@@ -19,13 +19,18 @@ Call = Callable[[], Outputs]
 # Prepares a Call for a batch; work such as copying inputs into tensors is not timed.
 Bind = Callable[[Feeds], Call]
 Family = Literal["eager", "compile", "files", "ours"]
-Precision = Literal["fp32", "bf16", "int8"]
+# tf32: matrix products of fp32 graphs with inputs rounded to 10 bits, on NVIDIA GPUs.
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.+@-]+){2,}")
 
 
 class MismatchError(Exception):
-    """The outputs of an fp32 variant differ from PyTorch task by task. Nothing was written."""
+    """The outputs of an fp32 variant differ from PyTorch task by task."""
+
+
+class MissingError(Exception):
+    """A variant does not exist here. The message is the reason; tables and plots show it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Variant:
         precision: "fp32" variants must match PyTorch task by task; for others the difference is only reported.
         drop: number of lowest layers without adapters.
         prepare: function for the work that a service does once, at its start. An exception marks the variant as failed.
+        compiles: whether the first call of every shape compiles, which may take minutes.
     """
 
     key: str
@@ -66,10 +72,13 @@ class Variant:
     precision: Precision
     drop: int
     prepare: Callable[[], Prepared]
+    compiles: bool = False
 
 
 def one_line(error: Exception) -> str:
-    """Return the type and the first line of an error, without local paths."""
+    """Return the type and the first line of an error, without local paths; for a MissingError "missing: " and the reason."""
+    if isinstance(error, MissingError):
+        return f"missing: {error}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     text = _PATH.sub(lambda match: re.split(r"[\\/]", match[0])[-1], text)

@@ -1,0 +1,185 @@
+"""Preparation of the variants, their first calls, and the comparison of their outputs with PyTorch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.device import Device
+from benchmarks.gemm import matrix_flops
+from benchmarks.models import Candidate
+from benchmarks.options import Options, Shape
+from benchmarks.rounds import timed
+from benchmarks.variant import Bind, Call, Feeds, MismatchError, Outputs, Precision, Prepared, Variant, max_difference, one_line
+from exporter.verify.random_inputs import make_inputs
+
+# fp32 results differ by the order of additions; the outputs of different tasks differ by tenths.
+TOLERANCE = 1e-3
+# Calls after the first one, on a GPU, whose outputs are compared too: only later calls replay a CUDA graph.
+_SETTLE = 3
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All variants: those that were prepared, and the reasons for those that failed.
+
+    Attributes:
+        candidate: the model.
+        device: the device.
+        variants: all variants.
+        seed: seed of the inputs.
+        largest: the largest shape, at which memory is measured.
+        reference: drop -> the reference of the check.
+        prepared: key -> variant that was prepared.
+        failures: key -> reason.
+        memory: key -> growth of the used memory of the device by the preparation and the first call; without a GPU empty.
+        weights: key -> the part of it that the preparation took.
+    """
+
+    candidate: Candidate
+    device: Device
+    variants: Sequence[Variant]
+    seed: int
+    largest: Shape
+    reference: Callable[[int], Bind]
+    prepared: dict[str, Prepared]
+    failures: dict[str, str]
+    memory: dict[str, int]
+    weights: dict[str, int]
+
+    def feeds(self, shape: Shape) -> Feeds:
+        """Return the inputs of a shape."""
+        return make_inputs(self.candidate.plan, shape.batch, shape.length, self.seed)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A call that ran once.
+
+    Attributes:
+        call: the call.
+        first: seconds of the first call.
+        difference: largest absolute difference from PyTorch task by task.
+        flops: precision -> operations of its matrix products; empty if they cannot be counted.
+    """
+
+    call: Call
+    first: float
+    difference: float
+    flops: dict[Precision, int]
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """The variants that run at one shape, and the reasons for those that failed.
+
+    Attributes:
+        ready: key -> call.
+        failures: key -> reason.
+        wrong: variants out of tolerance, as text; they are in `failures` too.
+    """
+
+    ready: dict[str, Checked]
+    failures: dict[str, str]
+    wrong: list[str]
+
+    def require(self) -> None:
+        """Raise MismatchError if a variant is wrong."""
+        if self.wrong:
+            raise mismatch(self.wrong, "nothing was written")
+
+
+def mismatch(wrong: Sequence[str], consequence: str) -> MismatchError:
+    """Return the error that names all wrong variants."""
+    expected = f"expected the outputs of PyTorch task by task within {TOLERANCE:.0e}"
+    return MismatchError(f"{expected}; {consequence}: " + "; ".join(wrong))
+
+
+def prepare(
+    candidate: Candidate, device: Device, variants: Sequence[Variant], options: Options, reference: Callable[[int], Bind]
+) -> Bench:
+    """Prepare all variants; one that fails is left out, with its reason.
+
+    Args:
+        candidate: model to measure.
+        device: the device.
+        variants: the variants.
+        options: options of the run.
+        reference: drop -> the reference of the check.
+    """
+    largest = max(options.shapes, key=lambda shape: (shape.batch * shape.length, shape))
+    bench = Bench(candidate, device, variants, options.seed, largest, reference, {}, {}, {}, {})
+    if device.name == "cuda":  # libraries allocate on first use; no variant is to pay for it
+        for drop in {variant.drop for variant in variants}:
+            reference(drop)(bench.feeds(largest))()
+    for variant in variants:
+        print(f"preparing {variant.label} …", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        try:
+            _prepare(bench, variant)
+        except Exception as error:  # libraries raise any exception; the table shows the reason
+            bench.failures[variant.key] = one_line(error)
+        if options.device == "cuda":
+            result = bench.failures.get(variant.key, f"{time.perf_counter() - start:.1f} s")
+            print(f"  {result}", file=sys.stderr, flush=True)
+    return bench
+
+
+def _prepare(bench: Bench, variant: Variant) -> None:
+    bench.device.release()
+    before = bench.device.used_memory()
+    bench.prepared[variant.key] = prepared = variant.prepare()
+    if before is None:
+        return
+    bench.weights[variant.key] = (bench.device.used_memory() or 0) - before
+    if not variant.compiles:
+        try:
+            prepared.bind(bench.feeds(bench.largest))()
+        except Exception as error:  # the check at this shape gives the reason
+            print(f"  at {bench.largest}: {one_line(error)}", file=sys.stderr, flush=True)
+    bench.memory[variant.key] = (bench.device.used_memory() or 0) - before
+
+
+def check(bench: Bench, shape: Shape) -> Runnable:
+    """Run every prepared variant and compare its outputs with PyTorch."""
+    feeds = bench.feeds(shape)
+    expected: dict[int, Outputs] = {
+        drop: bench.reference(drop)(feeds)() for drop in {variant.drop for variant in bench.variants}
+    }
+    print(f"checking the outputs at {shape} …", file=sys.stderr, flush=True)
+    found = Runnable({}, {}, [])
+    for variant in bench.variants:
+        if variant.key not in bench.prepared:
+            continue
+        try:
+            checked = _first_calls(bench, variant, shape, feeds, expected[variant.drop])
+        except Exception as error:  # as above
+            found.failures[variant.key] = one_line(error)
+            continue
+        if not checked.difference <= (TOLERANCE if variant.precision == "fp32" else sys.float_info.max):
+            reason = f"max difference {checked.difference:.1e}"
+            found.wrong.append(f"{variant.label} at {shape}: {reason}")
+            found.failures[variant.key] = f"wrong: {reason} from PyTorch task by task"
+        else:
+            found.ready[variant.key] = checked
+    return found
+
+
+def _first_calls(bench: Bench, variant: Variant, shape: Shape, feeds: Feeds, expected: Outputs) -> Checked:
+    prepared, device = bench.prepared[variant.key], bench.device
+    if variant.compiles:
+        device.release()
+    before = device.used_memory()
+    call = prepared.bind(feeds)
+    outputs, seconds = timed(call)
+    difference = max_difference(outputs, expected)
+    for _ in range(_SETTLE if device.name == "cuda" else 0):
+        difference = max(difference, max_difference(call(), expected))
+    if variant.compiles and before is not None:
+        growth = (device.used_memory() or 0) - before
+        print(f"  {variant.label}: first call {seconds:.1f} s", file=sys.stderr, flush=True)
+        bench.memory[variant.key] = max(bench.memory[variant.key], bench.weights[variant.key] + growth)
+    flops = {} if prepared.bundle is None else matrix_flops(prepared.bundle, shape, prepared.floats)
+    return Checked(call, seconds, difference, flops)
