@@ -12,13 +12,17 @@ from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["ShapesOnDevicePass"]
 
+# From the result of a low-rank product to the value that it reads: two products, a scale and a Reshape
+_STEPS = 5
+
 
 class ShapesOnDevicePass(NodeRewritePass):
     """No operator is left that computes lengths from lengths, bit-exact.
 
     1. Expand(x, Concat(…, the length of v, …)): the target is the shape of a slice of v that has this length on the same axis
        and 1 elsewhere. Constants in the Concat are 1 or the lengths of x, so that 1 gives the same result.
-    2. Reshape(x, Concat(…, a length, …)) with positive constants otherwise: -1 stands for the length.
+    2. Reshape(x, Concat(…, a length, …)) with positive constants otherwise: -1 stands for the length. With other constants, it
+       takes the shape of a value that x was computed from, if that is the shape of the result.
     3. Gather(W, the first numbers of 0, 1, 2, …) becomes the first rows of W. W has as many rows as there are numbers.
     """
 
@@ -94,10 +98,26 @@ def _reshape(node: ir.Node, build: Builder) -> Rewritten:  # rule 2
         return None
     parts = [part for each in concat.inputs for part in _parts(each)]
     numbers = [-1 if isinstance(part, ir.Value) else part for part in parts]
-    if numbers.count(-1) != 1 or any(number is None or (number < 1 and number != -1) for number in numbers):
-        return Refusal("the target is not one length and positive constants", target)
-    goal = build.ints(number for number in numbers if number is not None)
+    goal: ir.Value | None = None
+    if numbers.count(-1) == 1 and all(number is not None and (number > 0 or number == -1) for number in numbers):
+        goal = build.ints(number for number in numbers if number is not None)
+    elif (source := _of_shape(x, known_shape(node.outputs[0]))) is not None:
+        goal = build.node("Shape", [source], dtype=ir.DataType.INT64, shape=ir.Shape([len(numbers)]))
+    if goal is None:
+        return Refusal("the target is not one length and positive constants, and no value has that shape", target)
     return build.node("Reshape", [x, goal], shape=node.outputs[0].shape, dtype=node.outputs[0].dtype)
+
+
+def _of_shape(x: ir.Value | None, shape: tuple[int | ir.SymbolicDim, ...] | None) -> ir.Value | None:
+    """A value of that shape from which x is computed, a few operators before."""
+    found = [x]
+    for _ in range(_STEPS):
+        nodes = [node for value in found if value is not None and (node := value.producer()) is not None]
+        found = [value for node in nodes for value in node.inputs if value is not None and const_array(value) is None]
+        for value in found:
+            if shape is not None and known_shape(value) == shape:
+                return value
+    return None
 
 
 def _gather(node: ir.Node, build: Builder) -> Rewritten:  # rule 3

@@ -62,11 +62,19 @@ def test_a_reshape_needs_no_length(target: str, shape: str) -> None:
 @pytest.mark.parametrize(("target", "shape"), [("n, zero, one", "float[a, b, c]"), ("n, n, six", "float[a, b, c]")])
 def test_an_ambiguous_reshape_stays(target: str, shape: str) -> None:
     sizes = [{"batch": 1, "sequence": 1}]
-    reason = "the target is not one length and positive constants"
+    reason = "the target is not one length and positive constants, and no value has that shape"
     text = _RESHAPE.format(target=target, shape=shape).replace(
         "batch, 2, 3", "batch, 1, 6" if "n, n" in target else "batch, 2, 3"
     )
     prove(ShapesOnDevicePass(), text, None, sizes=sizes, refused=reason)
+
+
+def test_a_reshape_back_takes_the_shape_from_before() -> None:
+    text = """(float[batch, sequence, 4] x) => (float[batch, sequence, 4] y)
+        <int64[2] flat = {-1, 4}, int64[1] any = {-1}, int64[1] four = {4}, float[batch, sequence, 4] e>
+        { r = Relu(x) f = Reshape(r, flat) m = MatMul(f, w) n = Shape<start = 1, end = 2>(x)
+        t = Concat<axis = 0>(any, n, four) e = Reshape(m, t) y = Relu(e) }"""
+    prove(ShapesOnDevicePass(), text, "Relu Reshape MatMul Shape Reshape Relu", initializers={"w": rand(4, 4)})
 
 
 def _positions(slice_of: str, length: int = 16) -> str:
