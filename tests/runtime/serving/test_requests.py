@@ -127,7 +127,11 @@ def test_an_unknown_error_does_not_reach_others(predictor: runtime.Predictor, ca
         (b"9" * 5_000, 400, "body: expected JSON"),
         (b"[]", 400, "body: expected an object"),
         (b'{"texts": []}', 400, "body: texts: expected a list"),
-        (b'{"texts": ["a"], "x": 1}', 400, "body: expected texts, tasks, drop and truncate, found 'x'"),
+        (
+            b'{"texts": ["a"], "x": 1}',
+            400,
+            "body: expected texts, tasks, drop, truncate, aggregate, stride, threshold, top_k and is_split_into_words, found 'x'",
+        ),
         (b'{"texts": ["a"], "\\ud800": 1}', 400, r"found '\ud800'"),
         (b'{"texts": ["a"], "tasks": "a"}', 400, "body: tasks: expected a list of names"),
         (b'{"texts": ["a"], "tasks": ["\\udfff"]}', 400, "tasks: expected some of"),
