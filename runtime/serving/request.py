@@ -83,13 +83,7 @@ class PredictRequest:
         if not isinstance(truncate, bool):
             raise InputError("body: truncate: expected true or false")
         try:
-            options = PredictOptions(
-                **{
-                    name: _whole(document[name]) if name != "threshold" else document[name]
-                    for name in _OPTIONS
-                    if name in document
-                }
-            )
+            options = PredictOptions(**{name: _whole(document[name]) for name in _OPTIONS if name in document})
         except InputError as error:
             raise InputError(f"body: {error}") from error
         texts = _texts(document.get("texts"), limits, options.is_split_into_words)

@@ -20,7 +20,7 @@ from runtime.text.bucketing import split
 from runtime.text.limits import check_characters, portions
 from runtime.text.texts import Checked, Text, Words, check_texts, check_words
 from runtime.text.tokenizer_errors import probe, tokenizer_errors
-from runtime.text.tokenizer_files import TokenizerFiles, glues_words, named_id, pad_id
+from runtime.text.tokenizer_files import TokenizerFiles, glues_words, keeps_first_space, named_id, pad_id
 from runtime.text.tokens import Tokens
 
 TEXT_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")  # inputs that are computed from texts
@@ -73,7 +73,8 @@ class TextEncoder:
         pad_left: pad on the left instead of the right.
         cut_left: truncate on the left instead of the right.
         unk_id: id of the token for what is not in the vocabulary; None if the tokenizer's configuration does not name one.
-        glues_words: words would be tokenized without spaces between them, see `glues_words`.
+        glues_words: words would be tokenized without spaces between them, see `tokenizer_files.glues_words`.
+        keeps_first_space: see `tokenizer_files.keeps_first_space`.
     """
 
     tokenizer: Tokenizer
@@ -84,6 +85,7 @@ class TextEncoder:
     cut_left: bool
     unk_id: int | None = None
     glues_words: bool = False
+    keeps_first_space: bool = False
 
     @classmethod
     def load(cls, folder: Path, manifest: Manifest, read: Callable[[str], bytes] | None = None) -> "TextEncoder":
@@ -111,9 +113,9 @@ class TextEncoder:
             tokenizer.no_truncation()
             mask_id, unk_id = (named_id(tokenizer, sources, name) for name in ("mask_token", "unk_token"))
             probe(tokenizer)
-            glued = glues_words(tokenizer, config)
+            glued, keeps_space = glues_words(tokenizer, config), keeps_first_space(tokenizer)
         left, cut_left = (config.get(side) == "left" for side in ("padding_side", "truncation_side"))
-        return cls(tokenizer, manifest, padding, mask_id, left, cut_left, unk_id, glued)
+        return cls(tokenizer, manifest, padding, mask_id, left, cut_left, unk_id, glued, keeps_space)
 
     @property
     def limit(self) -> int | None:
@@ -168,6 +170,25 @@ class TextEncoder:
                 f"expected at most {limit} tokens in a text, found: {found}{more}; pass truncate=True to truncate them"
             )
         return rows
+
+    def windows(self, row: Tokens, stride: int, are_words: bool = False) -> list[Tokens]:
+        """Divide the tokens of one text into windows of at most the model's maximum, see `Tokens.windows`.
+
+        Args:
+            row: tokens of the text, from `encode` with `overflow`.
+            stride: number of tokens that consecutive windows share.
+            are_words: the text was given as words, whose first tokens have no space before them.
+        """
+        if self.limit is None or len(row) <= self.limit:
+            return [row]
+        windows = row.windows(self.limit, stride, self.cut_left)
+        if self.keeps_first_space and not are_words:
+            for window in windows:
+                first = next(position for position, part in enumerate(window.parts) if part is not None)
+                start, end = window.offsets[first]
+                if start > 0 and (self.tokenizer.id_to_token(window.ids[first]) or "").startswith("Ġ"):
+                    window.offsets[first] = (start - 1, end if end > start else end - 1)
+        return windows
 
     def _encode(self, pairs: Sequence[Checked]) -> list[Encoding]:
         what = f"{TOKENIZER}: the tokenizer failed on one of the texts"

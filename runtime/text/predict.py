@@ -53,10 +53,8 @@ def tokenize(
     windows: list[Window] = []
     for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
         shown = " ".join(text) if as_words else text
-        if stride is not None and encoder.limit is not None:
-            windows += [Window(index, shown, part) for part in row.windows(encoder.limit, stride, encoder.cut_left)]
-        else:
-            windows.append(Window(index, shown, row))
+        parts = [row] if stride is None else encoder.windows(row, stride, as_words)
+        windows += [Window(index, shown, part) for part in parts]
     return windows
 
 

@@ -63,8 +63,24 @@ def glues_words(tokenizer: Tokenizer, config: Mapping[str, Any]) -> bool:
     """
     if config.get("add_prefix_space") is not False or tokenizer.pre_tokenizer is None:
         return False
-    state = json.loads(tokenizer.pre_tokenizer.__getstate__())
+    steps = _steps(tokenizer.pre_tokenizer, "pretokenizers")
+    return any(step.get("type") == "ByteLevel" and step.get("add_prefix_space") is False for step in steps)
+
+
+def keeps_first_space(tokenizer: Tokenizer) -> bool:
+    """Whether the post-processor counts the space before a token to it if it is the first one, and to no other token.
+
+    So do byte-level tokenizers like that of RoBERTa. It is applied to each window of a text.
+    """
+    steps = [] if tokenizer.post_processor is None else _steps(tokenizer.post_processor, "processors")
     return any(
-        isinstance(step, dict) and step.get("type") == "ByteLevel" and step.get("add_prefix_space") is False
-        for step in state.get("pretokenizers", [state])
+        step.get("type") in ("RobertaProcessing", "ByteLevel")
+        and bool(step.get("trim_offsets") and step.get("add_prefix_space"))
+        for step in steps
     )
+
+
+def _steps(component: Any, sequence: str) -> list[dict[str, Any]]:
+    """Return the settings of a component of a tokenizer, or of the components in a sequence of them."""
+    state = json.loads(component.__getstate__())
+    return [step for step in state.get(sequence, [state]) if isinstance(step, dict)]

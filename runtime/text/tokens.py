@@ -56,7 +56,7 @@ class Tokens:
         return self._at(sorted([*special, *kept[0], *kept[1]]))
 
     def windows(self, limit: int, stride: int, left: bool) -> list["Tokens"]:
-        """Divide the tokens of one text into windows of at most `limit` tokens, each with the special tokens.
+        """Divide the tokens of a long text into windows of at most `limit` tokens, each with the special tokens.
 
         The windows and their order are those of the tokenizers library for `return_overflowing_tokens`.
 
@@ -65,8 +65,6 @@ class Tokens:
             stride: number of tokens that consecutive windows share.
             left: start with the window at the end of the text.
         """
-        if len(self) <= limit:
-            return [self]
         special = [position for position, part in enumerate(self.parts) if part is None]
         inside = [position for position, part in enumerate(self.parts) if part is not None]
         room = limit - len(special)

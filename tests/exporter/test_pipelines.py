@@ -1,0 +1,152 @@
+"""predict() of an exported model gives the results of transformers' pipelines for the same model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from transformers import pipelines
+
+import runtime
+from exporter import export
+from tests.helpers.runtime_bundles import rewrite
+from tests.helpers.tiny_models import bert_config
+from tests.helpers.tiny_peft import scramble
+from tests.helpers.tiny_tokenizers import KINDS, LARGEST_VOCABULARY, random_texts, tiny_tokenizer
+
+LIMIT, WORDS = 24, 16
+# The last two labels have no prefix of transformers'
+LABELS = {
+    "names": ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "PER", "E-LOC"),
+    "topic": ("sport", "news", "arts", "travel"),
+    "flags": ("rude", "spam", "long", "short"),
+}
+PROBLEMS = {"topic": "single_label_classification", "flags": "multi_label_classification"}
+STRATEGIES: tuple[Any, ...] = ("simple", "first", "average", "max")
+TEXTS = ["", " ", "Berlin", "Angela Merkel's  trip to Łódź.", "see [SEP] or </s><unk> here", *random_texts(25)]
+
+
+def tiny(name: str) -> Any:
+    """A PEFT model whose labels change from token to token; the models have one trunk."""
+    kind, task_type = ("Token", "TOKEN_CLS") if name == "names" else ("Sequence", "SEQ_CLS")
+    config = bert_config(LARGEST_VOCABULARY)
+    labels = dict(enumerate(LABELS[name]))
+    problem = PROBLEMS.get(name)
+    config.update({"max_position_embeddings": LIMIT, "num_hidden_layers": 1, "problem_type": problem})
+    config.update({"id2label": labels, "label2id": {label: number for number, label in labels.items()}})
+    torch.manual_seed(0)
+    trunk = transformers.BertModel(config)
+    model = getattr(transformers, f"BertFor{kind}Classification")(config)
+    model.bert.load_state_dict(trunk.state_dict(), strict=False)
+    torch.manual_seed(list(LABELS).index(name))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type=task_type, r=4, target_modules=["query", "value"]), name)
+    with torch.no_grad():
+        for key, parameter in scramble(adapted).named_parameters():
+            if f"modules_to_save.{name}" in key:
+                parameter.normal_(0, 0.7)
+    return adapted
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    return {name: tiny(name) for name in LABELS}
+
+
+@pytest.fixture(scope="module")
+def bundle(models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipelines") / "onnx"
+    export(list(models.values()), tiny_tokenizer("wordpiece", LIMIT), output=folder)
+    return folder
+
+
+def with_tokenizer(bundle: Path, folder: Path, tokenizer: Any) -> runtime.Predictor:
+    shutil.copytree(bundle, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+    rewrite(folder)
+    return runtime.load(folder, provider="cpu", threads=1)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def both(
+    request: pytest.FixtureRequest, models: dict[str, Any], bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[runtime.Predictor, Any]]:
+    """The predictor, and the pipeline with the same tokenizer."""
+    tokenizer = tiny_tokenizer(request.param, LIMIT)
+    predictor = with_tokenizer(bundle, tmp_path_factory.mktemp(request.param) / "onnx", tokenizer)
+    yield predictor, pipelines.TokenClassificationPipeline(model=models["names"].get_base_model(), tokenizer=tokenizer)
+
+
+def assert_entities(found: runtime.Prediction, wanted: Sequence[dict[str, Any]], what: object) -> None:
+    entities = [dict(entity) for entity in found.to_dict()["entities"]]
+    for rows in (entities, wanted := [dict(entity) for entity in wanted]):
+        for row in rows:
+            row["score"] = pytest.approx(float(row["score"]), abs=1e-5) if rows is wanted else row["score"]
+    assert entities == wanted, what
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+def test_entities(both: tuple[runtime.Predictor, Any], strategy: Any) -> None:
+    predictor, pipeline = both
+    found = predictor.predict(TEXTS, ["names"], truncate=True, aggregate=strategy)["names"]
+    assert sum(len(row.entities or ()) for row in found) > 100
+    for text, row in zip(TEXTS, found, strict=True):
+        assert_entities(row, pipeline(text, aggregation_strategy=strategy) if text else [], (strategy, text))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+def test_windows(both: tuple[runtime.Predictor, Any], side: str, bundle: Path, tmp_path: Path) -> None:
+    _, pipeline = both
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=pipeline.tokenizer.backend_tokenizer, **{**pipeline.tokenizer.init_kwargs, "truncation_side": side}
+    )
+    pipeline = pipelines.TokenClassificationPipeline(model=pipeline.model, tokenizer=tokenizer)
+    predictor = with_tokenizer(bundle, tmp_path / "onnx", tokenizer)
+    texts = [text for text in random_texts(8, 1, longest=40) if text]
+    for stride, strategy in ((0, "simple"), (1, "first"), (7, "max"), (21, "average")):
+        found = predictor.predict(texts, ["names"], stride=stride, aggregate=strategy)["names"]  # type: ignore[arg-type]
+        for text, row in zip(texts, found, strict=True):
+            assert_entities(row, pipeline(text, aggregation_strategy=strategy, stride=stride), (stride, text))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+def test_words(both: tuple[runtime.Predictor, Any], strategy: Any) -> None:
+    predictor, pipeline = both
+    texts = [text.split(" ")[: Random(text).randint(1, 20)] for text in random_texts(15, 2)]
+    found = predictor.predict(texts, ["names"], truncate=True, aggregate=strategy, is_split_into_words=True)["names"]
+    windows = predictor.predict(texts, ["names"], stride=5, aggregate=strategy, is_split_into_words=True)["names"]
+    for words, row, long in zip(texts, found, windows, strict=True):
+        options = {"aggregation_strategy": strategy, "is_split_into_words": True}
+        assert_entities(row, pipeline(words, **options)[0], words)
+        assert_entities(long, pipeline(words, stride=5, **options)[0], words)
+
+
+def test_labels(models: dict[str, Any], bundle: Path) -> None:
+    predictor = runtime.load(bundle, provider="cpu", threads=1)
+    texts = [text for text in TEXTS if len(predictor._encoder.encode([text], truncate=True)[0]) < LIMIT]  # type: ignore[union-attr]
+    for task in ("topic", "flags"):
+        pipeline = pipelines.TextClassificationPipeline(
+            model=models[task].get_base_model(), tokenizer=tiny_tokenizer("wordpiece", LIMIT)
+        )
+        for top_k in (1, 3, 9):
+            found = predictor.predict(texts, [task], top_k=top_k)[task]
+            for text, row in zip(texts, found, strict=True):
+                wanted = pipeline(text, top_k=top_k)
+                assert list(row.scores) == [label["label"] for label in wanted]
+                assert list(row.scores.values()) == pytest.approx([label["score"] for label in wanted], abs=1e-5)
+    scores = predictor.predict(texts, ["flags"])["flags"]
+    for threshold in (0, 0.3, 0.7, 1):
+        for row, all_of in zip(predictor.predict(texts, ["flags"], threshold=threshold)["flags"], scores, strict=True):
+            assert row.labels == tuple(label for label, score in all_of.scores.items() if score >= threshold)
+            assert row.scores == all_of.scores
