@@ -81,15 +81,19 @@ def merge_windows(entities: Sequence[Entity]) -> tuple[Entity, ...]:
     Args:
         entities: entities of all windows, in the order of the windows.
     """
+    if not entities:
+        return ()
+    ordered = sorted(entities, key=lambda entity: entity.start)
     found: list[Entity] = []
-    for entity in sorted(entities, key=lambda entity: entity.start):
-        if found and found[-1].start <= entity.start < found[-1].end:
-            last = found[-1]
+    last = ordered[0]
+    for entity in ordered:  # the first one too, as in transformers: if it is empty, it is there twice
+        if last.start <= entity.start < last.end:
             if (entity.end - entity.start, entity.score) > (last.end - last.start, last.score):
-                found[-1] = entity
+                last = entity
         else:
-            found.append(entity)
-    return tuple(found)
+            found.append(last)
+            last = entity
+    return (*found, last)
 
 
 def _token_units(logits: Array, text: str, tokens: Tokens, encoder: TextEncoder) -> Iterator[_Unit]:

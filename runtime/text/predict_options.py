@@ -93,7 +93,7 @@ class PredictOptions:
         special = encoder.tokenizer.num_special_tokens_to_add(False)
         if encoder.limit is not None and self.stride >= (room := encoder.limit - special):
             yield (
-                f"stride: expected less than {room} tokens, found {_shown(self.stride)}: a window has {encoder.limit} tokens, "
+                f"stride: expected less than {room} tokens, found {_shown(self.stride)}: a window has {encoder.limit}, "
                 f"{special} of them special tokens"
             )
 

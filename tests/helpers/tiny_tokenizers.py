@@ -58,7 +58,7 @@ def tiny_tokenizer(kind: str, limit: int, **settings: Any) -> Any:
 
 def random_texts(count: int, seed: int = 0, longest: int = 30) -> Iterator[str]:
     """Texts of pieces that are joined by a space, or by nothing."""
-    random = Random(seed)
+    random = Random(seed)  # noqa: S311 - not for cryptography
     for _ in range(count):
         pieces = random.choices(_PIECES, k=random.randint(0, longest))
         yield "".join(piece + random.choice((" ", " ", " ", "")) for piece in pieces)
@@ -73,7 +73,8 @@ def _frequent(words: list[str]) -> list[str]:
 def _wordpiece() -> Tokenizer:
     words = [word.lower() for word in _WORDS]
     pieces = [*sorted({*"".join(words)}), *_frequent(words)]
-    made = Tokenizer(models.WordPiece(_numbered(*pieces, *(f"##{piece}" for piece in pieces)), unk_token="<unk>"))
+    vocabulary = _numbered(*pieces, *(f"##{piece}" for piece in pieces))
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token=_SPECIAL[3]))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()
