@@ -123,7 +123,13 @@ class TextEncoder:
         return self.manifest.max_lengths.get(SEQUENCE)
 
     def encode(
-        self, texts: Sequence[Text], truncate: bool = False, *, overflow: bool = False, is_split_into_words: bool = False
+        self,
+        texts: Sequence[Text],
+        truncate: bool = False,
+        *,
+        overflow: bool = False,
+        is_split_into_words: bool = False,
+        remedy: str = "pass truncate=True to truncate them",
     ) -> list[Tokens]:
         """Tokenize texts.
 
@@ -132,6 +138,7 @@ class TextEncoder:
             truncate: truncate texts that exceed the model's maximum.
             overflow: return all tokens of longer texts.
             is_split_into_words: each text is a list of words. The offsets are those in the words joined by spaces.
+            remedy: what to do about texts that are too long, the end of the message.
 
         Returns:
             Tokens of each text, including special tokens; without `overflow`, at most the model's maximum.
@@ -166,9 +173,7 @@ class TextEncoder:
         if long:
             found = ", ".join(f"texts[{index}] has {length}" for index, length in long[:10])
             more = f" and {len(long) - 10} more" if len(long) > 10 else ""
-            raise InputError(
-                f"expected at most {limit} tokens in a text, found: {found}{more}; pass truncate=True to truncate them"
-            )
+            raise InputError(f"expected at most {limit} tokens in a text, found: {found}{more}; {remedy}")
         return rows
 
     def windows(self, row: Tokens, stride: int, are_words: bool = False) -> list[Tokens]:

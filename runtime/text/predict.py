@@ -48,7 +48,8 @@ def tokenize(
         InputError: as for `TextEncoder.encode` and `PredictOptions.check_texts`.
     """
     as_words, stride = options.is_split_into_words, options.stride
-    rows = encoder.encode(texts, options.truncate, overflow=stride is not None, is_split_into_words=as_words)
+    remedy = "pass truncate=True to truncate them" + (", or stride=N to read them in windows" if options.aggregate else "")
+    rows = encoder.encode(texts, options.truncate, overflow=stride is not None, is_split_into_words=as_words, remedy=remedy)
     options.check_texts(entries, texts)
     windows: list[Window] = []
     for index, (text, row) in enumerate(zip(texts, rows, strict=True)):

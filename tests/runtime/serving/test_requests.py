@@ -84,6 +84,23 @@ def test_a_faulty_request_fails_alone(predictor: runtime.Predictor) -> None:
     assert list(answers[2][1]["predictions"]) == ["topic"]
 
 
+def test_each_request_has_its_options(predictor: runtime.Predictor) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"texts": ["Anna sings"], "tasks": ["names"], "aggregate": "first"},
+        {"texts": ["Anna sings"], "tasks": ["names"]},
+        {"texts": ["a", LONG], "tasks": ["names"], "aggregate": "max", "stride": 4.0},
+        {"texts": [["Anna", "sings"]], "tasks": ["names"], "is_split_into_words": True},
+        {"texts": ["Anna sings"], "top_k": 1, "threshold": 1},
+    ]
+    answers = asyncio.run(answer(predictor, [body(**each) for each in bodies]))
+    assert [status for status, _ in answers] == [200] * 5
+    for (_, found), given in zip(answers, bodies, strict=True):
+        options = {**given, "stride": 4} if "stride" in given else given
+        wanted = predictor.predict(options.pop("texts"), **options)
+        for task, rows in found["predictions"].items():
+            assert rows == json.loads(json.dumps([row.to_dict() for row in wanted[task]])), given
+
+
 @pytest.mark.parametrize("batch", [40, 10_000])
 def test_every_kind_of_error_stays_in_its_request(faulty: runtime.Predictor, batch: int) -> None:
     texts = [f"text number {index}" for index in range(20)]

@@ -178,6 +178,7 @@ def test_options_that_have_no_meaning(predictor: runtime.Predictor, options: dic
             {},
             r"texts\[0\]: expected a str .* a list of 3: .*; a list of words needs is_split",
         ),
+        (["word " * 20], {"aggregate": "max"}, "pass truncate=True to truncate them, or stride=N to read them in windows"),
         ([["word"] * 20], {"is_split_into_words": True}, r"at most 16 tokens in a text, found: texts\[0\] has 22"),
         (
             [[""] * 200_000],
