@@ -14,7 +14,7 @@ from runtime.hooks import Hook, Run
 from runtime.load import load
 from runtime.options import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.policy import DropPolicy, LatencyTarget
-from runtime.predictor import Answers, Prediction, Predictor, Word
+from runtime.predictor import Answers, Entity, Prediction, Predictor, Word
 
 __all__ = [
     "AdapterDropError",
@@ -24,6 +24,7 @@ __all__ = [
     "CancelledError",
     "CudaOptions",
     "DropPolicy",
+    "Entity",
     "Hook",
     "InputError",
     "LatencyTarget",

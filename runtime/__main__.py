@@ -12,11 +12,11 @@ from runtime.errors import AdapterDropError, InputError
 from runtime.load import load
 from runtime.logged import shown
 from runtime.options import Options
-from runtime.options_text import CommandParser, describe, read_settings
+from runtime.options_text import CommandParser, add_text_options, describe, read_settings
 from runtime.ort.providers import NAMES
 from runtime.predictor import Prediction, Predictor
 from runtime.serving import triton
-from runtime.text.encode import Text
+from runtime.text.texts import Text
 
 _SHOWN = 6  # numbers of an embedding
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
@@ -70,9 +70,19 @@ def _predict(options: argparse.Namespace) -> str:
     given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
     settings = read_settings(options.settings, given)
     predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
-    predictions = predictor.predict(texts, tasks, truncate=options.truncate)
+    predictions = predictor.predict(
+        texts,
+        tasks,
+        truncate=options.truncate,
+        aggregate=options.aggregate,
+        stride=options.stride,
+        threshold=options.threshold,
+        top_k=options.top_k,
+    )
     nodes = predictor.node_counts() if options.nodes else None
-    return (_as_json if options.json else _as_text)(predictor, texts, predictions, nodes)
+    if options.json:
+        return _as_json(predictor, texts, predictions, nodes)
+    return _as_text(predictor, texts, predictions, nodes, options.top_k)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an option of sessions or providers, such as openvino.precision=bf16 or cuda.device=1; may be repeated, see below",
     )
     add("--nodes", action="store_true", help="also print how many nodes of the graph each provider ran")
-    add("--truncate", action="store_true", help="cut texts that are longer than the model's maximum")
+    add_text_options(parser)
     add("--json", action="store_true", help="print one JSON object on standard output")
     return parser
 
@@ -177,6 +187,7 @@ def _as_text(
     texts: Sequence[Text],
     predictions: dict[str, list[Prediction]],
     nodes: dict[str, int] | None,
+    top_k: int | None,
 ) -> str:
     lines = [f"provider {predictor.provider}, drop {predictor.drops[0]}"]
     if nodes is not None:
@@ -184,11 +195,16 @@ def _as_text(
     width = max(map(len, predictions))
     for index, text in enumerate(texts):
         lines += ["", text if isinstance(text, str) else " | ".join(text)]
-        lines += [f"  {task:<{width}}  {_summary(rows[index])}" for task, rows in predictions.items()]
+        lines += [f"  {task:<{width}}  {_summary(rows[index], top_k is not None)}" for task, rows in predictions.items()]
     return "\n".join(lines)
 
 
-def _summary(prediction: Prediction) -> str:
+def _summary(prediction: Prediction, several: bool) -> str:
+    """Describe a prediction in one line; with `several`, all labels of its scores."""
+    if several and prediction.scores:
+        return ", ".join(f"{label} {score:.2f}" for label, score in prediction.scores.items())
+    if prediction.entities is not None:
+        return ", ".join(f"{each.word}/{each.entity_group} {each.score:.2f}" for each in prediction.entities) or "-"
     if prediction.head == "classification":
         return f"{prediction.label}  {prediction.score:.2f}"
     if prediction.head == "multilabel":

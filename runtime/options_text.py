@@ -72,6 +72,25 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide how texts are read and what is printed for them."""
+    add = parser.add_argument
+    add("--truncate", action="store_true", help="cut texts that are longer than the model's maximum")
+    add(
+        "--aggregate",
+        metavar="STRATEGY",
+        help="entities instead of words for tagging, as transformers' pipeline groups them: simple, first, max or average",
+    )
+    add(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="with --aggregate: read texts that are longer than the model's maximum in windows that share N tokens",
+    )
+    add("--threshold", type=float, metavar="X", help="least probability of a label of multilabel tasks; default: 0.5")
+    add("--top-k", type=int, metavar="K", help="the K most probable labels of classification and multilabel tasks")
+
+
 def read_settings(settings: Sequence[str], options: Options) -> Options:
     """Apply settings to options.
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -21,12 +21,13 @@ from runtime.ort.open import OpenBundle
 from runtime.ort.providers import short_name
 from runtime.ort.routed_graph import RoutedGraph
 from runtime.policy import DropPolicy
-from runtime.text.check_logits import check_finite, check_token_axis
-from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, Text, TextEncoder
-from runtime.text.interpret import TOKENWISE, interpret
-from runtime.text.prediction import Prediction, Word
+from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, TextEncoder
+from runtime.text.predict import predict, tokenize
+from runtime.text.predict_options import Aggregate, PredictOptions
+from runtime.text.prediction import Entity, Prediction, Word
+from runtime.text.texts import Text
 
-__all__ = ["Answers", "Prediction", "Predictor", "Word"]
+__all__ = ["Answers", "Entity", "Prediction", "Predictor", "Word"]
 
 
 class Answers(dict[str, npt.NDArray[Any]]):
@@ -223,6 +224,12 @@ class Predictor:
         truncate: bool = False,
         batch_size: int | None = None,
         cancel: Cancellation | None = None,
+        *,
+        aggregate: Aggregate | None = None,
+        stride: int | None = None,
+        threshold: float | None = None,
+        top_k: int | None = None,
+        is_split_into_words: bool = False,
     ) -> dict[str, list[Prediction]]:
         """Tokenize texts, run inference and interpret the logits.
 
@@ -235,6 +242,15 @@ class Predictor:
                 no words and no answers. By default, such texts are an error.
             batch_size: maximum number of rows of a batch; texts of similar length share a batch.
             cancel: handle that can cancel the call from another thread.
+            aggregate: predict entities instead of words for tagging. "simple" groups neighbouring tokens with the same label;
+                "first", "max" and "average" give each word one label before. The results are those of transformers' pipeline
+                with this `aggregation_strategy`. Texts must not be pairs.
+            stride: divide texts that exceed the model's maximum into windows that share this number of tokens, and merge
+                their entities; only with `aggregate`, and only for tagging.
+            threshold: least probability of a label in `labels` for multilabel tasks; None for 0.5.
+            top_k: number of labels in `scores` for classification and multilabel tasks, the most probable ones in descending
+                order; None for all labels in the order of the task.
+            is_split_into_words: `texts` is a list of lists of words. Positions are those in the words joined by spaces.
 
         Returns:
             Task -> one prediction per text, in the order of `tasks` and `texts`.
@@ -242,36 +258,38 @@ class Predictor:
         Raises:
             AdapterDropError: the logits of a text are NaN or infinite; the message names the task and the text.
             InputError: as for `run`; a text has the wrong type or is too long; a text is not a pair although question
-                answering requires one; the bundle has no tokenizer or takes images; or a task needs more than a text
-                (causal_lm, seq2seq_lm, dependency_parsing, hidden_states, image_embedding): call `run` for it, or name the
-                other tasks in `tasks`.
+                answering requires one; an option is invalid or has no meaning for the tasks; the bundle has no tokenizer or
+                takes images; or a task needs more than a text (causal_lm, seq2seq_lm, dependency_parsing, hidden_states,
+                image_embedding): call `run` for it, or name the other tasks in `tasks`.
         """
         entries = select_tasks(self.manifest, tasks)
         check_drop(drop, self.drops, "loaded")
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-            raise InputError(f"batch_size: expected a positive integer or None, found {batch_size!r}")
+        options = PredictOptions(
+            truncate=truncate,
+            batch_size=batch_size,
+            aggregate=aggregate,
+            stride=stride,
+            threshold=threshold,
+            top_k=top_k,
+            is_split_into_words=is_split_into_words,
+        )
         encoder = require_encoder(self.manifest, self._encoder, entries)
+        options.check_tasks(entries, encoder)
         self._bundle.check_process()  # before the tokenizer, which may wait for threads that a fork does not have
-        rows = encoder.encode(texts, truncate)
+        windows = tokenize(encoder, texts, entries, options)
         check_pairs(entries, texts)
-        found: dict[str, dict[int, Prediction]] = {entry.name: {} for entry in entries}
-        on_gpu = self.provider in ("cuda", "tensorrt")
+        if stride is not None:
+            drop = self._chosen_drop(drop)  # the same for all windows of a text
+        names = [entry.name for entry in entries]
+
+        def run(feeds: Mapping[str, npt.NDArray[Any]]) -> tuple[Answers, int]:
+            answers = self.run(feeds, names, drop, cancel)
+            return answers, answers.drop
+
+        limits = GPU_LIMITS if self.provider in ("cuda", "tensorrt") else CPU_LIMITS
         shapes = self.options.cuda.graphs if self.provider == "cuda" else ()
-        for batch in encoder.batches(rows, GPU_LIMITS if on_gpu else CPU_LIMITS, batch_size, shapes):
-            logits = self.run(batch.feeds, tuple(found), drop, cancel)
-            width = batch.feeds["input_ids"].shape[1]
-            where = f"drop {logits.drop}, provider {self.provider}, {self.manifest.precision}"
-            for position, index in enumerate(batch.rows):
-                for entry in entries:
-                    values = [logits[name][position] for name in entry.result_names]
-                    if entry.head in TOKENWISE:  # remove the padding
-                        check_token_axis(entry, values, width)
-                        start = encoder.offset(rows[index], width)
-                        values = [array[start : start + len(rows[index])] for array in values]
-                    check_finite(entry, values, index, rows[index], encoder, where)
-                    prediction = interpret(entry, values, texts[index], rows[index], encoder)
-                    found[entry.name][index] = replace(prediction, drop=logits.drop)
-        return {name: [predictions[index] for index in range(len(texts))] for name, predictions in found.items()}
+        batches = encoder.batches([window.tokens for window in windows], limits, batch_size, shapes)
+        return predict(windows, batches, run, entries, encoder, options, f"provider {self.provider}, {self.manifest.precision}")
 
     def _run_graph(
         self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None

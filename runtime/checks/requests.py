@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from runtime.bundle import Manifest, TaskEntry
 from runtime.errors import InputError
-from runtime.text.encode import TEXT_INPUTS, Text, TextEncoder
+from runtime.text.encode import TEXT_INPUTS, TextEncoder
 from runtime.text.prediction import FIELDS
+from runtime.text.texts import Text
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from runtime.bundle.entries import SEQUENCE
 from runtime.checks.requests import check_drop, select_tasks
 from runtime.predictor import Predictor
 from runtime.serving.limits import Limits, RequestError
-from runtime.serving.request import PredictRequest, respond, size
+from runtime.serving.request import PredictRequest, respond
+from runtime.text.texts import characters
 
 _LOGGER: Final = logging.getLogger(__name__)
 _CPU_CHARACTERS: Final = 2_048  # about 512 tokens; on the example, larger batches are less than a tenth faster on a CPU
@@ -44,11 +46,11 @@ class _Job:
     def __init__(self, request: PredictRequest) -> None:
         self.request = request
         # By length: the texts of one batch have similar lengths, and texts that are too long fail first
-        self.order = sorted(range(len(request.texts)), key=lambda index: -size(request.texts[index]))
+        self.order = sorted(range(len(request.texts)), key=lambda index: -characters(request.texts[index]))
         self.position = 0  # in `order`, of the first text that has not been in a batch
         self.rows: dict[str, dict[int, bytes]] = {}  # task -> index of the text -> JSON
         self.done = self.bytes = 0  # number of these texts, and bytes of their JSON
-        self.characters = sum(map(size, request.texts))
+        self.characters = sum(map(characters, request.texts))
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
 
@@ -79,11 +81,12 @@ class Batcher:
             JSON of the response.
 
         Raises:
-            InputError: a task or the drop is unknown.
+            InputError: a task or the drop is unknown, or the stride is too large.
             RequestError: the request fails, or it exceeds one of the limits.
         """
         select_tasks(self._predictor.manifest, request.tasks)
         check_drop(request.drop, self._predictor.drops, "loaded")
+        request.check_stride(self._predictor.manifest.max_lengths.get(SEQUENCE))
         job = _Job(request)
         most = self._limits.max_waiting_characters
         if self._accepted and job.characters > _SMALL and self._accepted_characters + job.characters > most:
@@ -155,7 +158,7 @@ class Batcher:
                 self._waiting.popleft()
                 continue
             index = job.order[job.position]
-            cost = size(job.request.texts[index]) + _PER_TEXT
+            cost = characters(job.request.texts[index]) + _PER_TEXT
             if parts and (cost > left or (job not in parts and len(parts) == self._batching.max_batch)):
                 break
             if completes and job in parts and left < 0.75 * self._characters:  # all requests have a text in this batch

@@ -2,10 +2,11 @@
 
 Ray Serve provides the HTTP server, replicas, health checks, queues and shutdown; this module implements one replica.
 
-Request: POST {"texts": [...], "tasks": [...], "drop": N, "truncate": false}; only `texts` is required. Response: {"provider":
-..., "predictions": {task: [...]}}, or {"error": ...} with status 400 for invalid input, 408, 413, 422 or 503 if a limit is
-exceeded, and 500 if the model fails. Status 503 also comes from Ray Serve if `max_queued` requests are waiting. Concurrent
-requests share batches; an error in one of them does not affect the others.
+Request: POST {"texts": [...], "tasks": [...], "drop": N, "truncate": false}; only `texts` is required, and the further options
+of `Predictor.predict` have their names there. Response: {"provider": ..., "predictions": {task: [...]}}, or {"error": ...} with
+status 400 for invalid input, 408, 413, 422 or 503 if a limit is exceeded, and 500 if the model fails. Status 503 also comes
+from Ray Serve if `max_queued` requests are waiting. Concurrent requests share batches; an error in one of them does not affect
+the others.
 """
 
 from dataclasses import asdict, fields

@@ -3,15 +3,18 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from runtime.errors import AdapterDropError, InputError
 from runtime.predictor import Predictor
 from runtime.serving.limits import Limits, RequestError
-from runtime.text.encode import Text, check_texts
+from runtime.text.predict_options import PredictOptions
+from runtime.text.texts import Checked, characters, check_texts, check_words
 
-_FIELDS: Final = ("texts", "tasks", "drop", "truncate")
+# Not batch_size: a batch holds texts of several requests
+_OPTIONS: Final = tuple(field.name for field in fields(PredictOptions) if field.name != "batch_size")
+_FIELDS: Final = ("texts", "tasks", "drop", *_OPTIONS)
 # The type that `curl -d` and urllib send if none is given: the body must be JSON all the same
 _DEFAULT_OF_CLIENTS: Final = "application/x-www-form-urlencoded"
 _LOGGER: Final = logging.getLogger(__name__)
@@ -41,13 +44,13 @@ class PredictRequest:
         texts: texts and pairs of texts.
         tasks: names of the tasks; None for all tasks.
         drop: drop of the variant; None for the default.
-        truncate: truncate texts that exceed the model's maximum.
+        options: the other arguments of `Predictor.predict`.
     """
 
-    texts: tuple[Text, ...]
+    texts: tuple[Checked, ...]
     tasks: tuple[str, ...] | None
     drop: int | None
-    truncate: bool
+    options: PredictOptions
 
     @classmethod
     def parse(cls, body: bytes | bytearray, limits: Limits | None = None) -> "PredictRequest":
@@ -71,22 +74,40 @@ class PredictRequest:
         if unknown := sorted(document.keys() - set(_FIELDS)):
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
             found = ", ".join(ascii(name[:100]) for name in unknown[:10])
-            raise InputError(f"body: expected texts, tasks, drop and truncate, found {found}{more}")
-        tasks, drop, truncate = document.get("tasks"), document.get("drop"), document.get("truncate", False)
+            raise InputError(f"body: expected {', '.join(_FIELDS[:-1])} and {_FIELDS[-1]}, found {found}{more}")
+        tasks, drop, truncate = document.get("tasks"), _whole(document.get("drop")), document.get("truncate", False)
         if tasks is not None and not (isinstance(tasks, list) and all(isinstance(name, str) for name in tasks)):
             raise InputError("body: tasks: expected a list of names")
-        if isinstance(drop, float) and drop.is_integer():  # JSON has one type of number, and some clients write 5.0
-            drop = int(drop)
         if drop is not None and (isinstance(drop, bool) or not isinstance(drop, int)):
             raise InputError(f"body: drop: expected an integer, found {type(drop).__name__}")
         if not isinstance(truncate, bool):
             raise InputError("body: truncate: expected true or false")
-        return cls(_texts(document.get("texts"), limits), None if tasks is None else tuple(tasks), drop, truncate)
+        try:
+            options = PredictOptions(**{name: _whole(document[name]) for name in _OPTIONS if name in document})
+        except InputError as error:
+            raise InputError(f"body: {error}") from error
+        texts = _texts(document.get("texts"), limits, options.is_split_into_words)
+        return cls(texts, None if tasks is None else tuple(tasks), drop, options)
+
+    def check_stride(self, limit: int | None) -> None:
+        """Check that the windows of a text overlap by at most a half, so that their number is limited.
+
+        Args:
+            limit: maximum number of tokens of the model.
+
+        Raises:
+            InputError: they overlap by more.
+        """
+        stride = self.options.stride
+        if stride is not None and limit is not None and stride > limit // 2:
+            raise InputError(
+                f"body: stride: expected at most {limit // 2}, half of the model's maximum of {limit} tokens, found {stride}"
+            )
 
 
-def size(text: Text) -> int:
-    """Return the number of characters of a text or pair."""
-    return len(text) if isinstance(text, str) else sum(map(len, text))
+def _whole(value: object) -> Any:
+    """Return a number without a fraction as an int: JSON has one type of number, and some clients write 5.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def respond(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
@@ -101,20 +122,21 @@ def respond(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[tu
     found: dict[int, tuple[int, dict[str, Any]]] = {}
     groups: dict[Any, list[int]] = {}
     for index, request in enumerate(requests):
-        groups.setdefault((request.tasks, request.drop, request.truncate), []).append(index)
+        groups.setdefault((request.tasks, request.drop, request.options), []).append(index)
     for members in groups.values():
         found |= _predict_isolated(predictor, requests, members)
     return [found[index] for index in range(len(requests))]
 
 
-def _texts(texts: object, limits: Limits) -> tuple[Text, ...]:
+def _texts(texts: object, limits: Limits, are_words: bool) -> tuple[Checked, ...]:
     if not isinstance(texts, list) or not texts:
         raise InputError("body: texts: expected a list with at least one text")
     if len(texts) > limits.max_texts:
         expected = f"texts: expected at most max_texts={limits.max_texts:,} texts in a request, found {len(texts):,}"
         raise RequestError(413, f"{expected}; send several requests, or start the application with a larger max_texts")
-    checked = check_texts([tuple(text) if isinstance(text, list) else text for text in texts])
-    if long := [(index, size(text)) for index, text in enumerate(checked) if size(text) > limits.max_characters]:
+    given = [tuple(text) if isinstance(text, list) else text for text in texts]
+    checked = check_words(given) if are_words else check_texts(given)
+    if long := [(index, count) for index, text in enumerate(checked) if (count := characters(text)) > limits.max_characters]:
         found = ", ".join(f"texts[{index}] has {count:,}" for index, count in long[:10])
         more = f" and {len(long) - 10} more" if len(long) > 10 else ""
         expected = f"texts: expected at most max_characters={limits.max_characters:,} characters in a text"
@@ -142,7 +164,7 @@ def _predict_together(
 ) -> dict[int, tuple[int, dict[str, Any]]]:
     first = requests[members[0]]
     texts = [text for index in members for text in requests[index].texts]
-    predictions = predictor.predict(texts, first.tasks, first.drop, first.truncate)
+    predictions = predictor.predict(texts, first.tasks, first.drop, **vars(first.options))
     found, start = {}, 0
     for index in members:
         end = start + len(requests[index].texts)

@@ -4,12 +4,10 @@ Ids, masks and token types are identical to those of transformers' `AutoTokenize
 the same folder.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +18,12 @@ from runtime.bundle.entries import BATCH, SEQUENCE
 from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.text.bucketing import split
 from runtime.text.limits import check_characters, portions
+from runtime.text.texts import Checked, Text, Words, check_texts, check_words
 from runtime.text.tokenizer_errors import probe, tokenizer_errors
+from runtime.text.tokenizer_files import TokenizerFiles, glues_words, keeps_first_space, named_id, pad_id
 from runtime.text.tokens import Tokens
 
 TEXT_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")  # inputs that are computed from texts
-
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-Text: TypeAlias = str | Sequence[str]  # a text, or a pair as a tuple or list of exactly two strings
 
 
 @dataclass(frozen=True)
@@ -76,6 +72,9 @@ class TextEncoder:
         mask_id: id of the mask token; None if the tokenizer's configuration does not name one.
         pad_left: pad on the left instead of the right.
         cut_left: truncate on the left instead of the right.
+        unk_id: id of the token for what is not in the vocabulary; None if the tokenizer's configuration does not name one.
+        glues_words: words would be tokenized without spaces between them, see `tokenizer_files.glues_words`.
+        keeps_first_space: see `tokenizer_files.keeps_first_space`.
     """
 
     tokenizer: Tokenizer
@@ -84,6 +83,9 @@ class TextEncoder:
     mask_id: int | None
     pad_left: bool
     cut_left: bool
+    unk_id: int | None = None
+    glues_words: bool = False
+    keeps_first_space: bool = False
 
     @classmethod
     def load(cls, folder: Path, manifest: Manifest, read: Callable[[str], bytes] | None = None) -> "TextEncoder":
@@ -98,39 +100,62 @@ class TextEncoder:
             BundleError: tokenizer.json or one of the tokenizer's configuration files cannot be read, or the tokenizer fails on
                 simple texts.
         """
-        files = _Files(folder, frozenset(manifest.files), read or (lambda name: (folder / name).read_bytes()))
+        files = TokenizerFiles(folder, frozenset(manifest.files), read or (lambda name: (folder / name).read_bytes()))
         with tokenizer_errors(BundleError, f"{folder / TOKENIZER}: not a tokenizer", "export the bundle again"):
             tokenizer = Tokenizer.from_buffer(files.read(TOKENIZER))
         config = files.json("tokenizer_config.json")
         sources = (config, files.json("special_tokens_map.json"))
         with tokenizer_errors(BundleError, f"{folder / TOKENIZER}: the tokenizer does not work", "export the bundle again"):
-            pad_id = _pad_id(tokenizer, files, sources)
+            padding = pad_id(tokenizer, files, sources)
             # tokenizer.json may store the padding and truncation of the training (such as a fixed 128 tokens), which
             # transformers does not apply
             tokenizer.no_padding()
             tokenizer.no_truncation()
-            mask_id = _named_id(tokenizer, sources, "mask_token")
+            mask_id, unk_id = (named_id(tokenizer, sources, name) for name in ("mask_token", "unk_token"))
             probe(tokenizer)
-        left = ("padding_side", "truncation_side")
-        return cls(tokenizer, manifest, pad_id, mask_id, *(config.get(side) == "left" for side in left))
+            glued, keeps_space = glues_words(tokenizer, config), keeps_first_space(tokenizer)
+        left, cut_left = (config.get(side) == "left" for side in ("padding_side", "truncation_side"))
+        return cls(tokenizer, manifest, padding, mask_id, left, cut_left, unk_id, glued, keeps_space)
 
-    def encode(self, texts: Sequence[Text], truncate: bool = False) -> list[Tokens]:
+    @property
+    def limit(self) -> int | None:
+        """Maximum number of tokens of a text, including special tokens; None without a maximum."""
+        return self.manifest.max_lengths.get(SEQUENCE)
+
+    def encode(
+        self,
+        texts: Sequence[Text],
+        truncate: bool = False,
+        *,
+        overflow: bool = False,
+        is_split_into_words: bool = False,
+        remedy: str = "pass truncate=True to truncate them",
+    ) -> list[Tokens]:
         """Tokenize texts.
 
         Args:
-            texts: list of texts and pairs of texts.
+            texts: list of texts and pairs of texts, or of lists of words.
             truncate: truncate texts that exceed the model's maximum.
+            overflow: return all tokens of longer texts.
+            is_split_into_words: each text is a list of words. The offsets are those in the words joined by spaces.
+            remedy: what to do about texts that are too long, the end of the message.
 
         Returns:
-            Tokens of each text, including special tokens, at most the model's maximum.
+            Tokens of each text, including special tokens; without `overflow`, at most the model's maximum.
 
         Raises:
-            InputError: `texts` is not a list of texts and pairs, it is empty, a text has more tokens than the model's maximum
-                and `truncate` is false, a text has more characters than `longest_text` allows, or the tokenizer fails.
+            InputError: `texts` is not a list of texts and pairs (of lists of words), it is empty, a text has more tokens than
+                the model's maximum and neither `truncate` nor `overflow` is set, a text has more characters than `longest_text`
+                allows, the tokenizer has no spaces for words, or the tokenizer fails.
         """
-        pairs = check_texts(texts)
-        limit = self.manifest.max_lengths.get(SEQUENCE)
-        check_characters(pairs, limit, truncate)
+        if is_split_into_words and self.glues_words:
+            raise InputError(
+                f"is_split_into_words: {TOKENIZER} was saved with add_prefix_space=False, so that it would join the words; "
+                "load the tokenizer with add_prefix_space=True and export again, or pass texts"
+            )
+        pairs = check_words(texts) if is_split_into_words else check_texts(texts)
+        limit = None if overflow else self.limit
+        check_characters(pairs, self.limit, truncate or overflow)
         rows: list[Tokens] = []
         long: list[tuple[int, int]] = []  # index and tokens of texts that are too long
         count = 0
@@ -141,20 +166,40 @@ class TextEncoder:
                 elif not long:
                     # Not Tokenizer.enable_truncation: it changes the tokenizer, which other threads use, and it creates an
                     # encoding for every combination of overflowing pieces, which takes gigabytes for a pair of long texts.
-                    row = Tokens.of(encoding)
+                    words = pairs[count]
+                    row = Tokens.of(encoding, words.starts if isinstance(words, Words) else None)
                     rows.append(row if limit is None else row.cut(limit, self.cut_left))
                 count += 1
         if long:
             found = ", ".join(f"texts[{index}] has {length}" for index, length in long[:10])
             more = f" and {len(long) - 10} more" if len(long) > 10 else ""
-            raise InputError(
-                f"expected at most {limit} tokens in a text, found: {found}{more}; pass truncate=True to truncate them"
-            )
+            raise InputError(f"expected at most {limit} tokens in a text, found: {found}{more}; {remedy}")
         return rows
 
-    def _encode(self, pairs: Sequence[str | tuple[str, str]]) -> list[Encoding]:
+    def windows(self, row: Tokens, stride: int, are_words: bool = False) -> list[Tokens]:
+        """Divide the tokens of one text into windows of at most the model's maximum, see `Tokens.windows`.
+
+        Args:
+            row: tokens of the text, from `encode` with `overflow`.
+            stride: number of tokens that consecutive windows share.
+            are_words: the text was given as words, whose first tokens have no space before them.
+        """
+        if self.limit is None or len(row) <= self.limit:
+            return [row]
+        windows = row.windows(self.limit, stride, self.cut_left)
+        if self.keeps_first_space and not are_words:
+            for window in windows:
+                first = next(position for position, part in enumerate(window.parts) if part is not None)
+                start, end = window.offsets[first]
+                if start > 0 and (self.tokenizer.id_to_token(window.ids[first]) or "").startswith("Ġ"):
+                    window.offsets[first] = (start - 1, end if end > start else end - 1)
+        return windows
+
+    def _encode(self, pairs: Sequence[Checked]) -> list[Encoding]:
         what = f"{TOKENIZER}: the tokenizer failed on one of the texts"
         with tokenizer_errors(InputError, what, "change the text, or tokenize it in your code and call run()"):
+            if isinstance(pairs[0], Words):
+                return list(self.tokenizer.encode_batch(pairs, is_pretokenized=True))
             return list(self.tokenizer.encode_batch(pairs))
 
     def batches(
@@ -195,6 +240,12 @@ class TextEncoder:
             text = self.tokenizer.decode([token_id], skip_special_tokens=False).strip()
             return text or self.tokenizer.id_to_token(token_id) or f"token {token_id}"
 
+    def joined_text(self, tokens: Sequence[str]) -> str:
+        """Return the text of consecutive tokens, as `convert_tokens_to_string` of transformers does."""
+        with tokenizer_errors(AdapterDropError, f"{TOKENIZER}: tokens cannot be decoded", "export the bundle again"):
+            decoder = self.tokenizer.decoder
+            return " ".join(tokens) if decoder is None else str(decoder.decode(list(tokens)))
+
     def offset(self, row: Tokens, width: int) -> int:
         """Return the column of the row's first token in a batch of `width` tokens."""
         return width - len(row) if self.pad_left else 0
@@ -207,80 +258,3 @@ def _blank(entry: InputEntry, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]
     """
     shape = [int(axis) if axis.isdecimal() else sizes.get(axis, 1) for axis in entry.shape]
     return (np.ones if entry.name == "decoder_attention_mask" else np.zeros)(shape, np.int64)
-
-
-def check_texts(texts: Sequence[Text]) -> list[str | tuple[str, str]]:
-    """Check the types of texts and pairs, and that they have no lone surrogates.
-
-    Returns:
-        The texts, with tuples as pairs.
-
-    Raises:
-        InputError: `texts` is not a list, it is empty, or one of them is no text and no pair.
-    """
-    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
-        raise InputError(f"texts: expected a list of texts, found {type(texts).__name__}; pass [text]")
-    if not texts:
-        raise InputError("texts: expected at least one text, found an empty list")
-    problems = []
-    for index, text in enumerate(texts):
-        parts = [text] if isinstance(text, str) else text
-        if not (isinstance(parts, tuple | list) and len(parts) == (1 if isinstance(text, str) else 2)):
-            problems.append(f"texts[{index}]: expected a str or a pair (str, str), found {_shown(text)}")
-        elif not all(isinstance(part, str) for part in parts):
-            problems.append(f"texts[{index}]: expected a pair of str, found {_shown(text)}")
-        elif any(not part.isascii() and _SURROGATE.search(part) for part in parts):
-            problems.append(f"texts[{index}]: expected text, found a lone surrogate; was it decoded with the right encoding?")
-    if problems:
-        raise InputError("; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else ""))
-    return [text if isinstance(text, str) else (text[0], text[1]) for text in texts]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}: ({', '.join(type(part).__name__ for part in value[:4])})"
-    return type(value).__name__
-
-
-def _named_id(tokenizer: Tokenizer, sources: Sequence[Mapping[str, Any]], name: str) -> int | None:
-    """Return the id of the first token called `name` in `sources` that is in the tokenizer's vocabulary."""
-    for source in sources:
-        token = source.get(name)  # a string, or an AddedToken as an object
-        token_id = tokenizer.token_to_id(str(token.get("content") if isinstance(token, dict) else token)) if token else None
-        if token_id is not None:
-            return int(token_id)
-    return None
-
-
-def _pad_id(tokenizer: Tokenizer, files: "_Files", sources: Sequence[Mapping[str, Any]]) -> int:
-    """Return the padding id of transformers, else that of tokenizer.json, else that of the model's config.
-
-    Without any of them the id is 0: the attention mask hides padding, so its id does not matter.
-    """
-    if (named := _named_id(tokenizer, sources, "pad_token")) is not None:
-        return named
-    if tokenizer.padding is not None:
-        return int(tokenizer.padding["pad_id"])
-    pad_id = files.json("config.json").get("pad_token_id")
-    return pad_id if type(pad_id) is int and 0 <= pad_id < 2**31 else 0
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Files in a bundle's folder that its manifest lists."""
-
-    folder: Path
-    listed: frozenset[str]
-    read: Callable[[str], bytes]
-
-    def json(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in a file; empty if the file is missing or not listed. Raises BundleError."""
-        if name not in self.listed:
-            return {}
-        try:
-            document = json.loads(self.read(name).decode("utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{self.folder / name}: expected UTF-8 JSON, found: {error}; export the bundle again") from error
-        return document if isinstance(document, dict) else {}

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from runtime.bundle import HeadType, TaskEntry
 from runtime.text.encode import TextEncoder
+from runtime.text.entities import find_entities
+from runtime.text.predict_options import PredictOptions
 from runtime.text.prediction import Prediction, Word
 from runtime.text.spans import trimmed, whole
 from runtime.text.tokens import Tokens
@@ -18,10 +20,17 @@ Array = npt.NDArray[Any]
 TOKENWISE: Final[tuple[HeadType, ...]] = ("tagging", "question_answering", "masked_lm")
 
 _LONGEST_ANSWER: Final = 30  # tokens; twice the default of transformers' pipeline
+_THRESHOLD: Final = 0.5
+_DEFAULTS: Final = PredictOptions()
 
 
 def interpret(
-    task: TaskEntry, logits: Sequence[Array], text: str | Sequence[str], tokens: Tokens, encoder: TextEncoder
+    task: TaskEntry,
+    logits: Sequence[Array],
+    text: str | Sequence[str],
+    tokens: Tokens,
+    encoder: TextEncoder,
+    options: PredictOptions = _DEFAULTS,
 ) -> Prediction:
     """Convert the logits of one text into a prediction.
 
@@ -32,6 +41,7 @@ def interpret(
         text: the text or pair; question answering requires a pair.
         tokens: its tokens.
         encoder: encoder of the bundle.
+        options: `aggregate`, `threshold` and `top_k`.
     """
     parts = (text,) if isinstance(text, str) else text
     values = logits[0]
@@ -44,15 +54,25 @@ def interpret(
         return Prediction(task.head, value=float(values[0]))
     if task.head == "text_embedding":
         return Prediction(task.head, vector=tuple(values.tolist()))
+    if task.head == "tagging" and options.aggregate is not None:
+        entities = find_entities(task.labels, values, parts[0], tokens, encoder, options.aggregate)
+        return Prediction(task.head, entities=entities)
     if task.head == "tagging":
         return Prediction(task.head, words=_words(task, softmax(values), parts, tokens))
     if task.head == "masked_lm":
         return Prediction(task.head, words=_masks(values, parts, tokens, encoder))
-    probabilities = (softmax if task.head == "classification" else sigmoid)(values)
+    return _labelled(task, values, options)
+
+
+def _labelled(task: TaskEntry, logits: Array, options: PredictOptions) -> Prediction:
+    probabilities = (softmax if task.head == "classification" else sigmoid)(logits)
     scores = dict(zip(task.labels, probabilities.tolist(), strict=True))
+    if options.top_k is not None:
+        scores = dict(sorted(scores.items(), key=lambda item: -item[1])[: options.top_k])
     if task.head == "multilabel":
-        return Prediction(task.head, labels=tuple(label for label, score in scores.items() if score >= 0.5), scores=scores)
-    label = task.labels[int(values.argmax())]
+        least = _THRESHOLD if options.threshold is None else options.threshold
+        return Prediction(task.head, labels=tuple(label for label, score in scores.items() if score >= least), scores=scores)
+    label = task.labels[int(logits.argmax())]
     return Prediction(task.head, label=label, score=scores[label], scores=scores)
 
 

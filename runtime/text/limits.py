@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from runtime.errors import InputError
+from runtime.text.texts import Checked, characters
 
 # The tokenizer takes about 170 bytes per character until a text is truncated.
 LONGEST: Final = 100_000
@@ -25,14 +26,14 @@ def longest_text(tokens: int | None, truncate: bool) -> int:
     return max(base, min((tokens or 0) * CHARACTERS_PER_TOKEN, _HIGHEST))
 
 
-def check_characters(pairs: Sequence[str | tuple[str, str]], tokens: int | None, truncate: bool) -> None:
-    """Check the length of texts and pairs in characters.
+def check_characters(pairs: Sequence[Checked], tokens: int | None, truncate: bool) -> None:
+    """Check the length of texts in characters.
 
     Raises:
         InputError: a text is too long; the message names every such text.
     """
     most = longest_text(tokens, truncate)
-    if not (long := [(index, size) for index, pair in enumerate(pairs) if (size := _size(pair)) > most]):
+    if not (long := [(index, size) for index, pair in enumerate(pairs) if (size := characters(pair)) > most]):
         return
     found = ", ".join(f"texts[{index}] has {size:,}" for index, size in long[:10])
     more = f" and {len(long) - 10} more" if len(long) > 10 else ""
@@ -42,16 +43,12 @@ def check_characters(pairs: Sequence[str | tuple[str, str]], tokens: int | None,
     raise InputError(f"expected at most {most:,} characters in a text, found: {found}{more}; {remedy}")
 
 
-def portions(pairs: Sequence[str | tuple[str, str]]) -> Iterator[Sequence[str | tuple[str, str]]]:
+def portions(pairs: Sequence[Checked]) -> Iterator[Sequence[Checked]]:
     """Yield the texts in consecutive portions of limited size, so that the memory of their encodings is limited too."""
     start = size = 0
     for index, pair in enumerate(pairs):
-        size += _size(pair)
+        size += characters(pair)
         if size > _TOGETHER and index > start:
             yield pairs[start:index]
-            start, size = index, _size(pair)
+            start, size = index, characters(pair)
     yield pairs[start:]
-
-
-def _size(pair: str | tuple[str, str]) -> int:
-    return len(pair) if isinstance(pair, str) else len(pair[0]) + len(pair[1])

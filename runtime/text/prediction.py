@@ -41,6 +41,25 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Entity:
+    """An entity in a text, with the names and values of transformers' token-classification pipeline.
+
+    Attributes:
+        entity_group: label without the prefix "B-" or "I-".
+        score: mean probability of the entity's tokens or words, depending on the strategy.
+        word: decoded tokens, which may differ from the text in case and spaces.
+        start: start of the entity in characters of the text; of words, in the words joined by spaces.
+        end: end of the entity in characters of the text.
+    """
+
+    entity_group: str
+    score: float
+    word: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Prediction:
     """Prediction of one task for one text. The head determines which fields are set, see `FIELDS`.
 
@@ -49,8 +68,9 @@ class Prediction:
         label: most probable label (classification).
         score: probability of `label` (classification), or the product of the probabilities that the answer starts and ends
             there, each a softmax over all tokens of question and context (question_answering).
-        scores: label -> probability: softmax (classification) or sigmoid (multilabel).
-        labels: labels with a probability of at least 0.5 (multilabel).
+        scores: label -> probability: softmax (classification) or sigmoid (multilabel). With `top_k`, the most probable labels
+            in descending order, else all labels in the order of the task.
+        labels: labels of `scores` with a probability of at least `threshold`, by default 0.5 (multilabel).
         value: number in the units of the training data (regression with one output), or logit of this row's choice
             (multiple_choice). To compare the choices of a question, take the largest value, or the softmax over the values of
             its rows.
@@ -61,6 +81,7 @@ class Prediction:
         end: end of `answer` in characters of the context.
         drop: drop of the variant that was used.
         vector: projected embedding, not normalized (text_embedding).
+        entities: entities in text order, possibly none, instead of `words` (tagging with `aggregate`); None without it.
     """
 
     head: HeadType
@@ -76,12 +97,14 @@ class Prediction:
     drop: int | None = None
     vector: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
+    entities: tuple[Entity, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary with `head`, `drop` and the fields that this head sets.
 
-        A regression with several outputs has `values` instead of `value`.
+        A regression with several outputs has `values` instead of `value`, tagging with `aggregate` has `entities` instead of
+        `words`.
         """
         document = asdict(self)
-        fields = ("values",) if len(self.values) > 1 else FIELDS[self.head]
+        fields = ("values",) if len(self.values) > 1 else FIELDS[self.head] if self.entities is None else ("entities",)
         return {name: document[name] for name in ("head", "drop", *fields)}

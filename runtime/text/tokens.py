@@ -25,9 +25,18 @@ class Tokens:
     offsets: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, encoding: Encoding) -> "Tokens":
-        """Return the tokens of an encoding of the tokenizers library."""
-        return cls(encoding.ids, encoding.type_ids, encoding.sequence_ids, encoding.word_ids, encoding.offsets)
+    def of(cls, encoding: Encoding, starts: Sequence[int] | None = None) -> "Tokens":
+        """Return the tokens of an encoding of the tokenizers library.
+
+        Args:
+            encoding: the encoding.
+            starts: start of each word in the text, if words were encoded: their offsets restart at 0 in every word.
+        """
+        words, offsets = encoding.word_ids, encoding.offsets
+        if starts is not None:
+            origins = [0 if word is None else starts[word] for word in words]
+            offsets = [(origin + start, origin + end) for origin, (start, end) in zip(origins, offsets, strict=True)]
+        return cls(encoding.ids, encoding.type_ids, encoding.sequence_ids, words, offsets)
 
     def __len__(self) -> int:
         """Return the number of tokens, including special tokens."""
@@ -44,7 +53,31 @@ class Tokens:
         special = [position for position, part in enumerate(self.parts) if part is None]
         lengths = _longest_first([len(part) for part in positions], max(0, limit - len(special)))
         kept = [part[len(part) - length :] if left else part[:length] for part, length in zip(positions, lengths, strict=True)]
-        order = sorted([*special, *kept[0], *kept[1]])
+        return self._at(sorted([*special, *kept[0], *kept[1]]))
+
+    def windows(self, limit: int, stride: int, left: bool) -> list["Tokens"]:
+        """Divide the tokens of a long text into windows of at most `limit` tokens, each with the special tokens.
+
+        The windows and their order are those of the tokenizers library for `return_overflowing_tokens`.
+
+        Args:
+            limit: maximum number of tokens of a window, including special tokens.
+            stride: number of tokens that consecutive windows share.
+            left: start with the window at the end of the text.
+        """
+        special = [position for position, part in enumerate(self.parts) if part is None]
+        inside = [position for position, part in enumerate(self.parts) if part is not None]
+        room = limit - len(special)
+        count = 1 + -((room - len(inside)) // (room - stride))  # the last window ends with the text
+        starts = [index * (room - stride) for index in range(count)]
+        if left:
+            ends = [len(inside) - start for start in starts]
+            chosen = [inside[max(0, end - room) : end] for end in ends]
+        else:
+            chosen = [inside[start : start + room] for start in starts]
+        return [self._at(sorted([*special, *window])) for window in chosen]
+
+    def _at(self, order: Sequence[int]) -> "Tokens":
         columns = (self.ids, self.type_ids, self.parts, self.words, self.offsets)
         # mypy gives the columns one common element type
         return Tokens(*([column[position] for position in order] for column in columns))  # type: ignore[arg-type]

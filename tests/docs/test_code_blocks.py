@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import runtime
 from exporter import export
 from tests.helpers.doc_sources import deep_config
 from tests.helpers.pages import ROOT, Block, blocks
+from tests.helpers.runtime_bundles import TASKS, keep_tasks, rewrite, write_bundle
 from tests.helpers.tiny_models import tiny_model, tokenizer
 from tests.helpers.tiny_peft import METHODS, config, peft_model
 
@@ -40,6 +42,16 @@ def routed_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def labelled_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task with labels of words, and one with several labels of a text."""
+    folder = write_bundle(tmp_path_factory.mktemp("labelled") / "onnx")
+    tagging, multilabel = replace(TASKS[3], name="ner"), replace(TASKS[1], name="toxic")
+    keep_tasks(folder, tagging, multilabel)
+    rewrite(folder, max_lengths={"sequence": 48})
+    return folder
+
+
 def _models(text: str) -> dict[str, Any]:
     """The models that a block about exports names, with one layer more than it drops."""
     layers = 1 + max((int(number) for number in re.findall(r"drop=(\d+)", text)), default=0)
@@ -59,10 +71,15 @@ def _models(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("block", _PROGRAMS.values(), ids=_identifier)
-def test_a_block_runs(block: Block, routed_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_runs(
+    block: Block, routed_bundle: Path, labelled_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     if "export" in block.text:
         names = _models(block.text)
+    elif '"ner"' in block.text:
+        texts = ["a text", "another"]
+        names = {"predictor": runtime.load(labelled_bundle, provider="cpu"), "texts": texts, "book": "word " * 300}
     else:
         for folder in ("onnx", "onnx-cuda", "onnx-tensorrt"):
             shutil.copytree(routed_bundle, tmp_path / folder)

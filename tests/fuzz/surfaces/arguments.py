@@ -88,6 +88,10 @@ _RUN: dict[str, tuple[str, ...]] = {
         ),
         *("memory_limit=0", "threads=99999999999", "cuda.device=1", "openvino.precision=x", "memory_limit=9G", "threads=٣"),
     ),
+    "--aggregate": ("simple", "first", "max", "average", "none"),
+    "--stride": ("0", "1", "-1", "9", "x"),
+    "--threshold": ("0", "0.5", "1", "2", "nan", "x"),
+    "--top-k": ("1", "2", "0", "x"),
     **dict.fromkeys(("--nodes", "--truncate", "--json", "--help"), ()),
 }
 _TRITON: dict[str, tuple[str, ...]] = {

@@ -34,7 +34,24 @@ def generate(random: Random, seeds: Path) -> Case:
         call["drop"] = some_value(random)
     if random.random() < 0.02:
         call["truncate"] = some_value(random)
+    _add_options(random, call)
     return Case("texts", seed, (), call)
+
+
+def _add_options(random: Random, call: dict[str, Any]) -> None:
+    """Add options that mean something for some of the seeds, or nothing."""
+    if random.random() < 0.3:
+        call["aggregate"] = random.choice(["simple", "first", "max", "average", "none", some_value(random)])
+        if random.random() < 0.4:
+            call |= {"stride": random.choice([0, 1, 5, 13, some_value(random)]), "truncate": False, "tasks": ["names"]}
+    if random.random() < 0.15:
+        call["threshold"] = random.choice([0, 0.3, 1, some_value(random)])
+    if random.random() < 0.15:
+        call["top_k"] = random.choice([1, 2, 99, some_value(random)])
+    if random.random() < 0.15:
+        call["is_split_into_words"] = random.choice([True, True, False, some_value(random)])
+        if isinstance(call["texts"], list) and random.random() < 0.8:
+            call["texts"] = [[some_text(random) for _ in range(random.choice([0, 1, 2, 9]))] for _ in call["texts"]]
 
 
 def _text(random: Random) -> Any:

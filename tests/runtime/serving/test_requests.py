@@ -84,6 +84,23 @@ def test_a_faulty_request_fails_alone(predictor: runtime.Predictor) -> None:
     assert list(answers[2][1]["predictions"]) == ["topic"]
 
 
+def test_each_request_has_its_options(predictor: runtime.Predictor) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"texts": ["Anna sings"], "tasks": ["names"], "aggregate": "first"},
+        {"texts": ["Anna sings"], "tasks": ["names"]},
+        {"texts": ["a", LONG], "tasks": ["names"], "aggregate": "max", "stride": 4.0},
+        {"texts": [["Anna", "sings"]], "tasks": ["names"], "is_split_into_words": True},
+        {"texts": ["Anna sings"], "top_k": 1, "threshold": 1},
+    ]
+    answers = asyncio.run(answer(predictor, [body(**each) for each in bodies]))
+    assert [status for status, _ in answers] == [200] * 5
+    for (_, found), given in zip(answers, bodies, strict=True):
+        options = {**given, "stride": 4} if "stride" in given else given
+        wanted = predictor.predict(options.pop("texts"), **options)
+        for task, rows in found["predictions"].items():
+            assert rows == json.loads(json.dumps([row.to_dict() for row in wanted[task]])), given
+
+
 @pytest.mark.parametrize("batch", [40, 10_000])
 def test_every_kind_of_error_stays_in_its_request(faulty: runtime.Predictor, batch: int) -> None:
     texts = [f"text number {index}" for index in range(20)]
@@ -127,7 +144,12 @@ def test_an_unknown_error_does_not_reach_others(predictor: runtime.Predictor, ca
         (b"9" * 5_000, 400, "body: expected JSON"),
         (b"[]", 400, "body: expected an object"),
         (b'{"texts": []}', 400, "body: texts: expected a list"),
-        (b'{"texts": ["a"], "x": 1}', 400, "body: expected texts, tasks, drop and truncate, found 'x'"),
+        (
+            b'{"texts": ["a"], "x": 1}',
+            400,
+            "body: expected texts, tasks, drop, truncate, aggregate, stride, threshold, top_k and ",
+        ),
+        (b'{"texts": ["a"], "x": 1}', 400, "top_k and is_split_into_words, found 'x'"),
         (b'{"texts": ["a"], "\\ud800": 1}', 400, r"found '\ud800'"),
         (b'{"texts": ["a"], "tasks": "a"}', 400, "body: tasks: expected a list of names"),
         (b'{"texts": ["a"], "tasks": ["\\udfff"]}', 400, "tasks: expected some of"),
@@ -135,6 +157,12 @@ def test_an_unknown_error_does_not_reach_others(predictor: runtime.Predictor, ca
         (b'{"texts": ["a"], "drop": 1e999}', 400, "body: drop: expected an integer, found float"),
         (b'{"texts": ["a"], "drop": true}', 400, "body: drop: expected an integer, found bool"),
         (b'{"texts": ["a"], "truncate": 1}', 400, "body: truncate"),
+        (body(texts=["a"], aggregate="best"), 400, "body: aggregate: expected one of simple, first, max, average or None"),
+        (body(texts=["a"], aggregate="max", stride=9, tasks=["names"]), 400, "body: stride: expected at most 8, half of the"),
+        (body(texts=["a"], threshold=2, top_k=0), 400, "body: threshold: expected a number from 0 to 1"),
+        (body(texts=["a"], top_k=1, tasks=["names"]), 400, "top_k: expected a task with classification or multilabel"),
+        (body(texts=["a"], is_split_into_words=True), 400, "texts[0]: expected a list of words"),
+        (body(texts=[[""] * 2_002], is_split_into_words=True), 422, "found: texts[0] has 2,001"),
         (b'{"texts": ["a", "\\ud800"]}', 400, "texts[1]: expected text, found a lone surrogate"),
         (b'{"texts": ["a", {}]}', 400, "texts[1]: expected a str or a pair"),
         (b'{"texts": [["a", "b", "c"]]}', 400, "texts[0]: expected a str or a pair"),
