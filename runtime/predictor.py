@@ -1,18 +1,27 @@
 """The predictor: inference on a loaded bundle."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import Manifest
 from runtime.cancel import Cancellation
 from runtime.checks.feeds import FeedCheck
-from runtime.checks.requests import TaskSelection, check_drop, check_pairs, require_encoder, select_tasks
+from runtime.checks.requests import (
+    TaskSelection,
+    check_drop,
+    check_pairs,
+    require_encoder,
+    require_texts,
+    select_embeddings,
+    select_tasks,
+)
 from runtime.errors import InputError
 from runtime.hooks import Hook, Run
 from runtime.options import Options
@@ -22,9 +31,11 @@ from runtime.ort.providers import short_name
 from runtime.ort.routed_graph import RoutedGraph
 from runtime.policy import DropPolicy
 from runtime.text.check_logits import check_finite, check_token_axis
-from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, Text, TextEncoder
+from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, Batch, Text, TextEncoder, check_texts
 from runtime.text.interpret import TOKENWISE, interpret
 from runtime.text.prediction import Prediction, Word
+from runtime.text.prompts import by_prompt, prompts_of, with_prompt
+from runtime.text.tokens import Tokens
 
 __all__ = ["Answers", "Prediction", "Predictor", "Word"]
 
@@ -243,24 +254,21 @@ class Predictor:
             AdapterDropError: the logits of a text are NaN or infinite; the message names the task and the text.
             InputError: as for `run`; a text has the wrong type or is too long; a text is not a pair although question
                 answering requires one; the bundle has no tokenizer or takes images; or a task needs more than a text
-                (causal_lm, seq2seq_lm, dependency_parsing, hidden_states, image_embedding): call `run` for it, or name the
-                other tasks in `tasks`.
+                (causal_lm, seq2seq_lm, dependency_parsing, hidden_states, image_embedding: call `run` for it) or gives an
+                embedding (sentence_embedding: call `encode_texts`): name the other tasks in `tasks`.
         """
         entries = select_tasks(self.manifest, tasks)
         check_drop(drop, self.drops, "loaded")
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-            raise InputError(f"batch_size: expected a positive integer or None, found {batch_size!r}")
+        _check_batch_size(batch_size)
         encoder = require_encoder(self.manifest, self._encoder, entries)
         self._bundle.check_process()  # before the tokenizer, which may wait for threads that a fork does not have
         rows = encoder.encode(texts, truncate)
         check_pairs(entries, texts)
         found: dict[str, dict[int, Prediction]] = {entry.name: {} for entry in entries}
-        on_gpu = self.provider in ("cuda", "tensorrt")
-        shapes = self.options.cuda.graphs if self.provider == "cuda" else ()
-        for batch in encoder.batches(rows, GPU_LIMITS if on_gpu else CPU_LIMITS, batch_size, shapes):
+        for batch in self._batches(encoder, rows, batch_size):
             logits = self.run(batch.feeds, tuple(found), drop, cancel)
             width = batch.feeds["input_ids"].shape[1]
-            where = f"drop {logits.drop}, provider {self.provider}, {self.manifest.precision}"
+            where = self._where(logits.drop)
             for position, index in enumerate(batch.rows):
                 for entry in entries:
                     values = [logits[name][position] for name in entry.result_names]
@@ -272,6 +280,116 @@ class Predictor:
                     prediction = interpret(entry, values, texts[index], rows[index], encoder)
                     found[entry.name][index] = replace(prediction, drop=logits.drop)
         return {name: [predictions[index] for index in range(len(texts))] for name, predictions in found.items()}
+
+    def encode_texts(
+        self,
+        texts: Sequence[Text],
+        tasks: Sequence[str] | None = None,
+        drop: int | None = None,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        cancel: Cancellation | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Compute the embeddings of texts, as `encode` of sentence-transformers.
+
+        Args:
+            texts: list of str and of pairs (str, str).
+            tasks: names of tasks that give embeddings (sentence_embedding, text_embedding); None for all of them.
+            drop: drop of the variant; None uses the policy, or the first drop without a policy.
+            truncate: truncate texts that exceed the model's maximum, as sentence-transformers does. By default, such texts are
+                an error.
+            batch_size: maximum number of rows of a batch; texts of similar length share a batch.
+            prompt: text to put before each text, instead of the prompts of the tasks; "" for none.
+            prompt_name: name of a prompt of the tasks; None for the default prompt of each task, if it has one.
+            cancel: handle that can cancel the call from another thread.
+
+        Returns:
+            Task -> embeddings, float32 [texts, width], in the order of `tasks` and `texts`. They are of unit length if the
+            model normalizes them.
+
+        Raises:
+            AdapterDropError: an embedding contains NaN or infinity; the message names the task and the text.
+            InputError: as for `predict`; a task gives no embeddings, or has no prompt of this name.
+        """
+        entries = select_embeddings(self.manifest, tasks)
+        check_drop(drop, self.drops, "loaded")
+        _check_batch_size(batch_size)
+        encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts()")
+        prompts = prompts_of(entries, prompt, prompt_name)
+        self._bundle.check_process()
+        chosen = self._chosen_drop(drop)  # once, because embeddings of two drops are not comparable
+        given = check_texts(texts)
+        found: dict[str, list[npt.NDArray[Any]]] = {entry.name: [np.empty(0)] * len(given) for entry in entries}
+        for before, own in by_prompt(entries, prompts):
+            rows = encoder.encode([with_prompt(text, before) for text in given], truncate)
+            for batch in self._batches(encoder, rows, batch_size):
+                vectors = self.run(batch.feeds, [entry.name for entry in own], chosen, cancel)
+                for position, index in enumerate(batch.rows):
+                    for entry in own:
+                        vector = vectors[entry.name][position]
+                        check_finite(entry, [vector], index, rows[index], encoder, self._where(chosen))
+                        found[entry.name][index] = vector
+        return {name: np.stack(vectors).astype(np.float32) for name, vectors in found.items()}
+
+    def encode_texts_routed(
+        self,
+        texts: Sequence[Text],
+        tasks: Sequence[str],
+        drop: int | None = None,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> list[npt.NDArray[Any]]:
+        """Compute the embedding of each text by one task, with the routed graph.
+
+        Args:
+            texts: as for `encode_texts`.
+            tasks: name of the task of each text.
+            drop: drop of the variant; None for the first one.
+            truncate: as for `encode_texts`.
+            batch_size: as for `encode_texts`.
+            prompt: as for `encode_texts`.
+            prompt_name: as for `encode_texts`.
+
+        Returns:
+            Embeddings, float32 [width of the task], in the order of `texts`.
+
+        Raises:
+            AdapterDropError: as for `encode_texts`.
+            InputError: as for `encode_texts`; the number of tasks differs from the number of texts; or the bundle was exported
+                without `--routed`.
+        """
+        entries = {entry.name: entry for entry in select_embeddings(self.manifest, tasks)}
+        _check_batch_size(batch_size)
+        encoder = require_texts(self.manifest, self._encoder, list(entries.values()), "encode_texts_routed()")
+        prompts = prompts_of(list(entries.values()), prompt, prompt_name)
+        self._bundle.check_process()
+        given = check_texts(texts)
+        if len(tasks) != len(given):
+            raise InputError(f"tasks: expected one name for each of {len(given)} text(s), found {len(tasks)}")
+        rows = encoder.encode(
+            [with_prompt(*each) for each in zip(given, map(prompts.__getitem__, tasks), strict=True)], truncate
+        )
+        found: list[npt.NDArray[Any]] = [np.empty(0)] * len(given)
+        for batch in self._batches(encoder, rows, batch_size):
+            names = [tasks[index] for index in batch.rows]
+            vectors = self.run_routed(batch.feeds, names, range(len(names)), drop)
+            for index, name, vector in zip(batch.rows, names, vectors, strict=True):
+                where = self._where(self._drop_or_default(drop))
+                check_finite(entries[name], [vector], index, rows[index], encoder, where)
+                found[index] = vector.astype(np.float32)
+        return found
+
+    def _batches(self, encoder: TextEncoder, rows: Sequence[Tokens], batch_size: int | None) -> Iterator[Batch]:
+        on_gpu = self.provider in ("cuda", "tensorrt")
+        shapes = self.options.cuda.graphs if self.provider == "cuda" else ()
+        return encoder.batches(rows, GPU_LIMITS if on_gpu else CPU_LIMITS, batch_size, shapes)
+
+    def _where(self, drop: int) -> str:
+        return f"drop {drop}, provider {self.provider}, {self.manifest.precision}"
 
     def _run_graph(
         self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
@@ -331,6 +449,11 @@ class Predictor:
             return self._drop_or_default(drop)
         check_drop(chosen := self.policy.choose(self.drops), self.drops, "loaded")
         return chosen
+
+
+def _check_batch_size(batch_size: int | None) -> None:
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise InputError(f"batch_size: expected a positive integer or None, found {batch_size!r}")
 
 
 def _describe_run(provider: str, drop: int, tasks: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> Run:

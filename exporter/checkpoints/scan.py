@@ -21,6 +21,8 @@ FILES = {
 # The compositions of a model, and the description of an architecture, both of the adapters library.
 SETUP = "adapter_setup.json"
 INTERFACE = "adapter_interface.json"
+# The list of modules of sentence-transformers.
+SENTENCE_MODULES = "modules.json"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Training checkpoints in the folder of a finished adapter.
 _UNFINISHED = re.compile(r"checkpoint-\d+")
@@ -115,6 +117,8 @@ def _parts(folder: Path, source: Source) -> Iterator[Part]:
 
 def _folder_name(folder: Path, source: Source) -> str:
     # PyTorch does not allow dots in module names.
+    if folder != source.folder and (source.folder / SENTENCE_MODULES).is_file():
+        folder = source.folder  # the encoder of sentence-transformers can be in a subfolder such as 0_Transformer
     name = source.hub if source.hub is not None and folder == source.folder else folder.resolve().name
     return name.rsplit("/", 1)[-1].replace(".", "_")
 
