@@ -60,8 +60,8 @@ def saved_embedders(parts: Sequence[Part], hidden_size: int) -> tuple[dict[str, 
     for name, other in others:
         if other != limit:
             raise ExportError(
-                f"the adapters {first!r} and {name!r} have a max_seq_length of {limit} and {other} tokens: the tasks of a graph "
-                "share one limit; give them the same one, or export them separately"
+                f"the adapters {first!r} and {name!r} have a max_seq_length of {limit} and {other} tokens: the tasks of a "
+                "graph share one limit; give them the same one, or export them separately"
             )
     return found, limit
 

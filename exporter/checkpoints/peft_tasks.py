@@ -9,8 +9,8 @@ from typing import Any
 
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.base_model import load_folder
-from exporter.checkpoints.peft_adapters import load_parts
 from exporter.checkpoints.embedders import embed, named_embedders, saved_embedders
+from exporter.checkpoints.peft_adapters import load_parts
 from exporter.checkpoints.peft_class import HEADLESS, peft_class
 from exporter.checkpoints.peft_reference import References
 from exporter.checkpoints.peft_tokenizers import check_vocabulary
@@ -37,9 +37,6 @@ class PeftTasks:
     """
 
     model: Any
-    embedders |= named_embedders(model, pooling, embedders)
-    embed(model, embedders)
-    references.embed(embedders)
     configs: dict[str, Mapping[str, Any]]
     references: References
     max_length: int | None
@@ -89,6 +86,9 @@ def load_tasks(
             embedders, max_length = saved_embedders(own, loaded.model.config.hidden_size)
         models += load_parts(loaded.model, sources, loaded.missing)
     model = models[0] if len(models) == 1 else MixedModel(models, [part.name for part in parts])
+    embedders |= named_embedders(model, pooling, embedders)
+    embed(model, embedders)
+    references.embed(embedders)
     configs: dict[str, Mapping[str, Any]] = {
         part.name: read_json(path) for part in parts if (path := part.folder / _CONFIG).is_file()
     }

@@ -199,8 +199,8 @@ def _add_sources(parser: Parser) -> None:
         default=[],
         type=_pooling,
         metavar="NAME=POOLING",
-        help="give embeddings for a PEFT adapter without a head: cls, mean, max, weightedmean, mean_sqrt_len_tokens, lasttoken, "
-        "or several as cls+mean; default: that of its sentence-transformers folder, or hidden states; may be repeated",
+        help="give embeddings for a PEFT adapter without a head: cls, mean, max, weightedmean, mean_sqrt_len_tokens, "
+        "lasttoken, or several as cls+mean; default: that of its sentence-transformers folder, else hidden states; repeatable",
     )
 
 
