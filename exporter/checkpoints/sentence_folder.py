@@ -90,12 +90,14 @@ def sentence_task(folder: Path) -> str | None:
 
 
 def _lists(root: Path, name: str) -> bool:
-    """Whether the encoder of a folder of sentence-transformers is in the subfolder `name`."""
+    """Whether the encoder of a folder of sentence-transformers is in the subfolder `name`; also for a damaged list."""
     try:
         content = json.loads((root / SENTENCE_MODULES).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, list) and any(isinstance(each, dict) and each.get("path") == name for each in content)
+        return True
+    if not isinstance(content, list) or not content:
+        return True
+    return any(isinstance(each, dict) and each.get("path") == name for each in content)
 
 
 def read_sentence_folder(part: Part, hidden_size: int) -> SentenceFolder:

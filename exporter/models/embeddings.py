@@ -36,7 +36,7 @@ class Pooling(nn.Module):
 
     As in sentence-transformers 6. All modes read only the tokens that the mask names, and count positions from the first of
     them, so that a vector depends neither on padding nor on its side. A row without tokens, which no tokenizer with special
-    tokens makes, gives zeros for all modes but cls.
+    tokens makes and for which that library gives what the padding holds, minus infinity or zero by the mode, gives zeros.
     """
 
     def __init__(self, modes: Sequence[str]) -> None:
@@ -56,18 +56,22 @@ def _first(mask: torch.Tensor) -> torch.Tensor:
     return torch.where(last == 0, 0, count - last)
 
 
+def _has_tokens(mask: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    return mask.amax(1)[:, None].to(hidden.dtype)
+
+
 def _at(hidden: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """The state at one position of each row; a gather, which `PushSlicesPass` moves up to the last layer."""
     return hidden.gather(1, position[:, None, None].expand(-1, 1, hidden.shape[-1])).squeeze(1)
 
 
 def _cls(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return _at(hidden, _first(mask))
+    return _at(hidden, _first(mask)) * _has_tokens(mask, hidden)
 
 
 def _last(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     position = (mask * torch.arange(mask.shape[1], device=mask.device)).amax(1)
-    return _at(hidden, position) * mask.amax(1)[:, None].to(hidden.dtype)
+    return _at(hidden, position) * _has_tokens(mask, hidden)
 
 
 def _max(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
