@@ -63,7 +63,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapters = [str(saved / name) for name in ("topics", "wide", "labels")]
-    report = export(saved / "base", adapters=adapters, routed=True, output=tmp_path_factory.mktemp("bundle") / "onnx")
+    folder = tmp_path_factory.mktemp("bundle")
+    (texts := folder / "texts.txt").write_text("w05 w06\nw09 w03 w04\n")
+    report = export(saved / "base", adapters=adapters, routed=True, calibration=texts, evaluation=texts, output=folder / "onnx")
+    (variant,) = report.variants
+    for rows in (variant.drift, variant.evaluation):
+        assert [row.argmax_agreement for row in rows] == [None, None, 1]
+        assert max(row.max_abs for row in rows) < 1e-5
     return report.output
 
 

@@ -136,7 +136,7 @@ def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     [
         ({"width": 0}, "tasks.0..width: expected 1..1,000,000 for sentence_embedding, found 0"),
         ({"width": 10**7}, "width: expected 1..1,000,000"),
-        ({"default_prompt": "x"}, r"default_prompt: expected one of the prompts \('query', 'plain'\), found 'x'"),
+        ({"default_prompt": "x"}, r"default_prompt: expected one of the prompts \('plain', 'query'\), found 'x'"),
         ({"head": "regression"}, "width: expected 0 for regression, found 3; .*prompts: expected none for regression"),
     ],
 )
