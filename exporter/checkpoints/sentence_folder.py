@@ -52,7 +52,7 @@ _LARGEST = 2**20
 
 @dataclass(frozen=True)
 class SentenceFolder:
-    """What a folder of sentence-transformers adds to a text encoder.
+    """The modules and limits that a folder of sentence-transformers adds to a text encoder.
 
     Attributes:
         embedder: from hidden states to embeddings.

@@ -29,7 +29,7 @@ def modules(folder: Path, *kinds: tuple[str, str]) -> None:
 
 
 def new_layout(folder: Path, size: int, pooling: Any, limit: int, prompts: Mapping[str, str], default: str | None) -> Path:
-    """What version 6 writes next to an adapter: Transformer, Pooling, Normalize."""
+    """Write the files of version 6 next to an adapter: Transformer, Pooling, Normalize."""
     modules(
         folder,
         (f"{_BASE}transformer.Transformer", ""),
@@ -47,7 +47,7 @@ def new_layout(folder: Path, size: int, pooling: Any, limit: int, prompts: Mappi
 
 
 def old_layout(folder: Path, size: int, width: int, limit: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """What older versions write: Transformer in 0_Transformer, Pooling of cls and mean, Dense; the weights of Dense."""
+    """Write the files of older versions: Transformer in 0_Transformer, Pooling of cls and mean, Dense; return its weights."""
     old = "sentence_transformers.models."
     modules(folder, (f"{old}Transformer", "0_Transformer"), (f"{old}Pooling", "1_Pooling"), (f"{old}Dense.Dense", "2_Dense"))
     flags = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
