@@ -110,6 +110,11 @@ def _live(model: Any) -> Checkpoint:
         return Checkpoint(model, None, name, setup=setup, head=getattr(model, "active_head", None))
     if hasattr(model, "peft_config") and is_peft(model):
         return Checkpoint(as_peft_model(model), None, name)
+    if name in ("SentenceTransformer", "CrossEncoder"):
+        raise ExportError(
+            f"expected a model of transformers, found a {name}: save it with save_pretrained(folder), and export the folder of "
+            "its base model with adapters=[folder]"
+        )
     raise ExportError(
         f"expected a model with adapters, found {name}: load it with "
         "adapters.AutoAdapterModel.from_pretrained or peft.PeftModel.from_pretrained"

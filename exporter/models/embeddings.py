@@ -15,7 +15,18 @@ from torch import nn
 
 from exporter.models.peft_prompts import prompt_positions
 
-__all__ = ["ACTIVATIONS", "POOLINGS", "Dense", "Embedder", "Normalize", "add_embedders", "embedder_of", "keep_embedders"]
+__all__ = [
+    "ACTIVATIONS",
+    "POOLINGS",
+    "Dense",
+    "Embedder",
+    "Normalize",
+    "Pooling",
+    "activate_embedder",
+    "add_embedders",
+    "embedder_of",
+    "keep_embedders",
+]
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 # By the names that sentence-transformers writes: they are compared, never imported.

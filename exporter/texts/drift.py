@@ -12,8 +12,10 @@ import torch
 
 from exporter.errors import ExportError
 from exporter.texts.batches import Batch, Calibration
-from runtime.bundle import OUTPUTS, HeadType
+from runtime.bundle import OUTPUTS
 
+_LOGITS = ("logits",)
+_FIELDS = {str(head): fields for head, fields in OUTPUTS.items()}
 # Heads whose outputs are numbers, not scores of which the largest is the prediction.
 _NUMBERS = ("regression", "sentence_embedding")
 Array = npt.NDArray[Any]
@@ -64,7 +66,7 @@ def drift(
     calibration: Calibration,
     *,
     task: str,
-    head: HeadType,
+    head: str,
     labels: Sequence[str] = (),
 ) -> Drift:
     """Run both models on the calibration texts and compare them.
@@ -128,7 +130,7 @@ class Comparison:
         return Drift(self._task, *self._differences.result(), metric, *values)
 
 
-def _run(model: Any, batch: Batch, task: str, head: HeadType) -> dict[str, Array]:
+def _run(model: Any, batch: Batch, task: str, head: str) -> dict[str, Array]:
     feeds = {name: torch.from_numpy(value) for name, value in batch.feeds.items()}
     try:
         with torch.inference_mode():
@@ -137,7 +139,7 @@ def _run(model: Any, batch: Batch, task: str, head: HeadType) -> dict[str, Array
         raise ExportError(
             f"the task {task!r} cannot run on single texts, so that its drift cannot be measured: {error}"
         ) from error
-    return {name: found[name].float().cpu().numpy() for name in OUTPUTS[head] if found.get(name) is not None}
+    return {name: found[name].float().cpu().numpy() for name in _FIELDS.get(head, _LOGITS) if found.get(name) is not None}
 
 
 def predictions(head: str, logits: Array) -> Array:

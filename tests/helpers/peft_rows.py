@@ -98,13 +98,13 @@ def _peft() -> Iterator[Row]:
         drop = 0 if "num_virtual_tokens" in TUNERS[kind] else 1
         built = Tuned(kind, head=head, options={"task_type": task_type})
         yield Row(f"PEFT {kind.lower()}", "single", f"its own ({head})", "bert", built, drop=drop)
-    for modes, architecture, targets in (
-        (POOLINGS, "Bert", ("query", "value")),
-        (("mean",), "ModernBert", ("Wqkv",)),
-        (("lasttoken",), "Qwen3", ("q_proj", "v_proj")),
+    for embedding in (
+        Embedding(POOLINGS),
+        Embedding(("mean",), "ModernBert", ("Wqkv",)),
+        Embedding(("lasttoken",), "Qwen3", ("q_proj", "v_proj")),
     ):
-        head = f"sentence embedding ({'all poolings' if len(modes) > 1 else modes[0]})"
-        yield Row("PEFT lora", "single", head, architecture.lower(), Embedding(modes, architecture, targets), drop=1)
+        head = f"sentence embedding ({'all poolings' if len(embedding.modes) > 1 else embedding.modes[0]})"
+        yield Row("PEFT lora", "single", head, embedding.architecture.lower(), embedding, drop=1)
     for architecture, head, targets in (
         ("Roberta", "SequenceClassification", ["query", "value"]),
         ("DistilBert", "SequenceClassification", ["q_lin", "v_lin"]),

@@ -168,7 +168,8 @@ def _embedded(model: Any, task: str, hidden: np.ndarray, mask: np.ndarray) -> np
     """The vectors of a pooling, a projection and a normalization, by their formulas."""
     embedder = embedder_of(model, task)
     assert embedder is not None
-    weight, bias = (tensor.detach().numpy() for tensor in embedder.steps[0].linear.parameters())
+    projection: Any = embedder.steps[0]
+    weight, bias = (tensor.detach().numpy() for tensor in projection.linear.parameters())
     vectors = normalized(dense(pooled(hidden, mask, embedder.pooling.modes), weight, bias))
     return np.asarray(vectors.astype(np.float32))
 

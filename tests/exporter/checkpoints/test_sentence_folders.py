@@ -19,6 +19,7 @@ from exporter import export
 from exporter.checkpoints.load import load
 from exporter.cli.options import export_parser, pooling_of
 from exporter.errors import ExportError
+from exporter.models.quiet_libraries import quiet
 from exporter.notes import without_pooling
 from exporter.planning.make_plan import make_plan
 from exporter.planning.routable import check_routable
@@ -44,7 +45,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     base = transformers.BertForPreTraining(config(initializer_range=0.2))
     base.save_pretrained(folder / "base")
-    tokenizer = left_tokenizer(base)
+    tokenizer: Any = left_tokenizer(base)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder / "base")
     for path, head, task_type in (
@@ -168,6 +169,25 @@ def test_live_models_are_not_changed(saved: Path) -> None:
     assert_parity(vectors.astype(np.float64), pooled(hidden(saved, "features", feeds), feeds["attention_mask"], ("cls", "max")))
     assert not hasattr(model, "vector_heads")
     assert not model._forward_hooks
+
+
+def test_a_prompt_is_pooled_with_the_text(saved: Path) -> None:
+    base = transformers.BertModel.from_pretrained(saved / "base")
+    settings = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
+    model: Any = peft.get_peft_model(base, settings, "one").eval()
+    plan = make_plan(found := load(model, False, pooling={"one": "mean+lasttoken"}), None, 0)
+    feeds = inputs((3, 5))
+    (group,) = prune(found.model, plan)
+    with quiet(), torch.no_grad():  # PEFT says that prompts have no token types
+        states = model(**{name: torch.from_numpy(value) for name, value in feeds.items()}).last_hidden_state.numpy()
+        vectors = eager(group, plan, plan.tasks[0], feeds)[0].astype(np.float64)
+    mask = np.pad(feeds["attention_mask"], ((0, 0), (3, 0)), constant_values=1)
+    assert_parity(vectors, pooled(states, mask, ("mean", "lasttoken")))
+
+
+def test_a_live_model_of_sentence_transformers() -> None:
+    with pytest.raises(ExportError, match=r"found a SentenceTransformer: save it with save_pretrained\(folder\), and export"):
+        load(type("SentenceTransformer", (torch.nn.Sequential,), {})())
 
 
 @pytest.mark.parametrize(

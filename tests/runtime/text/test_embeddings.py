@@ -45,10 +45,8 @@ def reference(folder: Path, text: Any, prompt: str) -> dict[str, np.ndarray[Any,
 
 def test_default_prompts_and_batches(folder: Path, predictor: runtime.Predictor) -> None:
     found = predictor.encode_texts(TEXTS, batch_size=3)
-    assert {name: (vectors.shape, vectors.dtype) for name, vectors in found.items()} == {
-        "topic": ((4, 3), np.float32),
-        "flags": ((4, 2), np.float32),
-    }
+    assert {name: vectors.shape for name, vectors in found.items()} == {"topic": (4, 3), "flags": (4, 2)}
+    assert {vectors.dtype.name for vectors in found.values()} == {"float32"}
     for name, prompt in (("topic", "search: "), ("flags", "")):
         for text, vector in zip(TEXTS, found[name], strict=True):
             np.testing.assert_allclose(vector, reference(folder, text, prompt)[name], atol=1e-5)
