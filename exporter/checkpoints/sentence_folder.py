@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporter.checkpoints.scan import SENTENCE_MODULES, Part
+from exporter.checkpoints.scan import SENTENCE_MODULES, Part, is_module_of
 from exporter.checkpoints.sentence_pooling import pooling_modes
 from exporter.checkpoints.sources import read_json, read_weights
 from exporter.errors import ExportError
@@ -68,7 +68,7 @@ def _root(folder: Path) -> Path | None:
     if (folder / SENTENCE_MODULES).is_file():
         return folder
     above = folder.resolve().parent
-    return above if (above / SENTENCE_MODULES).is_file() and _lists(above, folder.resolve().name) else None
+    return above if is_module_of(above, folder.resolve().name) else None
 
 
 def sentence_task(folder: Path) -> str | None:
@@ -87,17 +87,6 @@ def sentence_task(folder: Path) -> str | None:
         return None
     task = str(_optional(folder / _TRANSFORMER).get("transformer_task", "feature-extraction"))
     return None if task == "sequence-classification" else task
-
-
-def _lists(root: Path, name: str) -> bool:
-    """Whether the encoder of a folder of sentence-transformers is in the subfolder `name`; also for a damaged list."""
-    try:
-        content = json.loads((root / SENTENCE_MODULES).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return True
-    if not isinstance(content, list) or not content:
-        return True
-    return any(isinstance(each, dict) and each.get("path") == name for each in content)
 
 
 def read_sentence_folder(part: Part, hidden_size: int) -> SentenceFolder:

@@ -307,6 +307,16 @@ def test_a_cross_encoder_has_its_own_head(saved: Path, tmp_path: Path) -> None:
     assert plan.tasks[0].head.kind == "classification"
 
 
+def test_adapters_in_subfolders_keep_their_names(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "wide", tmp_path / "several")
+    shutil.rmtree(folder / "0_Transformer")
+    modules(folder, (f"{OLD}Transformer", ""), (f"{OLD}Pooling", "1_Pooling"))
+    for name in ("one", "two"):
+        shutil.copytree(saved / "features", folder / name)
+    plan = make_plan(load(saved / "base", False, adapters=[str(folder)]), None, 0)
+    assert [(task.name, task.head.kind) for task in plan.tasks] == [("one", "hidden_states"), ("two", "hidden_states")]
+
+
 def test_two_tokenizers(saved: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved / "topics", tmp_path / "topics")
     tokenizer = json.loads((saved / "base/tokenizer.json").read_text())
