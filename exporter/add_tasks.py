@@ -16,7 +16,7 @@ from exporter.compile.build import compile_plan, copies
 from exporter.compile.target_passes import ranges_of
 from exporter.errors import ExportError, VerificationError
 from exporter.models.binding import task_slots, task_weights
-from exporter.models.compositions import describe, names_of
+from exporter.models.compositions import names_of
 from exporter.models.neutral_state import neutral_state
 from exporter.notes import missing_effects
 from exporter.plan import Head, Plan, Task
@@ -35,7 +35,7 @@ from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.verify.verify import SHAPES, Candidate
-from exporter.write.save import save_config, save_graphs, variant_entry
+from exporter.write.save import save_config, save_graphs, task_entry, variant_entry
 from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
@@ -50,6 +50,7 @@ def add(
     model: Any = None,
     fusions: Sequence[str] = (),
     atol: float | None = None,
+    pooling: Mapping[str, str] | None = None,
 ) -> Report:
     """Add tasks to a bundle without tracing their model.
 
@@ -64,6 +65,7 @@ def add(
             Tasks of it that the bundle already has are ignored.
         fusions: folders or hub ids of fusion layers to load into the model.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
+        pooling: as of `export`.
 
     Returns:
         The report of the new tasks.
@@ -84,7 +86,7 @@ def add(
                 "bundle again with the new ones"
             )
         templates = [load_stored_groups(folder / variant.model, list(manifest.files)) for variant in manifest.variants]
-        checkpoint = load(model, False, adapters, fusions)  # the bundle's own tokenizer is kept
+        checkpoint = load(model, False, adapters, fusions, pooling)  # the bundle's own tokenizer is kept
         plans = [_plan(checkpoint, manifest, variant, atol) for variant in manifest.variants]
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]
@@ -153,7 +155,7 @@ def _ranges(variant: VariantEntry) -> str | None:
 
 def _known(entry: TaskEntry, variant: VariantEntry) -> Task:
     """A task of the bundle, as far as the manifest knows it."""
-    head = Head(None, entry.head, entry.labels, 1, None)
+    head = Head(None, entry.head, entry.labels, 1, None, entry.width, entry.prompts, entry.default_prompt)
     return Task(entry.name, entry.name, head, variant.tasks[entry.name].drop, {}, entry.name, names_of(entry.name))
 
 
@@ -248,9 +250,7 @@ def _save_manifest(manifest: Manifest, plan: Plan, variants: Sequence[VariantEnt
     outputs: Mapping[str, tuple[str, ...]] = plan.outputs
     known = {entry.name: entry for entry in manifest.tasks}
     entries = tuple(
-        replace(known[task.name], outputs=outputs[task.name])
-        if task.name in known
-        else TaskEntry(task.name, task.head.kind, task.head.labels, outputs[task.name], describe(task.setup))
+        replace(known[task.name], outputs=outputs[task.name]) if task.name in known else task_entry(task, outputs[task.name])
         for task in plan.tasks
     )
     files = {path.name: digest(path) for path in sorted(target.iterdir()) if path.name != MANIFEST}

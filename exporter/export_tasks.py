@@ -52,6 +52,7 @@ def export(
     adapters: Sequence[str] = (),
     fusions: Sequence[str] = (),
     int8_ranges: str | None = None,
+    pooling: Mapping[str, str] | None = None,
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
@@ -90,10 +91,14 @@ def export(
         int8_ranges: how activations get their ranges in int8. "row", the default: at run time, one for each token, so that a
             result does not depend on the other texts of the batch. "tensor": one for the whole batch with its padding, which
             is faster and less exact. "calibrated", the only one for "openvino": from the texts of `calibration`.
+        pooling: PEFT adapter of a model without a head -> the pooling of its hidden states: "cls", "max", "mean",
+            "mean_sqrt_len_tokens", "weightedmean", "lasttoken", or several of them such as "cls+mean". Adapters in folders of
+            sentence-transformers have that of their folder, those without any give hidden states.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
-        [batch, sequence, vocabulary] for language modelling, [batch, 1] for multiple choice, where one row is one choice.
+        [batch, sequence, vocabulary] for language modelling, [batch, 1] for multiple choice, where one row is one choice,
+        [batch, width] for embeddings.
 
     Raises:
         ExportError: wrong use, an unsupported model or bad input.
@@ -106,7 +111,7 @@ def export(
     check_sources(output, (model, tokenizer, *adapters, *fusions, calibration, evaluation))
     stages = Stages()
     with stages("load"):
-        checkpoint = load(model, tokenizer, adapters, fusions)
+        checkpoint = load(model, tokenizer, adapters, fusions, pooling)
         plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
         if routed:
             check_routable(plans[0])

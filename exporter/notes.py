@@ -55,6 +55,22 @@ def missing_effects(plan: Plan, task_groups: Sequence[TaskGroup], graph: Any = N
     )
 
 
+def without_pooling(plan: Plan) -> tuple[str, ...]:
+    """Return a note with the tasks that give hidden states, as an adapter of PEFT does without a pooling.
+
+    Args:
+        plan: the plan of the tasks.
+    """
+    tasks = [task.name for task in plan.tasks if task.head.kind == "hidden_states" and isinstance(task.setup, str)]
+    if not tasks:
+        return ()
+    several = len(tasks) > 1
+    return (
+        f"{_listed(tasks)} {'give' if several else 'gives'} the hidden states of the tokens; for one embedding of a text, name "
+        f"{'their poolings' if several else 'its pooling'}, such as --pooling {tasks[0]}=mean",
+    )
+
+
 def _listed(tasks: Sequence[str]) -> str:
     shown = ", ".join(tasks[:_TASKS])
     return f"{shown} and {len(tasks) - _TASKS} more" if len(tasks) > _TASKS else shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.bundle import OUTPUTS, HeadType, InputEntry, output_names
@@ -19,6 +19,9 @@ class Head:
         labels: label names in the order of the logits; empty for heads without labels, and for a regression with one output.
         choices: choices per question of a multiple choice head, otherwise 1.
         structure: JSON-serializable; equal for heads that differ only in their weights and number of labels.
+        width: numbers of a sentence embedding; 0 for other heads.
+        prompts: name -> text that comes before a text, of sentence embeddings.
+        default_prompt: the name of the default prompt; empty for none.
     """
 
     name: str | None
@@ -26,6 +29,9 @@ class Head:
     labels: tuple[str, ...]
     choices: int
     structure: Any
+    width: int = 0
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.checks.requests import select_tasks
 from runtime.errors import AdapterDropError, InputError
 from runtime.load import load
 from runtime.logged import shown
@@ -70,19 +71,40 @@ def _predict(options: argparse.Namespace) -> str:
     given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
     settings = read_settings(options.settings, given)
     predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
-    predictions = predictor.predict(
-        texts,
-        tasks,
-        truncate=options.truncate,
-        aggregate=options.aggregate,
-        stride=options.stride,
-        threshold=options.threshold,
-        top_k=options.top_k,
-    )
+    predictions = _predictions(predictor, texts, tasks, options)
     nodes = predictor.node_counts() if options.nodes else None
     if options.json:
         return _as_json(predictor, texts, predictions, nodes)
     return _as_text(predictor, texts, predictions, nodes, options.top_k)
+
+
+def _predictions(
+    predictor: Predictor, texts: Sequence[Text], tasks: Sequence[str] | None, options: argparse.Namespace
+) -> dict[str, list[Prediction]]:
+    """The predictions of all tasks; those of sentence embeddings are their vectors."""
+    entries = select_tasks(predictor.manifest, tasks)
+    embedded = [entry.name for entry in entries if entry.head == "sentence_embedding"]
+    if options.prompt_name is not None and not embedded:
+        raise InputError(f"--prompt-name: none of the tasks is a sentence embedding, found {options.prompt_name!r}")
+    others = [entry.name for entry in entries if entry.name not in embedded]
+    found: dict[str, list[Prediction]] = {}
+    if others:
+        found = predictor.predict(
+            texts,
+            others,
+            truncate=options.truncate,
+            aggregate=options.aggregate,
+            stride=options.stride,
+            threshold=options.threshold,
+            top_k=options.top_k,
+        )
+    if embedded:
+        vectors = predictor.encode_texts(texts, embedded, truncate=options.truncate, prompt_name=options.prompt_name)
+        for name, rows in vectors.items():
+            found[name] = [
+                Prediction("sentence_embedding", vector=tuple(row.tolist()), drop=predictor.drops[0]) for row in rows
+            ]
+    return {entry.name: found[entry.name] for entry in entries}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--nodes", action="store_true", help="also print how many nodes of the graph each provider ran")
     add_text_options(parser)
+    add("--prompt-name", metavar="NAME", help="the prompt of sentence embeddings; default: that of each task, if it has one")
     add("--json", action="store_true", help="print one JSON object on standard output")
     return parser
 
@@ -217,7 +240,7 @@ def _summary(prediction: Prediction, several: bool) -> str:
         return f"{prediction.answer or '-'}  {prediction.score:.2f}"
     if prediction.head == "masked_lm":
         return ", ".join(f"{word.label} {word.score:.2f}" for word in prediction.words) or "-"
-    if prediction.head == "text_embedding":
+    if prediction.head in ("text_embedding", "sentence_embedding"):
         first = " ".join(f"{value:+.2f}" for value in prediction.vector[:_SHOWN])
         return f"{first} … ({len(prediction.vector)} numbers)"
     return " ".join(f"{word.text}/{word.label}" for word in prediction.words)

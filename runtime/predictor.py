@@ -1,7 +1,7 @@
 """The predictor: inference on a loaded bundle."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,15 @@ import numpy.typing as npt
 from runtime.bundle import Manifest
 from runtime.cancel import Cancellation
 from runtime.checks.feeds import FeedCheck
-from runtime.checks.requests import TaskSelection, check_drop, check_pairs, require_encoder, select_tasks
+from runtime.checks.requests import (
+    TaskSelection,
+    check_drop,
+    check_pairs,
+    require_encoder,
+    require_texts,
+    select_embeddings,
+    select_tasks,
+)
 from runtime.errors import InputError
 from runtime.hooks import Hook, Run
 from runtime.options import Options
@@ -21,11 +29,14 @@ from runtime.ort.open import OpenBundle
 from runtime.ort.providers import short_name
 from runtime.ort.routed_graph import RoutedGraph
 from runtime.policy import DropPolicy
-from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, TextEncoder
+from runtime.text.embed import embed, embed_routed
+from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, Batch, TextEncoder
 from runtime.text.predict import predict, tokenize
 from runtime.text.predict_options import Aggregate, PredictOptions
 from runtime.text.prediction import Entity, Prediction, Word
+from runtime.text.prompts import prompts_of
 from runtime.text.texts import Text
+from runtime.text.tokens import Tokens
 
 __all__ = ["Answers", "Entity", "Prediction", "Predictor", "Word"]
 
@@ -260,7 +271,8 @@ class Predictor:
             InputError: as for `run`; a text has the wrong type or is too long; a text is not a pair although question
                 answering requires one; an option is invalid or has no meaning for the tasks; the bundle has no tokenizer or
                 takes images; or a task needs more than a text (causal_lm, seq2seq_lm, dependency_parsing, hidden_states,
-                image_embedding): call `run` for it, or name the other tasks in `tasks`.
+                image_embedding: call `run` for it) or gives an embedding (sentence_embedding: call `encode_texts`): name the
+                other tasks in `tasks`.
         """
         entries = select_tasks(self.manifest, tasks)
         check_drop(drop, self.drops, "loaded")
@@ -286,10 +298,103 @@ class Predictor:
             answers = self.run(feeds, names, drop, cancel)
             return answers, answers.drop
 
+        batches = self._batches(encoder, batch_size)([window.tokens for window in windows])
+        return predict(windows, batches, run, entries, encoder, options, f"provider {self.provider}, {self.manifest.precision}")
+
+    def encode_texts(
+        self,
+        texts: Sequence[Text],
+        tasks: Sequence[str] | None = None,
+        drop: int | None = None,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        cancel: Cancellation | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Compute the embeddings of texts, as `encode` of sentence-transformers.
+
+        Args:
+            texts: list of str and of pairs (str, str).
+            tasks: names of tasks that give embeddings (sentence_embedding, text_embedding); None for all of them.
+            drop: drop of the variant; None uses the policy, or the first drop without a policy.
+            truncate: truncate texts that exceed the model's maximum, as sentence-transformers does. By default, such texts are
+                an error.
+            batch_size: maximum number of rows of a batch; texts of similar length share a batch.
+            prompt: text to put before each text, instead of the prompts of the tasks; "" for none.
+            prompt_name: name of a prompt of the tasks; None for the default prompt of each task, if it has one.
+            cancel: handle that can cancel the call from another thread.
+
+        Returns:
+            Task -> embeddings, float32 [texts, width], in the order of `tasks` and `texts`. They are of unit length if the
+            model normalizes them.
+
+        Raises:
+            AdapterDropError: an embedding contains NaN or infinity; the message names the task and the text.
+            InputError: as for `predict`; a task gives no embeddings, or has no prompt of this name.
+        """
+        entries = select_embeddings(self.manifest, tasks)
+        check_drop(drop, self.drops, "loaded")
+        PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
+        encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts()")
+        prompts = prompts_of(entries, prompt, prompt_name)
+        self._bundle.check_process()
+        chosen = self._chosen_drop(drop)  # once, because embeddings of two drops are not comparable
+
+        def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Answers:
+            return self.run(feeds, names, chosen, cancel)
+
+        batches, where = self._batches(encoder, batch_size), self._where(chosen)
+        return embed(texts, prompts, batches, run, entries, encoder, truncate, where)
+
+    def encode_texts_routed(
+        self,
+        texts: Sequence[Text],
+        tasks: Sequence[str],
+        drop: int | None = None,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> list[npt.NDArray[Any]]:
+        """Compute the embedding of each text by one task, with the routed graph.
+
+        Args:
+            texts: as for `encode_texts`.
+            tasks: name of the task of each text.
+            drop: drop of the variant; None for the first one.
+            truncate: as for `encode_texts`.
+            batch_size: as for `encode_texts`.
+            prompt: as for `encode_texts`.
+            prompt_name: as for `encode_texts`.
+
+        Returns:
+            Embeddings, float32 [width of the task], in the order of `texts`.
+
+        Raises:
+            AdapterDropError: as for `encode_texts`.
+            InputError: as for `encode_texts`; the number of tasks differs from the number of texts; or the bundle was exported
+                without `--routed`.
+        """
+        entries = select_embeddings(self.manifest, tasks)
+        PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
+        encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts_routed()")
+        prompts = prompts_of(entries, prompt, prompt_name)
+        self._bundle.check_process()
+
+        def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Sequence[npt.NDArray[Any]]:
+            return self.run_routed(feeds, names, range(len(names)), drop)
+
+        batches, where = self._batches(encoder, batch_size), self._where(self._drop_or_default(drop))
+        return embed_routed(texts, tasks, prompts, batches, run, entries, encoder, truncate, where)
+
+    def _batches(self, encoder: TextEncoder, batch_size: int | None) -> Callable[[Sequence[Tokens]], Iterator[Batch]]:
         limits = GPU_LIMITS if self.provider in ("cuda", "tensorrt") else CPU_LIMITS
         shapes = self.options.cuda.graphs if self.provider == "cuda" else ()
-        batches = encoder.batches([window.tokens for window in windows], limits, batch_size, shapes)
-        return predict(windows, batches, run, entries, encoder, options, f"provider {self.provider}, {self.manifest.precision}")
+        return lambda rows: encoder.batches(rows, limits, batch_size, shapes)
+
+    def _where(self, drop: int) -> str:
+        return f"drop {drop}, provider {self.provider}, {self.manifest.precision}"
 
     def _run_graph(
         self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None

@@ -9,6 +9,7 @@ from typing import Any
 
 from exporter.checkpoints.assign import same
 from exporter.checkpoints.base_model import read_config
+from exporter.checkpoints.embedders import check_poolable
 from exporter.checkpoints.peft_tasks import load_tasks
 from exporter.checkpoints.scan import INTERFACE, SETUP, Part, scan
 from exporter.checkpoints.sources import Source, find, first_line, split_name
@@ -26,6 +27,7 @@ class Assembled:
         head: the head setup saved with it, or None; a list for several setups.
         configs: PEFT adapter -> the content of the config.json saved with it.
         reference: PEFT adapter -> a model that PEFT itself loaded; None without PEFT adapters.
+        max_length: the longest text in tokens that folders of sentence-transformers state; None without one.
     """
 
     model: Any
@@ -33,22 +35,26 @@ class Assembled:
     head: Any
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reference: Callable[[str], Any] | None = None
+    max_length: int | None = None
 
 
-def assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Assembled:
+def assemble(
+    source: Source, adapters: Sequence[str], fusions: Sequence[str], pooling: Mapping[str, Any] | None = None
+) -> Assembled:
     """Load a model with its adapters and fusions.
 
     Args:
         source: the model folder.
         adapters: [NAME=]SOURCE each.
         fusions: SOURCE each.
+        pooling: PEFT adapter -> the name of a pooling.
 
     Raises:
         ExportError: a file is damaged or missing, weights are missing or unexpected, a name is used twice, or a part was
             trained for another model.
     """
     try:
-        return _assemble(source, adapters, fusions)
+        return _assemble(source, adapters, fusions, pooling or {})
     except OSError as error:
         raise ExportError(f"{error.filename or source.text!r} cannot be read: {error.strerror or error}") from error
     # Values of wrong types in the configurations, which are read in many places.
@@ -59,7 +65,7 @@ def assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) ->
         ) from error
 
 
-def _assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -> Assembled:
+def _assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str], pooling: Mapping[str, Any]) -> Assembled:
     config = read_config(source.folder)
     named = [(find(text, "adapter"), name) for name, text in map(split_name, adapters)]
     named += [(find(text, "fusion"), None) for text in fusions]
@@ -67,8 +73,9 @@ def _assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str]) -
     _check_fusions(parts, named[len(adapters) :])
     parts = _distinct(parts)
     if any(part.kind == "peft" for part in parts):
-        model, configs, reference = load_tasks(source, config, parts)
-        return Assembled(model, None, None, configs, reference)
+        found = load_tasks(source, config, parts, pooling)
+        return Assembled(found.model, None, None, found.configs, found.references, found.max_length)
+    check_poolable(pooling)
     what = parts[0].label if parts else f"the model in {source.text!r}"
     if not parts and not _has_adapters(source.folder, config) and not has_adapterhub():
         raise ExportError(f"{what} has no adapters: add adapters with --adapter, or choose another --model")

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 
 from exporter.checkpoints.assemble import assemble
 from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
+from exporter.checkpoints.embedders import check_poolable, check_pooling, embed, named_embedders
 from exporter.checkpoints.sources import Source, find, first_line, read_json
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.errors import ExportError
@@ -22,6 +23,7 @@ from exporter.models.injected import as_peft_model
 from exporter.models.mixed import MixedModel
 from exporter.models.peft_modules import is_peft
 from exporter.models.quiet_libraries import quiet
+from exporter.models.shared_copy import shared_copy
 
 _PROCESSOR_FILE = "preprocessor_config.json"
 
@@ -51,7 +53,13 @@ class Checkpoint:
     reference: Callable[[str], Any] | None = None
 
 
-def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusions: Sequence[str] = ()) -> Checkpoint:
+def load(
+    model: Any,
+    tokenizer: Any = None,
+    adapters: Sequence[str] = (),
+    fusions: Sequence[str] = (),
+    pooling: Mapping[str, Any] | None = None,
+) -> Checkpoint:
     """Load a model with its adapters, fusions, heads and tokenizer.
 
     Args:
@@ -60,6 +68,7 @@ def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusion
         tokenizer: a tokenizer; None for that of the model folder; False for none.
         adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT.
         fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without the adapters of its members.
+        pooling: PEFT adapter -> the name of a pooling, which makes embeddings of its hidden states.
 
     Raises:
         ExportError: a folder or hub id does not exist; a file is damaged, missing or could run code; weights are missing,
@@ -69,17 +78,18 @@ def load(model: Any, tokenizer: Any = None, adapters: Sequence[str] = (), fusion
     for option, sources in (("adapters", adapters), ("fusions", fusions)):
         if isinstance(sources, str) or not isinstance(sources, Sequence):
             raise ExportError(f"{option} must be a list of folders or hub ids, found {sources!r}: write [{sources!r}]")
+    check_pooling(pooling)
     if model is None:
-        found = _example(adapters, fusions, tokenizer is None)
+        found = _example(adapters, fusions, tokenizer is None, pooling)
     elif isinstance(model, str | Path):
-        found = _folder(find(model, "model"), adapters, fusions, tokenizer is None)
+        found = _folder(find(model, "model"), adapters, fusions, tokenizer is None, pooling)
     else:
         if adapters or fusions:
             raise ExportError(
                 f"adapters and fusions require a model folder or hub id, found a live {type(model).__name__}: load them into "
                 "it with model.load_adapter and model.load_adapter_fusion"
             )
-        found = _live(model)
+        found = _pooled(_live(model), pooling or {})
     return found if own is None else replace(found, tokenizer=own)
 
 
@@ -100,19 +110,37 @@ def _live(model: Any) -> Checkpoint:
         return Checkpoint(model, None, name, setup=setup, head=getattr(model, "active_head", None))
     if hasattr(model, "peft_config") and is_peft(model):
         return Checkpoint(as_peft_model(model), None, name)
+    if name in ("SentenceTransformer", "CrossEncoder"):
+        raise ExportError(
+            f"expected a model of transformers, found a {name}: save it with save_pretrained(folder), and export the folder of "
+            "its base model with adapters=[folder]"
+        )
     raise ExportError(
         f"expected a model with adapters, found {name}: load it with "
         "adapters.AutoAdapterModel.from_pretrained or peft.PeftModel.from_pretrained"
     )
 
 
-def _example(adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool) -> Checkpoint:
+def _pooled(found: Checkpoint, pooling: Mapping[str, Any]) -> Checkpoint:
+    """A live model that computes embeddings: a copy, which shares the weights."""
+    if not pooling:
+        return found
+    if not (is_peft(found.model) or isinstance(found.model, MixedModel)):
+        check_poolable(pooling)
+    model = shared_copy(found.model)
+    embed(model, named_embedders(model, pooling, {}))
+    return replace(found, model=model)
+
+
+def _example(
+    adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool, pooling: Mapping[str, Any] | None
+) -> Checkpoint:
     try:
         trunk = trunk_folder()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
     bundled, fused = _bundled()
-    found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer)
+    found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer, pooling)
     return replace(found, source="the bundled example")
 
 
@@ -128,10 +156,18 @@ def _bundled() -> tuple[list[str], list[str]]:
     )
 
 
-def _folder(source: Source, adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool) -> Checkpoint:
-    found = assemble(source, adapters, fusions)
+def _folder(
+    source: Source,
+    adapters: Sequence[str],
+    fusions: Sequence[str],
+    with_tokenizer: bool,
+    pooling: Mapping[str, Any] | None,
+) -> Checkpoint:
+    found = assemble(source, adapters, fusions, pooling)
     folder = source.folder
     tokenizer = read_tokenizer(folder) if with_tokenizer else None
+    if tokenizer is not None and found.max_length is not None:
+        tokenizer.model_max_length = found.max_length  # as sentence-transformers does
     processor = _processor(folder)
     return Checkpoint(found.model, tokenizer, source.text, processor, found.setup, found.head, found.configs, found.reference)
 

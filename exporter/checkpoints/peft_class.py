@@ -7,8 +7,11 @@ from typing import Any
 
 from exporter.checkpoints.model_class import is_class
 from exporter.checkpoints.scan import Part
+from exporter.checkpoints.sentence_folder import sentence_task
 from exporter.errors import ExportError
 
+# The class of models without a head.
+HEADLESS = "AutoModel"
 # task_type -> class.
 _CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -16,7 +19,7 @@ _CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "FEATURE_EXTRACTION": "AutoModel",
+    "FEATURE_EXTRACTION": HEADLESS,
 }
 _SEQUENCES = ("ForSequenceClassification", "ForImageClassification", "ForMultipleChoice", "ForAudioClassification")
 # task_type -> suffixes of the classes that fit. None: the adapter has no task_type.
@@ -46,6 +49,8 @@ def peft_class(part: Part, config: Mapping[str, Any]) -> str:
     Raises:
         ExportError: the task type is unknown, or absent and no class is known either.
     """
+    if sentence_task(part.folder) is not None:  # the library loads its encoders without a head
+        return HEADLESS
     kind = part.config.get("task_type")
     own = [name for name in config.get("architectures") or [] if is_class(name)]
     if kind == "SEQ_CLS" and own and own[0].endswith(_SEQUENCES[1:]):

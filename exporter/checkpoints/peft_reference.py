@@ -12,6 +12,7 @@ from torch import nn
 from exporter.checkpoints.peft_config import read_adapter_weights
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
+from exporter.models.embeddings import Embedder, add_embedders
 from exporter.models.peft_structure import output_layer
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import copy_model, shared_copy
@@ -23,6 +24,7 @@ class References:
     def __init__(self) -> None:
         """Start without adapters."""
         self._known: dict[str, tuple[Any, Path]] = {}
+        self._embedders: dict[str, Embedder] = {}
 
     def add(self, base: Any, sources: Mapping[str, Path]) -> None:
         """Register adapters.
@@ -33,6 +35,10 @@ class References:
         """
         fresh = shared_copy(base)
         self._known.update({name: (fresh, folder) for name, folder in sources.items()})
+
+    def embed(self, embedders: Mapping[str, Embedder]) -> None:
+        """Register the modules after the encoder: adapter name -> modules."""
+        self._embedders.update(embedders)
 
     def __call__(self, name: str) -> Any:
         """Return a model with one adapter, in evaluation mode and in fp32.
@@ -52,12 +58,15 @@ class References:
         _resize_head(model, weights)
         try:
             with quiet():
-                return PeftModel.from_pretrained(model, str(folder)).eval().float()
+                loaded = PeftModel.from_pretrained(model, str(folder)).eval().float()
         # PEFT raises many types: KeyError, RuntimeError, ValueError, …
         except Exception as error:
             raise ExportError(
                 f"PEFT cannot load the adapter {name!r} from {str(folder)!r}: {type(error).__name__}: {first_line(error)}"
             ) from error
+        if name in self._embedders:
+            add_embedders(loaded, {loaded.active_adapter: copy_model(self._embedders[name], {})}, loaded.active_adapter)
+        return loaded
 
 
 def _is_fp32(base: nn.Module) -> bool:

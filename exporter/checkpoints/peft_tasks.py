@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.base_model import load_folder
+from exporter.checkpoints.embedders import embed, named_embedders, saved_embedders
 from exporter.checkpoints.peft_adapters import load_parts
-from exporter.checkpoints.peft_class import peft_class
+from exporter.checkpoints.peft_class import HEADLESS, peft_class
 from exporter.checkpoints.peft_reference import References
 from exporter.checkpoints.peft_tokenizers import check_vocabulary
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import Source, read_json
 from exporter.errors import ExportError
+from exporter.models.embeddings import Embedder
 from exporter.models.mixed import MixedModel
 from exporter.models.shared_copy import share_trunk, shared_copy
 
@@ -21,18 +25,33 @@ from exporter.models.shared_copy import share_trunk, shared_copy
 _CONFIG = "config.json"
 
 
+@dataclass(frozen=True)
+class PeftTasks:
+    """Loaded adapters of PEFT.
+
+    Attributes:
+        model: the model.
+        configs: adapter -> the content of the config.json saved with it.
+        references: the reference models.
+        max_length: the longest text in tokens that folders of sentence-transformers state; None without one.
+    """
+
+    model: Any
+    configs: dict[str, Mapping[str, Any]]
+    references: References
+    max_length: int | None
+
+
 def load_tasks(
-    source: Source, config: Mapping[str, Any], parts: Sequence[Part]
-) -> tuple[Any, dict[str, Mapping[str, Any]], References]:
+    source: Source, config: Mapping[str, Any], parts: Sequence[Part], pooling: Mapping[str, Any] = MappingProxyType({})
+) -> PeftTasks:
     """Load adapters of PEFT, those of each class into models of that class; all models share the weights of the trunk.
 
     Args:
         source: the model folder.
         config: the content of its config.json.
         parts: the adapters, in the order of the tasks.
-
-    Returns:
-        The model, the content of the config.json that was saved with an adapter by its name, and the reference models.
+        pooling: adapter -> the name of a pooling, for adapters of a model without a head.
 
     Raises:
         ExportError: an adapter is damaged, of an unsupported type, or trained for another model; or there are adapters of the
@@ -50,6 +69,8 @@ def load_tasks(
     models: list[Any] = []
     trunk: Any = None
     references = References()
+    embedders: dict[str, Embedder] = {}
+    max_length: int | None = None
     for class_name, own in by_class.items():
         loaded = load_folder(source, class_name)
         for part in own:
@@ -61,9 +82,14 @@ def load_tasks(
             share_trunk(loaded.model, trunk)
         sources = {part.name: part.folder for part in own}
         references.add(loaded.model, sources)
+        if class_name == HEADLESS:
+            embedders, max_length = saved_embedders(own, loaded.model.config.hidden_size)
         models += load_parts(loaded.model, sources, loaded.missing)
     model = models[0] if len(models) == 1 else MixedModel(models, [part.name for part in parts])
+    embedders |= named_embedders(model, pooling, embedders)
+    embed(model, embedders)
+    references.embed(embedders)
     configs: dict[str, Mapping[str, Any]] = {
         part.name: read_json(path) for part in parts if (path := part.folder / _CONFIG).is_file()
     }
-    return model, configs, references
+    return PeftTasks(model, configs, references, max_length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ FILES = {
 # The compositions of a model, and the description of an architecture, both of the adapters library.
 SETUP = "adapter_setup.json"
 INTERFACE = "adapter_interface.json"
+# The list of modules of sentence-transformers.
+SENTENCE_MODULES = "modules.json"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Training checkpoints in the folder of a finished adapter.
 _UNFINISHED = re.compile(r"checkpoint-\d+")
@@ -115,8 +118,24 @@ def _parts(folder: Path, source: Source) -> Iterator[Part]:
 
 def _folder_name(folder: Path, source: Source) -> str:
     # PyTorch does not allow dots in module names.
+    if folder != source.folder and is_module_of(source.folder, folder.name):
+        folder = source.folder  # the encoder of sentence-transformers can be in a subfolder such as 0_Transformer
     name = source.hub if source.hub is not None and folder == source.folder else folder.resolve().name
     return name.rsplit("/", 1)[-1].replace(".", "_")
+
+
+def is_module_of(folder: Path, name: str) -> bool:
+    """Return whether a subfolder contains a module of a folder of sentence-transformers; True if the list is damaged."""
+    path = folder / SENTENCE_MODULES
+    if not path.is_file():
+        return False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return True
+    if not isinstance(content, list) or not content:
+        return True
+    return any(isinstance(each, dict) and each.get("path") == name for each in content)
 
 
 def _refuse_stray(folder: Path, config_name: str, weights: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from exporter.cli.options import pooling_of
 from exporter.cli.output import printing
 from exporter.cli.print_report import show_report
 from exporter.cli.progress import shown_progress
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> None:
             adapters=options.adapter,
             fusions=options.fusion,
             int8_ranges=options.int8_ranges,
+            pooling=pooling_of(options.pooling),
         )
     with printing(f"{report.output} is written, but "):
         show_report(report, options)

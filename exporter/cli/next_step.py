@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from runtime.bundle import InputEntry, Manifest, TaskEntry, read_manifest
-from runtime.checks.requests import require_encoder
+from runtime.checks.requests import require_encoder, require_texts
 from runtime.errors import AdapterDropError, InputError
 from runtime.text.encode import TextEncoder
 
@@ -52,7 +52,10 @@ def _encoder(folder: Path, manifest: Manifest) -> TextEncoder | None:
 
 def _takes_texts(manifest: Manifest, encoder: TextEncoder | None, task: TaskEntry) -> bool:
     try:
-        require_encoder(manifest, encoder, [task])
+        if task.head == "sentence_embedding":
+            require_texts(manifest, encoder, [task], "encode_texts()")
+        else:
+            require_encoder(manifest, encoder, [task])
     except InputError:
         return False
     # What --tasks cannot name is left out of the example.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.cli.parser import Parser
+from exporter.errors import ExportError
 
 _EXPORT_DESCRIPTION = """\
 Export all tasks of an adapter model into one ONNX graph with a shared trunk, verified against PyTorch.
@@ -191,6 +193,37 @@ def _add_sources(parser: Parser) -> None:
         metavar="SOURCE",
         help="fusion layers to load into the model: a folder or hub id written by save_adapter_fusion; may be repeated",
     )
+    parser.add_argument(
+        "--pooling",
+        action="append",
+        default=[],
+        type=_pooling,
+        metavar="NAME=POOLING",
+        help="give embeddings for a PEFT adapter without a head: cls, mean, max, weightedmean, mean_sqrt_len_tokens, "
+        "lasttoken, or several as cls+mean; default: that of its sentence-transformers folder, else hidden states; repeatable",
+    )
+
+
+def pooling_of(given: Sequence[str]) -> dict[str, str]:
+    """Return adapter -> pooling of the option --pooling.
+
+    Raises:
+        ExportError: an adapter is named twice.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, pooling = text.partition("=")
+        if name in found:
+            raise ExportError(f"--pooling names the adapter {name!r} twice")
+        found[name] = pooling
+    return found
+
+
+def _pooling(text: str) -> str:
+    name, equals, pooling = (part.strip() for part in text.partition("="))
+    if not (name and equals and pooling):
+        raise argparse.ArgumentTypeError(f"must be NAME=POOLING, for example topics=mean, found {text!r}")
+    return f"{name}={pooling}"
 
 
 def _add_report(parser: Parser) -> None:

@@ -7,6 +7,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from exporter.errors import ExportError
+from exporter.models.embeddings import embedder_of
 from exporter.models.peft_modules import base_of
 from exporter.models.peft_structure import label_count
 from exporter.plan import Head
@@ -112,6 +113,10 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
     config = model.config
     if kind == "hidden_states":
         _check_headless(model, name)
+        if (embedder := embedder_of(model, task)) is not None:
+            structure = [name, embedder.structure()]
+            prompts, default = embedder.prompts, embedder.default_prompt
+            return Head(None, "sentence_embedding", (), 1, structure, embedder.width, prompts, default)
     decoder = getattr(config, "is_decoder", False) or name.startswith(("GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi"))
     if kind == "classification" and decoder and config.pad_token_id is None:
         raise ExportError(

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from exporter.errors import ExportError
+from exporter.models.embeddings import activate_embedder, keep_embedders
 from exporter.models.injected import InjectedModel
 from exporter.models.peft_folded import activate_folded
 from exporter.models.peft_modules import adapted, base_of, layer_of
@@ -124,6 +125,7 @@ def activate(model: Any, task: Task) -> None:
             model.base_model.enable_adapter_layers()
         model.set_adapter(task.setup)
     activate_folded(model, task.setup)
+    activate_embedder(model, task.setup)
     model.eval()
 
 
@@ -158,6 +160,7 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
         original = module.get_base_layer() if hasattr(module, "base_layer") else module.original_module
         setattr(model.get_submodule(parent), child, original)
         removed.append(path)
+    keep_embedders(model, names)
     if has_prefix(model, tasks[0].setup):
         drop_prefixes(model, tasks[0].drop)
 

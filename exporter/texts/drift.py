@@ -12,8 +12,12 @@ import torch
 
 from exporter.errors import ExportError
 from exporter.texts.batches import Batch, Calibration
+from runtime.bundle import OUTPUTS
 
-_OUTPUTS = ("logits", "start_logits", "end_logits")
+_LOGITS = ("logits",)
+_FIELDS = {str(head): fields for head, fields in OUTPUTS.items()}
+# Heads whose outputs are numbers, not scores of which the largest is the prediction.
+_NUMBERS = ("regression", "sentence_embedding")
 Array = npt.NDArray[Any]
 
 
@@ -29,7 +33,7 @@ class Drift:
         max_abs: maximum |after - before|.
         argmax_agreement: share of equal predictions, 0 to 1, over texts; over real tokens (tagging, language models); over
             starts and ends (question answering); over texts and labels (multi-label: both above or both below 0); None for
-            regression.
+            regression and embeddings.
         metric: "accuracy" (multi-label: over texts and labels), "pearson" (regression; the mean over its outputs), or None
             without labels, or for a head that does not predict one label per text.
         metric_before: the metric before the change; None without a metric, and for Pearson if all predictions or labels are
@@ -83,7 +87,7 @@ def drift(
         activate(model)
     comparison = Comparison(calibration, task=task, head=head, labels=labels)
     for batch in calibration.batches:
-        comparison.add(batch, _run(original, batch, task), _run(pruned, batch, task))
+        comparison.add(batch, _run(original, batch, task, head), _run(pruned, batch, task, head))
     return comparison.result()
 
 
@@ -126,7 +130,7 @@ class Comparison:
         return Drift(self._task, *self._differences.result(), metric, *values)
 
 
-def _run(model: Any, batch: Batch, task: str) -> dict[str, Array]:
+def _run(model: Any, batch: Batch, task: str, head: str) -> dict[str, Array]:
     feeds = {name: torch.from_numpy(value) for name, value in batch.feeds.items()}
     try:
         with torch.inference_mode():
@@ -135,7 +139,7 @@ def _run(model: Any, batch: Batch, task: str) -> dict[str, Array]:
         raise ExportError(
             f"the task {task!r} cannot run on single texts, so that its drift cannot be measured: {error}"
         ) from error
-    return {name: found[name].float().cpu().numpy() for name in _OUTPUTS if found.get(name) is not None}
+    return {name: found[name].float().cpu().numpy() for name in _FIELDS.get(head, _LOGITS) if found.get(name) is not None}
 
 
 def predictions(head: str, logits: Array) -> Array:
@@ -173,7 +177,7 @@ class _Differences:
 
     def result(self) -> tuple[float, float, float | None]:
         """Return the mean and maximum difference, and the share of equal predictions."""
-        agreement = None if self._head == "regression" else self._equal / self._answers
+        agreement = None if self._head in _NUMBERS else self._equal / self._answers
         return self._total / self._count, self._greatest, agreement
 
 

@@ -63,8 +63,8 @@ def compare_routes(
 
 
 def width(task: Task) -> int:
-    """Return the number of logits of a routable task."""
-    return len(task.head.labels) or 1
+    """Return the number of columns of a routable task: its logits, or the numbers of an embedding."""
+    return task.head.width or len(task.head.labels) or 1
 
 
 def draw_routes(groups: Mapping[str, int], rows: int, seed: tuple[int, ...]) -> list[tuple[np.ndarray, list[str]]]:

@@ -127,6 +127,18 @@ def variant_entry(
     return VariantEntry(plan.drop, model, routed, layers, tuple(parity), tuple(passes))
 
 
+def task_entry(task: Task, outputs: tuple[str, ...]) -> TaskEntry:
+    """Return the manifest entry of a task.
+
+    Args:
+        task: the task.
+        outputs: the names of its outputs in the graph.
+    """
+    head = task.head
+    setup = describe(task.setup)
+    return TaskEntry(task.name, head.kind, head.labels, outputs, setup, head.width, head.prompts, head.default_prompt)
+
+
 def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path) -> None:
     """Write the manifest, adapterdrop.json, after all other files, because it contains their hashes.
 
@@ -141,10 +153,7 @@ def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry],
         inputs=plan.inputs,
         max_lengths=plan.max_lengths,
         layers=plan.layers,
-        tasks=tuple(
-            TaskEntry(task.name, task.head.kind, task.head.labels, outputs[task.name], describe(task.setup))
-            for task in plan.tasks
-        ),
+        tasks=tuple(task_entry(task, outputs[task.name]) for task in plan.tasks),
         variants=tuple(variants),
         precision=plan.precision,
         target=plan.target,

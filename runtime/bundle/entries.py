@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 HeadType = Literal[
@@ -20,6 +20,7 @@ HeadType = Literal[
     "dependency_parsing",
     "text_embedding",
     "image_embedding",
+    "sentence_embedding",
     "hidden_states",
 ]
 HEADS: Final[tuple[HeadType, ...]] = get_args(HeadType)
@@ -28,12 +29,16 @@ OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logi
     "dependency_parsing": ("rel_preds", "arc_preds"),
     "text_embedding": ("text_embeds",),
     "image_embedding": ("image_embeds",),
+    "sentence_embedding": ("sentence_embedding",),
     "hidden_states": ("last_hidden_state",),
 }
 # Additional inputs of a routed graph, int64 [rows]: result row i is task task_ids[i] of the manifest on input row row_ids[i]
 ROUTE_INPUTS: Final = ("row_ids", "task_ids")
-# Heads that a routed graph supports: those with one vector of logits per row
-ROUTED_HEADS: Final[tuple[HeadType, ...]] = ("classification", "multilabel", "regression", "multiple_choice")
+# Heads that a routed graph supports: those with one vector per row, whose width the manifest states
+ROUTED_HEADS: Final[tuple[HeadType, ...]] = (
+    *("classification", "multilabel", "regression", "multiple_choice"),
+    "sentence_embedding",
+)
 
 InputType = Literal["int64", "float32"]
 INPUTS: Final[Mapping[str, InputType]] = {
@@ -51,6 +56,7 @@ SEQUENCE: Final = "sequence"
 # Bounds of numbers in a manifest, far above those of any model: they limit the time and memory that a bundle can cost
 MOST_LAYERS: Final = 10_000
 MOST_ELEMENTS: Final = 2**26  # of the fixed axes of an input, in one row: an image of 4,728 x 4,728 pixels
+MOST_COLUMNS: Final = 10**6  # of an embedding
 LARGEST: Final = 2**31 - 1  # of lengths and limits
 
 # The pass that proves that an int8 graph gives the same integers on processors without VNNI
@@ -116,6 +122,9 @@ class TaskEntry:
             outputs, which they name.
         outputs: names of the graph outputs, in the order of `OUTPUTS[head]`.
         setup: text form of the adapter composition, such as "Stack(en, qnli)"; empty for a head on the trunk without adapters.
+        width: numbers of a sentence embedding; 0 for other heads.
+        prompts: name -> text that `Predictor.encode_texts` puts before a text; empty for other heads than sentence embeddings.
+        default_prompt: name of the prompt that is used if a call names none; empty for no prompt.
     """
 
     name: str
@@ -123,6 +132,14 @@ class TaskEntry:
     labels: tuple[str, ...]
     outputs: tuple[str, ...]
     setup: str
+    width: int = 0
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str = ""
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of a routed task: its logits, or the numbers of an embedding."""
+        return self.width or len(self.labels) or 1
 
     @property
     def result_names(self) -> tuple[str, ...]:
@@ -143,6 +160,18 @@ class TaskEntry:
             expected = "some" if self.head in _LABELLED else "none"
             yield f"{where}.labels: expected {expected} for {self.head}, found {list(self.labels)}"
         yield from repeated(f"{where}.labels", self.labels)
+        yield from self._embedding_problems(where)
+
+    def _embedding_problems(self, where: str) -> Iterator[str]:
+        embeds = self.head == "sentence_embedding"
+        if not (1 <= self.width <= MOST_COLUMNS if embeds else self.width == 0):
+            expected = f"1..{MOST_COLUMNS:,}" if embeds else "0"
+            yield f"{where}.width: expected {expected} for {self.head}, found {shown(self.width)}"
+        if not embeds and self.prompts:
+            yield f"{where}.prompts: expected none for {self.head}, found {', '.join(map(repr, self.prompts))}"
+        if self.default_prompt and self.default_prompt not in self.prompts:
+            names = ", ".join(map(repr, self.prompts)) or "no prompt"
+            yield f"{where}.default_prompt: expected one of the prompts ({names}), found {self.default_prompt!r}"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ __all__ = [
     "routed_file",
 ]
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"

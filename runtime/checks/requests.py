@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from runtime.bundle import Manifest, TaskEntry
 from runtime.errors import InputError
 from runtime.text.encode import TEXT_INPUTS, TextEncoder
-from runtime.text.prediction import FIELDS
+from runtime.text.prediction import EMBEDDINGS, FIELDS
 from runtime.text.texts import Text
+
+# Heads with predictions for texts
+PREDICTED: Final = frozenset(FIELDS) - {"sentence_embedding"}
 
 
 @dataclass(frozen=True)
@@ -53,24 +57,55 @@ def select_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskE
 
 
 def require_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Sequence[TaskEntry]) -> TextEncoder:
-    """Return `encoder` if texts are the only input that all of `entries` need.
+    """Return `encoder` if `predict` can compute all of `entries`.
 
     Raises:
-        InputError: a task or the graph needs more than texts, or the bundle has no tokenizer or no mask token.
+        InputError: a task has no predictions; or as of `require_texts`.
     """
-    remedy = "call run()"
-    if unsupported := [task for task in entries if task.head not in FIELDS]:
+    if unsupported := [task for task in entries if task.head not in PREDICTED]:
         found = ", ".join(f"{task.name} ({task.head})" for task in unsupported)
-        others = ", ".join(task.name for task in manifest.tasks if task.head in FIELDS)
+        others = ", ".join(task.name for task in manifest.tasks if task.head in PREDICTED)
+        embedded = all(task.head in EMBEDDINGS for task in unsupported)
+        remedy = "call encode_texts()" if embedded else "call run()"
         choice = f"{remedy}, or select other tasks: {others}" if others else remedy
         raise InputError(f"tasks: predict() expects tasks that need only a text, found {found}; {choice}")
+    return require_texts(manifest, encoder, entries, "predict()")
+
+
+def select_embeddings(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
+    """Return the manifest entries of `tasks` without duplicates; for None, all that give embeddings.
+
+    Raises:
+        InputError: as of `select_tasks`; or a task gives no embeddings, or the bundle has no such task.
+    """
+    others = [task.name for task in manifest.tasks if task.head in EMBEDDINGS]
+    entries = select_tasks(manifest, others if tasks is None and others else tasks)
+    if wrong := [f"{task.name} ({task.head})" for task in entries if task.head not in EMBEDDINGS]:
+        choice = f"select {', '.join(others)}" if others else "the bundle has none; call predict() or run()"
+        raise InputError(f"tasks: encode_texts() expects tasks that give embeddings, found {', '.join(wrong)}; {choice}")
+    return entries
+
+
+def require_texts(manifest: Manifest, encoder: TextEncoder | None, entries: Sequence[TaskEntry], method: str) -> TextEncoder:
+    """Return `encoder` if texts are the only input that all of `entries` need.
+
+    Args:
+        manifest: manifest of the bundle.
+        encoder: encoder of the bundle, or None.
+        entries: manifest entries of the tasks.
+        method: the method that was called, for messages.
+
+    Raises:
+        InputError: the graph needs more than texts, or the bundle has no tokenizer or no mask token.
+    """
+    remedy = "call run()"
     # In a bundle with seq2seq tasks only these read the decoder inputs (see InputEntry), so any value is valid here
     dummies = {"word_starts"}
     if any(task.head == "seq2seq_lm" for task in manifest.tasks):
         dummies |= {"decoder_input_ids", "decoder_attention_mask"}
     names = [entry.name for entry in manifest.inputs]
     if missing := [name for name in names if name not in {*TEXT_INPUTS, *dummies}]:
-        raise InputError(f"predict() expects a graph that takes only texts, this one takes {', '.join(missing)}; {remedy}")
+        raise InputError(f"{method} expects a graph that takes only texts, this one takes {', '.join(missing)}; {remedy}")
     if encoder is None:
         raise InputError("this bundle was exported without a tokenizer: tokenize the texts in your code and call run()")
     if (masked := [task.name for task in entries if task.head == "masked_lm"]) and encoder.mask_id is None:

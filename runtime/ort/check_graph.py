@@ -25,6 +25,7 @@ _RANKS: Final[Mapping[HeadType, int]] = {
     "dependency_parsing": 0,
     "text_embedding": 2,
     "image_embedding": 2,
+    "sentence_embedding": 2,
     "hidden_states": 3,
 }
 
@@ -116,4 +117,4 @@ def _output_problems(task: TaskEntry, outputs: Mapping[str, Sequence[Any]]) -> I
 
 def _width(task: TaskEntry) -> int:
     """Number of logits of a task; 0 if the manifest does not state it."""
-    return len(task.labels) or int(task.head in ("regression", "multiple_choice"))
+    return task.width or len(task.labels) or int(task.head in ("regression", "multiple_choice"))

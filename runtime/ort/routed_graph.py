@@ -72,7 +72,7 @@ class RoutedGraph:
         row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
         task_ids = np.repeat(np.array([self._numbers[entry.name] for entry in entries], np.int64), batch)
         logits = self._run(feeds, row_ids, task_ids, cancel).reshape(len(entries), batch, -1)
-        return [own[:, : _width(entry)].copy() for entry, own in zip(entries, logits, strict=True)]
+        return [own[:, : entry.columns].copy() for entry, own in zip(entries, logits, strict=True)]
 
     def rows(self, feeds: Mapping[str, Array], tasks: Sequence[str], rows: Sequence[int] | None) -> list[Array]:
         """Compute one task per row, for `Predictor.run_routed`.
@@ -107,7 +107,7 @@ class RoutedGraph:
 
     @cached_property
     def _widths(self) -> dict[str, int]:
-        return {entry.name: _width(entry) for entry in self.manifest.tasks}
+        return {entry.name: entry.columns for entry in self.manifest.tasks}
 
     def _run(self, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None = None) -> Array:
         route = dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))
@@ -120,10 +120,6 @@ class RoutedGraph:
 
 def _batch(feeds: Mapping[str, Array]) -> int:
     return len(next(iter(feeds.values())))
-
-
-def _width(entry: TaskEntry) -> int:
-    return len(entry.labels) or 1
 
 
 def _checked_rows(rows: Sequence[int] | None, batch: int) -> Ids:
@@ -152,7 +148,7 @@ def _problems(session: Any, manifest: Manifest) -> Iterator[str]:
             yield f"input {name}: expected tensor(int64) [rows], the graph has {found}"
     yield from type_problems({value.name: value.type for value in session.get_outputs()})
     outputs = {value.name: value.shape for value in session.get_outputs()}
-    width = max(map(_width, manifest.tasks))
+    width = max(entry.columns for entry in manifest.tasks)
     shape = outputs.get(_LOGITS)
     if list(outputs) != [_LOGITS] or (shape and (len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width))):
         yield f"outputs: expected {_LOGITS} [rows, {width}], the graph has {outputs}"

@@ -56,7 +56,7 @@ def is_finite(task: TaskEntry, logits: Sequence[Array], tokens: Tokens, encoder:
     A single logit may be -inf, as that of a label that is excluded. The arguments are those of `interpret`.
     """
     values = logits[0]
-    if task.head in ("regression", "multiple_choice", "text_embedding"):
+    if task.head in ("regression", "multiple_choice", "text_embedding", "sentence_embedding"):
         return bool(np.isfinite(values).all())
     if task.head == "masked_lm":  # only the logits of the masks are read
         values = values[[position for position, token_id in enumerate(tokens.ids) if token_id == encoder.mask_id]]

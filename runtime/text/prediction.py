@@ -16,7 +16,11 @@ FIELDS: Final[Mapping[HeadType, tuple[str, ...]]] = {
     "multiple_choice": ("value",),
     "masked_lm": ("words",),
     "text_embedding": ("vector",),
+    "sentence_embedding": ("vector",),
 }
+
+# Heads whose results are arrays: `Predictor.encode_texts` computes them, not `predict`
+EMBEDDINGS: Final[tuple[HeadType, ...]] = ("text_embedding", "sentence_embedding")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Prediction:
         start: start of `answer` in characters of the context.
         end: end of `answer` in characters of the context.
         drop: drop of the variant that was used.
-        vector: projected embedding, not normalized (text_embedding).
+        vector: projected embedding, not normalized (text_embedding); on the command line also a sentence embedding.
         entities: entities in text order, possibly none, instead of `words` (tagging with `aggregate`); None without it.
     """
 

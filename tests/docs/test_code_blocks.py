@@ -15,9 +15,10 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 import runtime
 from exporter import export
+from runtime.bundle import TaskEntry, read_manifest
 from tests.helpers.doc_sources import deep_config
 from tests.helpers.pages import ROOT, Block, blocks
-from tests.helpers.runtime_bundles import TASKS, keep_tasks, rewrite, write_bundle
+from tests.helpers.runtime_bundles import ROUTED, TASKS, keep_tasks, rewrite, write_bundle, write_routed
 from tests.helpers.tiny_models import tiny_model, tokenizer
 from tests.helpers.tiny_peft import METHODS, config, peft_model
 
@@ -52,6 +53,20 @@ def labelled_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def embedding_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny routed bundle of the runtime's tests, whose tasks are embeddings with a prompt."""
+    folder = write_routed(tmp_path_factory.mktemp("embeddings") / "onnx")
+    names = {"topic": ("search", 3), "flags": ("query", 2), "stars": ("passage", 1)}
+    tasks = tuple(
+        TaskEntry(name, "sentence_embedding", (), (output,), name, width, {"query": "find "})
+        for output, (name, width) in names.items()
+    )
+    keep_tasks(folder, *tasks)
+    rewrite(folder, variants=(replace(read_manifest(folder).variants[0], routed=ROUTED),))
+    return folder
+
+
 def _models(text: str) -> dict[str, Any]:
     """The models that a block about exports names, with one layer more than it drops."""
     layers = 1 + max((int(number) for number in re.findall(r"drop=(\d+)", text)), default=0)
@@ -72,7 +87,12 @@ def _models(text: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("block", _PROGRAMS.values(), ids=_identifier)
 def test_a_block_runs(
-    block: Block, routed_bundle: Path, labelled_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: Block,
+    routed_bundle: Path,
+    labelled_bundle: Path,
+    embedding_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "export" in block.text:
@@ -82,11 +102,11 @@ def test_a_block_runs(
         names = {"predictor": runtime.load(labelled_bundle, provider="cpu"), "texts": texts, "book": "word " * 300}
     else:
         for folder in ("onnx", "onnx-cuda", "onnx-tensorrt"):
-            shutil.copytree(routed_bundle, tmp_path / folder)
+            shutil.copytree(embedding_bundle if "encode_texts" in block.text else routed_bundle, tmp_path / folder)
         rows = 3 if "feeds" in block.text else 2
         ids, mask = np.full((rows, 5), 7), np.ones((rows, 5), np.int64)
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        names = {"ids": ids, "mask": mask, "feeds": feeds, "predictor": runtime.load("onnx", provider="cpu")}
+        names = {"ids": ids, "mask": mask, "feeds": feeds, "predictor": runtime.load("onnx", provider="cpu"), "texts": ["a"]}
     for statement in ast.parse(block.text).body:
         code = compile(ast.Module([statement], []), block.page, "exec")
         provider = re.search(r'provider="(\w+)"', ast.get_source_segment(block.text, statement) or "")

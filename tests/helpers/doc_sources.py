@@ -18,6 +18,7 @@ from transformers import (
     BertModel,
 )
 
+from tests.helpers.sentence_folders import new_layout
 from tests.helpers.tiny_models import tiny_model, tokenizer
 from tests.helpers.tiny_peft import peft_model
 
@@ -77,6 +78,18 @@ def _write_mixed(folder: Path, layers: int) -> None:
         peft_model(settings, (name,), kind(deep_config(layers))).save_pretrained(folder)
 
 
+def _write_features(folder: Path, layers: int) -> None:
+    settings = peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["query"])
+    for name in ("search", "topics"):
+        peft_model(settings, (name,), BertModel(deep_config(layers))).save_pretrained(folder)
+
+
+def _write_embeddings(folder: Path, layers: int) -> None:
+    _write_features(folder, layers)
+    for name in ("search", "topics"):
+        new_layout(folder / name, deep_config(layers).hidden_size, "mean", 128, {}, None)
+
+
 def _write_lines(path: Path) -> None:
     row = {"label": 0}
     lines = {".txt": _TEXTS, ".jsonl": [json.dumps({"text": text, **row}) for text in _TEXTS]}[path.suffix]
@@ -90,6 +103,8 @@ _WRITERS: dict[str, Callable[[Path, int], None]] = {
     "adapters": _write_adapters,
     "peft": _write_peft,
     "mixed": _write_mixed,
+    "features": _write_features,
+    "embeddings": _write_embeddings,
 }
 
 

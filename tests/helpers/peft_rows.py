@@ -10,6 +10,9 @@ import peft
 import torch
 import transformers
 
+from exporter.checkpoints.embedders import embed
+from exporter.models.embeddings import POOLINGS, Dense, Embedder, Normalize
+from tests.helpers.sentence_folders import TANH
 from tests.helpers.support_models import CONFIGS, Row, randomize
 from tests.helpers.tiny_peft import TUNERS, tuned_model
 
@@ -49,6 +52,28 @@ class Tuned:
         return tuned_model(self.kind, base, ("a", "b"), **self.options)
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """Builds a model without a head, with two LoRA adapters, a and b, a pooling, a projection and a normalization for each."""
+
+    modes: tuple[str, ...]
+    architecture: str = "Bert"
+    targets: tuple[str, ...] = ("query", "value")
+
+    def __call__(self) -> Any:
+        torch.manual_seed(11)
+        config = getattr(transformers, f"{self.architecture}Config")(**CONFIGS[self.architecture])
+        base = getattr(transformers, f"{self.architecture}Model")(config)
+        settings = {"task_type": "FEATURE_EXTRACTION", "target_modules": list(self.targets)}
+        model = tuned_model("LORA", base, ("a", "b"), **settings)
+        embed(model, {name: self._embedder(config.hidden_size) for name in ("a", "b")})
+        return model
+
+    def _embedder(self, size: int) -> Embedder:
+        projection = Dense((size * len(self.modes), 8), True, TANH, False)
+        return Embedder(self.modes, (projection, Normalize()), 8)
+
+
 def _peft() -> Iterator[Row]:
     for label, method, options in (
         ("PEFT lora", "Lora", {"r": 4}),
@@ -73,6 +98,13 @@ def _peft() -> Iterator[Row]:
         drop = 0 if "num_virtual_tokens" in TUNERS[kind] else 1
         built = Tuned(kind, head=head, options={"task_type": task_type})
         yield Row(f"PEFT {kind.lower()}", "single", f"its own ({head})", "bert", built, drop=drop)
+    for embedding in (
+        Embedding(POOLINGS),
+        Embedding(("mean",), "ModernBert", ("Wqkv",)),
+        Embedding(("lasttoken",), "Qwen3", ("q_proj", "v_proj")),
+    ):
+        head = f"sentence embedding ({'all poolings' if len(embedding.modes) > 1 else embedding.modes[0]})"
+        yield Row("PEFT lora", "single", head, embedding.architecture.lower(), embedding, drop=1)
     for architecture, head, targets in (
         ("Roberta", "SequenceClassification", ["query", "value"]),
         ("DistilBert", "SequenceClassification", ["q_lin", "v_lin"]),

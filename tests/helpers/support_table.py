@@ -21,9 +21,11 @@ import torch
 from tqdm import tqdm
 
 from exporter import ExportError, VerificationError, export
+from exporter.models.embeddings import embedder_of
 from runtime.bundle import OUTPUTS, InputEntry, Manifest, TaskEntry, read_manifest
 from runtime.ort.empty_tensors import safe_arguments
 from tests.helpers.batch_independence import left_tokenizer
+from tests.helpers.sentence_reference import dense, normalized, pooled
 from tests.helpers.support_models import Row
 
 TABLE = Path(__file__).parents[2] / "docs" / "support.md"
@@ -166,12 +168,24 @@ def _reference(model: Any, task: TaskEntry, row: Row, feeds: Mapping[str, np.nda
         model.active_head = task.name
     with torch.no_grad():
         output = model(**{name: torch.from_numpy(value) for name, value in given.items()})
+    if task.head == "sentence_embedding":
+        return [_embedded(model, task.name, output["last_hidden_state"].numpy(), given["attention_mask"])]
     found = [output[name].numpy() for name in OUTPUTS[task.head]]
     if hasattr(model, "peft_config") and task.head in ("tagging", "question_answering"):  # without the positions of a prompt
         found = [values[:, -given["input_ids"].shape[1] :] for values in found]
     if task.head == "dependency_parsing":  # the library squeezes a batch of one out of the arcs' scores
         found[1] = found[1].reshape(found[0].shape[:3])
     return [values.reshape(-1, 1)[:rows] for values in found] if task.head == "multiple_choice" else found
+
+
+def _embedded(model: Any, task: str, hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The vectors of a pooling, a projection and a normalization, by their formulas."""
+    embedder = embedder_of(model, task)
+    assert embedder is not None
+    projection: Any = embedder.steps[0]
+    weight, bias = (tensor.detach().numpy() for tensor in projection.linear.parameters())
+    vectors = normalized(dense(pooled(hidden, mask, embedder.pooling.modes), weight, bias))
+    return np.asarray(vectors.astype(np.float32))
 
 
 def _silence(model: Any, drop: int) -> None:
