@@ -2,6 +2,7 @@
 # make test     installs into .venv-test, then make lint (style and types) and make unit (tests) at the same time
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
+# make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
 # make support  exports every combination of the support table and writes docs/support.md
 # make audit    looks the locked packages up in a vulnerability service and checks licences; AUDIT_FLAGS='-s osv' asks another one
 # make lock     writes requirements/*.txt again after a change of pyproject.toml; LOCK_FLAGS=--upgrade takes the newest versions
@@ -13,6 +14,8 @@ TORCH ?= torch==2.13.0# pinned: a newer release may need another exporter; on a 
 LOCKED ?= yes
 LOCK_FLAGS ?=
 AUDIT_FLAGS ?=
+DEVICE ?= cuda
+GPU_WORKERS ?= 8
 
 # $(call install_lock,environment,lock file) creates an environment with what the lock file lists. pip builds nothing (wheels only)
 # and compares each file with its hash. --no-compile: Python compiles what is imported, which is a part of the 14,000 files.
@@ -41,7 +44,7 @@ define install
 endef
 endif
 
-.PHONY: export test lint unit test-tensorrt test-peft5 support benchmark audit lock clean
+.PHONY: export test lint unit test-tensorrt test-peft5 gpu support benchmark audit lock clean
 
 export: .venv/installed
 	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
@@ -68,6 +71,11 @@ PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoin
 
 test-peft5: .venv-peft5/installed
 	.venv-peft5/bin/python -m pytest -m "not adapters" $(PEFT5_TESTS)
+
+# -W default: warnings of other versions than the locked ones are no errors here.
+gpu:
+	$(PYTHON) -m pytest tests/gpu --device $(DEVICE) -n $(GPU_WORKERS) --dist loadgroup -W default
+	$(PYTHON) -m benchmarks --device $(DEVICE)
 
 support: .venv-test/installed
 	.venv-test/bin/python -m tests.helpers.support_table

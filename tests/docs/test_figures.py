@@ -46,6 +46,35 @@ def test_the_measured_tables_are_those_of_the_results_files() -> None:
     assert growth_model.markdown(growth) in text_of("docs/benchmarks.md")
 
 
+def test_the_times_on_a_gpu_are_those_of_the_results() -> None:
+    results = _results("docs/benchmarks.md", "bert-base-cuda")
+    assert table(results) in text_of("docs/benchmarks.md")
+    lines = [line for line in _lines("docs/benchmarks.md", "bert-base-cuda") if "variant" in line and line["length"] == 128]
+    rows = {(row["variant"], row["batch"]): row for row in lines}
+
+    def median(variant: str, batch: int) -> float:
+        return float(rows[variant, batch]["median_ms"])
+
+    text = _spoken("docs/benchmarks.md")
+    compiled = [median("compile-fp16", batch) / median("ours-fp16-graph", batch) for batch in (1, 32)]
+    assert "takes {:.1f} times (1 x 128) and {:.1f} times (32 x 128) as long".format(*compiled) in text
+    drop = {batch: median("ours-fp16-graph", batch) / median("ours-fp16-graph-drop0", batch) for batch in (1, 32)}
+    assert f"saves {100 * (1 - drop[32]):.0f} % of the time at 32 x 128 ({1 / drop[32]:.2f} times the throughput)" in text
+    assert f"{100 * (1 - drop[1]):.0f} % at 1 x 128" in text
+    peak = rows["ours", 32]
+    assert f"{peak['median_ms']:.0f} ms at 32 x 128 is {100 * peak['peak_share']:.0f} % of the GPU's fp32 peak" in text
+    measured = [line for line in _lines("docs/benchmarks.md", "bert-base-cuda") if line.get("max_difference") is not None]
+    worst = {
+        name: max(row["max_difference"] for row in measured if row["variant"] == name)
+        for name in ("ours", "ours-tf32", "ours-fp16")
+    }
+    said = "fp32 to {ours:.1e}, TF32 to {ours-tf32:.1e}, fp16 to {ours-fp16:.1e}".format_map(worst)
+    assert said.replace("e-0", "e-") in text
+    best = rows["ours-fp16-graph", 1]
+    expected = f"{best['median_ms']:.2f} ms for a text of 128 tokens, {best['throughput_ratio']:.0f} times the throughput"
+    assert f"{expected} of the fastest eager PyTorch and {compiled[0]:.1f} times" in _spoken("docs/gpu.md")
+
+
 @pytest.fixture(scope="module")
 def main_rows() -> dict[tuple[str, int, int], dict[str, Any]]:
     rows = _lines("README.md", "bert-base")

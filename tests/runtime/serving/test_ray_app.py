@@ -67,9 +67,9 @@ def test_responses_of_a_replica(bundle: Path) -> None:
     answer = send(b'{"texts": ["one"], "tasks": ["topic"]}')
     assert (answer.status_code, answer.media_type) == (200, "application/json")
     assert json.loads(answer.body)["provider"] == "cpu"
-    assert send(
-        b'{"texts": ["one"], "\\ud800": 1}'
-    ).body == rb"""{"error":"body: expected texts, tasks, drop and truncate, """ + (rb"""found '\\ud800'"}""")
+    unknown = send(b'{"texts": ["one"], "\\ud800": 1}').body
+    assert unknown.startswith(b'{"error":"body: expected texts, tasks, drop, truncate, ')
+    assert unknown.endswith(rb"""found '\\ud800'"}""")
     for response, status, header in (
         (send(b"[" * 100_000), 400, None),
         (send(b"{}", "GET"), 405, ("allow", "POST")),
