@@ -37,13 +37,25 @@ _IN_PLACE = {
     _ATEN.sub_.Tensor: _ATEN.sub.Tensor,
     _ATEN.mul_.Tensor: _ATEN.mul.Tensor,
     _ATEN.div_.Tensor: _ATEN.div.Tensor,
+    _ATEN.masked_fill_.Scalar: _ATEN.masked_fill.Scalar,
 }
 # Operators that always return a new tensor. Schemas do not state this: dropout and type_as can return their argument.
-_FRESH = frozenset({*_IN_PLACE.values(), _ATEN.embedding.default, _ATEN.linear.default, _ATEN.matmul.default})
+_FRESH = frozenset(
+    {
+        *_IN_PLACE.values(),
+        *(_ATEN.embedding.default, _ATEN.linear.default, _ATEN.matmul.default),
+        *(_ATEN.arange.default, _ATEN.arange.start, _ATEN.arange.start_step),
+        *(_ATEN.clone.default, _ATEN.new_zeros.default, _ATEN.zeros_like.default),
+    }
+)
 # Operators that return a view of their argument.
 _VIEWS = frozenset({_ATEN.squeeze.dim, _ATEN.unsqueeze.default, _ATEN.transpose.int, _ATEN.view.default})
 # Operator -> equal operator that torch.onnx translates.
-_SYNONYMS = {_ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor, _ATEN.min.other: _ATEN.minimum.default}
+_SYNONYMS = {
+    _ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor,
+    _ATEN.min.other: _ATEN.minimum.default,
+    _ATEN.numpy_T.default: _ATEN.t.default,
+}
 # Composite operators that torch.onnx translates; all other composite operators are decomposed.
 _COMPOSITE = frozenset(
     {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.amp import autocast_mode
 from torch.fx import config
 from torch.onnx._internal.exporter import _decomp
+from transformers import masking_utils
 
 __all__ = ["fast_trace"]
 
@@ -38,6 +39,7 @@ def fast_trace() -> Iterator[None]:
         patch.dict(get_fast_op_impls(), {_ATEN.native_layer_norm.default: _layer_norm, _ATEN.addmm.default: _addmm}),
         patch.object(autocast_mode.autocast, "__enter__", _enter),
         patch.object(autocast_mode.autocast, "__exit__", _exit),
+        _masks_by_broadcasting(),
     ):
         yield
 
@@ -84,3 +86,29 @@ def _enter(context: autocast_mode.autocast) -> Any:
 
 def _exit(context: autocast_mode.autocast, *error: Any) -> Any:
     return _EXIT(context, *error) if context._enabled else False
+
+
+@contextmanager
+def _masks_by_broadcasting() -> Iterator[None]:
+    """Let transformers 4.57 create masks of decoders as transformers 5 does: with broadcasting instead of torch.vmap.
+
+    A program with a vmap must be traced again.
+    """
+    with ExitStack() as stack:
+        if hasattr(masking_utils, "_vmap_for_bhqkv") and hasattr(masking_utils, "TransformGetItemToIndex"):
+            stack.enter_context(patch.object(masking_utils, "_vmap_for_bhqkv", _broadcast))
+            stack.enter_context(patch.object(masking_utils, "TransformGetItemToIndex", nullcontext))
+        yield
+
+
+def _broadcast(function: Callable[..., Any], bh_indices: bool = True) -> Callable[..., Any]:
+    """The function of single positions as a function of ranges of positions."""
+
+    def mask(batch: Any, head: Any, queries: Any, keys: Any) -> Any:
+        rows, columns = queries[:, None], keys[None, :]
+        if not bh_indices:
+            return function(batch, head, rows, columns).expand(queries.shape[0], keys.shape[0])
+        found = function(batch[:, None, None, None], head[None, :, None, None], rows, columns)
+        return found.expand(batch.shape[0], head.shape[0], queries.shape[0], keys.shape[0])
+
+    return mask
