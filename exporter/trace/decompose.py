@@ -23,6 +23,8 @@ from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 from torch.onnx._internal.fx.passes.type_promotion import _TypePromotionInterpreter, get_type_promotion_rule
 
+from exporter.trace.scatter_writes import NEW_TENSORS, may_alias, replace_writes
+
 __all__ = ["light_decompositions"]
 
 _ATEN: Any = torch.ops.aten
@@ -44,8 +46,7 @@ _FRESH = frozenset(
     {
         *_IN_PLACE.values(),
         *(_ATEN.embedding.default, _ATEN.linear.default, _ATEN.matmul.default),
-        *(_ATEN.arange.default, _ATEN.arange.start, _ATEN.arange.start_step),
-        *(_ATEN.clone.default, _ATEN.new_zeros.default, _ATEN.zeros_like.default),
+        *NEW_TENSORS,
     }
 )
 # Operators that return a view of their argument.
@@ -109,6 +110,7 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
         return _DECOMPOSE(program, table)
     _remove_identities(program)
     _convert_subtrahends(program)
+    replace_writes(program)
     _replace_in_place(program)
     # As long as a node writes in place, a tensor and its copy must be kept apart.
     if not any(_writes(node) for node in _calls(program)):
@@ -158,7 +160,7 @@ def _convert_subtrahends(program: ExportedProgram) -> None:
 
 
 def _replace_in_place(program: ExportedProgram) -> None:
-    """Replace x.add_(y) with x + y and redirect later uses of x, if x is a new tensor without other uses.
+    """Replace x.add_(y) with x + y and redirect later uses of x, if x is a new tensor of which no view was taken before.
 
     x may be the only view of such a tensor.
     """
@@ -166,9 +168,10 @@ def _replace_in_place(program: ExportedProgram) -> None:
         operator_, written = _IN_PLACE.get(node.target), node.args[0] if node.args else None
         if operator_ is None or not isinstance(written, Node) or not _is_fresh(written):
             continue
-        if min(written.users) is node and _type(written) == _type(node):
+        before = [user for user in written.users if user < node]
+        if not any(map(may_alias, before)) and _type(written) == _type(node):
             node.target = operator_
-            written.replace_all_uses_with(node, delete_user_cb=partial(operator.is_not, node))
+            written.replace_all_uses_with(node, delete_user_cb=partial(operator.lt, node))
             program.graph_signature.replace_all_uses(written.name, node.name)
 
 
