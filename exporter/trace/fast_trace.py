@@ -1,8 +1,8 @@
 """Settings and shortcuts with which torch.export traces faster; the program stays the same.
 
 `torch.export` runs each operator on fake tensors to learn the shape of its result. Where a length is symbolic, it takes
-normalizations and products with a bias apart into ten operators each, and calculates the shape of every one: 15 % of the time of
-a trace. Another 10 % are the traceback of every node, which only debuggers read, and the table of decompositions, which is
+normalizations and products with a bias apart into ten operators each, and calculates the shape of every one: 15 % of the time
+of a trace. Another 10 % are the traceback of every node, which only debuggers read, and the table of decompositions, which is
 the same for every trace.
 """
 
@@ -75,8 +75,9 @@ def _addmm(mode: FakeTensorMode, bias: Any, left: Any, right: Any, beta: float =
     return _empty(mode, left, (rows, columns))
 
 
-def _empty(mode: FakeTensorMode, like: Any, shape: Any) -> FakeTensor:
-    return FakeTensor(mode, torch.empty(shape, dtype=like.dtype, device="meta"), device=like.device)
+def _empty(mode: FakeTensorMode, like: Any, shape: Any) -> Any:
+    make: Any = FakeTensor
+    return make(mode, torch.empty(shape, dtype=like.dtype, device="meta"), device=like.device)
 
 
 def _enter(context: autocast_mode.autocast) -> Any:

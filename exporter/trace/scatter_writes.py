@@ -41,7 +41,9 @@ def _scatter(program: ExportedProgram, write: Node) -> None:
     while views[-1].target in _SCATTER:
         views.append(views[-1].args[0])
     tensor, part = views[-1], write.args[1]
-    if len(views) == 1 or tensor.target not in NEW_TENSORS or not isinstance(part, Node) or not _is_only_alias(tensor, views, write):
+    if len(views) == 1 or tensor.target not in NEW_TENSORS or not isinstance(part, Node):
+        return
+    if not _is_only_alias(tensor, views, write):
         return
     given, expected = part.meta["val"], views[0].meta["val"]
     # Only numbers are expanded. Lengths of 1 in an axis of another length would be expanded too.
@@ -68,13 +70,13 @@ def _ones(tensor: torch.Tensor) -> list[int]:
 
 
 def _size(program: ExportedProgram, tensor: Node, axis: int) -> Node:
-    size = program.graph.call_function(_ATEN.sym_size.int, (tensor, axis))
+    size: Node = program.graph.call_function(_ATEN.sym_size.int, (tensor, axis))
     size.meta["val"] = tensor.meta["val"].shape[axis]
     return size
 
 
 def _is_only_alias(tensor: Node, views: list[Any], write: Node) -> bool:
-    """Whether nothing after a write reads the memory of a tensor but by the tensor."""
+    """Whether nothing that was taken from a tensor before a write reads its memory after the write."""
     before = [alias for alias in _aliases(tensor) if alias < write]
     return all(not write < user for alias in before for user in alias.users if user not in views)
 
