@@ -3,11 +3,12 @@
 `torch.export` runs each operator on fake tensors to learn the shape of its result. Where a length is symbolic, it takes
 normalizations and products with a bias apart into ten operators each, and calculates the shape of every one: 15 % of the time
 of a trace. Another 10 % are the traceback of every node, which only debuggers read, and the table of decompositions, which is
-the same for every trace.
+the same for every trace, as are the 500 translations, whose source torch.onnx reads every time.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -21,12 +22,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.amp import autocast_mode
 from torch.fx import config
 from torch.onnx._internal.exporter import _decomp
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 from transformers import masking_utils
 
 __all__ = ["fast_trace"]
 
 _ATEN: Any = torch.ops.aten
 _MAKE_TABLE = _decomp.create_onnx_friendly_decomposition_table
+_READ_TRANSLATIONS = ONNXRegistry.from_torchlib
 _ENTER, _EXIT = autocast_mode.autocast.__enter__, autocast_mode.autocast.__exit__
 
 
@@ -35,6 +38,7 @@ def fast_trace() -> Iterator[None]:
     """Let torch.onnx trace without tracebacks, with shortcuts for shapes, and without contexts that disable autocast."""
     with (
         patch.object(config, "do_not_emit_stack_traces", True),
+        patch.object(ONNXRegistry, "from_torchlib", classmethod(_translations)),
         patch.object(_decomp, "create_onnx_friendly_decomposition_table", _decomposition_table),
         patch.dict(get_fast_op_impls(), {_ATEN.native_layer_norm.default: _layer_norm, _ATEN.addmm.default: _addmm}),
         patch.object(autocast_mode.autocast, "__enter__", _enter),
@@ -42,6 +46,19 @@ def fast_trace() -> Iterator[None]:
         _masks_by_broadcasting(),
     ):
         yield
+
+
+def _translations(_kind: type[ONNXRegistry], opset_version: int) -> ONNXRegistry:
+    """Return a copy of the translations, to which torch.onnx adds ours."""
+    known = _translations_of(opset_version)
+    registry = copy.copy(known)
+    registry.functions = {target: list(found) for target, found in known.functions.items()}
+    return registry
+
+
+@functools.lru_cache(2)
+def _translations_of(opset_version: int) -> ONNXRegistry:
+    return _READ_TRANSLATIONS(opset_version)
 
 
 def _decomposition_table(operators: set[Any]) -> dict[Any, Callable[..., Any]]:
