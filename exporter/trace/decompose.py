@@ -109,6 +109,7 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
     if any(map(_is_foreign, program.graph.nodes)):
         return _DECOMPOSE(program, table)
     _remove_identities(program)
+    _insert_numbers(program)
     _convert_subtrahends(program)
     replace_writes(program)
     _replace_in_place(program)
@@ -147,6 +148,15 @@ def _remove_identities(program: ExportedProgram) -> None:
         elif node.target in _DETACH or (node.target is _ATEN.dropout.default and node.args[2] is False):
             _replace(program, node, node.args[0])
     program.graph.eliminate_dead_code()  # the inputs of the assertions
+
+
+def _insert_numbers(program: ExportedProgram) -> None:
+    """Replace arithmetic on lengths with its result where it is the same number for all lengths, as n // n."""
+    for node in _calls(program):
+        value = node.meta.get("val")
+        if node.target in _OF_SHAPES and isinstance(value, torch.SymInt) and value.node.expr.is_Integer:
+            node.replace_all_uses_with(int(value.node.expr))  # type: ignore[arg-type]  # an argument may be a number
+    program.graph.eliminate_dead_code()
 
 
 def _convert_subtrahends(program: ExportedProgram) -> None:
