@@ -30,7 +30,8 @@ __all__ = ["fast_trace"]
 _ATEN: Any = torch.ops.aten
 _MAKE_TABLE = _decomp.create_onnx_friendly_decomposition_table
 _READ_TRANSLATIONS = ONNXRegistry.from_torchlib
-_ENTER, _EXIT = autocast_mode.autocast.__enter__, autocast_mode.autocast.__exit__
+_ENTER: Any = autocast_mode.autocast.__enter__
+_EXIT: Any = autocast_mode.autocast.__exit__
 
 
 @contextmanager
