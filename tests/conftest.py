@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,24 +39,6 @@ def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with (folder.parent / "export.txt").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
                 assert main(["--drop", "5", "--output", str(folder)]) == 0
     return folder
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _translations_once() -> Iterator[None]:
-    """torch.onnx reads the source of its 500 translations at every export, a fifth of the time that a tiny model takes.
-
-    Nothing in an export of ours adds to them.
-    """
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    make = functools.cache(ONNXRegistry.from_torchlib)
-
-    def cached(_kind: type, opset_version: int) -> ONNXRegistry:
-        return make(opset_version)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", classmethod(cached))
-        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

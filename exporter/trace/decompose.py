@@ -23,6 +23,8 @@ from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 from torch.onnx._internal.fx.passes.type_promotion import _TypePromotionInterpreter, get_type_promotion_rule
 
+from exporter.trace.scatter_writes import NEW_TENSORS, may_alias, replace_writes
+
 __all__ = ["light_decompositions"]
 
 _ATEN: Any = torch.ops.aten
@@ -37,13 +39,24 @@ _IN_PLACE = {
     _ATEN.sub_.Tensor: _ATEN.sub.Tensor,
     _ATEN.mul_.Tensor: _ATEN.mul.Tensor,
     _ATEN.div_.Tensor: _ATEN.div.Tensor,
+    _ATEN.masked_fill_.Scalar: _ATEN.masked_fill.Scalar,
 }
 # Operators that always return a new tensor. Schemas do not state this: dropout and type_as can return their argument.
-_FRESH = frozenset({*_IN_PLACE.values(), _ATEN.embedding.default, _ATEN.linear.default, _ATEN.matmul.default})
+_FRESH = frozenset(
+    {
+        *_IN_PLACE.values(),
+        *(_ATEN.embedding.default, _ATEN.linear.default, _ATEN.matmul.default),
+        *NEW_TENSORS,
+    }
+)
 # Operators that return a view of their argument.
 _VIEWS = frozenset({_ATEN.squeeze.dim, _ATEN.unsqueeze.default, _ATEN.transpose.int, _ATEN.view.default})
 # Operator -> equal operator that torch.onnx translates.
-_SYNONYMS = {_ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor, _ATEN.min.other: _ATEN.minimum.default}
+_SYNONYMS = {
+    _ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor,
+    _ATEN.min.other: _ATEN.minimum.default,
+    _ATEN.numpy_T.default: _ATEN.t.default,
+}
 # Composite operators that torch.onnx translates; all other composite operators are decomposed.
 _COMPOSITE = frozenset(
     {
@@ -96,7 +109,9 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
     if any(map(_is_foreign, program.graph.nodes)):
         return _DECOMPOSE(program, table)
     _remove_identities(program)
+    _insert_numbers(program)
     _convert_subtrahends(program)
+    replace_writes(program)
     _replace_in_place(program)
     # As long as a node writes in place, a tensor and its copy must be kept apart.
     if not any(_writes(node) for node in _calls(program)):
@@ -135,6 +150,15 @@ def _remove_identities(program: ExportedProgram) -> None:
     program.graph.eliminate_dead_code()  # the inputs of the assertions
 
 
+def _insert_numbers(program: ExportedProgram) -> None:
+    """Replace arithmetic on lengths with its result where it is the same number for all lengths, as n // n."""
+    for node in _calls(program):
+        value = node.meta.get("val")
+        if node.target in _OF_SHAPES and isinstance(value, torch.SymInt) and value.node.expr.is_Integer:
+            node.replace_all_uses_with(int(value.node.expr))  # type: ignore[arg-type]  # an argument may be a number
+    program.graph.eliminate_dead_code()
+
+
 def _convert_subtrahends(program: ExportedProgram) -> None:
     """Convert x in 1.0 - x to the type of the result: torch.onnx cannot do so for a number on the left (XLNet)."""
     for node in _calls(program):
@@ -146,7 +170,7 @@ def _convert_subtrahends(program: ExportedProgram) -> None:
 
 
 def _replace_in_place(program: ExportedProgram) -> None:
-    """Replace x.add_(y) with x + y and redirect later uses of x, if x is a new tensor without other uses.
+    """Replace x.add_(y) with x + y and redirect later uses of x, if x is a new tensor of which no view was taken before.
 
     x may be the only view of such a tensor.
     """
@@ -154,9 +178,10 @@ def _replace_in_place(program: ExportedProgram) -> None:
         operator_, written = _IN_PLACE.get(node.target), node.args[0] if node.args else None
         if operator_ is None or not isinstance(written, Node) or not _is_fresh(written):
             continue
-        if min(written.users) is node and _type(written) == _type(node):
+        before = [user for user in written.users if user < node]
+        if not any(map(may_alias, before)) and _type(written) == _type(node):
             node.target = operator_
-            written.replace_all_uses_with(node, delete_user_cb=partial(operator.is_not, node))
+            written.replace_all_uses_with(node, delete_user_cb=partial(operator.lt, node))
             program.graph_signature.replace_all_uses(written.name, node.name)
 
 

@@ -25,6 +25,7 @@ from exporter.prune.task_groups import TaskGroup
 from exporter.targets import MIN_TRACED_OPSET
 from exporter.trace.decompose import light_decompositions
 from exporter.trace.explain import SIZES, explain
+from exporter.trace.fast_trace import fast_trace
 from exporter.trace.patches import patch_for_tracing
 from exporter.traced_group import TracedGroup
 from runtime.bundle import OUTPUTS
@@ -66,14 +67,14 @@ class _SingleTask(nn.Module):
 
 @contextmanager
 def _light() -> Iterator[None]:
-    """Trace with light decompositions and without garbage collection.
+    """Trace with shortcuts, light decompositions and without garbage collection.
 
     Tracing creates millions of small objects that stay alive; garbage collection would take 10 % of its time.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
-        with light_decompositions():
+        with light_decompositions(), fast_trace():
             yield
     finally:
         if enabled:

@@ -65,6 +65,13 @@ def _slice(x: Tensor) -> Tensor:
     return total
 
 
+def _part_read_before(x: Tensor) -> Tensor:
+    zeros = x.new_zeros(x.shape)
+    part = zeros[:, 2:]
+    zeros[:, 1:] = x[:, :-1].clone()
+    return part + zeros[:, :2]
+
+
 def _of_a_copy(x: Tensor) -> Tensor:
     total = x * 2
     copied = total.t().contiguous()
@@ -83,12 +90,29 @@ def _promotions(x: Tensor) -> Tensor:
     return (x + whole) * (whole > 1) / 2 + whole / 3 + torch.where(x > 0, whole, 0.5)
 
 
-@pytest.mark.parametrize("function", [_in_place_on_a_view, _promotions])
+def _shifted(x: Tensor) -> Tensor:
+    moved = x.new_zeros(x.shape)
+    moved[:, 1:] = x[:, :-1].clone()
+    moved[:, 0] = 2
+    moved.masked_fill_(moved == -1, 5)
+    return moved - x
+
+
+def _rebound(x: Tensor) -> Tensor:
+    numbers = torch.arange(x.shape[1]).unsqueeze(0)
+    before = numbers + 1
+    numbers.set_(numbers.repeat(x.shape[0], 1) * 3)  # type: ignore[call-overload]
+    return numbers + x * before
+
+
+@pytest.mark.parametrize("function", [_in_place_on_a_view, _promotions, _shifted, _rebound])
 def test_rewriting_is_sufficient(function: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     test_the_same_numbers(function, 0, monkeypatch)
 
 
-@pytest.mark.parametrize(("function", "again"), [(_in_place, 0), (_idle, 0), (_read_before, 1), (_slice, 1), (_of_a_copy, 1)])
+@pytest.mark.parametrize(
+    ("function", "again"), [(_in_place, 0), (_idle, 0), (_read_before, 1), (_slice, 1), (_of_a_copy, 1), (_part_read_before, 1)]
+)
 def test_the_same_numbers(function: Callable[[Tensor], Tensor], again: int, monkeypatch: pytest.MonkeyPatch) -> None:
     program, traced = _export(function, monkeypatch)
     assert traced == again

@@ -1,0 +1,75 @@
+"""Shortcuts of a trace return what torch itself returns, and end with the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.amp import autocast_mode
+from torch.fx import config
+from transformers import masking_utils
+
+from exporter.models.quiet_libraries import quiet
+from exporter.trace.fast_trace import fast_trace
+
+
+class _Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.rows, self.line = nn.LayerNorm(6), nn.LayerNorm((4, 6), bias=False), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", enabled=False):
+            lines = self.line(self.norm(x)[:, 0])
+        return lines, self.line(self.rows(x)), self.norm(x.transpose(0, 1)), self.norm(x.mT.mT + 1)
+
+
+def _program() -> torch.export.ExportedProgram:
+    axes = ({0: torch.export.Dim("batch", min=1)},)
+    with quiet(), torch.no_grad():
+        return torch.export.export(_Layers().eval(), (torch.ones(3, 4, 6),), dynamic_shapes=axes, strict=False)
+
+
+def _values(program: torch.export.ExportedProgram) -> list[str]:
+    values = [node.meta["val"] for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
+    return [f"{value.dtype} {tuple(value.shape)} {value.stride()}" for value in values]
+
+
+def test_shapes_are_those_of_torch() -> None:
+    with fast_trace():
+        fast = _program()
+    slow = _program()
+    assert any("autocast" in str(node.target) for node in slow.graph.nodes)
+    assert not any("autocast" in str(node.target) for node in fast.graph.nodes)
+    outputs = [_values(each)[-4:] for each in (fast, slow)]
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_masks_are_those_of_transformers(padded: bool) -> None:
+    padding = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    shape: dict[str, Any] = {"batch_size": 2, "cache_position": torch.arange(5), "kv_length": 5}
+    function: Callable[..., Any] = masking_utils.sliding_window_causal_mask_function(3)
+
+    def mask() -> Tensor:
+        found = masking_utils.sdpa_mask(
+            **shape, mask_function=function, attention_mask=padding if padded else None, allow_is_causal_skip=False
+        )
+        assert isinstance(found, Tensor)
+        return found.expand(2, -1, -1, -1)
+
+    with fast_trace():
+        found = mask()
+    assert torch.equal(found, mask())
+
+
+def test_torch_is_as_it_was() -> None:
+    enter = autocast_mode.autocast.__enter__
+    with fast_trace():
+        assert config.do_not_emit_stack_traces
+        assert autocast_mode.autocast.__enter__ is not enter
+    assert not config.do_not_emit_stack_traces
+    assert autocast_mode.autocast.__enter__ is enter
