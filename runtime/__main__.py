@@ -14,7 +14,8 @@ from runtime.load import load
 from runtime.logged import shown
 from runtime.options import Options
 from runtime.options_text import CommandParser, add_text_options, describe, read_settings
-from runtime.ort.providers import NAMES
+from runtime.ort import devices
+from runtime.ort.known_providers import NAMES
 from runtime.predictor import Prediction, Predictor
 from runtime.serving import triton
 from runtime.text.texts import Text
@@ -25,8 +26,9 @@ _EPILOG = """\
 --option NAME=VALUE takes these names and values:
 {}
 
-another command; python -m runtime triton --help lists its options:
+other commands; python -m runtime COMMAND --help lists their options:
   triton DIR REPOSITORY   write the bundle as a model repository for Triton
+  devices                 list the execution providers, their devices, what auto takes, and what to install for the others
 
 exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does not work
 
@@ -50,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with shown("runtime", logging.StreamHandler()):
             if list(arguments[:1]) == ["triton"]:
                 return triton.main(arguments[1:])
+            if list(arguments[:1]) == ["devices"]:
+                _print(devices.described(arguments[1:]))
+                return _DONE
             _print(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -141,9 +146,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
     add(
         "--provider",
-        choices=NAMES,
+        metavar="NAME",
         default="auto",
-        help="execution provider; auto takes the best one that works on this machine",
+        help=f"execution provider: {', '.join(NAMES)}, or a name of ONNX Runtime such as coreml, dml or qnn; default auto, "
+        "which takes the best one that works on this machine",
     )
     add(
         "--drop",

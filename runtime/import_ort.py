@@ -3,8 +3,9 @@
 __all__ = ["ort"]
 
 _INSTALL = (
-    "install exactly one of `onnxruntime`, `onnxruntime-gpu`, `onnxruntime-openvino`: `pip install 'adapterdrop-onnx[cpu]'` "
-    "(or [gpu], [openvino]); they share one folder, so uninstall the others first"
+    "install exactly one of `onnxruntime` and `onnxruntime-gpu`: `pip install 'adapterdrop-onnx[cpu]'` ([openvino], "
+    "[tensorrt-rtx] and [webgpu] add a plug-in to it), or [gpu]; they and `onnxruntime-openvino` share one folder, so "
+    "uninstall the others first"
 )
 
 try:

@@ -31,7 +31,9 @@ def load(
 
     Args:
         folder: folder that `python -m exporter` wrote.
-        provider: "cpu", "cuda", "tensorrt" or "openvino"; "auto" selects the best provider that works on this machine.
+        provider: "cpu", "cuda", "tensorrt", "openvino", "tensorrt-rtx" or "webgpu"; a name of ONNX Runtime, such as
+            "CoreMLExecutionProvider", or its short form, such as "coreml"; "auto" selects the best provider that works on this
+            machine.
         drop: load only the variant with this drop; None loads all variants, so that `run` and `predict` can choose one.
         threads: threads within one operator; None uses the default of ONNX Runtime.
         verify: compare the sha256 of every file with the manifest. Missing files are an error in any case.
@@ -45,7 +47,8 @@ def load(
     Raises:
         BundleError: the folder is not a bundle, or one of its files is missing, altered or not loadable.
         ProviderError: the provider is unknown, not installed or not working.
-        InputError: `drop` was not exported, `threads` is not a positive integer, or the cache folder cannot be used.
+        InputError: `drop` was not exported, `threads` is not a positive integer, or the cache folder or an option
+            cannot be used.
     """
     options = Options() if options is None else options
     options = options if threads is None else replace(options, threads=threads)

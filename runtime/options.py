@@ -5,7 +5,7 @@ The defaults work on every machine and keep fp32 accuracy; docs/runtime.md lists
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -16,6 +16,12 @@ Hint = Literal["f32", "bf16", "f16"]
 
 # OpenVINO's default of 5,000 takes hundreds of MB more with every few hundred new shapes; docs/runtime.md has measurements.
 KERNELS = 64
+
+# Limits of ONNX Runtime for the entries of its session configuration, to which options of plug-ins are added
+LONGEST_KEY = 1024
+LONGEST_VALUE = 8192
+# Entry with the folder of the external data of a graph that is passed as bytes
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _LOGGER = logging.getLogger("runtime.progress")
 
@@ -106,6 +112,10 @@ class Options:
         cuda: options of the CUDA execution provider.
         tensorrt: options of the TensorRT execution provider.
         openvino: options of the OpenVINO execution provider.
+        provider_options: options of the provider that was requested by name, as in ONNX Runtime's documentation. They take
+            precedence over those that the other fields lead to; OpenVINO's load_config is merged with them.
+        session_config: entries of ONNX Runtime's session configuration, such as
+            "mlas.enable_gemm_fastmath_arm64_bfloat16": "1". ONNX Runtime ignores entries that it does not know.
 
     Raises:
         InputError: a field is out of range; the message names all such fields.
@@ -120,6 +130,8 @@ class Options:
     cuda: CudaOptions = field(default_factory=CudaOptions)
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
     openvino: OpenVINOOptions = field(default_factory=OpenVINOOptions)
+    provider_options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    session_config: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Check the fields of this object and of the provider options."""
@@ -151,6 +163,8 @@ def _problems(options: Options) -> Iterator[str]:
     for shape in options.cuda.graphs:
         if len(shape) != 2 or not all(map(_positive, shape)):
             yield f"cuda.graphs: expected pairs (batch, sequence) of positive integers, found {shape!r}"
+    yield from _passed_through("provider_options", options.provider_options)
+    yield from _passed_through("session_config", options.session_config)
     best, largest = options.tensorrt.best, options.tensorrt.largest
     if len(best) != 2 or not all(map(_positive, best)):
         yield f"tensorrt.best: expected (batch, sequence), both positive, found {best!r}"
@@ -158,6 +172,19 @@ def _problems(options: Options) -> Iterator[str]:
         yield f"tensorrt.largest: expected (batch, sequence or None), both positive, found {largest!r}"
     elif best[0] > largest[0] or (largest[1] is not None and best[1] > largest[1]):
         yield f"tensorrt.best: expected at most tensorrt.largest {largest!r}, found {best!r}"
+
+
+def _passed_through(name: str, entries: object) -> Iterator[str]:
+    if not isinstance(entries, Mapping):
+        yield f"{name}: expected a mapping of strings, found {entries!r}"
+        return
+    for key, value in entries.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            yield f"{name}: expected strings, as ONNX Runtime takes them, found {key!r}: {value!r}"
+        elif not 0 < len(key.encode()) < LONGEST_KEY or len(value.encode()) > LONGEST_VALUE:
+            yield f"{name}: expected keys of 1 to {LONGEST_KEY - 1} bytes and values up to {LONGEST_VALUE}, found {key[:40]!r}"
+        elif key == WEIGHTS_FOLDER:
+            yield f"{name}: {key} would read weights that were not compared with the manifest"
 
 
 def _positive(value: object) -> bool:

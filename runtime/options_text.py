@@ -1,6 +1,7 @@
 """Parsers of command lines, and of option settings such as `cuda.device=1`."""
 
 import argparse
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,8 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "openvino.precision": _one_of(get_args(Hint)),
     "openvino.kernels": _WHOLE,
 }
+# Fields of Options whose keys are those of ONNX Runtime: provider_options.KEY=VALUE
+MAPPINGS: Final = ("provider_options", "session_config")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -107,9 +110,15 @@ def read_settings(settings: Sequence[str], options: Options) -> Options:
     found: dict[str, dict[str, Any]] = {}
     problems = []
     for setting in settings:
-        name, _, value = setting.partition("=")
-        if (kind := SETTINGS.get(name)) is None:
-            problems.append(f"expected NAME=VALUE with one of {', '.join(SETTINGS)}, found {setting!r}")
+        name, equals, value = setting.partition("=")
+        group, _, field = name.partition(".")
+        if group in MAPPINGS and field and equals:
+            found.setdefault(group, {})[field] = value
+        elif (kind := SETTINGS.get(name)) is None:
+            written = ", ".join((*SETTINGS, *(f"{each}.KEY" for each in MAPPINGS)))
+            close = difflib.get_close_matches(name, SETTINGS, 1)
+            nearest = f"; the nearest is {close[0]}" if close and name else ""
+            problems.append(f"expected NAME=VALUE with one of {written}, found {setting!r}{nearest}")
         elif not re.fullmatch(kind.pattern, value):
             problems.append(f"{name}: expected {kind.written}, found {value!r}")
         else:
@@ -118,10 +127,16 @@ def read_settings(settings: Sequence[str], options: Options) -> Options:
     if problems:
         raise InputError("--option: " + "; ".join(dict.fromkeys(problems)))
     top = found.pop("", {})
+    top |= {name: {**getattr(options, name), **found.pop(name)} for name in MAPPINGS if name in found}
     return replace(options, **top, **{group: replace(getattr(options, group), **fields) for group, fields in found.items()})
 
 
 def describe() -> str:
     """Return a line for each setting, with its syntax, for the help of a command."""
-    width = max(map(len, SETTINGS))
-    return "\n".join(f"  {name:<{width}}  {kind.written}" for name, kind in SETTINGS.items())
+    lines = {name: kind.written for name, kind in SETTINGS.items()}
+    lines |= {
+        "provider_options.KEY": "an option of the provider named by --provider, as in ONNX Runtime's documentation",
+        "session_config.KEY": "an entry of ONNX Runtime's session configuration",
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"  {name:<{width}}  {written}" for name, written in lines.items())

@@ -25,8 +25,8 @@ from runtime.errors import InputError
 from runtime.hooks import Hook, Run
 from runtime.options import Options
 from runtime.ort.check_graph import OutputCheck
+from runtime.ort.known_providers import GPUS, short_name
 from runtime.ort.open import OpenBundle
-from runtime.ort.providers import short_name
 from runtime.ort.routed_graph import RoutedGraph
 from runtime.policy import DropPolicy
 from runtime.text.embed import embed, embed_routed
@@ -93,7 +93,7 @@ class Predictor:
 
     @property
     def provider(self) -> str:
-        """Provider in use, as ONNX Runtime reports it: "cpu", "cuda", "tensorrt" or "openvino"."""
+        """Provider in use, as ONNX Runtime reports it, such as "cpu", "cuda" or "openvino"."""
         return short_name(next(iter(self._bundle.sessions.values())).get_providers()[0])
 
     def prepare(self) -> None:
@@ -389,7 +389,7 @@ class Predictor:
         return embed_routed(texts, tasks, prompts, batches, run, entries, encoder, truncate, where)
 
     def _batches(self, encoder: TextEncoder, batch_size: int | None) -> Callable[[Sequence[Tokens]], Iterator[Batch]]:
-        limits = GPU_LIMITS if self.provider in ("cuda", "tensorrt") else CPU_LIMITS
+        limits = GPU_LIMITS if self.provider in GPUS else CPU_LIMITS
         shapes = self.options.cuda.graphs if self.provider == "cuda" else ()
         return lambda rows: encoder.batches(rows, limits, batch_size, shapes)
 

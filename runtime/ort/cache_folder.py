@@ -13,9 +13,15 @@ from runtime.bundle.scratch import owned
 from runtime.errors import InputError
 from runtime.import_ort import ort
 from runtime.ort.cpu_info import processor
+from runtime.ort.known_providers import PLUGINS
 
 # Part of the cache key: with another version, a cached engine or packed weight may fail to load, or load and be wrong.
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+_PACKAGES = (
+    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+    *(plugin.package for plugin in PLUGINS.values()),
+    "onnxruntime-ep-nv-tensorrt-rtx-cu12",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+)
 
 
 def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str, settings: str = "") -> Path:

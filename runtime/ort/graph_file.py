@@ -7,11 +7,10 @@ from typing import Any, Final
 from runtime.bundle import BoundFolder
 from runtime.errors import BundleError
 from runtime.import_ort import ort
+from runtime.options import WEIGHTS_FOLDER
 from runtime.ort.empty_tensors import safe_arguments
 from runtime.ort.external_data import locations, rewrite
 
-# Session setting: folder of the external data of a graph that is passed as bytes
-_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 _PATH_FAILURES: Final = ("External data", "canonical path", "allowed directory")  # in messages of ONNX Runtime
 
 
@@ -42,7 +41,7 @@ class GraphFile:
 
         Args:
             settings: SessionOptions; they are changed.
-            requests: argument `providers` of InferenceSession.
+            requests: argument `providers` of InferenceSession; None if the settings have a plug-in.
             by_path: let ONNX Runtime read the graph by its path, for providers that read external data themselves.
 
         Raises:
@@ -69,7 +68,7 @@ class GraphFile:
             session = ort.InferenceSession(str(self.path), settings, requests, enable_fallback=0, **more)
         else:
             if folder is not None:
-                settings.add_session_config_entry(_FOLDER, folder)
+                settings.add_session_config_entry(WEIGHTS_FOLDER, folder)
             session = ort.InferenceSession(model, settings, requests, enable_fallback=0, **more)
         self.files.check(by_path)
         return session

@@ -105,7 +105,7 @@ def open_packed(graphs: Mapping[str, GraphFile], folder: Path, make: Make, optio
     """
     with announced("packing weights for this processor", options.progress):
         try:
-            packed = packed_graphs(graphs, folder)
+            packed = packed_graphs(graphs, folder, options.session_config)
         except (OSError, BundleError):
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from runtime.bundle import InputEntry, Manifest
 from runtime.bundle.entries import BATCH
 from runtime.ort.graph_file import GraphFile
-from runtime.ort.providers import short_name
+from runtime.ort.known_providers import short_name
 
 
 def example_feeds(manifest: Manifest, batch: int = 1, length: int = 8) -> dict[str, npt.NDArray[Any]]:

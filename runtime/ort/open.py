@@ -19,13 +19,17 @@ from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.device_lock import DEVICE_LOCK
 from runtime.ort.empty_tensors import runs_empty_attention
 from runtime.ort.graph_file import GraphFile, load_failure
+from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
 from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import count_nodes, example_feeds
+from runtime.ort.plugins import failure
 from runtime.ort.progress import announced
-from runtime.ort.providers import CPU, CUDA, OPENVINO, TENSORRT, Provider, resolve, session_providers, short_name
+from runtime.ort.provider_options import request
+from runtime.ort.providers import resolve
 
 _ERRORS_ONLY = 3  # log severity of ONNX Runtime; its warnings concern internal optimizations
-_BY_PATH = (TENSORRT,)  # reads external data itself, relative to the path of the graph
+_BY_PATH = (TENSORRT.key, TENSORRT_RTX.key)  # read external data themselves, relative to the path of the graph
+_ON_CUDA = (CUDA.key, TENSORRT.key, TENSORRT_RTX.key)  # must not allocate while a CUDA graph is captured
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class OpenBundle:
 
     def _guarded(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """Return `run`, which on a GPU waits while a CUDA graph is captured."""
-        return DEVICE_LOCK.during(run) if self._on_gpu else run
+        return DEVICE_LOCK.during(run) if self.provider.key in _ON_CUDA else run
 
     @property
     def _on_gpu(self) -> bool:
@@ -146,9 +150,9 @@ class OpenBundle:
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
         settings = _session_options(self.provider, options, packed=False)
-        providers = session_providers(self.provider, options, manifest, graphs=False)
+        providers = request(settings, self.provider, options, manifest, graphs=False)
         file = GraphFile(self.files, graph, not _is_fixed(graph, manifest))
-        return count_nodes(file, providers, settings, example_feeds(manifest), self.provider in _BY_PATH)
+        return count_nodes(file, providers, settings, example_feeds(manifest), self.provider.key in _BY_PATH)
 
 
 def open_sessions(
@@ -178,9 +182,13 @@ def open_sessions(
     Raises:
         BundleError: ONNX Runtime cannot load a graph, or `check` raised it.
         ProviderError: the provider that was requested by name cannot run a graph. "auto" tries the next provider instead.
-        InputError: the cache folder cannot be used.
+        InputError: the cache folder or an option cannot be used.
     """
     options = Options() if options is None else options
+    if provider.lower() == "auto" and options.provider_options:
+        raise InputError(
+            "options.provider_options: they belong to one provider: name it, such as provider='openvino', not 'auto'"
+        )
     *optional, last = resolve(provider, manifest)
     _check_products(files, manifest)
 
@@ -227,7 +235,8 @@ def _on_cpu(graphs: Mapping[str, GraphFile], make: Make, manifest: Manifest, opt
         return LazySessions(graphs, make, options, example_feeds(manifest))
     files = next(iter(graphs.values())).files
     # Weights packed from files whose hashes were not compared must not be used for a bundle whose hashes were.
-    place = cache_folder(options.cache, manifest, "packed", "" if files.contents else "unverified")
+    settings = repr(sorted(options.session_config.items())) if options.session_config else ""
+    place = cache_folder(options.cache, manifest, "packed", settings + ("" if files.contents else "unverified"))
     try:
         return open_packed(graphs, place, make, options)
     except OSError as error:
@@ -250,7 +259,7 @@ def _captured(
         except InputError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise ProviderError(_provider_failure(provider, f"no CUDA graph of {graph}: {error}")) from error
+            raise ProviderError(failure(provider, f"no CUDA graph of {graph}: {error}")) from error
     return found
 
 
@@ -266,23 +275,23 @@ def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: O
             "routed graph; install ONNX Runtime 1.30 or newer, or export it with `--target portable`"
         )
     settings = _session_options(provider, options, packed)
-    providers = session_providers(provider, options, manifest, graphs=not graph.routed)
     if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):
         ort.preload_dlls(cuda=True, cudnn=True)  # libraries installed by pip; those of the system are found anyway
     try:
         # An engine build takes minutes
         with announced(f"provider {provider.name}: preparing {graph.name}", options.progress):
-            opened = DEVICE_LOCK.during(graph.session) if provider in (CUDA, TENSORRT) else graph.session
-            session = opened(settings, providers, provider in _BY_PATH)
-    except BundleError:
+            providers = request(settings, provider, options, manifest, graphs=not graph.routed)
+            opened = DEVICE_LOCK.during(graph.session) if provider.key in _ON_CUDA else graph.session
+            session = opened(settings, providers, provider.key in _BY_PATH)
+    except AdapterDropError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         if provider is CPU:
             raise BundleError(f"{graph.path}: {load_failure(error)}") from error
-        raise ProviderError(_provider_failure(provider, str(error))) from error
+        raise ProviderError(failure(provider, str(error))) from error
     # ONNX Runtime drops a provider whose libraries are missing, without an exception
     if (found := session.get_providers()[0]) != provider.key:
-        raise ProviderError(_provider_failure(provider, f"ONNX Runtime fell back to {short_name(found)}"))
+        raise ProviderError(failure(provider, f"ONNX Runtime fell back to {short_name(found)}"))
     return session
 
 
@@ -290,7 +299,7 @@ def _session_options(provider: Provider, options: Options, packed: bool) -> Any:
     found = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
     # OpenVINO optimizes graphs itself and supports only standard operators
-    plain = packed or provider is OPENVINO
+    plain = packed or provider.key == OPENVINO.key
     found.graph_optimization_level = levels.ORT_DISABLE_ALL if plain else levels.ORT_ENABLE_ALL
     found.log_severity_level = _ERRORS_ONLY
     if options.threads is not None:
@@ -301,6 +310,8 @@ def _session_options(provider: Provider, options: Options, packed: bool) -> Any:
     if provider is CPU:
         _shared_arena(options.memory_limit)
         found.add_session_config_entry("session.use_env_allocators", "1")
+    for name, value in options.session_config.items():
+        found.add_session_config_entry(name, value)
     return found
 
 
@@ -310,10 +321,3 @@ def _shared_arena(limit: int | None) -> None:
     where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     settings = {"arena_extend_strategy": 1}  # same as requested; the default doubles the arena whenever it grows
     ort.create_and_register_allocator(where, ort.OrtArenaCfg(settings | ({} if limit is None else {"max_mem": limit})))
-
-
-def _provider_failure(provider: Provider, reason: str) -> str:
-    return (
-        f"provider {provider.name}: it is installed but does not work here: {reason}; check the device, its driver and the "
-        f"libraries that {provider.package} {ort.__version__} needs, or use provider cpu"
-    )

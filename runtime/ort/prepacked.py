@@ -34,7 +34,7 @@ _ALIGNMENT: Final = 64  # kernels read whole cache lines
 _PACKED: Final = "prepacked_"  # prefix of ONNX Runtime's keys: "prepacked_0" -> "MatMul+hash|offset;length;checksum|…"
 
 
-def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path) -> dict[str, GraphFile]:
+def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path, config: Mapping[str, str]) -> dict[str, GraphFile]:
     """Write optimized graphs that share one file of weights packed for this CPU, or reuse intact ones.
 
     One process writes at a time; the others wait, and reuse its files.
@@ -42,6 +42,7 @@ def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path) -> dict[str, Gr
     Args:
         graphs: file name -> original graph.
         folder: folder for the results.
+        config: session configuration of the user, which can change the layout of packed weights.
 
     Returns:
         File name -> optimized graph, which must be loaded without further optimization.
@@ -59,14 +60,14 @@ def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path) -> dict[str, Gr
             if alone:  # incomplete folders are those of killed processes
                 remove_leftovers(folder, _MAKING)
             if (stored := _stored(place, contents)) is None:
-                stored = _packed(graphs, folder, place)
+                stored = _packed(graphs, folder, place, config)
     return {name: replace(graph, files=stored) for name, graph in graphs.items()}
 
 
-def _packed(graphs: Mapping[str, GraphFile], folder: Path, place: Path) -> BoundFolder:
+def _packed(graphs: Mapping[str, GraphFile], folder: Path, place: Path, config: Mapping[str, str]) -> BoundFolder:
     """Write the files and move them to `place`; broken files there are removed."""
     with scratch(folder, _MAKING) as making, scratch(folder, _MAKING) as broken:
-        _make(graphs, made := making / "made")
+        _make(graphs, made := making / "made", config)
         with contextlib.suppress(FileNotFoundError):
             place.rename(broken / "broken")
         try:
@@ -80,15 +81,15 @@ def _packed(graphs: Mapping[str, GraphFile], folder: Path, place: Path) -> Bound
     return stored
 
 
-def _make(graphs: Mapping[str, GraphFile], folder: Path) -> None:
+def _make(graphs: Mapping[str, GraphFile], folder: Path, config: Mapping[str, str]) -> None:
     folder.mkdir(mode=0o700)
     files = list(graphs.values())
     with _Store(folder / _STORE) as store, ThreadPoolExecutor(1) as pool:
-        saving = pool.submit(_save, files[0], folder)
+        saving = pool.submit(_save, files[0], folder, config)
         for graph, following in zip(files, [*files[1:], None], strict=True):
             saving.result()
             if following is not None:  # ONNX Runtime saves it without the GIL while the weights of this graph are moved
-                saving = pool.submit(_save, following, folder)
+                saving = pool.submit(_save, following, folder, config)
             weights = folder / f"{graph.name}{_SAVED}"
             with weights.open("rb") as source:
                 model = rewrite((folder / graph.name).read_bytes(), lambda entries: _moved(entries, source, store))
@@ -98,11 +99,13 @@ def _make(graphs: Mapping[str, GraphFile], folder: Path) -> None:
     (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
-def _save(graph: GraphFile, folder: Path) -> None:
+def _save(graph: GraphFile, folder: Path, config: Mapping[str, str]) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # hides the warning that the file is specific to this CPU, which is intended
     options.optimized_model_filepath = str(folder / graph.name)
+    for name, value in config.items():
+        options.add_session_config_entry(name, value)
     for name, value in (
         ("save_external_prepacked_constant_initializers", "1"),
         ("optimized_model_external_initializers_file_name", f"{graph.name}{_SAVED}"),

@@ -1,174 +1,106 @@
-"""Execution providers: resolution of their names and translation of `Options` into provider options."""
+"""Execution providers: which one a name means, and whether it is installed."""
 
-import json
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from runtime.bundle import Manifest
-from runtime.bundle.entries import BATCH
 from runtime.errors import ProviderError
-from runtime.import_ort import ort
-from runtime.options import Options
-from runtime.ort.cache_folder import cache_folder
-from runtime.ort.cpu_info import multiplies_bf16
-
-
-@dataclass(frozen=True)
-class Provider:
-    """An execution provider.
-
-    Attributes:
-        name: name for users.
-        key: name in ONNX Runtime.
-        package: Python package that contains it.
-    """
-
-    name: str
-    key: str
-    package: str
-
-
-CPU: Final = Provider("cpu", "CPUExecutionProvider", "onnxruntime")
-CUDA: Final = Provider("cuda", "CUDAExecutionProvider", "onnxruntime-gpu")
-TENSORRT: Final = Provider("tensorrt", "TensorrtExecutionProvider", "onnxruntime-gpu")
-OPENVINO: Final = Provider("openvino", "OpenVINOExecutionProvider", "onnxruntime-openvino")
-KNOWN: Final = (CPU, CUDA, TENSORRT, OPENVINO)
-NAMES: Final = ("auto", *(provider.name for provider in KNOWN))
-
-# Largest sequence length for TensorRT if neither the model nor the options define one
-_LONGEST: Final = 512
+from runtime.ort import plugins
+from runtime.ort.known_providers import KNOWN, NAMES, OTHERS, PLUGINS, Provider, short_name, spellings
 
 # Best first. TensorRT is missing on purpose: it builds an engine for minutes, so it must be requested by name.
-_AUTO: Final = ("cuda", "openvino", "cpu")
+AUTO: Final = ("cuda", "openvino", "cpu")
 # Targets whose graphs contain operators that other providers do not support and would leave to the CPU one by one.
 _ONLY: Final = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "openvino": ("openvino", "cpu")}
+# What people call a provider -> its name, for messages
+_CALLED: Final = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "trt": "tensorrt",
+    "rtx": "tensorrt-rtx",
+    "directml": "dml",
+    "amd": "migraphx",
+}
 
 
 def resolve(name: str, manifest: Manifest) -> tuple[Provider, ...]:
     """Return the providers to try, in order.
 
     Args:
-        name: name of a provider, or "auto".
+        name: name of a provider, in any case; "auto".
         manifest: manifest of the bundle.
 
     Returns:
         The named provider; for "auto", every installed provider that supports the bundle's target and precision, the CPU last.
 
     Raises:
-        ProviderError: the name is unknown, or the installed ONNX Runtime does not contain the provider.
+        ProviderError: the name is unknown, or the provider is not installed.
     """
-    if name not in NAMES:
-        raise ProviderError(f"provider: expected one of {', '.join(NAMES)}, found {name!r}")
-    known = {provider.name: provider for provider in KNOWN}
-    available = ort.get_available_providers()
-    if name == "auto":
+    if name.lower() == "auto":
         # Portable int8 graphs are fast only on the CPU: OpenVINO computes them in floats, CUDA leaves most nodes to the CPU.
         integers = manifest.target == "portable" and manifest.precision == "int8"
-        suited = ("cpu",) if integers else _ONLY.get(manifest.target, _AUTO)
-        return tuple(known[each] for each in suited if known[each].key in available)
-    wanted = known[name]
-    if wanted.key not in available:
-        raise ProviderError(
-            f"provider {name}: the installed ONNX Runtime has only {', '.join(map(short_name, available))}; uninstall it and "
-            f"`pip install {wanted.package}` (onnxruntime, onnxruntime-gpu and onnxruntime-openvino exclude each other)"
-        )
-    return (wanted,)
+        return tuple(in_order(("cpu",) if integers else _ONLY.get(manifest.target, AUTO)))
+    wanted = find(name)
+    if (found := installed(wanted)) is None:
+        raise ProviderError(f"provider {wanted.name}: the installed ONNX Runtime has only {_available()}; {remedy(wanted)}")
+    return (found,)
 
 
-def session_providers(
-    provider: Provider, options: Options, manifest: Manifest, graphs: bool = True
-) -> list[tuple[str, dict[str, str]]]:
-    """Return the argument `providers` of InferenceSession.
+def in_order(names: tuple[str, ...]) -> Iterator[Provider]:
+    """Yield those of the named providers that are installed."""
+    known = {provider.name: provider for provider in KNOWN}
+    yield from (found for name in names if (found := installed(known[name])) is not None)
 
-    Args:
-        provider: requested provider.
-        options: session options.
-        manifest: manifest of the bundle.
-        graphs: enable CUDA graphs if the options have shapes for them.
 
-    Returns:
-        The provider and its options; TensorRT is followed by CUDA for the nodes that it does not support.
+def find(name: str) -> Provider:
+    """Return the provider that a name means: ours, or that of ONNX Runtime with or without "ExecutionProvider", in any case.
 
     Raises:
-        InputError: the cache folder cannot be used.
+        ProviderError: no provider has this name; the message has the nearest one.
     """
-    if provider is CUDA:
-        return [(CUDA.key, _cuda(options, graphs=graphs and bool(options.cuda.graphs)))]
-    if provider is TENSORRT:
-        return [(TENSORRT.key, _tensorrt(options, manifest)), (CUDA.key, _cuda(options, graphs=False))]
-    if provider is OPENVINO:
-        return [(OPENVINO.key, _openvino(options, manifest))]
-    return [(CPU.key, {})]
+    named = {each: provider for provider in reversed(_every()) for each in spellings(provider)}
+    if (found := named.get(name.lower())) is not None:
+        return found
+    close = difflib.get_close_matches(name.lower(), named, 1, 0.6)
+    nearest = _CALLED.get(name.lower()) or (named[close[0]].name if close else None)
+    raise ProviderError(
+        f"provider: expected one of {', '.join(NAMES)}, or a provider of ONNX Runtime such as "
+        f"{', '.join(provider.name for provider in OTHERS[:5])}, found {name!r}"
+        + (f"; the nearest is {nearest}" if nearest else "")
+    )
 
 
-def profile(manifest: Manifest, options: Options) -> dict[str, dict[str, str]]:
-    """Return TensorRT's optimization profile: "min", "opt" or "max" -> input name -> shape, such as "1x128".
-
-    The length of every named axis other than batch comes from `options.tensorrt`, limited to the model's maximum.
-    """
-    best, largest = options.tensorrt.best, options.tensorrt.largest
-    sizes: dict[str, dict[str, int]] = {"min": {BATCH: 1}, "opt": {BATCH: best[0]}, "max": {BATCH: largest[0]}}
-    for axis in {axis for entry in manifest.inputs for axis in entry.axes} - {BATCH}:
-        limit = manifest.max_lengths.get(axis, largest[1] or _LONGEST)
-        top = min(limit, largest[1] or limit)
-        sizes["min"][axis], sizes["opt"][axis], sizes["max"][axis] = 1, min(best[1], top), top
-    return {
-        bound: {entry.name: "x".join(str(at.get(axis, axis)) for axis in entry.shape) for entry in manifest.inputs}
-        for bound, at in sizes.items()
-    }
+def installed(provider: Provider) -> Provider | None:
+    """Return a provider as it is installed: in ONNX Runtime itself, else as a plug-in. None if it is not."""
+    if provider.key in plugins.built_in():
+        return provider
+    plugin = PLUGINS.get(provider.name)
+    if plugin is not None and plugins.is_importable(plugin):
+        return plugin
+    return replace(provider, package="", module="") if provider.key in plugins.registered() else None
 
 
-def _cuda(options: Options, graphs: bool) -> dict[str, str]:
-    cuda = options.cuda
-    found = {
-        "device_id": str(cuda.device),
-        "arena_extend_strategy": "kSameAsRequested",  # the default doubles the arena whenever it grows
-        "cudnn_conv_algo_search": cuda.conv_search,
-        "use_tf32": str(int(cuda.tf32)),
-        "enable_cuda_graph": str(int(graphs)),
-    }
-    return found | ({} if cuda.memory_limit is None else {"gpu_mem_limit": str(cuda.memory_limit)})
+def remedy(provider: Provider) -> str:
+    """Return what to install for a provider."""
+    if (plugin := PLUGINS.get(provider.name)) is not None:
+        return f"`pip install {plugin.package}`, a plug-in for ONNX Runtime 1.24 or newer"
+    if provider.package == "onnxruntime":
+        return "`onnxruntime` contains it on the systems that have it"
+    if not provider.package:
+        return "install a build of ONNX Runtime that contains it"
+    return f"`pip install {provider.package}` in place of the installed ONNX Runtime (its builds exclude each other)"
 
 
-def _tensorrt(options: Options, manifest: Manifest) -> dict[str, str]:
-    tensorrt, found = options.tensorrt, {"device_id": str(options.cuda.device)}
-    for precision, enabled in (("fp16", tensorrt.fp16), ("bf16", tensorrt.bf16)):
-        found[f"trt_{precision}_enable"] = str(manifest.precision == precision if enabled is None else enabled)
-    for bound, shapes in profile(manifest, options).items():
-        found[f"trt_profile_{bound}_shapes"] = ",".join(f"{name}:{shape}" for name, shape in shapes.items())
-    if tensorrt.workspace is not None:
-        found["trt_max_workspace_size"] = str(tensorrt.workspace)
-    if options.cache is not None:
-        folder = str(cache_folder(options.cache, manifest, "tensorrt", repr(tensorrt)))
-        for kind in ("engine", "timing"):
-            found |= {f"trt_{kind}_cache_enable": "True", f"trt_{kind}_cache_path": folder}
-    return found
+def _every() -> list[Provider]:
+    """All providers with a name, then those that only this ONNX Runtime or this process has."""
+    found = {provider.key: provider for provider in (*KNOWN, *OTHERS)}
+    for key in (*plugins.built_in(), *sorted(plugins.registered())):
+        if "." not in key:  # OpenVINOExecutionProvider.AUTO is a device of OpenVINO
+            found.setdefault(key, Provider(key, key))
+    return list(found.values())
 
 
-def _openvino(options: Options, manifest: Manifest) -> dict[str, str]:
-    openvino, cpu = options.openvino, options.openvino.device == "CPU"
-    settings: dict[str, str] = {"INFERENCE_PRECISION_HINT": openvino.precision or _openvino_precision(manifest, cpu)}
-    if cpu:
-        settings["CPU_RUNTIME_CACHE_CAPACITY"] = str(openvino.kernels)
-    if cpu and options.threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = str(options.threads)
-    found = {"device_type": openvino.device, "load_config": json.dumps({openvino.device: settings})}
-    if options.cache is not None:
-        found["cache_dir"] = str(cache_folder(options.cache, manifest, "openvino", repr((openvino, options.threads))))
-    return found
-
-
-def _openvino_precision(manifest: Manifest, cpu: bool) -> str:
-    """Return the default precision hint for floats.
-
-    In an int8 graph, bf16 is accurate enough for the remaining floats. OpenVINO would select bf16 on a CPU with the
-    instructions, but the default of ONNX Runtime's provider is f32.
-    """
-    integers = manifest.target == "openvino" and manifest.precision == "int8"
-    fast = integers and cpu and multiplies_bf16()
-    return "bf16" if manifest.precision == "bf16" or fast else "f32"
-
-
-def short_name(key: str) -> str:
-    """Return the name for users of the ONNX Runtime provider `key`; `key` itself for an unknown provider."""
-    return next((provider.name for provider in KNOWN if provider.key == key), key)
+def _available() -> str:
+    return ", ".join(map(short_name, plugins.built_in()))

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from runtime.bundle.entries import SEQUENCE
 from runtime.checks.requests import check_drop, select_tasks
+from runtime.ort.known_providers import GPUS
 from runtime.predictor import Predictor
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.request import PredictRequest, respond
@@ -65,7 +66,7 @@ class Batcher:
     def __init__(self, predictor: Predictor, batching: Batching, limits: Limits) -> None:
         """Create a batcher without requests."""
         self._predictor, self._batching, self._limits = predictor, batching, limits
-        on_gpu = predictor.provider in ("cuda", "tensorrt")
+        on_gpu = predictor.provider in GPUS
         self._characters = batching.batch_characters or (_GPU_CHARACTERS if on_gpu else _CPU_CHARACTERS)
         self._waiting: deque[_Job] = deque()  # requests with texts that have not been in a batch
         self._accepted = self._accepted_characters = 0  # requests without a response

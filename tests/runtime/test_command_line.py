@@ -13,7 +13,7 @@ import pytest
 import runtime
 from runtime.__main__ import main
 from runtime.options import CudaOptions, Options
-from runtime.options_text import SETTINGS, read_settings
+from runtime.options_text import MAPPINGS, SETTINGS, read_settings
 from tests.helpers.runtime_bundles import write_bundle
 
 ROOT = Path(runtime.__file__).parents[1]
@@ -43,7 +43,7 @@ def test_the_command_answers_and_keeps_the_order(bundle: str) -> None:
 
 def test_settings_name_every_option() -> None:
     groups = {name: fields(type(getattr(Options(), name))) for name in ("cuda", "tensorrt", "openvino")}
-    single = {field.name for field in fields(Options)} - {"cache", "progress", *groups}
+    single = {field.name for field in fields(Options)} - {"cache", "progress", *MAPPINGS, *groups}
     assert set(SETTINGS) == single | {f"{group}.{field.name}" for group, found in groups.items() for field in found}
     read = read_settings(["spin=off", "cuda.memory_limit=2G", "cuda.graphs=1x32,8x128", "cuda.tf32=on"], Options(threads=3))
     assert read == Options(threads=3, spin=False, cuda=CudaOptions(memory_limit=2**31, graphs=((1, 32), (8, 128)), tf32=True))

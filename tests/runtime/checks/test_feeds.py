@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import runtime
 from runtime.checks.feeds import FeedCheck, check_feeds
-from runtime.ort import providers
+from runtime.ort import known_providers, plugins
 from tests.helpers.runtime_bundles import MAX_LENGTH, expected, feeds, write_bundle
 
 
@@ -165,12 +165,22 @@ def test_logits_may_stay_on_the_device(predictor: runtime.Predictor) -> None:
 
 
 def test_unknown_and_missing_providers_say_what_to_do(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(runtime.ProviderError, match="expected one of auto, cpu, cuda, tensorrt, openvino, found 'gpu'"):
+    with pytest.raises(
+        runtime.ProviderError, match="expected one of auto, cpu, cuda, tensorrt, openvino, .*found 'gpu'; the nearest is cuda"
+    ):
         runtime.load(bundle, provider="gpu")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    needs = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
+    monkeypatch.setattr(plugins, "is_importable", lambda plugin: False)
+    needs = {
+        "cuda": "onnxruntime-gpu.*exclude each",
+        "tensorrt": "onnxruntime-gpu.*exclude each",
+        "openvino": "onnxruntime-ep-openvino`, a plug-in for ONNX Runtime 1.24",
+        "tensorrt-rtx": "onnxruntime-ep-nv-tensorrt-rtx`, a plug-in",
+        "webgpu": "onnxruntime-ep-webgpu`, a plug-in",
+        "dml": "onnxruntime-directml.*exclude each",
+    }
     for name, package in needs.items():
-        with pytest.raises(runtime.ProviderError, match=f"{name}: .* has only cpu; .*pip install {package}.*exclude each"):
+        with pytest.raises(runtime.ProviderError, match=f"{name}: .* has only cpu; .*pip install {package}"):
             runtime.load(bundle, provider=name)
 
 
@@ -186,7 +196,7 @@ def silent_fallback(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise RuntimeError("no device")
         return real(path, options, ["CPUExecutionProvider"], **rest)
 
-    every = [provider.key for provider in providers.KNOWN]
+    every = [provider.key for provider in known_providers.KNOWN]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
     monkeypatch.setattr(onnxruntime, "InferenceSession", create)
     return requested

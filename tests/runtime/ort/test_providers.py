@@ -19,8 +19,10 @@ from runtime.bundle import PassRow, read_manifest
 from runtime.options_text import read_settings
 from runtime.ort import cpu_info
 from runtime.ort.cache_folder import cache_folder
+from runtime.ort.known_providers import CUDA, KNOWN, OPENVINO, TENSORRT
 from runtime.ort.progress import announced
-from runtime.ort.providers import CUDA, KNOWN, OPENVINO, TENSORRT, profile, resolve, session_providers
+from runtime.ort.provider_options import profile, session_providers
+from runtime.ort.providers import installed, resolve
 from tests.helpers.runtime_bundles import feeds, write_attention, write_bundle
 
 ROOT = Path(runtime.__file__).parents[1]
@@ -140,9 +142,7 @@ def test_long_work_says_so_and_short_work_does_not() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
 
 
-@pytest.mark.skipif(
-    "OpenVINOExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-openvino"
-)
+@pytest.mark.skipif(installed(OPENVINO) is None, reason="needs onnxruntime-ep-openvino or onnxruntime-openvino")
 def test_openvino_runs_everything_and_agrees(bundle: Path, tmp_path: Path) -> None:
     wanted = runtime.load(bundle, provider="cpu").run(feeds())
     for _ in range(2):  # the second time from the cache
@@ -155,9 +155,7 @@ def test_openvino_runs_everything_and_agrees(bundle: Path, tmp_path: Path) -> No
         runtime.load(bundle, provider="openvino", options=Options(openvino=OpenVINOOptions(device="NPU")))
 
 
-@pytest.mark.skipif(
-    "OpenVINOExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-openvino"
-)
+@pytest.mark.skipif(installed(OPENVINO) is None, reason="needs onnxruntime-ep-openvino or onnxruntime-openvino")
 def test_openvino_memory_does_not_grow_with_new_shapes(tmp_path: Path) -> None:
     # In a process of which nothing else uses memory. With kernels=5000, the second half of the shapes takes 5.4 MB.
     code = f"""

@@ -1,0 +1,143 @@
+"""List of execution providers, their devices and what is missing: `python -m runtime devices`."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.errors import ProviderError
+from runtime.import_ort import ort
+from runtime.options_text import CommandParser
+from runtime.ort import plugins
+from runtime.ort.cpu_info import processor
+from runtime.ort.known_providers import CPU, CUDA, KNOWN, OPENVINO, OTHERS, TENSORRT, TENSORRT_RTX, Provider
+from runtime.ort.providers import AUTO, in_order, installed, remedy
+
+_BUILDS: Final = tuple(
+    dict.fromkeys(("onnxruntime", *(each.package for each in (*KNOWN, *OTHERS) if each.package and each.name != "qnn")))
+)
+_SECONDS: Final = 10  # for nvidia-smi
+
+
+@dataclass(frozen=True)
+class Found:
+    """What this process can say about an execution provider.
+
+    Attributes:
+        name: name for `load(provider=…)`.
+        key: name in ONNX Runtime.
+        installed: whether it is installed.
+        origin: "ONNX Runtime" for one that it contains; the distribution and version of a plug-in; None if not installed.
+        devices: the devices that it sees; None if that shows only when a bundle is loaded.
+        problem: why an installed plug-in does not load.
+        install: what to install, for one that is not installed.
+    """
+
+    name: str
+    key: str
+    installed: bool
+    origin: str | None = None
+    devices: tuple[str, ...] | None = None
+    problem: str | None = None
+    install: str | None = None
+
+
+def survey() -> dict[str, Any]:
+    """Return the providers that are installed or have a known package, what "auto" takes, and problems of the installation."""
+    found = [_examine(each) for each in (*KNOWN, *OTHERS)]
+    usable = {each.name for each in found if each.installed and each.problem is None and each.devices != ()}
+    builds = [f"{name} {version}" for name in _BUILDS if (version := plugins.version(name))]
+    problems = []
+    if len(builds) > 1:
+        problems.append(
+            f"{', '.join(builds)} are installed over each other in one folder: uninstall all of them, then install one"
+        )
+    return {
+        "onnxruntime": ort.__version__,
+        "packages": builds,
+        "auto": [each.name for each in in_order(AUTO) if each.name in usable],
+        "problems": problems,
+        "providers": [asdict(each) for each in found if each.installed or each.install],
+    }
+
+
+def described(arguments: Sequence[str]) -> str:
+    """Return the output of `python -m runtime devices`.
+
+    Args:
+        arguments: those after `devices`.
+    """
+    parser = CommandParser(
+        prog="python -m runtime devices",
+        description="List the execution providers, the devices that each sees, what provider auto takes for a portable bundle "
+        "of floats, and what to install for the others.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    as_json = parser.parse_args(arguments).json
+    found = survey()
+    return json.dumps(found) if as_json else "\n".join(_lines(found))
+
+
+def _examine(provider: Provider) -> Found:
+    here = installed(provider)
+    if here is None:
+        # A provider without a package is listed only where it is installed
+        return Found(provider.name, provider.key, False, install=remedy(provider) if _obtainable(provider) else None)
+    if not here.is_plugin:
+        return Found(provider.name, provider.key, True, "ONNX Runtime", _built_in_devices(provider))
+    origin = f"{here.package} {plugins.version(here.package) or ''}".strip() or "registered by this process"
+    try:
+        devices = tuple(": ".join(plugins.described(each)) for each in plugins.devices(here))
+    except ProviderError as error:
+        return Found(provider.name, provider.key, True, origin, (), str(error))
+    return Found(provider.name, provider.key, True, origin, devices)
+
+
+def _obtainable(provider: Provider) -> bool:
+    return provider in KNOWN or bool(provider.package)
+
+
+def _built_in_devices(provider: Provider) -> tuple[str, ...] | None:
+    if provider is CPU:
+        names = [line.partition(":")[2].strip() for line in processor().splitlines() if line.startswith("model name")]
+        return (names[0] if names else "CPU",)
+    if provider in (CUDA, TENSORRT, TENSORRT_RTX):
+        return _gpus()
+    if provider is OPENVINO:
+        ids = getattr(getattr(ort.capi, "_pybind_state", None), "get_available_openvino_device_ids", None)
+        return None if ids is None else tuple(ids())
+    own = tuple(": ".join(plugins.described(each)) for each in plugins.ep_devices() if each.ep_name == provider.key)
+    return own or None
+
+
+def _gpus() -> tuple[str, ...] | None:
+    """Return the GPUs of NVIDIA's driver: ONNX Runtime lists CUDA without a GPU and without a driver. None if unknown."""
+    command = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None if Path("/dev/nvidia0").exists() else ()
+    rows = [[part.strip() for part in line.split(",")] for line in output.splitlines()]
+    return tuple(f"{index}: {name} (driver {driver})" for index, name, driver in rows)
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"ONNX Runtime {found['onnxruntime']} ({', '.join(found['packages']) or 'of unknown origin'})"
+    yield f"auto takes {found['auto'][0]}" + "".join(f", else {name}" for name in found["auto"][1:])
+    yield from (f"problem: {problem}" for problem in found["problems"])
+    width = max(len(each["name"]) for each in found["providers"])
+    yield ""
+    yield from (f"{each['name']:<{width}}  {_state(each)}" for each in found["providers"] if each["installed"])
+    yield ""
+    yield "not installed:"
+    yield from (f"{each['name']:<{width}}  {each['install']}" for each in found["providers"] if not each["installed"])
+
+
+def _state(provider: dict[str, Any]) -> str:
+    if provider["problem"]:
+        return str(provider["problem"])
+    devices = provider["devices"]
+    seen = "devices are found when a bundle is loaded" if devices is None else ", ".join(devices) or "sees no device"
+    return f"{seen} ({provider['origin']})"

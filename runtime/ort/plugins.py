@@ -1,0 +1,139 @@
+"""Plug-in execution providers: libraries that ONNX Runtime 1.24 and newer load next to the providers they contain.
+
+A Python package brings the library and knows its path. ONNX Runtime keeps the list of registered libraries, for the whole
+process; `get_ep_devices` returns one entry for each pair of a plug-in and a device that it can use.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import threading
+from typing import Any, Final
+
+from runtime.errors import ProviderError
+from runtime.import_ort import ort
+from runtime.options import Options
+from runtime.ort.known_providers import OPENVINO, TENSORRT_RTX, Provider
+
+_LOCK: Final = threading.Lock()
+_BEST_FIRST: Final = ("NPU", "GPU", "CPU")
+
+
+def ep_devices() -> list[Any]:
+    """Return ONNX Runtime's list of pairs of a provider and a device; empty before version 1.22."""
+    return list(ort.get_ep_devices()) if hasattr(ort, "get_ep_devices") else []
+
+
+def registered() -> set[str]:
+    """Return the keys of the plug-ins that are registered in this process and have a device."""
+    return {each.ep_name for each in ep_devices() if "library_path" in each.ep_metadata}
+
+
+def built_in() -> list[str]:
+    """Return the keys of the providers that the installed ONNX Runtime contains; it lists registered plug-ins as well."""
+    plugins = registered()
+    return [key for key in ort.get_available_providers() if key not in plugins]
+
+
+def is_importable(plugin: Provider) -> bool:
+    """Return whether the Python package of a plug-in is installed."""
+    return bool(plugin.module) and importlib.util.find_spec(plugin.module) is not None
+
+
+def version(package: str) -> str | None:
+    """Return the version of an installed distribution."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def register(plugin: Provider) -> None:
+    """Register the library of a plug-in, once per process.
+
+    Raises:
+        ProviderError: ONNX Runtime is too old, or the library does not load or is for another ONNX Runtime.
+    """
+    if not hasattr(ort, "register_execution_provider_library") or not hasattr(ort.SessionOptions, "add_provider_for_devices"):
+        raise ProviderError(
+            f"provider {plugin.name}: {_titled(plugin)} is a plug-in for ONNX Runtime 1.24 or newer, found {ort.__version__}; "
+            "`pip install --upgrade onnxruntime`"
+        )
+    if plugin.module:
+        with _LOCK:
+            if plugin.key not in registered():
+                _register(plugin)
+
+
+@functools.cache  # ONNX Runtime refuses a second registration; without a device, the first one left no trace
+def _register(plugin: Provider) -> None:
+    try:
+        module = importlib.import_module(str(plugin.module))
+        ort.register_execution_provider_library(f"adapterdrop.{plugin.name}", str(module.get_library_path()))
+    except Exception as error:  # packages raise what they like, and ONNX Runtime's exceptions have no common base
+        reason = " ".join(str(error).split())
+        raise ProviderError(
+            f"provider {plugin.name}: ONNX Runtime {ort.__version__} cannot load {_titled(plugin)}: {reason}; install versions "
+            f"that belong together: `pip install --upgrade --force-reinstall onnxruntime {plugin.package}`"
+        ) from error
+
+
+def devices(plugin: Provider) -> list[Any]:
+    """Return the devices that a plug-in can use, registering it first.
+
+    Raises:
+        ProviderError: as for `register`.
+    """
+    register(plugin)
+    return [each for each in ep_devices() if _belongs(each, plugin)]
+
+
+def select(plugin: Provider, options: Options) -> list[Any]:
+    """Return the devices for a session: that of the options, or the first of the most specific kind.
+
+    Raises:
+        ProviderError: the plug-in cannot be registered, or has no such device.
+    """
+    found = devices(plugin)
+    wanted = ""
+    if plugin.key == OPENVINO.key:
+        wanted = options.openvino.device
+        chosen = [each for each in found if described(each)[0] == wanted][:1]
+    elif plugin.key == TENSORRT_RTX.key:
+        wanted = str(options.cuda.device) if options.cuda.device else ""
+        chosen = found[options.cuda.device :][:1]
+    else:
+        chosen = sorted(found, key=lambda each: _BEST_FIRST.index(each.device.type.name))[:1]
+    if chosen:
+        return chosen
+    names = ", ".join(dict.fromkeys(described(each)[0] for each in found))
+    reason = f"{_titled(plugin)} sees no device{f' {wanted}' * bool(wanted)}" + (f", only {names}" if names else "")
+    raise ProviderError(failure(plugin, reason))
+
+
+def described(device: Any) -> tuple[str, str]:
+    """Return the name of a device for its plug-in, such as CPU or GPU, and its description."""
+    own = device.ep_metadata
+    name = own.get("ov_meta_device") or own.get("ov_device") or device.device.type.name
+    details = own.get("FULL_DEVICE_NAME") or device.device.metadata.get("Description") or device.device.vendor
+    return name, details
+
+
+def failure(provider: Provider, reason: str) -> str:
+    """Return the message for a provider that is installed and does not work, in one line."""
+    needs = f"{provider.package or 'the provider'} with ONNX Runtime {ort.__version__}"
+    return (
+        f"provider {provider.name}: it is installed but does not work here: {' '.join(reason.split())}; check the device, its "
+        f"driver and the libraries that {needs} needs, or use provider cpu"
+    )
+
+
+def _belongs(device: Any, plugin: Provider) -> bool:
+    """Whether a plug-in can compute on a device. A virtual one can only compile; OpenVINO adds AUTO as a provider's suffix."""
+    own = device.ep_name == plugin.key or device.ep_name.startswith(f"{plugin.key}.")
+    return own and "library_path" in device.ep_metadata and device.device.metadata.get("is_virtual") != "1"
+
+
+def _titled(plugin: Provider) -> str:
+    return f"{plugin.package} {version(plugin.package) or ''}".strip() if plugin.package else "its library"
