@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.checks.requests import select_tasks
-from runtime.errors import AdapterDropError, InputError
+from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.load import load
 from runtime.logged import shown
 from runtime.options import Options
 from runtime.options_text import CommandParser, add_text_options, describe, read_settings
 from runtime.ort import devices
 from runtime.ort.known_providers import NAMES
+from runtime.ort.providers import find
 from runtime.predictor import Prediction, Predictor
 from runtime.serving import triton
 from runtime.text.texts import Text
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
     add(
         "--provider",
+        type=_provider,
         metavar="NAME",
         default="auto",
         help=f"execution provider: {', '.join(NAMES)}, or a name of ONNX Runtime such as coreml, dml or qnn; default auto, "
@@ -172,6 +174,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt-name", metavar="NAME", help="the prompt of sentence embeddings; default: that of each task, if it has one")
     add("--json", action="store_true", help="print one JSON object on standard output")
     return parser
+
+
+def _provider(name: str) -> str:
+    if name.lower() != "auto":
+        try:
+            find(name)
+        except ProviderError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix("provider: ")) from error
+    return name
 
 
 def _read(name: str) -> list[Text]:

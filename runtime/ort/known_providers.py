@@ -68,8 +68,11 @@ GPUS: Final = frozenset(("cuda", "tensorrt", "tensorrt-rtx", "webgpu", "dml", "m
 
 
 def short_name(key: str) -> str:
-    """Return the name for users of the ONNX Runtime provider `key`; `key` itself for an unknown provider."""
-    return next((provider.name for provider in (*KNOWN, *OTHERS) if provider.key == key), key)
+    """Return the name for users of the ONNX Runtime provider `key`; `key` itself for an unknown provider.
+
+    OpenVINO's plug-in adds the name of a virtual device, as in "OpenVINOExecutionProvider.AUTO".
+    """
+    return next((provider.name for provider in (*KNOWN, *OTHERS) if provider.key == key.partition(".")[0]), key)
 
 
 def spellings(provider: Provider) -> tuple[str, ...]:

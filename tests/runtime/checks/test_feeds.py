@@ -165,12 +165,11 @@ def test_logits_may_stay_on_the_device(predictor: runtime.Predictor) -> None:
 
 
 def test_unknown_and_missing_providers_say_what_to_do(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        runtime.ProviderError, match="expected one of auto, cpu, cuda, tensorrt, openvino, .*found 'gpu'; the nearest is cuda"
-    ):
+    names = r"expected one of auto, cpu, cuda, tensorrt, openvino, .*found 'gpu'; the nearest is cuda"
+    with pytest.raises(runtime.ProviderError, match=names):
         runtime.load(bundle, provider="gpu")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(plugins, "is_importable", lambda plugin: False)
+    monkeypatch.setattr(plugins, "is_importable", lambda _: False)
     needs = {
         "cuda": "onnxruntime-gpu.*exclude each",
         "tensorrt": "onnxruntime-gpu.*exclude each",

@@ -1,0 +1,309 @@
+"""Plug-in execution providers: registration, devices, options; with a stand-in, and with those that are installed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import runtime
+from runtime import OpenVINOOptions, Options, TensorRTOptions
+from runtime.bundle import read_manifest
+from runtime.ort import plugins
+from runtime.ort.devices import described, survey
+from runtime.ort.known_providers import (
+    CUDA,
+    KNOWN,
+    OPENVINO,
+    OPENVINO_PLUGIN,
+    OTHERS,
+    PLUGINS,
+    RTX_PLUGIN,
+    WEBGPU_PLUGIN,
+    Provider,
+)
+from runtime.ort.provider_options import session_providers
+from runtime.ort.providers import find, installed, resolve
+from tests.helpers.runtime_bundles import feeds, write_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("plugins") / "bundle", tokenizer=False)
+
+
+@dataclass
+class Stand:
+    """Stands in for ONNX Runtime's list of plug-ins, and for the package of OpenVINO's.
+
+    Attributes:
+        names: devices that OpenVINO's plug-in shall see.
+        libraries: registrations that were made, name -> path.
+        error: raised by a registration.
+    """
+
+    names: tuple[str, ...] = ("CPU",)
+    libraries: dict[str, str] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def register(self, name: str, path: str) -> None:
+        if self.error is not None:
+            raise self.error
+        assert name not in self.libraries
+        self.libraries[name] = path
+
+    def devices(self) -> list[Any]:
+        found = [device("CPUExecutionProvider", "CPU")]
+        return found + [device(OPENVINO.key, each, ov_device=each, library_path="x") for each in self.names if self.libraries]
+
+
+def device(key: str, kind: str, virtual: bool = False, **own: str) -> Any:
+    hardware = SimpleNamespace(
+        type=SimpleNamespace(name=kind),
+        vendor="maker",
+        metadata={"is_virtual": "1"} if virtual else {"Description": kind.lower()},
+    )
+    return SimpleNamespace(ep_name=key, ep_metadata=own, device=hardware)
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+    found = Stand()
+    module = ModuleType(str(OPENVINO_PLUGIN.module))
+    module.get_library_path = lambda: "/library"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(plugins, "is_importable", lambda plugin: plugin is OPENVINO_PLUGIN)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", found.register)
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", found.devices)
+    plugins._register.cache_clear()
+    yield found
+    plugins._register.cache_clear()
+
+
+def test_a_plugin_is_registered_once_and_gives_its_device(stand: Stand, bundle: Path) -> None:
+    assert resolve("OpenVINO", read_manifest(bundle)) == (OPENVINO_PLUGIN,)
+    stand.names = ("GPU", "CPU")
+    for _ in range(2):
+        assert [each.ep_metadata["ov_device"] for each in plugins.select(OPENVINO_PLUGIN, Options())] == ["CPU"]
+    assert stand.libraries == {"adapterdrop.openvino": "/library"}
+    assert plugins.built_in() == ["CPUExecutionProvider"]
+    assert [each.name for each in resolve("auto", read_manifest(bundle))] == ["openvino", "cpu"]
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are(stand: Stand, bundle: Path) -> None:
+    with pytest.raises(runtime.ProviderError, match=r"openvino: .*does not work here: .*sees no device NPU, only CPU; check"):
+        runtime.load(bundle, "openvino", options=Options(openvino=OpenVINOOptions(device="NPU")))
+    stand.names = ()
+    for _ in range(2):  # registered once although the list of devices does not show it
+        with pytest.raises(runtime.ProviderError, match=r"sees no device CPU; check the device"):
+            runtime.load(bundle, "openvino")
+    assert runtime.load(bundle).provider == "cpu"
+
+
+def test_a_library_that_does_not_load_says_what_to_install(stand: Stand, bundle: Path) -> None:
+    stand.error = RuntimeError("ORT runtime version\n1.24 is below the minimum")
+    with pytest.raises(
+        runtime.ProviderError,
+        match=r"cannot load onnxruntime-ep-openvino.*: ORT runtime version 1\.24 is .*pip install --upgrade",
+    ) as caught:
+        runtime.load(bundle, "openvino")
+    assert "\n" not in str(caught.value)
+    assert runtime.load(bundle).provider == "cpu"
+    found = survey()
+    assert found["auto"] == ["cpu"]
+    (openvino,) = (each for each in found["providers"] if each["name"] == "openvino")
+    assert (openvino["devices"], "cannot load" in openvino["problem"]) == ((), True)
+
+
+def test_an_older_onnxruntime_is_named(stand: Stand, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(onnxruntime, "register_execution_provider_library")
+    with pytest.raises(runtime.ProviderError, match=r"plug-in for ONNX Runtime 1\.24 or newer, found .*--upgrade onnx"):
+        runtime.load(bundle, "openvino")
+
+
+def test_a_package_without_its_library_is_reported(stand: Stand, bundle: Path) -> None:
+    def fails() -> str:
+        raise FileNotFoundError("plugin library not found")
+
+    sys.modules[str(OPENVINO_PLUGIN.module)].get_library_path = fails  # type: ignore[attr-defined]
+    with pytest.raises(runtime.ProviderError, match=r"openvino: .*library not found; install versions"):
+        runtime.load(bundle, "openvino")
+
+
+def test_gpus_are_chosen_by_index_and_virtual_ones_left_out(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [device(RTX_PLUGIN.key, "GPU", library_path="x", index=each) for each in "01"]
+    found.append(device(WEBGPU_PLUGIN.key, "GPU", virtual=True, library_path="x"))
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: found)
+    assert plugins.select(RTX_PLUGIN, Options()) == found[:1]
+    assert plugins.select(RTX_PLUGIN, Options(cuda=runtime.CudaOptions(device=1))) == found[1:2]
+    with pytest.raises(runtime.ProviderError, match="sees no device 2, only GPU"):
+        plugins.select(RTX_PLUGIN, Options(cuda=runtime.CudaOptions(device=2)))
+    with pytest.raises(runtime.ProviderError, match="sees no device; check"):
+        plugins.select(WEBGPU_PLUGIN, Options())
+    kinds = [device("QNNExecutionProvider", each, library_path="x") for each in ("CPU", "NPU", "GPU")]
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: kinds)
+    assert plugins.select(PLUGINS["qnn"], Options()) == kinds[1:2]
+
+
+def test_options_of_the_plugins_are_theirs(bundle: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(bundle)
+    more = {"load_config": '{"CPU": {"NUM_STREAMS": "2"}, "GPU": {}}'}
+    ((_, found),) = session_providers(OPENVINO_PLUGIN, Options(cache=tmp_path, provider_options=more, threads=2), manifest)
+    assert set(found) == {"load_config"}
+    config = json.loads(found["load_config"])
+    assert Path(config["CPU"].pop("CACHE_DIR")).parent == tmp_path
+    assert config == {
+        "CPU": {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "CPU_RUNTIME_CACHE_CAPACITY": "64",
+            "INFERENCE_NUM_THREADS": "2",
+            "NUM_STREAMS": "2",
+        },
+        "GPU": {},
+    }
+    for text in ("{", "[]", '{"NUM_STREAMS": "2"}'):
+        with pytest.raises(runtime.InputError, match="load_config: expected"):
+            session_providers(OPENVINO_PLUGIN, Options(provider_options={"load_config": text}), manifest)
+    with pytest.raises(runtime.InputError, match=r"plug-in ignores cache_dir \(use options\.cache\)"):
+        session_providers(OPENVINO_PLUGIN, Options(provider_options={"cache_dir": "x"}), manifest)
+    rtx = Options(
+        tensorrt=TensorRTOptions(best=(1, 8), largest=(4, 8), workspace=7), cache=tmp_path, provider_options={"nv_dump": "1"}
+    )
+    ((key, found),) = session_providers(RTX_PLUGIN, rtx, manifest)
+    assert key == "NvTensorRTRTXExecutionProvider"
+    assert found["nv_profile_max_shapes"].startswith("input_ids:4x8,")
+    assert (found["nv_max_workspace_size"], found["nv_dump"]) == ("7", "1")
+    assert Path(found["nv_runtime_cache_path"]).parent == tmp_path
+
+
+def test_options_pass_through_to_the_named_provider(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    options = Options(provider_options={"use_tf32": "1", "new": "x"})
+    ((_, found),) = session_providers(CUDA, options, manifest)
+    assert (found["use_tf32"], found["new"]) == ("1", "x")
+    assert session_providers(find("coreml"), options, manifest) == [("CoreMLExecutionProvider", options.provider_options)]
+    with pytest.raises(runtime.InputError, match=r"belong to one provider: name it"):
+        runtime.load(bundle, options=options)
+    with pytest.raises(runtime.InputError, match=r"provider cpu has none, found use_tf32, new"):
+        runtime.load(bundle, "cpu", options=options)
+
+
+def test_the_session_configuration_reaches_onnxruntime(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    configured = []
+    real = onnxruntime.InferenceSession
+
+    def create(model: Any, settings: Any, *rest: Any, **more: Any) -> Any:
+        configured.append(settings.get_session_config_entry("session.set_denormal_as_zero"))
+        return real(model, settings, *rest, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", create)
+    options = Options(session_config={"session.set_denormal_as_zero": "1"}, cache=tmp_path)
+    runtime.load(bundle, "cpu", options=options)
+    runtime.load(bundle, "cpu", options=Options(session_config={"session.set_denormal_as_zero": "0"}, cache=tmp_path))
+    assert configured == ["1", "1", "0", "0"]  # the weights are packed with the same configuration
+    assert len(list(tmp_path.glob("packed-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"provider_options": {"a": 1}}, "provider_options: expected strings, as ONNX Runtime takes them, found 'a': 1"),
+        ({"session_config": {"": "1"}}, "session_config: expected keys of 1 to 1023 bytes"),
+        ({"session_config": ["a"]}, "session_config: expected a mapping of strings"),
+        (
+            {"session_config": {"session.model_external_initializers_file_folder_path": "/"}},
+            "would read weights that were not compared",
+        ),
+    ],
+)
+def test_entries_that_cannot_be_passed_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(runtime.InputError, match=message):
+        Options(**given)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("CoreMLExecutionProvider", "coreml"),
+        ("DML", "dml"),
+        ("migraphx", "migraphx"),
+        ("nvtensorrtrtx", "tensorrt-rtx"),
+        ("WebGPU", "webgpu"),
+        ("openvinoexecutionprovider", "openvino"),
+    ],
+)
+def test_names_of_onnxruntime_are_understood(name: str, found: str) -> None:
+    assert find(name).name == found
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("cudaa", "cuda"), ("directml", "dml"), ("CoreMLProvider", "coreml"), ("tensorrtrtx", "tensorrt-rtx")]
+)
+def test_unknown_names_get_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(runtime.ProviderError, match=f"found '{name}'; the nearest is {nearest}$"):
+        find(name)
+
+
+def test_names_of_providers_are_unambiguous() -> None:
+    keys = [each.key for each in (*KNOWN, *OTHERS)]
+    assert len(set(keys)) == len(keys)
+    assert {each.key for each in PLUGINS.values()} <= set(keys)
+    if hasattr(onnxruntime, "get_all_providers"):  # that this version can be built with, but for those of browsers
+        assert set(onnxruntime.get_all_providers()) <= {*keys, "JsExecutionProvider", "WebNNExecutionProvider"}
+
+
+def test_a_plugin_that_the_process_registered_is_used(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = device("MyExecutionProvider", "NPU", library_path="x")
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: [own])
+    provider = installed(find("my"))
+    assert provider == Provider("MyExecutionProvider", "MyExecutionProvider", module="")
+    assert provider is not None
+    assert plugins.select(provider, Options()) == [own]
+    assert stand.libraries == {}
+
+
+def test_devices_are_listed_with_what_is_missing(stand: Stand) -> None:
+    text = described([])
+    assert "auto takes openvino, else cpu\n" in text
+    assert "\nopenvino      CPU: cpu (onnxruntime-ep-openvino" in text
+    assert "\nwebgpu        `pip install onnxruntime-ep-webgpu`" in text
+    found = json.loads(described(["--json"]))
+    assert found["auto"] == ["openvino", "cpu"]
+    rows = {each["name"]: each for each in found["providers"]}
+    assert rows["openvino"]["devices"] == ["CPU: cpu"]
+    assert rows["cuda"]["install"].startswith("`pip install onnxruntime-gpu` in place of")
+
+
+def test_cuda_without_a_gpu_is_not_what_auto_takes(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA.key, "CPUExecutionProvider"])
+    monkeypatch.setenv("PATH", "")
+    if not Path("/dev/nvidia0").exists():
+        assert survey()["auto"] == ["openvino", "cpu"]
+        assert "\ncuda          sees no device (ONNX Runtime)\n" in described([])
+
+
+def test_builds_over_each_other_are_a_problem(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "version", lambda package: "1" if package in ("onnxruntime", "onnxruntime-gpu") else None)
+    assert "problem: onnxruntime 1, onnxruntime-gpu 1 are installed over each other" in described([])
+
+
+@pytest.mark.parametrize("name", ["openvino", "webgpu", "tensorrt-rtx"])
+def test_an_installed_provider_agrees_or_says_why_not(bundle: Path, name: str) -> None:
+    if installed(find(name)) is None:
+        pytest.skip(f"needs {PLUGINS[name].package}")
+    wanted = runtime.load(bundle, provider="cpu").run(feeds())
+    try:
+        predictor = runtime.load(bundle, provider=name)
+    except runtime.ProviderError as error:
+        assert "sees no device" in str(error)  # noqa: PT017 - a machine without the device
+        return
+    assert predictor.provider == name
+    for task, logits in predictor.run(feeds()).items():
+        np.testing.assert_allclose(logits, wanted[task], atol=1e-4)
