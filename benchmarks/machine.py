@@ -15,9 +15,10 @@ import psutil
 
 from benchmarks.gpu import Gpu, sentence
 from benchmarks.options import cores
+from runtime.ort.known_providers import PLUGINS
 
-# Distributions of ONNX Runtime; one of them is installed.
-FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
+# Distributions of ONNX Runtime, of which one is installed, and its plug-ins.
+FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", *(plugin.package for plugin in PLUGINS.values()))
 _PACKAGES = ("torch", "transformers", "adapters", "onnx", *FLAVOURS)
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
 

@@ -15,6 +15,8 @@ from benchmarks.models import Candidate
 from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Variant
 from runtime.bundle import MODEL
 from runtime.ort.cpu_info import multiplies_bf16
+from runtime.ort.known_providers import OPENVINO
+from runtime.ort.providers import installed
 
 # Precisions of the OpenVINO provider.
 _OPENVINO: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -137,7 +139,7 @@ def onnx_variants(candidate: Candidate, folder: Path, threads: int) -> list[Vari
 
 
 def _has_openvino() -> bool:
-    return "OpenVINOExecutionProvider" in onnxruntime.get_available_providers()
+    return installed(OPENVINO) is not None
 
 
 def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threads: int) -> list[Variant]:

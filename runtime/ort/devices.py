@@ -23,7 +23,7 @@ _SECONDS: Final = 10  # for nvidia-smi
 
 @dataclass(frozen=True)
 class Found:
-    """What this process can say about an execution provider.
+    """An execution provider as this process finds it.
 
     Attributes:
         name: name for `load(provider=…)`.

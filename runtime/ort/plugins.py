@@ -26,8 +26,12 @@ def ep_devices() -> list[Any]:
 
 
 def registered() -> set[str]:
-    """Return the keys of the plug-ins that are registered in this process and have a device."""
-    return {each.ep_name for each in ep_devices() if "library_path" in each.ep_metadata}
+    """Return the keys of the plug-ins that are registered in this process and have a device.
+
+    Newer versions of ONNX Runtime list them as available and give the path of the library, 1.24 does neither.
+    """
+    listed = ort.get_available_providers()
+    return {each.ep_name for each in ep_devices() if "library_path" in each.ep_metadata or each.ep_name not in listed}
 
 
 def built_in() -> list[str]:
@@ -38,7 +42,7 @@ def built_in() -> list[str]:
 
 def is_importable(plugin: Provider) -> bool:
     """Return whether the Python package of a plug-in is installed."""
-    return bool(plugin.module) and importlib.util.find_spec(plugin.module) is not None
+    return plugin.module is not None and importlib.util.find_spec(plugin.module) is not None
 
 
 def version(package: str) -> str | None:
@@ -132,7 +136,7 @@ def failure(provider: Provider, reason: str) -> str:
 def _belongs(device: Any, plugin: Provider) -> bool:
     """Whether a plug-in can compute on a device. A virtual one can only compile; OpenVINO adds AUTO as a provider's suffix."""
     own = device.ep_name == plugin.key or device.ep_name.startswith(f"{plugin.key}.")
-    return own and "library_path" in device.ep_metadata and device.device.metadata.get("is_virtual") != "1"
+    return own and device.device.metadata.get("is_virtual") != "1"
 
 
 def _titled(plugin: Provider) -> str:

@@ -48,7 +48,7 @@ NOT_RUN = {
     "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
     "serve run … max_texts=100": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
-        "needs the OpenVINO build of ONNX Runtime"
+        "needs OpenVINO, a plug-in of ONNX Runtime"
     ),
     "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs a part of a minute",
     "python -m tests.fuzz --replay": "is a part of what tests/fuzz runs",

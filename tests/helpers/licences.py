@@ -9,7 +9,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# What users install. gpu and openvino replace cpu, and have the same requirements.
+# What users install. gpu replaces cpu and has the same requirements; the plug-ins of openvino (MIT), webgpu (MIT) and
+# tensorrt-rtx (Apache-2.0, and NVIDIA's agreement for the libraries in it) require nothing.
 PRODUCT = "adapterdrop-onnx[adapters,cpu,export,peft,tokenizers,metrics,ray]"
 
 
