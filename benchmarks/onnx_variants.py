@@ -147,7 +147,7 @@ def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threa
 
     def variant(precision: Precision) -> Variant:
         own = OurExport(candidate, traces, folder / f"openvino-{precision}", "openvino", precision)
-        # As in runtime.ort.providers: in an int8 graph, floats are bf16 if the CPU has the instructions.
+        # As in runtime.ort.provider_options: in an int8 graph, floats are bf16 if the CPU has the instructions.
         floats: Precision = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "fp32"
         return Variant(
             f"openvino-{precision}",

@@ -185,7 +185,7 @@ def open_sessions(
         InputError: the cache folder or an option cannot be used.
     """
     options = Options() if options is None else options
-    if provider.lower() == "auto" and options.provider_options:
+    if str(provider).lower() == "auto" and options.provider_options:
         raise InputError("options.provider_options: they belong to one provider: name it, such as provider='openvino'")
     *optional, last = resolve(provider, manifest)
     _check_products(files, manifest)
@@ -288,8 +288,8 @@ def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: O
             raise BundleError(f"{graph.path}: {load_failure(error)}") from error
         raise ProviderError(failure(provider, str(error))) from error
     # ONNX Runtime drops a provider whose libraries are missing, without an exception
-    if (found := session.get_providers()[0]) != provider.key and short_name(found) != provider.name:
-        raise ProviderError(failure(provider, f"ONNX Runtime fell back to {short_name(found)}"))
+    if (found := short_name(session.get_providers()[0])) != provider.name:
+        raise ProviderError(failure(provider, f"ONNX Runtime fell back to {found}"))
     return session
 
 

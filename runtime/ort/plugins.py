@@ -136,7 +136,7 @@ def failure(provider: Provider, reason: str) -> str:
 def _belongs(device: Any, plugin: Provider) -> bool:
     """Whether a plug-in can compute on a device. A virtual one can only compile; OpenVINO adds AUTO as a provider's suffix."""
     own = device.ep_name == plugin.key or device.ep_name.startswith(f"{plugin.key}.")
-    return own and device.device.metadata.get("is_virtual") != "1"
+    return bool(own) and device.device.metadata.get("is_virtual") != "1"
 
 
 def _titled(plugin: Provider) -> str:

@@ -38,7 +38,7 @@ def resolve(name: str, manifest: Manifest) -> tuple[Provider, ...]:
     Raises:
         ProviderError: the name is unknown, or the provider is not installed.
     """
-    if name.lower() == "auto":
+    if str(name).lower() == "auto":
         # Portable int8 graphs are fast only on the CPU: OpenVINO computes them in floats, CUDA leaves most nodes to the CPU.
         integers = manifest.target == "portable" and manifest.precision == "int8"
         return tuple(in_order(("cpu",) if integers else _ONLY.get(manifest.target, AUTO)))
@@ -61,10 +61,11 @@ def find(name: str) -> Provider:
         ProviderError: no provider has this name; the message has the nearest one.
     """
     named = {each: provider for provider in reversed(_every()) for each in spellings(provider)}
-    if (found := named.get(name.lower())) is not None:
+    written = str(name).lower()  # of callers without types as well
+    if (found := named.get(written)) is not None:
         return found
-    close = difflib.get_close_matches(name.lower(), named, 1, 0.6)
-    nearest = _CALLED.get(name.lower()) or (named[close[0]].name if close else None)
+    close = difflib.get_close_matches(written, named, 1, 0.6)
+    nearest = _CALLED.get(written) or (named[close[0]].name if close else None)
     raise ProviderError(
         f"provider: expected one of {', '.join(NAMES)}, or a provider of ONNX Runtime such as "
         f"{', '.join(provider.name for provider in OTHERS[:5])}, found {name!r}"

@@ -251,6 +251,11 @@ def test_unknown_names_get_the_nearest(name: str, nearest: str) -> None:
         find(name)
 
 
+def test_what_is_no_name_is_refused(bundle: Path) -> None:
+    with pytest.raises(runtime.ProviderError, match=r"found None$"):
+        runtime.load(bundle, provider=None)  # type: ignore[arg-type]
+
+
 def test_names_of_providers_are_unambiguous() -> None:
     keys = [each.key for each in (*KNOWN, *OTHERS)]
     assert len(set(keys)) == len(keys)
