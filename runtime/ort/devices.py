@@ -91,7 +91,7 @@ def _examine(provider: Provider) -> Found:
     try:
         devices = tuple(": ".join(plugins.described(each)) for each in plugins.devices(here))
     except ProviderError as error:
-        return Found(provider.name, provider.key, True, origin, (), str(error))
+        return Found(provider.name, provider.key, True, origin, (), str(error).removeprefix(f"provider {provider.name}: "))
     return Found(provider.name, provider.key, True, origin, devices)
 
 

@@ -1,6 +1,7 @@
 """Plug-in execution providers: registration, devices, options; with a stand-in, and with those that are installed."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ def test_a_package_without_its_library_is_reported(stand: Stand, bundle: Path) -
         raise FileNotFoundError("plugin library not found")
 
     sys.modules[str(OPENVINO_PLUGIN.module)].get_library_path = fails  # type: ignore[attr-defined]
-    with pytest.raises(runtime.ProviderError, match=r"openvino: .*library not found; install versions"):
+    with pytest.raises(runtime.ProviderError, match=r"openvino: .*library not found; install the driver or library"):
         runtime.load(bundle, "openvino")
 
 
@@ -307,7 +308,8 @@ def test_an_installed_provider_agrees_or_says_why_not(bundle: Path, name: str) -
     try:
         predictor = runtime.load(bundle, provider=name)
     except runtime.ProviderError as error:
-        assert "sees no device" in str(error)  # noqa: PT017 - a machine without the device
+        # A machine without the device or its driver
+        assert re.search("sees no device|libcuda|libvulkan", str(error))  # noqa: PT017
         return
     assert predictor.provider == name
     for task, logits in predictor.run(feeds()).items():
