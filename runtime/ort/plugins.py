@@ -78,8 +78,9 @@ def _register(plugin: Provider) -> None:
     except Exception as error:  # packages raise what they like, and ONNX Runtime's exceptions have no common base
         reason = " ".join(str(error).split())
         raise ProviderError(
-            f"provider {plugin.name}: ONNX Runtime {ort.__version__} cannot load {_titled(plugin)}: {reason}; install the driver "
-            f"or library that is missing, or versions that belong together: `pip install --upgrade onnxruntime {plugin.package}`"
+            f"provider {plugin.name}: ONNX Runtime {ort.__version__} cannot load {_titled(plugin)}: {reason}; install the "
+            "driver or library that is missing, or versions that belong together: "
+            f"`pip install --upgrade onnxruntime {plugin.package}`"
         ) from error
 
 
