@@ -6,7 +6,7 @@ torch 2.11 to 2.15 (make test-torch).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -18,14 +18,23 @@ from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 from torch.onnx._internal.fx.passes.type_promotion import _TypePromotionInterpreter, get_type_promotion_rule
 
-__all__ = ["FULL_DECOMPOSITION", "Decomposition", "can_decompose", "is_operator", "replaced_internals", "writes"]
+__all__ = [
+    "FULL_DECOMPOSITION",
+    "Decomposition",
+    "can_decompose",
+    "identify_axes",
+    "is_operator",
+    "replaced_internals",
+    "writes",
+]
 
 Decomposition = Callable[[ExportedProgram, dict[Any, Callable[..., Any]]], ExportedProgram]
 
 FULL_DECOMPOSITION: Decomposition = ExportedProgram.run_decompositions
 _override = _NonStrictTorchFunctionHandler._override
-# From this version on, torch.export reads a tensor among the bounds of a slice as a size; before, it asks for its value.
-_READS_BOUNDS = (2, 13)
+# From this version on, torch.export reads a tensor among the bounds of a slice as a size; before, it asks for its value. It also
+# knows the length of a slice up to a size that may be larger; before, it takes an unknown number. Later graphs stay as they are.
+_HELPED_BEFORE = (2, 13)
 
 
 def is_operator(target: object) -> bool:
@@ -57,9 +66,32 @@ def replaced_internals(decomposition: Decomposition) -> Iterator[None]:
     with ExitStack() as replaced:
         replaced.enter_context(patch.object(ExportedProgram, "run_decompositions", decomposition))
         replaced.enter_context(patch.object(_TypePromotionInterpreter, "run_node", _promoted))
-        if torch.torch_version.TorchVersion(torch.__version__) < _READS_BOUNDS:
+        if _is_helped():
             replaced.enter_context(patch.object(_NonStrictTorchFunctionHandler, "_override", _with_bounds))
         yield
+
+
+def identify_axes(shapes: Sequence[Sequence[str]], values: Sequence[torch.Tensor]) -> None:
+    """Tell torch.export, within a trace, that axes of one name have one size before the model slices one up to another.
+
+    Later versions than torch 2.12 need no such help, and learn it from the model.
+
+    Args:
+        shapes: the names of the axes of each value.
+        values: the inputs of the traced function.
+
+    Raises:
+        ValueError: two axes of one name have different sizes.
+    """
+    known: dict[str, Any] = {}
+    for shape, value in zip(shapes, values, strict=True) if _is_helped() else ():
+        for axis, size in zip(shape, value.shape, strict=True):
+            if known.setdefault(axis, size) != size:
+                raise ValueError(f"the axis {axis} has the sizes {known[axis]} and {size}")
+
+
+def _is_helped() -> bool:
+    return torch.torch_version.TorchVersion(torch.__version__) < _HELPED_BEFORE
 
 
 def _promoted(interpreter: Any, node: Node) -> Any:

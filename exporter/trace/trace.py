@@ -27,6 +27,7 @@ from exporter.targets import MIN_TRACED_OPSET
 from exporter.trace.decompose import light_decompositions
 from exporter.trace.explain import SIZES, causes, explain
 from exporter.trace.patches import patch_for_tracing
+from exporter.trace.torch_internals import identify_axes
 from exporter.traced_group import TracedGroup
 from runtime.bundle import OUTPUTS, InputEntry
 
@@ -58,23 +59,12 @@ class _SingleTask(nn.Module):
         self.start = start
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self._identify(values)
+        identify_axes([entry.shape for entry in self.inputs], values)
         given = {entry.name: value for entry, value in zip(self.inputs, values, strict=True) if entry.name in self.used}
         output = self.model(**given)
         if self.start:
             return tuple(output[field][:, self.start :] for field in self.fields)
         return tuple(output[field] for field in self.fields)
-
-    def _identify(self, values: tuple[torch.Tensor, ...]) -> None:
-        """Tell torch.export that axes of the same name have one size before the model compares or slices them.
-
-        torch 2.11 gives a slice up to a size that may be larger an unknown length.
-        """
-        known: dict[str, Any] = {}
-        for entry, value in zip(self.inputs, values, strict=True):
-            for axis, size in zip(entry.shape, value.shape, strict=True):
-                if known.setdefault(axis, size) != size:
-                    raise ValueError(f"the axis {axis} of {entry.name} has {size} entries, that of another input {known[axis]}")
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""The versions of torch trace alike, and one file knows what lies below torch's public functions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import exporter
+from exporter.models.quiet_libraries import quiet
+from exporter.trace import torch_internals
+from exporter.trace.decompose import light_decompositions
+
+_ROOT = Path(exporter.__file__).parent
+_PRIVATE = re.compile(r"torch(\.\w+)*\._(?!_)\w+|torch\.torch_version")
+
+
+class _Sliced(nn.Module):
+    """A slice up to a tensor, as DeBERTa has for its span of relative positions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        span = torch.tensor(x.shape[1])
+        return x.new_ones(20, 3)[:span, None].sum(0) + x.sum()
+
+
+def test_only_one_file_knows_internals() -> None:
+    found = []
+    for path in sorted(_ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Attribute):
+                names = [ast.unparse(node)]
+            if any(_PRIVATE.match(name) for name in names):
+                found.append(path.name)
+    assert set(found) == {Path(torch_internals.__file__).name}
+
+
+@pytest.mark.parametrize("helped", [False, True])
+def test_bounds_of_slices_may_be_tensors(monkeypatch: pytest.MonkeyPatch, helped: bool) -> None:
+    if helped:  # as if torch were older than the version that reads them by itself
+        monkeypatch.setattr(torch_internals, "_HELPED_BEFORE", (99,))
+    elif torch.torch_version.TorchVersion(torch.__version__) < torch_internals._HELPED_BEFORE:
+        return
+    axes = ({0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=1, max=20)},)
+    with quiet(), torch.no_grad(), light_decompositions():
+        program = torch.export.export(_Sliced(), (torch.ones(2, 7),), dynamic_shapes=axes)
+    x = torch.rand(3, 4)
+    assert torch.allclose(program.module()(x), _Sliced()(x))
