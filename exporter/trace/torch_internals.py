@@ -1,6 +1,6 @@
 """What a trace needs of torch below its public functions, and where the versions of torch differ.
 
-No other file of the exporter imports a private module of torch, reads a private attribute or asks for the version. Tested with
+No other file of the trace imports a private module of torch, reads a private attribute or asks for the version. Tested with
 torch 2.11 to 2.15 (make test-torch).
 """
 
@@ -32,8 +32,8 @@ Decomposition = Callable[[ExportedProgram, dict[Any, Callable[..., Any]]], Expor
 
 FULL_DECOMPOSITION: Decomposition = ExportedProgram.run_decompositions
 _override = _NonStrictTorchFunctionHandler._override
-# From this version on, torch.export reads a tensor among the bounds of a slice as a size; before, it asks for its value. It also
-# knows the length of a slice up to a size that may be larger; before, it takes an unknown number. Later graphs stay as they are.
+# From this version on, torch.export reads a tensor among the bounds of a slice as a size, and knows the length of a slice up to
+# a size that may be larger. Before, it asks for the value of the tensor, and gives the slice an unknown length.
 _HELPED_BEFORE = (2, 13)
 
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-import exporter
 from exporter.models.quiet_libraries import quiet
 from exporter.trace import torch_internals
 from exporter.trace.decompose import light_decompositions
 
-_ROOT = Path(exporter.__file__).parent
+_TRACE = Path(torch_internals.__file__).parent
 _PRIVATE = re.compile(r"torch(\.\w+)*\._(?!_)\w+|torch\.torch_version")
 
 
@@ -29,7 +28,7 @@ class _Sliced(nn.Module):
 
 def test_only_one_file_knows_internals() -> None:
     found = []
-    for path in sorted(_ROOT.rglob("*.py")):
+    for path in sorted(_TRACE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if isinstance(node, ast.Import):
