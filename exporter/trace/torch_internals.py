@@ -1,4 +1,4 @@
-"""What a trace needs of torch below its public functions, and where the versions of torch differ.
+"""Internals of torch that a trace needs, and the differences between its versions.
 
 No other file of the trace imports a private module of torch, reads a private attribute or asks for the version. Tested with
 torch 2.11 to 2.15 (make test-torch).
