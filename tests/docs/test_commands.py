@@ -25,6 +25,7 @@ NOT_RUN = {
     "make test": "installs a virtual environment and runs this test",
     "make test-tensorrt": "installs a virtual environment",
     "make test-peft5": "installs a virtual environment",
+    "make test-torch": "installs a virtual environment",
     "make test-torch TORCH=torch==2.15.0": "installs a virtual environment",
     "make support": "exports every row of the support table, which tests/exporter/test_support.py does",
     "make TORCH=…": "an option of the targets above",
