@@ -31,7 +31,7 @@ __all__ = [
 Decomposition = Callable[[ExportedProgram, dict[Any, Callable[..., Any]]], ExportedProgram]
 
 FULL_DECOMPOSITION: Decomposition = ExportedProgram.run_decompositions
-_override = _NonStrictTorchFunctionHandler._override
+_override: Callable[..., Any] = _NonStrictTorchFunctionHandler._override
 # From this version on, torch.export reads a tensor among the bounds of a slice as a size, and knows the length of a slice up to
 # a size that may be larger. Before, it asks for the value of the tensor, and gives the slice an unknown length.
 _HELPED_BEFORE = (2, 13)
@@ -91,7 +91,7 @@ def identify_axes(shapes: Sequence[Sequence[str]], values: Sequence[torch.Tensor
 
 
 def _is_helped() -> bool:
-    return torch.torch_version.TorchVersion(torch.__version__) < _HELPED_BEFORE
+    return tuple(int(part) for part in torch.__version__.split(".")[:2]) < _HELPED_BEFORE
 
 
 def _promoted(interpreter: Any, node: Node) -> Any:

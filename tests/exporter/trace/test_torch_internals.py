@@ -15,7 +15,7 @@ from exporter.trace import torch_internals
 from exporter.trace.decompose import light_decompositions
 
 _TRACE = Path(torch_internals.__file__).parent
-_PRIVATE = re.compile(r"torch(\.\w+)*\._(?!_)\w+|torch\.torch_version")
+_PRIVATE = re.compile(r"torch(\.\w+)*\._(?!_)\w+")
 
 
 class _Sliced(nn.Module):
@@ -44,7 +44,7 @@ def test_only_one_file_knows_internals() -> None:
 def test_bounds_of_slices_may_be_tensors(monkeypatch: pytest.MonkeyPatch, helped: bool) -> None:
     if helped:  # as if torch were older than the version that reads them by itself
         monkeypatch.setattr(torch_internals, "_HELPED_BEFORE", (99,))
-    elif torch.torch_version.TorchVersion(torch.__version__) < torch_internals._HELPED_BEFORE:
+    elif torch_internals._is_helped():
         return
     axes = ({0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=1, max=20)},)
     with quiet(), torch.no_grad(), light_decompositions():
