@@ -40,14 +40,20 @@ def test_only_one_file_knows_internals() -> None:
     assert set(found) == {Path(torch_internals.__file__).name}
 
 
-@pytest.mark.parametrize("helped", [False, True])
-def test_bounds_of_slices_may_be_tensors(monkeypatch: pytest.MonkeyPatch, helped: bool) -> None:
-    if helped:  # as if torch were older than the version that reads them by itself
-        monkeypatch.setattr(torch_internals, "_HELPED_BEFORE", (99,))
-    elif torch_internals._is_helped():
-        return
+# The second is later than any version, as if torch were older than the one that needs no help.
+@pytest.mark.parametrize("helped_before", [torch_internals._HELPED_BEFORE, (99,)])
+def test_bounds_of_slices_may_be_tensors(monkeypatch: pytest.MonkeyPatch, helped_before: tuple[int, ...]) -> None:
+    monkeypatch.setattr(torch_internals, "_HELPED_BEFORE", helped_before)
     axes = ({0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=1, max=20)},)
     with quiet(), torch.no_grad(), light_decompositions():
         program = torch.export.export(_Sliced(), (torch.ones(2, 7),), dynamic_shapes=axes)
     x = torch.rand(3, 4)
     assert torch.allclose(program.module()(x), _Sliced()(x))
+
+
+def test_axes_of_one_name_have_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_internals, "_HELPED_BEFORE", (99,))
+    shapes = (("batch", "sequence"), ("batch", "words"))
+    torch_internals.identify_axes(shapes, (torch.ones(2, 7), torch.ones(2, 3)))
+    with pytest.raises(ValueError, match="the axis batch has the sizes 2 and 4"):
+        torch_internals.identify_axes(shapes, (torch.ones(2, 7), torch.ones(4, 3)))
