@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from exporter.checkpoints.base_model import read_config
 from exporter.checkpoints.embedders import check_poolable
 from exporter.checkpoints.peft_tasks import load_tasks
 from exporter.checkpoints.scan import INTERFACE, SETUP, Part, scan
-from exporter.checkpoints.sources import Source, find, first_line, split_name
+from exporter.checkpoints.sources import Source, check_base_names, find, first_line, is_base, split_name
 from exporter.errors import ExportError
 from exporter.families import adapterhub_module, has_adapterhub
 
@@ -67,12 +68,16 @@ def assemble(
 
 def _assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str], pooling: Mapping[str, Any]) -> Assembled:
     config = read_config(source.folder)
-    named = [(find(text, "adapter"), name) for name, text in map(split_name, adapters)]
+    split = [split_name(text) for text in adapters]
+    check_base_names(split)
+    named = [(source if is_base(text) else find(text, "adapter"), name) for name, text in split]
     named += [(find(text, "fusion"), None) for text in fusions]
-    parts = [part for folder, name in named for part in scan(folder, name)]
+    own = [Part("model", str(name), None, source.folder, config) if is_base(text) else None for name, text in split]
+    found_parts = itertools.zip_longest(named, own)
+    parts = [part for (folder, name), task in found_parts for part in ([task] if task else scan(folder, name))]
     _check_fusions(parts, named[len(adapters) :])
     parts = _distinct(parts)
-    if any(part.kind == "peft" for part in parts):
+    if any(part.kind in ("peft", "model") for part in parts):
         found = load_tasks(source, config, parts, pooling)
         return Assembled(found.model, None, None, found.configs, found.references, found.max_length)
     check_poolable(pooling)
@@ -101,7 +106,7 @@ def _distinct(parts: Iterable[Part]) -> list[Part]:
     """Remove duplicates: setups that share an adapter contain a copy each."""
     chosen: dict[tuple[str, str], Part] = {}
     for part in parts:
-        key = ("adapter" if part.kind == "peft" else part.kind, part.name)
+        key = ("adapter" if part.kind == "peft" else "task" if part.kind == "model" else part.kind, part.name)
         first = chosen.setdefault(key, part)
         if first is not part and first.folder.resolve() != part.folder.resolve() and not same(first, part):
             raise ExportError(

@@ -1,4 +1,4 @@
-"""Reference models that PEFT itself loads from the folders of adapters."""
+"""Reference models that the libraries themselves load: PEFT from the folders of adapters, transformers from those of models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from exporter.checkpoints.fine_tunes import load_task, task_class
 from exporter.checkpoints.peft_config import read_adapter_weights
+from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
 from exporter.models.embeddings import Embedder, add_embedders
@@ -19,12 +21,13 @@ from exporter.models.shared_copy import copy_model, shared_copy
 
 
 class References:
-    """Loads adapters with `PeftModel.from_pretrained`, each into a fresh copy of its base model."""
+    """Loads adapters with `PeftModel.from_pretrained`, each into a fresh copy of its base model, and models of tasks."""
 
     def __init__(self) -> None:
         """Start without adapters."""
         self._known: dict[str, tuple[Any, Path]] = {}
         self._embedders: dict[str, Embedder] = {}
+        self._models: dict[str, Part] = {}
 
     def add(self, base: Any, sources: Mapping[str, Path]) -> None:
         """Register adapters.
@@ -35,6 +38,10 @@ class References:
         """
         fresh = shared_copy(base)
         self._known.update({name: (fresh, folder) for name, folder in sources.items()})
+
+    def add_models(self, parts: Mapping[str, Part]) -> None:
+        """Register tasks without adapters: task name -> its model folder."""
+        self._models.update(parts)
 
     def embed(self, embedders: Mapping[str, Embedder]) -> None:
         """Register the modules after the encoder: adapter name -> modules."""
@@ -47,8 +54,10 @@ class References:
             name: the adapter name.
 
         Raises:
-            ExportError: PEFT cannot load the adapter.
+            ExportError: the library cannot load it.
         """
+        if name in self._models:
+            return load_task(self._models[name], task_class(self._models[name])).model
         from peft import PeftModel
 
         base, folder = self._known[name]

@@ -1,4 +1,4 @@
-"""Loading of a model folder with the adapters of PEFT that are its tasks."""
+"""Loading of a model folder with its tasks: adapters of PEFT, and models without adapters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.base_model import load_folder
 from exporter.checkpoints.embedders import embed, named_embedders, saved_embedders
+from exporter.checkpoints.fine_tunes import load_own
 from exporter.checkpoints.peft_adapters import load_parts
 from exporter.checkpoints.peft_class import HEADLESS, peft_class
 from exporter.checkpoints.peft_reference import References
@@ -27,7 +28,7 @@ _CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class PeftTasks:
-    """Loaded adapters of PEFT.
+    """Loaded tasks.
 
     Attributes:
         model: the model.
@@ -47,24 +48,22 @@ def load_tasks(
 ) -> PeftTasks:
     """Load adapters of PEFT, those of each class into models of that class; all models share the weights of the trunk.
 
+    Tasks without adapters are loaded over the same trunk.
+
     Args:
         source: the model folder.
         config: the content of its config.json.
-        parts: the adapters, in the order of the tasks.
+        parts: the adapters and models, in the order of the tasks.
         pooling: adapter -> the name of a pooling, for adapters of a model without a head.
 
     Raises:
         ExportError: an adapter is damaged, of an unsupported type, or trained for another model; or there are adapters of the
             adapters library, too.
     """
-    others = [part for part in parts if part.kind != "peft"]
-    if others:
-        raise ExportError(
-            f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "
-            "export them separately"
-        )
+    adapters, tasks = ([part for part in parts if part.kind == kind] for kind in ("peft", "model"))
+    _check_library(parts, tasks)
     by_class: dict[str, list[Part]] = {}
-    for part in parts:
+    for part in adapters:
         by_class.setdefault(peft_class(part, config), []).append(part)
     models: list[Any] = []
     trunk: Any = None
@@ -85,11 +84,28 @@ def load_tasks(
         if class_name == HEADLESS:
             embedders, max_length = saved_embedders(own, loaded.model.config.hidden_size)
         models += load_parts(loaded.model, sources, loaded.missing)
+    models += load_own(tasks, source, trunk)
+    references.add_models({part.name: part for part in tasks})
     model = models[0] if len(models) == 1 else MixedModel(models, [part.name for part in parts])
     embedders |= named_embedders(model, pooling, embedders)
     embed(model, embedders)
     references.embed(embedders)
     configs: dict[str, Mapping[str, Any]] = {
-        part.name: read_json(path) for part in parts if (path := part.folder / _CONFIG).is_file()
+        part.name: read_json(path) for part in adapters if (path := part.folder / _CONFIG).is_file()
     }
     return PeftTasks(model, configs, references, max_length)
+
+
+def _check_library(parts: Sequence[Part], tasks: Sequence[Part]) -> None:
+    others = [part for part in parts if part.kind not in ("peft", "model")]
+    if not others:
+        return
+    if tasks:
+        raise ExportError(
+            f"{others[0].label} is from the adapters library, and {tasks[0].label} is a task without an adapter: such tasks are "
+            "exported with adapters of PEFT or by themselves; export them separately"
+        )
+    raise ExportError(
+        f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "
+        "export them separately"
+    )

@@ -67,7 +67,7 @@ def compare_with_library(checkpoint: Checkpoint, plan: Plan, graph: Any = None) 
             break
     if failed:
         raise VerificationError(
-            "adapters differ from those that PEFT itself loads from the same folders; nothing was written:\n"
+            "tasks differ from the models that the library itself loads from the same folders; nothing was written:\n"
             + "\n".join(failed)
         )
 
