@@ -106,11 +106,12 @@ def _distinct(parts: Iterable[Part]) -> list[Part]:
     """Remove duplicates: setups that share an adapter contain a copy each."""
     chosen: dict[tuple[str, str], Part] = {}
     for part in parts:
-        key = ("adapter" if part.kind == "peft" else "task" if part.kind == "model" else part.kind, part.name)
+        key = ("adapter" if part.kind in ("peft", "model") else part.kind, part.name)
         first = chosen.setdefault(key, part)
         if first is not part and first.folder.resolve() != part.folder.resolve() and not same(first, part):
+            kind = "task" if "model" in (first.kind, part.kind) else key[0]
             raise ExportError(
-                f"two different {key[0]}s have the name {part.name!r}, one from {str(first.folder)!r} and one from "
+                f"two different {kind}s have the name {part.name!r}, one from {str(first.folder)!r} and one from "
                 f"{str(part.folder)!r}: rename one of them (--adapter NAME=SOURCE)"
             )
     return list(chosen.values())

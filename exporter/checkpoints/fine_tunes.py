@@ -53,8 +53,8 @@ def task_class(part: Part) -> str:
     if name is None:
         found = (config.get("architectures") or ["no class"])[0]
         raise ExportError(
-            f"{part.label} is a model without a prediction head ({found}): expected a model that was saved with a trained head, "
-            "such as one of AutoModelForSequenceClassification"
+            f"{part.label} is a model without a prediction head ({found}): expected a model that was saved with a trained "
+            "head, such as one of AutoModelForSequenceClassification"
         )
     if config.get("is_encoder_decoder"):
         raise ExportError(f"{part.label} is an encoder-decoder ({name}): only models with one stack of layers are tasks")

@@ -13,15 +13,17 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from exporter.checkpoints.assemble import assemble
 from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
 from exporter.checkpoints.embedders import check_poolable, check_pooling, embed, named_embedders
-from exporter.checkpoints.sources import Source, find, first_line, read_json
+from exporter.checkpoints.sources import BASE, Source, check_base_names, find, first_line, is_base, read_json, split_name
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
+from exporter.checkpoints.trunk_changes import fold_changes
 from exporter.errors import ExportError
 from exporter.example import ADAPTERS, fusion_folders, peft_folders, trunk_folder
-from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft
+from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft, is_adapterhub
 from exporter.models.compositions import is_block
 from exporter.models.injected import as_peft_model
 from exporter.models.mixed import MixedModel
 from exporter.models.peft_modules import is_peft
+from exporter.models.plain_model import plain_model
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import shared_copy
 
@@ -66,7 +68,8 @@ def load(
         model: a folder of save_pretrained or a hub id, of a model with or without adapters; a live model with adapters; or None
             for the bundled example.
         tokenizer: a tokenizer; None for that of the model folder; False for none.
-        adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT.
+        adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT;
+            NAME=SOURCE of a fine-tune of the model; NAME=base for the model's own head, also that of a live model.
         fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without the adapters of its members.
         pooling: PEFT adapter -> the name of a pooling, which makes embeddings of its hidden states.
 
@@ -84,13 +87,41 @@ def load(
     elif isinstance(model, str | Path):
         found = _folder(find(model, "model"), adapters, fusions, tokenizer is None, pooling)
     else:
-        if adapters or fusions:
-            raise ExportError(
-                f"adapters and fusions require a model folder or hub id, found a live {type(model).__name__}: load them into "
-                "it with model.load_adapter and model.load_adapter_fusion"
-            )
-        found = _pooled(_live(model), pooling or {})
+        names = _own_heads(model, adapters, fusions)
+        found = _with_own_heads(model, names) if names else _live(model)
+        found = _pooled(found, pooling or {})
     return found if own is None else replace(found, tokenizer=own)
+
+
+def _own_heads(model: Any, adapters: Sequence[str], fusions: Sequence[str]) -> list[str]:
+    """The names of the tasks that are the own head of a live model."""
+    named = [split_name(text) for text in adapters]
+    if fusions or not all(is_base(source) for _, source in named):
+        raise ExportError(
+            f"adapters and fusions require a model folder or hub id, found a live {type(model).__name__}: load them into "
+            "it with model.load_adapter and model.load_adapter_fusion"
+        )
+    check_base_names(named)
+    return [str(name) for name, _ in named]
+
+
+def _with_own_heads(model: Any, names: Sequence[str]) -> Checkpoint:
+    """A live model with its own head, next to its adapters if it has some."""
+    whole = model[0] if isinstance(model, list | tuple) and model else model
+    if isinstance(whole, PreTrainedModel) and is_adapterhub(whole):
+        raise ExportError(
+            f"the {type(whole).__name__} is of the adapters library: {names[0]}={BASE} is for models of transformers and PEFT"
+        )
+    is_plain = isinstance(whole, PreTrainedModel) and not is_peft(whole)
+    found = Checkpoint(None, None, type(whole).__name__) if is_plain else _live(model)
+    if quantized := getattr(whole.config, "quantization_config", None):
+        raise ExportError(f"the weights are quantized{quantizer(quantized)}, and only {FULL_PRECISION}")
+    plain = plain_model(whole)
+    task = fold_changes(dict.fromkeys(names, plain), plain, (), dict.fromkeys(names, True))
+    if found.model is None:
+        return replace(found, model=task)
+    parts = getattr(found.model, "parts", [found.model])
+    return replace(found, model=MixedModel([*parts, task]))
 
 
 def _live(model: Any) -> Checkpoint:

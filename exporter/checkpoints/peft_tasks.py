@@ -102,8 +102,8 @@ def _check_library(parts: Sequence[Part], tasks: Sequence[Part]) -> None:
         return
     if tasks:
         raise ExportError(
-            f"{others[0].label} is from the adapters library, and {tasks[0].label} is a task without an adapter: such tasks are "
-            "exported with adapters of PEFT or by themselves; export them separately"
+            f"{others[0].label} is from the adapters library, and {tasks[0].label} is a task without an adapter: such tasks "
+            "are exported with adapters of PEFT or by themselves; export them separately"
         )
     raise ExportError(
         f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "

@@ -71,15 +71,15 @@ def scan(source: Source, name: str | None = None) -> list[Part]:
     if not parts and (model := source.folder / "config.json").is_file():
         if name is None:
             raise ExportError(
-                f"{source.text!r} contains neither an adapter nor a fusion but a model: for a fine-tune of the base model, give "
-                f"its task a name (--adapter NAME={source.text})"
+                f"{source.text!r} contains neither an adapter nor a fusion but a model: for a fine-tune of the base model, "
+                f"give its task a name (--adapter NAME={source.text})"
             )
         return [Part("model", name, None, source.folder, read_json(model))]
     if not parts:
         raise ExportError(
             f"{source.text!r} contains neither an adapter nor a fusion: expected a folder of model.save_adapter, "
-            "save_all_adapters, save_adapter_setup or save_adapter_fusion, a PEFT folder, or NAME= and the folder of a fine-tuned "
-            "model"
+            "save_all_adapters, save_adapter_setup or save_adapter_fusion, a PEFT folder, or NAME= and the folder of a "
+            "fine-tuned model"
         )
     if name is None:
         return parts

@@ -66,7 +66,7 @@ def fold_changes(models: Mapping[str, Any], base: Any, missing: Collection[str],
     for name, model in models.items():
         if not is_base[name]:
             found.tasks[name] = OwnTask(model.config, _sharing(model, base, heads, ranks[name]))
-    return found.eval().requires_grad_(False)
+    return found.eval()
 
 
 def _heads(model: Any, missing: Collection[str]) -> list[str]:

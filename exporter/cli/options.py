@@ -184,7 +184,7 @@ def _add_sources(parser: Parser) -> None:
         default=[],
         metavar="[NAME=]SOURCE",
         help="adapters to load into the model: a folder or hub id written by save_adapter, save_all_adapters or PEFT, or "
-        "SOURCE:SUBFOLDER; may be repeated",
+        "SOURCE:SUBFOLDER; NAME=SOURCE of a fine-tune of the model; NAME=base for the model's own head; may be repeated",
     )
     parser.add_argument(
         "--fusion",

@@ -1,4 +1,4 @@
-"""Tasks without adapters: a model's own head, and full fine-tunes, over the trunk of a base model; the `AdapterLibrary` functions.
+"""Tasks without adapters over the trunk of a base model: its own head, and full fine-tunes; the `AdapterLibrary` functions.
 
 What a task changes is in plain layers (`exporter.models.peft_folded`), whose weights are in dictionaries with the names of the
 tasks as keys, as those of adapters. No adapter library is needed.
