@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from exporter.checkpoints.assemble import assemble
 from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
 from exporter.checkpoints.embedders import check_poolable, check_pooling, embed, named_embedders
+from exporter.checkpoints.linear_heads import LinearHead, read_heads
 from exporter.checkpoints.sources import BASE, Source, check_base_names, find, first_line, is_base, read_json, split_name
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.checkpoints.trunk_changes import fold_changes
@@ -61,6 +62,7 @@ def load(
     adapters: Sequence[str] = (),
     fusions: Sequence[str] = (),
     pooling: Mapping[str, Any] | None = None,
+    heads: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Load a model with its adapters, fusions, heads and tokenizer.
 
@@ -72,6 +74,7 @@ def load(
             NAME=SOURCE of a fine-tune of the model; NAME=base for the model's own head, also that of a live model.
         fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without the adapters of its members.
         pooling: PEFT adapter -> the name of a pooling, which makes embeddings of its hidden states.
+        heads: task name -> a linear head over the model's embeddings, as of `exporter.checkpoints.linear_heads.read_heads`.
 
     Raises:
         ExportError: a folder or hub id does not exist; a file is damaged, missing or could run code; weights are missing,
@@ -82,11 +85,14 @@ def load(
         if isinstance(sources, str) or not isinstance(sources, Sequence):
             raise ExportError(f"{option} must be a list of folders or hub ids, found {sources!r}: write [{sources!r}]")
     check_pooling(pooling)
+    linear = read_heads(heads)
     if model is None:
-        found = _example(adapters, fusions, tokenizer is None, pooling)
+        found = _example(adapters, fusions, tokenizer is None, pooling, linear)
     elif isinstance(model, str | Path):
-        found = _folder(find(model, "model"), adapters, fusions, tokenizer is None, pooling)
+        found = _folder(find(model, "model"), adapters, fusions, tokenizer is None, pooling, linear)
     else:
+        if linear:
+            raise ExportError(f"heads require a model folder or hub id, found a live {type(model).__name__}: save it first")
         names = _own_heads(model, adapters, fusions)
         found = _with_own_heads(model, names) if names else _live(model)
         found = _pooled(found, pooling or {})
@@ -164,14 +170,18 @@ def _pooled(found: Checkpoint, pooling: Mapping[str, Any]) -> Checkpoint:
 
 
 def _example(
-    adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool, pooling: Mapping[str, Any] | None
+    adapters: Sequence[str],
+    fusions: Sequence[str],
+    with_tokenizer: bool,
+    pooling: Mapping[str, Any] | None,
+    heads: Mapping[str, LinearHead],
 ) -> Checkpoint:
     try:
         trunk = trunk_folder()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
     bundled, fused = _bundled()
-    found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer, pooling)
+    found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer, pooling, heads)
     return replace(found, source="the bundled example")
 
 
@@ -193,8 +203,9 @@ def _folder(
     fusions: Sequence[str],
     with_tokenizer: bool,
     pooling: Mapping[str, Any] | None,
+    heads: Mapping[str, LinearHead],
 ) -> Checkpoint:
-    found = assemble(source, adapters, fusions, pooling)
+    found = assemble(source, adapters, fusions, pooling, heads)
     folder = source.folder
     tokenizer = read_tokenizer(folder) if with_tokenizer else None
     if tokenizer is not None and found.max_length is not None:

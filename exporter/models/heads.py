@@ -116,6 +116,8 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
         _check_headless(model, name)
         if (embedder := embedder_of(model, task)) is not None:
             structure = [name, embedder.structure()]
+            if embedder.labels:
+                return Head(None, embedder.kind, embedder.labels, 1, structure)
             prompts, default = embedder.prompts, embedder.default_prompt
             return Head(None, "sentence_embedding", (), 1, structure, embedder.width, prompts, default)
     decoder = getattr(config, "is_decoder", False) or name.startswith(("GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi"))
