@@ -134,6 +134,15 @@ class FoldedModule(Folded):
         super().__init__(base_layer)
         self.copies = nn.ModuleDict(copies)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the module, such as a part whose type of numbers the model reads."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(super().__getattr__("base_layer"), name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the copy returns."""
         copy = self._of("copies")
