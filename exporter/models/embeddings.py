@@ -193,12 +193,8 @@ class Embedder(nn.Module):
 
     def structure(self) -> list[Any]:
         """Return everything but weights that the graph depends on, as JSON types."""
-        return [
-            self.kind,
-            list(self.pooling.modes),
-            self.width,
-            [[type(step).__name__, _settings(step)] for step in self.steps],
-        ]
+        steps = [[type(step).__name__, _settings(step)] for step in self.steps]
+        return [list(self.pooling.modes), self.width, steps, *([self.kind] if self.labels else [])]
 
 
 def _settings(step: nn.Module) -> list[Any]:

@@ -32,8 +32,8 @@ def test_a_merged_lora_is_found(rank: int, scale: float) -> None:
     "own",
     [
         matrices(3)[0] + matrices(40)[1],
-        sum(matrices(3)).bfloat16().float(),  # type: ignore[attr-defined]  # of two tensors
-        sum(matrices(3)) + 1e-5 * matrices(7)[0],
+        torch.add(*matrices(3)).bfloat16().float(),
+        torch.add(*matrices(3)) + 1e-5 * matrices(7)[0],
     ],
     ids=("a high rank", "saved in bf16", "a small change of any rank"),
 )
