@@ -24,8 +24,8 @@ class TaskReport:
         drop: the task has no adapter in the layers 0 to drop - 1.
         group: number of the group of tasks with one structure, which are traced once and computed as one batch.
         bytes: the weights that the task does not share, in fp32; those of its adapter and its head.
-        forms: form in which the changes of PEFT's tuners and of fine-tunes are stored, such as "whole weight" -> number of layers; empty
-            for adapters that are stored as they are.
+        forms: form in which the changes of PEFT's tuners and of fine-tunes are stored, such as "whole weight" -> number of
+            layers; empty for adapters that are stored as they are.
     """
 
     name: str
