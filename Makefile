@@ -3,6 +3,7 @@
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
+# make test-torch TORCH=torch==2.15.0  installs that PyTorch into .venv-torch and runs the tests of exports there
 # make support  exports every combination of the support table and writes docs/support.md
 # make audit    looks the locked packages up in a vulnerability service and checks licences; AUDIT_FLAGS='-s osv' asks another one
 # make lock     writes requirements/*.txt again after a change of pyproject.toml; LOCK_FLAGS=--upgrade takes the newest versions
@@ -10,7 +11,7 @@
 # make test LOCKED=no         installs the newest versions that pyproject.toml allows, without hashes
 
 PYTHON ?= python3
-TORCH ?= torch==2.13.0# pinned: a newer release may need another exporter; on a CPU machine install a CPU build
+TORCH ?= torch==2.13.0# what CI installs; pyproject.toml has the tested range; on a CPU machine install a CPU build
 LOCKED ?= yes
 LOCK_FLAGS ?=
 AUDIT_FLAGS ?=
@@ -44,7 +45,7 @@ define install
 endef
 endif
 
-.PHONY: export test lint unit test-tensorrt test-peft5 gpu support benchmark audit lock clean
+.PHONY: export test lint unit test-tensorrt test-peft5 test-torch gpu support benchmark audit lock clean
 
 export: .venv/installed
 	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
@@ -77,6 +78,14 @@ gpu:
 	$(PYTHON) -m pytest tests/gpu --device $(DEVICE) -n $(GPU_WORKERS) --dist loadgroup -W default
 	$(PYTHON) -m benchmarks --device $(DEVICE)
 
+# Tests in which a trace depends on the version of PyTorch. The environment is made again where TORCH names another one.
+TORCH_TESTS = tests/exporter/trace tests/exporter/test_support.py tests/exporter/test_export.py tests/exporter/test_export_routed.py
+
+test-torch:
+	@if ! grep -qsxF '$(TORCH)' .venv-torch/installed; then rm -rf .venv-torch; fi
+	@$(MAKE) --no-print-directory .venv-torch/installed
+	.venv-torch/bin/python -m pytest -n 2 --dist loadgroup $(TORCH_TESTS)
+
 support: .venv-test/installed
 	.venv-test/bin/python -m tests.helpers.support_table
 
@@ -101,6 +110,12 @@ benchmark: .venv-test/installed
 	.venv-peft5/bin/python -m pip install --quiet --no-compile $(TORCH) 'transformers>=5' -e '.[export,peft,cpu,tokenizers,test-peft]'
 	touch $@
 
+# Not from the lock: CUDA builds of other versions of PyTorch require other packages.
+.venv-torch/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --no-compile '$(TORCH)' -e '.[export,adapters,cpu,test]'
+	echo '$(TORCH)' > $@
+
 # The environment of the two programs that work on the lock, installed from a lock as well.
 .venv-tools/installed: requirements/tools.txt
 	$(call install_lock,.venv-tools,tools)
@@ -120,4 +135,4 @@ lock: .venv-tools/installed
 	$(LOCK) requirements/tools.in --output-file requirements/tools.txt
 
 clean:
-	rm -rf .venv .venv-test .venv-tensorrt .venv-peft5 .venv-tools
+	rm -rf .venv .venv-test .venv-tensorrt .venv-peft5 .venv-torch .venv-tools

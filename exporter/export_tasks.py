@@ -53,6 +53,7 @@ def export(
     fusions: Sequence[str] = (),
     int8_ranges: str | None = None,
     pooling: Mapping[str, str] | None = None,
+    heads: Mapping[str, Any] | None = None,
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
@@ -86,7 +87,8 @@ def export(
             mapping from task to file.
         max_disagreement: refuse a graph whose predictions differ from PyTorch's on more than this share of a task's evaluation
             texts.
-        adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
+        adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model; NAME=base for a task with the model's
+            own head, NAME=SOURCE for a fine-tune of the model. A live model of PEFT or transformers takes NAME=base.
         fusions: folders or hub ids of fusion layers to load into the model.
         int8_ranges: how activations get their ranges in int8. "row", the default: at run time, one for each token, so that a
             result does not depend on the other texts of the batch. "tensor": one for the whole batch with its padding, which
@@ -94,6 +96,9 @@ def export(
         pooling: PEFT adapter of a model without a head -> the pooling of its hidden states: "cls", "max", "mean",
             "mean_sqrt_len_tokens", "weightedmean", "lasttoken", or several of them such as "cls+mean". Adapters in folders of
             sentence-transformers have that of their folder, those without any give hidden states.
+        heads: task name -> a linear classifier of the model's embeddings: a fitted LogisticRegression of scikit-learn (several
+            in a MultiOutputClassifier or OneVsRestClassifier for multilabel tasks), (weights, bias, labels), or a file (.npz,
+            .safetensors) with these. The model is a folder of sentence-transformers or SetFit, or `pooling` names the pooling.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
@@ -111,7 +116,7 @@ def export(
     check_sources(output, (model, tokenizer, *adapters, *fusions, calibration, evaluation))
     stages = Stages()
     with stages("load"):
-        checkpoint = load(model, tokenizer, adapters, fusions, pooling)
+        checkpoint = load(model, tokenizer, adapters, fusions, pooling, heads)
         plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
         if routed:
             check_routable(plans[0])

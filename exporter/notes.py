@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from exporter.models.inputs import used_inputs
+from exporter.models.own_tasks import OwnModel, Sharing
 from exporter.plan import Plan
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.effect import tasks_without_effect
@@ -69,6 +70,35 @@ def without_pooling(plan: Plan) -> tuple[str, ...]:
         f"{_listed(tasks)} {'give' if several else 'gives'} the hidden states of the tokens; for one embedding of a text, name "
         f"{'their poolings' if several else 'its pooling'}, such as --pooling {tasks[0]}=mean",
     )
+
+
+def shared_weights(plan: Plan, task_groups: Sequence[TaskGroup]) -> tuple[str, ...]:
+    """Return a note for the tasks without adapters: what they share with the base model, before layers are dropped.
+
+    Args:
+        plan: the plan of the tasks.
+        task_groups: the pruned models.
+    """
+    found: dict[str, list[str]] = {}
+    for task_group in task_groups:
+        if isinstance(task_group.model, OwnModel):
+            for task in task_group.tasks:
+                found.setdefault(_sharing(task_group.model.tasks[task.setup].sharing), []).append(task.name)
+    order = [task.name for task in plan.tasks]
+    return tuple(f"{_listed(sorted(names, key=order.index))}: {text}" for text, names in found.items())
+
+
+def _sharing(sharing: Sharing | None) -> str:
+    if sharing is None:
+        return "the base model's trunk with a head only"
+    total = sharing.equal + sharing.low + sharing.whole
+    text = f"a fine-tune with {sharing.equal} of {total} trunk weights equal to the base model's"
+    if sharing.low:
+        ranks = ", ".join(map(str, sharing.ranks))
+        text += f"; {sharing.low} differ by matrices of rank {ranks}, as after merging a LoRA"
+    if sharing.whole:
+        text += f"; {sharing.whole} are stored as a whole"
+    return text if sharing.equal or sharing.low else f"{text}: check that it was trained from this base model"
 
 
 def _listed(tasks: Sequence[str]) -> str:

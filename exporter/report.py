@@ -24,8 +24,8 @@ class TaskReport:
         drop: the task has no adapter in the layers 0 to drop - 1.
         group: number of the group of tasks with one structure, which are traced once and computed as one batch.
         bytes: the weights that the task does not share, in fp32; those of its adapter and its head.
-        forms: form in which the changes of PEFT's tuners are stored, such as "whole weight" -> number of layers; empty
-            for adapters that are stored as they are.
+        forms: form in which the changes of PEFT's tuners and of fine-tunes are stored, such as "whole weight" -> number of
+            layers; empty for adapters that are stored as they are.
     """
 
     name: str
@@ -78,7 +78,8 @@ class VariantReport:
         drift: how dropping and pruning change each task's predictions on the calibration texts.
         parity: one row per task and shape, all within tolerance.
         evaluation: the graph's predictions compared with PyTorch's on the evaluation texts; empty without such texts.
-        notes: what a user of the graph should know: tasks that do not read an input, and adapters without an effect.
+        notes: what a user of the graph should know: tasks that do not read an input, adapters without an effect,
+            and what tasks without adapters share.
     """
 
     model: str

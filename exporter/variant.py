@@ -13,7 +13,7 @@ from exporter.checkpoints.load import Checkpoint
 from exporter.compile.build import Compiled, compile_plan, stored_form
 from exporter.compile.pipeline import branch_size, graph_size
 from exporter.models.compositions import describe
-from exporter.notes import missing_effects, unread_inputs, without_pooling
+from exporter.notes import missing_effects, shared_weights, unread_inputs, without_pooling
 from exporter.plan import Plan
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
 from exporter.prune.sizes import adapter_parameters
@@ -110,7 +110,7 @@ def export_variant(
         if request.compared is not None and is_comparable(plan):
             compare_with_library(request.compared, plan, graph.graph)
         notes = (*unread_inputs(plan, task_groups, unread), *missing_effects(plan, task_groups, graph.graph))
-        notes += without_pooling(plan)
+        notes += (*without_pooling(plan), *shared_weights(plan, task_groups))
     answers: tuple[Drift, ...] = ()
     if request.evaluation.texts:
         with stages("evaluate"):

@@ -45,7 +45,7 @@ ORDER = {
     "exporter.compile": ("rewrite", "pair_sums", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (
         *("errors", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
-        *("text", "checks", "ort", "predictor", "load", "serving"),
+        *("text", "checks", "ort", "array_predictor", "predictor", "load", "serving"),
     ),
 }
 # The subpackages of exporter whose modules import the adapters library (exporter/families.py).

@@ -105,6 +105,12 @@ def test_make_installs_from_the_lock(target: str, lock: str) -> None:
     assert all(line.endswith((f" {pinned_torch()}", " --no-deps --no-build-isolation -e .")) for line in others), others
 
 
+def test_another_torch_is_installed_without_the_lock() -> None:
+    shown = _recipes("test-torch", "TORCH=torch==2.15.0")
+    assert "'torch==2.15.0' -e '.[export,adapters,cpu,test]'" in shown
+    assert "--require-hashes" not in shown
+
+
 def test_without_the_lock() -> None:
     shown = _recipes("test", "LOCKED=no")
     assert f"{pinned_torch()} -e '.[export,adapters,cpu,benchmark,training,test]'" in shown

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from exporter.checkpoints.assign import same
 from exporter.checkpoints.base_model import read_config
 from exporter.checkpoints.embedders import check_poolable
+from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_tasks import load_tasks
 from exporter.checkpoints.scan import INTERFACE, SETUP, Part, scan
-from exporter.checkpoints.sources import Source, find, first_line, split_name
+from exporter.checkpoints.sources import Source, check_base_names, find, first_line, is_base, split_name
 from exporter.errors import ExportError
 from exporter.families import adapterhub_module, has_adapterhub
 
@@ -39,7 +42,11 @@ class Assembled:
 
 
 def assemble(
-    source: Source, adapters: Sequence[str], fusions: Sequence[str], pooling: Mapping[str, Any] | None = None
+    source: Source,
+    adapters: Sequence[str],
+    fusions: Sequence[str],
+    pooling: Mapping[str, Any] | None = None,
+    heads: Mapping[str, LinearHead] = MappingProxyType({}),
 ) -> Assembled:
     """Load a model with its adapters and fusions.
 
@@ -47,14 +54,15 @@ def assemble(
         source: the model folder.
         adapters: [NAME=]SOURCE each.
         fusions: SOURCE each.
-        pooling: PEFT adapter -> the name of a pooling.
+        pooling: PEFT adapter or head -> the name of a pooling.
+        heads: task name -> a linear head over embeddings.
 
     Raises:
         ExportError: a file is damaged or missing, weights are missing or unexpected, a name is used twice, or a part was
             trained for another model.
     """
     try:
-        return _assemble(source, adapters, fusions, pooling or {})
+        return _assemble(source, adapters, fusions, pooling or {}, heads)
     except OSError as error:
         raise ExportError(f"{error.filename or source.text!r} cannot be read: {error.strerror or error}") from error
     # Values of wrong types in the configurations, which are read in many places.
@@ -65,15 +73,25 @@ def assemble(
         ) from error
 
 
-def _assemble(source: Source, adapters: Sequence[str], fusions: Sequence[str], pooling: Mapping[str, Any]) -> Assembled:
+def _assemble(
+    source: Source,
+    adapters: Sequence[str],
+    fusions: Sequence[str],
+    pooling: Mapping[str, Any],
+    heads: Mapping[str, LinearHead],
+) -> Assembled:
     config = read_config(source.folder)
-    named = [(find(text, "adapter"), name) for name, text in map(split_name, adapters)]
+    split = [split_name(text) for text in adapters]
+    check_base_names(split)
+    named = [(source if is_base(text) else find(text, "adapter"), name) for name, text in split]
     named += [(find(text, "fusion"), None) for text in fusions]
-    parts = [part for folder, name in named for part in scan(folder, name)]
+    own = [Part("model", str(name), None, source.folder, config) if is_base(text) else None for name, text in split]
+    found_parts = itertools.zip_longest(named, own)
+    parts = [part for (folder, name), task in found_parts for part in ([task] if task else scan(folder, name))]
     _check_fusions(parts, named[len(adapters) :])
     parts = _distinct(parts)
-    if any(part.kind == "peft" for part in parts):
-        found = load_tasks(source, config, parts, pooling)
+    if heads or any(part.kind in ("peft", "model") for part in parts):
+        found = load_tasks(source, config, parts, pooling, heads)
         return Assembled(found.model, None, None, found.configs, found.references, found.max_length)
     check_poolable(pooling)
     what = parts[0].label if parts else f"the model in {source.text!r}"
@@ -101,11 +119,12 @@ def _distinct(parts: Iterable[Part]) -> list[Part]:
     """Remove duplicates: setups that share an adapter contain a copy each."""
     chosen: dict[tuple[str, str], Part] = {}
     for part in parts:
-        key = ("adapter" if part.kind == "peft" else part.kind, part.name)
+        key = ("adapter" if part.kind in ("peft", "model") else part.kind, part.name)
         first = chosen.setdefault(key, part)
         if first is not part and first.folder.resolve() != part.folder.resolve() and not same(first, part):
+            kind = "task" if "model" in (first.kind, part.kind) else key[0]
             raise ExportError(
-                f"two different {key[0]}s have the name {part.name!r}, one from {str(first.folder)!r} and one from "
+                f"two different {kind}s have the name {part.name!r}, one from {str(first.folder)!r} and one from "
                 f"{str(part.folder)!r}: rename one of them (--adapter NAME=SOURCE)"
             )
     return list(chosen.values())

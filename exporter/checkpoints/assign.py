@@ -126,7 +126,7 @@ def describe(model: Any) -> str:
 
 def same(first: Part, second: Part) -> bool:
     """Return whether two parts have the same configuration and equal weights."""
-    if first.kind != second.kind or first.config.get("config") != second.config.get("config"):
+    if first.kind != second.kind or first.kind == "model" or first.config.get("config") != second.config.get("config"):
         return False
     if first.kind == "peft" and first.config != second.config:
         return False

@@ -11,7 +11,7 @@ from exporter.checkpoints.sentence_pooling import parse_pooling
 from exporter.errors import ExportError
 from exporter.models.embeddings import Embedder, add_embedders
 from exporter.models.heads import find_head
-from exporter.models.library import owner_of
+from exporter.models.library import library_of, owner_of
 
 __all__ = ["check_poolable", "check_pooling", "embed", "named_embedders", "saved_embedders"]
 
@@ -80,7 +80,7 @@ def named_embedders(model: Any, pooling: Mapping[str, Any], saved: Mapping[str, 
     found = {}
     for name, text in pooling.items():
         owner = owner_of(model, name)
-        known = list(getattr(model, "owner", None) or owner.peft_config)
+        known = library_of(model).adapters_of(model)
         if name not in known:
             raise ExportError(f"unknown adapter {name!r} in pooling; adapters: {', '.join(known)}")
         if name in saved:
@@ -98,4 +98,4 @@ def named_embedders(model: Any, pooling: Mapping[str, Any], saved: Mapping[str, 
 def embed(model: Any, embedders: Mapping[str, Embedder]) -> None:
     """Let a model of PEFT, or several of them, compute embeddings, in place."""
     for part in getattr(model, "parts", [model]):
-        add_embedders(part, {name: each for name, each in embedders.items() if name in part.peft_config})
+        add_embedders(part, {name: each for name, each in embedders.items() if name in library_of(part).adapters_of(part)})

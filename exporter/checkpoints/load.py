@@ -13,15 +13,18 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from exporter.checkpoints.assemble import assemble
 from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
 from exporter.checkpoints.embedders import check_poolable, check_pooling, embed, named_embedders
-from exporter.checkpoints.sources import Source, find, first_line, read_json
+from exporter.checkpoints.linear_heads import LinearHead, read_heads
+from exporter.checkpoints.sources import BASE, Source, check_base_names, find, first_line, is_base, read_json, split_name
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
+from exporter.checkpoints.trunk_changes import fold_changes
 from exporter.errors import ExportError
 from exporter.example import ADAPTERS, fusion_folders, peft_folders, trunk_folder
-from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft
+from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft, is_adapterhub
 from exporter.models.compositions import is_block
 from exporter.models.injected import as_peft_model
 from exporter.models.mixed import MixedModel
 from exporter.models.peft_modules import is_peft
+from exporter.models.plain_model import plain_model
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import shared_copy
 
@@ -59,6 +62,7 @@ def load(
     adapters: Sequence[str] = (),
     fusions: Sequence[str] = (),
     pooling: Mapping[str, Any] | None = None,
+    heads: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Load a model with its adapters, fusions, heads and tokenizer.
 
@@ -66,9 +70,11 @@ def load(
         model: a folder of save_pretrained or a hub id, of a model with or without adapters; a live model with adapters; or None
             for the bundled example.
         tokenizer: a tokenizer; None for that of the model folder; False for none.
-        adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT.
+        adapters: [NAME=]SOURCE, each a folder or a hub id of save_adapter, save_all_adapters, save_adapter_setup or PEFT;
+            NAME=SOURCE of a fine-tune of the model; NAME=base for the model's own head, also that of a live model.
         fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without the adapters of its members.
         pooling: PEFT adapter -> the name of a pooling, which makes embeddings of its hidden states.
+        heads: task name -> a linear head over the model's embeddings, as of `exporter.checkpoints.linear_heads.read_heads`.
 
     Raises:
         ExportError: a folder or hub id does not exist; a file is damaged, missing or could run code; weights are missing,
@@ -79,18 +85,49 @@ def load(
         if isinstance(sources, str) or not isinstance(sources, Sequence):
             raise ExportError(f"{option} must be a list of folders or hub ids, found {sources!r}: write [{sources!r}]")
     check_pooling(pooling)
+    linear = read_heads(heads)
     if model is None:
-        found = _example(adapters, fusions, tokenizer is None, pooling)
+        found = _example(adapters, fusions, tokenizer is None, pooling, linear)
     elif isinstance(model, str | Path):
-        found = _folder(find(model, "model"), adapters, fusions, tokenizer is None, pooling)
+        found = _folder(find(model, "model"), adapters, fusions, tokenizer is None, pooling, linear)
     else:
-        if adapters or fusions:
-            raise ExportError(
-                f"adapters and fusions require a model folder or hub id, found a live {type(model).__name__}: load them into "
-                "it with model.load_adapter and model.load_adapter_fusion"
-            )
-        found = _pooled(_live(model), pooling or {})
+        if linear:
+            raise ExportError(f"heads require a model folder or hub id, found a live {type(model).__name__}: save it first")
+        names = _own_heads(model, adapters, fusions)
+        found = _with_own_heads(model, names) if names else _live(model)
+        found = _pooled(found, pooling or {})
     return found if own is None else replace(found, tokenizer=own)
+
+
+def _own_heads(model: Any, adapters: Sequence[str], fusions: Sequence[str]) -> list[str]:
+    """The names of the tasks that are the own head of a live model."""
+    named = [split_name(text) for text in adapters]
+    if fusions or not all(is_base(source) for _, source in named):
+        raise ExportError(
+            f"adapters and fusions require a model folder or hub id, found a live {type(model).__name__}: load them into "
+            "it with model.load_adapter and model.load_adapter_fusion"
+        )
+    check_base_names(named)
+    return [str(name) for name, _ in named]
+
+
+def _with_own_heads(model: Any, names: Sequence[str]) -> Checkpoint:
+    """A live model with its own head, next to its adapters if it has some."""
+    whole = model[0] if isinstance(model, list | tuple) and model else model
+    if isinstance(whole, PreTrainedModel) and is_adapterhub(whole):
+        raise ExportError(
+            f"the {type(whole).__name__} is of the adapters library: {names[0]}={BASE} is for models of transformers and PEFT"
+        )
+    is_plain = isinstance(whole, PreTrainedModel) and not is_peft(whole)
+    found = Checkpoint(None, None, type(whole).__name__) if is_plain else _live(model)
+    if quantized := getattr(whole.config, "quantization_config", None):
+        raise ExportError(f"the weights are quantized{quantizer(quantized)}, and only {FULL_PRECISION}")
+    plain = plain_model(whole)
+    task = fold_changes(dict.fromkeys(names, plain), plain, (), dict.fromkeys(names, True))
+    if found.model is None:
+        return replace(found, model=task)
+    parts = getattr(found.model, "parts", [found.model])
+    return replace(found, model=MixedModel([*parts, task]))
 
 
 def _live(model: Any) -> Checkpoint:
@@ -133,14 +170,18 @@ def _pooled(found: Checkpoint, pooling: Mapping[str, Any]) -> Checkpoint:
 
 
 def _example(
-    adapters: Sequence[str], fusions: Sequence[str], with_tokenizer: bool, pooling: Mapping[str, Any] | None
+    adapters: Sequence[str],
+    fusions: Sequence[str],
+    with_tokenizer: bool,
+    pooling: Mapping[str, Any] | None,
+    heads: Mapping[str, LinearHead],
 ) -> Checkpoint:
     try:
         trunk = trunk_folder()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
     bundled, fused = _bundled()
-    found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer, pooling)
+    found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer, pooling, heads)
     return replace(found, source="the bundled example")
 
 
@@ -162,8 +203,9 @@ def _folder(
     fusions: Sequence[str],
     with_tokenizer: bool,
     pooling: Mapping[str, Any] | None,
+    heads: Mapping[str, LinearHead],
 ) -> Checkpoint:
-    found = assemble(source, adapters, fusions, pooling)
+    found = assemble(source, adapters, fusions, pooling, heads)
     folder = source.folder
     tokenizer = read_tokenizer(folder) if with_tokenizer else None
     if tokenizer is not None and found.max_length is not None:

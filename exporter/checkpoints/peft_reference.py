@@ -1,30 +1,35 @@
-"""Reference models that PEFT itself loads from the folders of adapters."""
+"""Reference models that the libraries themselves load: PEFT from the folders of adapters, transformers from those of models."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from exporter.checkpoints.fine_tunes import load_task, task_class
+from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_config import read_adapter_weights
+from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
-from exporter.models.embeddings import Embedder, add_embedders
+from exporter.models.embeddings import Embedder, activate_embedder, add_embedders
 from exporter.models.peft_structure import output_layer
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import copy_model, shared_copy
 
 
 class References:
-    """Loads adapters with `PeftModel.from_pretrained`, each into a fresh copy of its base model."""
+    """Loads adapters with `PeftModel.from_pretrained`, each into a fresh copy of its base model, and models of tasks."""
 
     def __init__(self) -> None:
         """Start without adapters."""
         self._known: dict[str, tuple[Any, Path]] = {}
         self._embedders: dict[str, Embedder] = {}
+        self._models: dict[str, Part] = {}
+        self._heads: dict[str, tuple[Callable[[Mapping[str, LinearHead]], tuple[Any, Any]], LinearHead]] = {}
 
     def add(self, base: Any, sources: Mapping[str, Path]) -> None:
         """Register adapters.
@@ -35,6 +40,14 @@ class References:
         """
         fresh = shared_copy(base)
         self._known.update({name: (fresh, folder) for name, folder in sources.items()})
+
+    def add_models(self, parts: Mapping[str, Part]) -> None:
+        """Register tasks without adapters: task name -> its model folder."""
+        self._models.update(parts)
+
+    def add_heads(self, load: Callable[[Mapping[str, LinearHead]], tuple[Any, Any]], heads: Mapping[str, LinearHead]) -> None:
+        """Register linear heads: a function that loads the model with one of them, and task name -> head."""
+        self._heads.update({name: (load, head) for name, head in heads.items()})
 
     def embed(self, embedders: Mapping[str, Embedder]) -> None:
         """Register the modules after the encoder: adapter name -> modules."""
@@ -47,8 +60,15 @@ class References:
             name: the adapter name.
 
         Raises:
-            ExportError: PEFT cannot load the adapter.
+            ExportError: the library cannot load it.
         """
+        if name in self._heads:
+            load, head = self._heads[name]
+            model, _ = load({name: head})
+            activate_embedder(model, name)
+            return model
+        if name in self._models:
+            return load_task(self._models[name], task_class(self._models[name])).model
         from peft import PeftModel
 
         base, folder = self._known[name]

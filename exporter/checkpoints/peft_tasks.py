@@ -1,15 +1,19 @@
-"""Loading of a model folder with the adapters of PEFT that are its tasks."""
+"""Loading of a model folder with its tasks: adapters of PEFT, and models without adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.base_model import load_folder
 from exporter.checkpoints.embedders import embed, named_embedders, saved_embedders
+from exporter.checkpoints.fine_tunes import load_own
+from exporter.checkpoints.head_tasks import load_heads
+from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_adapters import load_parts
 from exporter.checkpoints.peft_class import HEADLESS, peft_class
 from exporter.checkpoints.peft_reference import References
@@ -27,7 +31,7 @@ _CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class PeftTasks:
-    """Loaded adapters of PEFT.
+    """Loaded tasks.
 
     Attributes:
         model: the model.
@@ -43,28 +47,32 @@ class PeftTasks:
 
 
 def load_tasks(
-    source: Source, config: Mapping[str, Any], parts: Sequence[Part], pooling: Mapping[str, Any] = MappingProxyType({})
+    source: Source,
+    config: Mapping[str, Any],
+    parts: Sequence[Part],
+    pooling: Mapping[str, Any] = MappingProxyType({}),
+    heads: Mapping[str, LinearHead] = MappingProxyType({}),
 ) -> PeftTasks:
     """Load adapters of PEFT, those of each class into models of that class; all models share the weights of the trunk.
+
+    Tasks without adapters are loaded over the same trunk.
 
     Args:
         source: the model folder.
         config: the content of its config.json.
-        parts: the adapters, in the order of the tasks.
-        pooling: adapter -> the name of a pooling, for adapters of a model without a head.
+        parts: the adapters and models, in the order of the tasks.
+        pooling: adapter or head -> the name of a pooling, for adapters of a model without a head.
+        heads: task name -> a linear head over embeddings.
 
     Raises:
         ExportError: an adapter is damaged, of an unsupported type, or trained for another model; or there are adapters of the
             adapters library, too.
     """
-    others = [part for part in parts if part.kind != "peft"]
-    if others:
-        raise ExportError(
-            f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "
-            "export them separately"
-        )
+    adapters, tasks = ([part for part in parts if part.kind == kind] for kind in ("peft", "model"))
+    _check_library(parts, [*(part.label for part in tasks), *(f"the task {name!r}" for name in heads)])
+    _check_names(parts, heads)
     by_class: dict[str, list[Part]] = {}
-    for part in parts:
+    for part in adapters:
         by_class.setdefault(peft_class(part, config), []).append(part)
     models: list[Any] = []
     trunk: Any = None
@@ -85,11 +93,48 @@ def load_tasks(
         if class_name == HEADLESS:
             embedders, max_length = saved_embedders(own, loaded.model.config.hidden_size)
         models += load_parts(loaded.model, sources, loaded.missing)
-    model = models[0] if len(models) == 1 else MixedModel(models, [part.name for part in parts])
-    embedders |= named_embedders(model, pooling, embedders)
+    models += load_own(tasks, source, trunk)
+    references.add_models({part.name: part for part in tasks})
+    if heads:
+        with_heads, limit = load_heads(source, heads, pooling, trunk)
+        models.append(with_heads)
+        max_length = _limit(max_length, limit)
+        references.add_heads(partial(load_heads, source, pooling=pooling), heads)
+    model = models[0] if len(models) == 1 else MixedModel(models, [*(part.name for part in parts), *heads])
+    embedders |= named_embedders(model, {name: text for name, text in pooling.items() if name not in heads}, embedders)
     embed(model, embedders)
     references.embed(embedders)
     configs: dict[str, Mapping[str, Any]] = {
-        part.name: read_json(path) for part in parts if (path := part.folder / _CONFIG).is_file()
+        part.name: read_json(path) for part in adapters if (path := part.folder / _CONFIG).is_file()
     }
     return PeftTasks(model, configs, references, max_length)
+
+
+def _limit(one: int | None, other: int | None) -> int | None:
+    if None not in (one, other) and one != other:
+        raise ExportError(
+            f"the adapters have a max_seq_length of {one} tokens, and the model of {other}: the tasks of a graph share one "
+            "limit; give them the same one, or export them separately"
+        )
+    return other if one is None else one
+
+
+def _check_names(parts: Sequence[Part], heads: Mapping[str, LinearHead]) -> None:
+    for part in parts:
+        if part.name in heads:
+            raise ExportError(f"the head {part.name!r} has the name of {part.label}: rename one of them")
+
+
+def _check_library(parts: Sequence[Part], tasks: Sequence[str]) -> None:
+    others = [part for part in parts if part.kind not in ("peft", "model")]
+    if not others:
+        return
+    if tasks:
+        raise ExportError(
+            f"{others[0].label} is from the adapters library, and {tasks[0]} is a task without an adapter: such tasks "
+            "are exported with adapters of PEFT or by themselves; export them separately"
+        )
+    raise ExportError(
+        f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "
+        "export them separately"
+    )

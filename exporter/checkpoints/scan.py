@@ -29,19 +29,23 @@ PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _UNFINISHED = re.compile(r"checkpoint-\d+")
 
 
+# Kind -> its name in messages, if that is another one.
+_KINDS = {"peft": "adapter", "model": "task"}
+
+
 @dataclass(frozen=True)
 class Part:
     """One adapter, fusion layer or prediction head on disk.
 
     Attributes:
-        kind: "peft" is an adapter of PEFT, including its head.
+        kind: "peft" is an adapter of PEFT, including its head; "model" a task without an adapter, which has a model folder.
         name: the name in the model.
         saved: the name in the configuration file; None for the head of a model without named heads.
         folder: the folder of the configuration and weights.
         config: the content of the configuration file.
     """
 
-    kind: Literal["adapter", "fusion", "head", "peft"]
+    kind: Literal["adapter", "fusion", "head", "peft", "model"]
     name: str
     saved: str | None
     folder: Path
@@ -50,7 +54,7 @@ class Part:
     @property
     def label(self) -> str:
         """A description for messages."""
-        return f"the {'adapter' if self.kind == 'peft' else self.kind} {self.name!r} in {str(self.folder)!r}"
+        return f"the {_KINDS.get(self.kind, self.kind)} {self.name!r} in {str(self.folder)!r}"
 
 
 def scan(source: Source, name: str | None = None) -> list[Part]:
@@ -64,10 +68,18 @@ def scan(source: Source, name: str | None = None) -> list[Part]:
         ExportError: the folder contains no part, a file is missing or damaged, or `name` was given for several adapters.
     """
     parts = [*_parts(source.folder, source), *scan_below(source)]
+    if not parts and (model := source.folder / "config.json").is_file():
+        if name is None:
+            raise ExportError(
+                f"{source.text!r} contains neither an adapter nor a fusion but a model: for a fine-tune of the base model, "
+                f"give its task a name (--adapter NAME={source.text})"
+            )
+        return [Part("model", name, None, source.folder, read_json(model))]
     if not parts:
         raise ExportError(
             f"{source.text!r} contains neither an adapter nor a fusion: expected a folder of model.save_adapter, "
-            "save_all_adapters, save_adapter_setup or save_adapter_fusion, or a PEFT folder"
+            "save_all_adapters, save_adapter_setup or save_adapter_fusion, a PEFT folder, or NAME= and the folder of a "
+            "fine-tuned model"
         )
     if name is None:
         return parts

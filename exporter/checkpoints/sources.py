@@ -7,7 +7,7 @@ import json
 import pickle
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 from exporter.errors import ExportError
 
+# In place of an adapter's source: the model itself, with its own head.
+BASE = "base"
 Kind = Literal["model", "adapter", "fusion"]
 # The call that writes such a folder.
 _WRITER: dict[Kind, str] = {
@@ -176,6 +178,24 @@ def split_name(text: str) -> tuple[str | None, str]:
     if "." in name:
         raise ExportError(f"the adapter name {name!r} contains a dot, which PyTorch does not allow: choose another name")
     return name, source
+
+
+def is_base(source: str) -> bool:
+    """Return whether the source of a task is the word for the model itself, with its own head; a folder of that name is not."""
+    return source == BASE and not is_folder(Path(source))
+
+
+def check_base_names(named: Iterable[tuple[str | None, str]]) -> None:
+    """Check that the base model's own head has a name wherever it is a task.
+
+    Args:
+        named: name and source of each.
+
+    Raises:
+        ExportError: it has none.
+    """
+    if any(name is None and is_base(source) for name, source in named):
+        raise ExportError(f"the task of the model's own head has no name: expected NAME={BASE}, such as topics={BASE}")
 
 
 def read_json(path: Path, wrong: str = "must contain a JSON object: save it again") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from exporter.cli.options import pooling_of
+from exporter.cli.options import heads_of, pooling_of
 from exporter.cli.output import printing
 from exporter.cli.print_report import show_report
 from exporter.cli.progress import shown_progress
@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
             fusions=options.fusion,
             int8_ranges=options.int8_ranges,
             pooling=pooling_of(options.pooling),
+            heads=heads_of(options.head),
         )
     with printing(f"{report.output} is written, but "):
         show_report(report, options)

@@ -67,6 +67,15 @@ def export_parser() -> Parser:
     parser = Parser("python -m exporter", _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
     _add_sources(parser)
     parser.add_argument(
+        "--head",
+        action="append",
+        default=[],
+        type=_head,
+        metavar="NAME=FILE",
+        help="a linear classifier of the model's embeddings: coefficients of scikit-learn's LogisticRegression (.npz, "
+        ".safetensors); the pooling is that of a sentence-transformers or SetFit folder, or --pooling NAME=…; may be repeated",
+    )
+    parser.add_argument(
         "--tasks",
         type=_tasks,
         metavar="A,B",
@@ -184,7 +193,7 @@ def _add_sources(parser: Parser) -> None:
         default=[],
         metavar="[NAME=]SOURCE",
         help="adapters to load into the model: a folder or hub id written by save_adapter, save_all_adapters or PEFT, or "
-        "SOURCE:SUBFOLDER; may be repeated",
+        "SOURCE:SUBFOLDER; NAME=SOURCE of a fine-tune of the model; NAME=base for the model's own head; may be repeated",
     )
     parser.add_argument(
         "--fusion",
@@ -210,13 +219,33 @@ def pooling_of(given: Sequence[str]) -> dict[str, str]:
     Raises:
         ExportError: an adapter is named twice.
     """
+    return _pairs(given, "--pooling names the adapter")
+
+
+def heads_of(given: Sequence[str]) -> dict[str, str]:
+    """Return task -> file of the option --head.
+
+    Raises:
+        ExportError: a task is named twice.
+    """
+    return _pairs(given, "--head names the task")
+
+
+def _pairs(given: Sequence[str], what: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given:
-        name, _, pooling = text.partition("=")
+        name, _, value = text.partition("=")
         if name in found:
-            raise ExportError(f"--pooling names the adapter {name!r} twice")
-        found[name] = pooling
+            raise ExportError(f"{what} {name!r} twice")
+        found[name] = value
     return found
+
+
+def _head(text: str) -> str:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"must be NAME=FILE, for example topics=topics.npz, found {text!r}")
+    return text
 
 
 def _pooling(text: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from exporter.models.peft_prompts import prompt_positions
+from runtime.bundle import HeadType
 
 __all__ = [
     "ACTIVATIONS",
@@ -161,6 +162,8 @@ class Embedder(nn.Module):
         width: numbers of an embedding.
         prompts: name -> text that comes before a text.
         default_prompt: the name of the default prompt; empty for none.
+        kind: the type of the result: an embedding, or the logits of a linear classifier, which is the last step.
+        labels: the label names of a classifier.
     """
 
     def __init__(
@@ -170,6 +173,8 @@ class Embedder(nn.Module):
         width: int,
         prompts: Mapping[str, str] = MappingProxyType({}),
         default_prompt: str = "",
+        kind: HeadType = "sentence_embedding",
+        labels: tuple[str, ...] = (),
     ) -> None:
         """Set the modes of the pooling, and the attributes."""
         super().__init__()
@@ -178,15 +183,18 @@ class Embedder(nn.Module):
         self.width = width
         self.prompts = dict(prompts)
         self.default_prompt = default_prompt
+        self.kind: HeadType = kind
+        self.labels = labels
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return [batch, width] for the states [batch, sequence, features] and the mask [batch, sequence]."""
+        """Return [batch, width or labels] for the states [batch, sequence, features] and the mask [batch, sequence]."""
         vector: torch.Tensor = self.steps(self.pooling(hidden, mask))
         return vector
 
     def structure(self) -> list[Any]:
         """Return everything but weights that the graph depends on, as JSON types."""
-        return [list(self.pooling.modes), self.width, [[type(step).__name__, _settings(step)] for step in self.steps]]
+        steps = [[type(step).__name__, _settings(step)] for step in self.steps]
+        return [list(self.pooling.modes), self.width, steps, *([self.kind] if self.labels else [])]
 
 
 def _settings(step: nn.Module) -> list[Any]:
@@ -228,7 +236,8 @@ def _add_vector(model: Any, _: Any, given: Mapping[str, Any], output: Any) -> An
         if start := prompt_positions(model, "hidden_states"):
             # The positions of a prompt of PEFT are pooled, too, as in its training with sentence-transformers.
             mask = torch.cat((torch.ones_like(mask[:, :1]).expand(-1, start), mask), 1)
-        output[_FIELD] = heads[heads.active](hidden, mask)
+        field = _FIELD if heads[heads.active].kind == _FIELD else "logits"
+        output[field] = heads[heads.active](hidden, mask)
     return output
 
 

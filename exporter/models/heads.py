@@ -8,6 +8,7 @@ from typing import Any
 
 from exporter.errors import ExportError
 from exporter.models.embeddings import embedder_of
+from exporter.models.own_tasks import OwnModel
 from exporter.models.peft_modules import base_of
 from exporter.models.peft_structure import label_count
 from exporter.plan import Head
@@ -110,11 +111,13 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
             f"{name} has no supported prediction head: load it with AutoAdapterModel.from_pretrained and add one head per "
             f"adapter, or use a class whose name ends in {', '.join(_STATIC)}"
         )
-    config = model.config
+    config = model.tasks[task].config if isinstance(model, OwnModel) else model.config
     if kind == "hidden_states":
         _check_headless(model, name)
         if (embedder := embedder_of(model, task)) is not None:
             structure = [name, embedder.structure()]
+            if embedder.labels:
+                return Head(None, embedder.kind, embedder.labels, 1, structure)
             prompts, default = embedder.prompts, embedder.default_prompt
             return Head(None, "sentence_embedding", (), 1, structure, embedder.width, prompts, default)
     decoder = getattr(config, "is_decoder", False) or name.startswith(("GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi"))
@@ -174,13 +177,15 @@ def _check_headless(model: Any, name: str) -> None:
 
 
 def _label_count(model: Any, task: str) -> int:
+    if isinstance(model, OwnModel):
+        return int(model.tasks[task].config.num_labels)
     if not hasattr(model, "peft_config"):
         return int(model.config.num_labels)
     return label_count(model, task)
 
 
 def _base(model: Any) -> Any:
-    return base_of(model) if hasattr(model, "peft_config") else model
+    return base_of(model) if hasattr(model, "peft_config") or isinstance(model, OwnModel) else model
 
 
 def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices: int, structure: Any) -> Head:

@@ -8,8 +8,10 @@ from typing import Any, Protocol, cast
 
 from exporter.families import adapterhub_module
 from exporter.models import mixed as mixed_models
+from exporter.models import own_tasks
 from exporter.models import peft as peft_models
 from exporter.models.mixed import MixedModel
+from exporter.models.own_tasks import OwnModel
 from exporter.plan import Task
 
 
@@ -45,6 +47,8 @@ def library_of(model: Any) -> AdapterLibrary:
     """Return the adapter library of a live model."""
     if isinstance(model, MixedModel):
         return cast(AdapterLibrary, mixed_models)
+    if isinstance(model, OwnModel):
+        return cast(AdapterLibrary, own_tasks)
     if hasattr(model, "peft_config"):
         return cast(AdapterLibrary, peft_models)
     return cast(AdapterLibrary, adapterhub_module("models", "library", f"the {type(model).__name__}"))

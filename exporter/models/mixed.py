@@ -1,4 +1,4 @@
-"""Several models of PEFT over one trunk as one model; and the `AdapterLibrary` functions for it.
+"""Several models of PEFT, and of tasks without adapters, over one trunk as one model; its `AdapterLibrary` functions.
 
 A PeftModel has one head class, one task type and one type of adapters. Adapters of several types are in several models, which
 share the weights of the trunk.
@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.models import peft
+from exporter.models import own_tasks, peft
+from exporter.models.own_tasks import OwnModel
 from exporter.models.peft_modules import base_of
 from exporter.models.peft_types import type_of
 from exporter.plan import Task
@@ -23,7 +24,7 @@ _TRUNK = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads
 
 
 class MixedModel(nn.Module):
-    """Models of PEFT over one trunk.
+    """Models of PEFT, and of tasks without adapters, over one trunk.
 
     Attributes:
         parts: the models.
@@ -44,7 +45,7 @@ class MixedModel(nn.Module):
         self.parts: Any = nn.ModuleList(parts)
         found: dict[str, int] = {}
         for number, part in enumerate(parts):
-            for name in peft.adapters_of(part):
+            for name in _library(part).adapters_of(part):
                 if name in found:
                     raise ExportError(
                         f"two models have an adapter {name!r}: load each under another name, with "
@@ -76,7 +77,14 @@ class MixedModel(nn.Module):
         return any(type(base_of(part)) is own and types & _types(part) for part in self.parts[:number])
 
 
+def _library(part: Any) -> Any:
+    """The `AdapterLibrary` functions of a part."""
+    return own_tasks if isinstance(part, OwnModel) else peft
+
+
 def _types(part: Any) -> set[str]:
+    if isinstance(part, OwnModel):
+        return {"own"}
     return {type_of(config) for config in part.peft_config.values()}
 
 
@@ -106,7 +114,7 @@ def layers_of(model: MixedModel) -> int:
     Raises:
         ExportError: the model is an encoder-decoder.
     """
-    return peft.layers_of(model.parts[0])
+    return int(_library(model.parts[0]).layers_of(model.parts[0]))
 
 
 def structure_of(model: MixedModel, task: str, setup: Any, drop: int) -> dict[str, Any]:
@@ -117,26 +125,33 @@ def structure_of(model: MixedModel, task: str, setup: Any, drop: int) -> dict[st
     """
     if not isinstance(setup, str):
         return peft.structure_of(model.parts[0], task, setup, drop)  # which raises
-    found = peft.structure_of(model.part(setup), task, setup, drop)
+    part = model.part(setup)
+    found: dict[str, Any] = _library(part).structure_of(part, task, setup, drop)
     # Tasks of two models are never one group, even if their structures are equal.
     return {**found, "part": model.owner[setup]} if model.is_repeated(setup) else found
 
 
 def prune(model: MixedModel, tasks: Sequence[Task]) -> None:
     """Remove everything that `tasks` do not use from their part of a copy, in place."""
-    peft.prune(model.part(tasks[0].setup), tasks)
+    part = model.part(tasks[0].setup)
+    _library(part).prune(part, tasks)
 
 
 def activate(model: MixedModel, task: Task) -> None:
     """Activate the adapter of `task`."""
-    peft.activate(model.part(task.setup), task)
+    part = model.part(task.setup)
+    _library(part).activate(part, task)
 
 
 def without_adapters(model: MixedModel, task: Task) -> AbstractContextManager[None]:
     """Compute the base model, with its own head."""
-    return peft.without_adapters(model.part(task.setup), task)
+    part = model.part(task.setup)
+    context: AbstractContextManager[None] = _library(part).without_adapters(part, task)
+    return context
 
 
 def layers_without_adapter(model: MixedModel, task: Task) -> tuple[int, ...]:
     """Return the layers that are dropped or not targeted by the adapter."""
-    return peft.layers_without_adapter(model.part(task.setup), task)
+    part = model.part(task.setup)
+    layers: tuple[int, ...] = _library(part).layers_without_adapter(part, task)
+    return layers

@@ -15,7 +15,7 @@ from exporter.errors import ExportError
 from exporter.models.embeddings import activate_embedder, keep_embedders
 from exporter.models.injected import InjectedModel
 from exporter.models.peft_folded import activate_folded
-from exporter.models.peft_modules import adapted, base_of, layer_of
+from exporter.models.peft_modules import adapted, base_of, layer_numbers, layer_of, layers_are_recognized, layers_in
 from exporter.models.peft_prompts import drop_prefixes, has_prefix, has_prompt
 from exporter.models.peft_structure import structure
 from exporter.models.quiet_libraries import quiet
@@ -54,22 +54,7 @@ def layers_of(model: Any) -> int:
         raise ExportError(
             f"{kind} is an encoder-decoder: with PEFT adapters, only models with one stack of layers are supported"
         )
-    return _expected_layers(model) or 1
-
-
-def _expected_layers(model: Any) -> int:
-    config = model.config
-    return getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
-
-
-def _numbers(model: Any) -> set[int]:
-    """The numbers of the layers, by the names of the modules."""
-    found = {layer_of(path) for path, _ in base_of(model).named_modules()}
-    return {number for number in found if number is not None}
-
-
-def _are_recognized(model: Any) -> bool:
-    return _numbers(model) == set(range(_expected_layers(model)))
+    return layers_in(model) or 1
 
 
 def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]:
@@ -80,10 +65,10 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
     """
     if not isinstance(setup, str):
         raise ExportError(f"the setup of the task {task!r} is a composition: with PEFT, a task is one adapter")
-    if drop and not _are_recognized(model):
+    if drop and not layers_are_recognized(model):
         raise ExportError(
             f"the layers of {type(base_of(model)).__name__} are not recognized by their module names: expected "
-            f"{_expected_layers(model)}, found {len(_numbers(model))} numbers; only drop 0 can be exported"
+            f"{layers_in(model)}, found {len(layer_numbers(model))} numbers; only drop 0 can be exported"
         )
     found = structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
     # The other classes pass all inputs to the model, as a plain PeftModel does.
@@ -178,7 +163,7 @@ def without_adapters(model: Any, task: Task) -> Iterator[None]:  # noqa: ARG001 
 
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
     """Return the layers that are dropped or not targeted by the adapter."""
-    if not _are_recognized(model):
+    if not layers_are_recognized(model):
         return ()
     if has_prompt(model, task.setup):
         return tuple(range(task.drop))

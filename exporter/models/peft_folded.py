@@ -7,7 +7,7 @@ As in PEFT, the weights are in dictionaries with the adapters' names as keys, by
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ __all__ = [
     "FoldedAttention",
     "FoldedConv",
     "FoldedEmbedding",
+    "FoldedHead",
     "FoldedLinear",
+    "FoldedModule",
     "FoldedTokens",
     "activate_folded",
     "forms_of",
@@ -47,6 +49,21 @@ class Folded(nn.Module):
     def weight(self) -> Any:
         """The weight of the layer without adapters: some models read its type or size."""
         return self.base_layer.weight
+
+    def has(self, name: str) -> bool:
+        """Return whether the layer is another one for an adapter."""
+        return any(name in entries for _, entries in self._dictionaries())
+
+    def keep(self, names: Collection[str]) -> None:
+        """Remove the weights of all adapters but the given ones."""
+        for key, entries in self._dictionaries():
+            for name in [name for name in entries if name not in names]:
+                del entries[name]
+            if not entries:
+                delattr(self, key)
+
+    def _dictionaries(self) -> list[tuple[str, Any]]:
+        return [(key, child) for key, child in self.named_children() if key != "base_layer"]
 
     def _of(self, key: str) -> Any:
         tensors: Any = getattr(self, key, {})
@@ -77,8 +94,9 @@ class FoldedConv(Folded):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's results for [batch, in, …]."""
         base: Any = self.base_layer
-        bias = self._of("biases")
-        result: torch.Tensor = base._conv_forward(x, self._of("dense"), base.bias if bias is None else bias)
+        kernel, bias = self._of("dense"), self._of("biases")
+        kernel, bias = base.weight if kernel is None else kernel, base.bias if bias is None else bias
+        result: torch.Tensor = base._conv_forward(x, kernel, bias)
         return result
 
 
@@ -101,22 +119,42 @@ class FoldedTokens(Folded):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of [batch, sequence] ids."""
         result: torch.Tensor = self.base_layer(ids)
-        rows: torch.Tensor = self._of("rows")
+        rows: torch.Tensor | None = self._of("rows")
+        if rows is None:
+            return result
         chosen: torch.Tensor = (ids.unsqueeze(-1) == self._of("tokens")).to(rows.dtype)
         return result + chosen @ rows
 
 
-class FoldedAttention(Folded):
-    """An attention of torch with other weights: `copies` of the whole module, which share what is not changed."""
+class FoldedModule(Folded):
+    """Any module with other weights: `copies` of the whole module, which share what is not changed."""
 
     def __init__(self, base_layer: nn.Module, copies: Mapping[str, nn.Module]) -> None:
         """Store the copies by adapter."""
         super().__init__(base_layer)
         self.copies = nn.ModuleDict(copies)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the module, such as a part whose type of numbers the model reads."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(super().__getattr__("base_layer"), name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the copy returns."""
-        return self._of("copies")(*args, **kwargs)
+        copy = self._of("copies")
+        return self.base_layer(*args, **kwargs) if copy is None else copy(*args, **kwargs)
+
+
+class FoldedAttention(FoldedModule):
+    """An attention of torch with other weights."""
+
+
+class FoldedHead(FoldedModule):
+    """A prediction head."""
 
 
 def forms_of(model: nn.Module) -> dict[str, int]:
@@ -126,6 +164,8 @@ def forms_of(model: nn.Module) -> dict[str, int]:
 
 
 def _form(layer: Any) -> str:
+    if isinstance(layer, FoldedHead):
+        return ""
     if hasattr(layer, "down"):
         sizes = [min(tensor.shape) for tensor in layer.down.values()]
         return f"rank {max(sizes)}" if sizes else ""

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from exporter.models.peft_folded import Folded
+
 # The names of lists of layers in transformers; the leftmost match in a module name counts.
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h|block|blocks|albert_layer_groups)\.(\d+)(?=\.|$)")
 
@@ -53,9 +55,28 @@ def layer_of(module_name: str) -> int | None:
     return None if found is None else int(found.group(1))
 
 
+def layers_in(model: Any) -> int:
+    """Return the number of transformer layers (for ALBERT, of layer groups) in a configuration; 0 if it has none."""
+    config = model.config
+    return getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
+
+
+def layer_numbers(model: Any) -> set[int]:
+    """Return the numbers of the layers, by the names of the modules."""
+    found = {layer_of(path) for path, _ in base_of(model).named_modules()}
+    return {number for number in found if number is not None}
+
+
+def layers_are_recognized(model: Any) -> bool:
+    """Return whether the names of the modules have as many layers as the configuration."""
+    return layer_numbers(model) == set(range(layers_in(model)))
+
+
 def has_adapted_embeddings(model: Any) -> bool:
-    """Return whether an adapter of PEFT changes the embeddings, before all layers."""
-    return is_peft(model) and any("embed" in path and layer_of(path) is None for path, _ in adapted(model))
+    """Return whether an adapter of PEFT or a fine-tune changes the embeddings, before all layers."""
+    changed = [path for path, module in model.named_modules() if isinstance(module, Folded)]
+    changed += [path for path, _ in adapted(model)] if is_peft(model) else []
+    return any("embed" in path and layer_of(path) is None for path in changed)
 
 
 def is_layer(module_name: str) -> bool:

@@ -16,6 +16,7 @@ from exporter.models.compositions import names_of, task_name
 from exporter.models.heads import find_head
 from exporter.models.inputs import check_vocabulary, max_lengths, model_inputs
 from exporter.models.library import library_of, owner_of
+from exporter.models.own_tasks import OwnModel
 from exporter.plan import Plan, Task
 from exporter.planning.choose_tasks import choose_setups, saved_heads
 from exporter.targets import INT8_RANGES, PRECISIONS, TARGETS, TOLERANCES
@@ -174,7 +175,7 @@ def make_plans(
 def _task(model: Any, name: str, setup: Any, drop: int, saved_head: str | None, config: Mapping[str, Any]) -> Task:
     owner = owner_of(model, setup)
     # A task can have another name than its adapter, which a head in modules_to_save is called after.
-    adapter = setup if isinstance(setup, str) and hasattr(owner, "peft_config") else name
+    adapter = setup if isinstance(setup, str) and (hasattr(owner, "peft_config") or isinstance(owner, OwnModel)) else name
     head = find_head(owner, adapter, saved_head or _head_name(model, name, setup), config)
     structure = {
         "setup": library_of(model).structure_of(model, name, setup, drop),

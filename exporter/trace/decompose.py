@@ -3,27 +3,22 @@
 `torch.onnx.export` decomposes operators without a translation with `ExportedProgram.run_decompositions`, which traces the whole
 program again: 40 % of the time of an export. Most programs only need it for an in-place addition, shape assertions and
 operators without effect in evaluation mode. These are rewritten here; only programs with other such operators are traced again.
-
-To make type promotions explicit, it then runs the program on fake tensors once more, although each node has its value from the
-trace: another 20 %. Here only the nodes that are promoted run.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.fx import Interpreter, Node
-from torch.onnx._internal.fx.passes.type_promotion import _TypePromotionInterpreter, get_type_promotion_rule
+from torch.fx import Node
 
 from exporter.trace.scatter_writes import NEW_TENSORS, may_alias, replace_writes
+from exporter.trace.torch_internals import FULL_DECOMPOSITION, can_decompose, is_operator, replaced_internals, writes
 
 __all__ = ["light_decompositions"]
 
@@ -74,34 +69,12 @@ _OF_SHAPES: frozenset[Any] = frozenset(
         *(torch.sym_min, torch.sym_max, torch.sym_not),
     }
 )
-_DECOMPOSE: Callable[[ExportedProgram, dict[Any, Callable[..., Any]]], ExportedProgram] = ExportedProgram.run_decompositions
+_DECOMPOSE = FULL_DECOMPOSITION
 
 
-@contextmanager
-def light_decompositions() -> Iterator[None]:
-    """Let `ExportedProgram.run_decompositions` trace a program again only if rewriting is not sufficient.
-
-    torch.onnx calls this method and does not accept a program that was decomposed before, so that the method is replaced. The
-    nodes' values of the trace are also used for type promotions.
-    """
-    with (
-        patch.object(ExportedProgram, "run_decompositions", _decompositions),
-        patch.object(_TypePromotionInterpreter, "run_node", _promoted),
-    ):
-        yield
-
-
-def _promoted(interpreter: Any, node: Node) -> Any:
-    """Insert the type promotions of a node, and return its value.
-
-    A promotion changes neither the type nor the shape of the result, so that the value of the trace stays right.
-    """
-    with interpreter._set_current_node(node):
-        if rule := get_type_promotion_rule(node, interpreter.type_promotion_table):
-            interpreter._maybe_promote_node(node, rule)
-    if node.op == "call_function" and "val" in node.meta:
-        return node.meta["val"]
-    return Interpreter.run_node(interpreter, node)
+def light_decompositions() -> AbstractContextManager[None]:
+    """Let `ExportedProgram.run_decompositions` trace a program again only if rewriting is not sufficient."""
+    return replaced_internals(_decompositions)
 
 
 def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any]]) -> ExportedProgram:
@@ -114,7 +87,7 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
     replace_writes(program)
     _replace_in_place(program)
     # As long as a node writes in place, a tensor and its copy must be kept apart.
-    if not any(_writes(node) for node in _calls(program)):
+    if not any(writes(node.target) for node in _calls(program)):
         _remove_copies(program)
     program.graph_module.recompile()
     if all(_is_translated(node, table) for node in _calls(program)):
@@ -125,19 +98,13 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
 def _is_foreign(node: Node) -> bool:
     """Whether a node is not an operator, but for example a subgraph or the start of a vmap."""
     if node.op == "call_function":
-        return node.target not in _OF_SHAPES and not isinstance(node.target, OpOverload)
+        return node.target not in _OF_SHAPES and not is_operator(node.target)
     return node.op not in ("placeholder", "output")
 
 
-def _writes(node: Node) -> bool:
-    return isinstance(node.target, OpOverload) and bool(node.target._schema.is_mutable)
-
-
 def _is_translated(node: Node, table: Mapping[Any, Any]) -> bool:
-    if not isinstance(node.target, OpOverload):
-        return True
-    composite = node.target._can_decompose() and node.target not in _COMPOSITE
-    return not composite and node.target not in table and not _writes(node)
+    composite = can_decompose(node.target) and node.target not in _COMPOSITE
+    return not composite and node.target not in table and not writes(node.target)
 
 
 def _remove_identities(program: ExportedProgram) -> None:

@@ -47,28 +47,29 @@ _REMEDIES = (
 _DEFAULT = f"{_EAGER}, or export the task of another class of model"
 
 
-def explain(error: BaseException) -> str:
+def explain(error: BaseException, handled: BaseException | None = None) -> str:
     """Return why a trace failed, on one line: reason, module with the line of its code, operator, and what to try.
 
     Args:
         error: what torch.export or torch.onnx raised, with its causes.
+        handled: the exception that was being handled when the trace began; it is not one of the causes.
     """
-    causes = list(_causes(error))
+    chain = list(causes(error, handled))
     # The innermost cause knows the reason, the outer ones what torch was doing.
-    reason = next((line for cause in reversed(causes) if (line := _reason(cause))), type(error).__name__)
-    texts = "\n".join(f"{type(cause).__name__} {cause}" for cause in causes)
+    reason = next((line for cause in reversed(chain) if (line := _reason(cause))), type(error).__name__)
+    texts = "\n".join(f"{type(cause).__name__} {cause}" for cause in chain)
     parts = [reason]
-    operator = next((found[1] for cause in reversed(causes) if (found := _OPERATOR.search(str(cause)))), None)
+    operator = next((found[1] for cause in reversed(chain) if (found := _OPERATOR.search(str(cause)))), None)
     if operator and operator not in reason:
         parts.append(f"operator {operator}")
-    if place := _place(causes) or _place_in_text(texts):
+    if place := _place(chain) or _place_in_text(texts):
         parts.append(place)
     return f"{', '.join(parts)}; try this: {_remedy(texts)}"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, its cause, and so on."""
-    seen: set[int] = set()
+def causes(error: BaseException, handled: BaseException | None = None) -> Iterator[BaseException]:
+    """Yield an exception, its cause, and so on, up to an exception that was being handled before."""
+    seen = {id(handled)}
     found: BaseException | None = error
     while found is not None and id(found) not in seen:
         seen.add(id(found))

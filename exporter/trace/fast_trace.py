@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -38,7 +38,7 @@ _EXIT: Any = autocast_mode.autocast.__exit__
 def fast_trace() -> Iterator[None]:
     """Let torch.onnx trace without tracebacks, with shortcuts for shapes, and without contexts that disable autocast."""
     with (
-        patch.object(config, "do_not_emit_stack_traces", True),
+        _without_tracebacks(),
         patch.object(ONNXRegistry, "from_torchlib", classmethod(_translations)),
         patch.object(_decomp, "create_onnx_friendly_decomposition_table", _decomposition_table),
         patch.dict(get_fast_op_impls(), {_ATEN.native_layer_norm.default: _layer_norm, _ATEN.addmm.default: _addmm}),
@@ -47,6 +47,12 @@ def fast_trace() -> Iterator[None]:
         _masks_by_broadcasting(),
     ):
         yield
+
+
+def _without_tracebacks() -> AbstractContextManager[Any]:
+    # torch 2.11 has no such setting
+    name = "do_not_emit_stack_traces"
+    return patch.object(config, name, True) if hasattr(config, name) else nullcontext()
 
 
 def _translations(_kind: type[ONNXRegistry], opset_version: int) -> ONNXRegistry:

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
+
+from exporter.trace.torch_internals import can_decompose, is_operator, returns_alias
 
 __all__ = ["NEW_TENSORS", "may_alias", "replace_writes"]
 
@@ -91,10 +92,9 @@ def _aliases(tensor: Node) -> Iterator[Node]:
 
 def may_alias(node: Node) -> bool:
     """Return whether a result may share the memory of an argument: a view, or what a composite operator returns."""
-    if not isinstance(node.target, OpOverload) or node.target in NEW_TENSORS:
+    if not is_operator(node.target) or node.target in NEW_TENSORS:
         return node.op != "output" and node.target not in NEW_TENSORS
-    returns = any(value.alias_info is not None for value in node.target._schema.returns)
-    return returns or bool(node.target._can_decompose())
+    return returns_alias(node.target) or can_decompose(node.target)
 
 
 def _replace_later(program: ExportedProgram, old: Any, new: Any, write: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -24,11 +25,12 @@ from exporter.plan import Plan
 from exporter.prune.task_groups import TaskGroup
 from exporter.targets import MIN_TRACED_OPSET
 from exporter.trace.decompose import light_decompositions
-from exporter.trace.explain import SIZES, explain
+from exporter.trace.explain import SIZES, causes, explain
 from exporter.trace.fast_trace import fast_trace
 from exporter.trace.patches import patch_for_tracing
+from exporter.trace.torch_internals import identify_axes
 from exporter.traced_group import TracedGroup
-from runtime.bundle import OUTPUTS
+from runtime.bundle import OUTPUTS, InputEntry
 
 # Distinct sizes above 1, so that torch.export neither specializes an axis nor identifies two axes.
 EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 7, DECODER_SEQUENCE: 5, "words": 3}
@@ -48,7 +50,7 @@ class _SingleTask(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, inputs: tuple[str, ...], used: tuple[str, ...], fields: tuple[str, ...], start: int
+        self, model: nn.Module, inputs: tuple[InputEntry, ...], used: tuple[str, ...], fields: tuple[str, ...], start: int
     ) -> None:
         super().__init__()
         self.model = model
@@ -58,7 +60,8 @@ class _SingleTask(nn.Module):
         self.start = start
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        given = {name: value for name, value in zip(self.inputs, values, strict=True) if name in self.used}
+        identify_axes([entry.shape for entry in self.inputs], values)
+        given = {entry.name: value for entry, value in zip(self.inputs, values, strict=True) if entry.name in self.used}
         output = self.model(**given)
         if self.start:
             return tuple(output[field][:, self.start :] for field in self.fields)
@@ -96,11 +99,9 @@ def _dynamic_axes(plan: Plan) -> tuple[dict[int, Any], ...]:
     return tuple({number: dims[axis] for number, axis in enumerate(entry.shape) if axis in dims} for entry in plan.inputs)
 
 
-def _refusal(error: BaseException | None) -> ExportError | None:
+def _refusal(error: BaseException, handled: BaseException | None) -> ExportError | None:
     """The ExportError of a patch in the chain of causes; torch.export wraps it."""
-    while error is not None and not isinstance(error, ExportError):
-        error = error.__cause__ or error.__context__
-    return error
+    return next((cause for cause in causes(error, handled) if isinstance(cause, ExportError)), None)
 
 
 def traceable(task_group: TaskGroup) -> TaskGroup:
@@ -132,11 +133,12 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
     fields = OUTPUTS[task.head.kind]
     names = tuple(entry.name for entry in plan.inputs)
     start = prompt_positions(model, task.head.kind)
+    handled = sys.exception()  # the caller may trace while it handles another error, which says nothing about this model
     try:
         # On failure torch prints whole graphs; its exception is sufficient.
         with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _light():
             program = torch.onnx.export(
-                _SingleTask(model, names, used_inputs(plan.inputs, task.head.kind), fields, start),
+                _SingleTask(model, plan.inputs, used_inputs(plan.inputs, task.head.kind), fields, start),
                 _example_inputs(plan),
                 dynamo=True,
                 input_names=list(names),
@@ -148,10 +150,10 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:  # torch.export passes on any exception of the model's code
-        if (refusal := _refusal(error)) is not None:
+        if (refusal := _refusal(error, handled)) is not None:
             raise refusal from error
         raise ExportError(
-            f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {explain(error)}"
+            f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {explain(error, handled)}"
         ) from error
     assert program is not None  # it is only None with f=
     graph = program.model.graph

@@ -9,6 +9,7 @@ import numpy as np
 
 from exporter.models.inputs import SEQUENCE
 from exporter.models.library import library_of
+from exporter.models.own_tasks import OwnModel
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
@@ -46,6 +47,8 @@ def tasks_without_effect(task_groups: Sequence[TaskGroup], plan: Plan, graph: An
 def _without_effect(
     task_group: TaskGroup, plan: Plan, inputs: Mapping[str, np.ndarray], own: Mapping[str, _Outputs]
 ) -> Iterator[str]:
+    if isinstance(task_group.model, OwnModel):  # without an adapter
+        return
     plain: _Outputs | None = None
     for task in task_group.tasks:
         if task.drop == plan.layers:

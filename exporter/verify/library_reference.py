@@ -11,6 +11,7 @@ from exporter.checkpoints.load import Checkpoint
 from exporter.errors import VerificationError
 from exporter.models.inputs import SEQUENCE
 from exporter.models.library import owner_of
+from exporter.models.own_tasks import OwnModel
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup, in_fp32
@@ -66,10 +67,9 @@ def compare_with_library(checkpoint: Checkpoint, plan: Plan, graph: Any = None) 
                 failed.append(f"  {task.name}: max |difference| {difference:.2e}, over {limit:.2e}")
             break
     if failed:
-        raise VerificationError(
-            "adapters differ from those that PEFT itself loads from the same folders; nothing was written:\n"
-            + "\n".join(failed)
-        )
+        own = any(isinstance(owner_of(checkpoint.model, task.setup), OwnModel) for task in plan.tasks)
+        what = "tasks differ from those that the library" if own else "adapters differ from those that PEFT"
+        raise VerificationError(f"{what} itself loads from the same folders; nothing was written:\n" + "\n".join(failed))
 
 
 def _inputs(plan: Plan, masks: Masks) -> dict[str, np.ndarray]:

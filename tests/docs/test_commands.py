@@ -27,6 +27,8 @@ NOT_RUN = {
     "make test-peft5": "installs a virtual environment",
     "make gpu": "needs a GPU; tests/benchmarks rehearses its benchmark",
     "make gpu DEVICE=cpu": "runs other tests",
+    "make test-torch": "installs a virtual environment",
+    "make test-torch TORCH=torch==2.15.0": "installs a virtual environment",
     "make support": "exports every row of the support table, which tests/exporter/test_support.py does",
     "make TORCH=…": "an option of the targets above",
     "make test LOCKED=no": "an option of the targets above",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 from adapters.composition import Fuse
 from transformers import (
@@ -52,6 +53,20 @@ def _write_fusion(folder: Path, layers: int) -> None:
 def _write_base(folder: Path, layers: int) -> None:
     BertModel(deep_config(layers)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+
+
+def _write_classifier(folder: Path, layers: int) -> None:
+    BertForSequenceClassification(deep_config(layers)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def _write_tuned(folder: Path, layers: int) -> None:
+    _write_classifier(folder / "spam", layers)
+
+
+def _write_setfit(folder: Path, layers: int) -> None:
+    _write_base(folder, layers)
+    new_layout(folder, deep_config(layers).hidden_size, "mean", 128, {}, None)
 
 
 def _write_adapters(folder: Path, layers: int) -> None:
@@ -105,6 +120,9 @@ _WRITERS: dict[str, Callable[[Path, int], None]] = {
     "mixed": _write_mixed,
     "features": _write_features,
     "embeddings": _write_embeddings,
+    "my-classifier": _write_classifier,
+    "tuned": _write_tuned,
+    "setfit-model": _write_setfit,
 }
 
 
@@ -119,3 +137,5 @@ def write_sources(folder: Path, arguments: Sequence[str], layers: int | None = N
             write(folder / name, layers or max(drops, default=0) + 1)
     for name in re.findall(r"[\w-]+\.(?:txt|jsonl)\b", text):
         _write_lines(folder / name)
+    for name in re.findall(r"[\w-]+\.npz\b", text):
+        np.savez(folder / name, coef=np.ones((2, deep_config(1).hidden_size)), classes=np.array(["no", "yes"]))

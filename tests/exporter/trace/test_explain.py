@@ -70,3 +70,14 @@ def test_failed_traces_are_explained(tmp_path: Path, kind: Any, expected: tuple[
     for part in expected:
         assert part in message
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_that_the_caller_handles_is_no_reason(tmp_path: Path) -> None:
+    model = tiny_model({"a": ("seq_bn", "2")})
+    model.bert.encoder.layer[1].intermediate.__class__ = _Failing
+    try:
+        export(tmp_path / "missing", output=tmp_path / "onnx")
+    except ExportError:
+        with pytest.raises(ExportError, match="the moon is full") as caught:
+            export(model, output=tmp_path / "onnx")
+    assert "missing" not in str(caught.value)

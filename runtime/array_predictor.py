@@ -1,0 +1,274 @@
+"""Inference on a loaded bundle with arrays as inputs."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn, Self
+
+import numpy.typing as npt
+
+from runtime.bundle import Manifest
+from runtime.cancel import Cancellation
+from runtime.checks.feeds import FeedCheck
+from runtime.checks.requests import TaskSelection, check_drop, select_tasks
+from runtime.errors import InputError
+from runtime.hooks import Hook, Run
+from runtime.options import Options
+from runtime.ort.check_graph import OutputCheck
+from runtime.ort.known_providers import short_name
+from runtime.ort.open import OpenBundle
+from runtime.ort.routed_graph import RoutedGraph
+from runtime.policy import DropPolicy
+
+
+class Answers(dict[str, npt.NDArray[Any]]):
+    """Logits by name: the task, or `task.output` for a task with several outputs.
+
+    Attributes:
+        drop: drop of the variant that computed them.
+    """
+
+    drop: int
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPredictor:
+    """The part of a predictor that takes arrays.
+
+    Attributes:
+        manifest: manifest of the bundle.
+        drops: loaded drops (number of lowest layers without adapters); the first one is the default.
+        options: session options, as passed to `load`.
+        policy: drop policy, as passed to `load`.
+        hooks: hooks around every run, as passed to `load`.
+    """
+
+    manifest: Manifest
+    drops: tuple[int, ...]
+    options: Options
+    policy: DropPolicy | None
+    hooks: tuple[Hook, ...]
+    _bundle: OpenBundle
+
+    def __copy__(self) -> Self:
+        """Return the predictor itself, which is immutable."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling: open sessions belong to one process.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "a Predictor cannot be pickled: its sessions belong to this process; pass the folder and the arguments of "
+            "runtime.load() instead, and load the bundle in the other process"
+        )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks, in export order."""
+        return tuple(task.name for task in self.manifest.tasks)
+
+    @property
+    def provider(self) -> str:
+        """Provider in use, as ONNX Runtime reports it, such as "cpu", "cuda" or "openvino"."""
+        return short_name(next(iter(self._bundle.sessions.values())).get_providers()[0])
+
+    def prepare(self) -> None:
+        """Open all graphs now.
+
+        By default, the CPU provider opens the graphs of further drops and the routed graph on the first call that needs one
+        of them. That call waits until the weights of all graphs are packed into one copy, which takes seconds for a large
+        bundle.
+
+        Raises:
+            BundleError: a graph cannot be loaded.
+        """
+        for graph in self._bundle.sessions:
+            self._bundle.sessions[graph]
+
+    def node_counts(self, drop: int | None = None) -> dict[str, int]:
+        """Count the nodes that each provider runs.
+
+        The counts come from ONNX Runtime's profile of one small run in a separate session. They show which nodes a provider
+        left to the CPU. A subgraph that a provider compiled counts as one node.
+
+        Args:
+            drop: drop of the variant; None for the first one.
+
+        Returns:
+            Provider name -> number of nodes.
+
+        Raises:
+            InputError: the drop is not loaded.
+        """
+        check_drop(drop, self.drops, "loaded")
+        return self._bundle.node_counts(self._graphs[self._drop_or_default(drop)], self.manifest, self.options)
+
+    def run(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        tasks: Sequence[str] | None = None,
+        drop: int | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Answers:
+        """Compute the logits of some or all tasks.
+
+        For a selection of tasks, a bundle with a routed graph computes only these tasks; the logits are equal up to rounding.
+        Without a routed graph, all tasks are computed.
+
+        Args:
+            feeds: the inputs of `manifest.inputs`, each with its dtype, shape and limit. `attention_mask` (1 = token,
+                0 = padding) is required; `token_type_ids` is optional and defaults to zeros, as in transformers.
+            tasks: names of the tasks; None for all tasks.
+            drop: drop of the variant, one of `drops`. None uses the policy, or the first drop without a policy.
+            cancel: handle that can cancel the call from another thread.
+
+        Returns:
+            Logits by name, in the order of `tasks`. Shapes: [batch, labels]; [batch, sequence, labels] for tagging; [batch,
+            sequence, vocabulary] for language models (the decoder's sequence for seq2seq_lm); [batch, sequence] twice for
+            question answering; [rows, 1] for multiple choice, where a row is one choice of one question. A task with several
+            outputs has one key per output, independent of the names in the graph: "task.start_logits" and "task.end_logits"
+            for question answering, "task.rel_preds" and "task.arc_preds" for dependency parsing. The attribute `drop` is the
+            drop of the variant that was used.
+
+        Raises:
+            InputError: the feeds do not match (the message names every mismatch), a task is unknown, or the drop is not loaded.
+            CancelledError: the call was cancelled through `cancel`.
+        """
+        # Task selection, checks and graph names are prepared once: after a run the CPU caches are cold and Python is slow.
+        selection = self._select(tasks)
+        check_drop(drop, self.drops, "loaded")
+        checked = self._check(feeds)
+        chosen = self._chosen_drop(drop)
+        observed = self.hooks or self.policy is not None
+        logits = (self._run_observed if observed else self._run_graph)(selection, checked, chosen, cancel)
+        answers = Answers(zip(selection.result_names, logits, strict=True))
+        answers.drop = chosen
+        return answers
+
+    def run_on_device(
+        self, feeds: Mapping[str, npt.NDArray[Any]], tasks: Sequence[str] | None = None, drop: int | None = None
+    ) -> dict[str, Any]:
+        """Compute logits as `run` does, and leave them on the device, for further processing there.
+
+        Hooks and the policy are not called.
+
+        Args:
+            feeds: inputs, as for `run`.
+            tasks: names of the tasks; None for all tasks.
+            drop: drop of the variant; None for the first one.
+
+        Returns:
+            Name -> `onnxruntime.OrtValue`, on the GPU for "cuda" and "tensorrt". `.numpy()` copies a value to the host.
+
+        Raises:
+            InputError: as for `run`.
+        """
+        selection = self._select(tasks)
+        check_drop(drop, self.drops, "loaded")
+        checked = self._check(feeds)
+        values = self._bundle.run_on_device(self._graphs[self._drop_or_default(drop)], selection.outputs, checked)
+        self._check_outputs(selection.outputs, [value.shape() for value in values], len(next(iter(checked.values()))))
+        return dict(zip(selection.result_names, values, strict=True))
+
+    def run_routed(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        tasks: Sequence[str],
+        rows: Sequence[int] | None = None,
+        drop: int | None = None,
+    ) -> list[npt.NDArray[Any]]:
+        """Compute one task per row.
+
+        The trunk is computed once per row of `feeds`; adapters and heads are computed once per entry of `tasks`.
+
+        Args:
+            feeds: inputs, as for `run`.
+            tasks: name of the task of each result row.
+            rows: for each entry of `tasks`, the row of `feeds` that it reads; rows may be repeated, reordered or omitted. None
+                uses each row once, so that `tasks` has one entry per row.
+            drop: drop of the variant; None for the first one.
+
+        Returns:
+            Logits [labels of the task] per entry of `tasks`, in the same order.
+
+        Raises:
+            InputError: as for `run`; the number of tasks differs from the number of rows; a row does not exist; or the bundle
+                was exported without `--routed`.
+        """
+        check_drop(drop, self.drops, "loaded")
+        routed = self._routed.get(self._drop_or_default(drop))
+        if routed is None:
+            raise InputError(
+                "run_routed(): this bundle has no routed graph; export it again with `python -m exporter --routed`"
+            )
+        return routed.rows(self._check(feeds), tasks, rows)
+
+    def _run_graph(
+        self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
+    ) -> Sequence[npt.NDArray[Any]]:
+        # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
+        if len(selection.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
+            return routed.subset(feeds, selection.entries, cancel)
+        logits = self._bundle.run(self._graphs[drop], selection.outputs, feeds, cancel)
+        self._check_outputs(selection.outputs, [array.shape for array in logits], len(next(iter(feeds.values()))))
+        return logits
+
+    def _run_observed(
+        self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
+    ) -> Sequence[npt.NDArray[Any]]:
+        """`_run_graph` inside the hooks, with its duration reported to the policy."""
+        started = time.perf_counter()
+        try:
+            with ExitStack() as stack:
+                if self.hooks:
+                    run = _describe_run(self.provider, drop, [entry.name for entry in selection.entries], feeds)
+                    for hook in self.hooks:
+                        stack.enter_context(hook(run))
+                return self._run_graph(selection, feeds, drop, cancel)
+        finally:
+            if self.policy is not None:
+                self.policy.done(drop, time.perf_counter() - started)
+
+    @cached_property
+    def _check(self) -> FeedCheck:
+        return FeedCheck(self.manifest)
+
+    @cached_property
+    def _check_outputs(self) -> OutputCheck:
+        return OutputCheck(self.manifest)
+
+    @cached_property
+    def _graphs(self) -> dict[int, str]:
+        return {drop: self.manifest.variant(drop).model for drop in self.drops}
+
+    @cached_property
+    def _routed(self) -> dict[int, RoutedGraph]:
+        graphs = {drop: self.manifest.variant(drop).routed for drop in self.drops}
+        return {drop: RoutedGraph(self._bundle, graph, self.manifest) for drop, graph in graphs.items() if graph}
+
+    @cached_property
+    def _all_tasks(self) -> TaskSelection:
+        return TaskSelection.of(self.manifest.tasks)
+
+    def _select(self, tasks: Sequence[str] | None) -> TaskSelection:
+        return self._all_tasks if tasks is None else TaskSelection.of(select_tasks(self.manifest, tasks))
+
+    def _drop_or_default(self, drop: int | None) -> int:
+        return self.drops[0] if drop is None else drop
+
+    def _chosen_drop(self, drop: int | None) -> int:
+        if drop is not None or self.policy is None:
+            return self._drop_or_default(drop)
+        check_drop(chosen := self.policy.choose(self.drops), self.drops, "loaded")
+        return chosen
+
+
+def _describe_run(provider: str, drop: int, tasks: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> Run:
+    first = next(iter(feeds.values()))
+    tokens = int(feeds["attention_mask"].sum()) if "attention_mask" in feeds else len(first)
+    return Run(provider, drop, tuple(tasks), len(first), first.shape[1] if first.ndim == 2 else 1, tokens)
