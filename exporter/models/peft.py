@@ -59,7 +59,9 @@ def layers_of(model: Any) -> int:
 
 
 def _expected_layers(model: Any) -> int:
-    config = model.config
+    # SigLIP with a head for images has the configuration of texts as well, without their layers.
+    images = getattr(model, "main_input_name", "input_ids") == "pixel_values"
+    config = getattr(model.config, "vision_config", model.config) if images else model.config
     return getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
 
 

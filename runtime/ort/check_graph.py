@@ -11,7 +11,7 @@ _TYPES: Final[Mapping[InputType, str]] = {"int64": "tensor(int64)", "float32": "
 _FLOATS: Final = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 # Rank of a head's outputs: [batch, labels or features], [batch, sequence] or [batch, sequence, …]; 0 = not checked: the
-# axes of a dependency parse are words, for which there are several layouts, and pooled states are two tensors of different ranks
+# axes of a dependency parse are words, for which there are several layouts, and pooled states are tensors of several ranks
 _RANKS: Final[Mapping[HeadType, int]] = {
     "classification": 2,
     "multilabel": 2,
