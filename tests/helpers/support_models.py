@@ -67,9 +67,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Siglip": {"vision_config": _IMAGE},
     "SiglipVision": _IMAGE,
     "Whisper": {
-        **{f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in (("layers", LAYERS), ("attention_heads", 4))},
+        **{f"encoder_{what}": size for what, size in (("layers", LAYERS), ("attention_heads", 4), ("ffn_dim", 48))},
         "d_model": 32,
-        "encoder_ffn_dim": 48,
         "vocab_size": VOCABULARY,
         "num_mel_bins": 8,
         "max_source_positions": 10,

@@ -58,7 +58,7 @@ def _rotary_forward(module: Any, x: torch.Tensor, position_ids: torch.Tensor, la
     if kind == "longrope":
         limit = _pretrained_length(module.config, layer_type)
         long, _ = ROPE_INIT_FUNCTIONS[kind](module.config, x.device, seq_len=limit + 1, **options)
-        frequencies = torch.where(position_ids.flatten().amax(0) + 1 > limit, long, frequencies)
+        frequencies = torch.where(position_ids.ge(limit).any(), long, frequencies)
     return forward(_WithFrequencies(module, f"{prefix}inv_freq", frequencies), x, position_ids, **options)
 
 
