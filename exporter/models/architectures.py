@@ -40,7 +40,7 @@ def check_architecture(model: Any) -> None:
     """
     model = getattr(model, "parts", [model])[0]  # the parts of a model of several have one trunk
     config, name = model.config, type(base_of(model)).__name__
-    kind = getattr(config, "model_type", None)
+    kind = str(getattr(config, "model_type", None))
     if kind in _REFUSED:
         reason, remedy = _REFUSED[kind]
         raise ExportError(f"{name} ({kind}) {reason}: this cannot be exported; {remedy}")

@@ -17,7 +17,13 @@ from exporter.models.inputs import model_inputs
 from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_peft import tuned_model
 
-_SMALL = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 60}
+_SMALL: dict[str, Any] = {
+    "num_hidden_layers": 1,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 60,
+}
 _HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
 _DECODER = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 60, **_HEADS}
 _LONG = {"attention_window": 4}
