@@ -170,7 +170,7 @@ def _check_headless(model: Any, name: str) -> None:
     if getattr(model.config, "text_config", None) is not None:
         raise ExportError(
             f"{name} compares texts with images, which is not supported: use the class of one encoder, whose name ends in "
-            "TextModelWithProjection, VisionModelWithProjection, TextModel or VisionModel"
+            "TextModelWithProjection or VisionModelWithProjection, or without a projection in TextModel or VisionModel"
         )
     inputs = getattr(model, "main_input_name", "input_ids")
     if getattr(model.config, "is_encoder_decoder", False) or inputs not in ("input_ids", "pixel_values"):
@@ -182,7 +182,7 @@ def _check_headless(model: Any, name: str) -> None:
 
 def _with_head(config: Any) -> str:
     """What to load instead of a model without a head."""
-    if config.model_type == "whisper":
+    if getattr(config, "model_type", None) == "whisper":
         return "use WhisperForAudioClassification"
     return "load it with AutoAdapterModel.from_pretrained and add one head per adapter"
 
@@ -192,7 +192,7 @@ def _gives_pooled(model: Any) -> bool:
     inner = _base(model)
     inner = getattr(inner, "vision_model", inner)
     if getattr(model, "main_input_name", "input_ids") != "pixel_values":
-        return str(model.config.model_type) in _POOLED_TEXTS
+        return getattr(model.config, "model_type", None) in _POOLED_TEXTS
     # ViT and others can be loaded without the pooler, SigLIP without its attention pooling.
     return getattr(inner, "pooler", True) is not None and bool(getattr(inner, "use_head", True))
 

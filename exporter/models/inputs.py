@@ -68,7 +68,7 @@ def _pixels(model: Any) -> InputEntry:
 def _audio(model: Any, main: str, kinds: Collection[HeadType]) -> InputEntry:
     """The spectrogram of Whisper, which has one length: its feature extractor pads and cuts the audio to 30 seconds."""
     config, name = model.config, type(base_of(model)).__name__
-    if config.model_type != "whisper":
+    if getattr(config, "model_type", None) != "whisper":
         raise ExportError(f"{name} reads {main}, which is not supported: expected a text or image model, or {_AUDIO}")
     if "seq2seq_lm" in kinds:
         raise ExportError(f"{name} generates a text from audio, which is not supported: of Whisper, only {_AUDIO} is exported")
