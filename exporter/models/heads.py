@@ -181,7 +181,7 @@ def _check_headless(model: Any, name: str) -> None:
 
 
 def _with_head(config: Any) -> str:
-    """What to load instead of a model without a head."""
+    """Return the advice for a model without a head."""
     if getattr(config, "model_type", None) == "whisper":
         return "use WhisperForAudioClassification"
     return "load it with AutoAdapterModel.from_pretrained and add one head per adapter"
