@@ -80,8 +80,8 @@ class Predictor(ArrayPredictor):
             InputError: as for `run`; a text has the wrong type or is too long; a text is not a pair although question
                 answering requires one; an option is invalid or has no meaning for the tasks; the bundle has no tokenizer or
                 takes images; or a task needs more than a text (causal_lm, seq2seq_lm, dependency_parsing, hidden_states,
-                image_embedding: call `run` for it) or gives an embedding (sentence_embedding: call `encode_texts`): name the
-                other tasks in `tasks`.
+                pooled_states, image_embedding: call `run` for it) or gives an embedding (sentence_embedding: call
+                `encode_texts`): name the other tasks in `tasks`.
         """
         entries = select_tasks(self.manifest, tasks)
         check_drop(drop, self.drops, "loaded")

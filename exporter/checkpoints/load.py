@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor, PreTrainedModel, WhisperFeatureExtractor
 
 from exporter.checkpoints.assemble import assemble
 from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
@@ -39,7 +39,7 @@ class Checkpoint:
         model: a model of the adapters library or of PEFT; the user's live model, or loaded from a folder.
         tokenizer: a fast transformers tokenizer, or None.
         source: what the user gave as the model, for messages.
-        processor: a transformers image processor, or None.
+        processor: a transformers image processor or feature extractor, or None.
         setup: the saved composition, or None; a MultiTask of the compositions of several folders.
         head: the head setup saved with it: a name, a list of names, a composition, True or None.
         configs: PEFT adapter -> the content of the config.json saved with it; adapters without one are absent.
@@ -216,14 +216,20 @@ def _folder(
 
 def _processor(folder: Path) -> Any:
     path = folder / _PROCESSOR_FILE
-    # Speech models keep a feature extractor under the same name.
-    if not path.exists() or "sampling_rate" in read_json(path):
+    if not path.exists():
         return None
+    # Speech models keep a feature extractor under the same name.
+    content = read_json(path)
+    audio = "sampling_rate" in content
+    if audio and content.get("feature_extractor_type") != "WhisperFeatureExtractor":
+        return None
+    kind: Any = WhisperFeatureExtractor if audio else AutoImageProcessor
     try:
         with quiet():
-            return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise ExportError(f"the image processor in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+        what = "feature extractor" if audio else "image processor"
+        raise ExportError(f"the {what} in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
 
 
 def check_finite(model: Any) -> None:

@@ -31,6 +31,7 @@ _FLEX: dict[str, HeadType] = {
 _STATIC: dict[str, HeadType] = {
     "ForSequenceClassification": "classification",
     "ForImageClassification": "classification",
+    "ForAudioClassification": "classification",
     "ForTokenClassification": "tagging",
     "ForQuestionAnswering": "question_answering",
     "ForMultipleChoice": "multiple_choice",
@@ -40,9 +41,12 @@ _STATIC: dict[str, HeadType] = {
     "ForConditionalGeneration": "seq2seq_lm",
     "TextModelWithProjection": "text_embedding",
     "VisionModelWithProjection": "image_embedding",
-    # The output of a text encoder without a head is its last hidden states; sentence embeddings are pooled from them.
+    # The output of a text encoder without a head is its last hidden states; sentence embeddings are pooled from them. Image
+    # models and the text model of SigLIP also give the pooled state that they were trained with.
     "Model": "hidden_states",
 }
+# Of these, transformers' model of texts compares the pooled state with images, without a projection.
+_POOLED_TEXTS = ("siglip_text_model", "siglip2_text_model")
 _LABELLED = ("classification", "multilabel", "tagging")
 # problem_type in a configuration of transformers -> head type of a classification head. None: by the number of labels.
 _PROBLEMS: dict[str | None, HeadType] = {
@@ -114,7 +118,9 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
     config = model.tasks[task].config if isinstance(model, OwnModel) else model.config
     if kind == "hidden_states":
         _check_headless(model, name)
-        if (embedder := embedder_of(model, task)) is not None:
+        if _gives_pooled(model):
+            kind = "pooled_states"
+        elif (embedder := embedder_of(model, task)) is not None:
             structure = [name, embedder.structure()]
             if embedder.labels:
                 return Head(None, embedder.kind, embedder.labels, 1, structure)
@@ -163,17 +169,35 @@ def _problem(config: Any, name: str, count: int) -> HeadType:
 
 
 def _check_headless(model: Any, name: str) -> None:
-    """Raise ExportError if a model without a head is not a text encoder; only text encoders are exported without one."""
+    """Raise ExportError if a model without a head is not one encoder of texts or images."""
     if getattr(model.config, "text_config", None) is not None:
         raise ExportError(
             f"{name} compares texts with images, which is not supported: use the class of one encoder, whose name ends in "
-            "TextModelWithProjection or VisionModelWithProjection"
+            "TextModelWithProjection or VisionModelWithProjection, or without a projection in TextModel or VisionModel"
         )
-    if getattr(model.config, "is_encoder_decoder", False) or getattr(model, "main_input_name", "input_ids") != "input_ids":
+    inputs = getattr(model, "main_input_name", "input_ids")
+    if getattr(model.config, "is_encoder_decoder", False) or inputs not in ("input_ids", "pixel_values"):
         raise ExportError(
-            f"{name} has no prediction head, and only text encoders are exported without one: load it with "
-            "AutoAdapterModel.from_pretrained and add one head per adapter"
+            f"{name} has no prediction head, and only text encoders are exported without one, and image encoders: "
+            + _with_head(model.config)
         )
+
+
+def _with_head(config: Any) -> str:
+    """Return the advice for a model without a head."""
+    if getattr(config, "model_type", None) == "whisper":
+        return "use WhisperForAudioClassification"
+    return "load it with AutoAdapterModel.from_pretrained and add one head per adapter"
+
+
+def _gives_pooled(model: Any) -> bool:
+    """Whether a model without a head is made to give a pooled state: one of images, or the text model of SigLIP."""
+    inner = _base(model)
+    inner = getattr(inner, "vision_model", inner)
+    if getattr(model, "main_input_name", "input_ids") != "pixel_values":
+        return getattr(model.config, "model_type", None) in _POOLED_TEXTS
+    # ViT and others can be loaded without the pooler, SigLIP without its attention pooling.
+    return getattr(inner, "pooler", True) is not None and bool(getattr(inner, "use_head", True))
 
 
 def _label_count(model: Any, task: str) -> int:

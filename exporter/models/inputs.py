@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from exporter.errors import ExportError
+from exporter.models.peft_modules import base_of
 from exporter.models.peft_prompts import prompt_tokens
 from runtime.bundle import HeadType, InputEntry
 
 # Axis names in the graph, as in transformers and Optimum.
 BATCH, SEQUENCE, DECODER_SEQUENCE = "batch", "sequence", "decoder_sequence"
 _TEXT = (BATCH, SEQUENCE)
+_AUDIO = "WhisperForAudioClassification"
 # No model takes texts of as many tokens: a tokenizer that gives this number or a larger one knows no limit.
 _UNLIMITED = 10**9
 
@@ -27,11 +29,14 @@ def model_inputs(model: Any, tokenizer: Any, kinds: Collection[HeadType]) -> tup
         kinds: the head types of all tasks.
 
     Raises:
-        ExportError: the model takes neither texts nor images.
+        ExportError: the model takes neither texts nor images nor audio as features of fixed size.
     """
     config, name = model.config, type(model).__name__
-    if getattr(model, "main_input_name", "input_ids") == "pixel_values":
+    main = getattr(model, "main_input_name", "input_ids")
+    if main == "pixel_values":
         return (_pixels(model),)
+    if main != "input_ids":
+        return (_audio(model, main, kinds),)
     vocabulary = getattr(config, "vocab_size", None)
     if not isinstance(vocabulary, int):
         raise ExportError(f"the configuration of {name} has no vocab_size: expected a text or image model")
@@ -58,6 +63,17 @@ def _pixels(model: Any) -> InputEntry:
             f"the configuration of {type(model).__name__} has no image_size and num_channels: expected a text or image model"
         )
     return InputEntry("pixel_values", "float32", (BATCH, *map(str, (channels, *sides))), 0)
+
+
+def _audio(model: Any, main: str, kinds: Collection[HeadType]) -> InputEntry:
+    """The spectrogram of Whisper, which has one length: its feature extractor pads and cuts the audio to 30 seconds."""
+    config, name = model.config, type(base_of(model)).__name__
+    if getattr(config, "model_type", None) != "whisper":
+        raise ExportError(f"{name} reads {main}, which is not supported: expected a text or image model, or {_AUDIO}")
+    if "seq2seq_lm" in kinds:
+        raise ExportError(f"{name} generates a text from audio, which is not supported: of Whisper, only {_AUDIO} is exported")
+    # Two convolutions, of which the second one has a stride of 2.
+    return InputEntry("input_features", "float32", (BATCH, str(config.num_mel_bins), str(2 * config.max_source_positions)), 0)
 
 
 def used_inputs(inputs: Collection[InputEntry], kind: HeadType) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def layers_of(model: Any) -> int:
         ExportError: the model is an encoder-decoder.
     """
     config, kind = model.config, type(base_of(model)).__name__
-    if getattr(config, "is_encoder_decoder", False):
+    # Of Whisper, the model for classification only has the encoder.
+    if getattr(config, "is_encoder_decoder", False) and not kind.endswith("ForAudioClassification"):
         raise ExportError(
             f"{kind} is an encoder-decoder: with PEFT adapters, only models with one stack of layers are supported"
         )

@@ -57,7 +57,9 @@ def layer_of(module_name: str) -> int | None:
 
 def layers_in(model: Any) -> int:
     """Return the number of transformer layers (for ALBERT, of layer groups) in a configuration; 0 if it has none."""
-    config = model.config
+    # SigLIP with a head for images has the configuration of texts as well, without their layers.
+    images = getattr(model, "main_input_name", "input_ids") == "pixel_values"
+    config = getattr(model.config, "vision_config", model.config) if images else model.config
     return getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
 
 

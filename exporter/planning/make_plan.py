@@ -12,6 +12,7 @@ from typing import Any
 
 from exporter.checkpoints.load import Checkpoint
 from exporter.errors import ExportError
+from exporter.models.architectures import check_architecture
 from exporter.models.compositions import names_of, task_name
 from exporter.models.heads import find_head
 from exporter.models.inputs import check_vocabulary, max_lengths, model_inputs
@@ -119,6 +120,7 @@ def make_plan(
         ExportError: a task, head, adapter method or drop cannot be exported.
     """
     model, tokenizer, setup = checkpoint.model, checkpoint.tokenizer, checkpoint.setup
+    check_architecture(model)
     layers = library_of(model).layers_of(model)
     check_vocabulary(model, tokenizer)
     setups = choose_setups(model, tasks, setup)

@@ -18,6 +18,7 @@ from exporter.errors import ExportError
 from exporter.models.binding import task_weights
 from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
 from exporter.models.peft_folded import forms_of
+from exporter.models.peft_modules import base_of
 from exporter.models.peft_prompts import prompt_positions
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import shared_copy
@@ -30,7 +31,7 @@ from exporter.trace.fast_trace import fast_trace
 from exporter.trace.patches import patch_for_tracing
 from exporter.trace.torch_internals import identify_axes
 from exporter.traced_group import TracedGroup
-from runtime.bundle import OUTPUTS, InputEntry
+from runtime.bundle import OUTPUTS, HeadType, InputEntry
 
 # Distinct sizes above 1, so that torch.export neither specializes an axis nor identifies two axes.
 EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 7, DECODER_SEQUENCE: 5, "words": 3}
@@ -104,6 +105,29 @@ def _refusal(error: BaseException, handled: BaseException | None) -> ExportError
     return next((cause for cause in causes(error, handled) if isinstance(cause, ExportError)), None)
 
 
+def _check_wrapper(model: Any, plan: Plan, kind: HeadType) -> None:
+    """Raise ExportError if the transformers model runs but not the class of PEFT around it, which is for texts."""
+    own, base = type(model).__name__, base_of(model)
+    if base is model:
+        return
+    inputs = zip((entry.name for entry in plan.inputs), _example_inputs(plan), strict=True)
+    given = {name: value for name, value in inputs if name in used_inputs(plan.inputs, kind)}
+    if not _runs(model, given) and _runs(base, given):
+        raise ExportError(
+            f"{own} cannot run {type(base).__name__}, which does not have all arguments that it passes: create the adapters "
+            "without a task_type (task_type=None in their configuration)"
+        )
+
+
+def _runs(model: Any, given: dict[str, torch.Tensor]) -> bool:
+    try:
+        with quiet(), torch.no_grad():
+            model(**given)
+    except Exception:  # whatever the code of the model raises
+        return False
+    return True
+
+
 def traceable(task_group: TaskGroup) -> TaskGroup:
     """Return the task group with a patched copy of its model that torch.export can trace.
 
@@ -134,6 +158,8 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
     names = tuple(entry.name for entry in plan.inputs)
     start = prompt_positions(model, task.head.kind)
     handled = sys.exception()  # the caller may trace while it handles another error, which says nothing about this model
+    if "input_ids" not in names:
+        _check_wrapper(model, plan, task.head.kind)
     try:
         # On failure torch prints whole graphs; its exception is sufficient.
         with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _light():
@@ -152,6 +178,7 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
     except Exception as error:  # torch.export passes on any exception of the model's code
         if (refusal := _refusal(error, handled)) is not None:
             raise refusal from error
+        _check_wrapper(model, plan, task.head.kind)
         raise ExportError(
             f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {explain(error, handled)}"
         ) from error

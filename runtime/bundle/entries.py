@@ -22,6 +22,7 @@ HeadType = Literal[
     "image_embedding",
     "sentence_embedding",
     "hidden_states",
+    "pooled_states",
 ]
 HEADS: Final[tuple[HeadType, ...]] = get_args(HeadType)
 OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logits",)) | {
@@ -31,6 +32,7 @@ OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logi
     "image_embedding": ("image_embeds",),
     "sentence_embedding": ("sentence_embedding",),
     "hidden_states": ("last_hidden_state",),
+    "pooled_states": ("last_hidden_state", "pooler_output"),
 }
 # Additional inputs of a routed graph, int64 [rows]: result row i is task task_ids[i] of the manifest on input row row_ids[i]
 ROUTE_INPUTS: Final = ("row_ids", "task_ids")
@@ -46,6 +48,7 @@ INPUTS: Final[Mapping[str, InputType]] = {
     "attention_mask": "int64",
     "token_type_ids": "int64",
     "pixel_values": "float32",
+    "input_features": "float32",
     "decoder_input_ids": "int64",
     "decoder_attention_mask": "int64",
     "word_starts": "int64",

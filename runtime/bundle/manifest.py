@@ -209,8 +209,8 @@ def _input_problems(manifest: Manifest) -> Iterator[str]:
     yield from repeated("inputs", names := [entry.name for entry in manifest.inputs])
     for index, entry in enumerate(manifest.inputs):
         yield from entry.problems(f"inputs[{index}]")
-    if not {"input_ids", "pixel_values"} & set(names):
-        yield f"inputs: expected input_ids or pixel_values among them, found {', '.join(names) or 'none'}"
+    if not {"input_ids", "pixel_values", "input_features"} & set(names):
+        yield f"inputs: expected input_ids, pixel_values or input_features among them, found {', '.join(names) or 'none'}"
     shapes = {entry.name: entry.shape for entry in manifest.inputs}
     if "token_type_ids" in shapes and shapes["token_type_ids"] != shapes.get("input_ids"):
         # run() derives token_type_ids from input_ids

@@ -10,8 +10,8 @@ from runtime.errors import AdapterDropError, BundleError
 _TYPES: Final[Mapping[InputType, str]] = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 _FLOATS: Final = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
-# Rank of a head's outputs: [batch, labels or features], [batch, sequence] or [batch, sequence, …]; 0 = not checked, because
-# the axes of a dependency parse are words, for which there are several layouts
+# Rank of a head's outputs: [batch, labels or features], [batch, sequence] or [batch, sequence, …]; 0 = not checked: the
+# axes of a dependency parse are words, for which there are several layouts, and pooled states are tensors of several ranks
 _RANKS: Final[Mapping[HeadType, int]] = {
     "classification": 2,
     "multilabel": 2,
@@ -27,6 +27,7 @@ _RANKS: Final[Mapping[HeadType, int]] = {
     "image_embedding": 2,
     "sentence_embedding": 2,
     "hidden_states": 3,
+    "pooled_states": 0,
 }
 
 

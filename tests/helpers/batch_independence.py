@@ -25,10 +25,10 @@ SHORT, LONG = (" ".join(map(_word, numbers)) for numbers in ((7, 23, 9, 31), ran
 
 
 def left_tokenizer(model: Any) -> Any | None:
-    """A tokenizer for the vocabulary of a tiny model that says: pad on the left. None for a model of images."""
+    """A tokenizer for the vocabulary of a tiny model that says: pad on the left. None for a model of images or audio."""
     config: Any = model.config
     size = getattr(config, "vocab_size", None)
-    if not isinstance(size, int):
+    if not isinstance(size, int) or getattr(model, "main_input_name", "input_ids") != "input_ids":
         return None
     tokenizer = Tokenizer(models.WordLevel({_word(number): number for number in range(size)}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -13,7 +13,7 @@ import transformers
 from exporter.checkpoints.embedders import embed
 from exporter.models.embeddings import POOLINGS, Dense, Embedder, Normalize
 from tests.helpers.sentence_folders import TANH
-from tests.helpers.support_models import CONFIGS, Row, randomize
+from tests.helpers.support_models import CONFIGS, Row, class_of, randomize
 from tests.helpers.tiny_peft import TUNERS, tuned_model
 
 
@@ -46,9 +46,10 @@ class Tuned:
 
     def __call__(self) -> Any:
         torch.manual_seed(11)
-        config = getattr(transformers, f"{self.architecture}Config")(**CONFIGS[self.architecture])
+        name = class_of(self.architecture)
+        config = getattr(transformers, f"{name}Config")(**CONFIGS[self.architecture])
         config.num_labels = 2 if self.head == "QuestionAnswering" else 3
-        base = getattr(transformers, f"{self.architecture}For{self.head}")(config)
+        base = getattr(transformers, f"{name}{self.head}" if self.head == "Model" else f"{name}For{self.head}")(config)
         return tuned_model(self.kind, base, ("a", "b"), **self.options)
 
 
@@ -113,11 +114,25 @@ def _peft() -> Iterator[Row]:
         ("GPT2", "SequenceClassification", ["c_attn"]),
         ("Qwen3", "SequenceClassification", ["q_proj", "v_proj"]),
         ("ViT", "ImageClassification", ["projection", "query"]),
+        ("XLMRoberta", "TokenClassification", ["query", "dense"]),
+        ("Qwen2, sliding windows", "SequenceClassification", ["q_proj", "v_proj"]),
+        ("Gemma3Text", "SequenceClassification", ["q_proj", "down_proj"]),
+        ("Qwen3, longrope", "SequenceClassification", ["q_proj", "v_proj"]),
+        ("Qwen3, dynamic RoPE", "TokenClassification", ["q_proj", "v_proj"]),
+        ("Dinov2", "ImageClassification", ["projection", "query"]),
+        ("Siglip", "ImageClassification", ["q_proj", "fc1"]),
+        ("SiglipVision", "Model", ["q_proj", "v_proj"]),
+        ("Whisper", "AudioClassification", ["q_proj", "fc2"]),
     ):
         settings = {"target_modules": targets, "fan_in_fan_out": architecture == "GPT2"}
-        settings |= {"task_type": None, "modules_to_save": ["classifier"]} if architecture == "ViT" else {}
+        # The classes of PEFT for task types take texts.
+        if head in ("ImageClassification", "AudioClassification", "Model"):
+            settings |= {"task_type": None, "modules_to_save": [] if head == "Model" else ["classifier"]}
+        elif head == "TokenClassification":
+            settings |= {"task_type": "TOKEN_CLS"}
         built = Tuned("LORA", architecture, head, settings)
-        yield Row("PEFT lora", "single", f"its own ({head})", architecture.lower(), built, drop=1)
+        label = "none (hidden and pooled states)" if head == "Model" else f"its own ({head})"
+        yield Row("PEFT lora", "single", label, architecture.lower(), built, drop=1)
 
 
 PEFT_ROWS = tuple(_peft())

@@ -16,6 +16,7 @@ from tests.helpers.support_table import documented, result, worse
 _LEFT = {
     "deberta": "its relative positions are cut to a longest length in shape arithmetic that has no name for the result",
     "debertav2": "the heads lie in the batch there, and no input has such an axis",
+    "siglipvision": "its pooling packs its projections and unpacks them with a Split of a bias, a Reshape and an Unsqueeze",
     "loreft, suffix positions": "its arithmetic on lengths checks whether a text has any tokens",
 }
 

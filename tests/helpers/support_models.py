@@ -59,9 +59,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "global_attn_every_n_layers": 2,
         "reference_compile": False,
     },
+    "Gemma3Text": {**_GROUPED, "head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
     "CLIPText": _CLIP_TEXT,
     "CLIPVision": {**_IMAGE, "projection_dim": 16},
     "ViT": _IMAGE,
+    "Dinov2": _IMAGE,
+    "Siglip": {"vision_config": _IMAGE},
+    "SiglipVision": _IMAGE,
+    "Whisper": {
+        **{f"encoder_{what}": size for what, size in (("layers", LAYERS), ("attention_heads", 4), ("ffn_dim", 48))},
+        "d_model": 32,
+        "vocab_size": VOCABULARY,
+        "num_mel_bins": 8,
+        "max_source_positions": 10,
+        "classifier_proj_size": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
     "Beit": {**_IMAGE, "use_relative_position_bias": True, "use_mean_pooling": True},
     "Bart": _BART,
     "MBart": _BART,
@@ -80,8 +95,28 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Llama": _GROUPED,
     "Mistral": {**_GROUPED, "sliding_window": 6},
     "Qwen2": _GROUPED,
+    "Qwen2, sliding windows": {**_GROUPED, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
     "Qwen3": {**_GROUPED, "head_dim": 8},
+    # Longer texts than 16 tokens have other frequencies.
+    "Qwen3, longrope": {
+        **_GROUPED,
+        "head_dim": 8,
+        "original_max_position_embeddings": 16,
+        "rope_scaling": {
+            "rope_type": "longrope",
+            "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [2.0, 2.5, 3.0, 3.5],
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    },
+    "Qwen3, dynamic RoPE": {**_GROUPED, "head_dim": 8, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
 }
+
+
+def class_of(architecture: str) -> str:
+    """The start of the names of transformers' classes, without what is special in the configuration."""
+    return architecture.partition(",")[0]
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,8 @@ def _architectures() -> Iterator[Row]:
         ("CLIPText", "ModelWithProjection", "its own (text embedding)"),
         ("CLIPVision", "ModelWithProjection", "its own (image embedding)"),
         ("Bert", "Model", "none (hidden states)"),
+        ("ViT", "Model", "none (hidden and pooled states)"),
+        ("Whisper", "ForAudioClassification", "its own (AudioClassification)"),
     ):
         yield Row("seq_bn", "single", label, name.lower(), Static(name, head))
 

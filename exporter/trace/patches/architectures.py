@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 
 from exporter.models.module_surgery import bind
 from exporter.trace.patches.heads import HEAD_PATCHES
+from exporter.trace.patches.rotary import patch_rotary
 
 __all__ = ["ARCHITECTURE_PATCHES", "before_padding"]
 
@@ -132,5 +133,6 @@ ARCHITECTURE_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
     patch_language_token,
     patch_decoder_mask,
     patch_empty_rows,
+    patch_rotary,
     *HEAD_PATCHES,
 )

@@ -21,6 +21,7 @@ from transformers import (
     MPNetForSequenceClassification,
     ViTConfig,
     ViTImageProcessor,
+    WhisperFeatureExtractor,
 )
 
 from exporter import ExportError
@@ -261,6 +262,9 @@ def test_tokenizer_and_image_processor_come_along(tmp_path: Path) -> None:
     # Speech models store a feature extractor in this file, not an image processor.
     (tmp_path / "vit" / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
     assert load(tmp_path / "vit").processor is None
+    WhisperFeatureExtractor(feature_size=8).save_pretrained(tmp_path / "vit")
+    assert load(tmp_path / "vit").processor.feature_size == 8
+    (tmp_path / "vit" / "preprocessor_config.json").unlink()
     tokenizer().save_pretrained(tmp_path / "vit")
     assert load(tmp_path / "vit").tokenizer.is_fast
 

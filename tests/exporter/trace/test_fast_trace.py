@@ -69,7 +69,7 @@ def test_masks_are_those_of_transformers(padded: bool) -> None:
 def test_torch_is_as_it_was() -> None:
     enter = autocast_mode.autocast.__enter__
     with fast_trace():
-        assert config.do_not_emit_stack_traces
+        assert getattr(config, "do_not_emit_stack_traces", True)  # torch 2.11 has no such setting
         assert autocast_mode.autocast.__enter__ is not enter
-    assert not config.do_not_emit_stack_traces
+    assert not getattr(config, "do_not_emit_stack_traces", False)
     assert autocast_mode.autocast.__enter__ is enter

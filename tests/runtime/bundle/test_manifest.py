@@ -88,7 +88,7 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
         (["variants"], [], "variants: expected at least one, found none"),
         (["variants", 0, "drop"], 6, r"variants\[0\].drop: expected 5, the lowest of all tasks, found 6"),
         (["variants", 0, "tasks"], {}, r"variants\[0\].tasks: expected flags, names, stars, topic, found none"),
-        (["inputs"], [], "inputs: expected input_ids or pixel_values among them, found none"),
+        (["inputs"], [], "inputs: expected input_ids, pixel_values or input_features among them, found none"),
         (["inputs", 0], "input_ids", r"inputs\[0\]: expected an object, found 'input_ids'"),
         (["inputs", 1, "name"], "input_ids", "inputs: expected different names, found 'input_ids' 2 times"),
         (["inputs", 1, "name"], "labels", r"inputs\[1\].name: this version knows input_ids, .*, found 'labels'"),

@@ -1,0 +1,121 @@
+"""Models that no graph of dynamic length represents are refused by name, without a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import adapters
+import pytest
+import torch
+import transformers
+
+from exporter import ExportError, export
+from exporter.models.architectures import check_architecture
+from exporter.models.heads import find_head
+from exporter.models.inputs import model_inputs
+from tests.helpers.support_models import CONFIGS
+from tests.helpers.tiny_peft import tuned_model
+
+_SMALL: dict[str, Any] = {
+    "num_hidden_layers": 1,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 60,
+}
+_HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+_DECODER = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 60, **_HEADS}
+_LONG = {"attention_window": 4}
+_TO_FULL = r"full attention, such as ModernBERT"
+
+
+def _meta(name: str, head: str = "Model", **settings: Any) -> Any:
+    """A model without weights."""
+    config = getattr(transformers, f"{name}Config")(**settings)
+    with torch.device("meta"):
+        return getattr(transformers, name + head)(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("Canine", _SMALL, rf"CanineModel \(canine\) reads characters .* {_TO_FULL}"),
+        ("Longformer", {**_SMALL, **_LONG}, rf"Longformer.* windows of fixed size.* {_TO_FULL}"),
+        ("LED", {**_DECODER, **_LONG}, rf"LED.* windows of fixed size.* {_TO_FULL}"),
+        ("BigBirdPegasus", _DECODER, rf"BigBirdPegasus.* windows of fixed size.* {_TO_FULL}"),
+        ("BigBird", _SMALL, r'BigBird.* block sparse attention.*set config\.attention_type to "original_full"'),
+        ("Funnel", {"block_sizes": [1, 1], "d_model": 16, "n_head": 2}, rf"Funnel.* halves .* {_TO_FULL}"),
+        ("Nystromformer", _SMALL, rf"Nystromformer.* into blocks.* {_TO_FULL}"),
+        ("Mra", _SMALL, rf"Mra.* into blocks.* {_TO_FULL}"),
+        ("Reformer", {"attn_layers": ["lsh"], "is_decoder": False}, rf"Reformer.* random hashes.* {_TO_FULL}"),
+    ],
+)
+def test_lengths_that_are_divided(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        check_architecture(_meta(name, **settings))
+
+
+def test_full_attention_is_exported() -> None:
+    check_architecture(_meta("BigBird", attention_type="original_full", **_SMALL))
+    check_architecture(_meta("Bert", **_SMALL))
+
+
+def test_the_export_names_the_class(tmp_path: Path) -> None:
+    base = transformers.CanineForTokenClassification(transformers.CanineConfig(**_SMALL, num_hash_buckets=16))
+    model = tuned_model("LORA", base, task_type="TOKEN_CLS", target_modules=["query"])
+    with pytest.raises(ExportError, match=r"CanineForTokenClassification \(canine\)"):
+        export(model, output=tmp_path / "onnx")
+    part = transformers.BertConfig(**_SMALL)
+    settings = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(part, part)
+    both: Any = transformers.EncoderDecoderModel(settings)
+    adapters.init(both)
+    both.add_adapter("a")
+    with pytest.raises(ExportError, match=r"EncoderDecoderModel\w* \(encoder-decoder\) combines .* model of its encoder only"):
+        export(both, output=tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_audio() -> None:
+    config = transformers.WhisperConfig(**CONFIGS["Whisper"], decoder_layers=1, decoder_attention_heads=4)
+    (entry,) = model_inputs(transformers.WhisperForAudioClassification(config), None, {"classification"})
+    assert (entry.name, entry.dtype, entry.shape) == ("input_features", "float32", ("batch", "8", "20"))
+    model = adapters.WhisperAdapterModel(config)
+    with pytest.raises(ExportError, match=r"WhisperAdapterModel generates a text .* only WhisperForAudioClassification"):
+        model_inputs(model, None, {"seq2seq_lm"})
+    sizes = {"conv_dim": [8], "conv_kernel": [4], "conv_stride": [2], "num_feat_extract_layers": 1}
+    with pytest.raises(ExportError, match=r"Wav2Vec2ForSequenceClassification reads input_values, .* WhisperForAudio"):
+        model_inputs(_meta("Wav2Vec2", "ForSequenceClassification", **_SMALL, **sizes), None, {"classification"})
+    with pytest.raises(ExportError, match=r"WhisperModel has no prediction head.*use WhisperForAudioClassification"):
+        find_head(transformers.WhisperModel(config), "a", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kind"),
+    [
+        ("ViT", {}, "pooled_states"),
+        ("CLIPVision", {}, "pooled_states"),
+        ("Dinov2", {}, "pooled_states"),
+        ("SiglipVision", {}, "pooled_states"),
+        ("SiglipVision", {"vision_use_head": False}, "hidden_states"),
+        ("SiglipText", _SMALL, "pooled_states"),
+        ("CLIPText", _SMALL, "hidden_states"),
+        ("Bert", _SMALL, "hidden_states"),
+    ],
+)
+def test_states_without_a_head(name: str, settings: dict[str, Any], kind: str) -> None:
+    known = {} if "Text" in name or name == "Bert" else CONFIGS["ViT"]
+    assert find_head(_meta(name, "Model", **{**known, **settings}), "a", "").kind == kind
+
+
+def test_a_pooler_that_was_left_out() -> None:
+    model: Any = transformers.ViTModel(transformers.ViTConfig(**CONFIGS["ViT"]), add_pooling_layer=False)
+    assert find_head(model, "a", "").kind == "hidden_states"
+
+
+def test_a_class_of_peft_that_cannot_run_the_model(tmp_path: Path) -> None:
+    base: Any = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**CONFIGS["CLIPVision"]))
+    model = tuned_model("LORA", base, task_type="FEATURE_EXTRACTION", target_modules=["q_proj"])
+    message = r"PeftModelForFeatureExtraction cannot run CLIPVisionModel, .* without a task_type"
+    with pytest.raises(ExportError, match=message):
+        export(model, output=tmp_path / "onnx")
