@@ -45,6 +45,7 @@ NOT_RUN = {
     ),
     "pip install '.[export,adapters,cpu]'": "installs packages",
     "pip install '.[cpu]'": "installs packages",
+    "pip install onnxruntime-ep-openvino": "installs packages",
     "pip install 'adapterdrop-onnx[tokenizers]'": "installs packages",
     "pip install '.[export,peft,cpu]'": "installs packages",
     "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
