@@ -34,9 +34,9 @@ def _fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
 
 
-def test_a_minute_of_cases_finds_nothing() -> None:
+def test_some_seconds_of_cases_find_nothing() -> None:
     """The whole corpus, and then random cases of all surfaces; `python -m tests.fuzz --minutes 60` runs longer."""
-    found = _fuzz("--minutes", "0.5")
+    found = _fuzz("--minutes", "0.25")
     assert found.returncode == 0, f"{found.stdout}\n{found.stderr}"
     assert "; 0 finds" in found.stdout
 
