@@ -112,20 +112,20 @@ def _check_wrapper(model: Any, plan: Plan, kind: HeadType) -> None:
         return
     inputs = zip((entry.name for entry in plan.inputs), _example_inputs(plan), strict=True)
     given = {name: value for name, value in inputs if name in used_inputs(plan.inputs, kind)}
-    if not _runs(model, given) and _runs(base, given):
+    if isinstance(_failure(model, given), TypeError) and _failure(base, given) is None:
         raise ExportError(
             f"{own} cannot run {type(base).__name__}, which does not have all arguments that it passes: create the adapters "
             "without a task_type (task_type=None in their configuration)"
         )
 
 
-def _runs(model: Any, given: dict[str, torch.Tensor]) -> bool:
+def _failure(model: Any, given: dict[str, torch.Tensor]) -> Exception | None:
     try:
         with quiet(), torch.no_grad():
             model(**given)
-    except Exception:  # whatever the code of the model raises
-        return False
-    return True
+    except Exception as error:  # whatever the code of the model raises
+        return error
+    return None
 
 
 def traceable(task_group: TaskGroup) -> TaskGroup:
