@@ -81,7 +81,7 @@ class CapturedGraphs:
         def work() -> list[npt.NDArray[Any]]:
             if bound is None:
                 # ONNX Runtime has no types
-                return self._session.run(outputs, feeds, _without_graph(options))  # type: ignore[no-any-return]
+                return self._session.run(outputs, feeds, _run_options(_NO_GRAPH, options))  # type: ignore[no-any-return]
             self._replay(bound, feeds)
             return [np.array(bound.outputs[name].numpy()) for name in outputs]  # on a CPU, numpy() returns a view
 
@@ -103,10 +103,11 @@ class CapturedGraphs:
 
     def _capture(self, number: str, feeds: Arrays) -> _Bound:
         names = [value.name for value in self._session.get_outputs()]
-        examples = self._session.run(names, feeds, plain_run())  # a graph needs its outputs' shapes before its first run
+        # A graph needs its outputs' shapes before its first run.
+        examples = self._session.run(names, feeds, _run_options(_NO_GRAPH))
         values = ort.OrtValue.ortvalue_from_numpy
         bound = _Bound(
-            _options(number),
+            _run_options(number),
             self._session.io_binding(),
             {name: values(np.ascontiguousarray(array), self._device, self._index) for name, array in feeds.items()},
             {name: values(array, self._device, self._index) for name, array in zip(names, examples, strict=True)},
@@ -119,19 +120,8 @@ class CapturedGraphs:
         return bound
 
 
-def plain_run() -> Any:
-    """Return the options of a run without a CUDA graph, for a session with CUDA graphs enabled."""
-    return _options(_NO_GRAPH)
-
-
-def _without_graph(options: Any) -> Any:
-    if options is None:
-        return plain_run()
-    options.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
-    return options
-
-
-def _options(graph: str) -> Any:
-    found = ort.RunOptions()
+def _run_options(graph: str, options: Any = None) -> Any:
+    """Return the options of a run with the graph of this number; `options` are extended if they are given."""
+    found = ort.RunOptions() if options is None else options
     found.add_run_config_entry("gpu_graph_id", graph)
     return found

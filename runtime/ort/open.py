@@ -151,7 +151,7 @@ class OpenBundle:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
         settings = _session_options(self.provider, options, packed=False)
         providers = request(settings, self.provider, options, manifest, graphs=False)
-        file = GraphFile(self.files, graph, not _is_fixed(graph, manifest))
+        file = GraphFile(self.files, graph, _is_routed(graph, manifest))
         return count_nodes(file, providers, settings, example_feeds(manifest), self.provider.key in _BY_PATH)
 
 
@@ -197,7 +197,7 @@ def open_sessions(
                 check(graph, session)
             return session
 
-        found = {graph: GraphFile(files, graph, not _is_fixed(graph, manifest)) for graph in graphs}
+        found = {graph: GraphFile(files, graph, _is_routed(graph, manifest)) for graph in graphs}
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else _all(found, make)
         return OpenBundle(
             provider, sessions, files, _captured(sessions, provider, manifest, options), options.cuda.device, options.threads
@@ -249,7 +249,7 @@ def _captured(
     found = {
         graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device)
         for graph, session in sessions.items()
-        if _is_fixed(graph, manifest)
+        if not _is_routed(graph, manifest)
     }
     for graph, own in found.items():
         try:
@@ -261,9 +261,9 @@ def _captured(
     return found
 
 
-def _is_fixed(graph: str, manifest: Manifest) -> bool:
-    """Return whether the shapes of all values follow from those of the inputs; a routed graph selects rows by their values."""
-    return graph not in {variant.routed for variant in manifest.variants}
+def _is_routed(graph: str, manifest: Manifest) -> bool:
+    """Return whether a graph selects rows by their values; the shapes in all others follow from those of the inputs."""
+    return graph in {variant.routed for variant in manifest.variants}
 
 
 def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from exporter.compile.rewrite.axes import SAME_ORDER
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape
-from exporter.compile.rewrite.match import counts_from_zero, producer
+from exporter.compile.rewrite.match import counts_from_zero, measured_axes, producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
@@ -86,8 +86,8 @@ def _length(value: ir.Value | None) -> int | ir.SymbolicDim | None:
     dims = None if node is None else known_shape(node.inputs[0])
     if node is None or dims is None:
         return None
-    taken = dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(dims))]
-    return taken[0] if len(taken) == 1 else None
+    axes = measured_axes(node, len(dims))
+    return dims[axes[0]] if len(axes) == 1 else None
 
 
 def _neutral(number: float) -> Callable[[ir.Node], bool]:

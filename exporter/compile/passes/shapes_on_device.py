@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import Builder, const_array, known_shape
-from exporter.compile.rewrite.match import producer
+from exporter.compile.rewrite.builder import Builder, const_array, const_scalar, known_shape
+from exporter.compile.rewrite.match import measured_axes, producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
@@ -63,7 +63,7 @@ def _expand(node: ir.Node, build: Builder) -> Rewritten:  # rule 1
         thin_shape = ir.Shape([dim if each == own else 1 for each, dim in enumerate(sizes)])
         thin = build.node("Slice", [source, zeros, ones, build.ints(others)], shape=thin_shape, dtype=source.dtype)
     rank = len(shape)
-    if thin.shape is None or len(sizes) != rank or own != axis:
+    if len(sizes) != rank or own != axis:
         goal = [-1 if each == axis else 1 for each in range(rank)]
         dims = ir.Shape([sizes[own] if each == axis else 1 for each in range(rank)])
         thin = build.node("Reshape", [thin, build.ints(goal)], shape=dims, dtype=source.dtype)
@@ -86,9 +86,8 @@ def _measured(length: ir.Value | None) -> tuple[ir.Value, int] | None:
     sizes = known_shape(source)
     if shape is None or source is None or sizes is None:
         return None
-    start, end = shape.attributes.get_int("start", 0), shape.attributes.get_int("end", len(sizes))
-    start, end = (each + len(sizes) if each < 0 else each for each in (start, end))
-    return (source, start) if end == start + 1 else None
+    axes = measured_axes(shape, len(sizes))
+    return (source, axes[0]) if len(axes) == 1 else None
 
 
 def _reshape(node: ir.Node, build: Builder) -> Rewritten:  # rule 2
@@ -131,9 +130,9 @@ def _gather(node: ir.Node, build: Builder) -> Rewritten:  # rule 3
         return None
     axis = numbers.ndim - 1
     starts, ends, axes, steps = [*part.inputs[1:], None, None][:4]
-    if not (numbers.shape[axis] == numbers.size and _is(starts, 0) and _is(steps, 1, default=1)):
+    if not (numbers.shape[axis] == numbers.size and const_scalar(starts) == 0 and _number(steps, 1) == 1):
         return Refusal("the rows are not the first ones", chosen)
-    if not (_is(axes, axis, default=0) or _is(axes, -1)) or sizes is None or sizes[0] != numbers.size:
+    if _number(axes, 0) not in (axis, -1) or sizes is None or sizes[0] != numbers.size:
         return Refusal("the table has another number of rows", weight)
     count = (known_shape(chosen) or (None,))[-1]
     rows = build.node(
@@ -148,8 +147,6 @@ def _gather(node: ir.Node, build: Builder) -> Rewritten:  # rule 3
     return build.node("Unsqueeze", [rows, build.ints(range(axis))], shape=node.outputs[0].shape, dtype=weight.dtype)
 
 
-def _is(value: ir.Value | None, number: int, default: int | None = None) -> bool:
-    if value is None:
-        return default == number
-    array = const_array(value)
-    return array is not None and array.size == 1 and int(array.item()) == number
+def _number(value: ir.Value | None, default: int) -> float | None:
+    """The number of an optional input of one element."""
+    return default if value is None else const_scalar(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape
-from exporter.compile.rewrite.match import producer
+from exporter.compile.rewrite.match import measured_axes, producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
@@ -29,7 +29,7 @@ class ShareLengthsPass(NodeRewritePass):
         dims = known_shape(node.inputs[0])
         if dims is None:
             return Refusal("the shape is not known", node.inputs[0])
-        dims = dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(dims))]
+        dims = tuple(dims[axis] for axis in measured_axes(node, len(dims)))
         sources = _axes_of_inputs(node)
         unknown = [dim for dim in dims if isinstance(dim, ir.SymbolicDim) and dim not in sources]
         if unknown:

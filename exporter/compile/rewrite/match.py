@@ -15,6 +15,7 @@ __all__ = [
     "expect_producer",
     "is_constant",
     "match_linear",
+    "measured_axes",
     "operands",
     "producer",
     "second_reader",
@@ -117,6 +118,11 @@ def match_linear(value: ir.Value | None) -> Linear | Refusal | None:
         elif refusal is None:
             return Linear(x, weight, bias, product, product if add is None else add)
     return refusal
+
+
+def measured_axes(shape: ir.Node, rank: int) -> range:
+    """Return the axes whose lengths a Shape of a value of that rank gives."""
+    return range(rank)[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", rank)]
 
 
 def counts_from_zero(value: ir.Value | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder, const_array
+from exporter.compile.rewrite.match import measured_axes
 from exporter.compile.vmap.batch import Batch
 from exporter.compile.vmap.layouts import Layout
 
@@ -82,9 +83,8 @@ class Lengths:
         x = node.inputs[0]
         if x is None or x.shape is None:
             return False
-        start, end = _span(node, len(x.shape))
         axis = self._batch.axis(x)
-        if not all(self._batch.is_fixed(dim) for i, dim in enumerate(x.shape) if start <= i < end and i != axis):
+        if not all(self._batch.is_fixed(x.shape[i]) for i in measured_axes(node, len(x.shape)) if i != axis):
             return False
         return x not in env or env.can_fold(x)
 
@@ -113,10 +113,10 @@ class Lengths:
 
     def _of_trunk(self, node: ir.Node, x: ir.Value) -> ir.Value:
         axis, dims = self._batch.axis(x), list(x.shape or ())
-        start, end = _span(node, len(dims))
-        if axis is None or not start <= axis < end:
+        axes = measured_axes(node, len(dims))
+        if axis is None or axis not in axes:
             return node.outputs[0]
-        return self._layout.lengths(node.outputs[0], axis - start, end - start, dims[axis])
+        return self._layout.lengths(node.outputs[0], axes.index(axis), len(axes), dims[axis])
 
     def has_target(self, value: ir.Value) -> bool:
         """Return whether `target` can find all lengths."""
@@ -146,11 +146,6 @@ class Lengths:
                         shape=ir.Shape([1]),
                     )
         raise ir.passes.PassError(f"Lengths: the axis {dim} of {value.name!r} is not an axis of a graph input")
-
-
-def _span(node: ir.Node, rank: int) -> tuple[int, int]:
-    start, end, _ = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", rank)).indices(rank)
-    return start, end
 
 
 def _is_static(value: ir.Value) -> bool:
