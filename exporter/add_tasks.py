@@ -26,6 +26,7 @@ from exporter.planning.structure_difference import first_difference
 from exporter.prune.sizes import reference_bytes
 from exporter.prune.task_groups import TaskGroup, prune
 from exporter.report import Report, VariantReport
+from exporter.split import split_variants
 from exporter.stages import Stages
 from exporter.targets import needs_ranges
 from exporter.trace.trace import traceable
@@ -39,7 +40,7 @@ from exporter.write.save import save_config, save_graphs, task_entry, variant_en
 from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
-from runtime.bundle import MANIFEST, WEIGHTS, Manifest, TaskEntry, VariantEntry, check_files, digest, read_manifest
+from runtime.bundle import MANIFEST, WEIGHTS, Manifest, SplitEntry, TaskEntry, VariantEntry, check_files, digest, read_manifest
 from runtime.errors import AdapterDropError
 
 
@@ -101,12 +102,18 @@ def add(
         with WeightsFile(target / WEIGHTS) as weights:
             for variant, plan, task_groups, wider in zip(manifest.variants, plans, pruned, grown, strict=True):
                 done.append(_variant(folder, target, variant, plan, task_groups, wider, weights, stages))
+        splits: dict[str, SplitEntry] = {}
+        if manifest.splits:
+            with stages("split"):
+                named = {entry.model: plan.every for (entry, _), plan in zip(done, plans, strict=True)}
+                splits = split_variants(target, named, any(variant.routed for variant in manifest.variants))
         for name in manifest.files:
             if not (target / name).exists():
                 shutil.copyfile(folder / name, target / name)
         save_config(pruned[0][0].model, plans[0].every, (), target)
-        _save_manifest(manifest, plans[0].every, [entry for entry, _ in done], target)
-    return Report(folder, checkpoint.source, manifest.layers, tuple(report for _, report in done), stages.seconds)
+        _save_manifest(manifest, plans[0].every, [entry for entry, _ in done], target, splits)
+    variants_done = tuple(replace(report, split=splits.get(report.model)) for _, report in done)
+    return Report(folder, checkpoint.source, manifest.layers, variants_done, stages.seconds)
 
 
 @dataclass(frozen=True)
@@ -246,7 +253,9 @@ def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:
         raise VerificationError(NOTHING_WRITTEN + "\n".join(failed))
 
 
-def _save_manifest(manifest: Manifest, plan: Plan, variants: Sequence[VariantEntry], target: Path) -> None:
+def _save_manifest(
+    manifest: Manifest, plan: Plan, variants: Sequence[VariantEntry], target: Path, splits: Mapping[str, SplitEntry]
+) -> None:
     outputs: Mapping[str, tuple[str, ...]] = plan.outputs
     known = {entry.name: entry for entry in manifest.tasks}
     entries = tuple(
@@ -254,4 +263,4 @@ def _save_manifest(manifest: Manifest, plan: Plan, variants: Sequence[VariantEnt
         for task in plan.tasks
     )
     files = {path.name: digest(path) for path in sorted(target.iterdir()) if path.name != MANIFEST}
-    replace(manifest, tasks=entries, variants=tuple(variants), files=files).write(target)
+    replace(manifest, tasks=entries, variants=tuple(variants), splits=splits, files=files).write(target)

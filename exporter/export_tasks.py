@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from exporter.prune.fusion_members import open_calibration
 from exporter.prune.sizes import minimum_bytes
 from exporter.prune.task_groups import prune
 from exporter.report import Report
+from exporter.split import split_variants
 from exporter.stages import Stages
 from exporter.variant import BundleRequest, export_variant
 from exporter.verify.evaluate import open_evaluation
@@ -25,7 +27,7 @@ from exporter.write.replaceable import check_sources
 from exporter.write.save import save_config, save_manifest, variant_files
 from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.weights_file import WeightsFile
-from runtime.bundle import WEIGHTS
+from runtime.bundle import WEIGHTS, SplitEntry
 
 # 255 is the limit of file systems; while an export is written, its folder has a longer name.
 _NAME_BYTES = 200
@@ -44,6 +46,7 @@ def export(
     target: str = "portable",
     routed: bool = False,
     extendable: bool = False,
+    split: bool = False,
     opset: int | None = None,
     atol: float | None = None,
     overwrite: bool = False,
@@ -80,6 +83,8 @@ def export(
         routed: also write a graph in which each row selects an input row and a task, for heads with one vector of logits per
             text.
         extendable: also store the traced graph of each structure, and the weights of its tasks once more, for `add`.
+        split: also write each graph in two, trunk.onnx from the inputs to the states of the trunk, and branches.onnx from there
+            to the tasks, so that the states can be kept; not for a drop whose trunk ends before the first layer.
         opset: ONNX operator set, 20 by default.
         atol: allowed |onnx - torch| relative to max(1, max |torch|), by default 1e-4 in fp32, 0.02 in fp16, 1 in int8.
         overwrite: replace the output folder if an export wrote it and every file in it.
@@ -141,10 +146,16 @@ def export(
                 export_variant(request, plan, task_groups, folder / name, weights, stages)
                 for plan, task_groups, name in zip(plans, pruned, variant_files(plans), strict=True)
             ]
+        splits: dict[str, SplitEntry] = {}
+        if split:
+            with stages("split"):
+                named = {entry.model: plan for (entry, _), plan in zip(done, plans, strict=True)}
+                splits = split_variants(folder, named, routed)
         processors = [each for each in (tokenizer, checkpoint.processor) if each is not None]
         save_config(pruned[0][0].model, plans[0], processors, folder)
-        save_manifest(plans[0], tokenizer is not None, [entry for entry, _ in done], folder)
-    return Report(output, checkpoint.source, plans[0].layers, tuple(report for _, report in done), stages.seconds)
+        save_manifest(plans[0], tokenizer is not None, [entry for entry, _ in done], folder, splits)
+    variants = tuple(replace(report, split=splits.get(report.model)) for _, report in done)
+    return Report(output, checkpoint.source, plans[0].layers, variants, stages.seconds)
 
 
 def _path(output: object) -> Path:

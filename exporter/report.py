@@ -9,7 +9,7 @@ from typing import Any
 
 from exporter.prune.fusion_members import FusionReport
 from exporter.texts.drift import Drift
-from runtime.bundle import ParityRow, PassRow
+from runtime.bundle import ParityRow, PassRow, SplitEntry
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class VariantReport:
         evaluation: the graph's predictions compared with PyTorch's on the evaluation texts; empty without such texts.
         notes: what a user of the graph should know: tasks that do not read an input, adapters without an effect,
             and what tasks without adapters share.
+        split: the graphs of the trunk and of the branches, and the states between them; None without them.
     """
 
     model: str
@@ -95,6 +96,7 @@ class VariantReport:
     parity: tuple[ParityRow, ...]
     evaluation: tuple[Drift, ...]
     notes: tuple[str, ...] = ()
+    split: SplitEntry | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the report to JSON types."""

@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
             target=options.target,
             routed=options.routed,
             extendable=options.extendable,
+            split=options.split,
             opset=options.opset,
             atol=options.atol,
             overwrite=options.overwrite,

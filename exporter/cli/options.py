@@ -148,6 +148,12 @@ def export_parser() -> Parser:
     parser.add_argument(
         "--extendable", action="store_true", help="also store what `python -m exporter add` needs to add tasks to the folder"
     )
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="also write each graph in two, the trunk and the branches, so that the states of the trunk can be kept: for a "
+        "cache, for new tasks over known texts, and for cascades of drops",
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
     _add_report(parser)
     return parser

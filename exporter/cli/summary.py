@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,8 @@ from exporter.cli.tables import percent, short_setup, size
 from exporter.prune.fusion_members import FusionReport
 from exporter.report import Report, VariantReport
 from exporter.texts.drift import Drift
-from runtime.bundle import ParityRow
-from runtime.bundle.entries import PAIR_SUMS
+from runtime.bundle import ParityRow, SplitEntry
+from runtime.bundle.entries import PAIR_SUMS, SEQUENCE
 
 # The width of the labels.
 _LABEL = 15
@@ -48,7 +49,21 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
         lines += _fact("" if number else "notes", note, width)
     if variant.routed:
         lines += _fact("routed graph", f"{variant.routed}: each row selects an input row and a task", width)
+    if variant.split is not None:
+        lines += _fact("split graphs", _split(variant.split), width)
     return lines
+
+
+def _split(split: SplitEntry) -> str:
+    """Describe the states between the trunk and the branches: their size, and what they save."""
+    width = {"float16": 2, "float32": 4}
+    sizes: dict[str, int] = defaultdict(int)
+    for state in split.states:
+        axes = [axis for axis in state.shape[1:] if not axis.isdecimal()]
+        count = math.prod(int(axis) for axis in state.shape if axis.isdecimal())
+        sizes[" x ".join(axes)] += count * width[state.dtype]
+    each = ", ".join(f"{size(count)} per {'token' if axes == SEQUENCE else axes or 'text'}" for axes, count in sizes.items())
+    return f"{split.trunk}, {split.branches}: states of {each} save {percent(split.saved)} of the operations of one task"
 
 
 def _costs(variant: VariantReport) -> dict[str, list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,10 +53,20 @@ class Candidate:
         Raises:
             VerificationError: ONNX Runtime cannot load a graph.
         """
-        return cls(_open(graph), atol, None if routed is None else _open(routed, safe_arguments()))
+        return cls(open_graph(graph), atol, None if routed is None else open_graph(routed, routed=True))
 
 
-def _open(graph: Path, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
+def open_graph(graph: Path, routed: bool = False) -> Any:
+    """Create a session of ONNX Runtime for a saved graph.
+
+    Args:
+        graph: the graph's file.
+        routed: whether it is a routed graph.
+
+    Raises:
+        VerificationError: ONNX Runtime cannot load it.
+    """
+    arguments = safe_arguments() if routed else {}
     try:
         return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"], **arguments)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
@@ -84,7 +93,7 @@ def verify(
         VerificationError: a graph fails or exceeds its tolerance; the message lists each task and shape.
     """
     every = [(task_group, task) for task_group in task_groups for task in task_group.tasks]
-    rows = [row for shape in _shapes(plan) for row in _compare(candidates, plan, every, outputs, shape)]
+    rows = [row for shape in shapes_of(plan) for row in _compare(candidates, plan, every, outputs, shape)]
     longest = plan.max_lengths.get(SEQUENCE)
     if longest is not None:
         longest = max(1, min(longest, _MAX_TOKENS // len(plan.tasks)))
@@ -102,7 +111,8 @@ def verify(
     return tuple(sorted((found[0] for found in rows), key=lambda row: order[row.task]))
 
 
-def _shapes(plan: Plan) -> list[tuple[int, int]]:
+def shapes_of(plan: Plan) -> list[tuple[int, int]]:
+    """Return the shapes, batch and sequence, at which the graphs of a plan are compared; the sequence is 0 for images."""
     if all(SEQUENCE not in entry.shape for entry in plan.inputs):
         # An image has one size: only the batch varies.
         return [(batch, 0) for batch in sorted({batch for batch, _ in SHAPES})]

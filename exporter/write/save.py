@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from runtime.bundle import (
     Manifest,
     ParityRow,
     PassRow,
+    SplitEntry,
     TaskEntry,
     TaskLayers,
     VariantEntry,
@@ -139,7 +140,9 @@ def task_entry(task: Task, outputs: tuple[str, ...]) -> TaskEntry:
     return TaskEntry(task.name, head.kind, head.labels, outputs, setup, head.width, head.prompts, head.default_prompt)
 
 
-def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path) -> None:
+def save_manifest(
+    plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path, splits: Mapping[str, SplitEntry]
+) -> None:
     """Write the manifest, adapterdrop.json, after all other files, because it contains their hashes.
 
     Args:
@@ -147,6 +150,7 @@ def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry],
         tokenizer: whether the folder contains a tokenizer.
         variants: the entries of the variants.
         folder: the bundle.
+        splits: file of a variant's graph -> its split graphs.
     """
     outputs = plan.outputs
     manifest = Manifest(
@@ -155,6 +159,7 @@ def save_manifest(plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry],
         layers=plan.layers,
         tasks=tuple(task_entry(task, outputs[task.name]) for task in plan.tasks),
         variants=tuple(variants),
+        splits=splits,
         precision=plan.precision,
         target=plan.target,
         opset=plan.opset,

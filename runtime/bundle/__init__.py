@@ -28,6 +28,7 @@ from runtime.bundle.manifest import (
     read_manifest,
     routed_file,
 )
+from runtime.bundle.split_entry import SplitEntry, StateEntry, split_files
 
 __all__ = [
     "FORMAT_VERSION",
@@ -47,6 +48,8 @@ __all__ = [
     "Manifest",
     "ParityRow",
     "PassRow",
+    "SplitEntry",
+    "StateEntry",
     "TaskEntry",
     "TaskLayers",
     "VariantEntry",
@@ -56,4 +59,5 @@ __all__ = [
     "output_names",
     "read_manifest",
     "routed_file",
+    "split_files",
 ]

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
@@ -24,6 +24,7 @@ from runtime.bundle.entries import (
     shown,
 )
 from runtime.bundle.schema import decode, encode
+from runtime.bundle.split_entry import SplitEntry
 from runtime.errors import BundleError
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
     "routed_file",
 ]
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
@@ -59,6 +60,7 @@ class Manifest:
         layers: number of layers of the trunk.
         tasks: tasks in export order.
         variants: one entry per drop, the default variant first.
+        splits: file name of a variant's graph -> its graphs of the trunk and the branches; empty without `--split`.
         precision: precision of the weights: "fp32", "fp16", "bf16" or "int8".
         target: target of the compiled graphs, such as "portable".
         opset: ONNX opset version of the graphs.
@@ -73,6 +75,7 @@ class Manifest:
     layers: int
     tasks: tuple[TaskEntry, ...]
     variants: tuple[VariantEntry, ...]
+    splits: Mapping[str, SplitEntry] = field(default_factory=dict)
     precision: str = "fp32"
     target: str = "portable"
     opset: int
@@ -92,6 +95,10 @@ class Manifest:
             KeyError: the drop was not exported.
         """
         return self.variants[0] if drop is None else {variant.drop: variant for variant in self.variants}[drop]
+
+    def split(self, drop: int) -> SplitEntry | None:
+        """Return the split graphs of the variant with a drop; None if it has none."""
+        return self.splits.get(self.variant(drop).model)
 
     def to_json(self) -> str:
         """Return deterministic, indented JSON with a trailing newline.
@@ -188,6 +195,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     for index, task in enumerate(manifest.tasks):
         yield from task.problems(f"tasks[{index}]")
     yield from _variant_problems(manifest)
+    yield from _split_problems(manifest)
 
 
 def _variant_problems(manifest: Manifest) -> Iterator[str]:
@@ -196,6 +204,7 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
     names = {task.name for task in manifest.tasks}
     yield from repeated("variants: drop", (str(variant.drop) for variant in manifest.variants))
     graphs = [graph for variant in manifest.variants for graph in (variant.model, variant.routed) if graph]
+    graphs += [graph for entry in manifest.splits.values() for graph in entry.graphs]
     yield from repeated("variants: file", graphs)
     for index, variant in enumerate(manifest.variants):
         yield from variant.problems(f"variants[{index}]", manifest.layers, names)
@@ -203,6 +212,19 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
             graph = getattr(variant, field)
             if graph not in manifest.files and (graph or field == "model"):
                 yield f"variants[{index}].{field}: expected one of the listed files, found {graph!r}"
+
+
+def _split_problems(manifest: Manifest) -> Iterator[str]:
+    variants = {variant.model: variant for variant in manifest.variants}
+    axes = [axis for entry in manifest.inputs for axis in entry.axes]
+    names = [entry.name for entry in manifest.inputs]
+    for model, entry in manifest.splits.items():
+        where = f"splits[{model!r}]"
+        if model not in variants:
+            yield f"splits: expected graphs of the variants ({', '.join(variants)}), found {model!r}"
+        elif bool(variants[model].routed) != bool(entry.routed):
+            yield f"{where}.routed: expected {'a' if variants[model].routed else 'no'} routed graph, found {entry.routed!r}"
+        yield from entry.problems(where, manifest.files, names, axes)
 
 
 def _input_problems(manifest: Manifest) -> Iterator[str]:

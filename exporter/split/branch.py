@@ -1,0 +1,25 @@
+"""The part of a graph that depends on a task."""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+from runtime.bundle import ROUTE_INPUTS
+
+__all__ = ["branch_nodes"]
+
+_TASK_WEIGHT = re.compile(r"tasks\d+/")
+
+
+def branch_nodes(graph: ir.Graph) -> dict[ir.Node, None]:
+    """Return the nodes that depend on the weights of a task or, in a routed graph, on the choice of rows, in order."""
+    values: set[ir.Value] = {value for name, value in graph.initializers.items() if _TASK_WEIGHT.match(name)}
+    values |= {value for value in graph.inputs if value.name in ROUTE_INPUTS}
+    found: dict[ir.Node, None] = {}
+    for node in graph:
+        if any(value in values for value in node.inputs):
+            found[node] = None
+            values.update(node.outputs)
+    return found

@@ -1,0 +1,107 @@
+"""Writes the split graphs of all variants of a bundle and verifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from exporter.errors import ExportError
+from exporter.plan import Plan
+from exporter.split.cut import Cut, State, cut_states
+from exporter.split.graphs import save_branches, save_trunk
+from exporter.split.identity import WeightDigests
+from exporter.split.verify import compare_split
+from runtime.bundle import SplitEntry, StateEntry, routed_file, split_files
+from runtime.bundle.entries import BATCH
+
+__all__ = ["split_variants"]
+
+_ROWS = "rows"
+
+
+def split_variants(folder: Path, graphs: Mapping[str, Plan], routed: bool) -> dict[str, SplitEntry]:
+    """Split the graphs of a bundle where the trunk ends.
+
+    A variant whose trunk has nothing that is worth storing, such as one without a drop, is not split.
+
+    Args:
+        folder: the folder of the graphs; receives the graphs of the trunks and the branches.
+        graphs: file of each variant's graph -> its plan.
+        routed: whether each variant has a routed graph, which is split too.
+
+    Returns:
+        File of a variant's graph -> the manifest's entry.
+
+    Raises:
+        ExportError: no variant has a trunk that is worth storing.
+        VerificationError: trunk and branches differ from the whole graph.
+    """
+    weights: WeightDigests = {}
+    cuts = {model: _cut(folder, model, plan, routed, weights) for model, plan in graphs.items()}
+    found = {}
+    for model, (cut, routes) in cuts.items():
+        if not cut.states:
+            continue
+        plan = graphs[model]
+        states = _union(cut.states, () if routes is None else routes.states)
+        if lacking := [state.value for state in states if state.identity not in cut.storable]:
+            raise ExportError(
+                f"the trunk of the routed graph at drop {plan.drop} differs from that of the graph of all tasks in "
+                f"{', '.join(lacking)}: export without --split or without --routed"
+            )
+        own = dict.fromkeys(state.identity for state in states)
+        others = _union(*(other.states for other, _ in cuts.values()))
+        passing = [
+            cut.storable[state.identity]
+            for state in others
+            if state.identity in (cut.passed & cut.storable.keys()) - own.keys()
+        ]
+        trunk, branches = split_files(model)
+        # The names of values differ between the graphs; those of the states are equal.
+        save_trunk(folder / model, [*(cut.storable[identity] for identity in own), *passing], folder / trunk)
+        inputs = save_branches(folder / model, cut.states, folder / branches)
+        name = ""
+        if routes is not None:
+            name = routed_file(branches)
+            inputs += save_branches(folder / routed_file(model), routes.states, folder / name)
+        half = compare_split(folder, model, plan, [state.name for state in states], routed)
+        found[model] = SplitEntry(
+            trunk,
+            branches,
+            name,
+            tuple(_entry(state) for state in states),
+            tuple(state.name for state in passing),
+            tuple(entry.name for entry in plan.inputs if entry.name in inputs),
+            cut.saved,
+            half.difference,
+            half.agreement,
+        )
+    if not found:
+        drops = ", ".join(str(plan.drop) for plan in graphs.values())
+        raise ExportError(
+            f"the trunk at drop {drops} ends before the first layer, so that its states would save no time: choose a larger "
+            "--drop, or export without --split"
+        )
+    return found
+
+
+def _cut(folder: Path, model: str, plan: Plan, routed: bool, weights: WeightDigests) -> tuple[Cut, Cut | None]:
+    """Cut a variant's graph and, at the same values, its routed graph."""
+    axes = list(dict.fromkeys(axis for entry in plan.inputs for axis in entry.axes if axis != BATCH))
+    tasks = len(plan.tasks)
+    cut = cut_states(ir.load(folder / model).graph, axes, tasks, weights)
+    if not routed or not cut.states:
+        return cut, None
+    known = [state.identity for state in cut.states]
+    return cut, cut_states(ir.load(folder / routed_file(model)).graph, [*axes, _ROWS], 1, weights, known)
+
+
+def _union(*lists: Sequence[State]) -> list[State]:
+    return list({state.identity: state for states in lists for state in states}.values())
+
+
+def _entry(state: State) -> StateEntry:
+    dtype = "float16" if state.dtype == ir.DataType.FLOAT16 else "float32"
+    return StateEntry(state.name, state.identity, dtype, state.shape)
