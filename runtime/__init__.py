@@ -15,6 +15,7 @@ from runtime.load import load
 from runtime.options import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.policy import DropPolicy, LatencyTarget
 from runtime.predictor import Answers, Entity, Prediction, Predictor, Word
+from runtime.states import TrunkStates, load_states
 
 __all__ = [
     "AdapterDropError",
@@ -36,6 +37,8 @@ __all__ = [
     "ProviderError",
     "Run",
     "TensorRTOptions",
+    "TrunkStates",
     "Word",
     "load",
+    "load_states",
 ]

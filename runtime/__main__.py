@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from runtime import states_commands
 from runtime.checks.requests import select_tasks
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.load import load
@@ -19,6 +19,7 @@ from runtime.ort.known_providers import NAMES
 from runtime.ort.providers import find
 from runtime.predictor import Prediction, Predictor
 from runtime.serving import triton
+from runtime.text.text_file import read_texts
 from runtime.text.texts import Text
 
 _SHOWN = 6  # numbers of an embedding
@@ -29,6 +30,8 @@ _EPILOG = """\
 
 other commands; python -m runtime COMMAND --help lists their options:
   triton DIR REPOSITORY   write the bundle as a model repository for Triton
+  DIR encode FILE --output STATES   compute the trunk once per text (bundles of `python -m exporter --split`)
+  DIR run STATES          compute tasks from these states
   devices                 list the execution providers, their devices, what auto takes, and what to install for the others
 
 exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does not work
@@ -53,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with shown("runtime", logging.StreamHandler()):
             if list(arguments[:1]) == ["triton"]:
                 return triton.main(arguments[1:])
+            if (command := states_commands.COMMANDS.get(arguments[1] if len(arguments) > 1 else "")) is not None:
+                for line in command(arguments[0], arguments[2:]):
+                    _print(line)
+                return _DONE
             if list(arguments[:1]) == ["devices"]:
                 _print(devices.described(arguments[1:]))
                 return _DONE
@@ -69,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace) -> str:
     """Run inference on the texts that the options name, and format the predictions."""
-    texts: list[Text] = [*options.texts, *(_read(options.file) if options.file else ())]
+    texts: list[Text] = [*options.texts, *(read_texts(options.file) if options.file else ())]
     if not texts:
         raise InputError("no text: give some with --text, --pair or --file")
     tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
@@ -183,26 +190,6 @@ def _provider(name: str) -> str:
         except ProviderError as error:
             raise argparse.ArgumentTypeError(str(error).removeprefix("provider: ")) from error
     return name
-
-
-def _read(name: str) -> list[Text]:
-    """Read the texts of a file. Raises InputError naming the line: not UTF-8, or more than one TAB."""
-    try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        lines = content.decode("utf-8-sig").split("\n")  # not splitlines(), which also breaks at U+2028 and the like
-    except OSError as error:
-        raise InputError(f"--file {name}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"--file {name}: line {line}: expected UTF-8, found: {error.reason}; convert the file") from error
-    texts: list[Text] = []
-    for number, line_text in enumerate(lines, 1):
-        parts = line_text.rstrip("\r").split("\t")
-        if len(parts) > 2:
-            raise InputError(f"--file {name}: line {number}: expected at most one TAB, found {len(parts) - 1}")
-        if any(part.strip() for part in parts):
-            texts.append(tuple(parts) if len(parts) == 2 else parts[0])
-    return texts
 
 
 def _as_json(

@@ -1,7 +1,7 @@
 """Inference on a loaded bundle with arrays as inputs."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from runtime.ort.known_providers import short_name
 from runtime.ort.open import OpenBundle
 from runtime.ort.routed_graph import RoutedGraph
 from runtime.policy import DropPolicy
+from runtime.states.split_runs import LookUp
 
 
 class Answers(dict[str, npt.NDArray[Any]]):
@@ -144,8 +145,9 @@ class ArrayPredictor:
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
         chosen = self._chosen_drop(drop)
+        cached = self._look_up(checked, chosen)
         observed = self.hooks or self.policy is not None
-        logits = (self._run_observed if observed else self._run_graph)(selection, checked, chosen, cancel)
+        logits = (self._run_observed if observed else self._run_graph)(selection, checked, chosen, cancel, cached)
         answers = Answers(zip(selection.result_names, logits, strict=True))
         answers.drop = chosen
         return answers
@@ -208,9 +210,19 @@ class ArrayPredictor:
             )
         return routed.rows(self._check(feeds), tasks, rows)
 
+    def _look_up(self, feeds: Mapping[str, npt.NDArray[Any]], drop: int) -> LookUp | None:  # noqa: ARG002
+        """Return the states of the trunk that are known for these inputs; None without a cache."""
+        return None
+
     def _run_graph(
-        self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
+        self,
+        selection: TaskSelection,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        drop: int,
+        cancel: Cancellation | None,
+        cached: LookUp | None,
     ) -> Sequence[npt.NDArray[Any]]:
+        del cached  # StatePredictor uses it
         # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
         if len(selection.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
             return routed.subset(feeds, selection.entries, cancel)
@@ -219,17 +231,34 @@ class ArrayPredictor:
         return logits
 
     def _run_observed(
-        self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int, cancel: Cancellation | None
+        self,
+        selection: TaskSelection,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        drop: int,
+        cancel: Cancellation | None,
+        cached: LookUp | None,
     ) -> Sequence[npt.NDArray[Any]]:
         """`_run_graph` inside the hooks, with its duration reported to the policy."""
+        names, hits = [entry.name for entry in selection.entries], 0 if cached is None else cached.hits
+        return self._observed(drop, names, feeds, hits, lambda: self._run_graph(selection, feeds, drop, cancel, cached))
+
+    def _observed(
+        self,
+        drop: int,
+        tasks: Sequence[str],
+        feeds: Mapping[str, npt.NDArray[Any]],
+        hits: int,
+        run: Callable[[], Sequence[npt.NDArray[Any]]],
+    ) -> Sequence[npt.NDArray[Any]]:
+        """Call `run` inside the hooks and report its duration to the policy."""
         started = time.perf_counter()
         try:
             with ExitStack() as stack:
                 if self.hooks:
-                    run = _describe_run(self.provider, drop, [entry.name for entry in selection.entries], feeds)
+                    described = _describe_run(self.provider, drop, tasks, feeds, hits)
                     for hook in self.hooks:
-                        stack.enter_context(hook(run))
-                return self._run_graph(selection, feeds, drop, cancel)
+                        stack.enter_context(hook(described))
+                return run()
         finally:
             if self.policy is not None:
                 self.policy.done(drop, time.perf_counter() - started)
@@ -268,7 +297,7 @@ class ArrayPredictor:
         return chosen
 
 
-def _describe_run(provider: str, drop: int, tasks: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> Run:
+def _describe_run(provider: str, drop: int, tasks: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]], cached: int) -> Run:
     first = next(iter(feeds.values()))
     tokens = int(feeds["attention_mask"].sum()) if "attention_mask" in feeds else len(first)
-    return Run(provider, drop, tuple(tasks), len(first), first.shape[1] if first.ndim == 2 else 1, tokens)
+    return Run(provider, drop, tuple(tasks), len(first), first.shape[1] if first.ndim == 2 else 1, tokens, cached)

@@ -17,6 +17,7 @@ class Run:
         rows: first dimension of the first input.
         length: second dimension of the first input; 1 if the input is not a matrix.
         tokens: number of tokens without padding; equal to `rows` if the graph has no attention mask.
+        cached: rows whose trunk states came from the cache, see `load`.
     """
 
     provider: str
@@ -25,6 +26,7 @@ class Run:
     rows: int
     length: int
     tokens: int
+    cached: int = 0
 
 
 # A context manager that is entered before a run and exited after it, with the exception of a failed run. An OpenTelemetry

@@ -1,18 +1,31 @@
 """The predictor: inference on a loaded bundle."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy.typing as npt
 
-from runtime.array_predictor import Answers, ArrayPredictor
+from runtime.array_predictor import Answers
+from runtime.bundle import TaskEntry
 from runtime.cancel import Cancellation
-from runtime.checks.requests import check_drop, check_pairs, require_encoder, require_texts, select_embeddings, select_tasks
-from runtime.ort.known_providers import GPUS
+from runtime.checks.requests import (
+    TaskSelection,
+    check_drop,
+    check_pairs,
+    require_encoder,
+    require_texts,
+    select_embeddings,
+    select_tasks,
+)
+from runtime.errors import InputError
+from runtime.state_predictor import StatePredictor
+from runtime.states.split_runs import SplitRuns
+from runtime.states.trunk_states import Row, TrunkStates
+from runtime.text.cascade import Cascade, RunStep
 from runtime.text.embed import embed, embed_routed
-from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, Batch, TextEncoder
-from runtime.text.predict import predict, tokenize
+from runtime.text.encode import Batch, TextEncoder
+from runtime.text.predict import Window, predict, tokenize
 from runtime.text.predict_options import Aggregate, PredictOptions
 from runtime.text.prediction import Entity, Prediction, Word
 from runtime.text.prompts import prompts_of
@@ -23,7 +36,7 @@ __all__ = ["Answers", "Entity", "Prediction", "Predictor", "Word"]
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor(ArrayPredictor):
+class Predictor(StatePredictor):
     """A loaded bundle, created by `load`. It is immutable and thread-safe.
 
     Attributes:
@@ -50,6 +63,7 @@ class Predictor(ArrayPredictor):
         threshold: float | None = None,
         top_k: int | None = None,
         is_split_into_words: bool = False,
+        cascade: Sequence[tuple[int, float]] | None = None,
     ) -> dict[str, list[Prediction]]:
         """Tokenize texts, run inference and interpret the logits.
 
@@ -71,9 +85,13 @@ class Predictor(ArrayPredictor):
             top_k: number of labels in `scores` for classification and multilabel tasks, the most probable ones in descending
                 order; None for all labels in the order of the task.
             is_split_into_words: `texts` is a list of lists of words. Positions are those in the words joined by spaces.
+            cascade: pairs of a drop and a threshold, for classification: the first variant predicts all texts; those whose
+                label has a lower probability than the threshold go on to the next, per task. The last variant predicts the
+                rest, whatever its threshold. With `--split`, the layers that the variants share are computed once per text,
+                if the drops are in descending order.
 
         Returns:
-            Task -> one prediction per text, in the order of `tasks` and `texts`.
+            Task -> one prediction per text, in the order of `tasks` and `texts`. `Prediction.drop` is the variant that gave it.
 
         Raises:
             AdapterDropError: the logits of a text are NaN or infinite; the message names the task and the text.
@@ -99,6 +117,11 @@ class Predictor(ArrayPredictor):
         self._bundle.check_process()  # before the tokenizer, which may wait for threads that a fork does not have
         windows = tokenize(encoder, texts, entries, options)
         check_pairs(entries, texts)
+        if cascade is not None:
+            if drop is not None:
+                raise InputError("predict(): expected either drop or cascade, found both")
+            chain = Cascade.of(cascade, self.drops, entries, options)
+            return chain.run(len(windows), entries, self._cascade_step(windows, encoder, options, cancel))
         if stride is not None:
             drop = self._chosen_drop(drop)  # the same for all windows of a text
         names = [entry.name for entry in entries]
@@ -109,6 +132,40 @@ class Predictor(ArrayPredictor):
 
         batches = self._batches(encoder, batch_size)([window.tokens for window in windows])
         return predict(windows, batches, run, entries, encoder, options, f"provider {self.provider}, {self.manifest.precision}")
+
+    def encode(
+        self,
+        texts: Sequence[Text],
+        drop: int | None = None,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        cancel: Cancellation | None = None,
+    ) -> TrunkStates:
+        """Compute the states of the trunk for texts, to run tasks on them later with `run_branches`.
+
+        Args:
+            texts: list of str and of pairs (str, str).
+            drop: drop of the variant, whose lowest layers are the trunk; None for the first one that is split.
+            truncate: truncate texts that exceed the model's maximum. By default, such texts are an error.
+            batch_size: maximum number of rows of a batch; texts of similar length share a batch.
+            cancel: handle that can cancel the call from another thread.
+
+        Returns:
+            The states of each text, in the order of the texts.
+
+        Raises:
+            InputError: as for `predict`; or the bundle was exported without `--split`.
+        """
+        PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
+        runs = self._split_runs(drop)
+        encoder = require_texts(self.manifest, self._encoder, (), "encode()")
+        self._bundle.check_process()
+        tokens = encoder.encode(texts, truncate)
+        rows: list[Row] = [{}] * len(tokens)
+        for batch in self._batches(encoder, batch_size)(tokens):
+            for index, row in zip(batch.rows, runs.states(batch.feeds, len(batch.rows), cancel), strict=True):
+                rows[index] = row
+        return TrunkStates(runs.graph.entry.states, tuple(rows), runs.drop)
 
     def encode_texts(
         self,
@@ -197,10 +254,57 @@ class Predictor(ArrayPredictor):
         batches, where = self._batches(encoder, batch_size), self._where(self._drop_or_default(drop))
         return embed_routed(texts, tasks, prompts, batches, run, entries, encoder, truncate, where)
 
+    def _cascade_step(
+        self, windows: Sequence[Window], encoder: TextEncoder, options: PredictOptions, cancel: Cancellation | None
+    ) -> RunStep:
+        """Return the step of a cascade, which keeps the states that a trunk computes for the variants after it."""
+        kept: dict[int, Row] = {}
+
+        def step(drop: int, rows: list[int], entries: list[TaskEntry]) -> dict[str, dict[int, Prediction]]:
+            selection, runs = TaskSelection.of(tuple(entries)), self._splits.get(drop)
+            known = runs if runs is not None and all(runs.reads(kept.get(row, {})) for row in rows) else None
+            current: list[Batch] = []
+
+            def from_texts() -> Iterator[Batch]:
+                for batch in self._batches(encoder, options.batch_size)([windows[row].tokens for row in rows]):
+                    current[:] = [batch]
+                    yield batch
+
+            def from_states(runs: SplitRuns) -> Iterator[Batch]:
+                most = self._limits.rows if options.batch_size is None else options.batch_size
+                states = [kept[row] for row in rows]
+                for chosen, values in runs.batches(states, most, self._limits.tokens, self._limits.call):
+                    yield Batch(tuple(chosen), values)
+
+            def run(feeds: Mapping[str, npt.NDArray[Any]]) -> tuple[Mapping[str, npt.NDArray[Any]], int]:
+                if runs is None:
+                    return self.run(feeds, [entry.name for entry in entries], drop, cancel), drop
+
+                def logits() -> Sequence[npt.NDArray[Any]]:
+                    values = feeds
+                    if known is None:
+                        values, found = runs.values_and_rows(feeds, len(current[0].rows), cancel)
+                        kept.update(zip((rows[index] for index in current[0].rows), found, strict=True))
+                    return runs.graph.branches(values, entries, selection.outputs, cancel)
+
+                computed = self._observed(drop, [entry.name for entry in entries], feeds, 0, logits)
+                return dict(zip(selection.result_names, computed, strict=True)), drop
+
+            batches = from_texts() if known is None else from_states(known)
+            part = [replace(windows[row], index=number) for number, row in enumerate(rows)]
+            where = f"provider {self.provider}, {self.manifest.precision}"
+            predictions = predict(part, batches, run, entries, encoder, options, where)
+            return {name: dict(zip(rows, found, strict=True)) for name, found in predictions.items()}
+
+        return step
+
     def _batches(self, encoder: TextEncoder, batch_size: int | None) -> Callable[[Sequence[Tokens]], Iterator[Batch]]:
-        limits = GPU_LIMITS if self.provider in GPUS else CPU_LIMITS
+        limits = self._limits
         shapes = self.options.cuda.graphs if self.provider == "cuda" else ()
         return lambda rows: encoder.batches(rows, limits, batch_size, shapes)
+
+    def _padding(self) -> tuple[bool, int | None]:
+        return (False, None) if self._encoder is None else (self._encoder.pad_left, self._encoder.pad_id)
 
     def _where(self, drop: int) -> str:
         return f"drop {drop}, provider {self.provider}, {self.manifest.precision}"

@@ -177,9 +177,9 @@ def _minimum_cut(
                 size = storage.nbytes(value)
                 flow.add_edge(node, value, **({"capacity": size * price} if math.isfinite(size) else {}))
     for node in graph:
-        for value in node.inputs:
-            if value is not None and value in inner:
-                flow.add_edge(value, "branches" if node in branch else node)
+        for operand in node.inputs:
+            if operand is not None and operand in inner:
+                flow.add_edge(operand, "branches" if node in branch else node)
     for value in graph.outputs:
         if value in inner:
             flow.add_edge(value, "branches")

@@ -15,6 +15,7 @@ from exporter.split.identity import WeightDigests
 from exporter.split.verify import compare_split
 from runtime.bundle import SplitEntry, StateEntry, routed_file, split_files
 from runtime.bundle.entries import BATCH
+from runtime.bundle.split_entry import StateType
 
 __all__ = ["split_variants"]
 
@@ -103,5 +104,5 @@ def _union(*lists: Sequence[State]) -> list[State]:
 
 
 def _entry(state: State) -> StateEntry:
-    dtype = "float16" if state.dtype == ir.DataType.FLOAT16 else "float32"
+    dtype: StateType = "float16" if state.dtype == ir.DataType.FLOAT16 else "float32"
     return StateEntry(state.name, state.identity, dtype, state.shape)

@@ -178,11 +178,11 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     """Yield a message for each invalid value in a manifest whose fields have the right types."""
     if manifest.format_version != FORMAT_VERSION:
         yield f"format_version: expected {FORMAT_VERSION}, found {manifest.format_version}"
-    for field, most in (("layers", MOST_LAYERS), ("opset", LARGEST)):
-        if (value := getattr(manifest, field)) < 1:
-            yield f"{field}: expected at least 1, found {value}"
+    for name, most in (("layers", MOST_LAYERS), ("opset", LARGEST)):
+        if (value := getattr(manifest, name)) < 1:
+            yield f"{name}: expected at least 1, found {value}"
         if value > most:
-            yield f"{field}: expected at most {most:,}, found {shown(value)}"
+            yield f"{name}: expected at most {most:,}, found {shown(value)}"
     if manifest.layers > MOST_LAYERS:  # the checks below take time and memory in proportion to the layers
         return
     yield from _input_problems(manifest)
@@ -208,10 +208,10 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
     yield from repeated("variants: file", graphs)
     for index, variant in enumerate(manifest.variants):
         yield from variant.problems(f"variants[{index}]", manifest.layers, names)
-        for field in ("model", "routed"):
-            graph = getattr(variant, field)
-            if graph not in manifest.files and (graph or field == "model"):
-                yield f"variants[{index}].{field}: expected one of the listed files, found {graph!r}"
+        for name in ("model", "routed"):
+            graph = getattr(variant, name)
+            if graph not in manifest.files and (graph or name == "model"):
+                yield f"variants[{index}].{name}: expected one of the listed files, found {graph!r}"
 
 
 def _split_problems(manifest: Manifest) -> Iterator[str]:

@@ -22,6 +22,7 @@ from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
 from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import count_nodes, example_feeds
+from runtime.ort.on_demand import OnDemandSessions
 from runtime.ort.plugins import failure
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import request
@@ -198,7 +199,8 @@ def open_sessions(
             return session
 
         found = {graph: GraphFile(files, graph, _is_routed(graph, manifest)) for graph in graphs}
-        sessions = _on_cpu(found, make, manifest, options) if provider is CPU else _all(found, make)
+        late = [graph for entry in manifest.splits.values() for graph in entry.graphs]
+        sessions = _on_cpu(found, make, manifest, options) if provider is CPU else OnDemandSessions(found, late, make)
         return OpenBundle(
             provider, sessions, files, _captured(sessions, provider, manifest, options), options.cuda.device, options.threads
         )
@@ -224,10 +226,6 @@ def _check_products(files: BoundFolder, manifest: Manifest) -> None:
         )
 
 
-def _all(graphs: Mapping[str, GraphFile], make: Make) -> dict[str, Any]:
-    return {name: make(name, graph, False) for name, graph in graphs.items()}
-
-
 def _on_cpu(graphs: Mapping[str, GraphFile], make: Make, manifest: Manifest, options: Options) -> Mapping[str, Any]:
     if options.cache is None or not options.share_weights:
         return LazySessions(graphs, make, options, example_feeds(manifest))
@@ -247,9 +245,9 @@ def _captured(
     if provider is not CUDA or not (shapes := options.cuda.graphs):
         return {}
     found = {
-        graph: CapturedGraphs(session, shapes, "cuda", options.cuda.device)
-        for graph, session in sessions.items()
-        if not _is_routed(graph, manifest)
+        variant.model: CapturedGraphs(sessions[variant.model], shapes, "cuda", options.cuda.device)
+        for variant in manifest.variants
+        if variant.model in sessions
     }
     for graph, own in found.items():
         try:

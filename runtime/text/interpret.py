@@ -47,11 +47,6 @@ def interpret(
     values = logits[0]
     if task.head == "question_answering":
         return _answer(logits[0], logits[1], parts[1], tokens)
-    if task.head == "regression":
-        numbers = tuple(map(float, values))
-        return Prediction(task.head, value=numbers[0] if len(numbers) == 1 else None, values=numbers)
-    if task.head == "multiple_choice":
-        return Prediction(task.head, value=float(values[0]))
     if task.head == "text_embedding":
         return Prediction(task.head, vector=tuple(values.tolist()))
     if task.head == "tagging" and options.aggregate is not None:
@@ -61,6 +56,22 @@ def interpret(
         return Prediction(task.head, words=_words(task, softmax(values), parts, tokens))
     if task.head == "masked_lm":
         return Prediction(task.head, words=_masks(values, parts, tokens, encoder))
+    return interpret_row(task, values, options)
+
+
+def interpret_row(task: TaskEntry, values: Array, options: PredictOptions = _DEFAULTS) -> Prediction:
+    """Convert the logits of one row into a prediction, for heads that need nothing but the logits.
+
+    Args:
+        task: manifest entry of a classification, multilabel, regression or multiple choice task.
+        values: logits, [labels] or [1].
+        options: `threshold` and `top_k`.
+    """
+    if task.head == "regression":
+        numbers = tuple(map(float, values))
+        return Prediction(task.head, value=numbers[0] if len(numbers) == 1 else None, values=numbers)
+    if task.head == "multiple_choice":
+        return Prediction(task.head, value=float(values[0]))
     return _labelled(task, values, options)
 
 

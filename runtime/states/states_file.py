@@ -1,0 +1,160 @@
+"""The file of trunk states: safetensors, with the texts joined along their tokens."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.bundle import INPUTS, StateEntry
+from runtime.bundle.schema import decode, encode
+from runtime.errors import InputError
+
+__all__ = ["read_states", "write_states"]
+
+_FORMAT: Final = "adapterdrop trunk states 1"
+_LENGTHS: Final = "lengths/"  # prefix of the array with the first axis of each text's array
+_NAMES: Final = {"fp16": np.float16, "fp32": np.float32}
+
+Array = npt.NDArray[Any]
+
+
+def write_states(
+    path: str | os.PathLike[str],
+    entries: Sequence[StateEntry],
+    rows: Sequence[Mapping[str, Array]],
+    drop: int,
+    precision: str | None,
+) -> None:
+    """Write states; see `TrunkStates.save`."""
+    if precision is not None and precision not in _NAMES:
+        raise InputError(f"precision: expected fp32, fp16 or None, found {precision!r}")
+    if not rows:
+        raise InputError("save(): expected the states of at least one text, found none")
+    names = {entry.name for entry in entries}
+    tensors: dict[str, Array] = {}
+    for name in rows[0]:
+        arrays = [np.atleast_1d(row[name]) for row in rows]
+        if len({array.shape[1:] for array in arrays}) > 1:
+            raise InputError(f"save(): expected arrays of {name} that differ only in their first axis; save these texts apart")
+        joined = np.concatenate(arrays)
+        if name in names and precision is not None:
+            joined = _rounded(joined, name, precision)
+        elif joined.dtype == np.int64 and joined.size and joined.min() >= -(2**31) and joined.max() < 2**31:
+            joined = joined.astype(np.int32)
+        tensors[name] = np.ascontiguousarray(joined)
+        tensors[f"{_LENGTHS}{name}"] = np.array(
+            [array.shape[0] if row[name].ndim else -1 for row, array in zip(rows, arrays, strict=True)]
+        )
+    metadata = {"format": _FORMAT, "drop": str(drop), "states": json.dumps([encode(entry) for entry in entries])}
+    _write(Path(path), tensors, metadata)
+
+
+def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], tuple[Mapping[str, Array], ...], int]:
+    """Read states; see `load_states`.
+
+    Returns:
+        The entries, the rows, and the drop.
+    """
+    path = Path(path)
+    header, start = _header(path)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
+        raise InputError(
+            f"{path}: expected a file of trunk states, found {metadata.get('format', 'another safetensors file')!r}"
+        )
+    problems: list[str] = []
+    try:
+        entries = tuple(decode(StateEntry, each, "states", problems) for each in json.loads(metadata["states"]))
+        drop = int(metadata["drop"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {error}") from error
+    problems += [problem for entry in entries if entry is not None for problem in entry.problems("states")]
+    if problems:
+        raise InputError(f"{path}: damaged: {'; '.join(problems[:5])}")
+    arrays = {name: _mapped(path, name, entry, start) for name, entry in header.items()}
+    types = {entry.name: entry.dtype for entry in entries}
+    columns = {}
+    for name, array in arrays.items():
+        if name.startswith(_LENGTHS):
+            continue
+        if name not in types and name not in INPUTS:
+            raise InputError(f"{path}: damaged: expected states and inputs, found {name!r}")
+        columns[name] = list(_divided(path, name, array, arrays.get(f"{_LENGTHS}{name}")))
+    counts = {name: len(column) for name, column in columns.items()}
+    if set(types) - set(columns) or len(set(counts.values())) != 1:
+        raise InputError(f"{path}: damaged: expected the same number of texts in {', '.join(sorted(types))}, found {counts}")
+    rows = tuple(dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+    return entries, rows, drop
+
+
+def _rounded(array: Array, name: str, precision: str) -> Array:
+    with np.errstate(over="ignore"):
+        found = array.astype(_NAMES[precision])
+    if not np.isfinite(found).all():
+        raise InputError(f"save(): {name} exceeds the range of {precision} (65,504): save in fp32")
+    return found
+
+
+def _write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    from safetensors.numpy import save_file  # third-party, and only needed for states
+
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+        try:
+            save_file(dict(tensors), name, dict(metadata))
+            Path(name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except Exception as error:  # safetensors reports a full disk as SafetensorError
+        raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """Read the header of a safetensors file, and where its data start. The library checks the file first."""
+    from safetensors import SafetensorError, safe_open  # third-party, and only needed for states
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            return json.loads(file.read(size)), 8 + size
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged or not a file of safetensors: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+_TYPES: Final = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "I64": np.int64}
+
+
+def _mapped(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Array:
+    if entry["dtype"] not in _TYPES:
+        raise InputError(f"{path}: damaged: {name} has the type {entry['dtype']}, expected {', '.join(_TYPES)}")
+    if 0 in entry["shape"]:
+        return np.zeros(entry["shape"], _TYPES[entry["dtype"]])
+    mapped = np.memmap(path, _TYPES[entry["dtype"]], "r", start + entry["data_offsets"][0], tuple(entry["shape"]))
+    return np.asarray(mapped)  # still the mapped file, but slices of it are faster
+
+
+def _divided(path: Path, name: str, array: Array, lengths: Array | None) -> Iterator[Array]:
+    """Yield the array of each text, in the type of the file."""
+    if lengths is None or lengths.ndim != 1 or lengths.dtype != np.int64 or (lengths < -1).any():
+        raise InputError(f"{path}: damaged: {name} has no valid lengths")
+    ends = np.cumsum(np.abs(lengths))
+    if array.ndim < 1 or (ends[-1] if len(ends) else 0) != len(array):
+        raise InputError(f"{path}: damaged: {name} has {len(array) if array.ndim else 0} tokens, its lengths differ")
+    for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
+        own = array[end - abs(length) : end]
+        yield own if length >= 0 else own[0]

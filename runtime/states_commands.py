@@ -1,0 +1,94 @@
+"""The commands `python -m runtime DIR encode` and `python -m runtime DIR run`: texts to states, and states to predictions."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from runtime.bundle import HeadType
+from runtime.checks.requests import select_tasks
+from runtime.errors import AdapterDropError, InputError
+from runtime.load import load
+from runtime.options import Options
+from runtime.options_text import CommandParser, read_settings
+from runtime.predictor import Predictor
+from runtime.states.trunk_states import TrunkStates, load_states
+from runtime.text.interpret import interpret_row
+from runtime.text.text_file import read_texts
+
+# Heads whose prediction needs logits only, not the text
+_HEADS: Final[tuple[HeadType, ...]] = ("classification", "multilabel", "regression", "multiple_choice")
+
+
+def encode(folder: str, arguments: Sequence[str]) -> Iterator[str]:
+    """Write the states of a file of texts; yields what to print."""
+    parser = CommandParser(
+        prog="python -m runtime DIR encode", description="Compute the states of the trunk for texts, once for all tasks."
+    )
+    parser.add_argument(
+        "file", metavar="FILE", help="UTF-8 file, one text per line, a TAB between the texts of a pair; - for standard input"
+    )
+    parser.add_argument("--output", required=True, metavar="STATES", help="file of safetensors to write")
+    parser.add_argument(
+        "--precision", metavar="P", help="fp16 halves the file and rounds the states; default: as the graph computes them"
+    )
+    parser.add_argument("--truncate", action="store_true", help="truncate texts that exceed the model's maximum")
+    _add_session_options(parser)
+    options = parser.parse_args(arguments)
+    texts = read_texts(options.file)
+    if not texts:
+        raise InputError(f"{options.file}: expected at least one text, found none")
+    predictor = _load(folder, options)
+    states = predictor.encode(texts, options.drop, truncate=options.truncate)
+    states.save(options.output, options.precision)
+    yield f"{len(states):,} texts at drop {states.drop} written to {options.output}"
+
+
+def run(folder: str, arguments: Sequence[str]) -> Iterator[str]:
+    """Compute tasks from a file of states; yields one JSON object per text."""
+    parser = CommandParser(
+        prog="python -m runtime DIR run",
+        description="Compute tasks from states that `python -m runtime DIR encode` wrote; prints a JSON object per text.",
+    )
+    parser.add_argument("states", metavar="STATES", help="the file of states")
+    parser.add_argument("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
+    _add_session_options(parser)
+    options = parser.parse_args(arguments)
+    tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
+    yield from _predictions(_load(folder, options), load_states(options.states), tasks, options.drop)
+
+
+def _predictions(predictor: Predictor, states: TrunkStates, tasks: Sequence[str] | None, drop: int | None) -> Iterator[str]:
+    entries = select_tasks(predictor.manifest, tasks)
+    if wrong := [f"{entry.name} ({entry.head})" for entry in entries if entry.head not in _HEADS]:
+        raise InputError(
+            f"--tasks: expected tasks whose prediction needs no text ({', '.join(_HEADS)}), found {', '.join(wrong)}: select "
+            "others, or call Predictor.run_branches() for the logits"
+        )
+    logits = predictor.run_branches(states, [entry.name for entry in entries], drop)
+    for number in range(len(states)):
+        rows = {entry.name: interpret_row(entry, logits[entry.name][number]) for entry in entries}
+        found = {name: replace(row, drop=logits.drop).to_dict() for name, row in rows.items()}
+        try:
+            yield json.dumps({"text": number, "predictions": found}, allow_nan=False)
+        except ValueError as error:
+            raise AdapterDropError(f"the logits of text {number} contain NaN or infinity") from error
+
+
+def _add_session_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--drop", type=int, metavar="N", help="the variant without adapters in the lowest N layers")
+    parser.add_argument("--provider", metavar="NAME", default="auto", help="execution provider; default auto")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core")
+    parser.add_argument(
+        "--option", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="as of `python -m runtime DIR`"
+    )
+
+
+def _load(folder: str, options: argparse.Namespace) -> Predictor:
+    # Two graphs at most are used once: packing the weights of all would take longer.
+    settings = read_settings(options.settings, Options(threads=options.threads, share_weights=False))
+    return load(folder, provider=options.provider, options=settings)
+
+
+COMMANDS: Final[Mapping[str, Callable[[str, Sequence[str]], Iterator[str]]]] = {"encode": encode, "run": run}
