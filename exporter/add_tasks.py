@@ -106,7 +106,8 @@ def add(
         if manifest.splits:
             with stages("split"):
                 named = {entry.model: plan.every for (entry, _), plan in zip(done, plans, strict=True)}
-                splits = split_variants(target, named, any(variant.routed for variant in manifest.variants))
+                routed = any(variant.routed for variant in manifest.variants)
+                splits = split_variants(target, named, routed, manifest.splits)
         for name in manifest.files:
             if not (target / name).exists():
                 shutil.copyfile(folder / name, target / name)

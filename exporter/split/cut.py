@@ -25,6 +25,8 @@ __all__ = ["Cut", "State", "cut_states"]
 
 # A further value of the size of a hidden state is stored if it saves this share of the operations of one task.
 _SHARE = 0.02
+# The cost of a value that is stored in any case, relative to that of another one: not 0, so that it is stored only if it is read.
+_KNOWN = 1e-6
 # Digits of the identity in the name of a state.
 _NAME_DIGITS = 12
 # Lengths of the named axes at which shapes are computed: two per axis, so that fixed and named lengths differ.
@@ -78,7 +80,7 @@ def cut_states(graph: ir.Graph, axes: Collection[str], tasks: int, weights: Weig
         axes: named axes of its inputs, apart from the batch, the rows of a routed graph included.
         tasks: number of tasks, whose branches the graph computes together.
         weights: see `Identities`.
-        known: identities of values that are stored in any case and therefore cost nothing.
+        known: identities of values that are stored in any case and therefore cost next to nothing.
     """
     sizes = [dict(zip((BATCH, *axes), column, strict=False)) for column in zip(*_LENGTHS, strict=True)]
     runs = [concrete_values(graph, each) for each in sizes]
@@ -143,10 +145,9 @@ class _Storage:
         """Return the bytes of a value in the first run; infinite if it cannot be stored."""
         if self.shape(value) is None:
             return math.inf
-        if self.identities[value] in self.known:
-            return 0.0
         found = self.runs[0][value]
-        return float(math.prod(found.dims) * found.dtype.itemsize)
+        share = _KNOWN if self.identities[value] in self.known else 1.0
+        return share * math.prod(found.dims) * found.dtype.itemsize
 
     def state(self, value: ir.Value) -> State:
         shape = self.shape(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -22,7 +23,9 @@ __all__ = ["split_variants"]
 _ROWS = "rows"
 
 
-def split_variants(folder: Path, graphs: Mapping[str, Plan], routed: bool) -> dict[str, SplitEntry]:
+def split_variants(
+    folder: Path, graphs: Mapping[str, Plan], routed: bool, before: Mapping[str, SplitEntry] = MappingProxyType({})
+) -> dict[str, SplitEntry]:
     """Split the graphs of a bundle where the trunk ends.
 
     A variant whose trunk has nothing that is worth storing, such as one without a drop, is not split.
@@ -31,6 +34,8 @@ def split_variants(folder: Path, graphs: Mapping[str, Plan], routed: bool) -> di
         folder: the folder of the graphs; receives the graphs of the trunks and the branches.
         graphs: file of each variant's graph -> its plan.
         routed: whether each variant has a routed graph, which is split too.
+        before: file of a variant's graph -> its entry before tasks were added. Its states are kept where possible, so that
+            states that were computed with it remain valid.
 
     Returns:
         File of a variant's graph -> the manifest's entry.
@@ -40,7 +45,8 @@ def split_variants(folder: Path, graphs: Mapping[str, Plan], routed: bool) -> di
         VerificationError: trunk and branches differ from the whole graph.
     """
     weights: WeightDigests = {}
-    cuts = {model: _cut(folder, model, plan, routed, weights) for model, plan in graphs.items()}
+    kept = {model: [state.identity for state in entry.states] for model, entry in before.items()}
+    cuts = {model: _cut(folder, model, plan, routed, weights, kept.get(model, ())) for model, plan in graphs.items()}
     found = {}
     for model, (cut, routes) in cuts.items():
         if not cut.states:
@@ -88,11 +94,13 @@ def split_variants(folder: Path, graphs: Mapping[str, Plan], routed: bool) -> di
     return found
 
 
-def _cut(folder: Path, model: str, plan: Plan, routed: bool, weights: WeightDigests) -> tuple[Cut, Cut | None]:
+def _cut(
+    folder: Path, model: str, plan: Plan, routed: bool, weights: WeightDigests, kept: Sequence[str]
+) -> tuple[Cut, Cut | None]:
     """Cut a variant's graph and, at the same values, its routed graph."""
     axes = list(dict.fromkeys(axis for entry in plan.inputs for axis in entry.axes if axis != BATCH))
     tasks = len(plan.tasks)
-    cut = cut_states(ir.load(folder / model).graph, axes, tasks, weights)
+    cut = cut_states(ir.load(folder / model).graph, axes, tasks, weights, kept)
     if not routed or not cut.states:
         return cut, None
     known = [state.identity for state in cut.states]

@@ -66,7 +66,7 @@ def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], t
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
         raise InputError(
-            f"{path}: expected a file of trunk states, found {metadata.get('format', 'another safetensors file')!r}"
+            f"{path}: expected a file of trunk states, found {metadata.get('format', 'a file of another program')!r}"
         )
     problems: list[str] = []
     try:
