@@ -25,7 +25,7 @@ __all__ = ["Cut", "State", "cut_states"]
 
 # A further value of the size of a hidden state is stored if it saves this share of the operations of one task.
 _SHARE = 0.02
-# The cost of a value that is stored in any case, relative to that of another one: not 0, so that it is stored only if it is read.
+# The cost of a value that is stored in any case, relative to others: not 0, so that it is stored only if it is read.
 _KNOWN = 1e-6
 # Digits of the identity in the name of a state.
 _NAME_DIGITS = 12
@@ -141,13 +141,16 @@ class _Storage:
         first, second = self.sizes
         return next((name for name in first if (first[name], second[name]) == (one, other)), None)
 
-    def nbytes(self, value: ir.Value) -> float:
+    def size(self, value: ir.Value) -> float:
         """Return the bytes of a value in the first run; infinite if it cannot be stored."""
         if self.shape(value) is None:
             return math.inf
         found = self.runs[0][value]
-        share = _KNOWN if self.identities[value] in self.known else 1.0
-        return share * math.prod(found.dims) * found.dtype.itemsize
+        return float(math.prod(found.dims) * found.dtype.itemsize)
+
+    def cost(self, value: ir.Value) -> float:
+        """Return the bytes that storing a value adds to those that are stored in any case."""
+        return self.size(value) * (_KNOWN if self.identities[value] in self.known else 1.0)
 
     def state(self, value: ir.Value) -> State:
         shape = self.shape(value)
@@ -167,7 +170,7 @@ def _minimum_cut(
     inner = {output for node in graph for output in node.outputs} - set(values)
     read = {value for node in branch for value in node.inputs if value in inner and value is not None}
     read |= {value for value in graph.outputs if value in inner}
-    sizes = [size for value in read if math.isfinite(size := storage.nbytes(value)) and size]
+    sizes = [size for value in read if math.isfinite(size := storage.size(value))]
     price = _SHARE * total / max(sizes, default=1.0)
     flow = nx.DiGraph()
     flow.add_nodes_from(("trunk", "branches"))
@@ -175,7 +178,7 @@ def _minimum_cut(
         if node not in branch:
             flow.add_edge("trunk", node, capacity=operations[node])
             for value in node.outputs:
-                size = storage.nbytes(value)
+                size = storage.cost(value)
                 flow.add_edge(node, value, **({"capacity": size * price} if math.isfinite(size) else {}))
     for node in graph:
         for operand in node.inputs:
