@@ -19,6 +19,7 @@ from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.text.bucketing import split
 from runtime.text.limits import check_characters, portions
 from runtime.text.texts import Checked, Text, Words, check_texts, check_words
+from runtime.text.tokenizer_bounds import excesses, loaded_excesses
 from runtime.text.tokenizer_errors import probe, tokenizer_errors
 from runtime.text.tokenizer_files import TokenizerFiles, glues_words, keeps_first_space, named_id, pad_id
 from runtime.text.tokens import Tokens
@@ -97,12 +98,15 @@ class TextEncoder:
             read: function from the name of a file to its bytes; None reads the files in `folder`.
 
         Raises:
-            BundleError: tokenizer.json or one of the tokenizer's configuration files cannot be read, or the tokenizer fails on
-                simple texts.
+            BundleError: tokenizer.json or one of the tokenizer's configuration files cannot be read, the tokenizer could take
+                hours or gigabytes for a text (see `tokenizer_bounds`), or it fails on simple texts.
         """
         files = TokenizerFiles(folder, frozenset(manifest.files), read or (lambda name: (folder / name).read_bytes()))
         with tokenizer_errors(BundleError, f"{folder / TOKENIZER}: not a tokenizer", "export the bundle again"):
-            tokenizer = Tokenizer.from_buffer(files.read(TOKENIZER))
+            content = files.read(TOKENIZER)
+            _refuse(folder, excesses(content))
+            tokenizer = Tokenizer.from_buffer(content)
+            _refuse(folder, loaded_excesses(tokenizer))
         config = files.json("tokenizer_config.json")
         sources = (config, files.json("special_tokens_map.json"))
         with tokenizer_errors(BundleError, f"{folder / TOKENIZER}: the tokenizer does not work", "export the bundle again"):
@@ -249,6 +253,16 @@ class TextEncoder:
     def offset(self, row: Tokens, width: int) -> int:
         """Return the column of the row's first token in a batch of `width` tokens."""
         return width - len(row) if self.pad_left else 0
+
+
+def _refuse(folder: Path, found: Sequence[str]) -> None:
+    """Raise BundleError if the tokenizer exceeds bounds."""
+    if found:
+        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+        raise BundleError(
+            f"{folder / TOKENIZER}: {'; '.join(found[:5])}{more}: such a tokenizer can take hours or gigabytes for a text; "
+            "get the bundle from a source that you trust, or export it without a tokenizer and pass token ids"
+        )
 
 
 def _blank(entry: InputEntry, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]:
