@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from runtime.checks.requests import select_tasks
 from runtime.errors import AdapterDropError, InputError, ProviderError
@@ -18,7 +17,9 @@ from runtime.ort import devices
 from runtime.ort.known_providers import NAMES
 from runtime.ort.providers import find
 from runtime.predictor import Prediction, Predictor
+from runtime.printable import printable
 from runtime.serving import triton
+from runtime.text.text_file import read_texts
 from runtime.text.texts import Text
 
 _SHOWN = 6  # numbers of an embedding
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _DONE
             _print(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return _FAILED
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python's flush at exit must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace) -> str:
     """Run inference on the texts that the options name, and format the predictions."""
-    texts: list[Text] = [*options.texts, *(_read(options.file) if options.file else ())]
+    texts: list[Text] = [*options.texts, *(read_texts(options.file, "--file") if options.file else ())]
     if not texts:
         raise InputError("no text: give some with --text, --pair or --file")
     tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
@@ -185,26 +186,6 @@ def _provider(name: str) -> str:
     return name
 
 
-def _read(name: str) -> list[Text]:
-    """Read the texts of a file. Raises InputError naming the line: not UTF-8, or more than one TAB."""
-    try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        lines = content.decode("utf-8-sig").split("\n")  # not splitlines(), which also breaks at U+2028 and the like
-    except OSError as error:
-        raise InputError(f"--file {name}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"--file {name}: line {line}: expected UTF-8, found: {error.reason}; convert the file") from error
-    texts: list[Text] = []
-    for number, line_text in enumerate(lines, 1):
-        parts = line_text.rstrip("\r").split("\t")
-        if len(parts) > 2:
-            raise InputError(f"--file {name}: line {number}: expected at most one TAB, found {len(parts) - 1}")
-        if any(part.strip() for part in parts):
-            texts.append(tuple(parts) if len(parts) == 2 else parts[0])
-    return texts
-
-
 def _as_json(
     predictor: Predictor,
     texts: Sequence[Text],
@@ -236,7 +217,7 @@ def _as_text(
     for index, text in enumerate(texts):
         lines += ["", text if isinstance(text, str) else " | ".join(text)]
         lines += [f"  {task:<{width}}  {_summary(rows[index], top_k is not None)}" for task, rows in predictions.items()]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _summary(prediction: Prediction, several: bool) -> str:
