@@ -56,8 +56,7 @@ def read_tokenizer(folder: Path) -> Any:
         return None
     what = f"the tokenizer in {str(folder)!r}"
     _check_tokens(folder)
-    if (folder / _FAST).is_file():
-        _check_bounds((folder / _FAST).read_bytes(), what)
+    _check_bounds(_content(folder / _FAST), what)
     options = _own_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
@@ -118,8 +117,8 @@ def _check_tokens(folder: Path) -> None:
     """Refuse tokens of extreme length, for which the libraries take minutes or end the process."""
     for name in (_CONFIG, "special_tokens_map.json", "added_tokens.json"):
         try:
-            content = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError, RecursionError):  # reported when the tokenizer is loaded
+            content = json.loads(_content(folder / name))
+        except (ValueError, RecursionError):  # reported when the tokenizer is loaded
             continue
         if not isinstance(content, dict):
             continue
@@ -130,9 +129,18 @@ def _check_tokens(folder: Path) -> None:
             )
 
     for name in (*_SENTENCEPIECE, "tiktoken.model"):
-        path = folder / name
-        if path.is_file() and (size := longest_token(path.read_bytes())) > LONGEST_TOKEN:
-            raise ExportError(f"{str(path)!r} has a token of {size:,} bytes, expected at most {LONGEST_TOKEN:,}: {_WITHOUT}")
+        if (size := longest_token(_content(folder / name))) > LONGEST_TOKEN:
+            raise ExportError(
+                f"{str(folder / name)!r} has a token of {size:,} bytes, expected at most {LONGEST_TOKEN:,}: {_WITHOUT}"
+            )
+
+
+def _content(path: Path) -> bytes:
+    """The content of a file; empty for one that cannot be read, which is reported when the tokenizer is loaded."""
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return b""
 
 
 def _check_bounds(content: bytes, what: str) -> None:

@@ -8,6 +8,7 @@ part of the file is checked before the tokenizers library sees it.
 import base64
 import binascii
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -52,6 +53,13 @@ def loaded_excesses(tokenizer: Tokenizer) -> list[str]:
     """Return what exceeds a bound in a loaded tokenizer: the library reads some files that are not in its own form."""
     parts = {name: getattr(tokenizer, name) for name in _PARTS}
     return list(_components({name: json.loads(part.__getstate__()) for name, part in parts.items() if part is not None}))
+
+
+def normalizer_growth(tokenizer: Tokenizer) -> float:
+    """Return the most characters that the normalizer of a loaded tokenizer makes of one."""
+    if tokenizer.normalizer is None:
+        return 1.0
+    return math.prod(_work(part)[1] for part in _flat(json.loads(tokenizer.normalizer.__getstate__()), 0))
 
 
 def _components(document: Document) -> Iterator[str]:
