@@ -18,6 +18,7 @@ from runtime.ort import devices
 from runtime.ort.known_providers import NAMES
 from runtime.ort.providers import find
 from runtime.predictor import Prediction, Predictor
+from runtime.printable import printable
 from runtime.serving import triton
 from runtime.text.text_file import read_texts
 from runtime.text.texts import Text
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _DONE
             _print(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return _FAILED
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python's flush at exit must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace) -> str:
     """Run inference on the texts that the options name, and format the predictions."""
-    texts: list[Text] = [*options.texts, *(read_texts(options.file) if options.file else ())]
+    texts: list[Text] = [*options.texts, *(read_texts(options.file, "--file") if options.file else ())]
     if not texts:
         raise InputError("no text: give some with --text, --pair or --file")
     tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
@@ -223,7 +224,7 @@ def _as_text(
     for index, text in enumerate(texts):
         lines += ["", text if isinstance(text, str) else " | ".join(text)]
         lines += [f"  {task:<{width}}  {_summary(rows[index], top_k is not None)}" for task, rows in predictions.items()]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _summary(prediction: Prediction, several: bool) -> str:

@@ -17,6 +17,9 @@ Hint = Literal["f32", "bf16", "f16"]
 # OpenVINO's default of 5,000 takes hundreds of MB more with every few hundred new shapes; docs/runtime.md has measurements.
 KERNELS = 64
 
+MOST_THREADS = 1024  # ONNX Runtime ends the process when the system refuses a thread
+_MOST_BYTES = 2**63 - 1
+
 # Limits of ONNX Runtime for the entries of its session configuration, to which options of plug-ins are added
 LONGEST_KEY = 1024
 LONGEST_VALUE = 8192
@@ -149,9 +152,11 @@ def _problems(options: Options) -> Iterator[str]:
     for name, value in numbers.items():
         if value is not None and not _positive(value):
             yield f"{name}: expected a positive integer or None, found {value!r}"
-    if not isinstance(options.cuda.device, int) or options.cuda.device < 0:
+        elif value is not None and value > (most := MOST_THREADS if name == "threads" else _MOST_BYTES):
+            yield f"{name}: expected at most {most:,}, found {value:,}"
+    if not isinstance(options.cuda.device, int) or not 0 <= options.cuda.device < 2**31:
         yield f"cuda.device: expected the index of a GPU, found {options.cuda.device!r}"
-    if not (_positive(kernels := options.openvino.kernels) or (kernels == 0 and type(kernels) is int)):
+    if type(kernels := options.openvino.kernels) is not int or not 0 <= kernels < 2**31:
         yield f"openvino.kernels: expected a whole number, found {kernels!r}"
     for name, choice, choices in (
         ("cuda.conv_search", options.cuda.conv_search, get_args(ConvSearch)),

@@ -36,7 +36,7 @@ def encode(folder: str, arguments: Sequence[str]) -> Iterator[str]:
     parser.add_argument("--truncate", action="store_true", help="truncate texts that exceed the model's maximum")
     _add_session_options(parser)
     options = parser.parse_args(arguments)
-    texts = read_texts(options.file)
+    texts = read_texts(options.file, "FILE")
     if not texts:
         raise InputError(f"{options.file}: expected at least one text, found none")
     predictor = _load(folder, options)

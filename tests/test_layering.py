@@ -44,7 +44,7 @@ ORDER = {
     ),
     "exporter.compile": ("rewrite", "pair_sums", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (
-        *("errors", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
+        *("errors", "printable", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
         *("text", "checks", "ort", "array_predictor", "predictor", "load", "serving"),
     ),
 }

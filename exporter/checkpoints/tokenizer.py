@@ -14,7 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizer
 from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS
 
 from exporter.checkpoints.sources import first_line, read_json
+from exporter.checkpoints.vocabulary_files import longest_token
 from exporter.errors import ExportError
+from runtime.text.tokenizer_bounds import LONGEST_TOKEN, excesses
 
 _FAST = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
@@ -34,7 +36,6 @@ _USUAL = {
     "vocab_file": ("vocab.txt", "vocab.json", *_SENTENCEPIECE),
     "merges_file": ("merges.txt", "bpe.codes"),
 }
-_LONGEST_TOKEN = 1000  # characters
 _WITHOUT = "export without a tokenizer (--no-tokenizer, in Python tokenizer=False) and run the graph on token ids"
 _INSTALL = "pip install 'adapterdrop-onnx[tokenizers]'"
 
@@ -53,15 +54,17 @@ def read_tokenizer(folder: Path) -> Any:
     """
     if not any((folder / name).exists() for name in _FILES):
         return None
+    what = f"the tokenizer in {str(folder)!r}"
     _check_tokens(folder)
+    _check_bounds(_content(folder / _FAST), what)
     options = _own_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # tokenizers, which is written in Rust, panics with a BaseException
-        raise ExportError(f"the tokenizer in {str(folder)!r} cannot be loaded: {_why(folder, error)}") from error
-    return fast(tokenizer, f"the tokenizer in {str(folder)!r}")
+        raise ExportError(f"{what} cannot be loaded: {_why(folder, error)}") from error
+    return fast(tokenizer, what)
 
 
 def fast(tokenizer: Any, what: str) -> Any:
@@ -72,7 +75,7 @@ def fast(tokenizer: Any, what: str) -> Any:
         what: a description of the tokenizer, for messages.
 
     Raises:
-        ExportError: it is not a tokenizer, or transformers cannot convert it.
+        ExportError: it is not a tokenizer, transformers cannot convert it, or the runtime would refuse it.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         name = type(tokenizer).__name__
@@ -83,6 +86,7 @@ def fast(tokenizer: Any, what: str) -> Any:
         if name not in SLOW_TO_FAST_CONVERTERS:
             raise ExportError(f"{what} is a {name}, of which transformers has no fast form: {_WITHOUT}")
         tokenizer = _converted(tokenizer, f"{what}, a {name},")
+    _check_bounds(tokenizer.backend_tokenizer.to_str().encode(), what)  # what transformers made of all files
     return _without_named_templates(tokenizer)
 
 
@@ -110,19 +114,40 @@ def _without_named_templates(tokenizer: Any) -> Any:
 
 
 def _check_tokens(folder: Path) -> None:
-    """Refuse special tokens of extreme length, for which the tokenizers library takes minutes."""
-    for name in (_CONFIG, "special_tokens_map.json", "added_tokens.json", _FAST):
+    """Refuse tokens of extreme length, for which the libraries take minutes or end the process."""
+    for name in (_CONFIG, "special_tokens_map.json", "added_tokens.json"):
         try:
-            content = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError, RecursionError):  # reported when the tokenizer is loaded
+            content = json.loads(_content(folder / name))
+        except (ValueError, RecursionError):  # reported when the tokenizer is loaded
             continue
         if not isinstance(content, dict):
             continue
-        found = content if name == "added_tokens.json" else _special(content.get("added_tokens") if name == _FAST else content)
-        if any(len(token) > _LONGEST_TOKEN for token in found):
+        found = content if name == "added_tokens.json" else _special(content)
+        if any(len(token) > LONGEST_TOKEN for token in found):
             raise ExportError(
-                f"{str(folder / name)!r} has a special token of more than {_LONGEST_TOKEN:,} characters: {_WITHOUT}"
+                f"{str(folder / name)!r} has a special token of more than {LONGEST_TOKEN:,} characters: {_WITHOUT}"
             )
+
+    for name in (*_SENTENCEPIECE, "tiktoken.model"):
+        if (size := longest_token(_content(folder / name))) > LONGEST_TOKEN:
+            raise ExportError(
+                f"{str(folder / name)!r} has a token of {size:,} bytes, expected at most {LONGEST_TOKEN:,}: {_WITHOUT}"
+            )
+
+
+def _content(path: Path) -> bytes:
+    """The content of a file; empty for one that cannot be read, which is reported when the tokenizer is loaded."""
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return b""
+
+
+def _check_bounds(content: bytes, what: str) -> None:
+    """Refuse a tokenizer that could take hours or gigabytes for a text, see `runtime.text.tokenizer_bounds`."""
+    if found := excesses(content):
+        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+        raise ExportError(f"{what} can take hours or gigabytes for a text: {'; '.join(found[:5])}{more}; {_WITHOUT}")
 
 
 def _special(value: Any, is_token: bool = False) -> Iterator[str]:

@@ -12,6 +12,7 @@ from exporter.inspect.picture import save_picture
 from exporter.inspect.read import inspect_bundle
 from exporter.inspect.text import print_inspection
 from exporter.inspect.views import GraphView, Inspection
+from runtime.printable import printable
 
 
 def run(options: argparse.Namespace) -> None:
@@ -52,4 +53,4 @@ def _explain(options: argparse.Namespace, inspection: Inspection, graph: GraphVi
         unapplied = why.explanation_document(options.folder, [each.file for each in inspection.graphs], options.why)
         print(json.dumps({**inspection.to_dict(), "unapplied": unapplied}, indent=2))
     else:
-        print("\n".join(why.explanation_lines(options.folder, graph.file, options.why)))
+        print("\n".join(map(printable, why.explanation_lines(options.folder, graph.file, options.why))))

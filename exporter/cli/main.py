@@ -68,8 +68,9 @@ def command(arguments: Sequence[str]) -> tuple[Parser, str, list[str]]:
 
 
 def _print_error(text: str) -> None:
+    shown = "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text)
     with contextlib.suppress(OSError):  # standard error may be closed, or a full disk
-        print(text, file=sys.stderr, flush=True)
+        print(shown, file=sys.stderr, flush=True)
 
 
 def _raise_interrupt(*_: object) -> NoReturn:

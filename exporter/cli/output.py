@@ -7,18 +7,28 @@ import os
 import sys
 from collections.abc import Iterator
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from exporter.errors import ExportError
+from runtime.printable import printable
+
+
+class _PlainConsole(Console):
+    """A console without control characters, except for those that style its output."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text, lines=True))
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console on which "[/x]" and ":x:" in names and paths are no markup.
+    """A console on which "[/x]", ":x:" and control characters in names and paths have no effect.
 
     Args:
         stderr: write to standard error.
     """
-    return Console(stderr=stderr, markup=False, emoji=False)
+    return _PlainConsole(stderr=stderr, markup=False, emoji=False)
 
 
 @contextlib.contextmanager

@@ -78,14 +78,14 @@ class ProvePairSumsPass(ir.passes.InPlacePass):
 
 
 def _weights(model: ir.Model) -> Iterator[ir.Value]:
-    """The int8 weights of all products, also where they are dequantized before."""
+    """The int8 weights of all products, also where they are dequantized or gathered before."""
     for node in model.graph:
         place = _PRODUCTS.get((node.domain, node.op_type))
         value = None if place is None else node.inputs[place]
         if value is None:
             continue
         maker = value.producer()
-        if maker is not None and maker.op_type == "DequantizeLinear":
+        if maker is not None and maker.op_type in ("DequantizeLinear", "Gather"):
             value = maker.inputs[0]
         if value is not None and value.dtype == ir.DataType.INT8:
             yield value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -107,6 +108,14 @@ def _check_first_head(model: Any, heads: Any) -> None:
         )
 
 
+def _reads_padding_id(model_class: type) -> bool:
+    """Whether a class with a head looks for the last token of a text by the padding id, as those of decoders do."""
+    try:
+        return "pad_token_id" in inspect.getsource(model_class.forward)  # type: ignore[attr-defined]
+    except (OSError, TypeError):  # no source
+        return False
+
+
 def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
     name = type(_base(model)).__name__
     kind = next((kind for suffix, kind in _STATIC.items() if name.endswith(suffix)), None)
@@ -126,8 +135,7 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
                 return Head(None, embedder.kind, embedder.labels, 1, structure)
             prompts, default = embedder.prompts, embedder.default_prompt
             return Head(None, "sentence_embedding", (), 1, structure, embedder.width, prompts, default)
-    decoder = getattr(config, "is_decoder", False) or name.startswith(("GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi"))
-    if kind == "classification" and decoder and config.pad_token_id is None:
+    if kind == "classification" and getattr(config, "pad_token_id", None) is None and _reads_padding_id(type(_base(model))):
         raise ExportError(
             f"{name} classifies the last token of a text and needs a padding id to find it: set config.pad_token_id"
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError
+from runtime.errors import InputError
+from runtime.text.text_file import read_limited
 
 Text = str | tuple[str, str]
 # fusion -> layer -> member -> score; the fusion is "" in a file without fusion names.
@@ -71,7 +73,9 @@ def read_rows(path: Path) -> list[Row]:
 
 def _decode(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_limited(path)
+    except InputError as error:
+        raise ExportError(str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: the path contains a null byte
         raise ExportError(f"the calibration file {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
     try:

@@ -17,12 +17,15 @@ from runtime.bundle import TOKENIZER, InputEntry, Manifest
 from runtime.bundle.entries import BATCH, SEQUENCE
 from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.text.bucketing import split
-from runtime.text.limits import check_characters, portions
+from runtime.text.limits import check_characters, check_normalized, portions
 from runtime.text.texts import Checked, Text, Words, check_texts, check_words
+from runtime.text.tokenizer_bounds import excesses, loaded_excesses, normalizer_growth
 from runtime.text.tokenizer_errors import probe, tokenizer_errors
 from runtime.text.tokenizer_files import TokenizerFiles, glues_words, keeps_first_space, named_id, pad_id
 from runtime.text.tokens import Tokens
 
+_FAILED: Final = f"{TOKENIZER}: the tokenizer failed on one of the texts"
+_REMEDY: Final = "change the text, or tokenize it in your code and call run()"
 TEXT_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")  # inputs that are computed from texts
 
 
@@ -75,6 +78,7 @@ class TextEncoder:
         unk_id: id of the token for what is not in the vocabulary; None if the tokenizer's configuration does not name one.
         glues_words: words would be tokenized without spaces between them, see `tokenizer_files.glues_words`.
         keeps_first_space: see `tokenizer_files.keeps_first_space`.
+        growth: the most characters that the normalizer makes of one.
     """
 
     tokenizer: Tokenizer
@@ -86,6 +90,7 @@ class TextEncoder:
     unk_id: int | None = None
     glues_words: bool = False
     keeps_first_space: bool = False
+    growth: float = 1.0
 
     @classmethod
     def load(cls, folder: Path, manifest: Manifest, read: Callable[[str], bytes] | None = None) -> "TextEncoder":
@@ -97,12 +102,15 @@ class TextEncoder:
             read: function from the name of a file to its bytes; None reads the files in `folder`.
 
         Raises:
-            BundleError: tokenizer.json or one of the tokenizer's configuration files cannot be read, or the tokenizer fails on
-                simple texts.
+            BundleError: tokenizer.json or one of the tokenizer's configuration files cannot be read, the tokenizer could take
+                hours or gigabytes for a text (see `tokenizer_bounds`), or it fails on simple texts.
         """
         files = TokenizerFiles(folder, frozenset(manifest.files), read or (lambda name: (folder / name).read_bytes()))
         with tokenizer_errors(BundleError, f"{folder / TOKENIZER}: not a tokenizer", "export the bundle again"):
-            tokenizer = Tokenizer.from_buffer(files.read(TOKENIZER))
+            content = files.read(TOKENIZER)
+            _refuse(folder, excesses(content))
+            tokenizer = Tokenizer.from_buffer(content)
+            _refuse(folder, loaded_excesses(tokenizer))
         config = files.json("tokenizer_config.json")
         sources = (config, files.json("special_tokens_map.json"))
         with tokenizer_errors(BundleError, f"{folder / TOKENIZER}: the tokenizer does not work", "export the bundle again"):
@@ -114,8 +122,9 @@ class TextEncoder:
             mask_id, unk_id = (named_id(tokenizer, sources, name) for name in ("mask_token", "unk_token"))
             probe(tokenizer)
             glued, keeps_space = glues_words(tokenizer, config), keeps_first_space(tokenizer)
+            growth = normalizer_growth(tokenizer)
         left, cut_left = (config.get(side) == "left" for side in ("padding_side", "truncation_side"))
-        return cls(tokenizer, manifest, padding, mask_id, left, cut_left, unk_id, glued, keeps_space)
+        return cls(tokenizer, manifest, padding, mask_id, left, cut_left, unk_id, glued, keeps_space, growth)
 
     @property
     def limit(self) -> int | None:
@@ -156,10 +165,11 @@ class TextEncoder:
         pairs = check_words(texts) if is_split_into_words else check_texts(texts)
         limit = None if overflow else self.limit
         check_characters(pairs, self.limit, truncate or overflow)
+        check_normalized(pairs, self.limit, truncate or overflow, self.growth, self._normalized)
         rows: list[Tokens] = []
         long: list[tuple[int, int]] = []  # index and tokens of texts that are too long
         count = 0
-        for portion in portions(pairs):
+        for portion in portions(pairs, self.growth):
             for encoding in self._encode(portion):
                 if limit is not None and len(encoding) > limit and not truncate:
                     long.append((count, len(encoding)))
@@ -195,9 +205,12 @@ class TextEncoder:
                     window.offsets[first] = (start - 1, end if end > start else end - 1)
         return windows
 
+    def _normalized(self, text: str) -> str:
+        with tokenizer_errors(InputError, _FAILED, _REMEDY):
+            return str(self.tokenizer.normalizer.normalize_str(text))
+
     def _encode(self, pairs: Sequence[Checked]) -> list[Encoding]:
-        what = f"{TOKENIZER}: the tokenizer failed on one of the texts"
-        with tokenizer_errors(InputError, what, "change the text, or tokenize it in your code and call run()"):
+        with tokenizer_errors(InputError, _FAILED, _REMEDY):
             if isinstance(pairs[0], Words):
                 return list(self.tokenizer.encode_batch(pairs, is_pretokenized=True))
             return list(self.tokenizer.encode_batch(pairs))
@@ -249,6 +262,16 @@ class TextEncoder:
     def offset(self, row: Tokens, width: int) -> int:
         """Return the column of the row's first token in a batch of `width` tokens."""
         return width - len(row) if self.pad_left else 0
+
+
+def _refuse(folder: Path, found: Sequence[str]) -> None:
+    """Raise BundleError if the tokenizer exceeds bounds."""
+    if found:
+        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+        raise BundleError(
+            f"{folder / TOKENIZER}: {'; '.join(found[:5])}{more}: such a tokenizer can take hours or gigabytes for a text; "
+            "get the bundle from a source that you trust, or export it without a tokenizer and pass token ids"
+        )
 
 
 def _blank(entry: InputEntry, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from adapters import IA3Config, LoRAConfig, PrefixTuningConfig
+from adapters import IA3Config, LoRAConfig, PrefixTuningConfig, SeqBnConfig
 from adapters.composition import Fuse
 from transformers import BertConfig
 
@@ -116,6 +116,26 @@ def test_groups_without_rows_in_other_targets(tmp_path: Path, target: str, preci
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("double_seq_bn", "2")}, config)
     report = export(model, target=target, precision=precision, routed=True, output=tmp_path / "onnx")
     assert {row.task for row in report.parity} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+def test_a_selection_of_tasks_answers_as_all_of_them_in_int8(tmp_path: Path, target: str) -> None:
+    """`run` takes the routed graph for a selection; adapters in floats there gave other labels for one text of 100."""
+    config = BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, vocab_size=101)
+    wide = SeqBnConfig(reduction_factor=2)  # adapters that are worth quantizing
+    kinds = {"a": (wide, "2"), "b": (wide, "3"), "c": (LoRAConfig(r=2), "2"), "d": (wide, "reg"), "e": ("seq_bn", "4")}
+    model = tiny_model(kinds, config)
+    output = tmp_path / "onnx"
+    export(model, target=target, precision="int8", routed=True, output=output)
+    products = [node.op_type for node in ir.load(output / "model_routed.onnx").graph if "Integer" in node.op_type]
+    assert len(products) > 20
+    predictor = runtime.load(output, provider="cpu", threads=1)
+    feeds = inputs((1, 9))
+    together = predictor.run(feeds)
+    for task in kinds:
+        np.testing.assert_allclose(predictor.run(feeds, [task])[task], together[task], rtol=0, atol=1e-5)
+        (routed,) = predictor.run_routed(feeds, [task])
+        np.testing.assert_allclose(routed, together[task][0], rtol=0, atol=1e-5)
 
 
 def test_heads_with_more_than_a_vector_are_refused_early(tmp_path: Path) -> None:

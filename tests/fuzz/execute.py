@@ -128,7 +128,8 @@ class Runner:
             stream.truncate()
             os.dup2(stream.fileno(), number)
         temporary = str(self._box.temporary)
-        os.environ.update(HOME=str(self._box.root / "home"), TMPDIR=temporary, TORCHINDUCTOR_CACHE_DIR=temporary, COLUMNS="100")
+        os.environ.update(HOME=str(self._box.root / "home"), TMPDIR=temporary, COLUMNS="100")
+        os.environ.update(TORCHINDUCTOR_CACHE_DIR=temporary, MPLCONFIGDIR=temporary)  # caches of libraries
         tempfile.tempdir = temporary
         os.chdir(self._box.current)
         self._watch.root, self._watch.found = str(self._box.root.resolve()), []

@@ -151,9 +151,8 @@ def array(dtype: str, shape: Sequence[int], fill: str = "zeros", form: str = "pl
         fill: the elements, one of those in this file.
         form: the memory layout or class.
     """
-    elements = np.prod([float(size) for size in shape])
-    wide = elements > 10**6
-    if elements > 2**58:  # more than numpy addresses
+    wide = np.prod([float(size) for size in shape]) > 10**6
+    if np.prod([float(size or 1) for size in shape]) > 2**58:  # numpy refuses it, even without elements
         shape = shape[:1]
     found = _filled(np.dtype(dtype), (1,) * len(shape) if wide else tuple(shape), fill)
     if form == "masked":

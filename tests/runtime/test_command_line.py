@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,6 +15,7 @@ import runtime
 from runtime.__main__ import main
 from runtime.options import CudaOptions, Options
 from runtime.options_text import MAPPINGS, SETTINGS, read_settings
+from runtime.text import text_file
 from tests.helpers.runtime_bundles import write_bundle
 
 ROOT = Path(runtime.__file__).parents[1]
@@ -76,6 +78,38 @@ def test_a_dash_reads_standard_input(bundle: str, capsys: pytest.CaptureFixture[
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
     assert main([bundle, "--file", "-", "--json"]) == 0
     assert [row["text"] for row in json.loads(capsys.readouterr().out)["texts"]] == ["one", "two"]
+
+
+def test_a_closed_standard_input_is_an_error(
+    bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main([bundle, "--file", "-"]) == 2
+    assert capsys.readouterr().err == "error: --file -: standard input is closed\n"
+
+
+def test_a_file_without_an_end_is_an_error(
+    bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_file, "LARGEST", 1000)
+    assert main([bundle, "--file", "/dev/zero"]) == 2
+    assert capsys.readouterr().err == "error: /dev/zero: expected at most 1,000 bytes: split the file\n"
+
+
+def test_labels_and_texts_do_not_control_the_terminal(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = json.loads((folder / "adapterdrop.json").read_text())
+    evil = "\x1b]0;title\x07\x1b[2J\nstars  5\u202e"
+    for task in manifest["tasks"]:
+        task["labels"] = [evil + label for label in task["labels"]]
+    (folder / "adapterdrop.json").write_text(json.dumps(manifest))
+    assert main([str(folder), "--text", f"a{evil}\x9b1m", "--tasks", "topic"]) == 0
+    out = capsys.readouterr().out
+    assert set(filter(lambda character: not character.isprintable(), out)) == {"\n"}
+    assert len(out.splitlines()) == 4
+    assert "\ufffd[2J stars  5\ufffd" in out
+    assert main([str(folder), "--text", "a", "--tasks", evil]) == 2
+    assert "\x1b" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

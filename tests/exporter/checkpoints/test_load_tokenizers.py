@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, BertTokenizer
+from tokenizers import normalizers
+from transformers import AutoTokenizer, BertTokenizer, BertTokenizerFast
 
 from exporter import export
 from exporter.checkpoints import tokenizer as tokenizer_module
 from exporter.checkpoints.load import load
+from exporter.checkpoints.vocabulary_files import longest_token
 from exporter.cli.main import main
 from exporter.cli.next_step import next_step
+from exporter.errors import ExportError
 from tests.helpers.load_testing import assert_refused, edit
 from tests.helpers.printed_lines import run_lines
 from tests.helpers.tiny_models import tiny_model
@@ -87,6 +92,52 @@ def test_sentencepiece_models_are_converted(tmp_path: Path, saved: Path, kind: s
         assert found(line)["input_ids"] == slow(line)["input_ids"]
     (command,) = next_step(output)
     run_lines([command], tmp_path)
+
+
+def _with_piece(model: bytes, size: int) -> bytes:
+    """A model of SentencePiece with one more piece, of `size` characters."""
+    piece = b"\x0a" + _varint(size) + b"a" * size + b"\x15" + b"\0" * 4
+    return model + b"\x0a" + _varint(len(piece)) + piece
+
+
+def _varint(number: int) -> bytes:
+    return bytes([number & 127 | 128]) + _varint(number >> 7) if number > 127 else bytes([number])
+
+
+@pytest.mark.parametrize("size", [1001, 2_000_000])  # of which the second ended the process
+@pytest.mark.parametrize(
+    ("kind", "file"), [("XLMRobertaTokenizer", "sentencepiece.bpe.model"), ("LlamaTokenizer", "tokenizer.model")]
+)
+def test_long_pieces_are_refused(tmp_path: Path, saved: Path, kind: str, file: str, size: int) -> None:
+    folder = _with(saved, tmp_path / "model", {"tokenizer_class": kind, "pad_token": "<unk>", "legacy": False})
+    model = _sentencepiece()
+    assert longest_token(model) < 30
+    (folder / file).write_bytes(_with_piece(model, size))
+    start = time.monotonic()
+    assert_refused(f"{file}' has a token of {size:,} bytes, expected at most 1,000: .*--no-tokenizer", folder)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("number", [3, 1_000_000])
+def test_long_tokens_of_tiktoken_are_refused(tmp_path: Path, saved: Path, number: int) -> None:
+    content = b"\n".join(base64.b64encode(token) + b" %d" % rank for rank, token in enumerate([b"a", b"b", b"ab" * number]))
+    assert longest_token(content) == pytest.approx(2 * number, abs=5)
+    assert [longest_token(content) for content in (b"", b"\x0a", b"\xff" * 20, b"\x0a\x05abc")] == [0, 0, 15, 3]
+
+
+def test_tokenizers_that_take_hours_are_refused(tmp_path: Path, saved: Path) -> None:
+    folder = _with(saved, tmp_path / "model", vocab_txt="\n".join(_WORDS))
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    bomb = {"type": "Replace", "pattern": {"Regex": "(a|a)*$"}, "content": "b" * 9000}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": bomb}))
+    message = r"can take hours or gigabytes for a text: .*9,000 characters.*; the normalizer has a pattern .*--no-tokenizer"
+    assert_refused(message, folder)
+    assert load(folder, False).tokenizer is None
+    live = BertTokenizerFast(str(folder / "vocab.txt"))
+    live.backend_tokenizer.normalizer = normalizers.Replace("a", "b" * 9000)
+    with pytest.raises(ExportError, match=r"the tokenizer can take hours or gigabytes for a text: .*9,000 characters"):
+        load(tiny_model({"a": ("seq_bn", "2")}), live)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

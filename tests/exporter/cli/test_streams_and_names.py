@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from exporter import ExportError, export
 from exporter.checkpoints.load import load
@@ -116,6 +118,18 @@ def test_brackets_in_names_are_no_markup(tmp_path: Path, name: str) -> None:
         assert name in text
         assert str(output) in text
     assert main(["inspect", str(output)]) == 0
+
+
+def test_names_do_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console = plain_console()
+    console.file = io.StringIO()
+    for shown in ("a\x1b[2J\x07\nb", Text("a\x1b[2J\nb", "bold"), Table("\x9b1mname\u202e", title="\x1b]0;title\x07")):
+        console.print(shown)
+    found = console.file.getvalue()
+    assert {character for character in found if not character.isprintable()} == {"\n"}
+    assert "a\ufffd[2J" in found
+    assert main(["inspect", "nowhere\x1b[2J"]) == 2
+    assert capsys.readouterr().err.startswith("error: nowhere\ufffd[2J: ")
 
 
 @pytest.mark.parametrize(

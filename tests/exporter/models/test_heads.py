@@ -11,6 +11,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from transformers import BertForSequenceClassification, TextClassificationPipeline
 
 import runtime
@@ -117,6 +118,17 @@ def test_an_unknown_problem_type_is_refused() -> None:
         ExportError, match=r"problem_type of BertForSequence.* must be one of None, regression.*found 'ranking'"
     ):
         find_head(model, "a", "")
+
+
+@pytest.mark.parametrize("kind", ["Bloom", "GPTNeoX", "OPT", "Mistral"])
+def test_a_head_that_looks_for_the_last_token_needs_a_padding_id(kind: str) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40, "intermediate_size": 16}
+    config = getattr(transformers, f"{kind}Config")(**sizes, pad_token_id=None)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
+    settings = peft.LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS")
+    adapted = peft.get_peft_model(model, settings, adapter_name="a")
+    with pytest.raises(ExportError, match=rf"{kind}ForSequenceClassification classifies the last .*set config\.pad_token_id"):
+        find_head(adapted, "a", "")
 
 
 def test_a_regression_with_several_outputs(tmp_path: Path) -> None:

@@ -33,6 +33,19 @@ _PARTS = [
         {"type": "Split", "pattern": {"Regex": text}, "behavior": "Isolated", "invert": False}
         for text in ("", "(?=a)", "(x+x+)+y", "\\p{L}")
     ),
+    # slow patterns, texts that grow and long texts
+    *(
+        {"type": "Split", "pattern": {"Regex": text}, "behavior": "Isolated", "invert": False}
+        for text in ("\\s+$", ".*a.*b", "(?:a{1,50}){1,50}b", "(a|a)*$", "(?=(.*)x)", "[^a]*[^b]*[^c]*d", "(?<=a+)b")
+    ),
+    *(
+        {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}] * n}
+        for n in (9, 40)
+    ),
+    *({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": True}] * n} for n in (3, 30)),
+    *({"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": ""}, "content": "ab"}] * n} for n in (2, 30)),
+    *({"type": "Prepend", "prepend": "a" * n} for n in (900, 10**6)),
+    {"type": "Precompiled", "precompiled_charsmap": "AAAAAGFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWEA"},
     {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
     {"type": "FixedLength", "length": 0},
     {"type": "Prepend", "prepend": ""},
@@ -82,7 +95,8 @@ _KNOWN = Known(
         "added_tokens_decoder": [{"0": {"content": "x"}}, {"-1": {"content": "x"}}, {"x": {}}, {str(10**12): {"content": "y"}}],
         "pad_token_id": [0, -1, 10**9, None, "0", 1.5],
         "id": [0, 2**31, 2**32, -1],
-        "max_input_chars_per_word": [0, 1, 2**63],
+        "max_input_chars_per_word": [0, 1, 400, 2**63],
+        "continuing_subword_prefix": ["", "#" * 30, "#" * 10**5],
         "dropout": [0.0, 1.0, 2.0, -1],
         "byte_fallback": [True],
         "unk_id": [0, 10**6, None],

@@ -16,6 +16,7 @@ import pytest
 import runtime
 from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import PassRow, read_manifest
+from runtime.options import MOST_THREADS
 from runtime.options_text import read_settings
 from runtime.ort import cpu_info
 from runtime.ort.cache_folder import cache_folder
@@ -44,6 +45,15 @@ def test_faulty_options_are_named_all_at_once() -> None:
     assert "openvino.kernels: expected a whole number, found -1" in str(caught.value)
     for part in ("threads: expected", "cuda.graphs", "found 'FAST'", "tensorrt.best: expected at most", "openvino.precision"):
         assert part in str(caught.value)
+
+
+def test_numbers_that_onnx_runtime_does_not_take(bundle: Path) -> None:
+    assert runtime.load(bundle, provider="cpu", threads=MOST_THREADS)
+    for threads in (MOST_THREADS + 1, 2**32):
+        with pytest.raises(runtime.InputError, match=rf"threads: expected at most 1,024, found {threads:,}"):
+            runtime.load(bundle, provider="cpu", threads=threads)
+    with pytest.raises(runtime.InputError, match=r"memory_limit: .* cuda\.device: expected .* openvino\.kernels: "):
+        Options(memory_limit=2**63, cuda=CudaOptions(device=2**31), openvino=OpenVINOOptions(kernels=2**31))
 
 
 def test_cuda_keeps_fp32_and_tensorrt_has_cuda_behind_it(bundle: Path) -> None:

@@ -55,6 +55,31 @@ def test_texts_at_the_limits_are_encoded(encoder: TextEncoder) -> None:
     assert len(row) == MAX_LENGTH
 
 
+def test_characters_are_counted_after_the_normalizer(bundle: Path, tmp_path: Path) -> None:
+    folder = _with(shutil.copytree(bundle, tmp_path / "bundle"), normalizer={"type": "NFKC"})
+    encoder = TextEncoder.load(folder, read_manifest(folder))
+    assert encoder.growth == 18
+    longest = "\ufdfa"  # 18 characters in NFKC
+    message = (
+        r"at most 400,000 characters in a text after the tokenizer's normalization, found more in texts\[1\], which has 30,000"
+    )
+    unused = replace(encoder, tokenizer=_Normalizing(encoder.tokenizer.normalizer))
+    for text in (longest * 30_000, (longest * 15_000, longest * 15_000)):
+        with pytest.raises(runtime.InputError, match=message):
+            unused.encode(["fine", text])
+    with pytest.raises(runtime.InputError, match="at most 4,000,000 characters"):
+        unused.encode([longest * 300_000], truncate=True)
+    for text in (longest * 22_000, "a" * LONGEST):
+        assert encoder.encode([text], truncate=True)
+    texts = [longest * 5000] * 100
+    assert [len(portion) for portion in limits.portions(texts, encoder.growth)] == [44, 44, 12]
+
+
+class _Normalizing(_Refusing):
+    def __init__(self, normalizer: object) -> None:
+        self.normalizer = normalizer
+
+
 def test_the_limit_grows_with_that_of_the_model() -> None:
     assert longest_text(512, truncate=False) == LONGEST
     assert longest_text(None, truncate=False) == longest_text(512, truncate=True) == LONGEST_TRUNCATED

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from exporter.compile.pair_sums import ProvePairSumsPass
 from exporter.compile.passes import QuantizeRowsPass
 from exporter.compile.passes.lower_opset import LowerOpsetPass
 from tests.helpers.pass_testing import compute, op_types, parse, prove, rand, random_feeds
@@ -100,6 +101,37 @@ def test_opset_17_has_the_same_numbers(fused: bool) -> None:
     feeds = random_feeds(models[0], SIZES)
     newer, older = (compute(model, feeds)[0] for model in models)
     np.testing.assert_array_equal(newer, older)
+
+
+GATHERED = "(float[rows, sequence, 32] x, int64[rows] task_ids) => (float[rows, sequence, 24] y)"
+
+
+def test_gathered_weights_give_the_numbers_of_the_stack(fused: bool) -> None:
+    """A routed graph has the answers of the graph of all tasks."""
+    stack = rand(3, 32, 24) * np.logspace(-2, 0, 24, dtype=np.float32)
+    ids = np.array([2, 0, 2, 1])
+    text = f"{GATHERED} {{ g = Gather(w, task_ids) y = MatMul(x, g) }}"
+    model = _quantized(text, {"w": stack}, fused)
+    assert op_types(model) == [*ROWS.split(), "Gather", "Gather", *PRODUCT[fused].split()]
+    assert "w" not in model.graph.initializers
+    ProvePairSumsPass()(model)
+    x = rand(4, 5, 32)
+    (found,) = compute(model, {"x": x, "task_ids": ids})
+    wanted = _quantized(STACK, {"w": stack}, fused)
+    for row, task in enumerate(ids):
+        (every,) = compute(wanted, {"x": np.tile(x[row], (3, 1, 1))})
+        np.testing.assert_array_equal(found[row], every[task])
+    assert compute(model, {"x": x[:0], "task_ids": ids[:0]})[0].shape == (0, 5, 24)
+
+
+def test_heads_with_masked_labels_stay_in_floats(fused: bool) -> None:
+    """The graph of all tasks computes such heads apart, in floats."""
+    body = "g = Gather(w, task_ids) p = MatMul(x, g) c = Gather(b, task_ids) s = Squeeze(p, one) a = Add(s, c)"
+    body += " y = Where(m, a, nothing)"
+    text = f"(float[rows, 1, 32] x, int64[rows] task_ids, bool[rows, 24] m) => (float[rows, 24] y) {{ {body} }}"
+    weights = {"w": rand(3, 32, 24), "b": rand(3, 24), "one": np.array([1]), "nothing": np.array(-np.inf, np.float32)}
+    assert "MatMul" in op_types(_quantized(text, weights, fused))
+    assert "MatMul" not in op_types(_quantized(text, {**weights, "nothing": np.array(0, np.float32)}, fused))
 
 
 @pytest.mark.parametrize(
