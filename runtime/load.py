@@ -35,7 +35,7 @@ def load(
             "CoreMLExecutionProvider", or its short form, such as "coreml"; "auto" selects the best provider that works on this
             machine.
         drop: load only the variant with this drop; None loads all variants, so that `run` and `predict` can choose one.
-        threads: threads within one operator; None uses the default of ONNX Runtime.
+        threads: threads within one operator; None for one per physical core that this process may use.
         verify: compare the sha256 of every file with the manifest. Missing files are an error in any case.
         options: session options, see `Options`; the argument `threads` takes precedence over `options.threads`.
         policy: selects the drop of every call without `drop`, for example `LatencyTarget`; None uses the first drop.

@@ -99,7 +99,8 @@ class Options:
     """Options of all sessions of a bundle.
 
     Attributes:
-        threads: threads within one operator; None for one per physical core.
+        threads: threads within one operator; None for one per physical core that the process may use by its CPU affinity and
+            the quota of its control group (Linux).
         spin: whether idle threads wait actively. This is faster on a machine with free cores and slower when processes share
             cores.
         memory_limit: size in bytes of the CPU arena that all sessions of the process share, including the packed weights of

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.cpu_info import saturates
+from runtime.ort.cpu_limits import with_threads
 from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.device_lock import DEVICE_LOCK
 from runtime.ort.empty_tensors import runs_empty_attention
@@ -42,7 +43,7 @@ class OpenBundle:
         files: files of the bundle.
         captured: file name of a graph -> its CUDA graphs; empty without CUDA graphs.
         device: index of the GPU.
-        threads: threads within one operator; None for the default of ONNX Runtime.
+        threads: threads within one operator; None for the default of the provider.
         process: id of the process that opened the sessions.
     """
 
@@ -149,6 +150,7 @@ class OpenBundle:
 
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
+        options = replace(options, threads=self.threads)
         settings = _session_options(self.provider, options, packed=False)
         providers = request(settings, self.provider, options, manifest, graphs=False)
         file = GraphFile(self.files, graph, _is_routed(graph, manifest))
@@ -188,6 +190,7 @@ def open_sessions(
     if str(provider).lower() == "auto" and options.provider_options:
         raise InputError("options.provider_options: they belong to one provider: name it, such as provider='openvino'")
     *optional, last = resolve(provider, manifest)
+    options = with_threads(options, options.progress)
     _check_products(files, manifest)
 
     def open_on(provider: Provider) -> OpenBundle:
