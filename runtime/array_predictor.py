@@ -19,6 +19,7 @@ from runtime.options import Options
 from runtime.ort.check_graph import OutputCheck
 from runtime.ort.known_providers import short_name
 from runtime.ort.open import OpenBundle
+from runtime.ort.probe import ProbeRow
 from runtime.ort.routed_graph import RoutedGraph
 from runtime.policy import DropPolicy
 
@@ -89,6 +90,20 @@ class ArrayPredictor:
         """
         for graph in self._bundle.sessions:
             self._bundle.sessions[graph]
+
+    def verify(self) -> tuple[ProbeRow, ...]:
+        """Compare the logits of all graphs with those that the export verified, which the bundle contains for a few inputs.
+
+        All loaded graphs are opened, the routed ones too.
+
+        Returns:
+            A row for each task of each graph.
+
+        Raises:
+            ProviderError: a graph fails, or the logits of a task differ; the message names all such tasks of the graph.
+            BundleError: a graph or the probe cannot be loaded.
+        """
+        return self._bundle.verify(self.manifest, self.options)
 
     def node_counts(self, drop: int | None = None) -> dict[str, int]:
         """Count the nodes that each provider runs.

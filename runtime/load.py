@@ -22,7 +22,7 @@ def load(
     provider: str = "auto",
     drop: int | None = None,
     threads: int | None = None,
-    verify: bool = True,
+    verify: bool | None = None,
     options: Options | None = None,
     policy: DropPolicy | None = None,
     hooks: Sequence[Hook] = (),
@@ -36,7 +36,9 @@ def load(
             machine.
         drop: load only the variant with this drop; None loads all variants, so that `run` and `predict` can choose one.
         threads: threads within one operator; None for one per physical core that this process may use.
-        verify: compare the sha256 of every file with the manifest. Missing files are an error in any case.
+        verify: True compares the sha256 of every file with the manifest, and the logits of every graph that is opened with the
+            bundle's probe. None leaves out the probe for the provider with which the export was verified, "cpu". False compares
+            neither; missing files are an error in any case.
         options: session options, see `Options`; the argument `threads` takes precedence over `options.threads`.
         policy: selects the drop of every call without `drop`, for example `LatencyTarget`; None uses the first drop.
         hooks: context managers around every run of a graph, outermost first, for metrics and traces; see `Hook`.
@@ -46,7 +48,7 @@ def load(
 
     Raises:
         BundleError: the folder is not a bundle, or one of its files is missing, altered or not loadable.
-        ProviderError: the provider is unknown, not installed or not working.
+        ProviderError: the provider is unknown, not installed or not working, or its logits differ from the probe.
         InputError: `drop` was not exported, `threads` is not a positive integer, or the cache folder or an option
             cannot be used.
     """
@@ -54,7 +56,7 @@ def load(
     options = options if threads is None else replace(options, threads=threads)
     manifest, files = open_bundle(folder)
     check_drop(drop, manifest.drops, "exported")
-    files.bind(manifest.files, contents=verify)
+    files.bind(manifest.files, contents=verify is not False)
     drops = manifest.drops if drop is None else (drop,)
     variants = [manifest.variant(each) for each in drops]
     models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
@@ -62,7 +64,7 @@ def load(
     def check(graph: str, session: Any) -> None:
         (check_routed_graph if graph in routed else check_graph)(session, files.path / graph, manifest)
 
-    bundle = open_sessions(files, manifest, [*models, *routed], provider, options, check)
+    bundle = open_sessions(files, manifest, [*models, *routed], provider, options, check, verify)
     encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
     predictor = Predictor(manifest, drops, options, policy, tuple(hooks), bundle, encoder)
     if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph

@@ -28,8 +28,11 @@ from runtime.bundle.manifest import (
     read_manifest,
     routed_file,
 )
+from runtime.bundle.probe import Probe, probe_file
+from runtime.bundle.probe_entry import FLOATS, Floats, ProbeEntry
 
 __all__ = [
+    "FLOATS",
     "FORMAT_VERSION",
     "HEADS",
     "INPUTS",
@@ -41,12 +44,15 @@ __all__ = [
     "TOKENIZER",
     "WEIGHTS",
     "BoundFolder",
+    "Floats",
     "HeadType",
     "InputEntry",
     "InputType",
     "Manifest",
     "ParityRow",
     "PassRow",
+    "Probe",
+    "ProbeEntry",
     "TaskEntry",
     "TaskLayers",
     "VariantEntry",
@@ -54,6 +60,7 @@ __all__ = [
     "digest",
     "open_bundle",
     "output_names",
+    "probe_file",
     "read_manifest",
     "routed_file",
 ]

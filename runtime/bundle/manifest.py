@@ -39,7 +39,7 @@ __all__ = [
     "routed_file",
 ]
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
@@ -203,6 +203,8 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
             graph = getattr(variant, field)
             if graph not in manifest.files and (graph or field == "model"):
                 yield f"variants[{index}].{field}: expected one of the listed files, found {graph!r}"
+        if variant.probe.file not in manifest.files:
+            yield f"variants[{index}].probe.file: expected one of the listed files, found {variant.probe.file!r}"
 
 
 def _input_problems(manifest: Manifest) -> Iterator[str]:

@@ -24,6 +24,7 @@ from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_
 from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.plugins import failure
+from runtime.ort.probe import ProbeCheck, ProbeError, ProbeRow
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import request
 from runtime.ort.providers import resolve
@@ -148,6 +149,11 @@ class OpenBundle:
                 "method spawn, or load with provider='cpu' and threads=1, which needs no threads"
             )
 
+    def verify(self, manifest: Manifest, options: Options) -> tuple[ProbeRow, ...]:
+        """Open all graphs and compare them with their probes, as `ProbeCheck.check` does."""
+        probes = ProbeCheck(self.files, manifest, self.provider, options)
+        return tuple(row for graph in self.sessions for row in probes.check(graph, functools.partial(self.run, graph)))
+
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
         options = replace(options, threads=self.threads)
@@ -164,6 +170,7 @@ def open_sessions(
     provider: str = "auto",
     options: Options | None = None,
     check: Callable[[str, Any], None] | None = None,
+    probe: bool | None = False,
 ) -> OpenBundle:
     """Open the sessions of a bundle's graphs.
 
@@ -177,13 +184,16 @@ def open_sessions(
         provider: name of the execution provider; "auto" selects the best one that works.
         options: session options.
         check: function that receives the file name and the session of every graph that is opened, and may raise.
+        probe: compare every graph with its probe when it is opened; None for all providers except the CPU's, with which the
+            export was verified.
 
     Returns:
         The open sessions, all on one provider.
 
     Raises:
         BundleError: ONNX Runtime cannot load a graph, or `check` raised it.
-        ProviderError: the provider that was requested by name cannot run a graph. "auto" tries the next provider instead.
+        ProviderError: the provider that was requested by name cannot run a graph, or computes other logits than those of the
+            probe. "auto" tries the next provider instead.
         InputError: the cache folder or an option cannot be used.
     """
     options = Options() if options is None else options
@@ -194,21 +204,30 @@ def open_sessions(
     _check_products(files, manifest)
 
     def open_on(provider: Provider) -> OpenBundle:
+        probes = ProbeCheck(files, manifest, provider, options) if probe or (probe is None and provider is not CPU) else None
+
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
             session = _create(file, provider, manifest, options, packed)
             if check is not None:
                 check(graph, session)
+            if probes is not None and provider is CPU:  # which opens graphs later as well
+                probes.check(graph, session.run)
             return session
 
         found = {graph: GraphFile(files, graph, _is_routed(graph, manifest)) for graph in graphs}
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else _all(found, make)
-        return OpenBundle(
-            provider, sessions, files, _captured(sessions, provider, manifest, options), options.cuda.device, options.threads
-        )
+        captured = _captured(sessions, provider, manifest, options)
+        bundle = OpenBundle(provider, sessions, files, captured, options.cuda.device, options.threads)
+        if probes is not None and provider is not CPU:
+            for graph in graphs:
+                probes.check(graph, functools.partial(bundle.run, graph))
+        return bundle
 
     for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
         try:
             return open_on(candidate)
+        except ProbeError as error:
+            options.progress(f"{error}; auto goes on")
         except ProviderError:
             continue
     return open_on(last)
