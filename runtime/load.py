@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.bundle import open_bundle
+from runtime.bundle import MANIFEST, open_bundle
 from runtime.checks.requests import check_drop
+from runtime.errors import BundleError
 from runtime.hooks import Hook
 from runtime.options import Options
 from runtime.ort.check_graph import check_graph
@@ -54,19 +55,48 @@ def load(
     """
     options = Options() if options is None else options
     options = options if threads is None else replace(options, threads=threads)
-    manifest, files = open_bundle(folder)
-    check_drop(drop, manifest.drops, "exported")
-    files.bind(manifest.files, contents=verify is not False)
-    drops = manifest.drops if drop is None else (drop,)
-    variants = [manifest.variant(each) for each in drops]
-    models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
+    return _Source(os.fspath(folder), provider, drop, verify)(options, policy, tuple(hooks))
 
-    def check(graph: str, session: Any) -> None:
-        (check_routed_graph if graph in routed else check_graph)(session, files.path / graph, manifest)
 
-    bundle = open_sessions(files, manifest, [*models, *routed], provider, options, check, verify)
-    encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
-    predictor = Predictor(manifest, drops, options, policy, tuple(hooks), bundle, encoder)
-    if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
-        predictor.prepare()
-    return predictor
+@dataclass(frozen=True)
+class _Source:
+    """A bundle to load: what a predictor is pickled as, in addition to its options, policy and hooks.
+
+    Attributes:
+        folder: folder of the bundle.
+        provider: as for `load`.
+        drop: as for `load`.
+        verify: as for `load`.
+        manifest: sha256 of the manifest that the folder must have; empty for any.
+    """
+
+    folder: str
+    provider: str
+    drop: int | None
+    verify: bool | None
+    manifest: str = ""
+
+    def __call__(self, options: Options, policy: DropPolicy | None, hooks: tuple[Hook, ...]) -> Predictor:
+        """Load the bundle, as `load` does. Raises BundleError if the manifest is another one."""
+        manifest, files = open_bundle(self.folder)
+        if self.manifest and files.hashes[MANIFEST] != self.manifest:
+            raise BundleError(
+                f"{self.folder}: the predictor was pickled with another bundle in this folder: expected {MANIFEST} with sha256 "
+                f"{self.manifest}, found {files.hashes[MANIFEST]}; load and pickle the new one"
+            )
+        check_drop(self.drop, manifest.drops, "exported")
+        files.bind(manifest.files, contents=self.verify is not False)
+        drops = manifest.drops if self.drop is None else (self.drop,)
+        variants = [manifest.variant(each) for each in drops]
+        models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
+
+        def check(graph: str, session: Any) -> None:
+            (check_routed_graph if graph in routed else check_graph)(session, files.path / graph, manifest)
+
+        bundle = open_sessions(files, manifest, [*models, *routed], self.provider, options, check, self.verify)
+        encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
+        same = replace(self, folder=str(files.path), manifest=files.hashes[MANIFEST])
+        predictor = Predictor(manifest, drops, options, policy, hooks, bundle, same, encoder)
+        if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
+            predictor.prepare()
+        return predictor

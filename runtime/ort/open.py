@@ -19,6 +19,7 @@ from runtime.ort.cpu_limits import with_threads
 from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.device_lock import DEVICE_LOCK
 from runtime.ort.empty_tensors import runs_empty_attention
+from runtime.ort.forks import PerProcess, keep_open_in_forks
 from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
 from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
@@ -34,9 +35,15 @@ _BY_PATH = (TENSORRT.key, TENSORRT_RTX.key)  # read external data themselves, re
 _ON_CUDA = (CUDA.key, TENSORRT.key, TENSORRT_RTX.key)  # must not allocate while a CUDA graph is captured
 
 
-@dataclass(frozen=True)
+# Providers whose sessions can be opened in a fork of a process that uses them: the drivers of GPUs cannot be used there
+_FORKED = (CPU.key, OPENVINO.key)
+
+
+@dataclass(frozen=True, eq=False)
 class OpenBundle:
     """Open sessions of a bundle, all on one provider.
+
+    A process that was forked from the one that opened them opens its own when it first needs them.
 
     Attributes:
         provider: execution provider of all sessions.
@@ -46,6 +53,7 @@ class OpenBundle:
         device: index of the GPU.
         threads: threads within one operator; None for the default of the provider.
         process: id of the process that opened the sessions.
+        forked: opens the bundle again for a forked process; None if that is not supported.
     """
 
     provider: Provider
@@ -55,6 +63,15 @@ class OpenBundle:
     device: int = 0
     threads: int | None = None
     process: int = field(default_factory=os.getpid)
+    forked: PerProcess["OpenBundle"] | None = None
+
+    def __post_init__(self) -> None:
+        """Register the sessions, which must stay open in forked processes."""
+        keep_open_in_forks(self)
+
+    def opened(self) -> list[Any]:
+        """Return the sessions that are open."""
+        return self.sessions.opened() if isinstance(self.sessions, LazySessions) else list(self.sessions.values())
 
     def run(
         self,
@@ -75,10 +92,12 @@ class OpenBundle:
             The named outputs on the host.
 
         Raises:
-            AdapterDropError: the run failed, or this is a forked process; BundleError if ONNX Runtime cannot open the graph.
+            AdapterDropError: the run failed, or this is a forked process in which the provider cannot be used; BundleError if
+                ONNX Runtime cannot open the graph.
             CancelledError: the run was cancelled through `cancel`.
         """
-        self.check_process()
+        if (here := self.here()) is not self:
+            return here.run(graph, outputs, feeds, cancel)
         run = self._run_of(graph)
         try:
             if cancel is None:
@@ -103,9 +122,10 @@ class OpenBundle:
             The named outputs as OrtValues.
 
         Raises:
-            AdapterDropError: the run failed.
+            AdapterDropError: as for `run`.
         """
-        self.check_process()
+        if (here := self.here()) is not self:
+            return here.run_on_device(graph, outputs, feeds)
         device, index = ("cuda", self.device) if self._on_gpu else ("cpu", 0)
         try:
             if graph in self.captured:
@@ -134,20 +154,31 @@ class OpenBundle:
     def _on_gpu(self) -> bool:
         return self.provider in (CUDA, TENSORRT)
 
-    def check_process(self) -> None:
-        """Refuse a run in a forked process, which has no threads of its parent: ONNX Runtime would use one, or wait forever.
+    def here(self) -> "OpenBundle":
+        """Return the open sessions of this process: these, or in a forked process its own, which are opened first.
 
-        A CPU session of one thread loses nothing.
+        CPU sessions of one thread work in forked processes as they are, and share their pages with the parent.
 
         Raises:
-            AdapterDropError: this process is a fork of the one that opened the sessions, which need threads.
+            AdapterDropError: this is a fork of the process that opened the sessions, and the provider cannot be used in it.
+            BundleError: as for `open_sessions`.
+            ProviderError: as for `open_sessions`.
         """
-        if os.getpid() != self.process and not (self.provider is CPU and self.threads == 1):
+        if os.getpid() == self.process or (self.provider is CPU and self.threads == 1):
+            return self
+        if self.forked is None or self.provider.key not in _FORKED:
             raise AdapterDropError(
                 f"this predictor was loaded in process {self.process} and is used in process {os.getpid()}, a fork of it, in "
-                "which the threads of its sessions do not exist: call runtime.load() after the fork, start workers with the "
-                "method spawn, or load with provider='cpu' and threads=1, which needs no threads"
+                f"which provider {self.provider.name} cannot be used: start workers with the method spawn, to which a "
+                "predictor can be passed, or call runtime.load() only after the fork"
             )
+        return self.forked.get()
+
+    def prepare(self) -> None:
+        """Open the sessions of all graphs. Raises BundleError if ONNX Runtime cannot open one."""
+        sessions = self.here().sessions
+        for graph in sessions:
+            sessions[graph]
 
     def verify(self, manifest: Manifest, options: Options) -> tuple[ProbeRow, ...]:
         """Open all graphs and compare them with their probes, as `ProbeCheck.check` does."""
@@ -217,7 +248,8 @@ def open_sessions(
         found = {graph: GraphFile(files, graph, _is_routed(graph, manifest)) for graph in graphs}
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else _all(found, make)
         captured = _captured(sessions, provider, manifest, options)
-        bundle = OpenBundle(provider, sessions, files, captured, options.cuda.device, options.threads)
+        again = PerProcess(functools.partial(open_on, provider))
+        bundle = OpenBundle(provider, sessions, files, captured, options.cuda.device, options.threads, forked=again)
         if probes is not None and provider is not CPU:
             for graph in graphs:
                 probes.check(graph, functools.partial(bundle.run, graph))
