@@ -23,9 +23,10 @@ from exporter.targets import TOLERANCES, needs_ranges
 from exporter.texts.batches import Batch, Calibration
 from exporter.trace.trace import trace_group
 from exporter.traced_group import TracedGroup
+from exporter.verify.probe import make_probe
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
-from exporter.write.save import save_config, save_graph, save_graphs, save_manifest, variant_entry
+from exporter.write.save import save_config, save_graph, save_graphs, save_manifest, save_probe, variant_entry
 from exporter.write.staging import check_space
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MODEL, WEIGHTS, ParityRow
@@ -74,12 +75,14 @@ def export_one_graph(
     with WeightsFile(folder / WEIGHTS) as weights:
         reference_graphs = compiled.reference if verified else None
         reference = save_graphs((compiled.graph, compiled.routed), reference_graphs, weights, folder / MODEL)
+    graph = load_graph(plan, folder / MODEL, routed=False)
     parity: tuple[ParityRow, ...] = ()
     if verified:
-        parity = verify_saved(plan, task_groups, load_graph(plan, folder / MODEL, routed=False), reference)
+        parity = verify_saved(plan, task_groups, graph, reference)
+    probe = save_probe(make_probe(plan, graph.graph), plan, parity, folder / MODEL)
     tokenizer = candidate.tokenizer
     save_config(task_groups[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
-    entry = variant_entry(task_groups, plan, MODEL, parity, compiled.passes)
+    entry = variant_entry(task_groups, plan, MODEL, parity, compiled.passes, probe)
     save_manifest(plan, tokenizer is not None, [entry], folder, {})
 
 

@@ -33,10 +33,11 @@ from exporter.trace.trace import traceable
 from exporter.variant import report_variant
 from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
+from exporter.verify.probe import make_probe
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.verify.verify import SHAPES, Candidate
-from exporter.write.save import save_config, save_graphs, task_entry, variant_entry
+from exporter.write.save import save_config, save_graphs, save_probe, task_entry, variant_entry
 from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
@@ -221,9 +222,11 @@ def _variant(
         graph = load_graph(plans.every, path, bool(variant.routed))
         parity = verify_saved(plans.every, task_groups, graph, reference)
         _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
+        rows = (*variant.parity, *parity)
+        probe = save_probe(make_probe(plans.every, graph.graph, task_groups), plans.every, rows, path)
         notes = missing_effects(plans.new, task_groups)
-    new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, variant.routed)
-    entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=(*variant.parity, *parity))
+    new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, probe, variant.routed)
+    entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=rows)
     report = report_variant(plans.new, task_groups, compiled, entry, parity)
     group = {name: number for number, template in enumerate(templates) for name in template.group.tasks}
     numbered = [replace(task, group=group[task.name]) for task in report.tasks]

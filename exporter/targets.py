@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from runtime.bundle import Floats
+
 # Target -> the precisions that are useful there.
 TARGETS: Mapping[str, tuple[str, ...]] = {
     "portable": ("fp32", "fp16", "int8"),
@@ -30,6 +32,29 @@ MIN_TRACED_OPSET = 18
 # Allowed |onnx - torch| relative to max(1, max |torch|). Verification uses random inputs, the worst case for int8. A graph of
 # lower precision is first verified in fp32. bf16 has the fp32 tolerance: the provider rounds, not the graph.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-4, "int8": 1.0}
+
+
+# Allowed difference of a provider that computes floats in this type, relative to max(1, max |logit|): tf32 has as many bits as
+# fp16, bf16 has three fewer.
+FLOAT_TOLERANCES: Mapping[Floats, float] = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "bf16": 0.16}
+
+
+def probe_tolerances(precision: str, atol: float, worst: float) -> dict[str, float]:
+    """Return the tolerances with which providers are compared with the probe of a bundle.
+
+    In int8 another provider rounds differently, by as much as the graph differs from PyTorch. A tolerance of twice what the
+    verification found still refuses logits that are zeros or arbitrary, which 1 does not.
+
+    Args:
+        precision: the precision of the bundle.
+        atol: the tolerance of its verification, relative to max(1, max |logit|).
+        worst: the largest difference that the verification found, relative to the same.
+
+    Returns:
+        Type of floats of a provider -> tolerance, relative to the same.
+    """
+    own = min(atol, max(TOLERANCES["fp16"], 2 * worst)) if precision == "int8" else atol
+    return {name: max(own, tolerance) for name, tolerance in FLOAT_TOLERANCES.items()}
 
 
 def needs_ranges(target: str, precision: str, int8_ranges: str | None = None) -> bool:

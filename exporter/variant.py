@@ -25,8 +25,9 @@ from exporter.texts.drift import Drift
 from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
 from exporter.verify.library_reference import compare_with_library, is_comparable
+from exporter.verify.probe import make_probe
 from exporter.verify.saved import load_graph, verify_saved
-from exporter.write.save import save_graphs, variant_entry
+from exporter.write.save import save_graphs, save_probe, variant_entry
 from exporter.write.stored_groups import make_stored_groups, save_stored_groups
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import ParityRow, PassRow, VariantEntry, routed_file
@@ -107,6 +108,7 @@ def export_variant(
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         parity = verify_saved(plan, task_groups, graph, reference)
+        probe = save_probe(make_probe(plan, graph.graph, task_groups), plan, parity, path)
         if request.compared is not None and is_comparable(plan):
             compare_with_library(request.compared, plan, graph.graph)
         notes = (*unread_inputs(plan, task_groups, unread), *missing_effects(plan, task_groups, graph.graph))
@@ -116,7 +118,7 @@ def export_variant(
         with stages("evaluate"):
             answers = evaluate(task_groups, plan, graph.graph, request.evaluation)
     routed = routed_file(path.name) if request.routed else ""
-    entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, routed)
+    entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed)
     report = report_variant(plan, task_groups, compiled, entry, parity)
     tasks = tuple(replace(task, bytes=costs[task.name][0], forms=costs[task.name][1]) for task in report.tasks)
     return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from runtime import states_commands
 from runtime.checks.requests import select_tasks
@@ -16,6 +17,7 @@ from runtime.options import Options
 from runtime.options_text import CommandParser, add_text_options, describe, read_settings
 from runtime.ort import devices
 from runtime.ort.known_providers import NAMES
+from runtime.ort.probe import described
 from runtime.ort.providers import find
 from runtime.predictor import Prediction, Predictor
 from runtime.printable import printable
@@ -39,6 +41,7 @@ exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does n
 
 examples:
   python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
+  python -m runtime onnx --provider openvino --verify
   python -m runtime onnx --file texts.txt --tasks news_topic,tweet_sentiment --json
 """
 
@@ -78,18 +81,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> str:
     """Run inference on the texts that the options name, and format the predictions."""
     texts: list[Text] = [*options.texts, *(read_texts(options.file, "--file") if options.file else ())]
-    if not texts:
+    if not texts and not options.verify:
         raise InputError("no text: give some with --text, --pair or --file")
     tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
     # For a single call, packing the weights of all graphs would take longer than the call, unless a cache keeps them
     given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
     settings = read_settings(options.settings, given)
-    predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
+    verify = True if options.verify and texts else None  # without texts, all graphs are compared below, once
+    predictor = load(options.folder, provider=options.provider, drop=options.drop, verify=verify, options=settings)
+    if not texts:
+        return _verified(predictor, options.json)
     predictions = _predictions(predictor, texts, tasks, options)
     nodes = predictor.node_counts() if options.nodes else None
     if options.json:
         return _as_json(predictor, texts, predictions, nodes)
     return _as_text(predictor, texts, predictions, nodes, options.top_k)
+
+
+def _verified(predictor: Predictor, as_json: bool) -> str:
+    """Compare the provider with the probe, and format the differences."""
+    rows = predictor.verify()
+    if as_json:
+        return json.dumps({"provider": predictor.provider, "verified": [asdict(row) for row in rows]})
+    return "\n".join([f"provider {predictor.provider}", *described(rows)])
 
 
 def _predictions(
@@ -167,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="the variant without adapters in the lowest N layers; default: the first exported",
     )
-    add("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core")
+    add("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core it may use")
     add("--cache", metavar="DIR", help="folder that keeps packed weights, TensorRT engines and OpenVINO graphs for later calls")
     add(
         "--option",
@@ -176,6 +190,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="an option of sessions or providers, such as openvino.precision=bf16 or cuda.device=1; may be repeated, see below",
+    )
+    add(
+        "--verify",
+        action="store_true",
+        help="compare the logits of the provider with those that the export verified; without texts, print the differences",
     )
     add("--nodes", action="store_true", help="also print how many nodes of the graph each provider ran")
     add_text_options(parser)

@@ -1,11 +1,13 @@
 """Inference on a loaded bundle with arrays as inputs."""
 
+import pickle
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy.typing as npt
 
@@ -19,6 +21,7 @@ from runtime.options import Options
 from runtime.ort.check_graph import OutputCheck
 from runtime.ort.known_providers import short_name
 from runtime.ort.open import OpenBundle
+from runtime.ort.probe import ProbeRow
 from runtime.ort.routed_graph import RoutedGraph
 from runtime.policy import DropPolicy
 from runtime.states.split_runs import LookUp
@@ -52,21 +55,29 @@ class ArrayPredictor:
     policy: DropPolicy | None
     hooks: tuple[Hook, ...]
     _bundle: OpenBundle
+    _load: Callable[[Options, DropPolicy | None, tuple[Hook, ...]], Any]  # loads the same bundle again
 
     def __copy__(self) -> Self:
         """Return the predictor itself, which is immutable."""
         return self
 
-    def __reduce__(self) -> NoReturn:
-        """Refuse pickling: open sessions belong to one process.
+    def __deepcopy__(self, _: object) -> Self:
+        """Return the predictor itself, which is immutable."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path of the folder and the arguments of `load`; the other process loads the bundle again.
+
+        Unpickling raises what `load` raises, and a BundleError if the folder contains another bundle by then.
 
         Raises:
-            TypeError: always.
+            InputError: a hook, the policy or a field of the options cannot be pickled.
         """
-        raise TypeError(
-            "a Predictor cannot be pickled: its sessions belong to this process; pass the folder and the arguments of "
-            "runtime.load() instead, and load the bundle in the other process"
-        )
+        parts = {"options": (self.options,), "policy": (self.policy,), "hooks": self.hooks}
+        for name, values in parts.items():
+            for value in values:
+                _check_pickles(name, value)
+        return self._load, (self.options, self.policy, self.hooks)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -88,8 +99,21 @@ class ArrayPredictor:
         Raises:
             BundleError: a graph cannot be loaded.
         """
-        for graph in self._bundle.sessions:
-            self._bundle.sessions[graph]
+        self._bundle.prepare()
+
+    def verify(self) -> tuple[ProbeRow, ...]:
+        """Compare the logits of all graphs with those that the export verified, which the bundle contains for a few inputs.
+
+        All loaded graphs are opened, the routed ones too.
+
+        Returns:
+            A row for each task of each graph.
+
+        Raises:
+            ProviderError: a graph fails, or the logits of a task differ; the message names all such tasks of the graph.
+            BundleError: a graph or the probe cannot be loaded.
+        """
+        return self._bundle.verify(self.manifest, self.options)
 
     def node_counts(self, drop: int | None = None) -> dict[str, int]:
         """Count the nodes that each provider runs.
@@ -301,3 +325,15 @@ def _describe_run(provider: str, drop: int, tasks: Sequence[str], feeds: Mapping
     first = next(iter(feeds.values()))
     tokens = int(feeds["attention_mask"].sum()) if "attention_mask" in feeds else len(first)
     return Run(provider, drop, tuple(tasks), len(first), first.shape[1] if first.ndim == 2 else 1, tokens, cached)
+
+
+def _check_pickles(name: str, value: object) -> None:
+    if "cloudpickle" in sys.modules:  # may be what is pickling, and takes more than pickle does, such as lambdas
+        return
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # of any type: it comes from the object
+        raise InputError(
+            f"{name}: a predictor is pickled with its {name}, and {value!r} cannot be pickled: {error}; use classes and "
+            "functions of modules, or pass the folder to the other process and call runtime.load() there"
+        ) from error

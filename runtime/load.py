@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.bundle import open_bundle
+from runtime.bundle import MANIFEST, open_bundle
 from runtime.checks.requests import check_drop
+from runtime.errors import BundleError
 from runtime.hooks import Hook
 from runtime.options import Options
 from runtime.ort.check_graph import check_graph
@@ -24,7 +25,7 @@ def load(
     provider: str = "auto",
     drop: int | None = None,
     threads: int | None = None,
-    verify: bool = True,
+    verify: bool | None = None,
     options: Options | None = None,
     policy: DropPolicy | None = None,
     hooks: Sequence[Hook] = (),
@@ -38,8 +39,10 @@ def load(
             "CoreMLExecutionProvider", or its short form, such as "coreml"; "auto" selects the best provider that works on this
             machine.
         drop: load only the variant with this drop; None loads all variants, so that `run` and `predict` can choose one.
-        threads: threads within one operator; None uses the default of ONNX Runtime.
-        verify: compare the sha256 of every file with the manifest. Missing files are an error in any case.
+        threads: threads within one operator; None for one per physical core that this process may use.
+        verify: True compares the sha256 of every file with the manifest, and the logits of every graph that is opened with the
+            bundle's probe. None leaves out the probe for the provider with which the export was verified, "cpu". False compares
+            neither; missing files are an error in any case.
         options: session options, see `Options`; the argument `threads` takes precedence over `options.threads`.
         policy: selects the drop of every call without `drop`, for example `LatencyTarget`; None uses the first drop.
         hooks: context managers around every run of a graph, outermost first, for metrics and traces; see `Hook`.
@@ -51,30 +54,60 @@ def load(
 
     Raises:
         BundleError: the folder is not a bundle, or one of its files is missing, altered or not loadable.
-        ProviderError: the provider is unknown, not installed or not working.
+        ProviderError: the provider is unknown, not installed or not working, or its logits differ from the probe.
         InputError: `drop` was not exported, `threads` is not a positive integer, the cache folder or an option
             cannot be used, or the cache of states is smaller than one text.
     """
     options = Options() if options is None else options
     options = options if threads is None else replace(options, threads=threads)
-    manifest, files = open_bundle(folder)
-    check_drop(drop, manifest.drops, "exported")
-    files.bind(manifest.files, contents=verify)
-    drops = manifest.drops if drop is None else (drop,)
-    variants = [manifest.variant(each) for each in drops]
-    splits = [entry for each in drops if (entry := manifest.split(each)) is not None]
-    cache = None if state_cache is None else make_cache(state_cache, splits, manifest)
-    models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
+    return _Source(os.fspath(folder), provider, drop, verify, state_cache)(options, policy, tuple(hooks))
 
-    split = [graph for entry in splits for graph in entry.graphs]
 
-    def check(graph: str, session: Any) -> None:
-        checks = dict.fromkeys(routed, check_routed_graph) | dict.fromkeys(split, check_split_graph)
-        checks.get(graph, check_graph)(session, files.path / graph, manifest)
+@dataclass(frozen=True)
+class _Source:
+    """A bundle to load: what a predictor is pickled as, in addition to its options, policy and hooks.
 
-    bundle = open_sessions(files, manifest, [*models, *routed, *split], provider, options, check)
-    encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
-    predictor = Predictor(manifest, drops, options, policy, tuple(hooks), bundle, cache, encoder)
-    if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
-        predictor.prepare()
-    return predictor
+    Attributes:
+        folder: folder of the bundle.
+        provider: as for `load`.
+        drop: as for `load`.
+        verify: as for `load`.
+        state_cache: as for `load`.
+        manifest: sha256 of the manifest that the folder must have; empty for any.
+    """
+
+    folder: str
+    provider: str
+    drop: int | None
+    verify: bool | None
+    state_cache: int | None
+    manifest: str = ""
+
+    def __call__(self, options: Options, policy: DropPolicy | None, hooks: tuple[Hook, ...]) -> Predictor:
+        """Load the bundle, as `load` does. Raises BundleError if the manifest is another one."""
+        manifest, files = open_bundle(self.folder)
+        if self.manifest and files.hashes[MANIFEST] != self.manifest:
+            raise BundleError(
+                f"{self.folder}: the predictor was pickled with another bundle in this folder: expected {MANIFEST} with sha256 "
+                f"{self.manifest}, found {files.hashes[MANIFEST]}; load and pickle the new one"
+            )
+        check_drop(self.drop, manifest.drops, "exported")
+        files.bind(manifest.files, contents=self.verify is not False)
+        drops = manifest.drops if self.drop is None else (self.drop,)
+        variants = [manifest.variant(each) for each in drops]
+        splits = [entry for each in drops if (entry := manifest.split(each)) is not None]
+        cache = None if self.state_cache is None else make_cache(self.state_cache, splits, manifest)
+        models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
+        split = [graph for entry in splits for graph in entry.graphs]
+
+        def check(graph: str, session: Any) -> None:
+            checks = dict.fromkeys(routed, check_routed_graph) | dict.fromkeys(split, check_split_graph)
+            checks.get(graph, check_graph)(session, files.path / graph, manifest)
+
+        bundle = open_sessions(files, manifest, [*models, *routed, *split], self.provider, options, check, self.verify)
+        encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
+        same = replace(self, folder=str(files.path), manifest=files.hashes[MANIFEST])
+        predictor = Predictor(manifest, drops, options, policy, hooks, bundle, same, cache, encoder)
+        if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
+            predictor.prepare()
+        return predictor

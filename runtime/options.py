@@ -4,6 +4,7 @@ The defaults work on every machine and keep fp32 accuracy; docs/runtime.md lists
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -102,7 +103,8 @@ class Options:
     """Options of all sessions of a bundle.
 
     Attributes:
-        threads: threads within one operator; None for one per physical core.
+        threads: threads within one operator; None for one per physical core that the process may use by its CPU affinity and
+            the quota of its control group (Linux).
         spin: whether idle threads wait actively. This is faster on a machine with free cores and slower when processes share
             cores.
         memory_limit: size in bytes of the CPU arena that all sessions of the process share, including the packed weights of
@@ -117,6 +119,8 @@ class Options:
         openvino: options of the OpenVINO execution provider.
         provider_options: options of the provider that was requested by name, as in ONNX Runtime's documentation. They take
             precedence over those that the other fields lead to; OpenVINO's load_config is merged with them.
+        probe_tolerance: limit of the difference between the logits of the provider and those of the bundle's probe, relative to
+            max(1, largest absolute logit of the task); None for the bundle's, for the type in which the provider computes.
         session_config: entries of ONNX Runtime's session configuration, such as
             "mlas.enable_gemm_fastmath_arm64_bfloat16": "1". ONNX Runtime ignores entries that it does not know.
 
@@ -135,6 +139,7 @@ class Options:
     openvino: OpenVINOOptions = field(default_factory=OpenVINOOptions)
     provider_options: Mapping[str, str] = field(default_factory=dict, hash=False)
     session_config: Mapping[str, str] = field(default_factory=dict, hash=False)
+    probe_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         """Check the fields of this object and of the provider options."""
@@ -168,6 +173,10 @@ def _problems(options: Options) -> Iterator[str]:
     for shape in options.cuda.graphs:
         if len(shape) != 2 or not all(map(_positive, shape)):
             yield f"cuda.graphs: expected pairs (batch, sequence) of positive integers, found {shape!r}"
+    if (tolerance := options.probe_tolerance) is not None and not (
+        isinstance(tolerance, int | float) and not isinstance(tolerance, bool) and 0 < tolerance < math.inf
+    ):
+        yield f"probe_tolerance: expected a positive number or None, found {tolerance!r}"
     yield from _passed_through("provider_options", options.provider_options)
     yield from _passed_through("session_config", options.session_config)
     best, largest = options.tensorrt.best, options.tensorrt.largest

@@ -36,6 +36,7 @@ _SHAPE: Final = _Kind("batch x sequence, such as 8x128", r"\d+x\d+", _shape)
 _SHAPES: Final = _Kind(
     "batch x sequence, such as 1x32,8x128", r"\d+x\d+(,\d+x\d+)*", lambda text: tuple(map(_shape, text.split(",")))
 )
+_NUMBER: Final = _Kind("a number, such as 0.01", r"\d+(\.\d+)?([eE]-?\d+)?", float)
 _NAME: Final = _Kind("a name, such as CPU or GPU", ".+", str)
 
 
@@ -49,6 +50,7 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "spin": _SWITCH,
     "memory_limit": _BYTES,
     "share_weights": _SWITCH,
+    "probe_tolerance": _NUMBER,
     "cuda.device": _WHOLE,
     "cuda.memory_limit": _BYTES,
     "cuda.tf32": _SWITCH,

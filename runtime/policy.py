@@ -46,6 +46,10 @@ class LatencyTarget:
         self._times: list[float] = []
         self._steps = 1
 
+    def __reduce__(self) -> tuple[type["LatencyTarget"], tuple[float, int, float]]:
+        """Pickle the arguments: another process measures its own runs."""
+        return LatencyTarget, (self._seconds, self._window, self._relax)
+
     def choose(self, drops: Sequence[int]) -> int:
         """Return the current drop, one of `drops`."""
         with self._lock:

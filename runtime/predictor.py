@@ -114,7 +114,7 @@ class Predictor(StatePredictor):
         )
         encoder = require_encoder(self.manifest, self._encoder, entries)
         options.check_tasks(entries, encoder)
-        self._bundle.check_process()  # before the tokenizer, which may wait for threads that a fork does not have
+        self._bundle.here()  # before the tokenizer: in a forked process, the provider may be unusable
         windows = tokenize(encoder, texts, entries, options)
         check_pairs(entries, texts)
         if cascade is not None:
@@ -159,7 +159,6 @@ class Predictor(StatePredictor):
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         runs = self._split_runs(drop)
         encoder = require_texts(self.manifest, self._encoder, (), "encode()")
-        self._bundle.check_process()
         tokens = encoder.encode(texts, truncate)
         rows: list[Row] = [{}] * len(tokens)
         for batch in self._batches(encoder, batch_size)(tokens):
@@ -204,7 +203,7 @@ class Predictor(StatePredictor):
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts()")
         prompts = prompts_of(entries, prompt, prompt_name)
-        self._bundle.check_process()
+        self._bundle.here()
         chosen = self._chosen_drop(drop)  # once, because embeddings of two drops are not comparable
 
         def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Answers:
@@ -246,7 +245,7 @@ class Predictor(StatePredictor):
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts_routed()")
         prompts = prompts_of(entries, prompt, prompt_name)
-        self._bundle.check_process()
+        self._bundle.here()
 
         def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Sequence[npt.NDArray[Any]]:
             return self.run_routed(feeds, names, range(len(names)), drop)

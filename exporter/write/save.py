@@ -13,6 +13,7 @@ import onnx_ir as ir
 from exporter.models.compositions import describe, fuses_of, members_of
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
+from exporter.targets import probe_tolerances
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import (
     MODEL,
@@ -20,11 +21,14 @@ from runtime.bundle import (
     Manifest,
     ParityRow,
     PassRow,
+    Probe,
+    ProbeEntry,
     SplitEntry,
     TaskEntry,
     TaskLayers,
     VariantEntry,
     digest,
+    probe_file,
     routed_file,
 )
 
@@ -102,12 +106,31 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
         processor.save_pretrained(folder)
 
 
+def save_probe(probe: Probe, plan: Plan, parity: Sequence[ParityRow], path: Path) -> ProbeEntry:
+    """Write the probe of a graph next to it.
+
+    Args:
+        probe: inputs and verified logits.
+        plan: the plan of the graph.
+        parity: the rows of its verification, from which the tolerance in int8 follows.
+        path: the file of the graph.
+
+    Returns:
+        The entry of the manifest.
+    """
+    name = probe_file(path.name)
+    probe.write(path.with_name(name))
+    worst = max((row.max_rel_diff for row in parity), default=plan.atol)
+    return ProbeEntry(name, probe_tolerances(plan.precision, plan.atol, worst))
+
+
 def variant_entry(
     task_groups: Sequence[TaskGroup],
     plan: Plan,
     model: str,
     parity: Sequence[ParityRow],
     passes: Sequence[PassRow],
+    probe: ProbeEntry,
     routed: str = "",
 ) -> VariantEntry:
     """Return the manifest entry of one variant.
@@ -118,6 +141,7 @@ def variant_entry(
         model: the file name of the graph.
         parity: the rows of the verification.
         passes: the rows of the compiler passes.
+        probe: the entry of the probe.
         routed: the file name of the routed graph; empty without one.
     """
     layers = {
@@ -125,7 +149,7 @@ def variant_entry(
         for task_group in task_groups
         for task in task_group.tasks
     }
-    return VariantEntry(plan.drop, model, routed, layers, tuple(parity), tuple(passes))
+    return VariantEntry(plan.drop, model, routed, layers, tuple(parity), tuple(passes), probe)
 
 
 def task_entry(task: Task, outputs: tuple[str, ...]) -> TaskEntry:

@@ -28,9 +28,12 @@ from runtime.bundle.manifest import (
     read_manifest,
     routed_file,
 )
+from runtime.bundle.probe import Probe, probe_file
+from runtime.bundle.probe_entry import FLOATS, Floats, ProbeEntry
 from runtime.bundle.split_entry import SplitEntry, StateEntry, split_files
 
 __all__ = [
+    "FLOATS",
     "FORMAT_VERSION",
     "HEADS",
     "INPUTS",
@@ -42,12 +45,15 @@ __all__ = [
     "TOKENIZER",
     "WEIGHTS",
     "BoundFolder",
+    "Floats",
     "HeadType",
     "InputEntry",
     "InputType",
     "Manifest",
     "ParityRow",
     "PassRow",
+    "Probe",
+    "ProbeEntry",
     "SplitEntry",
     "StateEntry",
     "TaskEntry",
@@ -57,6 +63,7 @@ __all__ = [
     "digest",
     "open_bundle",
     "output_names",
+    "probe_file",
     "read_manifest",
     "routed_file",
     "split_files",

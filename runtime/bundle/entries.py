@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from runtime.bundle.probe_entry import ProbeEntry
+
 HeadType = Literal[
     "classification",
     "multilabel",
@@ -266,6 +268,7 @@ class VariantEntry:
         tasks: task name -> its remaining adapter layers.
         parity: comparisons with eager PyTorch.
         passes: effect of each compiler pass, in order.
+        probe: inputs and verified logits.
     """
 
     drop: int
@@ -274,6 +277,7 @@ class VariantEntry:
     tasks: Mapping[str, TaskLayers]
     parity: tuple[ParityRow, ...]
     passes: tuple[PassRow, ...]
+    probe: ProbeEntry
 
     @property
     def fits_int16(self) -> bool:
@@ -299,6 +303,7 @@ class VariantEntry:
                 yield f"{where}.parity[{index}].task: expected a task of this bundle, found {row.task!r}"
             if not 0 <= row.argmax_agreement <= 1:
                 yield f"{where}.parity[{index}].argmax_agreement: expected 0..1, found {row.argmax_agreement}"
+        yield from self.probe.problems(f"{where}.probe")
 
 
 def output_names(task: str, fields: Sequence[str]) -> tuple[str, ...]:

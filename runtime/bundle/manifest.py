@@ -100,6 +100,11 @@ class Manifest:
         """Return the split graphs of the variant with a drop; None if it has none."""
         return self.splits.get(self.variant(drop).model)
 
+    @property
+    def split_graphs(self) -> frozenset[str]:
+        """File names of all graphs of trunks and branches."""
+        return frozenset(graph for entry in self.splits.values() for graph in entry.graphs)
+
     def to_json(self) -> str:
         """Return deterministic, indented JSON with a trailing newline.
 
@@ -212,6 +217,8 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
             graph = getattr(variant, name)
             if graph not in manifest.files and (graph or name == "model"):
                 yield f"variants[{index}].{name}: expected one of the listed files, found {graph!r}"
+        if variant.probe.file not in manifest.files:
+            yield f"variants[{index}].probe.file: expected one of the listed files, found {variant.probe.file!r}"
 
 
 def _split_problems(manifest: Manifest) -> Iterator[str]:

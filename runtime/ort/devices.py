@@ -12,6 +12,7 @@ from runtime.import_ort import ort
 from runtime.options_text import CommandParser
 from runtime.ort import plugins
 from runtime.ort.cpu_info import processor
+from runtime.ort.cpu_limits import cpu_limits
 from runtime.ort.known_providers import CPU, CUDA, KNOWN, OPENVINO, OTHERS, TENSORRT, TENSORRT_RTX, Provider
 from runtime.ort.providers import AUTO, in_order, installed, remedy
 
@@ -54,11 +55,13 @@ def survey() -> dict[str, Any]:
         problems.append(
             f"{', '.join(builds)} are installed over each other in one folder: uninstall all of them, then install one"
         )
+    limits = cpu_limits()
     return {
         "onnxruntime": ort.__version__,
         "packages": builds,
         "auto": [each.name for each in in_order(AUTO) if each.name in usable],
         "problems": problems,
+        "cpu": {"limits": str(limits), "threads": limits.threads or limits.machine or None},
         "providers": [asdict(each) for each in found if each.installed or each.install],
     }
 
@@ -127,6 +130,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"ONNX Runtime {found['onnxruntime']} ({', '.join(found['packages']) or 'of unknown origin'})"
     yield f"auto takes {found['auto'][0]}" + "".join(f", else {name}" for name in found["auto"][1:])
     yield from (f"problem: {problem}" for problem in found["problems"])
+    threads = found["cpu"]["threads"]
+    yield f"CPU threads by default: {threads or 'those of ONNX Runtime'} ({found['cpu']['limits']})"
     width = max(len(each["name"]) for each in found["providers"])
     yield ""
     yield from (f"{each['name']:<{width}}  {_state(each)}" for each in found["providers"] if each["installed"])

@@ -1,6 +1,7 @@
 """Lazily opened CPU sessions of a bundle's graphs."""
 
 import ctypes
+import os
 import sys
 import tempfile
 import threading
@@ -43,7 +44,7 @@ class LazySessions(Mapping[str, Any]):
         """
         self._graphs, self._make, self._options, self._feeds = graphs, make, options, feeds
         self._share = options.share_weights and len(graphs) > 1
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}  # by process: after a fork, no thread releases those of the parent
         first = next(iter(graphs))
         self._open = {first: make(first, graphs[first], False)}
 
@@ -64,8 +65,12 @@ class LazySessions(Mapping[str, Any]):
         """Return the number of graphs, open or not."""
         return len(self._graphs)
 
+    def opened(self) -> list[Any]:
+        """Return the sessions that are open."""
+        return list(self._open.values())
+
     def _open_graph(self, graph: str) -> Any:
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             if graph not in self._open and self._share:
                 self._pack()
             if graph not in self._open:

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -15,15 +15,18 @@ from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.cpu_info import saturates
+from runtime.ort.cpu_limits import with_threads
 from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.device_lock import DEVICE_LOCK
 from runtime.ort.empty_tensors import runs_empty_attention
+from runtime.ort.forks import PerProcess, keep_open_in_forks
 from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
 from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.on_demand import OnDemandSessions
 from runtime.ort.plugins import failure
+from runtime.ort.probe import ProbeCheck, ProbeError, ProbeRow
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import request
 from runtime.ort.providers import resolve
@@ -33,9 +36,15 @@ _BY_PATH = (TENSORRT.key, TENSORRT_RTX.key)  # read external data themselves, re
 _ON_CUDA = (CUDA.key, TENSORRT.key, TENSORRT_RTX.key)  # must not allocate while a CUDA graph is captured
 
 
-@dataclass(frozen=True)
+# Providers whose sessions can be opened in a fork of a process that uses them: the drivers of GPUs cannot be used there
+_FORKED = (CPU.key, OPENVINO.key)
+
+
+@dataclass(frozen=True, eq=False)
 class OpenBundle:
     """Open sessions of a bundle, all on one provider.
+
+    A process that was forked from the one that opened them opens its own when it first needs them.
 
     Attributes:
         provider: execution provider of all sessions.
@@ -43,8 +52,9 @@ class OpenBundle:
         files: files of the bundle.
         captured: file name of a graph -> its CUDA graphs; empty without CUDA graphs.
         device: index of the GPU.
-        threads: threads within one operator; None for the default of ONNX Runtime.
+        threads: threads within one operator; None for the default of the provider.
         process: id of the process that opened the sessions.
+        forked: opens the bundle again for a forked process; None if that is not supported.
     """
 
     provider: Provider
@@ -54,6 +64,15 @@ class OpenBundle:
     device: int = 0
     threads: int | None = None
     process: int = field(default_factory=os.getpid)
+    forked: PerProcess["OpenBundle"] | None = None
+
+    def __post_init__(self) -> None:
+        """Register the sessions, which must stay open in forked processes."""
+        keep_open_in_forks(self)
+
+    def opened(self) -> list[Any]:
+        """Return the sessions that are open."""
+        return self.sessions.opened() if isinstance(self.sessions, LazySessions) else list(self.sessions.values())
 
     def run(
         self,
@@ -74,10 +93,12 @@ class OpenBundle:
             The named outputs on the host.
 
         Raises:
-            AdapterDropError: the run failed, or this is a forked process; BundleError if ONNX Runtime cannot open the graph.
+            AdapterDropError: the run failed, or this is a forked process in which the provider cannot be used; BundleError if
+                ONNX Runtime cannot open the graph.
             CancelledError: the run was cancelled through `cancel`.
         """
-        self.check_process()
+        if (here := self.here()) is not self:
+            return here.run(graph, outputs, feeds, cancel)
         run = self._run_of(graph)
         try:
             if cancel is None:
@@ -102,9 +123,10 @@ class OpenBundle:
             The named outputs as OrtValues.
 
         Raises:
-            AdapterDropError: the run failed.
+            AdapterDropError: as for `run`.
         """
-        self.check_process()
+        if (here := self.here()) is not self:
+            return here.run_on_device(graph, outputs, feeds)
         device, index = ("cuda", self.device) if self._on_gpu else ("cpu", 0)
         try:
             if graph in self.captured:
@@ -133,23 +155,41 @@ class OpenBundle:
     def _on_gpu(self) -> bool:
         return self.provider in (CUDA, TENSORRT)
 
-    def check_process(self) -> None:
-        """Refuse a run in a forked process, which has no threads of its parent: ONNX Runtime would use one, or wait forever.
+    def here(self) -> "OpenBundle":
+        """Return the open sessions of this process: these, or in a forked process its own, which are opened first.
 
-        A CPU session of one thread loses nothing.
+        CPU sessions of one thread work in forked processes as they are, and share their pages with the parent.
 
         Raises:
-            AdapterDropError: this process is a fork of the one that opened the sessions, which need threads.
+            AdapterDropError: this is a fork of the process that opened the sessions, and the provider cannot be used in it.
+            BundleError: as for `open_sessions`.
+            ProviderError: as for `open_sessions`.
         """
-        if os.getpid() != self.process and not (self.provider is CPU and self.threads == 1):
+        if os.getpid() == self.process or (self.provider is CPU and self.threads == 1):
+            return self
+        if self.forked is None or self.provider.key not in _FORKED:
             raise AdapterDropError(
                 f"this predictor was loaded in process {self.process} and is used in process {os.getpid()}, a fork of it, in "
-                "which the threads of its sessions do not exist: call runtime.load() after the fork, start workers with the "
-                "method spawn, or load with provider='cpu' and threads=1, which needs no threads"
+                f"which provider {self.provider.name} cannot be used: start workers with the method spawn, to which a "
+                "predictor can be passed, or call runtime.load() only after the fork"
             )
+        return self.forked.get()
+
+    def prepare(self) -> None:
+        """Open the sessions of all graphs. Raises BundleError if ONNX Runtime cannot open one."""
+        sessions = self.here().sessions
+        for graph in sessions:
+            sessions[graph]
+
+    def verify(self, manifest: Manifest, options: Options) -> tuple[ProbeRow, ...]:
+        """Open all graphs and compare them with their probes, as `ProbeCheck.check` does."""
+        probes = ProbeCheck(self.files, manifest, self.provider, options)
+        graphs = [graph for graph in self.sessions if graph not in manifest.split_graphs]
+        return tuple(row for graph in graphs for row in probes.check(graph, functools.partial(self.run, graph)))
 
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
+        options = replace(options, threads=self.threads)
         settings = _session_options(self.provider, options, packed=False)
         providers = request(settings, self.provider, options, manifest, graphs=False)
         file = GraphFile(self.files, graph, _is_routed(graph, manifest))
@@ -163,6 +203,7 @@ def open_sessions(
     provider: str = "auto",
     options: Options | None = None,
     check: Callable[[str, Any], None] | None = None,
+    probe: bool | None = False,
 ) -> OpenBundle:
     """Open the sessions of a bundle's graphs.
 
@@ -176,38 +217,56 @@ def open_sessions(
         provider: name of the execution provider; "auto" selects the best one that works.
         options: session options.
         check: function that receives the file name and the session of every graph that is opened, and may raise.
+        probe: compare every graph with its probe when it is opened; None for all providers except the CPU's, with which the
+            export was verified.
 
     Returns:
         The open sessions, all on one provider.
 
     Raises:
         BundleError: ONNX Runtime cannot load a graph, or `check` raised it.
-        ProviderError: the provider that was requested by name cannot run a graph. "auto" tries the next provider instead.
+        ProviderError: the provider that was requested by name cannot run a graph, or computes other logits than those of the
+            probe. "auto" tries the next provider instead.
         InputError: the cache folder or an option cannot be used.
     """
     options = Options() if options is None else options
     if str(provider).lower() == "auto" and options.provider_options:
         raise InputError("options.provider_options: they belong to one provider: name it, such as provider='openvino'")
     *optional, last = resolve(provider, manifest)
+    options = with_threads(options, options.progress)
     _check_products(files, manifest)
 
     def open_on(provider: Provider) -> OpenBundle:
+        probes = ProbeCheck(files, manifest, provider, options) if probe or (probe is None and provider is not CPU) else None
+
+        late = manifest.split_graphs
+
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
             session = _create(file, provider, manifest, options, packed)
             if check is not None:
                 check(graph, session)
+            if probes is not None and provider is CPU and graph not in late:  # which opens graphs later as well
+                probes.check(graph, session.run)
             return session
 
         found = {graph: GraphFile(files, graph, _is_routed(graph, manifest)) for graph in graphs}
-        late = [graph for entry in manifest.splits.values() for graph in entry.graphs]
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else OnDemandSessions(found, late, make)
-        return OpenBundle(
-            provider, sessions, files, _captured(sessions, provider, manifest, options), options.cuda.device, options.threads
-        )
+        captured = _captured(sessions, provider, manifest, options)
+        again = PerProcess(functools.partial(open_on, provider))
+        bundle = OpenBundle(provider, sessions, files, captured, options.cuda.device, options.threads, forked=again)
+        if probes is not None and provider is not CPU:
+            for graph in graphs:
+                if (
+                    graph not in late
+                ):  # the parts of a split are opened when they are used; they have the operators of the whole
+                    probes.check(graph, functools.partial(bundle.run, graph))
+        return bundle
 
     for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
         try:
             return open_on(candidate)
+        except ProbeError as error:
+            options.progress(f"{error}; auto goes on")
         except ProviderError:
             continue
     return open_on(last)

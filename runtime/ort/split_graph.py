@@ -42,7 +42,9 @@ class SplitGraph:
     def _given(self, graph: str, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return the values that a graph reads: the routed graph may read other ones than that of all tasks."""
         if graph not in self._read:
-            found = tuple(value.name for value in self.bundle.sessions[graph].get_inputs() if value.name not in ROUTE_INPUTS)
+            found = tuple(
+                value.name for value in self.bundle.here().sessions[graph].get_inputs() if value.name not in ROUTE_INPUTS
+            )
             self._read[graph] = found
         return {name: values[name] for name in self._read[graph]}
 

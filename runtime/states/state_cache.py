@@ -1,6 +1,7 @@
 """A cache of trunk states: the second call with a text skips the trunk."""
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ class StateCache:
         """
         self.capacity = capacity
         self._rows: OrderedDict[bytes, tuple[Row, int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._locks = {os.getpid(): threading.Lock()}
         self._nbytes = self._hits = self._misses = 0
 
     def get(self, keys: Sequence[bytes]) -> list[Row | None]:
@@ -80,6 +81,11 @@ class StateCache:
             while self._nbytes > self.capacity:
                 _, (_, size) = self._rows.popitem(last=False)
                 self._nbytes -= size
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """The lock of this process: in a fork, a lock that another thread of the parent held would never be released."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     @property
     def statistics(self) -> CacheStatistics:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import numpy_helper, parser
 
+from exporter.targets import probe_tolerances
 from runtime.bundle import (
     MANIFEST,
     MODEL,
@@ -22,12 +24,16 @@ from runtime.bundle import (
     InputType,
     Manifest,
     ParityRow,
+    Probe,
+    ProbeEntry,
     TaskEntry,
     TaskLayers,
     VariantEntry,
     digest,
+    probe_file,
     read_manifest,
 )
+from runtime.bundle.probe import thinned
 
 LAYERS = 6
 ROUTED = "model_routed.onnx"
@@ -42,7 +48,8 @@ def variant(tasks: tuple[TaskEntry, ...], drop: int = 5, model: str = MODEL) -> 
     """All tasks at one drop, but for the stars, which have no adapter at all."""
     drops = {task.name: LAYERS if task.name == "stars" else drop for task in tasks}
     layers = {name: TaskLayers(each, tuple(range(each))) for name, each in drops.items()}
-    return VariantEntry(drop, model, "", layers, (ParityRow(tasks[0].name, 1, 7, 1e-7, 1e-6, 1.0, 1e-4),), ())
+    rows = (ParityRow(tasks[0].name, 1, 7, 1e-7, 1e-6, 1.0, 1e-4),)
+    return VariantEntry(drop, model, "", layers, rows, (), ProbeEntry(probe_file(MODEL), probe_tolerances("fp32", 1e-4, 0)))
 
 
 def entry(name: str, *shape: str, limit: int, dtype: InputType = "int64") -> InputEntry:
@@ -272,6 +279,7 @@ def _write(
     model = parser.parse_model(graph)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
     onnx.save(model, folder / MODEL, save_as_external_data=True, location=WEIGHTS, size_threshold=0)
+    write_probe(folder, inputs, tasks)
     if tokenizer:
         for name in TOKENIZER_FILES:
             if (trunk() / name).is_file():
@@ -289,6 +297,22 @@ def _write(
     )
     manifest.write(folder)
     return folder
+
+
+def write_probe(folder: Path, inputs: tuple[InputEntry, ...], tasks: tuple[TaskEntry, ...]) -> None:
+    """Write the probe of model.onnx: what the CPU computes for random rows."""
+    rng, given = np.random.default_rng(5), {}
+    for each in inputs:
+        shape = [int(axis) if axis.isdecimal() else 3 if axis == "batch" else 5 for axis in each.shape]
+        given[each.name] = (
+            rng.integers(0, each.limit or 5, shape) if each.dtype == "int64" else rng.random(shape, dtype=np.float32)
+        )
+        if each.name.endswith("mask"):
+            given[each.name][:, 0] = 1
+    names = [output for each in tasks for output in each.outputs]
+    found = onnxruntime.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"]).run(names, given)
+    outputs = {name: thinned(array) for name, array in zip(names, found, strict=True)}
+    Probe(given, outputs).write(folder / probe_file(MODEL))
 
 
 def rewrite(folder: Path, **changes: Any) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from runtime.bundle import read_manifest
+import runtime
+from runtime.bundle import MODEL, probe_file, read_manifest
 from tests.helpers.batch_independence import batch_difference
 from tests.helpers.leftovers import leftovers
 from tests.helpers.support_models import Row
@@ -30,6 +31,10 @@ _DEPENDS = {
 }
 
 
+# Of the largest one, that of images
+_PROBE_BYTES = 64_000
+
+
 def _in_vain(folder: Path) -> list[str]:
     """The nodes that the exported graph computes without need."""
     return leftovers(ir.load(folder / "model.onnx"))
@@ -42,6 +47,8 @@ def check_row(row: Row) -> None:
 
     def look(folder: Path) -> None:
         left.extend(_in_vain(folder))
+        assert runtime.load(folder, provider="cpu", threads=1).verify()
+        assert (folder / probe_file(MODEL)).stat().st_size < _PROBE_BYTES
         if "input_ids" in [entry.name for entry in read_manifest(folder).inputs] and (folder / "tokenizer.json").is_file():
             differences.append(batch_difference(folder))
 

@@ -28,7 +28,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_export(tmp_path_factory.mktemp("cache") / "bundle")
 
 
-def load(bundle: Path, cache: Path, verify: bool = True) -> runtime.Predictor:
+def load(bundle: Path, cache: Path, verify: bool | None = None) -> runtime.Predictor:
     return runtime.load(bundle, provider="cpu", verify=verify, options=Options(cache=cache, threads=1))
 
 

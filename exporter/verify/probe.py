@@ -1,0 +1,80 @@
+"""The probe of a graph: inputs and verified logits, with which the runtime compares other execution providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import VerificationError
+from exporter.models.inputs import SEQUENCE
+from exporter.plan import Plan
+from exporter.prune.task_groups import TaskGroup
+from exporter.verify.eager import eager
+from exporter.verify.parity import NOTHING_WRITTEN, parity_row
+from exporter.verify.random_inputs import MASKS, Masks, make_inputs
+from runtime.bundle import Probe
+from runtime.bundle.probe import repeated_block, thinned
+
+# (rows, tokens) of texts, as in the verification: a row without padding, one padded on the right and one on the left.
+SHAPE = (3, 11)
+# Of images and audio, which have no padding.
+_ROWS = 2
+
+
+def make_probe(plan: Plan, graph: Any, task_groups: Sequence[TaskGroup] = ()) -> Probe:
+    """Run a graph on the inputs of the probe, and compare its logits with PyTorch's.
+
+    The inputs have padding, unless the logits are then not finite.
+
+    Args:
+        plan: the plan of the graph.
+        graph: the ONNX Runtime session of the verified graph.
+        task_groups: the pruned models of the tasks to compare; empty for none.
+
+    Raises:
+        VerificationError: the graph fails, differs from PyTorch, or has no finite logits.
+    """
+    for masks in MASKS[1:]:
+        feeds = _feeds(plan, masks)
+        try:
+            found = dict(zip(_names(plan), graph.run(_names(plan), feeds), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            raise VerificationError(f"the exported graph fails on its probe; nothing was written: {error}") from error
+        expected = _eager(plan, task_groups, feeds)
+        if expected is not None and all(np.isfinite(output).all() for output in found.values()):
+            _compare(plan, expected, found)
+            return Probe(feeds, {name: thinned(output) for name, output in found.items()})
+    raise VerificationError(f"{NOTHING_WRITTEN}  the logits of rows of {SHAPE[1]} tokens are not finite, or PyTorch has none")
+
+
+def _names(plan: Plan) -> list[str]:
+    return [name for outputs in plan.outputs.values() for name in outputs]
+
+
+def _feeds(plan: Plan, masks: Masks) -> dict[str, np.ndarray]:
+    rows = SHAPE[0] if any(SEQUENCE in entry.shape for entry in plan.inputs) else _ROWS
+    feeds = make_inputs(plan, rows, SHAPE[1], masks=masks)
+    return {name: repeated_block(value) if value.dtype.kind == "f" else value for name, value in feeds.items()}
+
+
+def _eager(plan: Plan, task_groups: Sequence[TaskGroup], feeds: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]] | None:
+    """The outputs of PyTorch by task; None if it fails or has no finite ones."""
+    try:
+        expected = {task.name: eager(task_group, plan, task, feeds) for task_group in task_groups for task in task_group.tasks}
+    except Exception:  # raised by the model, for example by ReFT for a text that is shorter than its positions
+        return None
+    return expected if all(np.isfinite(each).all() for outputs in expected.values() for each in outputs) else None
+
+
+def _compare(plan: Plan, expected: Mapping[str, list[np.ndarray]], found: Mapping[str, np.ndarray]) -> None:
+    tasks, names = {task.name: task for task in plan.tasks}, plan.outputs
+    rows = [
+        parity_row(tasks[name], one, found[other], SHAPE, plan.atol)
+        for name, outputs in expected.items()
+        for one, other in zip(outputs, names[name], strict=True)
+    ]
+    if failed := [row for row in rows if not row.max_abs_diff <= row.tolerance]:
+        lines = [f"  {row.task}: max |onnx - torch| {row.max_abs_diff:.2e}, over {row.tolerance:.2e}" for row in failed]
+        raise VerificationError("\n".join([NOTHING_WRITTEN + "  on the probe:", *lines]))
