@@ -139,7 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder = Path(scratch) / "onnx"
             print("exporting …", file=sys.stderr, flush=True)
             target = "portable" if options.precision == "fp32" else "cpu"
-            export(candidate.model, output=folder, split=True, drop=options.drop, target=target, precision=options.precision)
+            export(
+                candidate.model,
+                tasks=tasks,
+                output=folder,
+                split=True,
+                drop=options.drop,
+                target=target,
+                precision=options.precision,
+            )
             for shape in options.shapes:
                 rows += _measure(_calls(candidate, folder, shape, options), shape, options)
     except (ExportError, MismatchError) as error:

@@ -94,11 +94,11 @@ class StatePredictor(ArrayPredictor):
 
     @property
     def state_cache(self) -> CacheStatistics | None:
-        """What the cache of trunk states holds, and its hits; None without a cache."""
+        """Contents and hits of the cache of trunk states; None without a cache."""
         return None if self._state_cache is None else self._state_cache.statistics
 
     def _drop_of(self, states: TrunkStates) -> int | None:
-        """Return the drop whose states these are; None if there is none, so that the check names the difference."""
+        """Return the drop whose states these are; None for states of other trunks, so that the check names the difference."""
         found = [
             drop
             for drop, runs in self._splits.items()

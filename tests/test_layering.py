@@ -40,12 +40,24 @@ ORDER = {
             "prune",
             "planning",
         ),
-        *("write", "trace", "verify", "compile", "report", "inspect", "notes", "variant", "export_tasks", "add_tasks", "cli"),
+        *("write", "trace", "verify", "compile", "report", "inspect", "split", "notes"),
+        *("variant", "export_tasks", "add_tasks", "cli"),
     ),
     "exporter.compile": ("rewrite", "pair_sums", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
     "runtime": (
         *("errors", "printable", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
-        *("text", "checks", "ort", "array_predictor", "predictor", "load", "serving"),
+        *(
+            "text",
+            "checks",
+            "ort",
+            "states",
+            "array_predictor",
+            "state_predictor",
+            "predictor",
+            "load",
+            "states_commands",
+            "serving",
+        ),
     ),
 }
 # The subpackages of exporter whose modules import the adapters library (exporter/families.py).

@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class LookUp:
-    """What a cache knows of a batch.
+    """The rows of a batch that a cache has.
 
     Attributes:
         keys: key of each row.

@@ -18,7 +18,7 @@ _OVERHEAD = 512
 
 @dataclass(frozen=True)
 class CacheStatistics:
-    """What a cache holds, and how often it was of use.
+    """Contents of a cache, and how often it was of use.
 
     Attributes:
         hits: texts whose states were in the cache.
@@ -69,7 +69,7 @@ class StateCache:
         return found
 
     def put(self, rows: Mapping[bytes, Row]) -> None:
-        """Store states. Those of a text that alone exceeds the capacity are not stored."""
+        """Store states. A text whose states exceed the capacity is not stored."""
         sized = {key: sum(array.nbytes for array in row.values()) + _OVERHEAD for key, row in rows.items()}
         with self._lock:
             for key, row in rows.items():

@@ -44,6 +44,15 @@ def routed_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def split_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One task at the drops that the page about states names, with graphs of the trunk."""
+    folder = tmp_path_factory.mktemp("split") / "onnx"
+    model = tiny_model({"sst2": ("seq_bn", "2")}, deep_config(9))
+    export(model, tokenizer(), drop=[8, 5, 0], output=folder, split=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def labelled_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task with labels of words, and one with several labels of a text."""
     folder = write_bundle(tmp_path_factory.mktemp("labelled") / "onnx")
@@ -91,12 +100,16 @@ def test_a_block_runs(
     routed_bundle: Path,
     labelled_bundle: Path,
     embedding_bundle: Path,
+    split_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if "export" in block.text:
         names = _models(block.text)
+    elif block.page == "docs/trunk_states.md":
+        shutil.copytree(split_bundle, tmp_path / "onnx")
+        names = {"runtime": runtime, "predictor": runtime.load("onnx", provider="cpu"), "texts": ["a text", "another"]}
     elif '"ner"' in block.text:
         texts = ["a text", "another"]
         names = {"predictor": runtime.load(labelled_bundle, provider="cpu"), "texts": texts, "book": "word " * 300}

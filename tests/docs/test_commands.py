@@ -48,6 +48,8 @@ NOT_RUN = {
     "pip install onnxruntime-ep-openvino": "installs packages",
     "pip install 'adapterdrop-onnx[tokenizers]'": "installs packages",
     "pip install '.[export,peft,cpu]'": "installs packages",
+    "python -m runtime onnx encode texts.txt --output corpus.states": "needs a split bundle; tests/runtime/states has it",
+    "python -m runtime onnx run corpus.states --tasks news_topic": "the same",
     "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
     "serve run … max_texts=100": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (

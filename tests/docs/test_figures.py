@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fusion, growth_model, routed
+from benchmarks import fusion, growth_model, routed, states
 from benchmarks.markdown_tables import shares, table
 from benchmarks.results_file import read_rows
 from runtime.options import KERNELS
@@ -42,6 +42,8 @@ def test_the_measured_tables_are_those_of_the_results_files() -> None:
     fusions = read_rows(_results("docs/fusion.md", "fusion"), fusion.Row)
     assert fusion.markdown(fusions) in text_of("docs/fusion.md")
     assert routed.markdown(read_rows(_results("docs/routing.md", "routed"), routed.Row)) in text_of("docs/routing.md")
+    kept = read_rows(_results("docs/trunk_states.md", "states"), states.Row)
+    assert states.markdown(kept) in text_of("docs/trunk_states.md")
     growth = read_rows(_results("docs/benchmarks.md", "growth"), growth_model.Row)
     assert growth_model.markdown(growth) in text_of("docs/benchmarks.md")
 
