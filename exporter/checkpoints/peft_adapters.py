@@ -12,12 +12,14 @@ from torch import nn
 
 from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.peft_class import check_fit
-from exporter.checkpoints.peft_config import read_adapter_weights, read_config
+from exporter.checkpoints.peft_config import changes_biases, read_adapter_weights, read_config
+from exporter.checkpoints.set_aside import SetAside
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
 from exporter.families import PEFT_INSTALL
 from exporter.models.mixed import MixedModel
 from exporter.models.peft import layers_of, structure_of
+from exporter.models.peft_biases import add_biases
 from exporter.models.peft_modules import adapted, base_of, layer_of
 from exporter.models.peft_structure import output_layer
 from exporter.models.quiet_libraries import quiet
@@ -96,6 +98,8 @@ def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Co
     from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel
 
     model: Any = None
+    biases: dict[str, dict[str, torch.Tensor]] = {}
+    aside: SetAside | None = None
     for name, (config, folder) in adapters.items():
         weights = read_adapter_weights(name, folder)
         if config.task_type is None and getattr(config, "modules_to_save", ()) is None:
@@ -115,9 +119,17 @@ def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Co
             raise ExportError(
                 f"the adapter {name!r} in {str(folder)!r} does not fit {type(base).__name__}: {first_line(error)}"
             ) from error
+        biases[name] = _take_biases(model, weights) if changes_biases(folder) else {}
         _load_weights(model, name, weights, f"the adapter {name!r} in {str(folder)!r}")
         structure_of(model, name, name, drop=0)
+        if aside is None:  # PEFT reads settings of the first adapter when it adds others
+            aside = SetAside(model)
+        else:
+            aside.take(name)
+    if aside is not None:
+        aside.put_back()
     _check_complete(model, missing)
+    add_biases(model, biases)
     with quiet():
         model.set_adapter(next(iter(adapters)))
     return model.eval()
@@ -183,6 +195,20 @@ def _remove_base_weights(model: Any, weights: dict[str, torch.Tensor], what: str
     return [
         key for key in sorted(weights.keys() & own.keys()) if not torch.equal(weights.pop(key).to(own[key].dtype), own[key])
     ]
+
+
+def _take_biases(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Remove the base model's biases from `weights`; return those that differ, by their names in the model."""
+    own = model.state_dict()
+    found = {}
+    for key in [key for key in weights if "bias" in key]:  # as PEFT selects them
+        if ".modules_to_save." in key or ".original_module." in key:  # the head's, which the file contains as a head, too
+            del weights[key]
+        elif key in own and own[key].shape == weights[key].shape:
+            bias = weights.pop(key)
+            if not torch.equal(bias.to(own[key].dtype), own[key]):
+                found[key] = bias
+    return found
 
 
 def _fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor]) -> None:

@@ -73,11 +73,6 @@ def read_config(name: str, folder: Path) -> Any:
             f"the adapter {name!r} was trained on modified base weights (init_lora_weights={start!r}): save it again with "
             "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
-    if stored.get("bias", "none") != "none":
-        raise ExportError(
-            f"the adapter {name!r} changes biases of the base model (bias={stored['bias']!r}), which are shared by all "
-            "adapters: expected bias='none'"
-        )
     try:
         honoured = {key: value for key, value in stored.items() if key in fields and key not in _NEUTRAL}
         if isinstance(honoured.get("init_weights"), bool):  # a name selects a form of the adapter (MiSS)
@@ -85,6 +80,11 @@ def read_config(name: str, folder: Path) -> Any:
         return kind(**honoured, inference_mode=True)
     except (TypeError, ValueError) as error:
         raise ExportError(f"{str(folder / _CONFIG)!r} is not a valid PEFT configuration: {error}") from error
+
+
+def changes_biases(folder: Path) -> bool:
+    """Return whether an adapter changes biases of the base model (bias="all", "lora_only", …), which its file contains."""
+    return bool(read_json(folder / _CONFIG).get("bias", "none") != "none")
 
 
 def read_adapter_weights(name: str, folder: Path) -> dict[str, torch.Tensor]:

@@ -95,7 +95,7 @@ def _is_fp32(base: nn.Module) -> bool:
 
 def _own_weights(model: nn.Module, weights: Collection[str]) -> None:
     """Copy the weights of a shared copy that an adapter's file can overwrite."""
-    names = {key.removeprefix("base_model.").removeprefix("model.") for key in weights}
+    names = {key.removeprefix("base_model.").removeprefix("model.").replace(".base_layer.", ".") for key in weights}
     for path, module in model.named_modules():
         for key, tensor in list(module.named_parameters(recurse=False)):
             if ".".join(part for part in (path, key) if part) in names:

@@ -181,7 +181,6 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "pissa": ({"init_lora_weights": "pissa"}, "trained on modified base weights"),
     "tokens": ({"trainable_token_indices": [1]}, "lacks .*token"),
     "import": ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
-    "biases": ({"bias": "all"}, "changes biases of the base model"),
     "newer": ({"of_another_day": 1}, "sets of_another_day"),
     "targets": ({"target_modules": ["q_proj"]}, "does not fit BertForSequenceClassification"),
     "rank": ({"r": 0}, "does not fit BertForSequenceClassification"),
