@@ -12,7 +12,8 @@ from torch import nn
 
 from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.peft_class import check_fit
-from exporter.checkpoints.peft_config import changes_biases, read_adapter_weights, read_config
+from exporter.checkpoints.peft_config import changes_biases, read_adapter_weights, read_config, start_of
+from exporter.checkpoints.peft_starts import over_plain_weights
 from exporter.checkpoints.set_aside import SetAside
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
@@ -97,6 +98,8 @@ def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Co
     """Load adapters of one task type and one type into a model of the class that PEFT has for that task type."""
     from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel
 
+    # PEFT puts its layers into the base model.
+    plain = shared_copy(base) if any(start_of(folder) for _, folder in adapters.values()) else base
     model: Any = None
     biases: dict[str, dict[str, torch.Tensor]] = {}
     aside: SetAside | None = None
@@ -108,6 +111,8 @@ def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Co
             config.modules_to_save = heads or None
         try:
             with quiet(), limited_allocations(f"the adapter {name!r} in {str(folder)!r}", stored_with(weights, base)):
+                if start := start_of(folder):
+                    config, weights = over_plain_weights(config, weights, plain, start)
                 if model is None:
                     model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)(base, config, name)
                 else:
@@ -185,29 +190,38 @@ def _lies_in(key: str, prefix: str) -> bool:
 
 def _remove_base_weights(model: Any, weights: dict[str, torch.Tensor], what: str) -> list[str]:
     """Remove the base model's weights, which PEFT would overwrite, from `weights`; return the names of those that differ."""
-    own = model.state_dict()
-    for key in sorted(weights.keys() & own.keys()):
-        if "embed" in key and len(weights[key]) != len(own[key]):
+    own = _base_weights(model)
+    stored = {key: own[name] for key in sorted(weights) if (name := _plain(key)) in own}
+    for key, tensor in stored.items():
+        if "embed" in key and len(weights[key]) != len(tensor):
             raise ExportError(
-                f"{what} has embeddings of {len(weights[key]):,} tokens, the base model {len(own[key]):,}: it was trained with "
+                f"{what} has embeddings of {len(weights[key]):,} tokens, the base model {len(tensor):,}: it was trained with "
                 "resized embeddings, which would replace those of the other tasks; give the base model with that vocabulary"
             )
-    return [
-        key for key in sorted(weights.keys() & own.keys()) if not torch.equal(weights.pop(key).to(own[key].dtype), own[key])
-    ]
+    return [key for key, tensor in stored.items() if not torch.equal(weights.pop(key).to(tensor.dtype), tensor)]
+
+
+def _base_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weights by their names in a model in which no adapter changes that layer."""
+    return {_plain(key): tensor for key, tensor in model.state_dict().items()}
+
+
+def _plain(key: str) -> str:
+    # Other adapters of the model have other targets than the one that wrote a file.
+    return key.replace(".base_layer.", ".")
 
 
 def _take_biases(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Remove the base model's biases from `weights`; return those that differ, by their names in the model."""
-    own = model.state_dict()
+    """Remove the base model's biases from `weights`; return those that differ, by their names without adapters."""
+    own = _base_weights(model)
     found = {}
     for key in [key for key in weights if "bias" in key]:  # as PEFT selects them
         if ".modules_to_save." in key or ".original_module." in key:  # the head's, which the file contains as a head, too
             del weights[key]
-        elif key in own and own[key].shape == weights[key].shape:
-            bias = weights.pop(key)
-            if not torch.equal(bias.to(own[key].dtype), own[key]):
-                found[key] = bias
+        elif _plain(key) in own and own[_plain(key)].shape == weights[key].shape:
+            tensor, bias = own[_plain(key)], weights.pop(key)
+            if not torch.equal(bias.to(tensor.dtype), tensor):
+                found[_plain(key)] = bias
     return found
 
 

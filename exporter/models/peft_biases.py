@@ -27,7 +27,8 @@ def add_biases(model: nn.Module, biases: Mapping[str, _Biases]) -> None:
 
     Args:
         model: a model of PEFT with all its adapters.
-        biases: adapter -> dotted name of a parameter of the base model in `model` -> its value for that adapter.
+        biases: adapter -> name of a parameter of the base model in `model`, as if no adapter changed its layer -> its value for
+            that adapter.
 
     Raises:
         ExportError: the bias of an adapted convolution is changed.
@@ -59,16 +60,17 @@ def remove_biases(model: nn.Module, kept: Mapping[str, Folded], names: list[str]
 
 def _by_owner(model: nn.Module, biases: _Biases) -> dict[str, dict[str, torch.Tensor]]:
     """The biases by the module to replace; of a parameter with two names, the one in a layer without parts."""
-    tensors = dict(model.named_parameters(remove_duplicate=False))
+    own = {name.replace(".base_layer.", "."): name for name, _ in model.named_parameters(remove_duplicate=False)}
     chosen: dict[int, tuple[int, str, str]] = {}
     for key in biases:
-        path, _, name = key.rpartition(".")
-        parts = sum(1 for _ in model.get_submodule(path).children())
+        path, _, name = own[key].rpartition(".")
+        parts, tensor = sum(1 for _ in model.get_submodule(path).children()), model.get_parameter(own[key])
         entry = (parts, path, name)
-        chosen[id(tensors[key])] = min(entry, chosen.get(id(tensors[key]), entry))
+        chosen[id(tensor)] = min(entry, chosen.get(id(tensor), entry))
     found: dict[str, dict[str, torch.Tensor]] = {}
     for _, path, name in chosen.values():
-        found.setdefault(path.removesuffix(".base_layer"), {})[name] = biases[f"{path}.{name}"]
+        plain = path.removesuffix(".base_layer")
+        found.setdefault(plain, {})[name] = biases[f"{plain}.{name}".replace(".base_layer.", ".")]
     return found
 
 

@@ -178,7 +178,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no type": ({"peft_type": None}, "has the PEFT type None"),
     "task": ({"task_type": "TOKEN_CLS"}, "a BertForSequenceClassification: expected .* ends in ForTokenClassification"),
     "features": ({"task_type": "FEATURE_EXTRACTION"}, "a BertForSequenceClassification: expected .* ends in Model"),
-    "pissa": ({"init_lora_weights": "pissa"}, "trained on modified base weights"),
+    "corda": ({"init_lora_weights": "corda"}, "trained on base weights that init_lora_weights='corda' changed"),
     "tokens": ({"trainable_token_indices": [1]}, "lacks .*token"),
     "import": ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
     "newer": ({"of_another_day": 1}, "sets of_another_day"),

@@ -128,4 +128,4 @@ def test_biases_of_convolutions() -> None:
         model.first.active = "a"
         np.testing.assert_allclose(model(x), moved, atol=1e-5)
     with pytest.raises(ExportError, match="change the bias of second, a Conv1d that they adapt"):
-        add_biases(model, {"a": {"second.base_layer.bias": bias}})
+        add_biases(model, {"a": {"second.bias": bias}})
