@@ -107,10 +107,9 @@ benchmark: .venv-test/installed
 	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]'
 	touch $@
 
-.venv-peft5/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-peft5
-	.venv-peft5/bin/python -m pip install --quiet --no-compile $(TORCH) 'transformers>=5' -e '.[export,peft,cpu,tokenizers,test-peft]'
-	touch $@
+.venv-peft5/installed: EXTRAS = export,peft,cpu,tokenizers,test-peft
+.venv-peft5/installed: pyproject.toml requirements/peft5.txt
+	$(call install,.venv-peft5,peft5)
 
 # Not from the lock: CUDA builds of other versions of PyTorch require other packages.
 .venv-torch/installed: pyproject.toml
@@ -134,6 +133,7 @@ LOCK_PROJECT = $(LOCK) pyproject.toml requirements/build.in requirements/torch.i
 lock: .venv-tools/installed
 	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --extra benchmark --extra training --extra test --output-file requirements/test.txt
 	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --constraints requirements/test.txt --output-file requirements/export.txt
+	$(LOCK_PROJECT) --extra export --extra peft --extra cpu --extra tokenizers --extra test-peft --output-file requirements/peft5.txt
 	$(LOCK) requirements/tools.in --output-file requirements/tools.txt
 
 clean:
