@@ -76,12 +76,18 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
         kind = str(config.peft_type.value)
         # VeRA's projections are made from a key, of which a model of PEFT has one.
         own = name if kind in _SHARING else str(getattr(config, "projection_prng_key", ""))
-        groups.setdefault((str(config.task_type), kind, own), []).append(name)
+        groups.setdefault((str(config.task_type), kind, own, *_wrapped(config)), []).append(name)
     bases = [base, *(shared_copy(base) for _ in list(groups)[1:])]
     return [
         _load_group(own, {name: (configs[name], sources[name]) for name in names}, missing)
         for own, names in zip(bases, groups.values(), strict=True)
     ]
+
+
+def _wrapped(config: Any) -> tuple[str, ...]:
+    """What an adapter wraps besides its targets: PEFT expects the same of all adapters of a model."""
+    saved = getattr(config, "modules_to_save", None) or ()
+    return (*sorted(saved), *(("tokens",) if getattr(config, "trainable_token_indices", None) else ()))
 
 
 def check_installed(folders: Iterable[Path]) -> None:

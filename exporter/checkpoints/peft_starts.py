@@ -21,6 +21,8 @@ __all__ = ["REPEATABLE", "over_plain_weights"]
 
 # Values of init_lora_weights whose first factors are the same whenever PEFT computes them from the base model's weights.
 REPEATABLE = ("pissa", "olora")
+# Dictionary of factors, sign, axis of the rank.
+_FACTORS = (("lora_A", 1, 0), ("lora_B", -1, 1), ("lora_embedding_A", 1, 0), ("lora_embedding_B", -1, 1))
 
 
 def over_plain_weights(
@@ -44,10 +46,12 @@ def over_plain_weights(
         first = PeftModel(probe, with_start, "first")
     found = dict(weights)
     for path, layer in adapted(first, "first"):
-        for key, sign, axis in (("lora_A", 1, 0), ("lora_B", -1, 1)):
-            name = f"{path}.{key}.weight"
+        for key, sign, axis in _FACTORS:
+            # Those of embeddings, whose product is zero at the start, are parameters and not layers.
+            name = f"{path}.{key}" if "embedding" in key else f"{path}.{key}.weight"
             if name in found:
-                factor = getattr(layer, key)["first"].weight.detach()
+                factor = getattr(layer, key)["first"]
+                factor = getattr(factor, "weight", factor).detach()
                 found[name] = torch.cat([found[name].to(factor.dtype), sign * factor], axis)
     return _doubled(config), found
 

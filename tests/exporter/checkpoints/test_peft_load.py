@@ -239,3 +239,20 @@ def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ExportError, match=r"pip install 'adapterdrop-onnx\[export,peft,cpu\]'"):
         load_peft(copy.deepcopy(base()), {"a": lora})
+
+
+def test_adapters_that_wrap_different_modules(tmp_path: Path) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "tokens": {"trainable_token_indices": [5, 7]},
+        "plain": {},
+        "embeddings": {"target_modules": ["word_embeddings", "query"]},
+        "trained": {"modules_to_save": ["word_embeddings"]},
+        "head": {"target_modules": ["query", "classifier"], "modules_to_save": []},
+    }
+    sources = {
+        name: saved(tmp_path / name, peft.LoraConfig(**{**LORA, **own}), seed)
+        for seed, (name, own) in enumerate(settings.items())
+    }
+    model = load_peft(base(), sources)
+    for name, folder in sources.items():
+        assert_loaded(model.part(name), name, folder)

@@ -25,6 +25,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "patterns": {"init_lora_weights": "pissa", "rank_pattern": {"query": 2}, "alpha_pattern": {"dense": 3}},
     "rslora": {"init_lora_weights": "olora", "use_rslora": True, "rank_pattern": {"query": 2}},
     "dora": {"init_lora_weights": "pissa", "use_dora": True},
+    "embeddings": {"init_lora_weights": "pissa", "target_modules": ["query", "word_embeddings"]},
     "plain": {"target_modules": ["key"]},
 }
 
