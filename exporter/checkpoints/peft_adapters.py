@@ -172,6 +172,7 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
     lacking = sorted(key for key in result.missing_keys if any(_lies_in(key, slot) for slot in slots))
     # Layers refer to weights that the adapter has once, outside of the layers; a file contains them once.
     lacking = [key for key in lacking if not (key.startswith(_PREFIX) and any(part in key for part in _REFERRED))]
+    lacking = [key for key in lacking if _is_written(model, name, key)]
     unexpected = sorted(key for key in (*result.unexpected_keys, *differing) if not (prompt and key.startswith("prompt_")))
     problems = [f"lacks {len(lacking)} weights, first {lacking[0]!r}"] if lacking else []
     if unexpected:
@@ -184,6 +185,14 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
             else "it is damaged or was trained for another model"
         )
         raise ExportError(f"{what} {' and '.join(problems)}: {reason}")
+
+
+def _is_written(model: Any, name: str, key: str) -> bool:
+    """Whether PEFT writes a weight of an adapter; of AdaLoRA, it leaves out the ranks, which follow from the configuration."""
+    from peft import get_peft_model_state_dict
+
+    with quiet():
+        return key.replace(f".{name}", "") in get_peft_model_state_dict(model, adapter_name=name)
 
 
 def _is_keyed(module: nn.Module) -> bool:

@@ -23,7 +23,7 @@ from exporter.errors import ExportError
 from exporter.models.peft import structure_of
 from exporter.models.peft_structure import label_count
 from tests.helpers.tiny_models import assert_parity, inputs
-from tests.helpers.tiny_peft import METHODS, TARGETS, answer, config, peft_model
+from tests.helpers.tiny_peft import METHODS, TARGETS, answer, config, peft_model, tuned_model
 
 SAFE, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 LORA: dict[str, Any] = {"task_type": "SEQ_CLS", "r": 4, "target_modules": ["query"]}
@@ -256,3 +256,10 @@ def test_adapters_that_wrap_different_modules(tmp_path: Path) -> None:
     model = load_peft(base(), sources)
     for name, folder in sources.items():
         assert_loaded(model.part(name), name, folder)
+
+
+def test_weights_that_peft_does_not_write_are_not_missing(tmp_path: Path) -> None:
+    model = tuned_model("ADALORA", base(), ("a",))
+    model.save_pretrained(tmp_path)
+    assert not any("ranknum" in key for key in load_file(tmp_path / "a" / SAFE))
+    assert_loaded(load_peft(base(), {"other": tmp_path / "a"}), "other", tmp_path / "a")
