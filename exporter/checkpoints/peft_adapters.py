@@ -85,7 +85,7 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
 
 
 def _wrapped(config: Any) -> tuple[str, ...]:
-    """What an adapter wraps besides its targets: PEFT expects the same of all adapters of a model."""
+    """Return the names of the modules besides its targets that an adapter wraps; in a model of PEFT, all wrap the same."""
     saved = getattr(config, "modules_to_save", None) or ()
     return (*sorted(saved), *(("tokens",) if getattr(config, "trainable_token_indices", None) else ()))
 
