@@ -69,10 +69,11 @@ test-tensorrt: .venv-tensorrt/installed
 # Tests that neither import the adapters library nor are marked as needing it.
 PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoints/test_peft_load.py tests/exporter/test_families.py \
   tests/exporter/test_support_peft.py tests/exporter/test_architectures_peft.py tests/exporter/test_peft_example.py \
-  tests/exporter/cli/test_peft_command_line.py
+  tests/exporter/cli/test_peft_command_line.py tests/exporter/models/test_peft_tuners.py tests/exporter/models/test_peft_biases.py \
+  tests/exporter/checkpoints/test_peft_starts.py tests/exporter/checkpoints/test_peft_tasks.py tests/exporter/test_padding.py tests/exporter/test_pipelines.py
 
 test-peft5: .venv-peft5/installed
-	.venv-peft5/bin/python -m pytest -m "not adapters" $(PEFT5_TESTS)
+	.venv-peft5/bin/python -m pytest -n 2 --dist loadgroup -m "not adapters" $(PEFT5_TESTS)
 
 # -W default: warnings of other versions than the locked ones are no errors here.
 gpu:
@@ -106,10 +107,9 @@ benchmark: .venv-test/installed
 	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]'
 	touch $@
 
-.venv-peft5/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-peft5
-	.venv-peft5/bin/python -m pip install --quiet --no-compile $(TORCH) 'transformers>=5' -e '.[export,peft,cpu,tokenizers,test-peft]'
-	touch $@
+.venv-peft5/installed: EXTRAS = export,peft,cpu,tokenizers,test-peft
+.venv-peft5/installed: pyproject.toml requirements/peft5.txt
+	$(call install,.venv-peft5,peft5)
 
 # Not from the lock: CUDA builds of other versions of PyTorch require other packages.
 .venv-torch/installed: pyproject.toml
@@ -133,6 +133,7 @@ LOCK_PROJECT = $(LOCK) pyproject.toml requirements/build.in requirements/torch.i
 lock: .venv-tools/installed
 	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --extra benchmark --extra training --extra test --output-file requirements/test.txt
 	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --constraints requirements/test.txt --output-file requirements/export.txt
+	$(LOCK_PROJECT) --extra export --extra peft --extra cpu --extra tokenizers --extra test-peft --output-file requirements/peft5.txt
 	$(LOCK) requirements/tools.in --output-file requirements/tools.txt
 
 clean:

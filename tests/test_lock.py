@@ -63,7 +63,7 @@ def test_the_requirements_of_the_locked_packages_are_locked() -> None:
 def test_torch_is_not_locked_but_what_it_requires() -> None:
     of_torch = [Requirement(text) for text in importlib.metadata.requires("torch") or ()]
     plain = [each for each in of_torch if not re.match("nvidia-|cuda-|triton", each.name) and _applies(each, "3.11")]
-    for name in ("export.txt", "test.txt"):
+    for name in ("export.txt", "test.txt", "peft5.txt"):
         lock = read_lock(name)
         assert not [entry.name for entry in lock if re.match("torch$|nvidia|cuda|triton$", entry.name)]
         assert plain
@@ -88,6 +88,15 @@ def test_both_commands_install_the_same_versions() -> None:
     assert export.keys() <= test.keys()
 
 
+def test_one_family_is_locked() -> None:
+    locked = {name: {entry.name: entry.version for entry in read_lock(name)} for name in ("export.txt", "peft5.txt")}
+    assert "adapters" in locked["export.txt"]
+    assert "peft" not in locked["export.txt"]
+    assert "peft" in locked["peft5.txt"]
+    assert "adapters" not in locked["peft5.txt"]
+    assert locked["peft5.txt"]["transformers"].major == 5
+
+
 def _recipes(*arguments: str) -> str:
     """The commands that make would run with its defaults, also if make runs these tests."""
     ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "LOCKED", "PYTHON", "TORCH")
@@ -96,7 +105,10 @@ def _recipes(*arguments: str) -> str:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize(("target", "lock"), [("export", "export"), ("test", "test"), ("audit", "tools"), ("lock", "tools")])
+_INSTALLED = [("export", "export"), ("test", "test"), ("test-peft5", "peft5"), ("audit", "tools"), ("lock", "tools")]
+
+
+@pytest.mark.parametrize(("target", "lock"), _INSTALLED)
 def test_make_installs_from_the_lock(target: str, lock: str) -> None:
     shown = _recipes(target)
     assert f"--require-hashes --no-deps --only-binary :all: -r requirements/{lock}.txt" in shown

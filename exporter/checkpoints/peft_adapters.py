@@ -12,12 +12,15 @@ from torch import nn
 
 from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.peft_class import check_fit
-from exporter.checkpoints.peft_config import read_adapter_weights, read_config
+from exporter.checkpoints.peft_config import changes_biases, read_adapter_weights, read_config, start_of
+from exporter.checkpoints.peft_starts import over_plain_weights
+from exporter.checkpoints.set_aside import SetAside
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
 from exporter.families import PEFT_INSTALL
 from exporter.models.mixed import MixedModel
 from exporter.models.peft import layers_of, structure_of
+from exporter.models.peft_biases import add_biases
 from exporter.models.peft_modules import adapted, base_of, layer_of
 from exporter.models.peft_structure import output_layer
 from exporter.models.quiet_libraries import quiet
@@ -73,12 +76,18 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
         kind = str(config.peft_type.value)
         # VeRA's projections are made from a key, of which a model of PEFT has one.
         own = name if kind in _SHARING else str(getattr(config, "projection_prng_key", ""))
-        groups.setdefault((str(config.task_type), kind, own), []).append(name)
+        groups.setdefault((str(config.task_type), kind, own, *_wrapped(config)), []).append(name)
     bases = [base, *(shared_copy(base) for _ in list(groups)[1:])]
     return [
         _load_group(own, {name: (configs[name], sources[name]) for name in names}, missing)
         for own, names in zip(bases, groups.values(), strict=True)
     ]
+
+
+def _wrapped(config: Any) -> tuple[str, ...]:
+    """Return the names of the modules besides its targets that an adapter wraps; in a model of PEFT, all wrap the same."""
+    saved = getattr(config, "modules_to_save", None) or ()
+    return (*sorted(saved), *(("tokens",) if getattr(config, "trainable_token_indices", None) else ()))
 
 
 def check_installed(folders: Iterable[Path]) -> None:
@@ -95,7 +104,11 @@ def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Co
     """Load adapters of one task type and one type into a model of the class that PEFT has for that task type."""
     from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftModel
 
+    # PEFT puts its layers into the base model.
+    plain = shared_copy(base) if any(start_of(folder) for _, folder in adapters.values()) else base
     model: Any = None
+    biases: dict[str, dict[str, torch.Tensor]] = {}
+    aside: SetAside | None = None
     for name, (config, folder) in adapters.items():
         weights = read_adapter_weights(name, folder)
         if config.task_type is None and getattr(config, "modules_to_save", ()) is None:
@@ -104,6 +117,8 @@ def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Co
             config.modules_to_save = heads or None
         try:
             with quiet(), limited_allocations(f"the adapter {name!r} in {str(folder)!r}", stored_with(weights, base)):
+                if start := start_of(folder):
+                    config, weights = over_plain_weights(config, weights, plain, start)
                 if model is None:
                     model = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)(base, config, name)
                 else:
@@ -115,9 +130,17 @@ def _load_group(base: Any, adapters: Mapping[str, tuple[Any, Path]], missing: Co
             raise ExportError(
                 f"the adapter {name!r} in {str(folder)!r} does not fit {type(base).__name__}: {first_line(error)}"
             ) from error
+        biases[name] = _take_biases(model, weights) if changes_biases(folder) else {}
         _load_weights(model, name, weights, f"the adapter {name!r} in {str(folder)!r}")
         structure_of(model, name, name, drop=0)
+        if aside is None:  # PEFT reads settings of the first adapter when it adds others
+            aside = SetAside(model)
+        else:
+            aside.take(name)
+    if aside is not None:
+        aside.put_back()
     _check_complete(model, missing)
+    add_biases(model, biases)
     with quiet():
         model.set_adapter(next(iter(adapters)))
     return model.eval()
@@ -149,6 +172,7 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
     lacking = sorted(key for key in result.missing_keys if any(_lies_in(key, slot) for slot in slots))
     # Layers refer to weights that the adapter has once, outside of the layers; a file contains them once.
     lacking = [key for key in lacking if not (key.startswith(_PREFIX) and any(part in key for part in _REFERRED))]
+    lacking = [key for key in lacking if _is_written(model, name, key)]
     unexpected = sorted(key for key in (*result.unexpected_keys, *differing) if not (prompt and key.startswith("prompt_")))
     problems = [f"lacks {len(lacking)} weights, first {lacking[0]!r}"] if lacking else []
     if unexpected:
@@ -163,6 +187,14 @@ def _load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what:
         raise ExportError(f"{what} {' and '.join(problems)}: {reason}")
 
 
+def _is_written(model: Any, name: str, key: str) -> bool:
+    """Whether PEFT writes a weight of an adapter; of AdaLoRA, it leaves out the ranks, which follow from the configuration."""
+    from peft import get_peft_model_state_dict
+
+    with quiet():
+        return key.replace(f".{name}", "") in get_peft_model_state_dict(model, adapter_name=name)
+
+
 def _is_keyed(module: nn.Module) -> bool:
     return isinstance(module, nn.ModuleDict | nn.ParameterDict)
 
@@ -173,16 +205,39 @@ def _lies_in(key: str, prefix: str) -> bool:
 
 def _remove_base_weights(model: Any, weights: dict[str, torch.Tensor], what: str) -> list[str]:
     """Remove the base model's weights, which PEFT would overwrite, from `weights`; return the names of those that differ."""
-    own = model.state_dict()
-    for key in sorted(weights.keys() & own.keys()):
-        if "embed" in key and len(weights[key]) != len(own[key]):
+    own = _base_weights(model)
+    stored = {key: own[name] for key in sorted(weights) if (name := _plain(key)) in own}
+    for key, tensor in stored.items():
+        if "embed" in key and len(weights[key]) != len(tensor):
             raise ExportError(
-                f"{what} has embeddings of {len(weights[key]):,} tokens, the base model {len(own[key]):,}: it was trained with "
+                f"{what} has embeddings of {len(weights[key]):,} tokens, the base model {len(tensor):,}: it was trained with "
                 "resized embeddings, which would replace those of the other tasks; give the base model with that vocabulary"
             )
-    return [
-        key for key in sorted(weights.keys() & own.keys()) if not torch.equal(weights.pop(key).to(own[key].dtype), own[key])
-    ]
+    return [key for key, tensor in stored.items() if not torch.equal(weights.pop(key).to(tensor.dtype), tensor)]
+
+
+def _base_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weights by their names in a model in which no adapter changes that layer."""
+    return {_plain(key): tensor for key, tensor in model.state_dict().items()}
+
+
+def _plain(key: str) -> str:
+    # Other adapters of the model have other targets than the one that wrote a file.
+    return key.replace(".base_layer.", ".")
+
+
+def _take_biases(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Remove the base model's biases from `weights`; return those that differ, by their names without adapters."""
+    own = _base_weights(model)
+    found = {}
+    for key in [key for key in weights if "bias" in key]:  # as PEFT selects them
+        if ".modules_to_save." in key or ".original_module." in key:  # the head's, which the file contains as a head, too
+            del weights[key]
+        elif _plain(key) in own and own[_plain(key)].shape == weights[key].shape:
+            tensor, bias = own[_plain(key)], weights.pop(key)
+            if not torch.equal(bias.to(tensor.dtype), tensor):
+                found[_plain(key)] = bias
+    return found
 
 
 def _fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor]) -> None:

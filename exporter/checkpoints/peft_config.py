@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from exporter.checkpoints.peft_starts import REPEATABLE
 from exporter.checkpoints.sources import read_json, read_weights
 from exporter.errors import ExportError
 from exporter.models.peft_types import check_type
@@ -24,7 +25,7 @@ _NEUTRAL = (
 # Settings that name code to import.
 _CODE = ("megatron_config",)
 # Values of init_lora_weights that do not change the base model's weights.
-_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
 def is_peft_folder(folder: Path) -> bool:
@@ -68,15 +69,10 @@ def read_config(name: str, folder: Path) -> Any:
             "it; update PEFT, or remove the entry if the adapter does not use it"
         )
     start = stored.get("init_lora_weights")
-    if start not in _PLAIN_STARTS:
+    if start not in (*_PLAIN_STARTS, *REPEATABLE):
         raise ExportError(
-            f"the adapter {name!r} was trained on modified base weights (init_lora_weights={start!r}): save it again with "
-            "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
-        )
-    if stored.get("bias", "none") != "none":
-        raise ExportError(
-            f"the adapter {name!r} changes biases of the base model (bias={stored['bias']!r}), which are shared by all "
-            "adapters: expected bias='none'"
+            f"the adapter {name!r} was trained on base weights that init_lora_weights={start!r} changed, which cannot be "
+            "computed again: save it with save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
     try:
         honoured = {key: value for key, value in stored.items() if key in fields and key not in _NEUTRAL}
@@ -85,6 +81,17 @@ def read_config(name: str, folder: Path) -> Any:
         return kind(**honoured, inference_mode=True)
     except (TypeError, ValueError) as error:
         raise ExportError(f"{str(folder / _CONFIG)!r} is not a valid PEFT configuration: {error}") from error
+
+
+def start_of(folder: Path) -> str | None:
+    """Return the initialization that changed the base model's weights, one of `REPEATABLE`; None for any other."""
+    start = read_json(folder / _CONFIG).get("init_lora_weights")
+    return start if start in REPEATABLE else None
+
+
+def changes_biases(folder: Path) -> bool:
+    """Return whether an adapter changes biases of the base model (bias="all", "lora_only", …), which its file contains."""
+    return bool(read_json(folder / _CONFIG).get("bias", "none") != "none")
 
 
 def read_adapter_weights(name: str, folder: Path) -> dict[str, torch.Tensor]:

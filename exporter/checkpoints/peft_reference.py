@@ -11,7 +11,7 @@ from torch import nn
 
 from exporter.checkpoints.fine_tunes import load_task, task_class
 from exporter.checkpoints.linear_heads import LinearHead
-from exporter.checkpoints.peft_config import read_adapter_weights
+from exporter.checkpoints.peft_config import read_adapter_weights, start_of
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
@@ -73,7 +73,8 @@ class References:
 
         base, folder = self._known[name]
         weights = read_adapter_weights(name, folder)
-        model = shared_copy(base) if _is_fp32(base) else copy_model(base, {})
+        # Some initializations change the data of the base model's weights.
+        model = shared_copy(base) if _is_fp32(base) and not start_of(folder) else copy_model(base, {})
         _own_weights(model, weights)
         _resize_head(model, weights)
         try:
@@ -95,7 +96,7 @@ def _is_fp32(base: nn.Module) -> bool:
 
 def _own_weights(model: nn.Module, weights: Collection[str]) -> None:
     """Copy the weights of a shared copy that an adapter's file can overwrite."""
-    names = {key.removeprefix("base_model.").removeprefix("model.") for key in weights}
+    names = {key.removeprefix("base_model.").removeprefix("model.").replace(".base_layer.", ".") for key in weights}
     for path, module in model.named_modules():
         for key, tensor in list(module.named_parameters(recurse=False)):
             if ".".join(part for part in (path, key) if part) in names:

@@ -164,7 +164,7 @@ def prune(model: OwnModel, tasks: Sequence[Task]) -> None:
 
 def activate(model: OwnModel, task: Task) -> None:
     """Select the weights of `task`."""
-    activate_folded(model, task.setup)
+    activate_folded(model.modules(), task.setup)
     activate_embedder(model, task.setup)
     model.eval()
 
@@ -172,11 +172,11 @@ def activate(model: OwnModel, task: Task) -> None:
 @contextmanager
 def without_adapters(model: OwnModel, task: Task) -> Iterator[None]:
     """Compute the base model, with its own head."""
-    activate_folded(model, "")
+    activate_folded(model.modules(), "")
     try:
         yield
     finally:
-        activate_folded(model, task.setup)
+        activate_folded(model.modules(), task.setup)
 
 
 def layers_without_adapter(model: OwnModel, task: Task) -> tuple[int, ...]:

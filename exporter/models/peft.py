@@ -14,10 +14,20 @@ from torch import nn
 from exporter.errors import ExportError
 from exporter.models.embeddings import activate_embedder, keep_embedders
 from exporter.models.injected import InjectedModel
+from exporter.models.peft_biases import biased, remove_biases
 from exporter.models.peft_folded import activate_folded
-from exporter.models.peft_modules import adapted, base_of, layer_numbers, layer_of, layers_are_recognized, layers_in
+from exporter.models.peft_modules import (
+    adapted,
+    base_of,
+    layer_numbers,
+    layer_of,
+    layers_are_recognized,
+    layers_in,
+    outside_of_adapters,
+)
 from exporter.models.peft_prompts import drop_prefixes, has_prefix, has_prompt
 from exporter.models.peft_structure import structure
+from exporter.models.peft_switch import same_flags, switch_to
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Task
 
@@ -72,6 +82,8 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
             f"{layers_in(model)}, found {len(layer_numbers(model))} numbers; only drop 0 can be exported"
         )
     found = structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
+    if own := {path: type(layer).__name__ for path, layer in biased(model, setup) if not _is_dropped(path, drop)}:
+        found["biases"] = own
     # The other classes pass all inputs to the model, as a plain PeftModel does.
     if (kind := type(model).__name__) == "PeftModelForQuestionAnswering":
         found["class"] = kind
@@ -81,17 +93,6 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
 def _is_dropped(path: str, drop: int) -> bool:
     layer = layer_of(path)
     return layer is not None and layer < drop
-
-
-@contextmanager
-def _same_flags(model: nn.Module) -> Iterator[None]:
-    """Restore requires_grad: PEFT sets it when it activates or deletes an adapter, also on the user's parameters."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def _merged(model: nn.Module) -> list[Any]:
@@ -106,17 +107,13 @@ def activate(model: Any, task: Task) -> None:
     """
     if _merged(model):
         raise ExportError("adapters are merged into the base model's weights: call model.unmerge_adapter() first")
-    with quiet(), _same_flags(model):
-        if not has_prompt(model, task.setup):  # its base model is a plain model of transformers
-            model.base_model.enable_adapter_layers()
-        model.set_adapter(task.setup)
-    activate_folded(model, task.setup)
+    switch_to(model, task.setup, has_prompt(model, task.setup))
+    activate_folded((module for _, module in outside_of_adapters(model)), task.setup)
     activate_embedder(model, task.setup)
-    model.eval()
 
 
 def prune(model: Any, tasks: Sequence[Task]) -> None:
-    """Remove all adapters but those of `tasks` from a copy of the user's model, in place.
+    """Remove all adapters but those of `tasks` from a copy of the user's model, in place, and set it to evaluation mode.
 
     The original modules are restored where the tasks have no adapter. Merged adapters are unmerged in copies of the weights.
 
@@ -131,8 +128,9 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
         with quiet():
             module.unmerge()
     activate(model, tasks[0])
+    model.eval()
     names = {task.setup for task in tasks}
-    with quiet(), _same_flags(model):
+    with quiet(), same_flags(model):
         for name in adapters_of(model):
             if name not in names:
                 model.delete_adapter(name)
@@ -146,6 +144,8 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
         original = module.get_base_layer() if hasattr(module, "base_layer") else module.original_module
         setattr(model.get_submodule(parent), child, original)
         removed.append(path)
+    own = {path: layer for path, layer in biased(model, tasks[0].setup) if not _is_dropped(path, tasks[0].drop)}
+    remove_biases(model, own, sorted(names))
     keep_embedders(model, names)
     if has_prefix(model, tasks[0].setup):
         drop_prefixes(model, tasks[0].drop)
@@ -156,10 +156,15 @@ def _lies_in(path: str, others: Sequence[str]) -> bool:
 
 
 @contextmanager
-def without_adapters(model: Any, task: Task) -> Iterator[None]:  # noqa: ARG001  # the interface has the argument
+def without_adapters(model: Any, task: Task) -> Iterator[None]:
     """Compute the base model, with its own head."""
-    with quiet(), _same_flags(model), model.disable_adapter():
-        yield
+    modules = [module for _, module in outside_of_adapters(model)]
+    activate_folded(modules, "")
+    try:
+        with quiet(), same_flags(model), model.disable_adapter():
+            yield
+    finally:
+        activate_folded(modules, task.setup)
 
 
 def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
@@ -168,5 +173,5 @@ def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
         return ()
     if has_prompt(model, task.setup):
         return tuple(range(task.drop))
-    used = {layer_of(path) for path, _ in adapted(model, task.setup)}
+    used = {layer_of(path) for path, _ in (*adapted(model, task.setup), *biased(model, task.setup))}
     return tuple(layer for layer in range(layers_of(model)) if layer < task.drop or layer not in used)

@@ -7,7 +7,7 @@ As in PEFT, the weights are in dictionaries with the adapters' names as keys, by
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -158,7 +158,7 @@ class FoldedHead(FoldedModule):
 
 
 def forms_of(model: nn.Module) -> dict[str, int]:
-    """Return how many folded layers of a model have a whole weight per adapter, factors of some rank, or changed rows."""
+    """Return how many folded layers have a whole weight per adapter, factors of some rank, changed rows, or another bias."""
     layers = [module for module in model.modules() if isinstance(module, Folded)]
     return dict(Counter(form for form in map(_form, layers) if form))
 
@@ -169,17 +169,12 @@ def _form(layer: Any) -> str:
     if hasattr(layer, "down"):
         sizes = [min(tensor.shape) for tensor in layer.down.values()]
         return f"rank {max(sizes)}" if sizes else ""
-    return (
-        "changed rows"
-        if hasattr(layer, "rows")
-        else "whole weight"
-        if hasattr(layer, "dense") or hasattr(layer, "copies")
-        else ""
-    )
+    forms = {"rows": "changed rows", "dense": "whole weight", "copies": "whole weight", "biases": "other bias"}
+    return next((form for key, form in forms.items() if hasattr(layer, key)), "")
 
 
-def activate_folded(model: nn.Module, name: str) -> None:
-    """Select the adapter `name` in all folded layers of a model."""
-    for module in model.modules():
+def activate_folded(modules: Iterable[nn.Module], name: str) -> None:
+    """Select the adapter `name` in all folded layers among the modules of a model."""
+    for module in modules:
         if isinstance(module, Folded):
             module.active = name

@@ -34,12 +34,23 @@ def adapted(model: nn.Module, name: str | None = None) -> Iterator[tuple[str, An
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    # With duplicates: a module registered twice must be replaced twice.
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in outside_of_adapters(model):
         if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             continue
         if name is None or name in module._get_available_adapters():
             yield path, module
+
+
+def outside_of_adapters(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield all modules, with their dotted names, but those in the dictionaries of tuner layers, which are thousands."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    yield path, module
+    keyed = isinstance(module, BaseTunerLayer)
+    # With duplicates: a module registered twice must be replaced twice.
+    for key, child in module._modules.items():
+        if child is not None and not (keyed and isinstance(child, nn.ModuleDict)):
+            yield from outside_of_adapters(child, f"{path}.{key}" if path else key)
 
 
 def base_of(model: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fusion, growth_model, routed, states
+from benchmarks import fusion, growth_model, peft_tasks, routed, states
 from benchmarks.markdown_tables import shares, table
 from benchmarks.results_file import read_rows
 from runtime.options import KERNELS
@@ -46,6 +46,8 @@ def test_the_measured_tables_are_those_of_the_results_files() -> None:
     assert states.markdown(kept) in text_of("docs/trunk_states.md")
     growth = read_rows(_results("docs/benchmarks.md", "growth"), growth_model.Row)
     assert growth_model.markdown(growth) in text_of("docs/benchmarks.md")
+    tasks = read_rows(_results("docs/benchmarks.md", "peft-tasks"), peft_tasks.Row)
+    assert peft_tasks.markdown(tasks) in text_of("docs/benchmarks.md")
 
 
 def test_the_times_on_a_gpu_are_those_of_the_results() -> None:

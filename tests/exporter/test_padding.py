@@ -20,6 +20,7 @@ from tests.helpers.tiny_peft import tuned_model
 TASKS = {"a": ("seq_bn", "tag"), "b": ("lora", "2")}
 
 
+@pytest.mark.adapters
 @pytest.mark.parametrize("opset", [20, 24])
 def test_rows_without_tokens_are_those_of_pytorch(tmp_path: Path, opset: int) -> None:
     model = tiny_model(TASKS)
@@ -31,6 +32,7 @@ def test_rows_without_tokens_are_those_of_pytorch(tmp_path: Path, opset: int) ->
         assert_parity(found[name], reference(model, name, feeds, drop=1))
 
 
+@pytest.mark.adapters
 def test_verification_tries_every_kind_of_mask() -> None:
     plan = Plan((), 1, model_inputs(tiny_model({}), None, ()), {"sequence": 48}, 0, None, 20, "fp32", "portable", 1e-4)
     masks = make_inputs(plan, 5, 8, masks="all")["attention_mask"]
@@ -43,6 +45,7 @@ def test_verification_tries_every_kind_of_mask() -> None:
     assert make_inputs(plan, 5, 8, masks="none")["attention_mask"].all()
 
 
+@pytest.mark.adapters
 def test_a_text_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     given = tokenizer()
     given.padding_side = given.truncation_side = "left"

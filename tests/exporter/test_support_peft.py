@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import pytest
-import transformers
 
 from tests.helpers.peft_rows import PEFT_ROWS
 from tests.helpers.support_check import check_row
 from tests.helpers.support_models import Row
 from tests.helpers.support_table import result
+from tests.helpers.tiny_peft import TRANSFORMERS_5
 
 # From version 5 on, transformers' BERT for one task takes no states of earlier tokens, without which PEFT has no prefixes.
-_NO_PREFIX = int(transformers.__version__.split(".")[0]) >= 5
 _PREFIXES = ("PEFT prefix_tuning", "PEFT cartridge")
 
 
 @pytest.mark.parametrize("row", PEFT_ROWS, ids=lambda row: row.key)
 def test_row(row: Row) -> None:
-    if _NO_PREFIX and row.method in _PREFIXES:
+    if TRANSFORMERS_5 and row.method in _PREFIXES:
         assert "Model does not support past key values which are required for prefix tuning" in result(row)[0]
     else:
         check_row(row)

@@ -14,11 +14,12 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
-LOCKS = ("export.txt", "test.txt", "tools.txt")
-# The extras that make export and make test install.
+LOCKS = ("export.txt", "test.txt", "peft5.txt", "tools.txt")
+# The extras that make export, make test and make test-peft5 install.
 EXTRAS = {
     "export.txt": ("export", "adapters", "cpu"),
     "test.txt": ("export", "adapters", "cpu", "benchmark", "training", "test"),
+    "peft5.txt": ("export", "peft", "cpu", "tokenizers", "test-peft"),
 }
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import peft
 import torch
+import transformers
 from transformers import BertForSequenceClassification
 
 from exporter.models.quiet_libraries import quiet
 from tests.helpers.tiny_models import bert_config
 
+TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 TARGETS = ["query", "value", "dense"]
 METHODS: dict[str, Any] = {
     "lora": peft.LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["classifier", "LayerNorm"], lora_dropout=0.5),

@@ -23,7 +23,7 @@ from exporter.errors import ExportError
 from exporter.models.peft import structure_of
 from exporter.models.peft_structure import label_count
 from tests.helpers.tiny_models import assert_parity, inputs
-from tests.helpers.tiny_peft import METHODS, TARGETS, answer, config, peft_model
+from tests.helpers.tiny_peft import METHODS, TARGETS, answer, config, peft_model, tuned_model
 
 SAFE, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 LORA: dict[str, Any] = {"task_type": "SEQ_CLS", "r": 4, "target_modules": ["query"]}
@@ -178,10 +178,9 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no type": ({"peft_type": None}, "has the PEFT type None"),
     "task": ({"task_type": "TOKEN_CLS"}, "a BertForSequenceClassification: expected .* ends in ForTokenClassification"),
     "features": ({"task_type": "FEATURE_EXTRACTION"}, "a BertForSequenceClassification: expected .* ends in Model"),
-    "pissa": ({"init_lora_weights": "pissa"}, "trained on modified base weights"),
+    "corda": ({"init_lora_weights": "corda"}, "trained on base weights that init_lora_weights='corda' changed"),
     "tokens": ({"trainable_token_indices": [1]}, "lacks .*token"),
     "import": ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
-    "biases": ({"bias": "all"}, "changes biases of the base model"),
     "newer": ({"of_another_day": 1}, "sets of_another_day"),
     "targets": ({"target_modules": ["q_proj"]}, "does not fit BertForSequenceClassification"),
     "rank": ({"r": 0}, "does not fit BertForSequenceClassification"),
@@ -240,3 +239,27 @@ def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ExportError, match=r"pip install 'adapterdrop-onnx\[export,peft,cpu\]'"):
         load_peft(copy.deepcopy(base()), {"a": lora})
+
+
+def test_adapters_that_wrap_different_modules(tmp_path: Path) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "tokens": {"trainable_token_indices": [5, 7]},
+        "plain": {},
+        "embeddings": {"target_modules": ["word_embeddings", "query"]},
+        "trained": {"modules_to_save": ["word_embeddings"]},
+        "head": {"target_modules": ["query", "classifier"], "modules_to_save": []},
+    }
+    sources = {
+        name: saved(tmp_path / name, peft.LoraConfig(**{**LORA, **own}), seed)
+        for seed, (name, own) in enumerate(settings.items())
+    }
+    model = load_peft(base(), sources)
+    for name, folder in sources.items():
+        assert_loaded(model.part(name), name, folder)
+
+
+def test_weights_that_peft_does_not_write_are_not_missing(tmp_path: Path) -> None:
+    model = tuned_model("ADALORA", base(), ("a",))
+    model.save_pretrained(tmp_path)
+    assert not any("ranknum" in key for key in load_file(tmp_path / "a" / SAFE))
+    assert_loaded(load_peft(base(), {"other": tmp_path / "a"}), "other", tmp_path / "a")

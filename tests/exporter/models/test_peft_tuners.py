@@ -32,7 +32,7 @@ from runtime.bundle import InputEntry
 from tests.exporter.models.test_peft_models import reference, task
 from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_models import assert_parity, inputs
-from tests.helpers.tiny_peft import TUNERS, answer, config, peft_model, scramble, tuned_model
+from tests.helpers.tiny_peft import TRANSFORMERS_5, TUNERS, answer, config, peft_model, scramble, tuned_model
 
 KINDS = [kind.value for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING]
 # Some types and the form of their layers: a weight per adapter, or the layer's own weight and two factors.
@@ -92,6 +92,8 @@ def assert_as_in_the_library(model: Any, feeds: dict[str, np.ndarray], drop: int
 
 @pytest.mark.parametrize("kind", TUNERS)
 def test_results_of_the_library(kind: str) -> None:
+    if kind in PREFIXES and TRANSFORMERS_5:
+        pytest.skip("PEFT 0.21 has no prefixes for BERT of transformers 5")
     model, feeds = tuned_model(kind), inputs((4, 11))
     feeds["input_ids"][:, 1] = 5  # a trainable token
     for drop in (0, 2):
