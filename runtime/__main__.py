@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.checks.requests import select_tasks
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.load import load
 from runtime.logged import shown
@@ -77,6 +76,9 @@ def _predict(options: argparse.Namespace) -> str:
     given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
     settings = read_settings(options.settings, given)
     predictor = load(options.folder, provider=options.provider, drop=options.drop, options=settings)
+    added = [_add(predictor, given) for given in options.added]
+    if tasks is None and added:
+        tasks = [*(task.name for task in predictor.manifest.tasks), *added]
     predictions = _predictions(predictor, texts, tasks, options)
     nodes = predictor.node_counts() if options.nodes else None
     if options.json:
@@ -84,11 +86,20 @@ def _predict(options: argparse.Namespace) -> str:
     return _as_text(predictor, texts, predictions, nodes, options.top_k)
 
 
+def _add(predictor: Predictor, given: str) -> str:
+    """Add a task NAME=FILE, and return its name."""
+    name, equals, file = given.partition("=")
+    if not (name and equals and file):
+        raise InputError(f"--task: expected NAME=FILE, found {given!r}")
+    predictor.add_task(name, file)
+    return name
+
+
 def _predictions(
     predictor: Predictor, texts: Sequence[Text], tasks: Sequence[str] | None, options: argparse.Namespace
 ) -> dict[str, list[Prediction]]:
     """The predictions of all tasks; those of sentence embeddings are their vectors."""
-    entries = select_tasks(predictor.manifest, tasks)
+    entries = predictor.entries(tasks)
     embedded = [entry.name for entry in entries if entry.head == "sentence_embedding"]
     if options.prompt_name is not None and not embedded:
         raise InputError(f"--prompt-name: none of the tasks is a sentence embedding, found {options.prompt_name!r}")
@@ -145,6 +156,14 @@ def _parser() -> argparse.ArgumentParser:
         help="UTF-8 file, one text per line, a TAB between the texts of a pair; - reads standard input",
     )
     add("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
+    add(
+        "--task",
+        dest="added",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="add a task from a file of `python -m exporter task`, for a bundle with slots; may be repeated",
+    )
     add(
         "--provider",
         type=_provider,

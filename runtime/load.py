@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from runtime.bundle import open_bundle
+from runtime.bundle import open_bundle, slots_file
 from runtime.checks.requests import check_drop
 from runtime.hooks import Hook
 from runtime.options import Options
@@ -14,6 +14,8 @@ from runtime.ort.open import open_sessions
 from runtime.ort.routed_graph import check_routed_graph
 from runtime.policy import DropPolicy
 from runtime.predictor import Predictor
+from runtime.slots.graph import check_slots_graph
+from runtime.slots.hot_tasks import HotTasks, read_layouts
 from runtime.text.encode import TextEncoder
 
 
@@ -58,13 +60,19 @@ def load(
     drops = manifest.drops if drop is None else (drop,)
     variants = [manifest.variant(each) for each in drops]
     models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
+    layouts = read_layouts(files, manifest, drops)
+    slots = {slots_file(manifest.variant(drop).model): layout for drop, layout in layouts.items()}
 
     def check(graph: str, session: Any) -> None:
+        if graph in slots:
+            check_slots_graph(session, files.path / graph, manifest, slots[graph])
+            return
         (check_routed_graph if graph in routed else check_graph)(session, files.path / graph, manifest)
 
-    bundle = open_sessions(files, manifest, [*models, *routed], provider, options, check)
+    bundle = open_sessions(files, manifest, [*models, *routed, *slots], provider, options, check)
     encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
-    predictor = Predictor(manifest, drops, options, policy, tuple(hooks), bundle, encoder)
+    hot = HotTasks(manifest, files, bundle, layouts) if layouts else None
+    predictor = Predictor(manifest, drops, options, policy, tuple(hooks), bundle, encoder, _hot=hot)
     if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
         predictor.prepare()
     return predictor

@@ -40,12 +40,24 @@ ORDER = {
             "prune",
             "planning",
         ),
-        *("write", "trace", "verify", "compile", "report", "inspect", "notes", "variant", "export_tasks", "add_tasks", "cli"),
+        *("write", "trace", "verify", "compile", "report", "inspect", "notes", "slots", "variant"),
+        *("export_tasks", "stored_tasks", "add_tasks", "task_files", "cli"),
     ),
-    "exporter.compile": ("rewrite", "pair_sums", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
+    "exporter.compile": (
+        "rewrite",
+        "pair_sums",
+        "passes",
+        "vmap",
+        "target_passes",
+        "pipeline",
+        "ranges",
+        "finish",
+        "build",
+        "slots",
+    ),
     "runtime": (
         *("errors", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
-        *("text", "checks", "ort", "array_predictor", "predictor", "load", "serving"),
+        *("text", "checks", "ort", "slots", "array_predictor", "predictor", "load", "serving"),
     ),
 }
 # The subpackages of exporter whose modules import the adapters library (exporter/families.py).
@@ -151,7 +163,7 @@ def test_public_names() -> None:
         order = sorted(package.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
         assert order == list(package.__all__)
         assert all(hasattr(package, name) for name in package.__all__)
-    assert exporter.__all__ == ["ExportError", "Report", "VerificationError", "add", "export"]
+    assert exporter.__all__ == ["ExportError", "Report", "TaskReport", "VerificationError", "add", "export", "task"]
 
 
 def test_one_pass_a_file() -> None:

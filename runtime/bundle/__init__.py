@@ -27,6 +27,7 @@ from runtime.bundle.manifest import (
     digest,
     read_manifest,
     routed_file,
+    slots_file,
 )
 
 __all__ = [
@@ -56,4 +57,5 @@ __all__ = [
     "output_names",
     "read_manifest",
     "routed_file",
+    "slots_file",
 ]

@@ -37,6 +37,7 @@ __all__ = [
     "digest",
     "read_manifest",
     "routed_file",
+    "slots_file",
 ]
 
 FORMAT_VERSION: Final = 4
@@ -117,6 +118,11 @@ class Manifest:
 def routed_file(model: str) -> str:
     """Return the file name of the routed graph that belongs to the graph `model`."""
     return f"{model.removesuffix('.onnx')}_routed.onnx"
+
+
+def slots_file(model: str) -> str:
+    """Return the file name of the graph with slots that belongs to the graph `model`."""
+    return f"{model.removesuffix('.onnx')}_slots.onnx"
 
 
 def read_manifest(folder: str | os.PathLike[str], content: bytes | None = None) -> Manifest:
