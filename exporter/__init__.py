@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from exporter.errors import ExportError, VerificationError
     from exporter.export_tasks import export
     from exporter.report import Report
+    from exporter.task_files import TaskReport, task
 
-__all__ = ["ExportError", "Report", "VerificationError", "add", "export"]
+__all__ = ["ExportError", "Report", "TaskReport", "VerificationError", "add", "export", "task"]
 
 _HOMES = {
     "ExportError": "errors",
     "Report": "report",
+    "TaskReport": "task_files",
     "VerificationError": "errors",
     "add": "add_tasks",
     "export": "export_tasks",
+    "task": "task_files",
 }
 
 

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from exporter.checkpoints.load import Checkpoint, check_finite, load
+from exporter.checkpoints.load import check_finite, load
 from exporter.compile.build import compile_plan, copies
-from exporter.compile.target_passes import ranges_of
 from exporter.errors import ExportError, VerificationError
-from exporter.models.binding import task_slots, task_weights
-from exporter.models.compositions import names_of
 from exporter.models.neutral_state import neutral_state
 from exporter.notes import missing_effects
-from exporter.plan import Head, Plan, Task
-from exporter.planning.make_plan import check_names, make_options, make_plan
-from exporter.planning.routable import check_routable
-from exporter.planning.structure_difference import first_difference
+from exporter.plan import Plan
 from exporter.prune.sizes import reference_bytes
 from exporter.prune.task_groups import TaskGroup, prune
 from exporter.report import Report, VariantReport
+from exporter.slots import save_slots
 from exporter.split import split_variants
 from exporter.stages import Stages
+from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges
 from exporter.targets import needs_ranges
-from exporter.trace.trace import traceable
 from exporter.variant import report_variant
 from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
@@ -38,11 +32,11 @@ from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.verify.verify import SHAPES, Candidate
 from exporter.write.save import save_config, save_graphs, save_probe, task_entry, variant_entry
-from exporter.write.staging import check_destination, check_space, staged
-from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups
+from exporter.write.staging import check_space, staged
+from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups, stored_group_files
 from exporter.write.weights_file import WeightsFile
-from runtime.bundle import MANIFEST, WEIGHTS, Manifest, SplitEntry, TaskEntry, VariantEntry, check_files, digest, read_manifest
-from runtime.errors import AdapterDropError
+from runtime.bundle import MANIFEST, WEIGHTS, Manifest, SplitEntry, VariantEntry, digest, slots_file
+from runtime.slots.layout import SlotLayout, layout_file
 
 
 @neutral_state()
@@ -81,28 +75,29 @@ def add(
     folder = Path(folder).expanduser()
     stages = Stages()
     with stages("load"):
-        manifest = _open(folder)
-        if needs_ranges(manifest.target, manifest.precision, _ranges(manifest.variants[0])):
+        manifest = open_exported(folder)
+        check_replaceable(folder)
+        if needs_ranges(manifest.target, manifest.precision, ranges(manifest.variants[0])):
             raise ExportError(
                 f"{manifest.precision} for the target {manifest.target} needs calibration texts of all tasks: export the "
                 "bundle again with the new ones"
             )
         templates = [load_stored_groups(folder / variant.model, list(manifest.files)) for variant in manifest.variants]
         checkpoint = load(model, False, adapters, fusions, pooling)  # the bundle's own tokenizer is kept
-        plans = [_plan(checkpoint, manifest, variant, atol) for variant in manifest.variants]
+        plans = [plan_new(checkpoint, manifest, variant, atol) for variant in manifest.variants]
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
         compare_with_library(checkpoint, plans[0].new)
-        grown = [_grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
+        wider = [grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
         # The old weights are in the new file again; the templates among them are what an exact copy takes.
         check_space(folder, (folder / WEIGHTS).stat().st_size + reference_bytes(pruned, plans[0].new))
     done = []
     with staged(folder, overwrite=True) as target:
         with WeightsFile(target / WEIGHTS) as weights:
-            for variant, plan, task_groups, wider in zip(manifest.variants, plans, pruned, grown, strict=True):
-                done.append(_variant(folder, target, variant, plan, task_groups, wider, weights, stages))
+            for variant, plan, task_groups, stored in zip(manifest.variants, plans, pruned, wider, strict=True):
+                done.append(_variant(folder, manifest, target, variant, plan, task_groups, stored, weights, stages))
         splits: dict[str, SplitEntry] = {}
         if manifest.splits:
             with stages("split"):
@@ -118,94 +113,12 @@ def add(
     return Report(folder, checkpoint.source, manifest.layers, variants_done, stages.seconds)
 
 
-@dataclass(frozen=True)
-class _Plans:
-    """The plan of the new tasks, and that of all."""
-
-    new: Plan
-    every: Plan
-
-
-def _open(folder: Path) -> Manifest:
-    try:
-        manifest = read_manifest(folder)
-        check_files(folder, manifest)
-    except AdapterDropError as error:
-        raise ExportError(str(error)) from error
-    check_destination(folder, overwrite=True)
-    if not os.access(folder.absolute().parent, os.W_OK | os.X_OK):
-        raise ExportError(f"{folder} cannot be replaced: no permission to write in {folder.absolute().parent}")
-    return manifest
-
-
-def _plan(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None) -> _Plans:
-    options = make_options(manifest.opset, atol, manifest.precision, manifest.target, _ranges(variant))
-    found = make_plan(checkpoint, None, variant.drop, options)
-    known = {entry.name for entry in manifest.tasks}
-    tasks = tuple(task for task in found.tasks if task.name not in known)
-    if not tasks:
-        raise ExportError(
-            f"the model and adapters given have no new task; the bundle has {', '.join(sorted(known))}: name "
-            "a new one with --adapter NAME=SOURCE"
-        )
-    # The model may have been exported with a tokenizer that knows no token types.
-    new = replace(found, tasks=tasks, inputs=manifest.inputs, max_lengths=manifest.max_lengths)
-    old = tuple(_known(entry, variant) for entry in manifest.tasks)
-    every = replace(new, tasks=(*old, *tasks))
-    check_names(every.tasks, every.inputs)
-    if variant.routed:
-        check_routable(every)
-    return _Plans(new, every)
-
-
-def _ranges(variant: VariantEntry) -> str | None:
-    return ranges_of(row.name for row in variant.passes)
-
-
-def _known(entry: TaskEntry, variant: VariantEntry) -> Task:
-    """A task of the bundle, as far as the manifest knows it."""
-    head = Head(None, entry.head, entry.labels, 1, None, entry.width, entry.prompts, entry.default_prompt)
-    return Task(entry.name, entry.name, head, variant.tasks[entry.name].drop, {}, entry.name, names_of(entry.name))
-
-
-def _grown(templates: Sequence[StoredGroup], task_groups: Sequence[TaskGroup], plan: Plan) -> list[StoredGroup]:
-    """The templates with the weights of the new tasks, in the plan's order."""
-    grown = list(templates)
-    by_task = {task.name: task_group for task_group in map(traceable, task_groups) for task in task_group.tasks}
-    for task in plan.tasks:
-        fitting = [number for number, each in enumerate(grown) if each.structure == task.structure]
-        if len(fitting) != 1:
-            found = "several groups of tasks have" if fitting else "no task of the bundle has"
-            difference = first_difference(task.structure, {each.group.tasks[0]: each.structure for each in grown})
-            raise ExportError(
-                f"{found} the structure of the task {task.name!r}: {difference}; export the bundle again with all tasks"
-            )
-        grown[fitting[0]] = _with_task(grown[fitting[0]], by_task[task.name], task)
-    return grown
-
-
-def _with_task(template: StoredGroup, task_group: TaskGroup, task: Task) -> StoredGroup:
-    own = task_weights(task_group.model, [task])
-    by_place = {place: own[name][0].numpy() for name, place in task_slots(task_group.model, task).items()}
-    weights = {}
-    for name, arrays in template.group.weights.items():
-        array = by_place.get(template.slots[name])
-        if array is None or array.dtype != arrays[0].dtype or array.ndim != arrays[0].ndim:
-            found = "no weight" if array is None else f"{array.dtype}{list(array.shape)}"
-            raise ExportError(
-                f"the task {task.name!r} was expected to have {arrays[0].dtype}{list(arrays[0].shape)} in the place of {name}, "
-                f"found {found}: export the bundle again with it"
-            )
-        weights[name] = [*arrays, array]
-    group = replace(template.group, tasks=(*template.group.tasks, task.name), weights=weights)
-    return replace(template, group=group)
-
-
 def _variant(
     folder: Path,
+    manifest: Manifest,
     target: Path,
     variant: VariantEntry,
-    plans: _Plans,
+    plans: Plans,
     task_groups: tuple[TaskGroup, ...],
     templates: Sequence[StoredGroup],
     weights: WeightsFile,
@@ -218,6 +131,12 @@ def _variant(
     with stages("save"):
         reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         save_stored_groups(templates, weights, path)
+    if slots_file(variant.model) in manifest.files:
+        with stages("slots"):
+            layout = layout_file(slots_file(variant.model))
+            slots = SlotLayout.from_bytes((folder / layout).read_bytes(), folder / layout).slots
+            stored = load_stored_groups(path, stored_group_files(path.name, len(templates)))
+            save_slots(stored, task_groups, plans.every, slots, weights, path)
     with stages("verify"):
         graph = load_graph(plans.every, path, bool(variant.routed))
         parity = verify_saved(plans.every, task_groups, graph, reference)
@@ -234,7 +153,7 @@ def _variant(
     return entry, replace(report, tasks=sized, notes=notes)
 
 
-def _compare_old(before: Candidate, after: Candidate, plans: _Plans) -> None:
+def _compare_old(before: Candidate, after: Candidate, plans: Plans) -> None:
     """Raise VerificationError where the logits of the bundle's previous tasks change."""
     old = [task for task in plans.every.tasks if task not in plans.new.tasks]
     outputs = [replace(plans.every, tasks=tuple(old)).outputs, plans.every.outputs]

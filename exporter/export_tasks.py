@@ -17,6 +17,7 @@ from exporter.prune.fusion_members import open_calibration
 from exporter.prune.sizes import minimum_bytes
 from exporter.prune.task_groups import prune
 from exporter.report import Report
+from exporter.slots import check_slots
 from exporter.split import split_variants
 from exporter.stages import Stages
 from exporter.variant import BundleRequest, export_variant
@@ -57,6 +58,7 @@ def export(
     int8_ranges: str | None = None,
     pooling: Mapping[str, str] | None = None,
     heads: Mapping[str, Any] | None = None,
+    slots: int | None = None,
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
@@ -104,6 +106,8 @@ def export(
         heads: task name -> a linear classifier of the model's embeddings: a fitted LogisticRegression of scikit-learn (several
             in a MultiOutputClassifier or OneVsRestClassifier for multilabel tasks), (weights, bias, labels), or a file (.npz,
             .safetensors) with these. The model is a folder of sentence-transformers or SetFit, or `pooling` names the pooling.
+        slots: also write a graph that takes the weights of its tasks from this many slots of each structure, for tasks that are
+            added to a running predictor (`exporter.task`). It implies `routed` and `extendable`.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
@@ -123,6 +127,8 @@ def export(
     with stages("load"):
         checkpoint = load(model, tokenizer, adapters, fusions, pooling, heads)
         plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
+        check_slots(slots, precision, target, int8_ranges)
+        routed, extendable = routed or slots is not None, extendable or slots is not None
         if routed:
             check_routable(plans[0])
     with stages("prune"):
@@ -137,7 +143,7 @@ def export(
         tokenizer = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
         texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])
-        request = BundleRequest(checkpoint.model, texts, keep_fused, examples, routed, extendable, compared)
+        request = BundleRequest(checkpoint.model, texts, keep_fused, examples, routed, extendable, slots, compared)
         # Before the long stages rather than after them.
         check_space(output, minimum_bytes(pruned, plans[0]))
     with staged(output, overwrite) as folder:

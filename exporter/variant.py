@@ -19,6 +19,7 @@ from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions,
 from exporter.prune.sizes import adapter_parameters
 from exporter.prune.task_groups import TaskGroup, prune, shared_part
 from exporter.report import GraphReport, TaskReport, VariantReport
+from exporter.slots import save_slots
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration
 from exporter.texts.drift import Drift
@@ -28,7 +29,13 @@ from exporter.verify.library_reference import compare_with_library, is_comparabl
 from exporter.verify.probe import make_probe
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.write.save import save_graphs, save_probe, variant_entry
-from exporter.write.stored_groups import make_stored_groups, save_stored_groups
+from exporter.write.stored_groups import (
+    StoredGroup,
+    load_stored_groups,
+    make_stored_groups,
+    save_stored_groups,
+    stored_group_files,
+)
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import ParityRow, PassRow, VariantEntry, routed_file
 
@@ -44,6 +51,7 @@ class BundleRequest:
         evaluation: the texts on which the graph is compared with PyTorch.
         routed: whether to write a routed graph, in which each row selects a task.
         extendable: whether to store the groups to which tasks can be added.
+        slots: slots of each structure in a graph with slots; None for no such graph. It needs `extendable`.
         compared: the checkpoint with whose library a comparable graph is compared; None if it was compared before.
     """
 
@@ -53,6 +61,7 @@ class BundleRequest:
     evaluation: Evaluation
     routed: bool
     extendable: bool
+    slots: int | None = None
     compared: Checkpoint | None = None
 
 
@@ -99,12 +108,14 @@ def export_variant(
     costs = {name: (group.bytes_of(name), group.forms) for group in groups for name in group.tasks}
     with stages("compile"):
         compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
+    stored: list[StoredGroup] = []
     with stages("save"):
         reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         if request.extendable:
             # By the patched models, in which some weights have other names.
             patched = [traceable(task_group) for task_group in task_groups]
-            save_stored_groups(make_stored_groups([stored_form(group) for group in compiled.kept], patched), weights, path)
+            stored = make_stored_groups([stored_form(group) for group in compiled.kept], patched)
+            save_stored_groups(stored, weights, path)
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         parity = verify_saved(plan, task_groups, graph, reference)
@@ -113,6 +124,10 @@ def export_variant(
             compare_with_library(request.compared, plan, graph.graph)
         notes = (*unread_inputs(plan, task_groups, unread), *missing_effects(plan, task_groups, graph.graph))
         notes += (*without_pooling(plan), *shared_weights(plan, task_groups))
+    if request.slots is not None:
+        with stages("slots"):
+            names = stored_group_files(path.name, len(stored))
+            save_slots(load_stored_groups(path, names), task_groups, plan, request.slots, weights, path)
     answers: tuple[Drift, ...] = ()
     if request.evaluation.texts:
         with stages("evaluate"):

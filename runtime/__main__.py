@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from runtime import states_commands
-from runtime.checks.requests import select_tasks
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.load import load
 from runtime.logged import shown
@@ -91,6 +90,9 @@ def _predict(options: argparse.Namespace) -> str:
     predictor = load(options.folder, provider=options.provider, drop=options.drop, verify=verify, options=settings)
     if not texts:
         return _verified(predictor, options.json)
+    added = [_add(predictor, given) for given in options.added]
+    if tasks is None and added:
+        tasks = [*(task.name for task in predictor.manifest.tasks), *added]
     predictions = _predictions(predictor, texts, tasks, options)
     nodes = predictor.node_counts() if options.nodes else None
     if options.json:
@@ -106,11 +108,20 @@ def _verified(predictor: Predictor, as_json: bool) -> str:
     return "\n".join([f"provider {predictor.provider}", *described(rows)])
 
 
+def _add(predictor: Predictor, given: str) -> str:
+    """Add a task NAME=FILE, and return its name."""
+    name, equals, file = given.partition("=")
+    if not (name and equals and file):
+        raise InputError(f"--task: expected NAME=FILE, found {given!r}")
+    predictor.add_task(name, file)
+    return name
+
+
 def _predictions(
     predictor: Predictor, texts: Sequence[Text], tasks: Sequence[str] | None, options: argparse.Namespace
 ) -> dict[str, list[Prediction]]:
     """The predictions of all tasks; those of sentence embeddings are their vectors."""
-    entries = select_tasks(predictor.manifest, tasks)
+    entries = predictor.entries(tasks)
     embedded = [entry.name for entry in entries if entry.head == "sentence_embedding"]
     if options.prompt_name is not None and not embedded:
         raise InputError(f"--prompt-name: none of the tasks is a sentence embedding, found {options.prompt_name!r}")
@@ -167,6 +178,14 @@ def _parser() -> argparse.ArgumentParser:
         help="UTF-8 file, one text per line, a TAB between the texts of a pair; - reads standard input",
     )
     add("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
+    add(
+        "--task",
+        dest="added",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="add a task from a file of `python -m exporter task`, for a bundle with slots; may be repeated",
+    )
     add(
         "--provider",
         type=_provider,

@@ -1,17 +1,20 @@
 """Inference on a loaded bundle with arrays as inputs."""
 
+import os
 import pickle
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, Final, Self
 
+import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import Manifest
+from runtime.bundle import Manifest, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.checks.feeds import FeedCheck
 from runtime.checks.requests import TaskSelection, check_drop, select_tasks
@@ -22,9 +25,13 @@ from runtime.ort.check_graph import OutputCheck
 from runtime.ort.known_providers import short_name
 from runtime.ort.open import OpenBundle
 from runtime.ort.probe import ProbeRow
-from runtime.ort.routed_graph import RoutedGraph
+from runtime.ort.routed_graph import RoutedGraph, check_counts, checked_rows
 from runtime.policy import DropPolicy
+from runtime.slots.hot_tasks import HotTasks
+from runtime.slots.task_file import HotEntry
 from runtime.states.split_runs import LookUp
+
+_NONE: Final[Mapping[str, TaskEntry]] = MappingProxyType({})
 
 
 class Answers(dict[str, npt.NDArray[Any]]):
@@ -56,6 +63,7 @@ class ArrayPredictor:
     hooks: tuple[Hook, ...]
     _bundle: OpenBundle
     _load: Callable[[Options, DropPolicy | None, tuple[Hook, ...]], Any]  # loads the same bundle again
+    _hot: HotTasks | None = field(default=None, kw_only=True)
 
     def __copy__(self) -> Self:
         """Return the predictor itself, which is immutable."""
@@ -81,8 +89,52 @@ class ArrayPredictor:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of all tasks, in export order."""
-        return tuple(task.name for task in self.manifest.tasks)
+        """Names of all tasks: those of the bundle in export order, then those that were added."""
+        return (*(task.name for task in self.manifest.tasks), *self._added)
+
+    def entries(self, tasks: Sequence[str] | None = None) -> tuple[TaskEntry, ...]:
+        """Return the entries of tasks without duplicates; those of the bundle for None.
+
+        Raises:
+            InputError: a task is unknown, or the list is empty.
+        """
+        return select_tasks(self.manifest, tasks, self._added)
+
+    def add_task(self, name: str, file: str | os.PathLike[str]) -> None:
+        """Add a task to the predictor, while other threads use it.
+
+        The task is one of `tasks` from then on. Only calls that name it compute it: `tasks=None` means the tasks of the bundle.
+
+        Args:
+            name: name of the task in this predictor.
+            file: file that `python -m exporter task` made for this bundle. It must stay as it is while the task is in use:
+                weights are read again when a slot needs them.
+
+        Raises:
+            InputError: the name exists; the file is damaged, contains NaN or was made for another bundle; or this bundle was
+                exported without `--slots`. Nothing has changed then.
+        """
+        self._slots().add(name, file)
+
+    def remove_task(self, name: str) -> None:
+        """Remove a task that was added. Calls in flight finish.
+
+        Raises:
+            InputError: there is no added task of this name.
+        """
+        self._slots().remove(name)
+
+    def replace_task(self, name: str, file: str | os.PathLike[str]) -> None:
+        """Replace a task that was added. Calls in flight finish on the weights with which they began.
+
+        Args:
+            name: name of the task.
+            file: as for `add_task`.
+
+        Raises:
+            InputError: there is no added task of this name, or as for `add_task`; the task is then as it was.
+        """
+        self._slots().replace(name, file)
 
     @property
     def provider(self) -> str:
@@ -148,7 +200,7 @@ class ArrayPredictor:
         Args:
             feeds: the inputs of `manifest.inputs`, each with its dtype, shape and limit. `attention_mask` (1 = token,
                 0 = padding) is required; `token_type_ids` is optional and defaults to zeros, as in transformers.
-            tasks: names of the tasks; None for all tasks.
+            tasks: names of the tasks; None for all tasks of the bundle.
             drop: drop of the variant, one of `drops`. None uses the policy, or the first drop without a policy.
             cancel: handle that can cancel the call from another thread.
 
@@ -165,7 +217,12 @@ class ArrayPredictor:
             CancelledError: the call was cancelled through `cancel`.
         """
         # Task selection, checks and graph names are prepared once: after a run the CPU caches are cold and Python is slow.
-        selection = self._select(tasks)
+        return self._run_selected(self._select(tasks), feeds, drop, cancel)
+
+    def _run_selected(
+        self, selection: TaskSelection, feeds: Mapping[str, npt.NDArray[Any]], drop: int | None, cancel: Cancellation | None
+    ) -> Answers:
+        """`run` for tasks that were looked up, which other threads may have replaced or removed since."""
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
         chosen = self._chosen_drop(drop)
@@ -185,7 +242,7 @@ class ArrayPredictor:
 
         Args:
             feeds: inputs, as for `run`.
-            tasks: names of the tasks; None for all tasks.
+            tasks: names of tasks of the bundle; None for all of them.
             drop: drop of the variant; None for the first one.
 
         Returns:
@@ -195,6 +252,8 @@ class ArrayPredictor:
             InputError: as for `run`.
         """
         selection = self._select(tasks)
+        if added := [entry.name for entry in selection.entries if isinstance(entry, HotEntry)]:
+            raise InputError(f"run_on_device(): expected tasks of the bundle, found added ones: {', '.join(added)}; call run()")
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
         values = self._bundle.run_on_device(self._graphs[self._drop_or_default(drop)], selection.outputs, checked)
@@ -227,6 +286,11 @@ class ArrayPredictor:
                 was exported without `--routed`.
         """
         check_drop(drop, self.drops, "loaded")
+        # A list of other things than names is refused below.
+        names = tasks if isinstance(tasks, Sequence) and not isinstance(tasks, str) else ()
+        if self._hot is not None and any(isinstance(name, str) and name in self._added for name in names):
+            found = {entry.name: entry for entry in self.entries(names)}
+            return self._run_rows(feeds, [found[name] for name in names], rows, drop)
         routed = self._routed.get(self._drop_or_default(drop))
         if routed is None:
             raise InputError(
@@ -238,6 +302,21 @@ class ArrayPredictor:
         """Return the states of the trunk that are known for these inputs; None without a cache."""
         return None
 
+    def _run_rows(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        entries: Sequence[TaskEntry],
+        rows: Sequence[int] | None,
+        drop: int | None,
+    ) -> list[npt.NDArray[Any]]:
+        """`run_routed` for tasks that were looked up."""
+        if self._hot is None or not any(isinstance(entry, HotEntry) for entry in entries):
+            return self.run_routed(feeds, [entry.name for entry in entries], rows, drop)
+        checked = self._check(feeds)
+        row_ids = checked_rows(rows, len(next(iter(checked.values()))))
+        check_counts([entry.name for entry in entries], row_ids, rows)
+        return self._hot.graphs[self._drop_or_default(drop)].rows(checked, self._hot.in_slots(entries), row_ids)
+
     def _run_graph(
         self,
         selection: TaskSelection,
@@ -247,12 +326,29 @@ class ArrayPredictor:
         cached: LookUp | None,
     ) -> Sequence[npt.NDArray[Any]]:
         del cached  # StatePredictor uses it
+        if self._hot is not None and any(isinstance(entry, HotEntry) for entry in selection.entries):
+            return self._run_slots(self._hot, selection, feeds, drop, cancel)
         # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
         if len(selection.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
             return routed.subset(feeds, selection.entries, cancel)
         logits = self._bundle.run(self._graphs[drop], selection.outputs, feeds, cancel)
         self._check_outputs(selection.outputs, [array.shape for array in logits], len(next(iter(feeds.values()))))
         return logits
+
+    def _run_slots(
+        self,
+        hot: HotTasks,
+        selection: TaskSelection,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        drop: int,
+        cancel: Cancellation | None,
+    ) -> Sequence[npt.NDArray[Any]]:
+        """Compute tasks, some of which were added, for all rows."""
+        batch = len(next(iter(feeds.values())))
+        entries = hot.in_slots(selection.entries)
+        row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
+        rows = hot.graphs[drop].rows(feeds, [entry for entry in entries for _ in range(batch)], row_ids, cancel)
+        return [np.stack(rows[start : start + batch]) for start in range(0, len(rows), batch)]
 
     def _run_observed(
         self,
@@ -309,7 +405,16 @@ class ArrayPredictor:
         return TaskSelection.of(self.manifest.tasks)
 
     def _select(self, tasks: Sequence[str] | None) -> TaskSelection:
-        return self._all_tasks if tasks is None else TaskSelection.of(select_tasks(self.manifest, tasks))
+        return self._all_tasks if tasks is None else TaskSelection.of(self.entries(tasks))
+
+    @property
+    def _added(self) -> Mapping[str, TaskEntry]:
+        return _NONE if self._hot is None else self._hot.added
+
+    def _slots(self) -> HotTasks:
+        if self._hot is None:
+            raise InputError("this bundle has no slots for further tasks: export it again with `python -m exporter --slots N`")
+        return self._hot
 
     def _drop_or_default(self, drop: int | None) -> int:
         return self.drops[0] if drop is None else drop

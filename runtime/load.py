@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.bundle import MANIFEST, open_bundle
+from runtime.bundle import MANIFEST, open_bundle, slots_file
 from runtime.checks.requests import check_drop
 from runtime.errors import BundleError
 from runtime.hooks import Hook
@@ -16,6 +16,8 @@ from runtime.ort.routed_graph import check_routed_graph
 from runtime.ort.split_graph import check_split_graph
 from runtime.policy import DropPolicy
 from runtime.predictor import Predictor
+from runtime.slots.graph import check_slots_graph
+from runtime.slots.hot_tasks import HotTasks, read_layouts
 from runtime.states.make_cache import make_cache
 from runtime.text.encode import TextEncoder
 
@@ -99,15 +101,21 @@ class _Source:
         cache = None if self.state_cache is None else make_cache(self.state_cache, splits, manifest)
         models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
         split = [graph for entry in splits for graph in entry.graphs]
+        layouts = read_layouts(files, manifest, drops)
+        slots = {slots_file(manifest.variant(each).model): layout for each, layout in layouts.items()}
 
         def check(graph: str, session: Any) -> None:
+            if graph in slots:
+                check_slots_graph(session, files.path / graph, manifest, slots[graph])
+                return
             checks = dict.fromkeys(routed, check_routed_graph) | dict.fromkeys(split, check_split_graph)
             checks.get(graph, check_graph)(session, files.path / graph, manifest)
 
-        bundle = open_sessions(files, manifest, [*models, *routed, *split], self.provider, options, check, self.verify)
+        bundle = open_sessions(files, manifest, [*models, *routed, *slots, *split], self.provider, options, check, self.verify)
         encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
+        hot = HotTasks(manifest, files, bundle, layouts) if layouts else None
         same = replace(self, folder=str(files.path), manifest=files.hashes[MANIFEST])
-        predictor = Predictor(manifest, drops, options, policy, hooks, bundle, same, cache, encoder)
+        predictor = Predictor(manifest, drops, options, policy, hooks, bundle, same, cache, encoder, _hot=hot)
         if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
             predictor.prepare()
         return predictor

@@ -16,9 +16,9 @@ from runtime.checks.requests import (
     require_encoder,
     require_texts,
     select_embeddings,
-    select_tasks,
 )
 from runtime.errors import InputError
+from runtime.slots.task_file import HotEntry
 from runtime.state_predictor import StatePredictor
 from runtime.states.split_runs import SplitRuns
 from runtime.states.trunk_states import Row, TrunkStates
@@ -37,7 +37,7 @@ __all__ = ["Answers", "Entity", "Prediction", "Predictor", "Word"]
 
 @dataclass(frozen=True, eq=False)
 class Predictor(StatePredictor):
-    """A loaded bundle, created by `load`. It is immutable and thread-safe.
+    """A loaded bundle, created by `load`. It is thread-safe, and immutable but for the tasks that `add_task` adds.
 
     Attributes:
         manifest: manifest of the bundle.
@@ -70,7 +70,7 @@ class Predictor(StatePredictor):
         Args:
             texts: list of str and of pairs (str, str). Question answering requires pairs (question, context). For multiple
                 choice, pass each choice of a question as one pair and compare the values.
-            tasks: names of the tasks; None for all tasks.
+            tasks: names of the tasks; None for all tasks of the bundle.
             drop: drop of the variant; None uses the policy, or the first drop without a policy.
             truncate: truncate texts that exceed the model's maximum, the longer one of a pair first. The truncated part has
                 no words and no answers. By default, such texts are an error.
@@ -101,7 +101,7 @@ class Predictor(StatePredictor):
                 pooled_states, image_embedding: call `run` for it) or gives an embedding (sentence_embedding: call
                 `encode_texts`): name the other tasks in `tasks`.
         """
-        entries = select_tasks(self.manifest, tasks)
+        entries = self.entries(tasks)
         check_drop(drop, self.drops, "loaded")
         options = PredictOptions(
             truncate=truncate,
@@ -124,10 +124,11 @@ class Predictor(StatePredictor):
             return chain.run(len(windows), entries, self._cascade_step(windows, encoder, options, cancel))
         if stride is not None:
             drop = self._chosen_drop(drop)  # the same for all windows of a text
-        names = [entry.name for entry in entries]
+        # Looked up once: other threads may replace or remove tasks between two batches.
+        selection = TaskSelection.of(entries)
 
         def run(feeds: Mapping[str, npt.NDArray[Any]]) -> tuple[Answers, int]:
-            answers = self.run(feeds, names, drop, cancel)
+            answers = self._run_selected(selection, feeds, drop, cancel)
             return answers, answers.drop
 
         batches = self._batches(encoder, batch_size)([window.tokens for window in windows])
@@ -198,7 +199,7 @@ class Predictor(StatePredictor):
             AdapterDropError: an embedding contains NaN or infinity; the message names the task and the text.
             InputError: as for `predict`; a task gives no embeddings, or has no prompt of this name.
         """
-        entries = select_embeddings(self.manifest, tasks)
+        entries = select_embeddings(self.manifest, tasks, self._added)
         check_drop(drop, self.drops, "loaded")
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts()")
@@ -206,8 +207,11 @@ class Predictor(StatePredictor):
         self._bundle.here()
         chosen = self._chosen_drop(drop)  # once, because embeddings of two drops are not comparable
 
+        by_name = {entry.name: entry for entry in entries}
+
         def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Answers:
-            return self.run(feeds, names, chosen, cancel)
+            selection = TaskSelection.of(tuple(by_name[name] for name in names))
+            return self._run_selected(selection, feeds, chosen, cancel)
 
         batches, where = self._batches(encoder, batch_size), self._where(chosen)
         return embed(texts, prompts, batches, run, entries, encoder, truncate, where)
@@ -241,14 +245,16 @@ class Predictor(StatePredictor):
             InputError: as for `encode_texts`; the number of tasks differs from the number of texts; or the bundle was exported
                 without `--routed`.
         """
-        entries = select_embeddings(self.manifest, tasks)
+        entries = select_embeddings(self.manifest, tasks, self._added)
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts_routed()")
         prompts = prompts_of(entries, prompt, prompt_name)
         self._bundle.here()
 
+        by_name = {entry.name: entry for entry in entries}
+
         def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Sequence[npt.NDArray[Any]]:
-            return self.run_routed(feeds, names, range(len(names)), drop)
+            return self._run_rows(feeds, [by_name[name] for name in names], range(len(names)), drop)
 
         batches, where = self._batches(encoder, batch_size), self._where(self._drop_or_default(drop))
         return embed_routed(texts, tasks, prompts, batches, run, entries, encoder, truncate, where)
@@ -260,7 +266,8 @@ class Predictor(StatePredictor):
         kept: dict[int, Row] = {}
 
         def step(drop: int, rows: list[int], entries: list[TaskEntry]) -> dict[str, dict[int, Prediction]]:
-            selection, runs = TaskSelection.of(tuple(entries)), self._splits.get(drop)
+            added = any(isinstance(entry, HotEntry) for entry in entries)  # computed by the graph with slots
+            selection, runs = TaskSelection.of(tuple(entries)), None if added else self._splits.get(drop)
             known = runs if runs is not None and all(runs.reads(kept.get(row, {})) for row in rows) else None
             current: list[Batch] = []
 

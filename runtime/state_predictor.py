@@ -14,6 +14,7 @@ from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
 from runtime.ort.known_providers import GPUS
 from runtime.ort.split_graph import SplitGraph
+from runtime.slots.task_file import HotEntry
 from runtime.states.padding import Padding
 from runtime.states.split_runs import LookUp, SplitRuns
 from runtime.states.state_cache import CacheStatistics, StateCache
@@ -71,6 +72,11 @@ class StatePredictor(ArrayPredictor):
             CancelledError: the call was cancelled through `cancel`.
         """
         selection = self._select(tasks)
+        if hot := [entry.name for entry in selection.entries if isinstance(entry, HotEntry)]:
+            raise InputError(
+                f"tasks: run_branches() expects tasks of the bundle, found added ones ({', '.join(hot)}): call run() or predict() "
+                "for them, or add them with `python -m exporter add`"
+            )
         if not isinstance(states, TrunkStates) or not len(states):
             raise InputError(f"states: expected TrunkStates of at least one text, found {states!r:.100}")
         runs = self._split_runs(self._drop_of(states) if drop is None else drop)
@@ -147,7 +153,8 @@ class StatePredictor(ArrayPredictor):
         cancel: Cancellation | None,
         cached: LookUp | None,
     ) -> Sequence[npt.NDArray[Any]]:
-        if cached is None or self._state_cache is None:
+        added = any(isinstance(entry, HotEntry) for entry in selection.entries)  # computed by the graph with slots
+        if cached is None or self._state_cache is None or added:
             return super()._run_graph(selection, feeds, drop, cancel, cached)
         runs = self._splits[drop]
         values = runs.values(feeds, cached, self._state_cache, cancel)

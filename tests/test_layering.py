@@ -40,16 +40,28 @@ ORDER = {
             "prune",
             "planning",
         ),
-        *("write", "trace", "verify", "compile", "report", "inspect", "split", "notes"),
-        *("variant", "export_tasks", "add_tasks", "cli"),
+        *("write", "trace", "verify", "compile", "report", "inspect", "split", "notes", "slots", "variant"),
+        *("export_tasks", "stored_tasks", "add_tasks", "task_files", "cli"),
     ),
-    "exporter.compile": ("rewrite", "pair_sums", "passes", "vmap", "target_passes", "pipeline", "ranges", "finish", "build"),
+    "exporter.compile": (
+        "rewrite",
+        "pair_sums",
+        "passes",
+        "vmap",
+        "target_passes",
+        "pipeline",
+        "ranges",
+        "finish",
+        "build",
+        "slots",
+    ),
     "runtime": (
         *("errors", "printable", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
         *(
             "text",
             "checks",
             "ort",
+            "slots",
             "states",
             "array_predictor",
             "state_predictor",
@@ -163,7 +175,7 @@ def test_public_names() -> None:
         order = sorted(package.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
         assert order == list(package.__all__)
         assert all(hasattr(package, name) for name in package.__all__)
-    assert exporter.__all__ == ["ExportError", "Report", "VerificationError", "add", "export"]
+    assert exporter.__all__ == ["ExportError", "Report", "TaskReport", "VerificationError", "add", "export", "task"]
 
 
 def test_one_pass_a_file() -> None:

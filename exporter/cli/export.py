@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
             int8_ranges=options.int8_ranges,
             pooling=pooling_of(options.pooling),
             heads=heads_of(options.head),
+            slots=options.slots,
         )
     with printing(f"{report.output} is written, but "):
         show_report(report, options)

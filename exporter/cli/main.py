@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from exporter.cli.options import add_parser, export_parser, inspect_parser
+from exporter.cli.options import add_parser, export_parser, inspect_parser, task_parser
 from exporter.cli.parser import Parser
 from exporter.errors import ExportError, VerificationError
 
@@ -17,6 +17,7 @@ from exporter.errors import ExportError, VerificationError
 # are read: importing torch takes seconds, and neither --help nor a mistyped option needs it.
 _COMMANDS: dict[str, tuple[Callable[[], Parser], str]] = {
     "add": (add_parser, "exporter.cli.add"),
+    "task": (task_parser, "exporter.cli.task"),
     "inspect": (inspect_parser, "exporter.cli.inspect"),
 }
 _EXPORT = (export_parser, "exporter.cli.export")

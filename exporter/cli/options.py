@@ -17,6 +17,7 @@ installed, its LoRA adapters for some of the same tasks.
 
 Other commands; python -m exporter COMMAND --help lists their options:
   add DIR       add tasks to an exported folder
+  task DIR      make the file of one task, which running services add
   inspect DIR   show what an exported folder contains, what it costs and what it saves
 """
 _EXPORT_EPILOG = """\
@@ -39,6 +40,18 @@ exit status: 0 done and verified; 1 verification failed, the folder is unchanged
 
 examples:
   python -m exporter add onnx --model bert-base-uncased --adapter adapters/rte
+"""
+_TASK_DESCRIPTION = """\
+Make the file of one task for a folder that was exported with --slots, verified against PyTorch in a slot. Services with that
+folder add the file while they run: predictor.add_task(NAME, FILE), or python -m runtime DIR --task NAME=FILE.
+
+The task must have the structure of a task in the folder, and at most as many labels as the one with the most.
+"""
+_TASK_EPILOG = """\
+exit status: 0 done and verified; 1 verification failed, 2 wrong use, unsupported model or bad input; nothing is written then
+
+examples:
+  python -m exporter task onnx --model bert-base-uncased --adapter adapters/rte --output rte.safetensors
 """
 _INSPECT_DESCRIPTION = """\
 Show what an exported folder contains: trunk and branches layer by layer, the operations and weights of each task, the operators
@@ -154,6 +167,13 @@ def export_parser() -> Parser:
         help="also write each graph in two, the trunk and the branches, so that the states of the trunk can be kept: for a "
         "cache, for new tasks over known texts, and for cascades of drops",
     )
+    parser.add_argument(
+        "--slots",
+        type=int,
+        metavar="N",
+        help="also write a graph that takes the weights of its tasks from N slots of each structure, so that services can add "
+        "tasks while they run (`python -m exporter task`); implies --routed and --extendable",
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
     _add_report(parser)
     return parser
@@ -164,6 +184,18 @@ def add_parser() -> Parser:
     parser = Parser("python -m exporter add", _ADD_DESCRIPTION, _ADD_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder; replaced as a whole or not at all")
     _add_sources(parser)
+    _add_report(parser)
+    return parser
+
+
+def task_parser() -> Parser:
+    """Return the parser of the options of `task`."""
+    parser = Parser("python -m exporter task", _TASK_DESCRIPTION, _TASK_EPILOG)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder, which is only read")
+    _add_sources(parser)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="the file to write; an existing file is replaced as a whole"
+    )
     _add_report(parser)
     return parser
 

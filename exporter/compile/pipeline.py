@@ -178,6 +178,27 @@ def route_groups(
     return run_passes(routed[0], joined, ROUTED, reports), reports
 
 
+def route_slots(groups: Sequence[TracedGroup], batch: str, slots: int, every_row: bool = False) -> ir.Model:
+    """Compile clean groups to one routed graph in which the number of a task is that of a slot.
+
+    Slots are numbered through all groups: group g has the slots from g x slots on. The stacks of task weights still have the
+    length of the groups; `exporter.compile.slots` replaces them by inputs of the length `slots`.
+
+    Args:
+        groups: the groups that `clean_groups` returned, each with at least two tasks; their templates are changed in place.
+        batch: the name of the batch axis.
+        slots: slots of each group, at least as many as it has tasks.
+        every_row: as in `route_groups`.
+    """
+    routed = []
+    for number, group in enumerate(groups):
+        numbers = range(number * slots, (number + 1) * slots)
+        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(groups) * slots, every_row)
+        routed.append(run_passes(group.model, (bind,), f"{ROUTED} {_name(number)}", []))
+    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
+    return run_passes(routed[0], joined, ROUTED, [])
+
+
 def _name(number: int) -> str:
     return f"tasks{number}"  # _BRANCH matches it
 

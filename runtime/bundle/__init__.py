@@ -27,6 +27,7 @@ from runtime.bundle.manifest import (
     digest,
     read_manifest,
     routed_file,
+    slots_file,
 )
 from runtime.bundle.probe import Probe, probe_file
 from runtime.bundle.probe_entry import FLOATS, Floats, ProbeEntry
@@ -66,5 +67,6 @@ __all__ = [
     "probe_file",
     "read_manifest",
     "routed_file",
+    "slots_file",
     "split_files",
 ]

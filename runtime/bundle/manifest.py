@@ -38,6 +38,7 @@ __all__ = [
     "digest",
     "read_manifest",
     "routed_file",
+    "slots_file",
 ]
 
 FORMAT_VERSION: Final = 5
@@ -101,9 +102,9 @@ class Manifest:
         return self.splits.get(self.variant(drop).model)
 
     @property
-    def split_graphs(self) -> frozenset[str]:
-        """File names of all graphs of trunks and branches."""
-        return frozenset(graph for entry in self.splits.values() for graph in entry.graphs)
+    def whole_graphs(self) -> frozenset[str]:
+        """File names of the graphs of all tasks and of the routed graphs, which have probes."""
+        return frozenset(graph for variant in self.variants for graph in (variant.model, variant.routed) if graph)
 
     def to_json(self) -> str:
         """Return deterministic, indented JSON with a trailing newline.
@@ -129,6 +130,11 @@ class Manifest:
 def routed_file(model: str) -> str:
     """Return the file name of the routed graph that belongs to the graph `model`."""
     return f"{model.removesuffix('.onnx')}_routed.onnx"
+
+
+def slots_file(model: str) -> str:
+    """Return the file name of the graph with slots that belongs to the graph `model`."""
+    return f"{model.removesuffix('.onnx')}_slots.onnx"
 
 
 def read_manifest(folder: str | os.PathLike[str], content: bytes | None = None) -> Manifest:

@@ -1,7 +1,8 @@
 """Check of the requested tasks, drop and texts against the bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from runtime.bundle import Manifest, TaskEntry
@@ -12,6 +13,7 @@ from runtime.text.texts import Text
 
 # Heads with predictions for texts
 PREDICTED: Final = frozenset(FIELDS) - {"sentence_embedding"}
+_SHOWN: Final = 10  # added tasks in a message
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,15 @@ class TaskSelection:
         )
 
 
-def select_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
-    """Return the manifest entries of `tasks` without duplicates; all entries for None.
+def select_tasks(
+    manifest: Manifest, tasks: Sequence[str] | None, added: Mapping[str, TaskEntry] = MappingProxyType({})
+) -> tuple[TaskEntry, ...]:
+    """Return the entries of `tasks` without duplicates; all entries of the manifest for None.
+
+    Args:
+        manifest: manifest of the bundle.
+        tasks: names of tasks.
+        added: tasks that were added to the bundle, by name. Other threads may change them.
 
     Raises:
         InputError: a task is unknown (the message names all such tasks), or the list is empty.
@@ -49,11 +58,19 @@ def select_tasks(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskE
     if isinstance(tasks, str) or not isinstance(tasks, Sequence):
         raise InputError(f"tasks: expected a list of names or None, found {type(tasks).__name__}; pass [name]")
     known = {task.name: task for task in manifest.tasks}
-    if unknown := [name for name in tasks if not (isinstance(name, str) and name in known)]:
-        raise InputError(f"tasks: expected some of {', '.join(known)}, found {', '.join(map(repr, unknown))}")
+    found = [(known.get(name) or added.get(name)) if isinstance(name, str) else None for name in tasks]
+    if unknown := [name for name, entry in zip(tasks, found, strict=True) if entry is None]:
+        raise InputError(f"tasks: expected some of {_names(known, added)}, found {', '.join(map(repr, unknown))}")
     if not tasks:
-        raise InputError(f"tasks: expected some of {', '.join(known)}, found an empty list; None takes all")
-    return tuple(known[name] for name in dict.fromkeys(tasks))  # a repeated task is computed once
+        raise InputError(f"tasks: expected some of {_names(known, added)}, found an empty list; None takes all")
+    # A repeated task is computed once.
+    return tuple({entry.name: entry for entry in found if entry is not None}.values())
+
+
+def _names(known: Iterable[str], added: Mapping[str, TaskEntry]) -> str:
+    """The names of tasks, at most a few of those that were added."""
+    shown = list(added)
+    return ", ".join((*known, *shown[:_SHOWN], *(["…"] if len(shown) > _SHOWN else [])))
 
 
 def require_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Sequence[TaskEntry]) -> TextEncoder:
@@ -72,14 +89,21 @@ def require_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Se
     return require_texts(manifest, encoder, entries, "predict()")
 
 
-def select_embeddings(manifest: Manifest, tasks: Sequence[str] | None) -> tuple[TaskEntry, ...]:
-    """Return the manifest entries of `tasks` without duplicates; for None, all that give embeddings.
+def select_embeddings(
+    manifest: Manifest, tasks: Sequence[str] | None, added: Mapping[str, TaskEntry] = MappingProxyType({})
+) -> tuple[TaskEntry, ...]:
+    """Return the entries of `tasks` without duplicates; for None, all of the manifest that give embeddings.
+
+    Args:
+        manifest: as of `select_tasks`.
+        tasks: as of `select_tasks`.
+        added: as of `select_tasks`.
 
     Raises:
         InputError: as of `select_tasks`; or a task gives no embeddings, or the bundle has no such task.
     """
     others = [task.name for task in manifest.tasks if task.head in EMBEDDINGS]
-    entries = select_tasks(manifest, others if tasks is None and others else tasks)
+    entries = select_tasks(manifest, others if tasks is None and others else tasks, added)
     if wrong := [f"{task.name} ({task.head})" for task in entries if task.head not in EMBEDDINGS]:
         choice = f"select {', '.join(others)}" if others else "the bundle has none; call predict() or run()"
         raise InputError(f"tasks: encode_texts() expects tasks that give embeddings, found {', '.join(wrong)}; {choice}")

@@ -4,11 +4,12 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
 
-from runtime.bundle import BoundFolder, Manifest
+from runtime.bundle import BoundFolder, Manifest, slots_file
 from runtime.cancel import Cancellation
 from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
 from runtime.import_ort import ort
@@ -80,6 +81,7 @@ class OpenBundle:
         outputs: Sequence[str],
         feeds: Mapping[str, npt.NDArray[Any]],
         cancel: Cancellation | None = None,
+        weights: Mapping[str, Any] = MappingProxyType({}),
     ) -> Sequence[npt.NDArray[Any]]:
         """Run a graph; feeds with a captured shape use a CUDA graph.
 
@@ -88,6 +90,7 @@ class OpenBundle:
             outputs: names of the outputs to return.
             feeds: checked inputs.
             cancel: handle that can cancel the run from another thread.
+            weights: further inputs, arrays or OrtValues, which messages do not list.
 
         Returns:
             The named outputs on the host.
@@ -101,10 +104,11 @@ class OpenBundle:
             return here.run(graph, outputs, feeds, cancel)
         run = self._run_of(graph)
         try:
+            given = {**feeds, **weights} if weights else feeds
             if cancel is None:
-                return run(outputs, feeds)
+                return run(outputs, given)
             with cancel.run_options() as options:
-                return run(outputs, feeds, options)
+                return run(outputs, given, options)
         except CancelledError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
@@ -184,7 +188,7 @@ class OpenBundle:
     def verify(self, manifest: Manifest, options: Options) -> tuple[ProbeRow, ...]:
         """Open all graphs and compare them with their probes, as `ProbeCheck.check` does."""
         probes = ProbeCheck(self.files, manifest, self.provider, options)
-        graphs = [graph for graph in self.sessions if graph not in manifest.split_graphs]
+        graphs = [graph for graph in self.sessions if graph in manifest.whole_graphs]
         return tuple(row for graph in graphs for row in probes.check(graph, functools.partial(self.run, graph)))
 
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
@@ -239,7 +243,7 @@ def open_sessions(
     def open_on(provider: Provider) -> OpenBundle:
         probes = ProbeCheck(files, manifest, provider, options) if probe or (probe is None and provider is not CPU) else None
 
-        late = manifest.split_graphs
+        late = set(graphs) - manifest.whole_graphs
 
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
             session = _create(file, provider, manifest, options, packed)
@@ -320,7 +324,7 @@ def _captured(
 
 def _is_routed(graph: str, manifest: Manifest) -> bool:
     """Return whether a graph selects rows by their values; the shapes in all others follow from those of the inputs."""
-    return graph in {variant.routed for variant in manifest.variants}
+    return graph in {name for variant in manifest.variants for name in (variant.routed, slots_file(variant.model))}
 
 
 def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:

@@ -15,7 +15,7 @@ from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.ort.check_graph import input_problems, type_problems
 from runtime.ort.open import OpenBundle
 
-__all__ = ["RoutedGraph", "check_routed_graph"]
+__all__ = ["RoutedGraph", "check_counts", "check_routed_graph", "checked_rows"]
 
 _LOGITS: Final = "logits"
 
@@ -88,16 +88,12 @@ class RoutedGraph:
         Raises:
             InputError: `tasks` or `rows` are invalid.
         """
-        row_ids, numbers = _checked_rows(rows, _batch(feeds)), self._numbers
+        row_ids, numbers = checked_rows(rows, _batch(feeds)), self._numbers
         if isinstance(tasks, str) or not isinstance(tasks, Sequence):
             raise InputError(f"tasks: expected a list with one name per row, found {type(tasks).__name__}")
         if unknown := [repr(name) for name in tasks if not (isinstance(name, str) and name in numbers)]:
             raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(dict.fromkeys(unknown))}")
-        if len(tasks) != len(row_ids):
-            raise InputError(
-                f"tasks: expected one name for each of {len(row_ids)} row(s), found {len(tasks)}; "
-                + ("give as many rows as tasks" if rows is not None else "use rows= to repeat or omit input rows")
-            )
+        check_counts(tasks, row_ids, rows)
         logits = self._run(feeds, row_ids, np.array([numbers[name] for name in tasks], np.int64))
         return [row[: self._widths[name]].copy() for row, name in zip(logits, tasks, strict=True)]
 
@@ -122,7 +118,29 @@ def _batch(feeds: Mapping[str, Array]) -> int:
     return len(next(iter(feeds.values())))
 
 
-def _checked_rows(rows: Sequence[int] | None, batch: int) -> Ids:
+def check_counts(tasks: Sequence[str], row_ids: Ids, rows: Sequence[int] | None) -> None:
+    """Check that there is one task for each result row.
+
+    Raises:
+        InputError: the numbers differ.
+    """
+    if len(tasks) != len(row_ids):
+        raise InputError(
+            f"tasks: expected one name for each of {len(row_ids)} row(s), found {len(tasks)}; "
+            + ("give as many rows as tasks" if rows is not None else "use rows= to repeat or omit input rows")
+        )
+
+
+def checked_rows(rows: Sequence[int] | None, batch: int) -> Ids:
+    """Return the input row of each result row.
+
+    Args:
+        rows: numbers of input rows; None for each row once.
+        batch: number of input rows.
+
+    Raises:
+        InputError: `rows` is not a list of such numbers.
+    """
     if rows is None:
         return np.arange(batch, dtype=np.int64)
     if isinstance(rows, np.ma.MaskedArray):  # asarray() would return the values under the mask

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from runtime.bundle.entries import SEQUENCE
-from runtime.checks.requests import check_drop, select_tasks
+from runtime.checks.requests import check_drop
 from runtime.ort.known_providers import GPUS
 from runtime.predictor import Predictor
 from runtime.serving.limits import Limits, RequestError
@@ -85,7 +85,7 @@ class Batcher:
             InputError: a task or the drop is unknown, or the stride is too large.
             RequestError: the request fails, or it exceeds one of the limits.
         """
-        select_tasks(self._predictor.manifest, request.tasks)
+        self._predictor.entries(request.tasks)
         check_drop(request.drop, self._predictor.drops, "loaded")
         request.check_stride(self._predictor.manifest.max_lengths.get(SEQUENCE))
         job = _Job(request)

@@ -58,6 +58,8 @@ NOT_RUN = {
     "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs a part of a minute",
     "python -m tests.fuzz --replay": "is a part of what tests/fuzz runs",
     "python -m exporter add": "names a command without its folder",
+    "python -m exporter task": "names a command without its folder",
+    "python -m runtime --task NAME=FILE": "names an option without a folder",
     "python -m exporter inspect": "names a command without its folder",
     "python -m exporter": "names a program",
     "python -m runtime": "names a program",
@@ -156,7 +158,8 @@ _READERS = [
     for line in _PROGRAMS
     if line not in NOT_RUN
     and line not in _EXPORTS
-    and not line.startswith("python -m exporter add")
+    and not line.startswith(("python -m exporter add", "python -m exporter task"))
+    and " --task " not in line  # tests/docs/test_hot_tasks_page.py
     and ("markdown_tables" in line or not line.split()[2].startswith(_SLOW))
 ]
 

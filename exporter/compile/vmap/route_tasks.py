@@ -39,6 +39,8 @@ class RouteTasksPass(ir.passes.InPlacePass):
        instead: those of other groups for its first task, with a place that is one beyond the last row. The number of rows of a
        group then does not depend on `task_ids`, as TensorRT requires.
     4. The weights of a single task are used as they are.
+    5. With more numbers than tasks, the tasks are examples, and the caller replaces their stacks by inputs with a place for
+       each number.
     """
 
     def __init__(
@@ -58,8 +60,8 @@ class RouteTasksPass(ir.passes.InPlacePass):
             weights: as in `VectorizeTasksPass`.
             group: as in `VectorizeTasksPass`.
             batch: as in `VectorizeTasksPass`.
-            numbers: each task's number in task_ids, ascending.
-            total: the number of tasks in all groups.
+            numbers: each task's number in task_ids, ascending; more of them by rule 5.
+            total: the number of tasks in all groups, or of numbers by rule 5.
             every_row: see rule 3.
         """
         super().__init__()
@@ -76,9 +78,8 @@ class RouteTasksPass(ir.passes.InPlacePass):
         graph = model.graph
         refuse_subgraphs(self, model)
         problems = template_problems(graph, self.tasks, self.weights)
-        if list(self.numbers) != sorted({n for n in self.numbers if 0 <= n < self.total}) or len(self.numbers) != len(
-            self.tasks
-        ):
+        ascending = sorted({n for n in self.numbers if 0 <= n < self.total})
+        if list(self.numbers) != ascending or len(self.numbers) < len(self.tasks):
             problems.append(f"expected {len(self.tasks)} ascending numbers below {self.total}, found {list(self.numbers)}")
         batch = Batch(self.batch, graph.inputs)
         if not graph.inputs or not all(batch.axis(value) == 0 for value in graph.inputs):

@@ -1,0 +1,102 @@
+"""Comparison of a graph with slots with single-task eager PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import VerificationError
+from exporter.models.inputs import SEQUENCE
+from exporter.plan import Plan, Task
+from exporter.prune.task_groups import TaskGroup
+from exporter.verify.eager import eager
+from exporter.verify.parity import NOTHING_WRITTEN, parity_row
+from exporter.verify.random_inputs import make_inputs
+from exporter.verify.routes import width
+from exporter.verify.verify import SHAPES
+from runtime.bundle import ROUTE_INPUTS, ParityRow
+from runtime.slots.layout import SlotLayout
+
+
+def verify_slots(
+    session: Any,
+    layout: SlotLayout,
+    plan: Plan,
+    task_groups: Sequence[TaskGroup],
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    group_of: Mapping[str, int],
+) -> list[ParityRow]:
+    """Run each task of some pruned models in a slot, and compare its logits with PyTorch.
+
+    The weights are in the last slot of their group; all other slots hold NaN, which must not reach the task's logits.
+
+    Args:
+        session: the ONNX Runtime session of the graph.
+        layout: the layout of the graph.
+        plan: the inputs and the tolerance.
+        task_groups: the pruned models of the tasks.
+        rows: task -> input -> its weights.
+        group_of: task -> number of its group.
+
+    Returns:
+        A row for each task and shape.
+
+    Raises:
+        VerificationError: the graph fails or exceeds its tolerance.
+    """
+    longest = plan.max_lengths.get(SEQUENCE, SHAPES[1][1])
+    shapes = [(batch, min(length, longest)) for batch, length in SHAPES]
+    if all(SEQUENCE not in entry.shape for entry in plan.inputs):  # an image has one size
+        shapes = [(batch, 0) for batch in sorted({batch for batch, _ in SHAPES})]
+    found = [
+        _compare(session, layout, plan, task_group, task, (rows[task.name], group_of[task.name]), shape)
+        for task_group in task_groups
+        for task in task_group.tasks
+        for shape in shapes
+    ]
+    if failed := [row for row in found if not row.max_abs_diff <= row.tolerance]:
+        lines = [
+            f"  {row.task} in a slot at {row.batch}x{row.sequence}: max |onnx - torch| {row.max_abs_diff:.2e}, "
+            f"over {row.tolerance:.2e}"
+            for row in failed
+        ]
+        raise VerificationError(NOTHING_WRITTEN + "\n".join(lines))
+    return found
+
+
+def _compare(
+    session: Any,
+    layout: SlotLayout,
+    plan: Plan,
+    task_group: TaskGroup,
+    task: Task,
+    placed: tuple[Mapping[str, np.ndarray], int],
+    shape: tuple[int, int],
+) -> ParityRow:
+    rows, group = placed
+    slot = group * layout.slots + layout.slots - 1
+    inputs = make_inputs(plan, *shape)
+    (expected,) = eager(task_group, plan, task, inputs)
+    row_ids = np.arange(shape[0])[::-1].astype(np.int64)
+    route = dict(zip(ROUTE_INPUTS, (row_ids, np.full(shape[0], slot, np.int64)), strict=True))
+    try:
+        (logits,) = session.run(None, {**inputs, **route, **_stacks(layout, rows)})
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
+        where = f"the graph with slots fails at {shape[0]}x{shape[1]}"
+        raise VerificationError(f"{where}; nothing was written: {error}") from error
+    count = width(task)
+    if not np.isneginf(logits[:, count:]).all():
+        raise VerificationError(f"{NOTHING_WRITTEN}  {task.name} in a slot has logits beyond its {count} column(s)")
+    return parity_row(task, expected[row_ids], logits[:, :count], shape, plan.atol)
+
+
+def _stacks(layout: SlotLayout, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    stacks = {}
+    for weight in layout.weights:
+        fill = np.nan if np.issubdtype(np.dtype(weight.dtype), np.floating) else 0
+        stacks[weight.name] = np.full((layout.slots, *weight.shape), fill, weight.dtype)
+        if weight.name in rows:
+            stacks[weight.name][-1] = rows[weight.name]
+    return stacks

@@ -1,0 +1,137 @@
+"""The tasks that are added to a predictor while it serves."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from threading import Lock
+from types import MappingProxyType
+
+from runtime.bundle import BoundFolder, Manifest, TaskEntry, slots_file
+from runtime.bundle.manifest import EXPORT_AGAIN
+from runtime.errors import BundleError, InputError
+from runtime.ort.open import OpenBundle
+from runtime.slots.graph import SlotsGraph
+from runtime.slots.layout import SlotLayout, layout_file
+from runtime.slots.task_file import HotEntry, TaskWeights, open_task_file, own_weights
+
+__all__ = ["HotTasks", "read_layouts"]
+
+
+def read_layouts(files: BoundFolder, manifest: Manifest, drops: Sequence[int]) -> dict[int, SlotLayout]:
+    """Return drop -> layout of its graph with slots; empty if the bundle was exported without slots.
+
+    Raises:
+        BundleError: a layout is damaged.
+    """
+    graphs = {drop: slots_file(manifest.variant(drop).model) for drop in drops}
+    found = {drop: graph for drop, graph in graphs.items() if graph in manifest.files}
+    layouts = {
+        drop: SlotLayout.from_bytes(files.read(layout_file(graph)), files.path / layout_file(graph))
+        for drop, graph in found.items()
+    }
+    if found and len(found) != len(graphs):
+        given = ", ".join(map(str, found))
+        raise BundleError(f"{files.path}: expected a graph with slots for each drop, found them for {given}; {EXPORT_AGAIN}")
+    return layouts
+
+
+class HotTasks:
+    """Tasks by name, each a version that calls keep to their end. Thread-safe; a look-up takes no lock."""
+
+    def __init__(self, manifest: Manifest, files: BoundFolder, bundle: OpenBundle, layouts: Mapping[int, SlotLayout]) -> None:
+        """Start without added tasks.
+
+        Args:
+            manifest: manifest of the bundle.
+            files: files of the bundle.
+            bundle: open sessions.
+            layouts: drop -> layout of its graph with slots.
+        """
+        self.graphs = {
+            drop: SlotsGraph(bundle, slots_file(manifest.variant(drop).model), drop, layout) for drop, layout in layouts.items()
+        }
+        self._layouts, self._manifest, self._files = layouts, manifest, files
+        self._added: dict[str, HotEntry] = {}
+        self._own: dict[str, HotEntry] = {}
+        self._changes = Lock()
+        self._bundled = {entry.name: entry for entry in manifest.tasks}
+        self._results = {name for entry in manifest.tasks for name in entry.result_names}
+
+    @property
+    def added(self) -> Mapping[str, TaskEntry]:
+        """Added tasks by name; a view that changes with them."""
+        return MappingProxyType(self._added)
+
+    def add(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Add a task, for `Predictor.add_task`."""
+        self._check_new(name)
+        entry, rows = open_task_file(path, name, self._layouts, self._manifest.precision)
+        with self._changes:
+            self._check_new(name)  # again: another thread may have added it meanwhile
+            for drop, graph in self.graphs.items():
+                graph.table.preload(entry.weights[drop], rows[drop])
+            self._added[name] = entry
+
+    def replace(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Replace a task that was added, for `Predictor.replace_task`."""
+        self._find(name)
+        entry, rows = open_task_file(path, name, self._layouts, self._manifest.precision)
+        with self._changes:
+            before = self._find(name)
+            for drop, graph in self.graphs.items():
+                graph.table.preload(entry.weights[drop], rows[drop])
+            self._added[name] = entry
+        self._forget(before)
+
+    def remove(self, name: str) -> None:
+        """Remove a task that was added, for `Predictor.remove_task`."""
+        with self._changes:
+            before = self._find(name)
+            del self._added[name]
+        self._forget(before)
+
+    def in_slots(self, entries: Sequence[TaskEntry]) -> list[HotEntry]:
+        """Return the entries in the form that a graph with slots takes; those of the bundle come from its files.
+
+        Raises:
+            InputError: a task of the bundle has no weights for slots.
+        """
+        return [entry if isinstance(entry, HotEntry) else self._bundle_task(entry) for entry in entries]
+
+    def _bundle_task(self, entry: TaskEntry) -> HotEntry:
+        if (found := self._own.get(entry.name)) is None:
+            weights: dict[int, TaskWeights] = {}
+            for drop, layout in self._layouts.items():
+                if (name := layout.own.get(entry.name)) is None:
+                    raise InputError(f"tasks: {entry.name} cannot be in one call with added tasks: call it by itself")
+                weights[drop] = own_weights(partial(self._files.read, name), str(self._files.path / name), layout, drop)
+            with self._changes:
+                found = self._own.setdefault(entry.name, HotEntry(**vars(entry), weights=weights))
+        return found
+
+    def _check_new(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise InputError(f"add_task(): expected a name, found {name!r}")
+        if name in self._bundled:
+            raise InputError(f"add_task(): {name!r} is a task of the bundle: choose another name")
+        if name in self._results:
+            raise InputError(f"add_task(): {name!r} is a result of a task of the bundle: choose another name")
+        if name in self._added:
+            raise InputError(f"add_task(): there is a task {name!r}: call replace_task(), or choose another name")
+
+    def _find(self, name: str) -> HotEntry:
+        if isinstance(name, str) and name in self._bundled:
+            raise InputError(f"{name!r} is a task of the bundle and stays: only added tasks can be replaced or removed")
+        found = self._added.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise InputError(f"expected the name of an added task, found {name!r}; {_known(self._added)}")
+        return found
+
+    def _forget(self, entry: HotEntry) -> None:
+        for drop, graph in self.graphs.items():
+            graph.table.forget(entry.weights[drop])
+
+
+def _known(names: Mapping[str, object]) -> str:
+    shown = list(names)[:10]
+    return f"added: {', '.join(shown)}{', …' if len(names) > len(shown) else ''}" if shown else "no task was added"

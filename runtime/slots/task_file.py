@@ -1,0 +1,239 @@
+"""Files of single tasks, which any number of services add while they run."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.bundle import ROUTED_HEADS, ParityRow, TaskEntry
+from runtime.bundle.schema import decode, encode
+from runtime.errors import InputError
+from runtime.slots.layout import SlotLayout
+from runtime.slots.tensors import pack, unpack
+
+__all__ = ["HotEntry", "TaskWeights", "open_task_file", "own_weights", "task_file_bytes"]
+
+_FORMAT: Final = "adapterdrop-task"
+_VERSION: Final = "1"
+_MAKE_AGAIN: Final = "make it again with `python -m exporter task DIR --adapter SOURCE --output FILE`"
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskWeights:
+    """The weights of one version of a task for one graph with slots; they stay in their file until a slot needs them.
+
+    Attributes:
+        group: number of the group whose slots it takes.
+        read: reads the weights: input of the graph -> array. Raises an AdapterDropError if the file has changed.
+    """
+
+    group: int
+    read: Callable[[], Mapping[str, Array]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HotEntry(TaskEntry):
+    """A task that calls compute in a slot. Calls keep the entry with which they began, also if the task is replaced.
+
+    Attributes:
+        weights: drop -> weights.
+    """
+
+    weights: Mapping[int, TaskWeights] = field(repr=False)
+    # Two versions of a task are two entries, even if their names and labels are equal.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+def task_file_bytes(
+    entry: TaskEntry, precision: str, graphs: Mapping[str, tuple[int, int, Mapping[str, Array]]], parity: Sequence[ParityRow]
+) -> bytes:
+    """Return the content of a task file.
+
+    Args:
+        entry: the task.
+        precision: precision of the graphs.
+        graphs: identity of a graph -> (drop, number of the group, input of the graph -> weights).
+        parity: comparisons with eager PyTorch.
+
+    Raises:
+        ValueError: a weight has a type that the format lacks.
+    """
+    known = {str(drop): {"identity": identity, "group": group} for identity, (drop, group, _) in graphs.items()}
+    metadata = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "task": json.dumps(encode(entry), ensure_ascii=False),
+        "precision": precision,
+        "graphs": json.dumps(known, sort_keys=True),
+        "parity": json.dumps(encode(list(parity))),
+    }
+    arrays = {f"{drop}:{name}": array for drop, _, rows in graphs.values() for name, array in rows.items()}
+    return pack(arrays, metadata)
+
+
+def open_task_file(
+    path: str | os.PathLike[str], name: str, layouts: Mapping[int, SlotLayout], precision: str
+) -> tuple[HotEntry, dict[int, dict[str, Array]]]:
+    """Read and check a task file.
+
+    Args:
+        path: the file. It must stay where it is while the task is in use: weights are read again when a slot needs them.
+        name: name of the task in this predictor.
+        layouts: drop -> layout of its graph with slots.
+        precision: precision of the bundle.
+
+    Returns:
+        The task, and its weights by drop.
+
+    Raises:
+        InputError: the file cannot be read, is damaged, or was made for another bundle; or a weight is NaN or infinite.
+    """
+    shown = os.fspath(path)
+    where = Path(path).absolute()
+    content = _content(where, shown)
+    arrays, metadata = _unpacked(content, shown)
+    entry = _entry(metadata, shown)
+    found = _graphs(metadata, shown)
+    if metadata.get("precision") != precision:
+        raise InputError(
+            f"{shown}: expected a task for a bundle in {precision}, found one for {metadata.get('precision')!r}: "
+            f"give the file that was made for this bundle, or {_MAKE_AGAIN}"
+        )
+    weights, rows = {}, {}
+    sha256 = hashlib.sha256(content).hexdigest()
+    for drop, layout in layouts.items():
+        if str(drop) not in found:
+            raise InputError(f"{shown}: expected weights for drop {drop}, found drop {', '.join(found)}: {_MAKE_AGAIN}")
+        group = _group(found[str(drop)], layout, shown, drop)
+        rows[drop] = _rows(arrays, layout, group, drop, shown, finite=True)
+        if entry.columns > layout.groups[group].columns:
+            most = layout.groups[group].columns
+            raise InputError(f"{shown}: expected at most {most} label(s), found {entry.columns}: {_MAKE_AGAIN}")
+        weights[drop] = TaskWeights(group, _reader(where, shown, sha256, layout, group, drop))
+    return HotEntry(**vars(replace(entry, name=name, outputs=(name,))), weights=weights), rows
+
+
+def own_weights(read: Callable[[], bytes], shown: str, layout: SlotLayout, drop: int) -> TaskWeights:
+    """Return the weights of a task of the bundle, from a file whose hash the manifest has.
+
+    Args:
+        read: reads the file.
+        shown: the file, for messages.
+        layout: layout of the graph.
+        drop: drop of the variant.
+
+    Raises:
+        InputError: the file does not fit the layout.
+    """
+    arrays, metadata = _unpacked(read(), shown)
+    group = _group(_graphs(metadata, shown).get(str(drop), {}), layout, shown, drop)
+    _rows(arrays, layout, group, drop, shown, finite=False)
+
+    def read_again() -> Mapping[str, Array]:
+        return _rows(_unpacked(read(), shown)[0], layout, group, drop, shown, finite=False)
+
+    return TaskWeights(group, read_again)
+
+
+def _reader(
+    path: Path, shown: str, sha256: str, layout: SlotLayout, group: int, drop: int
+) -> Callable[[], Mapping[str, Array]]:
+    # The file is read, not mapped: a file that is cut off while it is mapped ends the process.
+    def read() -> Mapping[str, Array]:
+        content = _content(path, shown)
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise InputError(
+                f"{shown}: the file has changed since the task was added; write a new version to another file, and call "
+                "replace_task() with it"
+            )
+        return _rows(_unpacked(content, shown)[0], layout, group, drop, shown, finite=False)
+
+    return read
+
+
+def _content(path: Path, shown: str) -> bytes:
+    try:
+        if not path.is_file():  # reading from a pipe would not end
+            raise FileNotFoundError(2, "there is no such file")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{shown}: the task file cannot be read: {error.strerror}") from error
+
+
+def _unpacked(content: bytes, shown: str) -> tuple[dict[str, Array], dict[str, str]]:
+    try:
+        arrays, metadata = unpack(content)
+    except ValueError as error:
+        raise InputError(f"{shown}: not a task file, or damaged: {error}; {_MAKE_AGAIN}") from error
+    if metadata.get("format") != _FORMAT:
+        raise InputError(f"{shown}: expected a file of `python -m exporter task`, found other weights; {_MAKE_AGAIN}")
+    if metadata.get("version") != _VERSION:
+        found = metadata.get("version")
+        raise InputError(f"{shown}: expected version {_VERSION} of task files, found {found!r}; {_MAKE_AGAIN}")
+    return arrays, metadata
+
+
+def _entry(metadata: Mapping[str, str], shown: str) -> TaskEntry:
+    problems: list[str] = []
+    entry = decode(TaskEntry, _json(metadata, "task", shown), "task", problems)
+    if not problems:
+        problems = list(entry.problems("task"))
+        if entry.head not in ROUTED_HEADS:
+            problems.append(f"task.head: expected one of {', '.join(ROUTED_HEADS)}, found {entry.head}")
+    if problems:
+        raise InputError(f"{shown}: {'; '.join(problems[:10])}; {_MAKE_AGAIN}")
+    return entry  # type: ignore[no-any-return]  # decode() returns Any: the type is its argument
+
+
+def _graphs(metadata: Mapping[str, str], shown: str) -> dict[str, Mapping[str, Any]]:
+    found = _json(metadata, "graphs", shown)
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+        raise InputError(f"{shown}: graphs: expected an object for each drop; {_MAKE_AGAIN}")
+    return found
+
+
+def _json(metadata: Mapping[str, str], key: str, shown: str) -> Any:
+    try:
+        return json.loads(metadata.get(key, ""))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{shown}: {key}: expected JSON, found: {error}; {_MAKE_AGAIN}") from error
+
+
+def _group(found: Mapping[str, Any], layout: SlotLayout, shown: str, drop: int) -> int:
+    if found.get("identity") != layout.identity:
+        raise InputError(
+            f"{shown}: expected a task for the graph of this bundle at drop {drop}, found one for another trunk, drop or set "
+            f"of structures: give the file that was made for this bundle, or {_MAKE_AGAIN}"
+        )
+    group = found.get("group")
+    if not isinstance(group, int) or isinstance(group, bool) or not 0 <= group < len(layout.groups):
+        raise InputError(f"{shown}: group: expected a number below {len(layout.groups)}, found {group!r}; {_MAKE_AGAIN}")
+    return group
+
+
+def _rows(arrays: Mapping[str, Array], layout: SlotLayout, group: int, drop: int, shown: str, finite: bool) -> dict[str, Array]:
+    """Return input of the graph -> weights of a task, after checking their types and shapes."""
+    rows, problems = {}, []
+    for weight in layout.weights:
+        if weight.group != group:
+            continue
+        array = arrays.get(f"{drop}:{weight.name}")
+        if array is None or array.shape != weight.shape or array.dtype.name != weight.dtype:
+            found = "none" if array is None else f"{array.dtype.name} {list(array.shape)}"
+            problems.append(f"{weight.name}: expected {weight.dtype} {list(weight.shape)}, found {found}")
+        elif finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+            problems.append(f"{weight.name}: expected finite weights, found NaN or infinity")
+        else:
+            rows[weight.name] = array
+    if problems:
+        raise InputError(f"{shown}: {'; '.join(problems[:10])}; {_MAKE_AGAIN}")
+    return rows

@@ -1,0 +1,89 @@
+"""The file format of task weights: safetensors, read and written with numpy only."""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["DTYPES", "pack", "unpack"]
+
+DTYPES: Final[Mapping[str, str]] = {
+    "BOOL": "bool",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "I8": "int8",
+    "U8": "uint8",
+    "I32": "int32",
+    "I64": "int64",
+}
+_NAMES: Final = {name: code for code, name in DTYPES.items()}
+_LENGTH: Final = struct.Struct("<Q")
+_METADATA: Final = "__metadata__"
+
+
+def pack(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Return the content of a safetensors file; equal arguments give equal bytes.
+
+    Raises:
+        ValueError: an array has another type than those of `DTYPES`.
+    """
+    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))}
+    parts, end = [], 0
+    # By size of the elements, so that each array is aligned.
+    for name in sorted(arrays, key=lambda each: (-arrays[each].dtype.itemsize, each)):
+        array = arrays[name]
+        if array.dtype.name not in _NAMES:
+            raise ValueError(f"{name}: expected one of the types {', '.join(_NAMES)}, found {array.dtype.name}")
+        data = np.asarray(array, order="C").tobytes()
+        header[name] = {"dtype": _NAMES[array.dtype.name], "shape": list(array.shape), "data_offsets": [end, end + len(data)]}
+        parts.append(data)
+        end += len(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((_LENGTH.pack(len(text)), text, *parts))
+
+
+def unpack(content: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Return the arrays and the metadata of a safetensors file. The arrays are views of `content`.
+
+    Raises:
+        ValueError: the content is not that of a safetensors file, or is not complete.
+    """
+    if len(content) < _LENGTH.size:
+        raise ValueError(f"expected at least {_LENGTH.size} bytes, found {len(content)}")
+    (length,) = _LENGTH.unpack_from(content)
+    start = _LENGTH.size + length
+    if start > len(content):
+        raise ValueError(f"expected a header of {length:,} bytes, found {len(content) - _LENGTH.size:,} bytes after its length")
+    try:
+        header = dict(json.loads(content[_LENGTH.size : start].decode("utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:  # not UTF-8, not JSON, or not an object
+        raise ValueError(f"expected a header in JSON, found: {error}") from error
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError(f"{_METADATA}: expected an object of strings")
+    data = memoryview(content)[start:]
+    arrays = {name: _array(name, entry, data) for name, entry in header.items()}
+    if (size := sum(array.nbytes for array in arrays.values())) != len(data):
+        raise ValueError(f"expected {size:,} bytes of weights, found {len(data):,}")
+    return arrays, metadata
+
+
+def _array(name: str, entry: Any, data: memoryview) -> npt.NDArray[Any]:
+    try:
+        code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, begin, end]
+        valid = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers)
+        dtype = np.dtype(DTYPES[code])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected dtype ({', '.join(DTYPES)}), shape and data_offsets in the header") from error
+    if not valid or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name}: expected offsets that fit {code} {shape}, found {[begin, end]}")
+    if end > len(data):
+        raise ValueError(f"{name}: expected its weights up to byte {end:,}, found {len(data):,} bytes: the file is cut off")
+    return np.frombuffer(data[begin:end], dtype).reshape(shape)

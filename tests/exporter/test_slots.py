@@ -1,0 +1,360 @@
+"""Bundles with slots: task files, and tasks that join a running predictor, against single-task PyTorch."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from adapters import LoRAConfig, SeqBnConfig
+
+import runtime
+from exporter import ExportError, add, export, task
+from exporter.cli.main import main
+from runtime.errors import InputError
+from runtime.slots.tensors import pack, unpack
+from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model, tokenizer
+
+TASKS = {
+    "topic": ("seq_bn", "4"),
+    "mood": (LoRAConfig(r=2), "3"),
+    "spam": ("seq_bn", "2"),
+    "news": ("seq_bn", "4"),
+    "stars": ("seq_bn", "reg"),
+    "tone": (LoRAConfig(r=2), "2"),
+}
+OWN = ("topic", "mood")
+NEW = ("spam", "news", "stars", "tone")
+DROPS = (1, 0)
+
+
+def _only(*names: str, **others: Any) -> Any:
+    """The model with some of the tasks, and others, on the same trunk."""
+    model = tiny_model({**TASKS, **others})
+    for name in set(TASKS) - set(names):
+        model.delete_adapter(name)
+        model.delete_head(name)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model(TASKS)
+
+
+@pytest.fixture(scope="module")
+def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slots") / "onnx"
+    export(model, tasks=OWN, drop=DROPS, slots=2, output=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("files")
+    return {name: task(folder, output=place / f"{name}.safetensors", model=_only(name)).output for name in NEW}
+
+
+@pytest.fixture
+def predictor(folder: Path) -> runtime.Predictor:
+    return runtime.load(folder, provider="cpu", threads=1)
+
+
+@pytest.mark.parametrize("drop", DROPS)
+def test_added_tasks_answer_as_pytorch(model: Any, predictor: runtime.Predictor, files: dict[str, Path], drop: int) -> None:
+    """More tasks of a structure than slots, tasks of the bundle among them, and fewer labels than the most."""
+    for name, file in files.items():
+        predictor.add_task(name, file)
+    assert predictor.tasks == (*OWN, *NEW)
+    feeds = inputs((4, 9))
+    answers = predictor.run(feeds, [*NEW, *OWN], drop=drop)
+    assert list(answers) == [*NEW, *OWN]
+    expected = {name: reference(model, name, feeds, drop) for name in answers}
+    for name, answer in answers.items():
+        assert_parity(answer, expected[name])
+    names, rows = ["news", "tone", "stars", "spam", "topic", "news"], [3, 0, 0, 1, 2, 0]
+    for name, row, answer in zip(names, rows, predictor.run_routed(feeds, names, rows, drop), strict=True):
+        assert_parity(answer, expected[name][row])
+    assert set(predictor.run(feeds, drop=drop)) == set(OWN)
+
+
+def test_a_task_leaves_and_another_takes_its_name(model: Any, predictor: runtime.Predictor, files: dict[str, Path]) -> None:
+    feeds = inputs((2, 5))
+    predictor.add_task("new", files["spam"])
+    assert_parity(predictor.run(feeds, ["new"])["new"], reference(model, "spam", feeds, 1))
+    predictor.replace_task("new", files["tone"])  # of another structure
+    assert_parity(predictor.run(feeds, ["new"])["new"], reference(model, "tone", feeds, 1))
+    predictor.remove_task("new")
+    assert predictor.tasks == OWN
+    with pytest.raises(InputError, match="expected some of topic, mood, found 'new'"):
+        predictor.run(feeds, ["new"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, file: p.add_task("topic", file), "'topic' is a task of the bundle: choose another name"),
+        (lambda p, file: p.add_task("there", file), "there is a task 'there': call replace_task"),
+        (lambda p, file: p.add_task("", file), "expected a name"),
+        (lambda p, _: p.remove_task("other"), "expected the name of an added task, found 'other'; added: there"),
+        (lambda p, _: p.remove_task("topic"), "'topic' is a task of the bundle and stays"),
+        (lambda p, file: p.replace_task("other", file), "found 'other'; added: there"),
+        (lambda p, file: p.add_task("new", file.parent), "there is no such file"),
+    ],
+)
+def test_wrong_changes_are_refused(
+    predictor: runtime.Predictor, files: dict[str, Path], change: Callable[[Any, Path], None], message: str
+) -> None:
+    predictor.add_task("there", files["spam"])
+    with pytest.raises(InputError, match=message):
+        change(predictor, files["news"])
+    assert predictor.tasks == (*OWN, "there")
+
+
+def _edited(file: Path, target: Path, edit: Callable[[dict[str, Any], dict[str, str]], None]) -> Path:
+    arrays, metadata = unpack(file.read_bytes())
+    arrays = {name: array.copy() for name, array in arrays.items()}
+    edit(arrays, metadata)
+    target.write_bytes(pack(arrays, metadata))
+    return target
+
+
+def _set_nan(arrays: dict[str, Any], metadata: dict[str, str]) -> None:
+    next(array for array in arrays.values() if array.dtype.kind == "f")[...] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_set_nan, "expected finite weights, found NaN"),
+        (lambda arrays, _: arrays.clear(), r"expected .*, found none"),
+        (lambda _, metadata: metadata.update(version="2"), "expected version 1 of task files, found '2'"),
+        (lambda _, metadata: metadata.update(format="x"), "found other weights"),
+        (
+            lambda _, metadata: metadata.update(precision="int8"),
+            "expected a task for a bundle in fp32, found one for 'int8'",
+        ),
+        (lambda _, metadata: metadata.update(graphs='{"1": {}}'), "found one for another trunk, drop or set of"),
+        (lambda _, metadata: metadata.update(graphs='{"7": {}}'), "expected weights for drop 1, found drop 7"),
+        (lambda _, metadata: metadata.update(task="[]"), "task: expected an object"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(
+    model: Any,
+    predictor: runtime.Predictor,
+    files: dict[str, Path],
+    tmp_path: Path,
+    edit: Callable[[dict[str, Any], dict[str, str]], None],
+    message: str,
+) -> None:
+    predictor.add_task("spam", files["spam"])
+    with pytest.raises(InputError, match=message):
+        predictor.add_task("new", _edited(files["news"], tmp_path / "file", edit))
+    feeds = inputs((1, 4))
+    assert_parity(predictor.run(feeds, ["spam"])["spam"], reference(model, "spam", feeds, 1))
+
+
+def test_cut_and_changed_bytes_never_load(predictor: runtime.Predictor, files: dict[str, Path], tmp_path: Path) -> None:
+    """A file that is cut off anywhere is refused by one message. A changed byte is, or means nothing, as in a name."""
+    content, generator = files["spam"].read_bytes(), random.Random(0)  # noqa: S311
+    for size in [0, 3, 8, 100, len(content) - 1, *(generator.randrange(len(content)) for _ in range(30))]:
+        (tmp_path / "cut").write_bytes(content[:size])
+        with pytest.raises(InputError, match="damaged"):
+            predictor.add_task("new", tmp_path / "cut")
+    for _ in range(100):
+        changed = bytearray(content)
+        changed[generator.randrange(2000)] ^= 1 << generator.randrange(8)
+        (tmp_path / "changed").write_bytes(changed)
+        try:
+            predictor.add_task("new", tmp_path / "changed")
+            predictor.remove_task("new")
+        except InputError:
+            continue
+
+
+def test_a_file_that_changes_is_noticed(
+    model: Any, predictor: runtime.Predictor, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """The weights of an evicted task come from its file again, which must be the one that was added."""
+    for name in ("spam", "news", "stars"):
+        predictor.add_task(name, shutil.copy(files[name], tmp_path / name))
+    shutil.copy(files["tone"], tmp_path / "stars")  # two slots: this task has none yet
+    feeds = inputs((2, 5))
+    with pytest.raises(InputError, match="the file has changed since the task was added"):
+        predictor.run(feeds, ["spam", "news", "stars"])
+    for name in ("spam", "news"):
+        assert_parity(predictor.run(feeds, [name])[name], reference(model, name, feeds, 1))
+    predictor.replace_task("stars", files["stars"])
+    assert_parity(predictor.run(feeds, ["stars"])["stars"], reference(model, "stars", feeds, 1))
+
+
+def test_threads_add_replace_and_call(model: Any, predictor: runtime.Predictor, files: dict[str, Path]) -> None:
+    """Every answer is that of one version of the task, whatever other threads do meanwhile."""
+    feeds = inputs((3, 6))
+    expected = {name: reference(model, name, feeds, 1) for name in (*NEW, *OWN)}
+    versions = {"a": ("spam", "stars"), "b": ("tone",), "c": ("news",), "d": ("spam", "news", "tone")}
+    for name, sources in versions.items():
+        predictor.add_task(name, files[sources[0]])
+    failures: list[object] = []
+    answered = [0]
+    end = time.monotonic() + 4
+
+    def change(seed: int) -> None:
+        generator = random.Random(seed)  # noqa: S311
+        while time.monotonic() < end:
+            name = generator.choice(list(versions))
+            try:
+                if generator.random() < 0.3:
+                    predictor.remove_task(name)
+                    predictor.add_task(name, files[generator.choice(versions[name])])
+                else:
+                    predictor.replace_task(name, files[generator.choice(versions[name])])
+            except InputError as error:  # the other thread was faster
+                if "there is a task" not in str(error) and "expected the name of" not in str(error):
+                    failures.append(error)
+
+    def call(seed: int) -> None:
+        generator = random.Random(seed)  # noqa: S311
+        while time.monotonic() < end:
+            names = generator.sample([*versions, *OWN], generator.randint(1, 5))
+            try:
+                if generator.random() < 0.5:
+                    answers = dict(predictor.run(feeds, names))
+                else:
+                    rows = [generator.randrange(3) for _ in names]
+                    routed = predictor.run_routed(feeds, names, rows)
+                    answers = dict(zip(names, routed, strict=True))
+                    for name, row in zip(names, rows, strict=True):
+                        answers[name] = np.concatenate(
+                            [expected[_closest(answers[name], name, row)][:row], answers[name][None]]
+                        )
+            except InputError as error:
+                if "expected some of" not in str(error):  # the task was removed
+                    failures.append(error)
+                continue
+            answered[0] += 1
+            for name, answer in answers.items():
+                sources = versions.get(name, (name,))
+                same = [expected[each][: len(answer)] for each in sources if expected[each].shape[1] == answer.shape[1]]
+                if not any(np.abs(each - answer).max() < 1e-4 for each in same):
+                    failures.append((name, answer))
+
+    def _closest(answer: np.ndarray, name: str, row: int) -> str:
+        fitting = [each for each in versions.get(name, (name,)) if expected[each].shape[1] == len(answer)]
+        return min(fitting, key=lambda each: float(np.abs(expected[each][row] - answer).max()))
+
+    workers = [threading.Thread(target=change, args=(n,)) for n in range(2)]
+    workers += [threading.Thread(target=call, args=(10 + n,)) for n in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert not any(worker.is_alive() for worker in workers)
+    assert not failures
+    assert answered[0] > 20
+
+
+def test_texts_and_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from runtime.__main__ import main as run
+
+    model = tiny_model({name: TASKS[name] for name in ("topic", "spam")}, _vocabulary())
+    small = tiny_model({name: TASKS[name] for name in ("topic", "spam")}, _vocabulary())
+    export(model, tokenizer(), tasks=["topic"], slots=1, output=tmp_path / "onnx")
+    small.delete_adapter("topic")
+    small.delete_head("topic")
+    small.save_pretrained(tmp_path / "model")
+    made = ["--model", str(tmp_path / "model")]
+    assert main(["task", str(tmp_path / "onnx"), *made, "--output", str(tmp_path / "junk"), "--quiet"]) == 0
+    predictor = runtime.load(tmp_path / "onnx", provider="cpu")
+    predictor.add_task("junk", tmp_path / "junk")
+    found = predictor.predict(["a text", "two texts of more words"], ["junk", "topic"])
+    assert [len(each) for each in found.values()] == [2, 2]
+    assert all(len(each.scores) == 2 for each in found["junk"])
+    arguments = [str(tmp_path / "onnx"), "--text", "a text", "--provider", "cpu"]
+    assert run([*arguments, "--task", f"junk={tmp_path / 'junk'}"]) == 0
+    assert "junk" in capsys.readouterr().out
+    assert run([*arguments, "--task", "junk"]) == 2
+    assert "--task: expected NAME=FILE, found 'junk'" in capsys.readouterr().err
+
+
+def _vocabulary() -> Any:
+    from tests.helpers.tiny_models import bert_config
+
+    return bert_config(30522)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "head", "message"),
+    [
+        ("wide", "seq_bn", "5", "has 5 labels, a slot of its structure has 4"),
+        ("large", LoRAConfig(r=4), "2", "its adapter has r 4, that of the task 'mood' has r 2"),
+        ("two", "double_seq_bn", "2", "no task of the bundle has the structure of the task 'two'"),
+        ("tags", "seq_bn", "tag", "a routed graph gives one vector per row"),
+        ("bottle", SeqBnConfig(reduction_factor=4), "2", "that of the task 'topic' has reduction_factor 16"),
+    ],
+)
+def test_tasks_that_do_not_fit_a_slot(folder: Path, tmp_path: Path, name: str, config: Any, head: str, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        task(folder, model=_only(**{name: (config, head)}), output=tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize(
+    ("slots", "message"), [(0, "from 1 to 65,536, found 0"), (-3, "found -3"), (True, "found True"), ("4", "found '4'")]
+)
+def test_numbers_of_slots(model: Any, tmp_path: Path, slots: Any, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(model, tasks=OWN, slots=slots, output=tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_a_bundle_without_slots(model: Any, files: dict[str, Path], tmp_path: Path) -> None:
+    export(model, tasks=OWN, extendable=True, output=tmp_path / "onnx")
+    with pytest.raises(InputError, match="this bundle has no slots for further tasks"):
+        runtime.load(tmp_path / "onnx", provider="cpu").add_task("spam", files["spam"])
+    with pytest.raises(ExportError, match="has no slots for further tasks: export it again with --slots N"):
+        task(tmp_path / "onnx", model=_only("spam"), output=tmp_path / "file")
+
+
+def test_a_task_of_another_trunk_is_refused(model: Any, files: dict[str, Path], tmp_path: Path) -> None:
+    export(tiny_model(TASKS, seed=1), tasks=OWN, slots=2, drop=DROPS, output=tmp_path / "onnx")
+    with pytest.raises(InputError, match="found one for another trunk, drop or set of"):
+        runtime.load(tmp_path / "onnx", provider="cpu").add_task("spam", files["spam"])
+
+
+def test_tasks_join_the_bundle_and_its_slots(model: Any, folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    grown = shutil.copytree(folder, tmp_path / "onnx")
+    add(grown, model=_only("spam"))
+    predictor = runtime.load(grown, provider="cpu")
+    assert predictor.tasks == (*OWN, "spam")
+    predictor.add_task("tone", files["tone"])  # the graph is the same
+    feeds = inputs((2, 6))
+    for name, answer in predictor.run(feeds, ["spam", "tone", "topic"]).items():
+        assert_parity(answer, reference(model, name, feeds, 1))
+
+
+@pytest.mark.parametrize(("precision", "target"), [("int8", "cpu"), ("fp16", "portable")])
+def test_slots_in_lower_precision(tmp_path: Path, precision: str, target: str) -> None:
+    tasks = {name: TASKS[name] for name in ("topic", "spam")}
+    export(tiny_model(tasks), tasks=["topic"], slots=1, precision=precision, target=target, output=tmp_path / "onnx")
+    other = tiny_model(tasks)
+    other.delete_adapter("topic")
+    other.delete_head("topic")
+    report = task(tmp_path / "onnx", model=other, output=tmp_path / "file")
+    assert max(row.max_abs_diff for row in report.parity) < 0.1
+    predictor = runtime.load(tmp_path / "onnx", provider="cpu")
+    predictor.add_task("spam", tmp_path / "file")
+    feeds = inputs((2, 6))
+    expected = reference(tiny_model(tasks), "spam", feeds)
+    assert np.abs(predictor.run(feeds, ["spam"])["spam"] - expected).max() < 0.1
+
+
+def test_measured_ranges_have_no_slots(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="needs calibration texts of all tasks, and tasks in slots come later"):
+        export(model, tasks=OWN, slots=1, precision="int8", target="openvino", output=tmp_path / "onnx")
