@@ -74,8 +74,8 @@ class StatePredictor(ArrayPredictor):
         selection = self._select(tasks)
         if hot := [entry.name for entry in selection.entries if isinstance(entry, HotEntry)]:
             raise InputError(
-                f"tasks: run_branches() expects tasks of the bundle, found added ones ({', '.join(hot)}): call run() or predict() "
-                "for them, or add them with `python -m exporter add`"
+                f"tasks: run_branches() expects tasks of the bundle, found added ones ({', '.join(hot)}): call run() or "
+                "predict() for them, or add them with `python -m exporter add`"
             )
         if not isinstance(states, TrunkStates) or not len(states):
             raise InputError(f"states: expected TrunkStates of at least one text, found {states!r:.100}")

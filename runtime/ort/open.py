@@ -242,7 +242,6 @@ def open_sessions(
 
     def open_on(provider: Provider) -> OpenBundle:
         probes = ProbeCheck(files, manifest, provider, options) if probe or (probe is None and provider is not CPU) else None
-
         late = set(graphs) - manifest.whole_graphs
 
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
@@ -260,9 +259,7 @@ def open_sessions(
         bundle = OpenBundle(provider, sessions, files, captured, options.cuda.device, options.threads, forked=again)
         if probes is not None and provider is not CPU:
             for graph in graphs:
-                if (
-                    graph not in late
-                ):  # the parts of a split are opened when they are used; they have the operators of the whole
+                if graph not in late:  # the others are opened when they are used, and have the same operators
                     probes.check(graph, functools.partial(bundle.run, graph))
         return bundle
 
