@@ -50,10 +50,10 @@ def _lora(own: dict[str, Any], its: dict[str, Any]) -> float | None:
 
 
 def _bottleneck(own: dict[str, Any], its: dict[str, Any]) -> float | None:
-    factors = [each.get("reduction_factor") for each in (own, its)]
-    if not all(isinstance(factor, int | float) for factor in factors) or its.get("phm_layer"):
+    factor, least = own.get("reduction_factor"), its.get("reduction_factor")
+    if not isinstance(factor, int | float) or not isinstance(least, int | float) or factor < least:
         return None
-    if _without(own, "reduction_factor") != _without(its, "reduction_factor") or factors[0] < factors[1]:
+    if its.get("phm_layer") or _without(own, "reduction_factor") != _without(its, "reduction_factor"):
         return None
     return 1.0
 
