@@ -22,10 +22,6 @@ from runtime.bundle import ROUTE_INPUTS
 
 __all__ = ["SlotGraph", "compile_slots", "fingerprint", "label_axes"]
 
-# Two tasks with random weights precede the real ones of each group. Passes that look for equal or neutral weights, such as
-# MergeWeights, then find nothing that a later task might not share; and the two have different numbers of labels, so that
-# the graph masks labels even if all tasks have as many.
-_RANDOM = ("random weights, fewest labels", "random weights, most labels")
 # Steps through the operators between the product of a head and the output.
 _KEEP_COLUMNS = UNARY | {"Identity", "Cast"}
 
@@ -61,7 +57,7 @@ def compile_slots(groups: Sequence[TracedGroup], columns: Sequence[int], plan: P
     Raises:
         ExportError: these tasks cannot be routed.
     """
-    bound = [_with_random(group, most) for group, most in zip(groups, columns, strict=True)]
+    bound = [_with_random(number, *each) for number, each in enumerate(zip(groups, columns, strict=True))]
     # While the graph is compiled, each group has at least as many places as tasks.
     places = max(slots, *(len(group.tasks) for group in bound))
     try:
@@ -77,7 +73,8 @@ def compile_slots(groups: Sequence[TracedGroup], columns: Sequence[int], plan: P
     for value, number in found.items():
         assert value.const_value is not None  # an initializer
         array = value.const_value.numpy()
-        for place, name in enumerate(bound[number].tasks[len(_RANDOM) :], len(_RANDOM)):
+        first = len(bound[number].tasks) - len(groups[number].tasks)
+        for place, name in enumerate(bound[number].tasks[first:], first):
             rows[name][str(value.name)] = array[place]
     inputs = {str(value.name): number for value, number in found.items()}
     for value in found:
@@ -86,7 +83,14 @@ def compile_slots(groups: Sequence[TracedGroup], columns: Sequence[int], plan: P
     return SlotGraph(graph, inputs, rows, fingerprint(graph))
 
 
-def _with_random(group: TracedGroup, columns: int) -> TracedGroup:
+def _with_random(number: int, group: TracedGroup, columns: int) -> TracedGroup:
+    """Return the group number `number` with tasks of random weights before its own.
+
+    Passes that look for equal or neutral weights, such as MergeWeights, then find nothing that a later task might not share.
+    One of these tasks has a single label and the others have the most, so that the graph masks labels even if all real tasks
+    have as many. Its position is the number of the group: the masks of two groups are never equal, and are not merged.
+    """
+    counts = [*[columns] * number, 1, columns]
     axes = label_axes(group)
     weights: dict[str, list[np.ndarray]] = {}
     for name in group.weights:
@@ -94,13 +98,13 @@ def _with_random(group: TracedGroup, columns: int) -> TracedGroup:
         assert value.const_value is not None  # a weight
         template = value.const_value.numpy()
         made = []
-        for number, count in enumerate((1, columns)):
+        for place, count in enumerate(counts):
             shape = list(template.shape)
             if name in axes:
                 shape[axes[name]] = count
-            made.append(_random(template, shape, f"{name}#{number}"))
+            made.append(_random(template, shape, f"{name}#{place}"))
         weights[name] = [*made, *group.weights[name]]
-    return replace(group, tasks=(*_RANDOM, *group.tasks), weights=weights)
+    return replace(group, tasks=(*(f"random weights {place}" for place in range(len(counts))), *group.tasks), weights=weights)
 
 
 def _random(template: np.ndarray, shape: Sequence[int], seed: str) -> np.ndarray:

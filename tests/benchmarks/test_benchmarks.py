@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import routed, suite
+from benchmarks import hot_tasks, routed, suite
 from benchmarks.cli import main
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
 from benchmarks.markdown_tables import shares, table
@@ -218,6 +218,18 @@ def test_wrong_numbers_end_the_run_with_status_1(
     assert main([*TINY, "--output", str(tmp_path)]) == 1
     assert "wrong at 1x8: max difference" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmark_of_hot_tasks_compares_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ["--layers", "2", "--hidden", "32", "--drop", "1", "--tasks", "2", "--slots", "2", "--shapes", "2x8"]
+    tiny = [*sizes, "--rounds", "3", "--registered", "5", "--looked-up", "20"]
+    assert hot_tasks.main([*tiny, "--output", str(tmp_path)]) == 0
+    found = json.loads(next(tmp_path.glob("hot-tasks-*.json")).read_text(encoding="utf-8"))
+    assert [each["shape"] for each in found["graphs"]] == ["2x8"]
+    assert found["memory"]["tasks"] == 5
+    monkeypatch.setattr(hot_tasks, "max_difference", lambda *_: 1.0)
+    assert hot_tasks.main([*tiny, "--output", str(tmp_path / "none")]) == 1
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_routed_benchmark_measures_what_it_has_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

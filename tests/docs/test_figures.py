@@ -223,3 +223,16 @@ def test_the_kernels_of_openvino_are_those_of_the_results() -> None:
         shown = f"{start}, {first}, {half} and {last} MB | {tiny[key]:.1f} ms | {example[key]:.0f} ms"
         assert f"| {name} | {shown} |" in text
     assert f"The runtime keeps {KERNELS}" in text
+
+
+def test_the_figures_of_hot_tasks_are_those_of_the_results() -> None:
+    text = _spoken("docs/hot_tasks.md")
+    found = json.loads(_results("docs/hot_tasks.md", "hot-tasks").read_text(encoding="utf-8"))
+    graphs, calls, seen = found["graphs"], found["calls"], found["look_up"]
+    assert "takes {:.2f} times (1 x 32) and {:.2f} times (8 x 32)".format(*(each["ratio"] for each in graphs)) in text
+    assert f"`add_task` takes {found['add_task_ms']['median']:.1f} ms (a file of {found['file_mb']:.1f} MB)" in text
+    quiet, busy = ((calls[f"{kind}median_ms"], calls[f"{kind}largest_ms"]) for kind in ("quiet_", ""))
+    assert "takes {:.0f} ms without changes, at most {:.0f} ms".format(*quiet) in text
+    assert "50 ms, {:.0f} ms, at most {:.0f} ms".format(*busy) in text
+    assert f"takes {found['memory']['ratio']:.2f} times the memory" in text
+    assert f"a look-up takes {seen['many_us']:.1f} µs, with ten {seen['few_us']:.1f} µs" in text

@@ -305,6 +305,27 @@ def test_tasks_that_do_not_fit_a_slot(folder: Path, tmp_path: Path, name: str, c
     assert not (tmp_path / "file").exists()
 
 
+def test_smaller_adapters_are_padded(tmp_path: Path) -> None:
+    """A smaller rank with another alpha, and a smaller bottleneck, in slots of larger ones."""
+    tasks = {
+        "large": (LoRAConfig(r=4), "3"),
+        "wide": (SeqBnConfig(reduction_factor=4), "3"),
+        "small": (LoRAConfig(r=2, alpha=5), "3"),
+        "narrow": (SeqBnConfig(reduction_factor=16), "2"),
+    }
+    model = tiny_model(tasks)
+    export(model, tasks=["large", "wide"], slots=1, output=tmp_path / "onnx")
+    predictor = runtime.load(tmp_path / "onnx", provider="cpu")
+    feeds = inputs((3, 7))
+    for name in ("small", "narrow"):
+        other = tiny_model(tasks)
+        for each in set(tasks) - {name}:
+            other.delete_adapter(each)
+            other.delete_head(each)
+        predictor.add_task(name, task(tmp_path / "onnx", model=other, output=tmp_path / name).output)
+        assert_parity(predictor.run(feeds, [name])[name], reference(model, name, feeds))
+
+
 @pytest.mark.parametrize(
     ("slots", "message"), [(0, "from 1 to 65,536, found 0"), (-3, "found -3"), (True, "found True"), ("4", "found '4'")]
 )
