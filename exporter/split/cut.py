@@ -72,17 +72,23 @@ class Cut:
     passed: frozenset[str] = field(repr=False)
 
 
-def cut_states(graph: ir.Graph, axes: Collection[str], tasks: int, weights: WeightDigests, known: Iterable[str] = ()) -> Cut:
+def cut_states(
+    graph: ir.Graph, axes: Mapping[str, int | None], tasks: int, weights: WeightDigests, known: Iterable[str] = ()
+) -> Cut:
     """Choose the states of a graph.
 
     Args:
         graph: a graph as it was saved; weights are read only for identities.
-        axes: named axes of its inputs, apart from the batch, the rows of a routed graph included.
+        axes: named axis of its inputs, apart from the batch -> its largest length; the rows of a routed graph included.
         tasks: number of tasks, whose branches the graph computes together.
         weights: see `Identities`.
         known: identities of values that are stored in any case and therefore cost next to nothing.
     """
-    sizes = [dict(zip((BATCH, *axes), column, strict=False)) for column in zip(*_LENGTHS, strict=True)]
+    lengths = dict(zip((BATCH, *axes), _LENGTHS, strict=False))
+    for axis, longest in axes.items():
+        if longest is not None and longest < max(lengths[axis]):
+            lengths[axis] = (longest, max(1, longest - 1))
+    sizes = [{axis: pair[run] for axis, pair in lengths.items()} for run in (0, 1)]
     runs = [concrete_values(graph, each) for each in sizes]
     branch = branch_nodes(graph)
     values = {output for node in branch for output in node.outputs}

@@ -98,13 +98,13 @@ def _cut(
     folder: Path, model: str, plan: Plan, routed: bool, weights: WeightDigests, kept: Sequence[str]
 ) -> tuple[Cut, Cut | None]:
     """Cut a variant's graph and, at the same values, its routed graph."""
-    axes = list(dict.fromkeys(axis for entry in plan.inputs for axis in entry.axes if axis != BATCH))
+    axes = {axis: plan.max_lengths.get(axis) for entry in plan.inputs for axis in entry.axes if axis != BATCH}
     tasks = len(plan.tasks)
     cut = cut_states(ir.load(folder / model).graph, axes, tasks, weights, kept)
     if not routed or not cut.states:
         return cut, None
     known = [state.identity for state in cut.states]
-    return cut, cut_states(ir.load(folder / routed_file(model)).graph, [*axes, _ROWS], 1, weights, known)
+    return cut, cut_states(ir.load(folder / routed_file(model)).graph, {**axes, _ROWS: None}, 1, weights, known)
 
 
 def _union(*lists: Sequence[State]) -> list[State]:
