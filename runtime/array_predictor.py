@@ -226,7 +226,8 @@ class ArrayPredictor:
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
         chosen = self._chosen_drop(drop)
-        cached = self._look_up(checked, chosen)
+        added = any(isinstance(entry, HotEntry) for entry in selection.entries)  # computed by the graph with slots
+        cached = None if added else self._look_up(checked, chosen)
         observed = self.hooks or self.policy is not None
         logits = (self._run_observed if observed else self._run_graph)(selection, checked, chosen, cancel, cached)
         answers = Answers(zip(selection.result_names, logits, strict=True))

@@ -284,7 +284,7 @@ class Predictor(StatePredictor):
 
             def run(feeds: Mapping[str, npt.NDArray[Any]]) -> tuple[Mapping[str, npt.NDArray[Any]], int]:
                 if runs is None:
-                    return self.run(feeds, [entry.name for entry in entries], drop, cancel), drop
+                    return self._run_selected(selection, feeds, drop, cancel), drop
 
                 def logits() -> Sequence[npt.NDArray[Any]]:
                     values = feeds

@@ -136,7 +136,8 @@ class StatePredictor(ArrayPredictor):
         found = {}
         for drop in self.drops:
             if (entry := self.manifest.split(drop)) is not None:
-                padding = Padding.of(self.manifest, states, left, pad_id, "input_ids" in entry.inputs)
+                keeps = entry.padding_counts or ("input_ids" in entry.inputs and pad_id is None)
+                padding = Padding.of(self.manifest.inputs, states, left, pad_id, keeps)
                 found[drop] = SplitRuns(SplitGraph(self._bundle, entry, self.manifest), padding, drop)
         return found
 

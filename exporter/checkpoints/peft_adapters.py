@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,7 @@ def _is_written(model: Any, name: str, key: str) -> bool:
     from peft import get_peft_model_state_dict
 
     with quiet():
-        return key.replace(f".{name}", "") in get_peft_model_state_dict(model, adapter_name=name)
+        return re.sub(rf"\.{re.escape(name)}(?=\.|$)", "", key) in get_peft_model_state_dict(model, adapter_name=name)
 
 
 def _is_keyed(module: nn.Module) -> bool:

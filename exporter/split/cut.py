@@ -27,6 +27,7 @@ __all__ = ["Cut", "State", "cut_states"]
 _SHARE = 0.02
 # The cost of a value that is stored in any case, relative to others: not 0, so that it is stored only if it is read.
 _KNOWN = 1e-6
+_CONTENTS = ("input_ids", "decoder_input_ids", "pixel_values", "input_features")
 # Digits of the identity in the name of a state.
 _NAME_DIGITS = 12
 # Lengths of the named axes at which shapes are computed: two per axis, so that fixed and named lengths differ.
@@ -95,13 +96,22 @@ def cut_states(
     identities = Identities(graph, values, weights)
     operations = {node: _operations(node, runs[0]) for node in graph}
     total = sum(operations.values()) - (1 - 1 / tasks) * sum(operations[node] for node in branch)
-    storage = _Storage(runs, sizes, identities, set(known))
+    storage = _Storage(runs, sizes, identities, set(known), _contents(graph))
     states, again = _minimum_cut(graph, branch, values, operations, total, storage)
     saved = sum(count for node, count in operations.items() if node not in again and node not in branch)
     inner = [value for node in graph if node not in branch for value in node.outputs]
     storable = {identities[value]: storage.state(value) for value in inner if storage.shape(value) is not None}
     passed = frozenset(identities[value] for value in _ancestors(states))
     return Cut(tuple(map(storage.state, states)), saved / total if states and total else 0.0, storable, passed)
+
+
+def _contents(graph: ir.Graph) -> set[ir.Value]:
+    """Return the values that depend on the content of a text, an image or a sound."""
+    found = {value for value in graph.inputs if value.name in _CONTENTS}
+    for node in graph:
+        if node.op_type not in ("Shape", "Size") and any(value in found for value in node.inputs):
+            found.update(node.outputs)
+    return found
 
 
 def _ancestors(values: Iterable[ir.Value]) -> Iterable[ir.Value]:
@@ -125,11 +135,19 @@ class _Storage:
         sizes: list[dict[str, int]],
         identities: Identities,
         known: set[str],
+        contents: Collection[ir.Value],
     ) -> None:
         self.runs, self.sizes, self.identities, self.known = runs, sizes, identities, known
+        self.contents = contents
 
     def shape(self, value: ir.Value) -> tuple[str, ...] | None:
-        """Return the axes of a value; None for a value that cannot be stored row by row."""
+        """Return the axes of a value; None for a value that cannot be stored row by row.
+
+        Masks and positions are not stored: the branches compute them for the batch in which a text is, whose padding differs
+        from that of the batch in which its states were computed.
+        """
+        if value not in self.contents:
+            return None
         one, other = (run.get(value) for run in self.runs)
         if one is None or other is None or one.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             return None

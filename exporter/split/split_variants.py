@@ -13,7 +13,7 @@ from exporter.plan import Plan
 from exporter.split.cut import Cut, State, cut_states
 from exporter.split.graphs import save_branches, save_trunk
 from exporter.split.identity import WeightDigests
-from exporter.split.verify import compare_split
+from exporter.split.verify import compare_split, padding_counts
 from runtime.bundle import SplitEntry, StateEntry, routed_file, split_files
 from runtime.bundle.entries import BATCH
 from runtime.bundle.split_entry import StateType
@@ -74,13 +74,15 @@ def split_variants(
             name = routed_file(branches)
             inputs += save_branches(folder / routed_file(model), routes.states, folder / name)
         half = compare_split(folder, model, plan, [state.name for state in states], routed)
+        entries = tuple(_entry(state) for state in states)
         found[model] = SplitEntry(
             trunk,
             branches,
             name,
-            tuple(_entry(state) for state in states),
+            entries,
             tuple(state.name for state in passing),
             tuple(entry.name for entry in plan.inputs if entry.name in inputs),
+            padding_counts(folder, model, plan, entries),
             cut.saved,
             half.difference,
             half.agreement,

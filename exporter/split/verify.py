@@ -14,10 +14,12 @@ from exporter.plan import Plan
 from exporter.verify.random_inputs import MASKS, make_inputs
 from exporter.verify.routes import draw_routes
 from exporter.verify.verify import open_graph, shapes_of
-from runtime.bundle import ROUTE_INPUTS, routed_file
+from runtime.bundle import ROUTE_INPUTS, StateEntry, routed_file
+from runtime.bundle.entries import SEQUENCE
 from runtime.bundle.split_entry import split_files
+from runtime.states.padding import Padding
 
-__all__ = ["Half", "compare_split"]
+__all__ = ["Half", "compare_split", "padding_counts"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,47 @@ def compare_split(folder: Path, model: str, plan: Plan, states: Sequence[str], r
     if any(half.difference < 0 for half in halves):
         return Half(-1.0, 0.0)
     return Half(max(half.difference for half in halves), float(np.mean([half.agreement for half in halves])))
+
+
+def padding_counts(folder: Path, model: str, plan: Plan, states: Sequence[StateEntry]) -> bool:
+    """Return whether logits change if a text is computed without its padding, which is added again to its states as zeros.
+
+    They do in models whose layers read neighbouring tokens without a mask.
+
+    Args:
+        folder: the folder of the graphs.
+        model: the file of the whole graph.
+        plan: the plan of the graph.
+        states: the states that the branches read.
+    """
+    if all(SEQUENCE not in state.shape for state in states) or all(each.name != "attention_mask" for each in plan.inputs):
+        return False
+    trunk_file, branches_file = split_files(model)
+    whole, trunk, branches = (open_graph(folder / name) for name in (model, trunk_file, branches_file))
+    padding = Padding.of(plan.inputs, states, False, plan.padding_id or 0, False)
+    for shape in shapes_of(plan):
+        inputs = make_inputs(plan, *shape, masks=MASKS[0])
+        columns = padding.extents(inputs)
+        for row, own in enumerate(columns):
+            if own.stop == shape[1]:
+                continue
+            text = {name: array[row : row + 1] for name, array in inputs.items()}
+            short = {
+                name: array if (axis := padding.tokens.get(name)) is None else array[(slice(None),) * (axis + 1) + (own,)]
+                for name, array in text.items()
+            }
+            names = [state.name for state in states]
+            found = dict(zip(names, trunk.run(names, short), strict=True))
+            again = padding.batch([{name: array[0] for name, array in found.items()}], names, shape[1])
+            one, other = whole.run(None, text), branches.run(None, _read(branches, {**text, **again}))
+            for a, b in zip(one, other, strict=True):
+                if a.ndim > 1 and a.shape[1] == shape[1]:  # logits of tokens; those of the padding have no meaning
+                    a, b = a[:, own], b[:, own]
+                finite = np.isfinite(a)
+                scale = max(1.0, float(np.abs(a[finite]).max(initial=0.0)))
+                if not float(np.abs(a[finite].astype(np.float64) - b[finite]).max(initial=0.0)) <= plan.atol * scale:
+                    return True
+    return False
 
 
 def _states(trunk: Any, names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

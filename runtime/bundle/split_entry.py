@@ -53,6 +53,7 @@ class SplitEntry:
         states: the states that the branches read.
         passing: names of states of other variants that the trunk computes on its way and returns too, after `states`.
         inputs: names of the bundle's inputs that the branches read in addition to the states.
+        padding_counts: whether logits depend on the padding of a text, which is then kept with its states.
         saved: share of the operations of a single task that the states save, 0 to 1.
         half_diff: largest difference of a logit, relative to max(1, max |logit|), if the states are rounded to fp16, measured
             at the shapes of the verification; -1 if a state exceeds the range of fp16.
@@ -65,6 +66,7 @@ class SplitEntry:
     states: tuple[StateEntry, ...]
     passing: tuple[str, ...]
     inputs: tuple[str, ...]
+    padding_counts: bool
     saved: float
     half_diff: float
     half_agreement: float

@@ -1,5 +1,6 @@
 """The graph with slots of one drop, and the calls that it runs."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +70,19 @@ class SlotsGraph:
             drop: drop of the graph.
             layout: its layout.
         """
-        self.table = SlotTable(layout)
+        self._tables = {os.getpid(): SlotTable(layout)}
         self.layout = layout
         self._bundle, self._graph, self._drop = bundle, graph, drop
         on_gpu = bundle.provider in (CUDA, TENSORRT)
         self._copies = _DeviceCopies(self.table, bundle.device) if on_gpu else None
+
+    @property
+    def table(self) -> SlotTable:
+        """The slots of this process: those of the parent of a fork may be in use by calls that do not exist in the child."""
+        process = os.getpid()
+        if process not in self._tables:
+            self._tables.setdefault(process, SlotTable(self.layout))
+        return self._tables[process]
 
     def rows(
         self,

@@ -53,9 +53,14 @@ class HotTasks:
         self._layouts, self._manifest, self._files = layouts, manifest, files
         self._added: dict[str, HotEntry] = {}
         self._own: dict[str, HotEntry] = {}
-        self._changes = Lock()
+        self._locks = {os.getpid(): Lock()}
         self._bundled = {entry.name: entry for entry in manifest.tasks}
         self._results = {name for entry in manifest.tasks for name in entry.result_names}
+
+    @property
+    def _changes(self) -> Lock:
+        """The lock of this process: that of the parent of a fork may never be released in the child."""
+        return self._locks.setdefault(os.getpid(), Lock())
 
     @property
     def added(self) -> Mapping[str, TaskEntry]:

@@ -97,6 +97,8 @@ def open_task_file(
     Raises:
         InputError: the file cannot be read, is damaged, or was made for another bundle; or a weight is NaN or infinite.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"file: expected the path of a file that `python -m exporter task` made, found {path!r}")
     shown = os.fspath(path)
     where = Path(path).absolute()
     content = _content(where, shown)

@@ -7,7 +7,7 @@ import numpy as np
 
 from runtime.bundle import Manifest, SplitEntry
 from runtime.errors import InputError
-from runtime.states.state_cache import StateCache
+from runtime.states.state_cache import OVERHEAD, StateCache
 
 _ASSUMED = 512  # length of an axis for which the manifest has no maximum
 
@@ -29,7 +29,9 @@ def make_cache(capacity: object, splits: Sequence[SplitEntry], manifest: Manifes
         )
     if isinstance(capacity, bool) or not isinstance(capacity, int):
         raise InputError(f"state_cache: expected a number of bytes or None, found {capacity!r}")
-    least = max(sum(_nbytes(state.shape, state.dtype, manifest) for state in entry.states) for entry in splits)
+    kept = sum(_nbytes(entry.shape, entry.dtype, manifest) for entry in manifest.inputs if entry.dtype == "int64")
+    states = max(sum(_nbytes(state.shape, state.dtype, manifest) for state in entry.states) for entry in splits)
+    least = states + kept + OVERHEAD
     if capacity < least:
         raise InputError(
             f"state_cache: expected at least the {least:,} bytes of the longest text's states, found {capacity:,}; give more, "

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import InputEntry, Manifest, StateEntry
+from runtime.bundle import InputEntry, StateEntry
 from runtime.bundle.entries import SEQUENCE
 
 Array = npt.NDArray[Any]
@@ -35,20 +35,22 @@ class Padding:
     trims: bool
 
     @classmethod
-    def of(cls, manifest: Manifest, states: Sequence[StateEntry], left: bool, pad_id: int | None, reads_ids: bool) -> "Padding":
+    def of(
+        cls, inputs: Sequence[InputEntry], states: Sequence[StateEntry], left: bool, pad_id: int | None, keeps: bool
+    ) -> "Padding":
         """Return the padding of a bundle.
 
         Args:
-            manifest: manifest of the bundle.
+            inputs: inputs of the bundle.
             states: its states.
             left: pad on the left.
             pad_id: id of the padding token, if it is known.
-            reads_ids: whether the branches read the token ids, so that those of the padding count.
+            keeps: whether the padding counts, so that it is kept.
         """
-        entries: list[InputEntry | StateEntry] = [*manifest.inputs, *states]
+        entries: list[InputEntry | StateEntry] = [*inputs, *states]
         tokens = {entry.name: entry.shape.index(SEQUENCE) - 1 for entry in entries if SEQUENCE in entry.shape}
         dtypes: dict[str, str] = {entry.name: entry.dtype for entry in entries}
-        return cls(left, pad_id, tokens, dtypes, _MASK in tokens and not (reads_ids and pad_id is None))
+        return cls(left, pad_id, tokens, dtypes, _MASK in tokens and not keeps)
 
     def extents(self, feeds: Mapping[str, Array]) -> list[slice]:
         """Return the columns of each row's text, from its first to its last token; all columns of a row without tokens."""

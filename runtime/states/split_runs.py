@@ -126,7 +126,8 @@ class SplitRuns:
 
     def _signature(self, row: Row) -> tuple[tuple[int, ...], ...]:
         """Return the lengths of a row that must be equal within a batch; texts that keep their padding differ in all."""
-        trimmed = self.padding.tokens if self.padding.trims else {}
+        empty = "attention_mask" in row and not row["attention_mask"].any()  # attends to all columns, padding included
+        trimmed = self.padding.tokens if self.padding.trims and not empty else {}
         return tuple(
             tuple(size for axis, size in enumerate(row[name].shape) if axis != trimmed.get(name)) for name in self.graph.reads
         )

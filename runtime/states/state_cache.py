@@ -13,7 +13,7 @@ import numpy.typing as npt
 from runtime.states.trunk_states import Row
 
 # Bytes of an entry in addition to its arrays: the key, the mapping and the headers of the arrays, roughly.
-_OVERHEAD = 512
+OVERHEAD = 512
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class StateCache:
 
     def put(self, rows: Mapping[bytes, Row]) -> None:
         """Store states. A text whose states exceed the capacity is not stored."""
-        sized = {key: sum(array.nbytes for array in row.values()) + _OVERHEAD for key, row in rows.items()}
+        sized = {key: sum(array.nbytes for array in row.values()) + OVERHEAD for key, row in rows.items()}
         with self._lock:
             for key, row in rows.items():
                 if sized[key] > self.capacity:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import INPUTS, StateEntry
+from runtime.bundle.entries import SEQUENCE
 from runtime.bundle.schema import decode, encode
 from runtime.errors import InputError
 
@@ -19,6 +20,7 @@ __all__ = ["read_states", "write_states"]
 
 _FORMAT: Final = "adapterdrop trunk states 1"
 _LENGTHS: Final = "lengths/"  # prefix of the array with the first axis of each text's array
+_TOKENS: Final = ("input_ids", "attention_mask", "token_type_ids")
 _NAMES: Final = {"fp16": np.float16, "fp32": np.float32}
 
 Array = npt.NDArray[Any]
@@ -37,9 +39,12 @@ def write_states(
     if not rows:
         raise InputError("save(): expected the states of at least one text, found none")
     names = {entry.name for entry in entries}
+    places = _places(entries)
     tensors: dict[str, Array] = {}
     for name in rows[0]:
-        arrays = [np.atleast_1d(row[name]) for row in rows]
+        arrays = [
+            np.atleast_1d(np.moveaxis(row[name], places.get(name, 0), 0) if row[name].ndim else row[name]) for row in rows
+        ]
         if len({array.shape[1:] for array in arrays}) > 1:
             raise InputError(f"save(): expected arrays of {name} that differ only in their first axis; save these texts apart")
         joined = np.concatenate(arrays)
@@ -79,18 +84,53 @@ def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], t
         raise InputError(f"{path}: damaged: {'; '.join(problems[:5])}")
     arrays = {name: _mapped(path, name, entry, start) for name, entry in header.items()}
     types = {entry.name: entry.dtype for entry in entries}
+    places = _places(entries)
     columns = {}
     for name, array in arrays.items():
         if name.startswith(_LENGTHS):
             continue
         if name not in types and name not in INPUTS:
             raise InputError(f"{path}: damaged: expected states and inputs, found {name!r}")
-        columns[name] = list(_divided(path, name, array, arrays.get(f"{_LENGTHS}{name}")))
+        place = places.get(name, 0)
+        divided = _divided(path, name, array, arrays.get(f"{_LENGTHS}{name}"))
+        columns[name] = [np.moveaxis(each, 0, place) if each.ndim else each for each in divided]
     counts = {name: len(column) for name, column in columns.items()}
     if set(types) - set(columns) or len(set(counts.values())) != 1:
         raise InputError(f"{path}: damaged: expected the same number of texts in {', '.join(sorted(types))}, found {counts}")
     rows = tuple(dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+    if problem := next((problem for row in rows for problem in _row_problems(row, entries)), ""):
+        raise InputError(f"{path}: damaged: {problem}")
     return entries, rows, drop
+
+
+def _places(entries: Sequence[StateEntry]) -> dict[str, int]:
+    """Return the position of the sequence axis in the array of one text, along which texts are joined."""
+    return {entry.name: entry.shape.index(SEQUENCE) - 1 for entry in entries if SEQUENCE in entry.shape}
+
+
+def _row_problems(row: Mapping[str, Array], entries: Sequence[StateEntry]) -> Iterator[str]:
+    """Yield a message for each array of a text that does not have the type or shape of its state or input."""
+    lengths = {name: len(row[name]) for name in _TOKENS if name in row and row[name].ndim}
+    for entry in entries:
+        array = row[entry.name]
+        if array.dtype.kind != "f" or array.ndim != len(entry.shape) - 1:
+            yield f"{entry.name}: expected floats of rank {len(entry.shape) - 1}, found {array.dtype} {list(array.shape)}"
+            continue
+        for axis, size in zip(entry.shape[1:], array.shape, strict=True):
+            if axis.isdecimal() and int(axis) != size:
+                yield f"{entry.name}: expected an axis of {axis}, found {size}"
+            elif axis == SEQUENCE:
+                lengths[entry.name] = size
+        if not np.isfinite(array).all():
+            yield f"{entry.name}: expected finite numbers, found NaN or infinity"
+    if len(set(lengths.values())) > 1:
+        yield f"expected one number of tokens in a text, found {lengths}"
+    for name in row.keys() - {entry.name for entry in entries}:
+        if INPUTS[name] == "int64" and row[name].dtype.kind != "i":
+            yield f"{name}: expected integers, found {row[name].dtype}"
+    mask = row.get("attention_mask")
+    if mask is not None and mask.dtype.kind == "i" and ((mask < 0) | (mask > 1)).any():
+        yield "attention_mask: expected 0 and 1 only"
 
 
 def _rounded(array: Array, name: str, precision: str) -> Array:

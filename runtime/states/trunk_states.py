@@ -49,10 +49,18 @@ class TrunkStates:
         """
         if isinstance(index, slice):
             return self._with(self.rows[index])
-        numbers = np.atleast_1d(np.asarray(index))
+        try:
+            numbers = np.atleast_1d(np.asarray(index))
+        except ValueError:  # lists of different lengths
+            numbers = np.empty(0, object)
         if numbers.dtype == bool and numbers.shape == (len(self),):
             numbers = np.flatnonzero(numbers)
-        elif numbers.dtype == bool or numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        elif (
+            numbers.dtype == bool
+            or numbers.ndim != 1
+            or (numbers.size and numbers.dtype.kind not in "iu")
+            or numbers.dtype == object
+        ):
             raise InputError(
                 f"states[…]: expected a number, a slice, a list of numbers, or a mask of {len(self)} texts, found {index!r}"
             )
@@ -81,11 +89,11 @@ class TrunkStates:
         """
         if not parts or not all(isinstance(part, TrunkStates) for part in parts):
             raise InputError(f"concatenate(): expected a list of TrunkStates with at least one, found {list(parts)!r:.100}")
-        first = parts[0]
+        first = next((part for part in parts if part.rows), parts[0])
         for number, part in enumerate(parts):
             if part.identities != first.identities or (part.rows and part.rows[0].keys() != first.rows[0].keys()):
                 raise InputError(
-                    f"concatenate(): expected states of one trunk, found parts[0] of drop {first.drop} and parts[{number}] of "
+                    f"concatenate(): expected states of one trunk, found some of drop {first.drop} and parts[{number}] of "
                     f"drop {part.drop}, which other layers or weights computed"
                 )
         return cls(first.entries, tuple(row for part in parts for row in part.rows), first.drop)
@@ -110,8 +118,8 @@ class TrunkStates:
 def load_states(path: str | os.PathLike[str]) -> TrunkStates:
     """Load states that `TrunkStates.save` wrote.
 
-    The file is mapped into memory: arrays are read when they are used. Its identities are compared with the bundle when the
-    states are used.
+    The file is mapped into memory, and its numbers are checked. Its identities are compared with the bundle when the states are
+    used.
 
     Raises:
         InputError: the file is missing, damaged or not a file of states.

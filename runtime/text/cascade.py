@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from runtime.bundle import TaskEntry
 from runtime.errors import InputError
 from runtime.text.predict_options import PredictOptions
@@ -42,9 +44,9 @@ class Cascade:
             raise InputError(f"cascade: expected a list of (drop, threshold), such as [(8, 0.9), (0, 0)], found {given!r:.100}")
         problems = []
         for drop, threshold in pairs:
-            if isinstance(drop, bool) or drop not in drops:
+            if isinstance(drop, bool) or not isinstance(drop, int) or drop not in drops:
                 problems.append(f"the drops {', '.join(map(str, drops))}, found {drop!r}")
-            if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.floating) or not 0 <= threshold <= 1:
                 problems.append(f"thresholds from 0 to 1, found {threshold!r:.40}")
         found = [pair[0] for pair in pairs]
         if not problems and len(set(found)) < len(found):

@@ -22,7 +22,7 @@ def test_a_soak_finds_nothing_wrong(bundle: str, capsys: pytest.CaptureFixture[s
 
 
 def test_a_soak_detects_wrong_answers(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = runtime.Predictor.run, iter(range(10**9))
+    real, calls = runtime.Predictor._run_selected, iter(range(10**9))
 
     def sometimes_wrong(*given: object, **named: object) -> object:
         answers = real(*given, **named)  # type: ignore[arg-type]
@@ -31,7 +31,7 @@ def test_a_soak_detects_wrong_answers(bundle: str, capsys: pytest.CaptureFixture
                 logits[...] = logits[::-1, ...] + 1
         return answers
 
-    monkeypatch.setattr(runtime.Predictor, "run", sometimes_wrong)
+    monkeypatch.setattr(runtime.Predictor, "_run_selected", sometimes_wrong)
     assert soak.main([bundle, "--minutes", "0.02", "--threads", "2", "--longest", "6"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["calls"]["wrong answer"] > 0
