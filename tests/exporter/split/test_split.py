@@ -79,13 +79,14 @@ def test_one_state_is_kept_where_one_is_enough(exported: Report) -> None:
         assert all(np.prod([int(axis) for axis in state.shape if axis.isdecimal()]) == 32 for state in entry.states)
         assert 0 < entry.saved < 1
         assert 0 <= entry.half_diff < 0.01
-        assert "input_ids" not in entry.inputs
+        assert not entry.padding_counts
     deepest = manifest.split(2)
     assert deepest is not None
+    assert "input_ids" not in deepest.inputs
     shallow = manifest.split(1)
     assert shallow is not None
-    # On its way to the states of layer 2 the trunk computes those of layer 1.
-    assert {state.name for state in shallow.states} <= {*deepest.passing, *(state.name for state in deepest.states)}
+    # On its way to the states of layer 2 the trunk computes one of layer 1.
+    assert {state.name for state in shallow.states} & {*deepest.passing}
     assert not deepest.passing or deepest.passing[0] not in shallow.passing
 
 
