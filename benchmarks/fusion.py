@@ -21,16 +21,16 @@ from adapters import BertAdapterModel
 from adapters.composition import Fuse
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 from transformers import BertConfig
 
+from benchmarks.call_rows import timed
 from benchmarks.checks import TOLERANCE
 from benchmarks.machine import Machine, current_machine
 from benchmarks.models import twin
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
-from benchmarks.rounds import measure, p95, paired_ratio
+from benchmarks.rounds import p95, paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.checkpoints.load import Checkpoint
@@ -170,8 +170,7 @@ def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argpa
         differences[case] = max_difference(calls[f"ours {case.name}"](), calls[f"eager {case.name}"]())
         if not differences[case] <= TOLERANCE:
             raise MismatchError(f"{case.name} at {shape} differs from PyTorch by {differences[case]:.1e}: nothing was written")
-    with tqdm(total=options.rounds * len(calls), desc=str(shape), file=sys.stderr, unit="run") as bar:
-        times = measure(calls, options.rounds, options.seed, lambda _: bar.update() and None)
+    times = timed(calls, shape, options.rounds, options.seed)
     rows = []
     for case, difference in differences.items():
         eager, ours = times[f"eager {case.name}"], times[f"ours {case.name}"]

@@ -8,7 +8,6 @@ call of the graph and the calls of all files are timed in interleaved rounds.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,15 +19,15 @@ import numpy as np
 import peft
 import torch
 import transformers
-from tqdm import tqdm
 from transformers import ModernBertConfig
 
+from benchmarks.call_rows import by_shape, summary, timed
 from benchmarks.checks import TOLERANCE
 from benchmarks.machine import current_machine
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
-from benchmarks.rounds import measure, p95, paired_ratio
+from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.models.quiet_libraries import quiet
@@ -145,23 +144,16 @@ def _calls(folder: Path, shape: Shape, vocabulary: int, threads: int, seed: int)
 
 
 def _measure(calls: dict[str, Call], shape: Shape, rounds: int, seed: int) -> list[Row]:
-    with tqdm(total=rounds * len(calls), desc=str(shape), file=sys.stderr, unit="run") as bar:
-        times = measure(calls, rounds, seed, lambda _: bar.update() and None)
+    times = timed(calls, shape, rounds, seed)
     return [
-        Row(way, str(shape), rounds, 1e3 * statistics.median(own), 1e3 * p95(own), paired_ratio(own, times[_FILES]))
+        Row(way=way, shape=str(shape), rounds=rounds, **summary(own), ratio=paired_ratio(own, times[_FILES]))
         for way, own in times.items()
     ]
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return a Markdown table: a line per way, a column per shape, and in brackets the ratio to the merged files."""
-    shapes = list(dict.fromkeys(row.shape for row in rows))
-    lines = [f"| batch x length | {' | '.join(shape.replace('x', ' x ') for shape in shapes)} |"]
-    lines.append("| --- |" + " ---: |" * len(shapes))
-    for way in dict.fromkeys(row.way for row in rows):
-        cells = [f"{row.median_ms:,.0f} ms ({row.ratio:.2f}x)" for row in rows if row.way == way]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return by_shape((row.way, row.shape, row.median_ms, row.ratio) for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ timed in one run of interleaved rounds.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,15 +16,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 import runtime
+from benchmarks.call_rows import by_shape, summary, timed
 from benchmarks.checks import TOLERANCE
 from benchmarks.machine import Machine, current_machine
 from benchmarks.models import Candidate, random_bert
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
-from benchmarks.rounds import measure, p95, paired_ratio
+from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter import ExportError, export
 from exporter.targets import TOLERANCES
@@ -92,15 +91,13 @@ def _calls(candidate: Candidate, folder: Path, shape: Shape, options: argparse.N
 
 
 def _measure(calls: dict[str, Call], shape: Shape, options: argparse.Namespace) -> list[Row]:
-    with tqdm(total=options.rounds * len(calls), desc=str(shape), file=sys.stderr, unit="run") as bar:
-        times = measure(calls, options.rounds, options.seed, lambda _: bar.update() and None)
+    times = timed(calls, shape, options.rounds, options.seed)
     return [
         Row(
             call=name,
             shape=str(shape),
             rounds=options.rounds,
-            median_ms=1e3 * statistics.median(own),
-            p95_ms=1e3 * p95(own),
+            **summary(own),
             ratio=paired_ratio(own, times[_WHOLE]),
         )
         for name, own in times.items()
@@ -109,13 +106,7 @@ def _measure(calls: dict[str, Call], shape: Shape, options: argparse.Namespace) 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return a Markdown table: a line per call, a column per shape, and in brackets the ratio to the whole graph."""
-    shapes = list(dict.fromkeys(row.shape for row in rows))
-    lines = [f"| batch x length | {' | '.join(shape.replace('x', ' x ') for shape in shapes)} |"]
-    lines.append("| --- |" + " ---: |" * len(shapes))
-    for call in dict.fromkeys(row.call for row in rows):
-        cells = [f"{row.median_ms:,.0f} ms ({row.ratio:.2f}x)" for row in rows if row.call == call]
-        lines.append(f"| {call} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return by_shape((row.call, row.shape, row.median_ms, row.ratio) for row in rows)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ from runtime.ort.probe import ProbeRow
 from runtime.ort.routed_graph import RoutedGraph, check_counts, checked_rows
 from runtime.policy import DropPolicy
 from runtime.slots.hot_tasks import HotTasks
-from runtime.slots.task_file import HotEntry
+from runtime.slots.task_file import added_names
 from runtime.states.split_runs import LookUp
 
 _NONE: Final[Mapping[str, TaskEntry]] = MappingProxyType({})
@@ -226,8 +226,7 @@ class ArrayPredictor:
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
         chosen = self._chosen_drop(drop)
-        added = any(isinstance(entry, HotEntry) for entry in selection.entries)  # computed by the graph with slots
-        cached = None if added else self._look_up(checked, chosen)
+        cached = None if added_names(selection.entries) else self._look_up(checked, chosen)
         observed = self.hooks or self.policy is not None
         logits = (self._run_observed if observed else self._run_graph)(selection, checked, chosen, cancel, cached)
         answers = Answers(zip(selection.result_names, logits, strict=True))
@@ -253,7 +252,7 @@ class ArrayPredictor:
             InputError: as for `run`.
         """
         selection = self._select(tasks)
-        if added := [entry.name for entry in selection.entries if isinstance(entry, HotEntry)]:
+        if added := added_names(selection.entries):
             raise InputError(f"run_on_device(): expected tasks of the bundle, found added ones: {', '.join(added)}; call run()")
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
@@ -311,7 +310,7 @@ class ArrayPredictor:
         drop: int | None,
     ) -> list[npt.NDArray[Any]]:
         """`run_routed` for tasks that were looked up."""
-        if self._hot is None or not any(isinstance(entry, HotEntry) for entry in entries):
+        if self._hot is None or not added_names(entries):
             return self.run_routed(feeds, [entry.name for entry in entries], rows, drop)
         checked = self._check(feeds)
         row_ids = checked_rows(rows, len(next(iter(checked.values()))))
@@ -327,7 +326,7 @@ class ArrayPredictor:
         cached: LookUp | None,
     ) -> Sequence[npt.NDArray[Any]]:
         del cached  # StatePredictor uses it
-        if self._hot is not None and any(isinstance(entry, HotEntry) for entry in selection.entries):
+        if self._hot is not None and added_names(selection.entries):
             return self._run_slots(self._hot, selection, feeds, drop, cancel)
         # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
         if len(selection.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):

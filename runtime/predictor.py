@@ -18,7 +18,7 @@ from runtime.checks.requests import (
     select_embeddings,
 )
 from runtime.errors import InputError
-from runtime.slots.task_file import HotEntry
+from runtime.slots.task_file import added_names
 from runtime.state_predictor import StatePredictor
 from runtime.states.split_runs import SplitRuns
 from runtime.states.trunk_states import Row, TrunkStates
@@ -266,8 +266,8 @@ class Predictor(StatePredictor):
         kept: dict[int, Row] = {}
 
         def step(drop: int, rows: list[int], entries: list[TaskEntry]) -> dict[str, dict[int, Prediction]]:
-            added = any(isinstance(entry, HotEntry) for entry in entries)  # computed by the graph with slots
-            selection, runs = TaskSelection.of(tuple(entries)), None if added else self._splits.get(drop)
+            selection = TaskSelection.of(tuple(entries))
+            runs = None if added_names(entries) else self._splits.get(drop)
             known = runs if runs is not None and all(runs.reads(kept.get(row, {})) for row in rows) else None
             current: list[Batch] = []
 

@@ -14,7 +14,7 @@ from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
 from runtime.ort.known_providers import GPUS
 from runtime.ort.split_graph import SplitGraph
-from runtime.slots.task_file import HotEntry
+from runtime.slots.task_file import added_names
 from runtime.states.padding import Padding
 from runtime.states.split_runs import LookUp, SplitRuns
 from runtime.states.state_cache import CacheStatistics, StateCache
@@ -72,7 +72,7 @@ class StatePredictor(ArrayPredictor):
             CancelledError: the call was cancelled through `cancel`.
         """
         selection = self._select(tasks)
-        if hot := [entry.name for entry in selection.entries if isinstance(entry, HotEntry)]:
+        if hot := added_names(selection.entries):
             raise InputError(
                 f"tasks: run_branches() expects tasks of the bundle, found added ones ({', '.join(hot)}): call run() or "
                 "predict() for them, or add them with `python -m exporter add`"
@@ -154,8 +154,7 @@ class StatePredictor(ArrayPredictor):
         cancel: Cancellation | None,
         cached: LookUp | None,
     ) -> Sequence[npt.NDArray[Any]]:
-        added = any(isinstance(entry, HotEntry) for entry in selection.entries)  # computed by the graph with slots
-        if cached is None or self._state_cache is None or added:
+        if cached is None or self._state_cache is None:
             return super()._run_graph(selection, feeds, drop, cancel, cached)
         runs = self._splits[drop]
         values = runs.values(feeds, cached, self._state_cache, cancel)

@@ -13,7 +13,7 @@ from exporter.plan import Plan
 from exporter.split.cut import Cut, State, cut_states
 from exporter.split.graphs import save_branches, save_trunk
 from exporter.split.identity import WeightDigests
-from exporter.split.verify import compare_split, padding_counts
+from exporter.split.verify import SplitSessions, compare_split, padding_counts
 from runtime.bundle import SplitEntry, StateEntry, routed_file, split_files
 from runtime.bundle.entries import BATCH
 from runtime.bundle.split_entry import StateType
@@ -73,7 +73,8 @@ def split_variants(
         if routes is not None:
             name = routed_file(branches)
             inputs += save_branches(folder / routed_file(model), routes.states, folder / name)
-        half = compare_split(folder, model, plan, [state.name for state in states], routed)
+        sessions = SplitSessions.load(folder, model, routed)
+        half = compare_split(sessions, plan, [state.name for state in states])
         entries = tuple(_entry(state) for state in states)
         found[model] = SplitEntry(
             trunk,
@@ -82,7 +83,7 @@ def split_variants(
             entries,
             tuple(state.name for state in passing),
             tuple(entry.name for entry in plan.inputs if entry.name in inputs),
-            padding_counts(folder, model, plan, entries),
+            padding_counts(sessions, plan, entries),
             cut.saved,
             half.difference,
             half.agreement,

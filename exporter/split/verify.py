@@ -19,7 +19,7 @@ from runtime.bundle.entries import SEQUENCE
 from runtime.bundle.split_entry import split_files
 from runtime.states.padding import Padding
 
-__all__ = ["Half", "compare_split", "padding_counts"]
+__all__ = ["Half", "SplitSessions", "compare_split", "padding_counts"]
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,52 @@ class Half:
     agreement: float
 
 
-def compare_split(folder: Path, model: str, plan: Plan, states: Sequence[str], routed: bool) -> Half:
+@dataclass(frozen=True, eq=False)
+class SplitSessions:
+    """Sessions of the whole graph and of its parts.
+
+    Attributes:
+        whole: the graph of all tasks.
+        trunk: the graph of the trunk.
+        branches: the graph of the branches.
+        branches_file: file name of the latter, for messages.
+        routes: the routed graph, and that of the branches; empty without one.
+    """
+
+    whole: Any
+    trunk: Any
+    branches: Any
+    branches_file: str
+    routes: tuple[Any, ...]
+
+    @classmethod
+    def load(cls, folder: Path, model: str, routed: bool) -> SplitSessions:
+        """Open the sessions.
+
+        Args:
+            folder: the folder of the graphs.
+            model: the file of the whole graph.
+            routed: whether to open the routed graphs too.
+
+        Raises:
+            VerificationError: ONNX Runtime cannot load a graph.
+        """
+        trunk, branches = split_files(model)
+        routes = [open_graph(folder / routed_file(name), routed=True) for name in (model, branches)] if routed else []
+        whole, first, second = (open_graph(folder / name) for name in (model, trunk, branches))
+        return cls(whole, first, second, branches, tuple(routes))
+
+
+def compare_split(graphs: SplitSessions, plan: Plan, states: Sequence[str]) -> Half:
     """Compare trunk and branches with the whole graph at the shapes of the verification, with all kinds of masks.
 
     The whole graph has been compared with PyTorch before. The states of each batch are computed text by text where that is
     possible, as a cache of states would have them.
 
     Args:
-        folder: the folder of the graphs.
-        model: the file of the whole graph.
+        graphs: the sessions.
         plan: the plan of the graph.
         states: names of the states that the branches read.
-        routed: whether to compare the routed graph too.
 
     Returns:
         The effect of states in fp16.
@@ -54,46 +88,43 @@ def compare_split(folder: Path, model: str, plan: Plan, states: Sequence[str], r
     Raises:
         VerificationError: the logits differ by more than the tolerance of the precision.
     """
-    trunk_file, branches_file = split_files(model)
-    whole, trunk, branches = (open_graph(folder / name) for name in (model, trunk_file, branches_file))
-    routes = [open_graph(folder / routed_file(name), routed=True) for name in (model, branches_file)] if routed else []
+    whole, trunk, branches = graphs.whole, graphs.trunk, graphs.branches
     halves = []
     for shape in shapes_of(plan):
         inputs = make_inputs(plan, *shape, masks=MASKS[0])
         expected = whole.run(None, inputs)
         for given in _states(trunk, states, inputs):
             found = branches.run(None, _read(branches, {**inputs, **given}))
-            _compare(expected, found, plan, shape, branches_file)
+            _compare(expected, found, plan, shape, graphs.branches_file)
         with np.errstate(over="ignore"):
             rounded = {name: array.astype(np.float16).astype(array.dtype) for name, array in given.items()}
         halves += _effect(expected, branches.run(None, _read(branches, {**inputs, **rounded})))
-        if routed:
+        if graphs.routes:
             groups = {task.name: number for number, group in enumerate(plan.groups) for task in group}
             numbers = [task.name for task in plan.tasks]
             for row_ids, names in draw_routes(groups, shape[0], (plan.drop, *shape)):
                 ids = dict(zip(ROUTE_INPUTS, (row_ids, np.array([numbers.index(name) for name in names])), strict=True))
-                one, other = (each.run(None, _read(each, {**inputs, **given, **ids})) for each in routes)
-                _compare(one, other, plan, shape, routed_file(branches_file))
+                one, other = (each.run(None, _read(each, {**inputs, **given, **ids})) for each in graphs.routes)
+                _compare(one, other, plan, shape, routed_file(graphs.branches_file))
     if any(half.difference < 0 for half in halves):
         return Half(-1.0, 0.0)
     return Half(max(half.difference for half in halves), float(np.mean([half.agreement for half in halves])))
 
 
-def padding_counts(folder: Path, model: str, plan: Plan, states: Sequence[StateEntry]) -> bool:
+def padding_counts(graphs: SplitSessions, plan: Plan, states: Sequence[StateEntry]) -> bool:
     """Return whether logits change if a text is computed without its padding, which is added again to its states as zeros.
 
     They do in models whose layers read neighbouring tokens without a mask.
 
     Args:
-        folder: the folder of the graphs.
-        model: the file of the whole graph.
+        graphs: the sessions.
         plan: the plan of the graph.
         states: the states that the branches read.
     """
     if all(SEQUENCE not in state.shape for state in states) or all(each.name != "attention_mask" for each in plan.inputs):
         return False
-    trunk_file, branches_file = split_files(model)
-    whole, trunk, branches = (open_graph(folder / name) for name in (model, trunk_file, branches_file))
+    whole, trunk, branches = graphs.whole, graphs.trunk, graphs.branches
+    names = [state.name for state in states]
     padding = Padding.of(plan.inputs, states, False, plan.padding_id or 0, False)
     for shape in shapes_of(plan):
         inputs = make_inputs(plan, *shape, masks=MASKS[0])
@@ -102,20 +133,13 @@ def padding_counts(folder: Path, model: str, plan: Plan, states: Sequence[StateE
             if own.stop == shape[1]:
                 continue
             text = {name: array[row : row + 1] for name, array in inputs.items()}
-            short = {
-                name: array if (axis := padding.tokens.get(name)) is None else array[(slice(None),) * (axis + 1) + (own,)]
-                for name, array in text.items()
-            }
-            names = [state.name for state in states]
-            found = dict(zip(names, trunk.run(names, short), strict=True))
+            found = dict(zip(names, trunk.run(names, padding.cut(text, own)), strict=True))
             again = padding.batch([{name: array[0] for name, array in found.items()}], names, shape[1])
             one, other = whole.run(None, text), branches.run(None, _read(branches, {**text, **again}))
             for a, b in zip(one, other, strict=True):
                 if a.ndim > 1 and a.shape[1] == shape[1]:  # logits of tokens; those of the padding have no meaning
                     a, b = a[:, own], b[:, own]
-                finite = np.isfinite(a)
-                scale = max(1.0, float(np.abs(a[finite]).max(initial=0.0)))
-                if not float(np.abs(a[finite].astype(np.float64) - b[finite]).max(initial=0.0)) <= plan.atol * scale:
+                if not _relative_difference(a, b) <= plan.atol:
                     return True
     return False
 
@@ -142,23 +166,25 @@ def _compare(
                 f"the split graph {where} differs from the whole graph; nothing was written: expected {list(one.shape)} with "
                 f"{int(np.isfinite(one).sum())} finite values, found {list(other.shape)} with {int(np.isfinite(other).sum())}"
             )
-        finite = np.isfinite(one)
-        scale = max(1.0, float(np.abs(one[finite]).max(initial=0.0)))
-        difference = float(np.abs(one[finite].astype(np.float64) - other[finite]).max(initial=0.0))
-        if not difference <= plan.atol * scale:
+        difference = _relative_difference(one, other)
+        if not difference <= plan.atol:
             raise VerificationError(
-                f"the split graph {where} differs from the whole graph by {difference:.2e}, over {plan.atol * scale:.2e}; "
-                "nothing was written: export without --split, and report it with the model's configuration"
+                f"the split graph {where} differs from the whole graph by {difference:.2e} of the largest logit, over "
+                f"{plan.atol:.2e}; nothing was written: export without --split, and report it with the model's configuration"
             )
+
+
+def _relative_difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """Return the largest difference where `expected` is finite, relative to max(1, max |expected|)."""
+    finite = np.isfinite(expected)
+    scale = max(1.0, float(np.abs(expected[finite]).max(initial=0.0)))
+    return float(np.abs(expected[finite].astype(np.float64) - found[finite]).max(initial=0.0)) / scale
 
 
 def _effect(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> list[Half]:
     halves = []
     for one, other in zip(expected, found, strict=True):
-        finite = np.isfinite(one)
-        if not np.isfinite(other[finite]).all():
+        if not np.isfinite(other[np.isfinite(one)]).all():
             return [Half(-1.0, 0.0)]
-        scale = max(1.0, float(np.abs(one[finite]).max(initial=0.0)))
-        difference = float(np.abs(one[finite].astype(np.float64) - other[finite]).max(initial=0.0))
-        halves.append(Half(difference / scale, float(np.mean(one.argmax(-1) == other.argmax(-1)))))
+        halves.append(Half(_relative_difference(one, other), float(np.mean(one.argmax(-1) == other.argmax(-1)))))
     return halves

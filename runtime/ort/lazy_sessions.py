@@ -22,7 +22,27 @@ from runtime.ort.progress import announced
 Make = Callable[[str, GraphFile, bool], Any]
 
 
-class LazySessions(Mapping[str, Any]):
+class GraphSessions(Mapping[str, Any]):
+    """Mapping from the file name of a graph to its session, which may be opened on the first access."""
+
+    def __init__(self, graphs: Mapping[str, GraphFile]) -> None:
+        """Set the graphs: file name -> graph."""
+        self._graphs = graphs
+
+    def __contains__(self, graph: object) -> bool:
+        """Whether the bundle has this graph, open or not."""
+        return graph in self._graphs
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the file names of all graphs, open or not."""
+        return iter(self._graphs)
+
+    def __len__(self) -> int:
+        """Return the number of graphs, open or not."""
+        return len(self._graphs)
+
+
+class LazySessions(GraphSessions):
     """Thread-safe mapping from the file name of a graph to its session.
 
     The first graph is opened immediately and packs its own weights, which takes negligible time. The first access to another
@@ -42,7 +62,8 @@ class LazySessions(Mapping[str, Any]):
             options: session options.
             feeds: small, valid feeds of the first graph.
         """
-        self._graphs, self._make, self._options, self._feeds = graphs, make, options, feeds
+        super().__init__(graphs)
+        self._make, self._options, self._feeds = make, options, feeds
         self._share = options.share_weights and len(graphs) > 1
         self._locks: dict[int, threading.Lock] = {}  # by process: after a fork, no thread releases those of the parent
         first = next(iter(graphs))
@@ -52,18 +73,6 @@ class LazySessions(Mapping[str, Any]):
         """Return the session of a graph; open the graph if necessary."""
         sessions = self._open  # replaced as a whole, so that readers need no lock
         return sessions[graph] if graph in sessions else self._open_graph(graph)
-
-    def __contains__(self, graph: object) -> bool:
-        """Whether the bundle has this graph, open or not."""
-        return graph in self._graphs
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the file names of all graphs, open or not."""
-        return iter(self._graphs)
-
-    def __len__(self) -> int:
-        """Return the number of graphs, open or not."""
-        return len(self._graphs)
 
     def opened(self) -> list[Any]:
         """Return the sessions that are open."""

@@ -1,13 +1,14 @@
 """Sessions of which some are opened on the first access."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from runtime.ort.graph_file import GraphFile
+from runtime.ort.lazy_sessions import GraphSessions
 
 
-class OnDemandSessions(Mapping[str, Any]):
+class OnDemandSessions(GraphSessions):
     """Thread-safe mapping from the file name of a graph to its session, for providers whose sessions share no weights.
 
     The graphs of a trunk and of branches have the weights of the graph of all tasks once more on the device. They are opened
@@ -24,7 +25,8 @@ class OnDemandSessions(Mapping[str, Any]):
             late: file names of graphs that are opened on the first access.
             make: function from name, graph and whether the graph is packed to a session.
         """
-        self._graphs, self._make = graphs, make
+        super().__init__(graphs)
+        self._make = make
         self._lock = threading.Lock()
         self._open = {name: make(name, graph, False) for name, graph in graphs.items() if name not in late}
 
@@ -35,15 +37,3 @@ class OnDemandSessions(Mapping[str, Any]):
                 if graph not in self._open:
                     self._open[graph] = self._make(graph, self._graphs[graph], False)
         return self._open[graph]
-
-    def __contains__(self, graph: object) -> bool:
-        """Whether the bundle has this graph, open or not."""
-        return graph in self._graphs
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the file names of all graphs, open or not."""
-        return iter(self._graphs)
-
-    def __len__(self) -> int:
-        """Return the number of graphs, open or not."""
-        return len(self._graphs)

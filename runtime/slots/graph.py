@@ -1,8 +1,8 @@
 """The graph with slots of one drop, and the calls that it runs."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -16,6 +16,7 @@ from runtime.cancel import Cancellation
 from runtime.errors import AdapterDropError, BundleError
 from runtime.import_ort import ort
 from runtime.ort.check_graph import input_problems, type_problems
+from runtime.ort.forks import PerProcess
 from runtime.ort.known_providers import CUDA, TENSORRT
 from runtime.ort.open import OpenBundle
 from runtime.slots.layout import SlotLayout
@@ -70,7 +71,8 @@ class SlotsGraph:
             drop: drop of the graph.
             layout: its layout.
         """
-        self._tables = {os.getpid(): SlotTable(layout)}
+        # A fork gets separate slots: those of its parent may be in use by calls that do not exist there.
+        self._tables = PerProcess(partial(SlotTable, layout))
         self.layout = layout
         self._bundle, self._graph, self._drop = bundle, graph, drop
         on_gpu = bundle.provider in (CUDA, TENSORRT)
@@ -78,11 +80,8 @@ class SlotsGraph:
 
     @property
     def table(self) -> SlotTable:
-        """The slots of this process: those of the parent of a fork may be in use by calls that do not exist in the child."""
-        process = os.getpid()
-        if process not in self._tables:
-            self._tables.setdefault(process, SlotTable(self.layout))
-        return self._tables[process]
+        """The slots of this process."""
+        return self._tables.get()
 
     def rows(
         self,

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from runtime.bundle import BoundFolder, Manifest, TaskEntry, slots_file
 from runtime.bundle.manifest import EXPORT_AGAIN
 from runtime.errors import BundleError, InputError
+from runtime.ort.forks import PerProcess
 from runtime.ort.open import OpenBundle
 from runtime.slots.graph import SlotsGraph
 from runtime.slots.layout import SlotLayout, layout_file
@@ -53,14 +54,14 @@ class HotTasks:
         self._layouts, self._manifest, self._files = layouts, manifest, files
         self._added: dict[str, HotEntry] = {}
         self._own: dict[str, HotEntry] = {}
-        self._locks = {os.getpid(): Lock()}
+        self._locks = PerProcess(Lock)
         self._bundled = {entry.name: entry for entry in manifest.tasks}
         self._results = {name for entry in manifest.tasks for name in entry.result_names}
 
     @property
     def _changes(self) -> Lock:
         """The lock of this process: that of the parent of a fork may never be released in the child."""
-        return self._locks.setdefault(os.getpid(), Lock())
+        return self._locks.get()
 
     @property
     def added(self) -> Mapping[str, TaskEntry]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from runtime.errors import InputError
 from runtime.slots.layout import SlotLayout
 from runtime.slots.tensors import pack, unpack
 
-__all__ = ["HotEntry", "TaskWeights", "open_task_file", "own_weights", "task_file_bytes"]
+__all__ = ["HotEntry", "TaskWeights", "added_names", "open_task_file", "own_weights", "task_file_bytes"]
 
 _FORMAT: Final = "adapterdrop-task"
 _VERSION: Final = "1"
@@ -51,6 +51,11 @@ class HotEntry(TaskEntry):
     # Two versions of a task are two entries, even if their names and labels are equal.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+
+def added_names(entries: Iterable[TaskEntry]) -> list[str]:
+    """Return the names of the tasks among `entries` that were added: the graph with slots computes them, and no other one."""
+    return [entry.name for entry in entries if isinstance(entry, HotEntry)]
 
 
 def task_file_bytes(

@@ -75,11 +75,15 @@ class Padding:
 
     def row(self, arrays: Mapping[str, Array], number: int, columns: slice) -> dict[str, Array]:
         """Return copies of the arrays of one text."""
-        return {name: self._cut(name, array[number], columns).copy() for name, array in arrays.items()}
+        own = self.cut({name: array[number : number + 1] for name, array in arrays.items()}, columns)
+        return {name: array[0].copy() for name, array in own.items()}
 
-    def _cut(self, name: str, array: Array, columns: slice) -> Array:
-        axis = self.tokens.get(name)
-        return array if axis is None else array[(slice(None),) * axis + (columns,)]
+    def cut(self, arrays: Mapping[str, Array], columns: slice) -> dict[str, Array]:
+        """Return columns of the arrays of a batch; those without a sequence axis as they are."""
+        return {
+            name: array if (axis := self.tokens.get(name)) is None else array[(slice(None),) * (axis + 1) + (columns,)]
+            for name, array in arrays.items()
+        }
 
     def width(self, row: Mapping[str, Array]) -> int:
         """Return the number of columns of a text; 0 if it has no sequence axis."""

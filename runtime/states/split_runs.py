@@ -175,11 +175,7 @@ class SplitRuns:
         columns = self.padding.extents(feeds)
         if not self.padding.trims:
             return feeds
-        kept = slice(min(each.start for each in columns), max(each.stop for each in columns))
-        return {
-            name: array if (axis := self.padding.tokens.get(name)) is None else array[(slice(None),) * (axis + 1) + (kept,)]
-            for name, array in feeds.items()
-        }
+        return self.padding.cut(feeds, slice(min(each.start for each in columns), max(each.stop for each in columns)))
 
 
 def feeds_row(feeds: Mapping[str, Array]) -> dict[str, Array]:

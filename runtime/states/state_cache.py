@@ -1,7 +1,6 @@
 """A cache of trunk states: the second call with a text skips the trunk."""
 
 import hashlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from runtime.ort.forks import PerProcess
 from runtime.states.trunk_states import Row
 
 # Bytes of an entry in addition to its arrays: the key, the mapping and the headers of the arrays, roughly.
@@ -51,7 +51,7 @@ class StateCache:
         """
         self.capacity = capacity
         self._rows: OrderedDict[bytes, tuple[Row, int]] = OrderedDict()
-        self._locks = {os.getpid(): threading.Lock()}
+        self._locks = PerProcess(threading.Lock)
         self._nbytes = self._hits = self._misses = 0
 
     def get(self, keys: Sequence[bytes]) -> list[Row | None]:
@@ -85,7 +85,7 @@ class StateCache:
     @property
     def _lock(self) -> threading.Lock:
         """The lock of this process: in a fork, a lock that another thread of the parent held would never be released."""
-        return self._locks.setdefault(os.getpid(), threading.Lock())
+        return self._locks.get()
 
     @property
     def statistics(self) -> CacheStatistics:
