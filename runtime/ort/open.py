@@ -240,9 +240,38 @@ def open_sessions(
     options = with_threads(options, options.progress)
     _check_products(files, manifest)
 
-    def open_on(provider: Provider) -> OpenBundle:
-        probes = ProbeCheck(files, manifest, provider, options) if probe or (probe is None and provider is not CPU) else None
-        late = set(graphs) - manifest.whole_graphs
+    opening = _Opening(files, manifest, tuple(graphs), options, check, probe)
+    for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
+        try:
+            return opening.on(candidate)
+        except ProbeError as error:
+            options.progress(f"{error}; auto goes on")
+        except ProviderError:
+            continue
+    return opening.on(last)
+
+
+@dataclass(frozen=True, eq=False)
+class _Opening:
+    """The arguments of `open_sessions`, with which a forked process opens its own sessions.
+
+    Not a function within a function: one that refers to itself is a cycle, which would keep the files of a predictor open until
+    the garbage collector runs.
+    """
+
+    files: BoundFolder
+    manifest: Manifest
+    graphs: tuple[str, ...]
+    options: Options
+    check: Callable[[str, Any], None] | None
+    probe: bool | None
+
+    def on(self, provider: Provider) -> OpenBundle:
+        """Open the sessions on one provider."""
+        files, manifest, options, check = self.files, self.manifest, self.options, self.check
+        is_compared = self.probe or (self.probe is None and provider is not CPU)
+        probes = ProbeCheck(files, manifest, provider, options) if is_compared else None
+        late = set(self.graphs) - manifest.whole_graphs
 
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
             session = _create(file, provider, manifest, options, packed)
@@ -252,25 +281,16 @@ def open_sessions(
                 probes.check(graph, session.run)
             return session
 
-        found = {graph: GraphFile(files, graph, _is_routed(graph, manifest)) for graph in graphs}
+        found = {graph: GraphFile(files, graph, _is_routed(graph, manifest)) for graph in self.graphs}
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else OnDemandSessions(found, late, make)
         captured = _captured(sessions, provider, manifest, options)
-        again = PerProcess(functools.partial(open_on, provider))
+        again = PerProcess(functools.partial(self.on, provider))
         bundle = OpenBundle(provider, sessions, files, captured, options.cuda.device, options.threads, forked=again)
         if probes is not None and provider is not CPU:
-            for graph in graphs:
+            for graph in self.graphs:
                 if graph not in late:  # the others are opened when they are used, and have the same operators
                     probes.check(graph, functools.partial(bundle.run, graph))
         return bundle
-
-    for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
-        try:
-            return open_on(candidate)
-        except ProbeError as error:
-            options.progress(f"{error}; auto goes on")
-        except ProviderError:
-            continue
-    return open_on(last)
 
 
 def _check_products(files: BoundFolder, manifest: Manifest) -> None:
