@@ -217,7 +217,7 @@ def test_values_are_not_read_through_a_copy(predictor: runtime.Predictor) -> Non
     tracemalloc.start()
     try:
         with pytest.raises(runtime.InputError):
-            predictor.run({"input_ids": large, "attention_mask": large[..., None]})
+            predictor.run({"input_ids": large, "attention_mask": large[..., None], "token_type_ids": large})
         assert tracemalloc.get_traced_memory()[1] < large.nbytes // 100
     finally:
         tracemalloc.stop()
