@@ -4,6 +4,7 @@
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
 # make test-torch TORCH=torch==2.15.0  installs that PyTorch into .venv-torch and runs the tests of exports there
+# make test-javascript  installs the packages of examples/javascript with npm, and tests the examples
 # make support  exports every combination of the support table and writes docs/support.md
 # make audit    looks the locked packages up in a vulnerability service and checks licences; AUDIT_FLAGS='-s osv' asks another one
 # make lock     writes requirements/*.txt again after a change of pyproject.toml; LOCK_FLAGS=--upgrade takes the newest versions
@@ -45,7 +46,7 @@ define install
 endef
 endif
 
-.PHONY: export test lint unit test-tensorrt test-peft5 test-torch gpu support benchmark audit lock clean
+.PHONY: export test lint unit test-javascript test-tensorrt test-peft5 test-torch gpu support benchmark audit lock clean
 
 export: .venv/installed
 	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
@@ -62,6 +63,10 @@ lint: .venv-test/installed
 
 unit: .venv-test/installed
 	.venv-test/bin/python -m pytest -n 2 --dist loadgroup
+
+test-javascript: .venv-test/installed
+	npm --prefix examples/javascript install --ignore-scripts
+	.venv-test/bin/python -m pytest tests/examples/test_javascript.py
 
 test-tensorrt: .venv-tensorrt/installed
 	.venv-tensorrt/bin/python -m pytest tests/exporter/test_tensorrt.py

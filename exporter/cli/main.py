@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from exporter.cli.options import add_parser, export_parser, inspect_parser, task_parser
+from exporter.cli.options import add_parser, export_parser, inspect_parser, push_parser, task_parser
 from exporter.cli.parser import Parser
 from exporter.errors import ExportError, VerificationError
 
@@ -19,6 +19,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], str]] = {
     "add": (add_parser, "exporter.cli.add"),
     "task": (task_parser, "exporter.cli.task"),
     "inspect": (inspect_parser, "exporter.cli.inspect"),
+    "push": (push_parser, "exporter.cli.push"),
 }
 _EXPORT = (export_parser, "exporter.cli.export")
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from runtime.bundle import Manifest, open_bundle
 from runtime.errors import InputError
+from runtime.hub import Access, bundle_folder
 from runtime.options_text import CommandParser
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.open import open_sessions
@@ -70,7 +71,7 @@ def write_repository(
     to a few lengths.
 
     Args:
-        folder: folder of the bundle.
+        folder: folder of the bundle, or its hub id.
         repository: folder of the model repository.
         options: options of the models; None for the defaults.
 
@@ -82,7 +83,7 @@ def write_repository(
         InputError: a model with this name exists, or the folder cannot be written.
     """
     options = TritonOptions() if options is None else options
-    manifest, files = open_bundle(folder)
+    manifest, files = open_bundle(bundle_folder(folder, Access())[0])
     files.bind(manifest.files)
     sessions = open_sessions(files, manifest, [variant.model for variant in manifest.variants], "cpu").sessions
     written = []

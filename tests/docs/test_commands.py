@@ -55,6 +55,19 @@ NOT_RUN = {
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs OpenVINO, a plug-in of ONNX Runtime"
     ),
+    "python -m exporter push onnx my-organisation/my-tasks --private": "needs the hub; tests/exporter/hub has a stand-in",
+    "python -m exporter push onnx my-organisation/my-tasks --base-model bert-base-uncased --create-pr": "the same",
+    "python -m exporter --model my-organisation/my-base@v2 --adapter sst2=my-organisation/my-adapters@main:sst2": (
+        "needs the hub; tests/exporter/checkpoints/test_load_hub.py has its cache"
+    ),
+    "pip install huggingface_hub": "installs packages",
+    "make test-javascript": "installs packages of npm",
+    "npm --prefix examples/javascript install --ignore-scripts": "installs packages of npm",
+    'node examples/javascript/labels.mjs onnx "The new phone is fast, and the screen is gorgeous."': (
+        "needs packages of npm; tests/examples/test_javascript.py runs it"
+    ),
+    "python -m exporter push": "names a command without its folder",
+    "python -m runtime triton": "names a command without its folder",
     "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs a part of a minute",
     "python -m tests.fuzz --replay": "is a part of what tests/fuzz runs",
     "python -m exporter add": "names a command without its folder",
