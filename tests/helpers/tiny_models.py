@@ -76,7 +76,8 @@ def tiny_model(tasks: Mapping[str, tuple[Any, str]], config: PretrainedConfig | 
         add_task(model, name, adapter, head)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "adapter" in name or parameter.dim() == 1:
+            # B of LoRA is zero at its start.
+            if "adapter" in name or "lora_B" in name or parameter.dim() == 1:
                 centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
                 parameter.normal_(centre, 0.1)
     return model
