@@ -67,6 +67,7 @@ ORDER = {
             "state_predictor",
             "predictor",
             "load",
+            "compile",
             "states_commands",
             "serving",
         ),
