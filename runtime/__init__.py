@@ -9,6 +9,7 @@ If no distribution of ONNX Runtime is installed, the import raises a ModuleNotFo
 
 from runtime.bundle import Manifest
 from runtime.cancel import Cancellation
+from runtime.compile import compile_bundle
 from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
 from runtime.hooks import Hook, Run
 from runtime.load import load
@@ -39,6 +40,7 @@ __all__ = [
     "TensorRTOptions",
     "TrunkStates",
     "Word",
+    "compile_bundle",
     "load",
     "load_states",
 ]

@@ -51,6 +51,7 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "memory_limit": _BYTES,
     "share_weights": _SWITCH,
     "probe_tolerance": _NUMBER,
+    "compiled": _SWITCH,
     "cuda.device": _WHOLE,
     "cuda.memory_limit": _BYTES,
     "cuda.tf32": _SWITCH,

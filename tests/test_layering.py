@@ -79,6 +79,7 @@ ORDER = {
             "state_predictor",
             "predictor",
             "load",
+            "compile",
             "states_commands",
             "serving",
         ),

@@ -130,7 +130,7 @@ class Wrong:
 def wrong_openvino(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """An OpenVINO that is installed and computes zeros; the graphs that were opened on it."""
     opened: list[str] = []
-    create = session._create
+    create = session.create_session
 
     def made(graph: Any, provider: Provider, *more: Any) -> Any:
         if provider is CPU:
@@ -138,7 +138,7 @@ def wrong_openvino(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         opened.append(graph.name)
         return Wrong(create(graph, CPU, *more))
 
-    monkeypatch.setattr(session, "_create", made)
+    monkeypatch.setattr(session, "create_session", made)
     monkeypatch.setattr(session, "resolve", lambda name, _: (OPENVINO, CPU) if name == "auto" else (OPENVINO,))
     return opened
 
