@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         # Imported by name and late: importing torch takes seconds, which --help and a mistyped option must not cost.
-        importlib.import_module("benchmarks.suite").run(options)
+        importlib.import_module("benchmarks.main_run").run(options)
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -21,16 +21,15 @@ from adapters import BertAdapterModel
 from adapters.composition import Fuse
 from rich.console import Console
 from rich.table import Table
-from transformers import BertConfig
 
 from benchmarks.call_rows import timed
 from benchmarks.checks import TOLERANCE
 from benchmarks.machine import Machine, current_machine
-from benchmarks.models import twin
-from benchmarks.onnx_variants import open_session
+from benchmarks.models import bert_config, twin
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import write_rows
 from benchmarks.rounds import p95, paired_ratio
+from benchmarks.task_counts import graph_call
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import ExportError, export
 from exporter.checkpoints.load import Checkpoint
@@ -80,12 +79,9 @@ def cases(drop: int) -> tuple[Case, ...]:
 
 def random_fusions(layers: int, hidden: int, seed: int) -> Any:
     """Return a randomly initialized BERT with 16 seq_bn adapters, fusions of the first 2, 8 and 16, and one head."""
-    config = BertConfig(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 32, intermediate_size=4 * hidden
-    )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
-        model = BertAdapterModel(config)
+        model = BertAdapterModel(bert_config(layers, hidden))
         for name in _names(max(_MEMBERS)):
             model.add_adapter(name, config="seq_bn")
         for members in _MEMBERS:
@@ -97,7 +93,8 @@ def random_fusions(layers: int, hidden: int, seed: int) -> Any:
     return model.eval()
 
 
-def _eager(model: Any, case: Case, feeds: Feeds) -> Call:
+def eager_call(model: Any, case: Case, feeds: Feeds) -> Call:
+    """Return the call of one fusion in PyTorch."""
     own = twin(model)
     own.set_active_adapters(case.setup(case.kept), skip_layers=list(range(case.drop)) or None)
     own.active_head = _TASK
@@ -110,7 +107,8 @@ def _eager(model: Any, case: Case, feeds: Feeds) -> Call:
     return call
 
 
-def _export(model: Any, case: Case, folder: Path) -> Path:
+def export_case(model: Any, case: Case, folder: Path) -> Path:
+    """Export one fusion into `folder`/onnx, and return that folder."""
     scores = folder / "scores.json"
     layers = range(case.drop, model.config.num_hidden_layers)
     ranked = {name: float(-number) for number, name in enumerate(_names(case.members))}
@@ -119,16 +117,6 @@ def _export(model: Any, case: Case, folder: Path) -> Path:
     # mypy gives all values of `pruned` one type
     export(model, tasks={_TASK: case.setup(case.members)}, drop=case.drop, output=folder / "onnx", **pruned)  # type: ignore[arg-type]
     return folder / "onnx"
-
-
-def _ours(folder: Path, threads: int, feeds: Feeds) -> Call:
-    session = open_session(folder / MODEL, threads)
-
-    def call() -> Outputs:
-        outputs: Outputs = session.run(["logits"], feeds)
-        return outputs
-
-    return call
 
 
 @dataclass(frozen=True)
@@ -164,8 +152,8 @@ def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argpa
     calls, differences = {}, {}
     for case, folder in folders.items():
         calls[f"eager {case.name}"], calls[f"ours {case.name}"] = (
-            _eager(model, case, feeds),
-            _ours(folder, options.threads, feeds),
+            eager_call(model, case, feeds),
+            graph_call(folder / MODEL, options.threads, feeds),
         )
         differences[case] = max_difference(calls[f"ours {case.name}"](), calls[f"eager {case.name}"]())
         if not differences[case] <= TOLERANCE:
@@ -218,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"exporting {case.name} …", file=sys.stderr, flush=True)
                 folder = Path(scratch) / str(number)
                 folder.mkdir()
-                folders[case] = _export(model, case, folder)
+                folders[case] = export_case(model, case, folder)
             for shape in options.shapes:
                 rows += _measure(model, folders, shape, options)
     except (ExportError, MismatchError) as error:

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from benchmarks.checks import Bench, Runnable, check, mismatch, prepare
 from benchmarks.cuda_onnx import cuda_onnx_variants
-from benchmarks.cuda_torch import cuda_torch_variants, eager, on_device
+from benchmarks.cuda_torch import cuda_torch_variants, on_device
 from benchmarks.device import Device, open_device
 from benchmarks.gemm import Gemm, gemms, peak_share, peaks
 from benchmarks.gpu import current_gpu
 from benchmarks.machine import current_machine
-from benchmarks.models import Candidate, example, random_bert
+from benchmarks.models import Candidate, example, random_bert, twin
 from benchmarks.onnx_variants import onnx_variants
 from benchmarks.options import Options, Shape
 from benchmarks.plot import plot
@@ -118,14 +118,14 @@ def run(options: Options) -> Result:
 def _bench(candidate: Candidate, options: Options, device: Device, folder: Path) -> Bench:
     model, tasks = candidate.model, candidate.tasks
     if options.device == "cpu":
-        variants = torch_variants(candidate, options.compile) + onnx_variants(candidate, folder, options.threads)
+        variants = torch_variants(candidate, device, options.compile) + onnx_variants(candidate, folder, options.threads)
         variants = _without(variants, options.skip)
-        return prepare(candidate, device, variants, options, lambda drop: task_by_task(model, tasks, drop))
+        return prepare(candidate, device, variants, options, lambda drop: task_by_task(twin(model), tasks, drop, device))
     variants = cuda_torch_variants(candidate, device, options.compile, options.compile_shapes)
     variants += cuda_onnx_variants(candidate, folder, device, options.shapes)
     reference = on_device(model, device, "fp32")
     variants = _without(variants, options.skip)
-    return prepare(candidate, device, variants, options, lambda drop: eager(reference, tasks, drop, device))
+    return prepare(candidate, device, variants, options, lambda drop: task_by_task(reference, tasks, drop, device))
 
 
 def _without(variants: Sequence[Variant], skip: Sequence[str]) -> list[Variant]:
