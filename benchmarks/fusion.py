@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ from adapters.composition import Fuse
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.call_rows import timed
+from benchmarks.call_rows import exit_status, timed
 from benchmarks.checks import TOLERANCE
 from benchmarks.machine import Machine, current_machine
 from benchmarks.models import bert_config, twin
 from benchmarks.options import Shape, random_bert_parser
-from benchmarks.results_file import write_rows
+from benchmarks.results_file import rounds_lines, write_rows
 from benchmarks.rounds import p95, paired_ratio
 from benchmarks.task_counts import graph_call
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
-from exporter import ExportError, export
+from exporter import export
 from exporter.checkpoints.load import Checkpoint
 from exporter.models.quiet_libraries import quiet
 from exporter.planning.make_plan import make_plan
@@ -146,7 +146,9 @@ class Row:
     max_difference: float
 
 
-def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argparse.Namespace) -> list[Row]:
+def _measure(
+    model: Any, folders: dict[Case, Path], shape: Shape, options: argparse.Namespace
+) -> tuple[list[Row], dict[str, dict[str, list[float]]]]:
     plan = make_plan(Checkpoint(model, None, _TASK), {_TASK: next(iter(folders)).setup(2)}, 0)
     feeds: Feeds = make_inputs(plan, shape.batch, shape.length, options.seed)
     calls, differences = {}, {}
@@ -175,7 +177,8 @@ def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argpa
                 max_difference=difference,
             )
         )
-    return rows
+    raw = {f"{case.name}, {shape}": {way: times[f"{way} {case.name}"] for way in ("eager", "ours")} for case in folders}
+    return rows, raw
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -198,8 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     machine = current_machine(options.threads)
     torch.set_num_threads(options.threads)
-    rows: list[Row] = []
-    try:
+
+    def work() -> None:
+        rows: list[Row] = []
+        raw: dict[str, dict[str, list[float]]] = {}
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
             model, folders = random_fusions(options.layers, options.hidden, options.seed), {}
             for number, case in enumerate(cases(5)):
@@ -208,17 +213,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 folder.mkdir()
                 folders[case] = export_case(model, case, folder)
             for shape in options.shapes:
-                rows += _measure(model, folders, shape, options)
-    except (ExportError, MismatchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, MismatchError) else 2
-    _write(rows, machine, options)
-    return 0
+                found, times = _measure(model, folders, shape, options)
+                rows += found
+                raw |= times
+        _write(rows, raw, machine, options)
+
+    return exit_status(work)
 
 
-def _write(rows: Sequence[Row], machine: Machine, options: argparse.Namespace) -> None:
+def _write(
+    rows: Sequence[Row], raw: Mapping[str, Mapping[str, Sequence[float]]], machine: Machine, options: argparse.Namespace
+) -> None:
     head = {"layers": options.layers, "hidden": options.hidden, "seed": options.seed}
-    path = write_rows(options.output, "fusion", head, machine, rows)
+    path = write_rows(options.output, "fusion", head, machine, rows, rounds_lines(raw, "eager"))
     table = Table(title="AdapterFusion: eager PyTorch against one ONNX graph, fp32")
     for column in ("fusion", "shape", "eager ms", "p95", "ours ms", "p95 ", "ratio", "max diff"):
         table.add_column(column, justify="left" if column in ("fusion", "shape") else "right", no_wrap=True)

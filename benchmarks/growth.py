@@ -20,11 +20,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.call_rows import exit_status
 from benchmarks.growth_model import Point, Row, markdown, rows
 from benchmarks.kept_rounds import KeptRounds
 from benchmarks.machine import current_machine
@@ -32,7 +34,6 @@ from benchmarks.models import Candidate, random_bert
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import rounds_lines, write_rows
 from benchmarks.task_counts import counted_folder, export_counts, graph_calls
-from exporter import ExportError
 from exporter.inspect import inspect_bundle
 from exporter.verify.random_inputs import make_inputs
 
@@ -110,18 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-        try:
+
+        def work() -> None:
             run = _Growth(options.folder or Path(scratch), options)
             candidate = run.export()
-        except ExportError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        start = time.monotonic()
-        for shape in options.shapes:
-            run.measure(candidate, shape, options.seconds - (time.monotonic() - start))
-        found = {shape: run.result(shape) for shape in options.shapes}
-        _report(found, candidate, options)
-    return 0
+            start = time.monotonic()
+            for shape in options.shapes:
+                run.measure(candidate, shape, options.seconds - (time.monotonic() - start))
+            _report({shape: run.result(shape) for shape in options.shapes}, candidate, options)
+
+        return exit_status(work)
 
 
 def _report(
@@ -131,7 +130,8 @@ def _report(
     if not every:
         print("no round is measured yet: run the command again with --seconds")
         return
-    head = {**candidate.description, "tasks": options.tasks, "drop": options.drops, "seed": options.seed}
+    head: dict[str, Any] = {**candidate.description, "tasks": options.tasks, "drop": options.drops, "seed": options.seed}
+    head["complete"] = all(own and own[0].rounds >= options.rounds for own, _ in found.values())
     raw = {str(shape): own for shape, (_, own) in found.items() if own}
     reference = str(Point(options.drops[0], options.tasks[-1]))
     path = write_rows(options.output, "growth", head, current_machine(options.threads), every, rounds_lines(raw, reference))

@@ -48,6 +48,11 @@ class KeptRounds:
         rounds = [line["seconds"] for line in self._lines() if line["group"] == group]
         return {name: [each[name] for each in rounds] for name in rounds[0]} if rounds else {}
 
+    @property
+    def groups(self) -> list[str]:
+        """The groups that have a round."""
+        return list(dict.fromkeys(line["group"] for line in self._lines()))
+
     def count(self, group: str) -> int:
         """Return the number of rounds of a group."""
         return sum(line["group"] == group for line in self._lines())

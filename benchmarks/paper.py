@@ -1,4 +1,4 @@
-"""Benchmark of the figures of the AdapterDrop paper (arXiv 2010.11918), beside those that it publishes.
+"""Benchmark of the figures of the AdapterDrop paper (arXiv 2010.11918), next to those that it publishes.
 
 `python -m benchmarks.paper` measures a randomly initialized BERT of base size: 2, 4, 8 and 16 tasks computed for the same texts
 without a drop and with five shared layers, and fusions of 2, 8 and 16 members relative to a fine-tuned model. Each is measured
@@ -22,6 +22,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from benchmarks import fusion
+from benchmarks.call_rows import exit_status
 from benchmarks.checks import TOLERANCE
 from benchmarks.device import Device
 from benchmarks.growth import numbers
@@ -29,7 +30,7 @@ from benchmarks.intervals import Interval
 from benchmarks.kept_rounds import KeptRounds
 from benchmarks.machine import current_machine
 from benchmarks.models import Candidate, bert_config, random_bert, twin
-from benchmarks.options import Shape, random_bert_parser
+from benchmarks.options import Shape, parse_shapes, random_bert_parser
 from benchmarks.paper_plot import plot
 from benchmarks.paper_tables import (
     DROP,
@@ -48,7 +49,7 @@ from benchmarks.results_file import read_lines, rounds_lines, write_rows
 from benchmarks.task_counts import counted_folder, export_counts, graph_call, graph_calls
 from benchmarks.torch_variants import bind_parallel, with_parallel
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
-from exporter import ExportError, export
+from exporter import export
 from exporter.inspect import inspect_bundle
 from exporter.models.quiet_libraries import quiet
 from exporter.verify.random_inputs import make_inputs
@@ -152,6 +153,11 @@ class _Paper:
         return found
 
     @property
+    def shapes(self) -> list[Shape]:
+        """All shapes that have a round, those of earlier pieces included."""
+        return sorted({shape for name in self._rounds.groups for shape in parse_shapes(name.rpartition(", ")[2])})
+
+    @property
     def members(self) -> list[int]:
         """Numbers of members of the fusions."""
         return list(dict.fromkeys(case.members for case in self._cases))
@@ -191,24 +197,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-        try:
+
+        def work() -> None:
             run = _Paper(options.folder or Path(scratch), options)
             for export_group in run.groups.values():
                 export_group()
             for shape in options.shapes:
                 for group in run.groups:
                     run.measure(group, shape, options.seconds - (time.monotonic() - start))
-        except (ExportError, MismatchError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1 if isinstance(error, MismatchError) else 2
-        _report(run, options)
-    return 0
+            _report(run, options)
+
+        return exit_status(work)
 
 
 def _report(run: _Paper, options: argparse.Namespace) -> None:
     rows: list[Figure] = []
     raw: dict[str, dict[str, list[float]]] = {}
-    for shape in options.shapes:
+    shapes = run.shapes
+    for shape in shapes:
         times = run.times(shape)
         flops = {group: run.flops(group, shape) for group in times}
         rows += figures(str(shape), times, flops, options.tasks, run.members)
@@ -216,7 +222,13 @@ def _report(run: _Paper, options: argparse.Namespace) -> None:
     if not rows:
         print("no round is measured yet: run the command again without --seconds 0")
         return
-    head = {"paper": "arXiv 2010.11918", **{name: getattr(options, name) for name in ("layers", "hidden", "seed", "tasks")}}
+    head: dict[str, Any] = {
+        "paper": "arXiv 2010.11918",
+        **{name: getattr(options, name) for name in ("layers", "hidden", "seed", "tasks")},
+    }
+    head["complete"] = len(raw) == len({*shapes, *options.shapes}) * len(run.groups) and all(
+        row.rounds >= options.rounds for row in rows
+    )
     lines = [
         {**line, "reference": f"{EAGER} {FINE_TUNED if line['group'].startswith(FUSIONS) else drop_name(0)}"}
         for line in rounds_lines(raw, "")
