@@ -47,8 +47,8 @@ def _picture(rows: Sequence[Figure], path: Path) -> None:
             _panel(axes, [row for row in rows if row.unit == unit])
         handles, labels = panels[0].get_legend_handles_labels()
         picture.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-        first = rows[0]
-        note = f"batch x length {first.shape}, {first.rounds} interleaved rounds; lines: 95 % intervals; paper: on GPUs"
+        rounds = " to ".join(map(str, sorted({min(row.rounds for row in rows), max(row.rounds for row in rows)})))
+        note = f"batch x length {rows[0].shape}, {rounds} interleaved rounds; lines: 95 % intervals; paper: on GPUs"
         picture.supxlabel(note, fontsize=7.5, color=_MUTED)
         picture.savefig(path, metadata={"Software": None})
 

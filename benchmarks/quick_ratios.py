@@ -42,7 +42,7 @@ class Band:
     high: float
 
 
-# Name -> band. By their operations, the first is 0.48 and the second 0.59; the others compare the same operators.
+# Name -> band. The first two depend on how much is shared; the others compare the same operators.
 BANDS = {
     "4 tasks, drop 2 / drop 0": Band(0.30, 0.75),
     "drop 0, 2 tasks / 4 tasks": Band(0.40, 0.85),
