@@ -117,7 +117,7 @@ def config(name: str, manifest: Manifest, session: Any, options: TritonOptions) 
         options: options of the models.
     """
     routed = any(value.name in ROUTE_INPUTS for value in session.get_inputs())
-    first = 0 if routed else 1  # without batches of its own, Triton adds no axis
+    first = 0 if routed else 1  # Triton adds an axis only to models that it batches
     kinds = [(entry.name, _TYPES[f"tensor({_ONNX[entry.dtype]})"], entry.shape) for entry in manifest.inputs]
     kinds += [(name, "TYPE_INT64", ("rows",)) for name in ROUTE_INPUTS] if routed else []
     inputs = [_tensor(name, kind, shape[first:]) for name, kind, shape in kinds]
