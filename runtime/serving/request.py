@@ -38,7 +38,7 @@ def check_headers(method: str, headers: Mapping[str, str]) -> None:
 
 
 class Served(Protocol):
-    """What a service needs of a predictor; `runtime.Predictor` has it."""
+    """The part of `runtime.Predictor` that a service uses."""
 
     @property
     def provider(self) -> str:
