@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,13 @@ from runtime.ort.check_graph import OutputCheck
 from runtime.ort.known_providers import short_name
 from runtime.ort.open import OpenBundle
 from runtime.ort.probe import ProbeRow
-from runtime.ort.routed_graph import RoutedGraph, check_counts, checked_rows
+from runtime.ort.routed_graph import Ids, RoutedGraph, check_counts, checked_rows
 from runtime.policy import DropPolicy
 from runtime.slots.hot_tasks import HotTasks
 from runtime.slots.task_file import added_names
 from runtime.states.split_runs import LookUp
+
+Rows = TypeVar("Rows", bound=Sequence[npt.NDArray[Any]])
 
 _NONE: Final[Mapping[str, TaskEntry]] = MappingProxyType({})
 
@@ -276,7 +278,7 @@ class ArrayPredictor:
             tasks: name of the task of each result row.
             rows: for each entry of `tasks`, the row of `feeds` that it reads; rows may be repeated, reordered or omitted. None
                 uses each row once, so that `tasks` has one entry per row.
-            drop: drop of the variant; None for the first one.
+            drop: drop of the variant; None uses the policy, or the first drop without a policy.
 
         Returns:
             Logits [labels of the task] per entry of `tasks`, in the same order.
@@ -296,7 +298,23 @@ class ArrayPredictor:
             raise InputError(
                 "run_routed(): this bundle has no routed graph; export it again with `python -m exporter --routed`"
             )
-        return routed.rows(self._check(feeds), tasks, rows)
+        checked = self._check(feeds)
+        row_ids = routed.checked(checked, tasks, rows)
+        known = {entry.name: entry for entry in self.manifest.tasks}
+        return self._rows_observed(checked, [known[name] for name in tasks], row_ids, self._chosen_drop(drop))
+
+    def routes(self, tasks: Sequence[str]) -> bool:
+        """Return whether `run_routed` and `predict_routed` take these tasks.
+
+        Tasks of the bundle need `--routed`; together with added tasks, they need slots of their structure.
+
+        Raises:
+            InputError: a task is unknown, or the list is empty.
+        """
+        entries = self.entries(tasks)
+        if self._hot is not None and added_names(entries):
+            return self._hot.has_slots(entries)
+        return len(self._routed) == len(self.drops)
 
     def _look_up(self, feeds: Mapping[str, npt.NDArray[Any]], drop: int) -> LookUp | None:  # noqa: ARG002
         """Return the states of the trunk that are known for these inputs; None without a cache."""
@@ -315,7 +333,31 @@ class ArrayPredictor:
         checked = self._check(feeds)
         row_ids = checked_rows(rows, len(next(iter(checked.values()))))
         check_counts([entry.name for entry in entries], row_ids, rows)
-        return self._hot.graphs[self._drop_or_default(drop)].rows(checked, self._hot.in_slots(entries), row_ids)
+        return self._rows_observed(checked, entries, row_ids, self._chosen_drop(drop))
+
+    def _rows_observed(
+        self, feeds: Mapping[str, npt.NDArray[Any]], entries: Sequence[TaskEntry], row_ids: Ids, drop: int
+    ) -> list[npt.NDArray[Any]]:
+        """`_compute_rows` inside the hooks, with its duration reported to the policy."""
+        cached = None if added_names(entries) else self._look_up(feeds, drop)
+        if not self.hooks and self.policy is None:
+            return self._compute_rows(feeds, entries, row_ids, drop, cached)
+        names, hits = list(dict.fromkeys(entry.name for entry in entries)), 0 if cached is None else cached.hits
+        return self._observed(drop, names, feeds, hits, lambda: self._compute_rows(feeds, entries, row_ids, drop, cached))
+
+    def _compute_rows(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        entries: Sequence[TaskEntry],
+        row_ids: Ids,
+        drop: int,
+        cached: LookUp | None,
+    ) -> list[npt.NDArray[Any]]:
+        """Compute one task per row of `row_ids`."""
+        del cached  # StatePredictor uses it
+        if self._hot is not None and added_names(entries):
+            return self._hot.graphs[drop].rows(feeds, self._hot.in_slots(entries), row_ids)
+        return self._routed[drop].rows(feeds, entries, row_ids)
 
     def _run_graph(
         self,
@@ -368,8 +410,8 @@ class ArrayPredictor:
         tasks: Sequence[str],
         feeds: Mapping[str, npt.NDArray[Any]],
         hits: int,
-        run: Callable[[], Sequence[npt.NDArray[Any]]],
-    ) -> Sequence[npt.NDArray[Any]]:
+        run: Callable[[], Rows],
+    ) -> Rows:
         """Call `run` inside the hooks and report its duration to the policy."""
         started = time.perf_counter()
         try:

@@ -25,7 +25,7 @@ from runtime.states.trunk_states import Row, TrunkStates
 from runtime.text.cascade import Cascade, RunStep
 from runtime.text.embed import embed, embed_routed
 from runtime.text.encode import Batch, TextEncoder
-from runtime.text.predict import Window, predict, tokenize
+from runtime.text.predict import Window, predict, predict_routed, tokenize
 from runtime.text.predict_options import Aggregate, PredictOptions
 from runtime.text.prediction import Entity, Prediction, Word
 from runtime.text.prompts import prompts_of
@@ -134,6 +134,66 @@ class Predictor(StatePredictor):
         batches = self._batches(encoder, batch_size)([window.tokens for window in windows])
         return predict(windows, batches, run, entries, encoder, options, f"provider {self.provider}, {self.manifest.precision}")
 
+    def predict_routed(
+        self,
+        texts: Sequence[Text],
+        tasks: Sequence[str | Sequence[str]],
+        drop: int | None = None,
+        truncate: bool = False,
+        batch_size: int | None = None,
+        *,
+        threshold: float | None = None,
+        top_k: int | None = None,
+    ) -> list[dict[str, Prediction]]:
+        """Predict other tasks for each text, with the routed graph: texts of different tasks share a batch.
+
+        Args:
+            texts: as for `predict`.
+            tasks: for each text the name of its task, or a list of names.
+            drop: as for `predict`.
+            truncate: as for `predict`.
+            batch_size: maximum number of texts of a batch.
+            threshold: as for `predict`.
+            top_k: as for `predict`.
+
+        Returns:
+            For each text, task -> prediction, in the order of its tasks.
+
+        Raises:
+            AdapterDropError: as for `predict`.
+            InputError: as for `predict`; the number of entries of `tasks` differs from the number of texts; or the bundle was
+                exported without `--routed` (tasks that were added: without slots for the others).
+        """
+        if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+            raise InputError(f"tasks: expected a list with an entry per text, found {type(tasks).__name__}")
+        wanted = [(names,) if isinstance(names, str) else tuple(names) for names in tasks]
+        if len(wanted) != len(texts) or not all(wanted):
+            found = f"{len(wanted)}, {sum(not names for names in wanted)} of them empty"
+            raise InputError(f"tasks: expected at least one name for each of {len(texts)} text(s), found entries: {found}")
+        names = tuple(dict.fromkeys(name for own in wanted for name in own))
+        entries = self.entries(names)
+        if not self.routes(names):
+            raise InputError("predict_routed(): this bundle has no routed graph for these tasks; export it with --routed")
+        check_drop(drop, self.drops, "loaded")
+        options = PredictOptions(truncate=truncate, batch_size=batch_size, threshold=threshold, top_k=top_k)
+        encoder = require_encoder(self.manifest, self._encoder, entries)
+        options.check_tasks(entries, encoder)
+        self._bundle.here()
+        windows = tokenize(encoder, texts, entries, options)
+        # Looked up once: other threads may replace or remove tasks between two batches.
+        by_name = {entry.name: entry for entry in entries}
+
+        def run(
+            feeds: Mapping[str, npt.NDArray[Any]], chosen: list[TaskEntry], rows: list[int]
+        ) -> tuple[list[npt.NDArray[Any]], int]:
+            actual = self._chosen_drop(drop)
+            return self._run_rows(feeds, chosen, rows, actual), actual
+
+        batches = self._batches(encoder, batch_size)([window.tokens for window in windows])
+        per_text = [[by_name[name] for name in dict.fromkeys(own)] for own in wanted]
+        where = f"provider {self.provider}, {self.manifest.precision}"
+        return predict_routed(windows, batches, run, per_text, encoder, options, where)
+
     def encode(
         self,
         texts: Sequence[Text],
@@ -231,7 +291,7 @@ class Predictor(StatePredictor):
         Args:
             texts: as for `encode_texts`.
             tasks: name of the task of each text.
-            drop: drop of the variant; None for the first one.
+            drop: drop of the variant; None uses the policy, or the first drop without a policy.
             truncate: as for `encode_texts`.
             batch_size: as for `encode_texts`.
             prompt: as for `encode_texts`.
@@ -250,13 +310,14 @@ class Predictor(StatePredictor):
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts_routed()")
         prompts = prompts_of(entries, prompt, prompt_name)
         self._bundle.here()
+        chosen = self._chosen_drop(drop)  # once, because embeddings of two drops are not comparable
 
         by_name = {entry.name: entry for entry in entries}
 
         def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Sequence[npt.NDArray[Any]]:
-            return self._run_rows(feeds, [by_name[name] for name in names], range(len(names)), drop)
+            return self._run_rows(feeds, [by_name[name] for name in names], range(len(names)), chosen)
 
-        batches, where = self._batches(encoder, batch_size), self._where(self._drop_or_default(drop))
+        batches, where = self._batches(encoder, batch_size), self._where(chosen)
         return embed_routed(texts, tasks, prompts, batches, run, entries, encoder, truncate, where)
 
     def _cascade_step(

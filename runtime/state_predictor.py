@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.array_predictor import Answers, ArrayPredictor
+from runtime.bundle import TaskEntry
 from runtime.cancel import Cancellation
 from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
 from runtime.ort.known_providers import GPUS
+from runtime.ort.routed_graph import Ids
 from runtime.ort.split_graph import SplitGraph
 from runtime.slots.task_file import added_names
 from runtime.states.padding import Padding
@@ -161,6 +163,21 @@ class StatePredictor(ArrayPredictor):
         logits = runs.graph.branches(values, selection.entries, selection.outputs, cancel)
         self._check_outputs(selection.outputs, [array.shape for array in logits], len(next(iter(feeds.values()))))
         return logits
+
+    def _compute_rows(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        entries: Sequence[TaskEntry],
+        row_ids: Ids,
+        drop: int,
+        cached: LookUp | None,
+    ) -> list[npt.NDArray[Any]]:
+        if cached is None or self._state_cache is None or not self._splits[drop].graph.entry.routed:
+            return super()._compute_rows(feeds, entries, row_ids, drop, cached)
+        runs = self._splits[drop]
+        values = runs.values(feeds, cached, self._state_cache)
+        logits = runs.graph.routed(values, row_ids, self._routed[drop].numbers(entries))
+        return [row[: entry.columns].copy() for row, entry in zip(logits, entries, strict=True)]
 
 
 def _padded(arrays: Sequence[npt.NDArray[Any]], left: bool) -> npt.NDArray[Any]:

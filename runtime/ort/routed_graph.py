@@ -15,7 +15,7 @@ from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.ort.check_graph import input_problems, type_problems
 from runtime.ort.open import OpenBundle
 
-__all__ = ["RoutedGraph", "check_counts", "check_routed_graph", "checked_rows"]
+__all__ = ["Ids", "RoutedGraph", "check_counts", "check_routed_graph", "checked_rows"]
 
 _LOGITS: Final = "logits"
 
@@ -74,8 +74,8 @@ class RoutedGraph:
         logits = self._run(feeds, row_ids, task_ids, cancel).reshape(len(entries), batch, -1)
         return [own[:, : entry.columns].copy() for entry, own in zip(entries, logits, strict=True)]
 
-    def rows(self, feeds: Mapping[str, Array], tasks: Sequence[str], rows: Sequence[int] | None) -> list[Array]:
-        """Compute one task per row, for `Predictor.run_routed`.
+    def checked(self, feeds: Mapping[str, Array], tasks: Sequence[str], rows: Sequence[int] | None) -> Ids:
+        """Check the arguments of `Predictor.run_routed`.
 
         Args:
             feeds: checked inputs.
@@ -83,7 +83,7 @@ class RoutedGraph:
             rows: input row of each result row; None uses each input row once.
 
         Returns:
-            Logits [labels of the task] per result row.
+            Input row of each result row.
 
         Raises:
             InputError: `tasks` or `rows` are invalid.
@@ -94,8 +94,25 @@ class RoutedGraph:
         if unknown := [repr(name) for name in tasks if not (isinstance(name, str) and name in numbers)]:
             raise InputError(f"tasks: expected some of {', '.join(numbers)}, found {', '.join(dict.fromkeys(unknown))}")
         check_counts(tasks, row_ids, rows)
-        logits = self._run(feeds, row_ids, np.array([numbers[name] for name in tasks], np.int64))
-        return [row[: self._widths[name]].copy() for row, name in zip(logits, tasks, strict=True)]
+        return row_ids
+
+    def rows(self, feeds: Mapping[str, Array], entries: Sequence[TaskEntry], row_ids: Ids) -> list[Array]:
+        """Compute one task per row.
+
+        Args:
+            feeds: checked inputs.
+            entries: manifest entry of the task of each result row.
+            row_ids: input row of each result row.
+
+        Returns:
+            Logits [columns of the task] per result row.
+        """
+        logits = self._run(feeds, row_ids, self.numbers(entries))
+        return [row[: entry.columns].copy() for row, entry in zip(logits, entries, strict=True)]
+
+    def numbers(self, entries: Sequence[TaskEntry]) -> Ids:
+        """Return the number of each task in the graph."""
+        return np.array([self._numbers[entry.name] for entry in entries], np.int64)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

@@ -14,9 +14,8 @@ from typing import Any, Final
 from runtime.bundle.entries import SEQUENCE
 from runtime.checks.requests import check_drop
 from runtime.ort.known_providers import GPUS
-from runtime.predictor import Predictor
 from runtime.serving.limits import Limits, RequestError
-from runtime.serving.request import PredictRequest, respond
+from runtime.serving.request import PredictRequest, Served, respond
 from runtime.text.texts import characters
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ class Batcher:
     further texts of larger ones.
     """
 
-    def __init__(self, predictor: Predictor, batching: Batching, limits: Limits) -> None:
+    def __init__(self, predictor: Served, batching: Batching, limits: Limits) -> None:
         """Create a batcher without requests."""
         self._predictor, self._batching, self._limits = predictor, batching, limits
         on_gpu = predictor.provider in GPUS

@@ -2,14 +2,15 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from runtime.bundle import Manifest, TaskEntry
 from runtime.errors import AdapterDropError, InputError
-from runtime.predictor import Predictor
 from runtime.serving.limits import Limits, RequestError
 from runtime.text.predict_options import PredictOptions
+from runtime.text.prediction import Prediction
 from runtime.text.texts import Checked, characters, check_texts, check_words
 
 # Not batch_size: a batch holds texts of several requests
@@ -34,6 +35,36 @@ def check_headers(method: str, headers: Mapping[str, str]) -> None:
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
         raise RequestError(415, f"Content-Encoding: expected none, found {coding}; send the body uncompressed")
+
+
+class Served(Protocol):
+    """The part of `runtime.Predictor` that a service uses."""
+
+    @property
+    def provider(self) -> str:
+        """Provider in use."""
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """Loaded drops."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Manifest of the bundle."""
+
+    def entries(self, tasks: Sequence[str] | None = None) -> tuple[TaskEntry, ...]:
+        """Return the entries of tasks; as of `Predictor`."""
+
+    def routes(self, tasks: Sequence[str]) -> bool:
+        """Return whether `predict_routed` takes these tasks."""
+
+    @property
+    def predict(self) -> Callable[..., dict[str, list[Prediction]]]:
+        """Predict the same tasks for all texts; as of `Predictor`."""
+
+    @property
+    def predict_routed(self) -> Callable[..., list[dict[str, Prediction]]]:
+        """Predict other tasks for each text; as of `Predictor`."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +141,11 @@ def _whole(value: object) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def respond(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
+def respond(predictor: Served, requests: Sequence[PredictRequest]) -> list[tuple[int, dict[str, Any]]]:
     """Run inference for several requests.
 
-    Requests with the same options share one call of `predict`. If that call fails, whatever the reason, each half of the
+    Requests with the same options share one call: of `predict`, or of `predict_routed` if they name different tasks and the
+    bundle can route them. If that call fails, whatever the reason, each half of the
     requests is run separately, until each request that fails is by itself. No request gets the error of another.
 
     Returns:
@@ -122,7 +154,8 @@ def respond(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[tu
     found: dict[int, tuple[int, dict[str, Any]]] = {}
     groups: dict[Any, list[int]] = {}
     for index, request in enumerate(requests):
-        groups.setdefault((request.tasks, request.drop, request.options), []).append(index)
+        tasks = "routed" if _can_route(predictor, request) else request.tasks
+        groups.setdefault((tasks, request.drop, request.options), []).append(index)
     for members in groups.values():
         found |= _predict_isolated(predictor, requests, members)
     return [found[index] for index in range(len(requests))]
@@ -146,7 +179,7 @@ def _texts(texts: object, limits: Limits, are_words: bool) -> tuple[Checked, ...
 
 
 def _predict_isolated(
-    predictor: Predictor, requests: Sequence[PredictRequest], members: Sequence[int]
+    predictor: Served, requests: Sequence[PredictRequest], members: Sequence[int]
 ) -> dict[int, tuple[int, dict[str, Any]]]:
     """Run the requests together, and in halves if that fails."""
     try:
@@ -160,9 +193,11 @@ def _predict_isolated(
 
 
 def _predict_together(
-    predictor: Predictor, requests: Sequence[PredictRequest], members: Sequence[int]
+    predictor: Served, requests: Sequence[PredictRequest], members: Sequence[int]
 ) -> dict[int, tuple[int, dict[str, Any]]]:
     first = requests[members[0]]
+    if any(requests[index].tasks != first.tasks for index in members):
+        return _predict_routed(predictor, requests, members)
     texts = [text for index in members for text in requests[index].texts]
     predictions = predictor.predict(texts, first.tasks, first.drop, **vars(first.options))
     found, start = {}, 0
@@ -171,6 +206,32 @@ def _predict_together(
         rows = {task: [row.to_dict() for row in results[start:end]] for task, results in predictions.items()}
         found[index] = 200, {"provider": predictor.provider, "predictions": rows}
         start = end
+    return found
+
+
+def _can_route(predictor: Served, request: PredictRequest) -> bool:
+    """Return whether requests for other tasks may share a call with this one; all tasks are cheaper in the other graph."""
+    if request.tasks is None or request.options.is_split_into_words or request.options.aggregate is not None:
+        return False
+    try:
+        return predictor.routes(request.tasks)
+    except InputError:  # a task has been removed since: the call itself says so
+        return False
+
+
+def _predict_routed(
+    predictor: Served, requests: Sequence[PredictRequest], members: Sequence[int]
+) -> dict[int, tuple[int, dict[str, Any]]]:
+    pairs = [(text, requests[index].tasks or ()) for index in members for text in requests[index].texts]
+    options = requests[members[0]].options
+    drop = requests[members[0]].drop
+    same = {"truncate": options.truncate, "threshold": options.threshold, "top_k": options.top_k}
+    predictions = iter(predictor.predict_routed([text for text, _ in pairs], [tasks for _, tasks in pairs], drop, **same))
+    found = {}
+    for index in members:
+        own = [next(predictions) for _ in requests[index].texts]
+        rows = {task: [each[task].to_dict() for each in own] for task in own[0]}
+        found[index] = 200, {"provider": predictor.provider, "predictions": rows}
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.bundle import Manifest, open_bundle
+from runtime.bundle import ROUTE_INPUTS, Manifest, open_bundle
 from runtime.errors import InputError
 from runtime.hub import Access, bundle_folder
 from runtime.options_text import CommandParser
@@ -24,7 +24,7 @@ class TritonOptions:
     """Options of a Triton model repository.
 
     Attributes:
-        name: name of the models; a bundle with several variants adds the suffix "_dropN".
+        name: name of the models; a bundle with several variants adds the suffix "_dropN", its routed graph "_routed".
         max_batch: maximum number of rows of a dynamic batch.
         queue_microseconds: maximum delay of a request while a batch fills, in microseconds.
         instances: number of instances of each model.
@@ -64,11 +64,12 @@ class TritonOptions:
 def write_repository(
     folder: str | os.PathLike[str], repository: str | os.PathLike[str], options: TritonOptions | None = None
 ) -> list[Path]:
-    """Write one Triton model per variant of a bundle.
+    """Write one Triton model per variant of a bundle, and one for its routed graph if it has one. Slots are left out.
 
     Graphs and weights are copies: a link would share its bytes with the bundle, and a write to one of them would change the
     weights of a running server. Clients tokenize the texts. Triton batches only requests of equal length, so clients should pad
-    to a few lengths.
+    to a few lengths. The routed graph has a task per row instead of an output per task, so that requests for any tasks share a
+    batch; Triton does not batch it, because the rows that `row_ids` names would change: a client sends a batch at a time.
 
     Args:
         folder: folder of the bundle, or its hub id.
@@ -85,17 +86,19 @@ def write_repository(
     options = TritonOptions() if options is None else options
     manifest, files = open_bundle(bundle_folder(folder, Access())[0])
     files.bind(manifest.files)
-    sessions = open_sessions(files, manifest, [variant.model for variant in manifest.variants], "cpu").sessions
-    written = []
+    graphs: list[tuple[str, str]] = []  # name and file of each model
     for variant in manifest.variants:
-        several = len(manifest.variants) > 1
-        name = f"{options.name}_drop{variant.drop}" if several else options.name
+        name = f"{options.name}_drop{variant.drop}" if len(manifest.variants) > 1 else options.name
+        graphs += [(name, variant.model)] + ([(f"{name}_routed", variant.routed)] if variant.routed else [])
+    sessions = open_sessions(files, manifest, [file for _, file in graphs], "cpu").sessions
+    written = []
+    for name, file in graphs:
         model = Path(repository) / name
-        text, graph = config(name, manifest, sessions[variant.model], options), GraphFile(files, variant.model)
+        text, graph = config(name, manifest, sessions[file], options), GraphFile(files, file)
         try:
             (model / "1").mkdir(parents=True)
             with _removed_on_failure(model):
-                for source, target in ((variant.model, "model.onnx"), *((each, each) for each in graph.external_files())):
+                for source, target in ((file, "model.onnx"), *((each, each) for each in graph.external_files())):
                     files.copy(source, model / "1" / target)
                 (model / "config.pbtxt").write_text(text, encoding="utf-8")
         except OSError as error:
@@ -114,16 +117,20 @@ def config(name: str, manifest: Manifest, session: Any, options: TritonOptions) 
         session: InferenceSession of the graph, for the types and shapes of the outputs.
         options: options of the models.
     """
-    inputs = [_tensor(entry.name, _TYPES[f"tensor({_ONNX[entry.dtype]})"], entry.shape) for entry in manifest.inputs]
-    outputs = [_tensor(value.name, _TYPES[value.type], value.shape) for value in session.get_outputs()]
+    routed = any(value.name in ROUTE_INPUTS for value in session.get_inputs())
+    first = 0 if routed else 1  # Triton adds an axis only to models that it batches
+    kinds = [(entry.name, _TYPES[f"tensor({_ONNX[entry.dtype]})"], entry.shape) for entry in manifest.inputs]
+    kinds += [(name, "TYPE_INT64", ("rows",)) for name in ROUTE_INPUTS] if routed else []
+    inputs = [_tensor(name, kind, shape[first:]) for name, kind, shape in kinds]
+    outputs = [_tensor(value.name, _TYPES[value.type], value.shape[first:]) for value in session.get_outputs()]
     kind = "KIND_GPU" if options.gpu else "KIND_CPU"
     lines = [
         f'name: "{name}"',
         'backend: "onnxruntime"',
-        f"max_batch_size: {options.max_batch}",
+        f"max_batch_size: {0 if routed else options.max_batch}",
         f"input [\n{_joined(inputs)}\n]",
         f"output [\n{_joined(outputs)}\n]",
-        f"dynamic_batching {{ max_queue_delay_microseconds: {options.queue_microseconds} }}",
+        *([] if routed else [f"dynamic_batching {{ max_queue_delay_microseconds: {options.queue_microseconds} }}"]),
         f"instance_group [ {{ count: {options.instances} kind: {kind} }} ]",
     ]
     if options.tensorrt:
@@ -139,8 +146,8 @@ _ONNX: Final = {"int64": "int64", "float32": "float"}
 
 
 def _tensor(name: str, kind: str, shape: Sequence[Any]) -> str:
-    """Format one tensor; `shape` starts with the batch axis, which Triton adds, and axes without a number are dynamic."""
-    dims = [str(size) if str(size).isdecimal() else "-1" for size in shape[1:]]
+    """Format one tensor; axes without a number are dynamic."""
+    dims = [str(size) if str(size).isdecimal() else "-1" for size in shape]
     quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     return f'  {{ name: "{quoted}" data_type: {kind} dims: [ {", ".join(dims)} ] }}'
 

@@ -104,6 +104,11 @@ class HotTasks:
         """
         return [entry if isinstance(entry, HotEntry) else self._bundle_task(entry) for entry in entries]
 
+    def has_slots(self, entries: Sequence[TaskEntry]) -> bool:
+        """Return whether `in_slots` takes all of these tasks."""
+        own = (entry.name for entry in entries if not isinstance(entry, HotEntry))
+        return all(name in layout.own for name in own for layout in self._layouts.values())
+
     def _bundle_task(self, entry: TaskEntry) -> HotEntry:
         if (found := self._own.get(entry.name)) is None:
             weights: dict[int, TaskWeights] = {}

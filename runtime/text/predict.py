@@ -20,6 +20,11 @@ from runtime.text.tokens import Tokens
 # Inputs of the graph -> logits by result name, and the drop that computed them
 RunGraph: TypeAlias = Callable[[Mapping[str, npt.NDArray[np.int64]]], tuple[Mapping[str, npt.NDArray[Any]], int]]
 
+# Inputs of the graph, the task and the input row of each result row -> logits of each result row, and the drop
+RunRows: TypeAlias = Callable[
+    [Mapping[str, npt.NDArray[np.int64]], list[TaskEntry], list[int]], tuple[Sequence[npt.NDArray[Any]], int]
+]
+
 
 @dataclass(frozen=True)
 class Window:
@@ -101,6 +106,44 @@ def predict(
                 prediction = interpret(entry, values, window.text, window.tokens, encoder, options)
                 found[entry.name][row] = replace(prediction, drop=drop)
     return {name: _by_text(windows, predictions) for name, predictions in found.items()}
+
+
+def predict_routed(
+    windows: Sequence[Window],
+    batches: Iterator[Batch],
+    run: RunRows,
+    wanted: Sequence[Sequence[TaskEntry]],
+    encoder: TextEncoder,
+    options: PredictOptions,
+    where: str,
+) -> list[dict[str, Prediction]]:
+    """Run other tasks for each text and interpret the logits.
+
+    Args:
+        windows: one window per text.
+        batches: batches of these windows.
+        run: function that runs the routed graph.
+        wanted: manifest entries of the tasks of each text.
+        encoder: encoder of the bundle.
+        options: options of the call.
+        where: provider and precision, for messages.
+
+    Returns:
+        For each text, task -> prediction.
+
+    Raises:
+        AdapterDropError: the logits of a text are NaN or infinite; the message names the task and the text.
+    """
+    found: list[dict[str, Prediction]] = [{} for _ in windows]
+    for batch in batches:
+        pairs = [(position, row, entry) for position, row in enumerate(batch.rows) for entry in wanted[row]]
+        logits, drop = run(batch.feeds, [entry for _, _, entry in pairs], [position for position, _, _ in pairs])
+        for (_, row, entry), values in zip(pairs, logits, strict=True):
+            window = windows[row]
+            check_finite(entry, [values], window.index, window.tokens, encoder, f"drop {drop}, {where}")
+            prediction = interpret(entry, [values], window.text, window.tokens, encoder, options)
+            found[row][entry.name] = replace(prediction, drop=drop)
+    return found
 
 
 def _by_text(windows: Sequence[Window], predictions: Mapping[int, Prediction]) -> list[Prediction]:

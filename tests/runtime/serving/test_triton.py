@@ -11,7 +11,7 @@ import pytest
 import runtime
 from runtime.__main__ import main
 from runtime.serving.triton import write_repository
-from tests.helpers.runtime_bundles import TASKS, feeds, rewrite, variant, write_bundle, write_vision
+from tests.helpers.runtime_bundles import TASKS, feeds, rewrite, variant, write_bundle, write_routed, write_vision
 
 
 def parsed(path: Path) -> Any:
@@ -79,6 +79,27 @@ def test_every_variant_is_a_model_and_images_have_fixed_axes(bundle: Path, tmp_p
     assert main(["triton", str(write_vision(tmp_path / "vision")), str(tmp_path), "--name", "vision-1"]) == 0
     config = parsed(tmp_path / "vision-1" / "config.pbtxt")
     assert (list(config.input[0].dims), config.input[0].data_type) == ([3, 4, 4], 11)  # 11: TYPE_FP32
+
+
+def test_the_routed_graph_is_a_model(tmp_path: Path) -> None:
+    folder = write_routed(tmp_path / "bundle")
+    own, model = write_repository(folder, tmp_path / "models")
+    assert (own.name, model.name) == ("adapterdrop", "adapterdrop_routed")
+    session = onnxruntime.InferenceSession(str(model / "1" / "model.onnx"))
+    given = feeds(3)
+    route = {"row_ids": np.array([2, 0]), "task_ids": np.array([0, 2])}
+    (logits,) = session.run(["logits"], {**given, **route})
+    wanted = runtime.load(folder, provider="cpu", threads=1).run_routed(given, ["topic", "stars"], [2, 0])
+    np.testing.assert_allclose(logits[0], wanted[0], atol=1e-5)
+    np.testing.assert_allclose(logits[1, :1], wanted[1], atol=1e-5)
+    config = parsed(model / "config.pbtxt")
+    assert config.max_batch_size == 0  # rows of two requests would mix
+    assert not config.HasField("dynamic_batching")
+    assert {value.name: list(value.dims) for value in config.input} == {
+        **{key: [-1, -1] for key in ("input_ids", "attention_mask", "token_type_ids")},
+        **{key: [-1] for key in ("row_ids", "task_ids")},
+    }
+    assert [(value.name, list(value.dims)) for value in config.output] == [("logits", [-1, 3])]
 
 
 @pytest.mark.parametrize(
