@@ -22,7 +22,7 @@ from training.card import write_card
 from training.corpora import READERS, sample
 from training.download import DownloadError, corpora
 from training.evaluate import baseline, metric_name, scores_by_drop
-from training.fit import BATCH_SIZE, fit
+from training.fit import fit
 from training.lora import (
     LORA_TASKS,
     TEST_LIMIT,
@@ -83,7 +83,7 @@ def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: 
         "source": task.source,
         "max_length": task.max_length,
         "steps": task.steps,
-        "batch_size": BATCH_SIZE,
+        "batch_size": task.batch_size,
         "learning_rate": task.learning_rate,
         "seed": arguments.seed,
         "train_examples": len(train),
