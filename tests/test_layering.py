@@ -56,7 +56,19 @@ ORDER = {
         "slots",
     ),
     "runtime": (
-        *("errors", "printable", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
+        *(
+            "errors",
+            "program",
+            "printable",
+            "logged",
+            "import_ort",
+            "bundle",
+            "options",
+            "options_text",
+            "policy",
+            "hooks",
+            "cancel",
+        ),
         *(
             "text",
             "checks",
@@ -66,9 +78,10 @@ ORDER = {
             "array_predictor",
             "state_predictor",
             "predictor",
-            "load",
+            "load_bundle",
             "states_commands",
             "serving",
+            "console",
         ),
     ),
 }
