@@ -11,7 +11,7 @@ from dataclasses import asdict
 from runtime import compile as ahead
 from runtime import states_commands
 from runtime.errors import AdapterDropError, InputError, ProviderError
-from runtime.load import load
+from runtime.load_bundle import load
 from runtime.logged import shown
 from runtime.options import Options
 from runtime.options_text import CommandParser, add_text_options, describe, read_settings

@@ -58,6 +58,7 @@ ORDER = {
     "runtime": (
         *(
             "errors",
+            "program",
             "printable",
             "logged",
             "import_ort",
@@ -78,10 +79,11 @@ ORDER = {
             "array_predictor",
             "state_predictor",
             "predictor",
-            "load",
+            "load_bundle",
             "compile",
             "states_commands",
             "serving",
+            "console",
         ),
     ),
 }

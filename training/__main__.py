@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from exporter.example import ADAPTERS, PEFT, trunk_folder
+from exporter.example import PEFT, example_folder, trunk_folder
 from training.batches import Encoded, encode, labels_of
 from training.card import write_card
 from training.corpora import READERS, sample
@@ -156,7 +156,7 @@ def main() -> int:
     """Run the command line and return its exit status."""
     names = [task.name for task in ALL_TASKS]
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("--output", type=Path, default=ADAPTERS, help="folder for the adapters and the card")
+    parser.add_argument("--output", type=Path, default=example_folder(), help="folder for the adapters and the card")
     parser.add_argument(
         "--cache",
         type=Path,

@@ -18,7 +18,7 @@ from exporter.checkpoints.sources import BASE, Source, check_base_names, find, f
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.checkpoints.trunk_changes import fold_changes
 from exporter.errors import ExportError
-from exporter.example import ADAPTERS, fusion_folders, peft_folders, trunk_folder
+from exporter.example import example_folder, fusion_folders, peft_folders, trunk_folder
 from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft, is_adapterhub
 from exporter.models.compositions import is_block
 from exporter.models.injected import as_peft_model
@@ -181,10 +181,9 @@ def _example(
     access: Access,
 ) -> Checkpoint:
     try:
-        trunk = trunk_folder()
+        trunk, (bundled, fused) = trunk_folder(), _bundled()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
-    bundled, fused = _bundled()
     bundled, fused = [*bundled, *adapters], [*fused, *fusions]
     found = _folder(Source(str(trunk), trunk), bundled, fused, with_tokenizer, pooling, heads, access)
     return replace(found, source="the bundled example")
@@ -193,7 +192,9 @@ def _example(
 def _bundled() -> tuple[list[str], list[str]]:
     """The folders of the example's adapters and fusions, of the family that is installed."""
     if has_adapterhub():
-        return [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))], list(map(str, fusion_folders()))
+        return [str(path.parent) for path in sorted(example_folder().glob("*/adapter_config.json"))], list(
+            map(str, fusion_folders())
+        )
     if has_peft():
         return list(map(str, peft_folders())), []
     raise ExportError(

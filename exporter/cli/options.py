@@ -90,6 +90,12 @@ examples:
 def export_parser() -> Parser:
     """Return the parser of the options of an export."""
     parser = Parser("python -m exporter", _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
+    add_export_options(parser)
+    return parser
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of an export to a parser of any program."""
     _add_sources(parser)
     parser.add_argument(
         "--head",
@@ -188,7 +194,6 @@ def export_parser() -> Parser:
     )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
     _add_report(parser)
-    return parser
 
 
 def add_parser() -> Parser:
@@ -251,7 +256,7 @@ def push_parser() -> Parser:
     return parser
 
 
-def _add_sources(parser: Parser) -> None:
+def _add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="SOURCE",
@@ -325,7 +330,7 @@ def _pooling(text: str) -> str:
     return f"{name}={pooling}"
 
 
-def _add_report(parser: Parser) -> None:
+def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4 in fp32"
     )

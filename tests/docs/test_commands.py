@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from exporter.cli.main import main as exporter_main
 from tests.helpers.doc_sources import write_sources
+from tests.helpers.lock_files import extras
 from tests.helpers.pages import ROOT, blocks, commands, words
 
 # Commands that are not run here, each with the reason; those of this project's programs are parsed all the same.
@@ -32,6 +32,9 @@ NOT_RUN = {
     "make support": "exports every row of the support table, which tests/exporter/test_support.py does",
     "make TORCH=…": "an option of the targets above",
     "make test LOCKED=no": "an option of the targets above",
+    "make dist": "tests/test_distributions.py builds the same",
+    "optimum-cli export adapterdrop --drop 5": "tests/test_distributions.py has the command",
+    "adapterdrop --help": "tests/test_distributions.py has the command",
     "make lock": "asks a package registry",
     "make lock LOCK_FLAGS=--upgrade": "asks a package registry",
     "make audit": "asks a vulnerability service; tests/test_audit.py has a stand-in",
@@ -245,10 +248,9 @@ def test_make_targets_are_there() -> None:
 
 
 def test_extras_are_there() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = [match for page in _COMMANDS for match in re.findall(r"\.\[([a-z,-]+)\]", page)]
     assert named
-    assert {extra for each in named for extra in each.split(",")} <= set(project["optional-dependencies"])
+    assert {extra for each in named for extra in each.split(",")} <= set(extras())
 
 
 def test_the_example_commands_are_there() -> None:
