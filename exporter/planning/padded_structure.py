@@ -38,7 +38,7 @@ def larger_structure(structures: Sequence[str]) -> str | None:
         The structure; None if they differ in anything but ranks, bottlenecks and the modules that have a LoRA.
     """
     parsed = [json.loads(each) for each in structures]
-    if any(each["head"] != parsed[0]["head"] for each in parsed):
+    if any({**each, "setup": None} != {**parsed[0], "setup": None} for each in parsed):
         return None
     setup = functools.reduce(
         lambda one, other: None if one is None else _larger(one, other), (each["setup"] for each in parsed)

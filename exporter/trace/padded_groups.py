@@ -28,7 +28,7 @@ MOST_OPERATIONS, MOST_BYTES = 0.15, 16.0
 
 @dataclass(frozen=True)
 class Padding:
-    """What the zeros of one task cost.
+    """Costs of the zeros of one task.
 
     Attributes:
         bytes: bytes of zeros in fp32.
