@@ -70,6 +70,8 @@ NOT_RUN = {
         "needs packages of npm; tests/examples/test_javascript.py runs it"
     ),
     "python -m exporter push": "names a command without its folder",
+    "python -m benchmarks suite": "names a command without its folder",
+    "python -m training.quality": "names a program that trains for hours",
     "python -m runtime triton": "names a command without its folder",
     "python -m runtime compile onnx --provider openvino": "needs OpenVINO; tests/runtime/ort/test_compiled.py has a stand-in",
     "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs a part of a minute",
