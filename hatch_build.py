@@ -2,7 +2,7 @@
 
 Wheels for an index are built from the sdist, which does not contain these folders; there, `export` names them by version. So
 the metadata follow from the files that are there, `pip install '.[export,adapters,cpu]'` in a checkout asks no index for
-distributions of this project, and nobody else's distribution of the same name can take their place.
+distributions of this project, and no distribution of the same name can take their place.
 """
 
 from __future__ import annotations
