@@ -7,12 +7,17 @@
 # make test-javascript  installs the packages of examples/javascript with npm, and tests the examples
 # make support  exports every combination of the support table and writes docs/support.md
 # make dist     builds the sdists and wheels of the three distributions into dist/
+# make test-wheels  installs them into new environments of Python 3.11, 3.12 and 3.13, and runs the bundled example there
+# make licences  lists the packages that users install, with versions and licences
+# make release-notes TAG=v0.1.0  checks that versions and pages are those of a tag, and prints its section of CHANGELOG.md
 # make audit    looks the locked packages up in a vulnerability service and checks licences; AUDIT_FLAGS='-s osv' asks another one
 # make lock     writes requirements/*.txt again after a change of pyproject.toml; LOCK_FLAGS=--upgrade takes the newest versions
 # PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer)
 # make test LOCKED=no         installs the newest versions that pyproject.toml allows, without hashes
 
 PYTHON ?= python3
+BIN := $(if $(filter Windows_NT,$(OS)),Scripts,bin)# of an environment
+TAG ?=
 TORCH ?= torch==2.13.0# what CI installs; pyproject.toml has the tested range; on a CPU machine install a CPU build
 LOCKED ?= yes
 LOCK_FLAGS ?=
@@ -24,8 +29,8 @@ GPU_WORKERS ?= 8
 # and compares each file with its hash. --no-compile: Python compiles what is imported, which is a part of the 14,000 files.
 define install_lock
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps --only-binary :all: -r requirements/$(2).txt || \
-	  { echo "requirements/$(2).txt does not install with $$($(PYTHON) --version): it covers CPython 3.11 to 3.13 on Linux x86-64;" \
+	$(1)/$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --only-binary :all: -r requirements/$(2).txt || \
+	  { echo "requirements/$(2).txt does not install with $$($(PYTHON) --version): it covers CPython 3.11 to 3.13 on Linux, Windows on x86-64 and macOS 14 on arm64;" \
 	  "make … LOCKED=no installs what pyproject.toml allows, without hashes" >&2; exit 1; }
 endef
 
@@ -34,43 +39,43 @@ endef
 ifeq ($(LOCKED),yes)
 define install
 	$(install_lock)
-	$(1)/bin/python -m pip install --quiet --no-compile $(TORCH)
-	$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	$(1)/bin/python -m pip check
+	$(1)/$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
+	$(1)/$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(1)/$(BIN)/python -m pip check
 	touch $(1)/installed
 endef
 else
 define install
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[$(EXTRAS)]' -e ./exporter -e ./adapterdrop_example
+	$(1)/$(BIN)/python -m pip install --quiet --no-compile $(TORCH) -e '.[$(EXTRAS)]' -e ./exporter -e ./adapterdrop_example
 	touch $(1)/installed
 endef
 endif
 
-.PHONY: export test lint unit test-javascript test-tensorrt test-peft5 test-torch gpu support benchmark dist audit lock clean
+.PHONY: export test lint unit test-javascript test-tensorrt test-peft5 test-torch gpu support benchmark dist test-wheels licences release-notes audit lock clean
 
 export: .venv/installed
-	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
-	.venv/bin/python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
+	.venv/$(BIN)/python -m exporter --drop 5 --output onnx --overwrite
+	.venv/$(BIN)/python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
 
 test: .venv-test/installed
 	@$(MAKE) --no-print-directory --jobs 2 lint unit
 
 # mypy needs one core for most of a minute: it runs while the tests do.
 lint: .venv-test/installed
-	.venv-test/bin/ruff check .
-	.venv-test/bin/ruff format --check .
-	.venv-test/bin/mypy
+	.venv-test/$(BIN)/ruff check .
+	.venv-test/$(BIN)/ruff format --check .
+	.venv-test/$(BIN)/mypy
 
 unit: .venv-test/installed
-	.venv-test/bin/python -m pytest -n 2 --dist loadgroup
+	.venv-test/$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-javascript: .venv-test/installed
 	npm --prefix examples/javascript install --ignore-scripts
-	.venv-test/bin/python -m pytest tests/examples/test_javascript.py
+	.venv-test/$(BIN)/python -m pytest tests/examples/test_javascript.py
 
 test-tensorrt: .venv-tensorrt/installed
-	.venv-tensorrt/bin/python -m pytest tests/exporter/test_tensorrt.py
+	.venv-tensorrt/$(BIN)/python -m pytest tests/exporter/test_tensorrt.py
 
 # Tests that neither import the adapters library nor are marked as needing it.
 PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoints/test_peft_load.py tests/exporter/test_families.py \
@@ -79,7 +84,7 @@ PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoin
   tests/exporter/checkpoints/test_peft_starts.py tests/exporter/checkpoints/test_peft_tasks.py tests/exporter/test_padding.py tests/exporter/test_pipelines.py
 
 test-peft5: .venv-peft5/installed
-	.venv-peft5/bin/python -m pytest -n 2 --dist loadgroup -m "not adapters" $(PEFT5_TESTS)
+	.venv-peft5/$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not adapters" $(PEFT5_TESTS)
 
 # -W default: warnings of other versions than the locked ones are no errors here.
 gpu:
@@ -92,13 +97,13 @@ TORCH_TESTS = tests/exporter/trace tests/exporter/test_support.py tests/exporter
 test-torch:
 	@if ! grep -qsxF '$(TORCH)' .venv-torch/installed; then rm -rf .venv-torch; fi
 	@$(MAKE) --no-print-directory .venv-torch/installed
-	.venv-torch/bin/python -m pytest -n 2 --dist loadgroup $(TORCH_TESTS)
+	.venv-torch/$(BIN)/python -m pytest -n 2 --dist loadgroup $(TORCH_TESTS)
 
 support: .venv-test/installed
-	.venv-test/bin/python -m tests.helpers.support_table
+	.venv-test/$(BIN)/python -m tests.helpers.support_table
 
 benchmark: .venv-test/installed
-	.venv-test/bin/python -m benchmarks --quick
+	.venv-test/$(BIN)/python -m benchmarks --quick
 
 .venv/installed: EXTRAS = export,adapters,cpu
 .venv/installed: pyproject.toml requirements/export.txt
@@ -110,7 +115,7 @@ benchmark: .venv-test/installed
 
 .venv-tensorrt/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-tensorrt
-	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]' -e ./exporter -e ./adapterdrop_example
+	.venv-tensorrt/$(BIN)/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]' -e ./exporter -e ./adapterdrop_example
 	touch $@
 
 .venv-peft5/installed: EXTRAS = export,peft,cpu,tokenizers,test-peft
@@ -120,11 +125,20 @@ benchmark: .venv-test/installed
 # Not from the lock: CUDA builds of other versions of PyTorch require other packages.
 .venv-torch/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-torch
-	.venv-torch/bin/python -m pip install --quiet --no-compile '$(TORCH)' -e '.[export,adapters,cpu,test]' -e ./exporter -e ./adapterdrop_example
+	.venv-torch/$(BIN)/python -m pip install --quiet --no-compile '$(TORCH)' -e '.[export,adapters,cpu,test]' -e ./exporter -e ./adapterdrop_example
 	echo '$(TORCH)' > $@
 
 dist: .venv-test/installed
-	.venv-test/bin/python -m tests.helpers.distributions dist
+	.venv-test/$(BIN)/python -m tests.helpers.distributions dist
+
+test-wheels: .venv-test/installed
+	.venv-test/$(BIN)/python -m pytest tests/test_wheels.py --fresh-environments
+
+licences: .venv-test/installed
+	@.venv-test/$(BIN)/python -m tests.helpers.licences
+
+release-notes: .venv-test/installed
+	@.venv-test/$(BIN)/python -m tests.helpers.release '$(TAG)'
 
 # The environment of the two programs that work on the lock, installed from a lock as well.
 .venv-tools/installed: requirements/tools.txt
@@ -132,10 +146,10 @@ dist: .venv-test/installed
 	touch $@
 
 audit: .venv-test/installed .venv-tools/installed
-	.venv-test/bin/python -m tests.helpers.audit .venv-tools/bin/pip-audit $(AUDIT_FLAGS)
+	.venv-test/$(BIN)/python -m tests.helpers.audit .venv-tools/$(BIN)/pip-audit $(AUDIT_FLAGS)
 
 # --universal: one file for all platforms and Python versions. test.txt comes first: export.txt is a part of it.
-LOCK = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+LOCK = .venv-tools/$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" $(LOCK_FLAGS)
 LOCK_PROJECT = $(LOCK) pyproject.toml requirements/build.in requirements/torch.in --excludes requirements/excludes.txt
 

@@ -21,6 +21,7 @@ from runtime.ort.probe import described
 from runtime.ort.providers import find
 from runtime.predictor import Prediction, Predictor
 from runtime.printable import printable
+from runtime.program import as_called
 from runtime.serving import triton
 from runtime.text.text_file import read_texts
 from runtime.text.texts import Text
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _DONE
             _print(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(as_called(str(error)))}", file=sys.stderr)
         return _FAILED
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python's flush at exit must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

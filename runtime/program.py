@@ -17,7 +17,10 @@ _AS_SCRIPT: Final = (
 
 
 def as_called(text: str) -> str:
-    """Return a text of help with the commands as the user calls them; argparse reads sys.argv[0] for its usage line too."""
+    """Return a text of help or of an error with the commands as the user calls them.
+
+    argparse reads sys.argv[0] for its usage line too.
+    """
     # adapterdrop.exe on Windows
     if PurePath(sys.argv[0] if sys.argv else "").stem != NAME:
         return text

@@ -64,6 +64,9 @@ def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cuda", "cpu"), help="run the tests marked gpu there")
+    parser.addoption(
+        "--fresh-environments", action="store_true", help="install the wheels into new environments, from a registry"
+    )
 
 
 def _has_gpu() -> bool:

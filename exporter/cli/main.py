@@ -13,6 +13,7 @@ from typing import NoReturn
 from exporter.cli.options import add_parser, export_parser, inspect_parser, push_parser, task_parser
 from exporter.cli.parser import Parser
 from exporter.errors import ExportError, VerificationError
+from runtime.program import as_called
 
 # First argument -> its options, and the module whose run(options) does the work. The module is loaded by name once the options
 # are read: importing torch takes seconds, and neither --help nor a mistyped option needs it.
@@ -83,7 +84,7 @@ def command(arguments: Sequence[str]) -> tuple[Parser, str, list[str]]:
 
 
 def _print_error(text: str) -> None:
-    shown = "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text)
+    shown = "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in as_called(text))
     with contextlib.suppress(OSError):  # standard error may be closed, or a full disk
         print(shown, file=sys.stderr, flush=True)
 

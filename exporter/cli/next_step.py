@@ -11,6 +11,7 @@ from pathlib import Path
 from runtime.bundle import InputEntry, Manifest, TaskEntry, read_manifest
 from runtime.checks.requests import require_encoder, require_texts
 from runtime.errors import AdapterDropError, InputError
+from runtime.program import as_called
 from runtime.text.encode import TextEncoder
 
 _SENTENCE = "The phone is fast, and the screen is gorgeous."
@@ -35,7 +36,7 @@ def next_step(folder: Path) -> list[str]:
     tasks = [task for task in manifest.tasks if _takes_texts(manifest, encoder, task)]
     if encoder is None or not tasks:
         return _python(folder, manifest)
-    arguments = ["python", "-m", "runtime", str(folder), *_text_arguments(tasks, encoder)]
+    arguments = [*as_called("python -m runtime").split(), str(folder), *_text_arguments(tasks, encoder)]
     if manifest.max_lengths.get("sequence", _LONG_ENOUGH) < _LONG_ENOUGH:
         arguments.append("--truncate")
     if len(tasks) < len(manifest.tasks):

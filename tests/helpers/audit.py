@@ -16,10 +16,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from tests.helpers.licences import problems
-from tests.helpers.lock_files import FOLDER, LOCKS, pinned_torch, read_lock
-
-SETTINGS = FOLDER / "audit.toml"
+from tests.helpers.licences import SETTINGS, problems
+from tests.helpers.lock_files import LOCKS, pinned_torch, read_lock
 
 
 class ServiceError(Exception):

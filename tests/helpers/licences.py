@@ -1,14 +1,19 @@
-"""The licences of the packages that the runtime and the exporter require."""
+"""The licences of the packages that the runtime and the exporter require; `make licences` lists them."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.helpers.lock_files import FOLDER
+
+SETTINGS = FOLDER / "audit.toml"
 # What users install. gpu replaces cpu and has the same requirements; the plug-ins of openvino (MIT), webgpu (MIT) and
 # tensorrt-rtx (Apache-2.0, and NVIDIA's agreement for the libraries in it) require nothing.
 PRODUCT = "adapterdrop-onnx[adapters,cpu,export,peft,tokenizers,metrics,ray]"
@@ -65,3 +70,19 @@ def problems(settings: Mapping[str, Any]) -> Iterator[str]:
         found = stated(importlib.metadata.metadata(name), settings["names"])
         if not is_allowed(found, allowed):
             yield f"{name}: the licence {found or '(not stated)'!r} is not allowed"
+
+
+def main() -> int:
+    """Print name, version and licence of the packages that users install; return 1 if a licence is not allowed."""
+    table = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))["licences"]
+    for name in sorted(required()):
+        metadata = importlib.metadata.metadata(name)
+        licence = table["accepted"].get(name) or stated(metadata, table["names"]) or "(not stated)"
+        print(f"{name:<28} {metadata['Version']:<14} {licence}")
+    wrong = list(problems(table))
+    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.cli.main import main
 from exporter.cli.next_step import next_step
 from tests.helpers import runtime_bundles as bundles
 from tests.helpers.printed_lines import run_lines
@@ -75,6 +76,18 @@ def _broken_tokenizer(folder: Path) -> Path:
     (folder / "tokenizer.json").write_text("{}")
     bundles.rewrite(folder)
     return folder
+
+
+def test_the_console_script_names_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A folder of that name is no command.
+    folder = bundles.write_bundle(tmp_path / "python -m exporter")
+    monkeypatch.setattr("sys.argv", ["/bin/adapterdrop", "export"])
+    (command,) = next_step(folder)
+    assert command.startswith(f'adapterdrop run "{folder}" --text ')
+    assert main(["inspect", str(tmp_path / "missing")]) == 2
+    assert "make one with `adapterdrop export --output DIR`" in capsys.readouterr().err
 
 
 def test_a_copied_bundle_names_its_own_folder(tmp_path: Path) -> None:
