@@ -1,4 +1,4 @@
-"""Processes of their own that have imported exporter already: a fork server imports it once, which takes seconds each time.
+"""Separate processes that have imported exporter already: a fork server imports it once, which takes seconds each time.
 
 A test whose process must begin with nothing imported, with closed streams or with another hash seed runs the interpreter.
 """
@@ -24,7 +24,7 @@ def _context() -> ForkServerContext:
 
 
 def start_forked(function: Callable[..., int | None], *arguments: Any, output: Path, errors: Path) -> ForkServerProcess:
-    """Call a function in a process of its own, with its streams in files; its value is the exit status.
+    """Call a function in a separate process, with its streams in files; its value is the exit status.
 
     Args:
         function: a function of a module, which is found there by its name.
