@@ -237,7 +237,7 @@ def _export_until_it_verifies(verifying: Connection, arguments: list[str]) -> in
         verifying.send(None)
         time.sleep(60)
 
-    saved_graphs.verify = wait  # type: ignore[attr-defined]
+    saved_graphs.verify = wait  # type: ignore[assignment, attr-defined]
     return main(arguments)
 
 
