@@ -18,10 +18,10 @@ from runtime.ort.cpu_limits import with_threads
 from runtime.ort.external_data import is_compiled
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, Provider
-from runtime.ort.open import create_session, session_options
 from runtime.ort.plugins import failure
 from runtime.ort.probe import ProbeCheck
 from runtime.ort.provider_options import request
+from runtime.ort.session import create_session, session_options
 
 _MAKING: Final = "making-"  # prefix of the folders of incomplete files
 
