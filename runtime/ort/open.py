@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from runtime.bundle import BoundFolder, Manifest
@@ -23,7 +24,7 @@ from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.plugins import failure
 from runtime.ort.probe import ProbeCheck, ProbeError
 from runtime.ort.providers import resolve
-from runtime.ort.session import create_session, is_routed
+from runtime.ort.session import create_session, guarded, is_routed, names_of_inputs
 
 
 def open_sessions(
@@ -34,6 +35,7 @@ def open_sessions(
     options: Options | None = None,
     check: Callable[[str, Any], None] | None = None,
     probe: bool | None = False,
+    slots: Mapping[str, int] = MappingProxyType({}),
 ) -> OpenBundle:
     """Open the sessions of a bundle's graphs.
 
@@ -49,6 +51,7 @@ def open_sessions(
         check: function that receives the file name and the session of every graph that is opened, and may raise.
         probe: compare every graph with its probe when it is opened; None for all providers except the CPU's, with which the
             export was verified.
+        slots: file name of a graph with slots -> number of its slots, of all groups.
 
     Returns:
         The open sessions, all on one provider.
@@ -66,7 +69,7 @@ def open_sessions(
     options = with_threads(options, options.progress)
     _check_products(files, manifest)
 
-    opening = _Opening(files, manifest, tuple(graphs), options, check, probe)
+    opening = _Opening(files, manifest, tuple(graphs), options, check, probe, slots)
     for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
         try:
             return opening.on(candidate)
@@ -91,6 +94,7 @@ class _Opening:
     options: Options
     check: Callable[[str, Any], None] | None
     probe: bool | None
+    slots: Mapping[str, int]
 
     def on(self, provider: Provider) -> OpenBundle:
         """Open the sessions on one provider, from compiled graphs of the bundle where they fit."""
@@ -106,7 +110,7 @@ class _Opening:
     def _opened(self, provider: Provider, compiled: CompiledGraphs | None) -> OpenBundle:
         files, manifest, options, check = self.files, self.manifest, self.options, self.check
         is_compared = self.probe or (self.probe is None and provider is not CPU)
-        probes = ProbeCheck(files, manifest, provider, options) if is_compared else None
+        probes = ProbeCheck(files, manifest, provider, options, self.slots) if is_compared else None
         late = set(self.graphs) - manifest.whole_graphs
 
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
@@ -115,18 +119,19 @@ class _Opening:
                 session = create_session(file, provider, manifest, options, packed)
             if check is not None:
                 check(graph, session)
-            if probes is not None and provider is CPU and graph not in late:  # which opens graphs later as well
-                probes.check(graph, session.run)
+            if probes is not None and (provider is CPU or graph in late):  # the CPU opens all but the first graph later
+                probes.check(graph, guarded(session.run, provider), names_of_inputs(session))
             return session
 
         found = {graph: GraphFile(files, graph, is_routed(graph, manifest)) for graph in self.graphs}
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else OnDemandSessions(found, late, make)
         captured = _captured(sessions, provider, manifest, options)
         again = PerProcess(functools.partial(self.on, provider))
-        bundle = OpenBundle(provider, sessions, files, captured, options.cuda.device, options.threads, forked=again)
+        device, threads = options.cuda.device, options.threads
+        bundle = OpenBundle(provider, sessions, files, captured, device, threads, forked=again, slots=self.slots)
         if probes is not None and provider is not CPU:
             for graph in self.graphs:
-                if graph not in late:  # the others are opened when they are used, and have the same operators
+                if graph not in late:
                     probes.check(graph, functools.partial(bundle.run, graph))
         return bundle
 

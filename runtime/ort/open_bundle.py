@@ -21,7 +21,7 @@ from runtime.ort.lazy_sessions import LazySessions
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.probe import ProbeCheck, ProbeRow
 from runtime.ort.provider_options import request
-from runtime.ort.session import BY_PATH, guarded, is_routed, session_options
+from runtime.ort.session import BY_PATH, guarded, is_routed, names_of_inputs, session_options
 
 # Providers whose sessions can be opened in a fork of a process that uses them: the drivers of GPUs cannot be used there
 _FORKED = (CPU.key, OPENVINO.key)
@@ -42,6 +42,7 @@ class OpenBundle:
         threads: threads within one operator; None for the default of the provider.
         process: id of the process that opened the sessions.
         forked: opens the bundle again for a forked process; None if that is not supported.
+        slots: file name of a graph with slots -> number of its slots, of all groups.
     """
 
     provider: Provider
@@ -52,6 +53,7 @@ class OpenBundle:
     threads: int | None = None
     process: int = field(default_factory=os.getpid)
     forked: PerProcess["OpenBundle"] | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Register the sessions, which must stay open in forked processes."""
@@ -169,9 +171,12 @@ class OpenBundle:
 
     def verify(self, manifest: Manifest, options: Options) -> tuple[ProbeRow, ...]:
         """Open all graphs and compare them with their probes, as `ProbeCheck.check` does."""
-        probes = ProbeCheck(self.files, manifest, self.provider, options)
-        graphs = [graph for graph in self.sessions if graph in manifest.whole_graphs]
-        return tuple(row for graph in graphs for row in probes.check(graph, functools.partial(self.run, graph)))
+        probes, here = ProbeCheck(self.files, manifest, self.provider, options, self.slots), self.here()
+        return tuple(
+            row
+            for graph in here.sessions
+            for row in probes.check(graph, functools.partial(here.run, graph), names_of_inputs(here.sessions[graph]))
+        )
 
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""

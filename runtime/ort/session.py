@@ -96,6 +96,11 @@ def guarded(call: Callable[..., Any], provider: Provider) -> Callable[..., Any]:
     return DEVICE_LOCK.during(call) if provider.key in _ON_CUDA else call
 
 
+def names_of_inputs(session: Any) -> list[str]:
+    """Return the names of the inputs of a session."""
+    return [value.name for value in session.get_inputs()]
+
+
 def is_routed(graph: str, manifest: Manifest) -> bool:
     """Return whether a graph selects rows by their values; the shapes in all others follow from those of the inputs."""
     return graph in {name for variant in manifest.variants for name in (variant.routed, slots_file(variant.model))}
