@@ -23,7 +23,7 @@ from runtime.hooks import Hook, Run
 from runtime.options import Options
 from runtime.ort.check_graph import OutputCheck
 from runtime.ort.known_providers import short_name
-from runtime.ort.open import OpenBundle
+from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.probe import ProbeRow
 from runtime.ort.routed_graph import Ids, RoutedGraph, check_counts, checked_rows
 from runtime.policy import DropPolicy

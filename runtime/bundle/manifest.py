@@ -103,7 +103,7 @@ class Manifest:
 
     @property
     def whole_graphs(self) -> frozenset[str]:
-        """File names of the graphs of all tasks and of the routed graphs, which have probes."""
+        """File names of the graphs of all tasks and of the routed graphs, which `load` opens on every provider."""
         return frozenset(graph for variant in self.variants for graph in (variant.model, variant.routed) if graph)
 
     def to_json(self) -> str:

@@ -10,7 +10,7 @@ from runtime.bundle import BoundFolder, Manifest, TaskEntry, slots_file
 from runtime.bundle.manifest import EXPORT_AGAIN
 from runtime.errors import BundleError, InputError
 from runtime.ort.forks import PerProcess
-from runtime.ort.open import OpenBundle
+from runtime.ort.open_bundle import OpenBundle
 from runtime.slots.graph import SlotsGraph
 from runtime.slots.layout import SlotLayout, layout_file
 from runtime.slots.task_file import HotEntry, TaskWeights, open_task_file, own_weights
