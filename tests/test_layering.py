@@ -76,6 +76,7 @@ ORDER = {
             "ort",
             "slots",
             "states",
+            "base_predictor",
             "array_predictor",
             "state_predictor",
             "predictor",

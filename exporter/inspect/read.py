@@ -15,7 +15,7 @@ from exporter.inspect.parts import TRUNK, Parts, find_parts, group_of
 from exporter.inspect.shapes import Known, concrete_values
 from exporter.inspect.views import Cell, GraphView, Inspection, OperatorView, TaskView
 from runtime.bundle import WEIGHTS, Manifest, VariantEntry, check_files, read_manifest
-from runtime.bundle.entries import BATCH
+from runtime.bundle.interface import BATCH
 from runtime.errors import BundleError
 from runtime.hub import Access, bundle_folder
 

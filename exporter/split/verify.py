@@ -15,7 +15,7 @@ from exporter.verify.random_inputs import MASKS, make_inputs
 from exporter.verify.routes import draw_routes
 from exporter.verify.verify import open_graph, shapes_of
 from runtime.bundle import ROUTE_INPUTS, StateEntry, routed_file
-from runtime.bundle.entries import SEQUENCE
+from runtime.bundle.interface import SEQUENCE
 from runtime.bundle.split_entry import split_files
 from runtime.states.padding import Padding
 

@@ -13,16 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
-from runtime.bundle.entries import (
-    BATCH,
-    LARGEST,
-    MOST_LAYERS,
-    InputEntry,
-    TaskEntry,
-    VariantEntry,
-    repeated,
-    shown,
-)
+from runtime.bundle.entries import LARGEST, MOST_LAYERS, InputEntry, TaskEntry, VariantEntry, repeated, shown
+from runtime.bundle.interface import BATCH
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.split_entry import SplitEntry
 from runtime.errors import BundleError

@@ -9,7 +9,7 @@ from random import Random
 import runtime
 from exporter.inspect.read import inspect_bundle
 from runtime.bundle import HEADS
-from runtime.bundle.entries import INPUTS
+from runtime.bundle.interface import INPUTS
 from tests.fuzz.box import Box
 from tests.fuzz.case import Case
 from tests.fuzz.mutate import Known, random_edits
