@@ -25,12 +25,13 @@ from exporter.stages import Stages
 from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges
 from exporter.targets import needs_ranges
 from exporter.variant import report_variant
+from exporter.verify.candidate import Candidate
 from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.probe import make_probe
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
-from exporter.verify.verify import SHAPES, Candidate
+from exporter.verify.verify import SHAPES
 from exporter.write.save import save_config, save_graphs, save_probe, task_entry, variant_entry
 from exporter.write.staging import check_space, staged
 from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups, stored_group_files
@@ -139,7 +140,7 @@ def _variant(
             save_slots(stored, task_groups, plans.every, slots, weights, path)
     with stages("verify"):
         graph = load_graph(plans.every, path, bool(variant.routed))
-        parity = verify_saved(plans.every, task_groups, graph, reference)
+        parity = verify_saved(plans.every, task_groups, graph, reference).rows
         _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
         rows = (*variant.parity, *parity)
         probe = save_probe(make_probe(plans.every, graph.graph, task_groups), plans.every, rows, path)

@@ -26,7 +26,7 @@ from exporter.texts.drift import Drift
 from exporter.trace.padded_groups import pad_groups, with_padded
 from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
-from exporter.verify.library_reference import compare_with_library, is_comparable
+from exporter.verify.library_reference import is_comparable
 from exporter.verify.probe import make_probe
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.write.save import save_graphs, save_probe, variant_entry
@@ -121,10 +121,10 @@ def export_variant(
             save_stored_groups(stored, weights, path)
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
-        parity = verify_saved(plan, task_groups, graph, reference)
-        probe = save_probe(make_probe(plan, graph.graph, task_groups), plan, parity, path)
-        if request.compared is not None and is_comparable(plan):
-            compare_with_library(request.compared, plan, graph.graph)
+        library = request.compared.reference if request.compared is not None and is_comparable(plan) else None
+        verified = verify_saved(plan, task_groups, graph, reference, library)
+        parity = verified.rows
+        probe = save_probe(make_probe(plan, graph.graph, task_groups, verified.probed), plan, parity, path)
         notes = (
             *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
             *missing_effects(plan, task_groups, graph.graph),
