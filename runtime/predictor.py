@@ -30,12 +30,13 @@ from runtime.text.prediction import Entity, Prediction, Word
 from runtime.text.prompts import prompts_of
 from runtime.text.texts import Text
 from runtime.text.tokens import Tokens
+from runtime.text_streams import TextStreams
 
 __all__ = ["Answers", "Entity", "Prediction", "Predictor", "Word"]
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor(StatePredictor):
+class Predictor(StatePredictor, TextStreams):
     """A loaded bundle, created by `load`. It is thread-safe, and immutable but for the tasks that `add_task` adds.
 
     Attributes:
