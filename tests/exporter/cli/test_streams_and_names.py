@@ -79,7 +79,13 @@ def _run(redirections: str, saved: Path, output: Path) -> subprocess.CompletedPr
     command = f'"{sys.executable}" -m exporter --model "{saved}" --output "{output}" {redirections}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        ["sh", "-c", command], cwd=output.parent, env=environment, capture_output=True, text=True, check=False, timeout=300
+        ["sh", "-c", command],
+        cwd=output.parent,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=300,
     )
 
 
