@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Final
 
 from runtime.bundle.entries import LARGEST, MOST_LAYERS, InputEntry, TaskEntry, VariantEntry, repeated, shown
+from runtime.bundle.file_names import name_problems
 from runtime.bundle.interface import BATCH
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.split_entry import SplitEntry
@@ -253,11 +254,8 @@ def _input_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
+    yield from name_problems(manifest.files, MANIFEST)
     for name, value in manifest.files.items():
-        # both kinds of path: a bundle may be written on one system and read on another
-        plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and name not in ("", "..") and "\0" not in name
-        if not plain or name == MANIFEST:
-            yield f"files: expected plain names of other files in the folder, found {name!r}"
         if not re.fullmatch("[0-9a-f]{64}", value):
             yield f"files[{name!r}]: expected a sha256 in lower-case hex, found {value!r}"
     if manifest.tokenizer and TOKENIZER not in manifest.files:

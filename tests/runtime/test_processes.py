@@ -119,7 +119,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _status(program: str, folder: Path, provider: str, threads: int) -> tuple[int, str]:
     command = [sys.executable, "-c", textwrap.dedent(_HEAD) + textwrap.dedent(program), str(folder), provider, str(threads)]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60, check=False)
     return found.returncode, found.stderr
 
 

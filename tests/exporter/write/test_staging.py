@@ -217,7 +217,7 @@ def _hold(folder: Path) -> subprocess.Popen[str]:
         "import sys, time\nfrom pathlib import Path\nfrom runtime.bundle.scratch import FolderLock\n"
         "lock = FolderLock.take(Path(sys.argv[1]))\nprint('locked', flush=True)\ntime.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     assert process.stdout.readline() == "locked\n"
     return process

@@ -305,7 +305,9 @@ def test_any_value_is_accepted_or_refused_without_a_crash(template: Path, data: 
 
 
 def fresh(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, encoding="utf-8", timeout=60, cwd=ROOT
+    )
 
 
 def test_importing_runtime_pulls_in_no_training_library() -> None:
