@@ -4,7 +4,9 @@
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
 # make test-torch TORCH=torch==2.15.0  installs that PyTorch into .venv-torch and runs the tests of exports there
+# make test-javascript  installs the packages of examples/javascript with npm, and tests the examples
 # make support  exports every combination of the support table and writes docs/support.md
+# make dist     builds the sdists and wheels of the three distributions into dist/
 # make audit    looks the locked packages up in a vulnerability service and checks licences; AUDIT_FLAGS='-s osv' asks another one
 # make lock     writes requirements/*.txt again after a change of pyproject.toml; LOCK_FLAGS=--upgrade takes the newest versions
 # PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer)
@@ -40,12 +42,12 @@ endef
 else
 define install
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[$(EXTRAS)]'
+	$(1)/bin/python -m pip install --quiet --no-compile $(TORCH) -e '.[$(EXTRAS)]' -e ./exporter -e ./adapterdrop_example
 	touch $(1)/installed
 endef
 endif
 
-.PHONY: export test lint unit test-tensorrt test-peft5 test-torch gpu support benchmark audit lock clean
+.PHONY: export test lint unit test-javascript test-tensorrt test-peft5 test-torch gpu support benchmark dist audit lock clean
 
 export: .venv/installed
 	.venv/bin/python -m exporter --drop 5 --output onnx --overwrite
@@ -62,6 +64,10 @@ lint: .venv-test/installed
 
 unit: .venv-test/installed
 	.venv-test/bin/python -m pytest -n 2 --dist loadgroup
+
+test-javascript: .venv-test/installed
+	npm --prefix examples/javascript install --ignore-scripts
+	.venv-test/bin/python -m pytest tests/examples/test_javascript.py
 
 test-tensorrt: .venv-tensorrt/installed
 	.venv-tensorrt/bin/python -m pytest tests/exporter/test_tensorrt.py
@@ -104,7 +110,7 @@ benchmark: .venv-test/installed
 
 .venv-tensorrt/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-tensorrt
-	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]'
+	.venv-tensorrt/bin/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]' -e ./exporter -e ./adapterdrop_example
 	touch $@
 
 .venv-peft5/installed: EXTRAS = export,peft,cpu,tokenizers,test-peft
@@ -114,8 +120,11 @@ benchmark: .venv-test/installed
 # Not from the lock: CUDA builds of other versions of PyTorch require other packages.
 .venv-torch/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-torch
-	.venv-torch/bin/python -m pip install --quiet --no-compile '$(TORCH)' -e '.[export,adapters,cpu,test]'
+	.venv-torch/bin/python -m pip install --quiet --no-compile '$(TORCH)' -e '.[export,adapters,cpu,test]' -e ./exporter -e ./adapterdrop_example
 	echo '$(TORCH)' > $@
+
+dist: .venv-test/installed
+	.venv-test/bin/python -m tests.helpers.distributions dist
 
 # The environment of the two programs that work on the lock, installed from a lock as well.
 .venv-tools/installed: requirements/tools.txt

@@ -2,6 +2,7 @@
 
     python -m benchmarks            BERT-base with 8 tasks, about ten minutes
     python -m benchmarks --quick    the bundled example, within a minute
+    python -m benchmarks suite      all benchmarks; `compare` compares two folders of results
 
 All variants get the same inputs. Their outputs are compared first; then they are timed in interleaved rounds: each round runs
 every variant once, in shuffled order, so that other load on the machine affects all variants equally. A run writes a table per

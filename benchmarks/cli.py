@@ -1,4 +1,4 @@
-"""Command line of the main benchmark: `python -m benchmarks --quick`."""
+"""Command line: the main benchmark, `python -m benchmarks --quick`, and the commands of the suite."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from benchmarks.options import parse
 from benchmarks.variant import MismatchError
 from exporter.errors import ExportError
 
+# Commands of the suite; without one of them, the main benchmark runs.
+_COMMANDS = ("suite", "compare", "quick_ratios")
+
 
 def _raise_interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
@@ -20,13 +23,17 @@ def _raise_interrupt(*_: object) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in _COMMANDS:
+        found: int = importlib.import_module(f"benchmarks.{given[0]}").main(given[1:])
+        return found
+    options = parse(given)
     # A terminated run removes its temporary files, as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_interrupt)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         # Imported by name and late: importing torch takes seconds, which --help and a mistyped option must not cost.
-        importlib.import_module("benchmarks.suite").run(options)
+        importlib.import_module("benchmarks.main_run").run(options)
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

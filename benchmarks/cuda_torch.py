@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from adapters.composition import Parallel
 
-from benchmarks.device import Device, to_host
+from benchmarks.device import Device
 from benchmarks.models import Candidate
 from benchmarks.options import Shape
-from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant
+from benchmarks.torch_variants import bind_parallel, compile_each_shape, task_by_task, with_parallel
+from benchmarks.variant import Bind, Call, Feeds, MissingError, Precision, Prepared, Variant
 
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -22,77 +23,29 @@ def on_device(model: Any, device: Device, precision: str) -> Any:
     return copy.deepcopy(model).to(device.name, _TYPES[precision]).eval()
 
 
-def eager(model: Any, tasks: Sequence[str], drop: int, device: Device) -> Bind:
-    """Return a loop over `set_active_adapters`; in fp32 it is the reference of all checks.
-
-    Args:
-        model: adapters model on the device.
-        tasks: names of the tasks.
-        drop: number of lowest layers without adapters.
-        device: the device.
-    """
-    skipped = list(range(drop))
-
-    def bind(feeds: Feeds) -> Call:
-        inputs = device.tensors(feeds)
-
-        def call() -> Outputs:
-            outputs = []
-            with torch.inference_mode():
-                for task in tasks:
-                    model.set_active_adapters(task, skip_layers=skipped)
-                    model.active_head = task
-                    outputs.append(model(**inputs).logits)
-                return to_host(outputs)
-
-        return call
-
-    return bind
-
-
 def _parallel(candidate: Candidate, drop: int, device: Device, precision: Precision) -> Any:
-    own = on_device(candidate.model, device, precision)
-    own.set_active_adapters(Parallel(*candidate.tasks), skip_layers=list(range(drop)))
-    return own
-
-
-def _bind_parallel(forward: Callable[..., Any], device: Device) -> Bind:
-    def bind(feeds: Feeds) -> Call:
-        inputs = device.tensors(feeds)
-
-        def call() -> Outputs:
-            with torch.inference_mode():
-                # .logits would stack the tasks and fail for different label counts.
-                return to_host([output.logits for output in forward(**inputs).head_outputs])
-
-        return call
-
-    return bind
+    return with_parallel(on_device(candidate.model, device, precision), candidate.tasks, drop)
 
 
 def _bind_compiled(model: Any, device: Device, shapes: Collection[Shape]) -> Bind:
     """Return the calls of a model compiled with CUDA graphs; every shape is compiled separately."""
-    # The limit counts graphs per function, and layers share functions: at the default of 8, torch.compile would silently fall
-    # back to eager.
-    torch._dynamo.config.recompile_limit = 512
-    torch._dynamo.config.accumulated_recompile_limit = 4096
+    compile_each_shape()
     forward: Callable[..., Any] = torch.compile(model, mode="reduce-overhead", dynamic=False)
 
-    def bind(feeds: Feeds) -> Call:
-        inputs = device.tensors(feeds)
+    def without_gradients() -> AbstractContextManager[Any]:
+        # Allows the graphs to overwrite the outputs of the previous call; to_host() has copied them.
+        torch.compiler.cudagraph_mark_step_begin()
+        return torch.no_grad()
+
+    bind = bind_parallel(forward, device, without_gradients)
+
+    def bind_shape(feeds: Feeds) -> Call:
         shape = Shape(*feeds["input_ids"].shape)
         if shape not in shapes:
             raise MissingError(f"compiled only at {', '.join(map(str, shapes))} (--compile-shapes)")
+        return bind(feeds)
 
-        def call() -> Outputs:
-            # Allows the graphs to overwrite the outputs of the previous call; to_host() has copied them.
-            torch.compiler.cudagraph_mark_step_begin()
-            with torch.no_grad():
-                return to_host([output.logits for output in forward(**inputs).head_outputs])
-
-        return call
-
-    return bind
+    return bind_shape
 
 
 def cuda_torch_variants(
@@ -108,11 +61,11 @@ def cuda_torch_variants(
     """
     tasks, drop = candidate.tasks, candidate.plan.drop
 
-    def task_by_task(precision: Precision) -> Callable[[], Prepared]:
-        return lambda: Prepared(eager(on_device(candidate.model, device, precision), tasks, drop, device))
+    def one_by_one(precision: Precision) -> Callable[[], Prepared]:
+        return lambda: Prepared(task_by_task(on_device(candidate.model, device, precision), tasks, drop, device))
 
     def parallel(precision: Precision, drop: int) -> Callable[[], Prepared]:
-        return lambda: Prepared(_bind_parallel(_parallel(candidate, drop, device, precision), device))
+        return lambda: Prepared(bind_parallel(_parallel(candidate, drop, device, precision), device))
 
     def compiled() -> Prepared:
         if not with_compile:
@@ -123,8 +76,8 @@ def cuda_torch_variants(
         raise MissingError("PEFT has no seq_bn adapters, of which this model consists")
 
     variants = [
-        Variant("eager", "PyTorch, task by task", "eager", "fp32", drop, task_by_task("fp32")),
-        Variant("eager-fp16", "PyTorch, task by task, fp16", "eager", "fp16", drop, task_by_task("fp16")),
+        Variant("eager", "PyTorch, task by task", "eager", "fp32", drop, one_by_one("fp32")),
+        Variant("eager-fp16", "PyTorch, task by task, fp16", "eager", "fp16", drop, one_by_one("fp16")),
         Variant("parallel", "PyTorch Parallel", "eager", "fp32", drop, parallel("fp32", drop)),
         Variant("parallel-fp16", "PyTorch Parallel, fp16", "eager", "fp16", drop, parallel("fp16", drop)),
         Variant("parallel-bf16", "PyTorch Parallel, bf16", "eager", "bf16", drop, parallel("bf16", drop)),

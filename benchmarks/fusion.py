@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,17 @@ from adapters import BertAdapterModel
 from adapters.composition import Fuse
 from rich.console import Console
 from rich.table import Table
-from transformers import BertConfig
 
-from benchmarks.call_rows import timed
+from benchmarks.call_rows import exit_status, timed
 from benchmarks.checks import TOLERANCE
 from benchmarks.machine import Machine, current_machine
-from benchmarks.models import twin
-from benchmarks.onnx_variants import open_session
+from benchmarks.models import bert_config, twin
 from benchmarks.options import Shape, random_bert_parser
-from benchmarks.results_file import write_rows
+from benchmarks.results_file import rounds_lines, write_rows
 from benchmarks.rounds import p95, paired_ratio
+from benchmarks.task_counts import graph_call
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
-from exporter import ExportError, export
+from exporter import export
 from exporter.checkpoints.load import Checkpoint
 from exporter.models.quiet_libraries import quiet
 from exporter.planning.make_plan import make_plan
@@ -80,12 +79,9 @@ def cases(drop: int) -> tuple[Case, ...]:
 
 def random_fusions(layers: int, hidden: int, seed: int) -> Any:
     """Return a randomly initialized BERT with 16 seq_bn adapters, fusions of the first 2, 8 and 16, and one head."""
-    config = BertConfig(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 32, intermediate_size=4 * hidden
-    )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
-        model = BertAdapterModel(config)
+        model = BertAdapterModel(bert_config(layers, hidden))
         for name in _names(max(_MEMBERS)):
             model.add_adapter(name, config="seq_bn")
         for members in _MEMBERS:
@@ -97,7 +93,8 @@ def random_fusions(layers: int, hidden: int, seed: int) -> Any:
     return model.eval()
 
 
-def _eager(model: Any, case: Case, feeds: Feeds) -> Call:
+def eager_call(model: Any, case: Case, feeds: Feeds) -> Call:
+    """Return the call of one fusion in PyTorch."""
     own = twin(model)
     own.set_active_adapters(case.setup(case.kept), skip_layers=list(range(case.drop)) or None)
     own.active_head = _TASK
@@ -110,7 +107,8 @@ def _eager(model: Any, case: Case, feeds: Feeds) -> Call:
     return call
 
 
-def _export(model: Any, case: Case, folder: Path) -> Path:
+def export_case(model: Any, case: Case, folder: Path) -> Path:
+    """Export one fusion into `folder`/onnx, and return that folder."""
     scores = folder / "scores.json"
     layers = range(case.drop, model.config.num_hidden_layers)
     ranked = {name: float(-number) for number, name in enumerate(_names(case.members))}
@@ -119,16 +117,6 @@ def _export(model: Any, case: Case, folder: Path) -> Path:
     # mypy gives all values of `pruned` one type
     export(model, tasks={_TASK: case.setup(case.members)}, drop=case.drop, output=folder / "onnx", **pruned)  # type: ignore[arg-type]
     return folder / "onnx"
-
-
-def _ours(folder: Path, threads: int, feeds: Feeds) -> Call:
-    session = open_session(folder / MODEL, threads)
-
-    def call() -> Outputs:
-        outputs: Outputs = session.run(["logits"], feeds)
-        return outputs
-
-    return call
 
 
 @dataclass(frozen=True)
@@ -158,14 +146,16 @@ class Row:
     max_difference: float
 
 
-def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argparse.Namespace) -> list[Row]:
+def _measure(
+    model: Any, folders: dict[Case, Path], shape: Shape, options: argparse.Namespace
+) -> tuple[list[Row], dict[str, dict[str, list[float]]]]:
     plan = make_plan(Checkpoint(model, None, _TASK), {_TASK: next(iter(folders)).setup(2)}, 0)
     feeds: Feeds = make_inputs(plan, shape.batch, shape.length, options.seed)
     calls, differences = {}, {}
     for case, folder in folders.items():
         calls[f"eager {case.name}"], calls[f"ours {case.name}"] = (
-            _eager(model, case, feeds),
-            _ours(folder, options.threads, feeds),
+            eager_call(model, case, feeds),
+            graph_call(folder / MODEL, options.threads, feeds),
         )
         differences[case] = max_difference(calls[f"ours {case.name}"](), calls[f"eager {case.name}"]())
         if not differences[case] <= TOLERANCE:
@@ -187,7 +177,8 @@ def _measure(model: Any, folders: dict[Case, Path], shape: Shape, options: argpa
                 max_difference=difference,
             )
         )
-    return rows
+    raw = {f"{case.name}, {shape}": {way: times[f"{way} {case.name}"] for way in ("eager", "ours")} for case in folders}
+    return rows, raw
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -210,27 +201,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     machine = current_machine(options.threads)
     torch.set_num_threads(options.threads)
-    rows: list[Row] = []
-    try:
+
+    def work() -> None:
+        rows: list[Row] = []
+        raw: dict[str, dict[str, list[float]]] = {}
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
             model, folders = random_fusions(options.layers, options.hidden, options.seed), {}
             for number, case in enumerate(cases(5)):
                 print(f"exporting {case.name} …", file=sys.stderr, flush=True)
                 folder = Path(scratch) / str(number)
                 folder.mkdir()
-                folders[case] = _export(model, case, folder)
+                folders[case] = export_case(model, case, folder)
             for shape in options.shapes:
-                rows += _measure(model, folders, shape, options)
-    except (ExportError, MismatchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, MismatchError) else 2
-    _write(rows, machine, options)
-    return 0
+                found, times = _measure(model, folders, shape, options)
+                rows += found
+                raw |= times
+        _write(rows, raw, machine, options)
+
+    return exit_status(work)
 
 
-def _write(rows: Sequence[Row], machine: Machine, options: argparse.Namespace) -> None:
+def _write(
+    rows: Sequence[Row], raw: Mapping[str, Mapping[str, Sequence[float]]], machine: Machine, options: argparse.Namespace
+) -> None:
     head = {"layers": options.layers, "hidden": options.hidden, "seed": options.seed}
-    path = write_rows(options.output, "fusion", head, machine, rows)
+    path = write_rows(options.output, "fusion", head, machine, rows, rounds_lines(raw, "eager"))
     table = Table(title="AdapterFusion: eager PyTorch against one ONNX graph, fp32")
     for column in ("fusion", "shape", "eager ms", "p95", "ours ms", "p95 ", "ratio", "max diff"):
         table.add_column(column, justify="left" if column in ("fusion", "shape") else "right", no_wrap=True)

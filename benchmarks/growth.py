@@ -15,7 +15,6 @@ run, to measure in several parts on a shared machine.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -26,110 +25,63 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from benchmarks.call_rows import exit_status
 from benchmarks.growth_model import Point, Row, markdown, rows
+from benchmarks.kept_rounds import KeptRounds
 from benchmarks.machine import current_machine
 from benchmarks.models import Candidate, random_bert
-from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
-from benchmarks.results_file import write_rows
-from benchmarks.rounds import measure
-from benchmarks.variant import Call, Outputs
-from exporter import ExportError, export
+from benchmarks.results_file import rounds_lines, write_rows
+from benchmarks.task_counts import counted_folder, export_counts, graph_calls
 from exporter.inspect import inspect_bundle
 from exporter.verify.random_inputs import make_inputs
-from runtime.bundle import MANIFEST, read_manifest
-
-_SETUP, _ROUNDS = "setup.json", "rounds.jsonl"
 
 
-class _RunFolder:
-    """Folder of a run: exported graphs, the options, and the rounds measured so far."""
+class _Growth:
+    """The exported graphs and the rounds measured so far."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self._folder, self._options = folder, options
-        folder.mkdir(parents=True, exist_ok=True)
-        own = {name: getattr(options, name) for name in ("layers", "hidden", "threads", "seed", "drops", "tasks")}
-        path = folder / _SETUP
-        if not path.exists():
-            path.write_text(json.dumps(own), encoding="utf-8")
-        elif (before := json.loads(path.read_text(encoding="utf-8"))) != own:
-            raise ExportError(
-                f"{folder} was created with the options {before}, found {own}: use another --folder, or the same options"
-            )
+        names = ("layers", "hidden", "threads", "seed", "drops", "tasks")
+        self._rounds = KeptRounds(folder, {name: getattr(options, name) for name in names})
 
     def export(self) -> Candidate:
-        """Export the missing graphs; each graph is verified against PyTorch."""
+        """Export the missing graphs."""
         options = self._options
         candidate = random_bert(options.layers, options.hidden, max(2, *options.tasks), 0, options.seed)
-        for count in options.tasks:
-            if not (self._bundle(count) / MANIFEST).exists():
-                print(f"exporting {count} task(s) at the drops {options.drops} …", file=sys.stderr, flush=True)
-                export(candidate.model, tasks=candidate.tasks[:count], drop=options.drops, output=self._bundle(count))
+        export_counts(candidate, self._folder, options.tasks, options.drops)
         return candidate
 
     def measure(self, candidate: Candidate, shape: Shape, seconds: float) -> None:
         """Measure interleaved rounds until there are enough, or for `seconds` and at least one round."""
-        start, have = time.monotonic(), len(self._lines(shape))
-        if have >= self._options.rounds or seconds <= 0:
+        if self._rounds.count(str(shape)) >= self._options.rounds or seconds <= 0:
             return
-        calls = self._calls(candidate, shape)
-        for call in calls.values():
-            call()
-        with (self._folder / _ROUNDS).open("a", encoding="utf-8") as file:
-            for number in tqdm(range(have, self._options.rounds), desc=str(shape), file=sys.stderr, unit="round"):
-                taken = measure(calls, 1, self._options.seed + number, lambda _: None)
-                record = {"shape": str(shape), "seconds": {name: own[0] for name, own in taken.items()}}
-                file.write(json.dumps(record) + "\n")
-                if time.monotonic() - start > seconds:
-                    break
+        feeds = make_inputs(candidate.plan, shape.batch, shape.length, self._options.seed)
+        calls = {
+            str(Point(drop, count)): call
+            for count in self._options.tasks
+            for drop, call in graph_calls(counted_folder(self._folder, count), self._options.threads, feeds).items()
+        }
+        self._rounds.measure(str(shape), calls, self._options.rounds, self._options.seed, seconds)
 
     def result(self, shape: Shape) -> tuple[list[Row], dict[str, list[float]]]:
-        """Return the rows of one shape and the milliseconds of each round; both empty without a measured round."""
-        lines = self._lines(shape)
-        if not lines:
+        """Return the rows of one shape and the seconds of each round; both empty without a measured round."""
+        raw = self._rounds.times(str(shape))
+        if not raw:
             return [], {}
-        points = self._points()
-        times = {point: [line[str(point)] for line in lines] for point in points}
+        times = {
+            Point(drop, count): raw[str(Point(drop, count))] for drop in self._options.drops for count in self._options.tasks
+        }
         flops = {}
         for count in self._options.tasks:
-            for graph in inspect_bundle(self._bundle(count), (shape.batch, shape.length)).graphs:
+            for graph in inspect_bundle(counted_folder(self._folder, count), (shape.batch, shape.length)).graphs:
                 flops[Point(graph.drop, count)] = sum(graph.products.values())
-        raw = {str(point): [round(1e3 * each, 4) for each in own] for point, own in times.items()}
         return rows(shape, times, flops, self._options.layers), raw
 
-    def _bundle(self, tasks: int) -> Path:
-        return self._folder / f"tasks{tasks}"
 
-    def _points(self) -> list[Point]:
-        return [Point(drop, count) for drop in self._options.drops for count in self._options.tasks]
-
-    def _lines(self, shape: Shape) -> list[dict[str, float]]:
-        path = self._folder / _ROUNDS
-        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
-        return [line["seconds"] for line in lines if line["shape"] == str(shape)]
-
-    def _calls(self, candidate: Candidate, shape: Shape) -> dict[str, Call]:
-        feeds = make_inputs(candidate.plan, shape.batch, shape.length, self._options.seed)
-        calls: dict[str, Call] = {}
-        for count in self._options.tasks:
-            files = {variant.drop: variant.model for variant in read_manifest(self._bundle(count)).variants}
-            for drop in self._options.drops:
-                session = open_session(self._bundle(count) / files[drop], self._options.threads)
-                calls[str(Point(drop, count))] = _call(session, feeds)
-        return calls
-
-
-def _call(session: Any, feeds: Any) -> Call:
-    def call() -> Outputs:
-        outputs: Outputs = session.run(None, feeds)
-        return outputs
-
-    return call
-
-
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """Parse a list of whole numbers such as "0,3,6", for argparse; sorted, without duplicates."""
     try:
         found = sorted({int(part) for part in text.split(",")})
     except ValueError:
@@ -139,8 +91,8 @@ def _numbers(text: str) -> list[int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("growth", __doc__, "1x128", 12)
-    parser.add_argument("--drops", type=_numbers, default=[0, 3, 6, 9], metavar="N,…", help="default 0,3,6,9")
-    parser.add_argument("--tasks", type=_numbers, default=[1, 2, 4, 8], metavar="N,…", help="default 1,2,4,8")
+    parser.add_argument("--drops", type=numbers, default=[0, 3, 6, 9], metavar="N,…", help="default 0,3,6,9")
+    parser.add_argument("--tasks", type=numbers, default=[1, 2, 4, 8], metavar="N,…", help="default 1,2,4,8")
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="keep graphs and rounds in this folder, and continue from them"
     )
@@ -159,18 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-        try:
-            run = _RunFolder(options.folder or Path(scratch), options)
+
+        def work() -> None:
+            run = _Growth(options.folder or Path(scratch), options)
             candidate = run.export()
-        except ExportError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        start = time.monotonic()
-        for shape in options.shapes:
-            run.measure(candidate, shape, options.seconds - (time.monotonic() - start))
-        found = {shape: run.result(shape) for shape in options.shapes}
-        _report(found, candidate, options)
-    return 0
+            start = time.monotonic()
+            for shape in options.shapes:
+                run.measure(candidate, shape, options.seconds - (time.monotonic() - start))
+            _report({shape: run.result(shape) for shape in options.shapes}, candidate, options)
+
+        return exit_status(work)
 
 
 def _report(
@@ -180,9 +130,11 @@ def _report(
     if not every:
         print("no round is measured yet: run the command again with --seconds")
         return
-    head = {**candidate.description, "tasks": options.tasks, "drop": options.drops, "seed": options.seed}
-    raw = [{"kind": "rounds", "shape": str(shape), "times_ms": own} for shape, (_, own) in found.items()]
-    path = write_rows(options.output, "growth", head, current_machine(options.threads), every, raw)
+    head: dict[str, Any] = {**candidate.description, "tasks": options.tasks, "drop": options.drops, "seed": options.seed}
+    head["complete"] = all(own and own[0].rounds >= options.rounds for own, _ in found.values())
+    raw = {str(shape): own for shape, (_, own) in found.items() if own}
+    reference = str(Point(options.drops[0], options.tasks[-1]))
+    path = write_rows(options.output, "growth", head, current_machine(options.threads), every, rounds_lines(raw, reference))
     _print(every, candidate, Console() if sys.stdout.isatty() else Console(width=120))
     print(markdown(every))
     print(f"wrote {path}")

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from typing import Any
 import torch
 
 import runtime
+from benchmarks.call_rows import exit_status
 from benchmarks.checks import TOLERANCE
 from benchmarks.machine import current_machine
 from benchmarks.models import random_bert
 from benchmarks.options import Shape, random_bert_parser
+from benchmarks.results_file import rounds_lines
 from benchmarks.rounds import measure, paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
-from exporter import ExportError, export
+from exporter import export
 from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL, slots_file
 from runtime.slots.layout import own_task_file
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     machine = current_machine(options.threads)
     torch.set_num_threads(options.threads)
-    try:
+
+    def work() -> None:
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
             candidate = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
             folder = Path(scratch) / "onnx"
@@ -50,15 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found: dict[str, Any] = {"model": candidate.title, "slots": options.slots, "rounds": options.rounds}
             found["machine"] = asdict(machine)
             found |= _measured(folder, candidate.tasks, list(zip(options.shapes, feeds, strict=True)), options)
-    except (ExportError, MismatchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, MismatchError) else 2
-    path = Path(options.output) / f"hot-tasks-{time.strftime('%Y%m%d')}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: value for key, value in found.items() if key != "machine"}, indent=1))
-    print(f"wrote {path}")
-    return 0
+        path = Path(options.output) / f"hot-tasks-{time.strftime('%Y%m%d')}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps({key: value for key, value in found.items() if key not in ("machine", "lines")}, indent=1))
+        print(f"wrote {path}")
+
+    return exit_status(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +80,9 @@ def _measured(
     files = [folder / own_task_file(slots_file(MODEL), number) for number in range(len(tasks))]
     for name, file in zip(tasks, files, strict=True):
         predictor.add_task(f"{name}, added", file)
-    found: dict[str, Any] = {"graphs": [_graphs(predictor, tasks, *each, options) for each in shapes]}
+    times = {str(shape): _graphs(predictor, tasks, shape, feeds, options) for shape, feeds in shapes}
+    found: dict[str, Any] = {"graphs": [_graph_row(shape, own) for shape, own in times.items()]}
+    found["lines"] = rounds_lines(times, "routed")
     found["file_mb"] = files[0].stat().st_size / 1e6
     found["add_task_ms"] = _times(lambda: predictor.add_task("new", files[0]), lambda: predictor.remove_task("new"))
     found["calls"] = _in_flight(predictor, tasks, shapes[0][1], files)
@@ -90,8 +93,8 @@ def _measured(
 
 def _graphs(
     predictor: runtime.Predictor, tasks: Sequence[str], shape: Shape, feeds: Feeds, options: argparse.Namespace
-) -> dict[str, Any]:
-    """The graph with slots against the routed one, another task for each row."""
+) -> dict[str, list[float]]:
+    """Seconds of the graph with slots and of the routed one in each round, another task for each row."""
     names = [tasks[row % len(tasks)] for row in range(shape.batch)]
     added = [f"{name}, added" for name in names]
     calls: dict[str, Call] = {
@@ -101,9 +104,12 @@ def _graphs(
     difference = max_difference(calls["slots"](), calls["routed"]())
     if not difference <= TOLERANCE:
         raise MismatchError(f"the graph with slots differs at {shape} by {difference:.1e}: nothing was written")
-    times = measure(calls, options.rounds, options.seed, lambda _: None)
+    return measure(calls, options.rounds, options.seed, lambda _: None)
+
+
+def _graph_row(shape: str, times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     medians = {f"{name}_ms": 1e3 * statistics.median(own) for name, own in times.items()}
-    return {"shape": str(shape), **medians, "ratio": paired_ratio(times["slots"], times["routed"])}
+    return {"shape": shape, **medians, "ratio": paired_ratio(times["slots"], times["routed"])}
 
 
 def _times(call: Callable[[], object], undo: Callable[[], object]) -> dict[str, float]:

@@ -60,15 +60,17 @@ def example(drop: int) -> Candidate:
     return _candidate(checkpoint.model, checkpoint.tokenizer, adapters, drop, "the bundled example on all-MiniLM-L6-v2")
 
 
+def bert_config(layers: int, hidden: int) -> BertConfig:
+    """Return the configuration of a BERT: attention heads of 64 as in BERT-base, or of 32 for other sizes."""
+    heads = hidden // (64 if hidden % 64 == 0 else 32)
+    return BertConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * hidden)
+
+
 def random_bert(layers: int, hidden: int, tasks: int, drop: int, seed: int) -> Candidate:
     """Return a randomly initialized BERT with `tasks` seq_bn adapters, each with a one-layer head of 2, 3 or 4 labels."""
-    head_size = 64 if hidden % 64 == 0 else 32
-    config = BertConfig(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // head_size, intermediate_size=4 * hidden
-    )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
-        model = BertAdapterModel(config)
+        model = BertAdapterModel(bert_config(layers, hidden))
         for number in range(tasks):
             model.add_adapter(f"task{number}", config=SeqBnConfig())
             model.add_classification_head(f"task{number}", num_labels=2 + number % 3, layers=1)

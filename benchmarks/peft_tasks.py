@@ -9,8 +9,7 @@ call of the graph and the calls of all files are timed in interleaved rounds.
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,13 @@ import torch
 import transformers
 from transformers import ModernBertConfig
 
-from benchmarks.call_rows import by_shape, summary, timed
+from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.checks import TOLERANCE
-from benchmarks.machine import current_machine
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
-from benchmarks.results_file import write_rows
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
-from exporter import ExportError, export
+from exporter import export
 from exporter.models.quiet_libraries import quiet
 from runtime.bundle import MODEL
 
@@ -143,12 +140,9 @@ def _calls(folder: Path, shape: Shape, vocabulary: int, threads: int, seed: int)
     return calls
 
 
-def _measure(calls: dict[str, Call], shape: Shape, rounds: int, seed: int) -> list[Row]:
-    times = timed(calls, shape, rounds, seed)
-    return [
-        Row(way=way, shape=str(shape), rounds=rounds, **summary(own), ratio=paired_ratio(own, times[_FILES]))
-        for way, own in times.items()
-    ]
+def _row(way: str, shape: Shape, own: Mapping[str, float], times: Times) -> Row:
+    ratio = paired_ratio(times[way], times[_FILES])
+    return Row(way, str(shape), len(times[way]), own["median_ms"], own["p95_ms"], ratio)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -163,29 +157,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--vocabulary", type=int, default=256_000, metavar="N", help="tokens; default 256000")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="keep the models and exports in this new folder")
     options = parser.parse_args(arguments)
-    machine = current_machine(options.threads)
-    torch.set_num_threads(options.threads)
-    rows: list[Row] = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-            folder = options.folder or Path(scratch)
-            if not (folder / "one" / MODEL).exists():
-                save_models(folder, options.layers, options.hidden, options.vocabulary, options.seed)
-                print("exporting …", file=sys.stderr, flush=True)
-                export_both(folder)
-            for shape in options.shapes:
-                calls = _calls(folder, shape, options.vocabulary, options.threads, options.seed)
-                rows += _measure(calls, shape, options.rounds, options.seed)
-    except (ExportError, MismatchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, MismatchError) else 2
-    names = ("layers", "hidden", "vocabulary", "seed")
-    head = {"name": "ModernBERT, random weights", **{name: getattr(options, name) for name in names}}
-    tasks = {name: {"rank": rank, "labels": labels, "task_type": kind} for name, (rank, labels, kind) in TASKS.items()}
-    path = write_rows(options.output, "peft-tasks", {**head, "tasks": tasks, "targets": _TARGETS}, machine, rows)
-    print(markdown(rows))
-    print(f"wrote {path}")
-    return 0
+
+    def prepare(scratch: Path) -> Prepared:
+        folder = options.folder or scratch
+        if not (folder / "one" / MODEL).exists():
+            save_models(folder, options.layers, options.hidden, options.vocabulary, options.seed)
+            export_both(folder)
+        names = ("layers", "hidden", "vocabulary", "seed")
+        tasks = {name: {"rank": rank, "labels": labels, "task_type": kind} for name, (rank, labels, kind) in TASKS.items()}
+        model = "ModernBERT, random weights"
+        head = {"name": model, **{name: getattr(options, name) for name in names}, "tasks": tasks, "targets": _TARGETS}
+        title = f"{model}: {len(TASKS)} LoRA tasks"
+        return Prepared(title, head, lambda shape: _calls(folder, shape, options.vocabulary, options.threads, options.seed))
+
+    columns = {**COLUMNS, "call": ("way", ""), "x merged files": ("ratio", ".2f")}
+    return CallBenchmark("peft-tasks", prepare, _row, _FILES, columns, markdown).run(options)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,30 @@ def write_rows(
     return path
 
 
+def rounds_lines(times: Mapping[str, Mapping[str, Sequence[float]]], reference: str) -> list[dict[str, Any]]:
+    """Return a line per group with the time of each call in each round, for `write_rows`.
+
+    Args:
+        times: group of calls that were measured together, such as a shape -> name of the call -> seconds of each round.
+        reference: name of the call with which the others of its group are compared.
+    """
+    return [
+        {
+            "kind": "rounds",
+            "group": group,
+            "reference": reference,
+            "times_ms": {name: [round(1e3 * each, 4) for each in seconds] for name, seconds in own.items()},
+        }
+        for group, own in times.items()
+    ]
+
+
+def read_lines(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Read the lines of one kind of a results file."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line.get("kind") == kind]
+
+
 def read_rows(path: Path, kind: type[Row]) -> Sequence[Row]:
     """Read the rows of a results file as instances of the dataclass `kind`."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [kind(**{key: value for key, value in line.items() if key != "kind"}) for line in lines if line["kind"] == "row"]
+    return [kind(**{key: value for key, value in line.items() if key != "kind"}) for line in read_lines(path, "row")]

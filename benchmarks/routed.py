@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
 import runtime
-from benchmarks.call_rows import by_shape, summary, timed
+from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.checks import TOLERANCE
-from benchmarks.machine import Machine, current_machine
 from benchmarks.models import Candidate, random_bert
 from benchmarks.onnx_variants import open_session
 from benchmarks.options import Shape, random_bert_parser
-from benchmarks.results_file import write_rows
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
-from exporter import ExportError, export
+from exporter import export
 from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL
@@ -105,19 +98,9 @@ def _calls(candidate: Candidate, single: Path, folder: Path, shape: Shape, optio
     return calls
 
 
-def _measure(calls: dict[str, Call], shape: Shape, options: argparse.Namespace) -> list[Row]:
-    times = timed(calls, shape, options.rounds, options.seed)
-    return [
-        Row(
-            call=name,
-            shape=str(shape),
-            rounds=options.rounds,
-            **summary(own),
-            ratio=paired_ratio(own, times[_SINGLE]),
-            versus_one=paired_ratio(own, times[_ONE]),
-        )
-        for name, own in times.items()
-    ]
+def _row(call: str, shape: Shape, own: Mapping[str, float], times: Times) -> Row:
+    ratios = (paired_ratio(times[call], times[other]) for other in (_SINGLE, _ONE))
+    return Row(call, str(shape), len(times[call]), own["median_ms"], own["p95_ms"], *ratios)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -136,40 +119,20 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
-    machine = current_machine(options.threads)
-    torch.set_num_threads(options.threads)
-    rows: list[Row] = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-            candidate = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
-            single, folder = Path(scratch) / "single", Path(scratch) / "all"
-            print("exporting …", file=sys.stderr, flush=True)
-            target = "portable" if options.precision == "fp32" else "cpu"
-            same = {"drop": options.drop, "target": target, "precision": options.precision}
-            export(candidate.model, tasks=candidate.tasks[:1], output=single, **same)
-            export(candidate.model, output=folder, routed=True, **same)
-            for shape in options.shapes:
-                rows += _measure(_calls(candidate, single, folder, shape, options), shape, options)
-    except (ExportError, MismatchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, MismatchError) else 2
-    _report(rows, machine, candidate, options)
-    return 0
 
+    def prepare(scratch: Path) -> Prepared:
+        candidate = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
+        single, folder = scratch / "single", scratch / "all"
+        target = "portable" if options.precision == "fp32" else "cpu"
+        same = {"drop": options.drop, "target": target, "precision": options.precision}
+        export(candidate.model, tasks=candidate.tasks[:1], output=single, **same)
+        export(candidate.model, output=folder, routed=True, **same)
+        head = {**candidate.description, "seed": options.seed, "precision": options.precision}
+        title = f"{candidate.title}, {options.precision}: the routed graph"
+        return Prepared(title, head, lambda shape: _calls(candidate, single, folder, shape, options))
 
-def _report(rows: Sequence[Row], machine: Machine, candidate: Candidate, options: argparse.Namespace) -> None:
-    path = write_rows(
-        options.output, "routed", {**candidate.description, "seed": options.seed, "precision": options.precision}, machine, rows
-    )
-    table = Table(title=f"{candidate.title}, {options.precision}: the routed graph")
-    for column in ("call", "shape", "median ms", "p95", "x one task", "x one routed task"):
-        table.add_column(column, justify="left" if column in ("call", "shape") else "right", no_wrap=True)
-    for row in rows:
-        cells = [f"{row.median_ms:,.1f}", f"{row.p95_ms:,.1f}", f"{row.ratio:.2f}", f"{row.versus_one:.2f}"]
-        table.add_row(row.call, row.shape, *cells)
-    (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
-    print(markdown(rows))
-    print(f"wrote {path}")
+    columns = {**COLUMNS, "x one task": ("ratio", ".2f"), "x one routed task": ("versus_one", ".2f")}
+    return CallBenchmark("routed", prepare, _row, _SINGLE, columns, markdown).run(options)
 
 
 if __name__ == "__main__":

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
 import runtime
-from benchmarks.call_rows import by_shape, summary, timed
+from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.checks import TOLERANCE
-from benchmarks.machine import Machine, current_machine
 from benchmarks.models import Candidate, random_bert
 from benchmarks.options import Shape, random_bert_parser
-from benchmarks.results_file import write_rows
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
-from exporter import ExportError, export
+from exporter import export
 from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
 
@@ -90,18 +83,9 @@ def _calls(candidate: Candidate, folder: Path, shape: Shape, options: argparse.N
     return calls
 
 
-def _measure(calls: dict[str, Call], shape: Shape, options: argparse.Namespace) -> list[Row]:
-    times = timed(calls, shape, options.rounds, options.seed)
-    return [
-        Row(
-            call=name,
-            shape=str(shape),
-            rounds=options.rounds,
-            **summary(own),
-            ratio=paired_ratio(own, times[_WHOLE]),
-        )
-        for name, own in times.items()
-    ]
+def _row(call: str, shape: Shape, own: Mapping[str, float], times: Times) -> Row:
+    ratio = paired_ratio(times[call], times[_WHOLE])
+    return Row(call, str(shape), len(times[call]), own["median_ms"], own["p95_ms"], ratio)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -120,45 +104,25 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
-    machine = current_machine(options.threads)
-    torch.set_num_threads(options.threads)
-    rows: list[Row] = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
-            candidate = random_bert(options.layers, options.hidden, max(2, options.tasks), options.drop, options.seed)
-            tasks = candidate.tasks[: options.tasks]
-            folder = Path(scratch) / "onnx"
-            print("exporting …", file=sys.stderr, flush=True)
-            target = "portable" if options.precision == "fp32" else "cpu"
-            export(
-                candidate.model,
-                tasks=tasks,
-                output=folder,
-                split=True,
-                drop=options.drop,
-                target=target,
-                precision=options.precision,
-            )
-            for shape in options.shapes:
-                rows += _measure(_calls(candidate, folder, shape, options), shape, options)
-    except (ExportError, MismatchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, MismatchError) else 2
-    _report(rows, machine, candidate, options)
-    return 0
 
+    def prepare(scratch: Path) -> Prepared:
+        candidate = random_bert(options.layers, options.hidden, max(2, options.tasks), options.drop, options.seed)
+        target = "portable" if options.precision == "fp32" else "cpu"
+        export(
+            candidate.model,
+            tasks=candidate.tasks[: options.tasks],
+            output=scratch / "onnx",
+            split=True,
+            drop=options.drop,
+            target=target,
+            precision=options.precision,
+        )
+        head = {**candidate.description, "tasks": options.tasks, "seed": options.seed, "precision": options.precision}
+        title = f"{candidate.title}, {options.tasks} exported, {options.precision}: split graphs"
+        return Prepared(title, head, lambda shape: _calls(candidate, scratch / "onnx", shape, options))
 
-def _report(rows: Sequence[Row], machine: Machine, candidate: Candidate, options: argparse.Namespace) -> None:
-    description = {**candidate.description, "tasks": options.tasks, "seed": options.seed, "precision": options.precision}
-    path = write_rows(options.output, "states", description, machine, rows)
-    table = Table(title=f"{candidate.title}, {options.tasks} exported, {options.precision}: split graphs")
-    for column in ("call", "shape", "median ms", "p95", "x whole graph"):
-        table.add_column(column, justify="left" if column in ("call", "shape") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(row.call, row.shape, f"{row.median_ms:,.1f}", f"{row.p95_ms:,.1f}", f"{row.ratio:.2f}")
-    (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
-    print(markdown(rows))
-    print(f"wrote {path}")
+    columns = {**COLUMNS, "x whole graph": ("ratio", ".2f")}
+    return CallBenchmark("states", prepare, _row, _WHOLE, columns, markdown).run(options)
 
 
 if __name__ == "__main__":

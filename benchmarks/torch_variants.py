@@ -1,102 +1,123 @@
-"""Variants in PyTorch: task by task, and the Parallel block of the adapters library."""
+"""Variants in PyTorch: task by task, and the Parallel block of the adapters library; their loops run on any device."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy.typing as npt
 import torch
 from adapters.composition import Parallel
 
+from benchmarks.device import Device, to_host
 from benchmarks.models import Candidate, twin
 from benchmarks.variant import Bind, Call, Feeds, Outputs, Prepared, Variant
 
 
-def _tensors(feeds: Feeds) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array) for name, array in feeds.items()}
-
-
-def _array(logits: torch.Tensor) -> npt.NDArray[Any]:
-    found: npt.NDArray[Any] = logits.float().numpy()
-    return found
-
-
-def task_by_task(model: Any, tasks: Sequence[str], drop: int) -> Bind:
-    """Return the reference of all checks: one task after another, as a loop over `set_active_adapters`.
+def task_by_task(model: Any, tasks: Sequence[str], drop: int, device: Device) -> Bind:
+    """Return a loop over `set_active_adapters`; in fp32 it is the reference of all checks.
 
     Args:
-        model: adapters model.
+        model: adapters model on the device; its active setup changes with every task.
         tasks: names of the tasks.
         drop: number of lowest layers without adapters.
+        device: the device.
     """
-    own = twin(model)
     skipped = list(range(drop))
 
     def bind(feeds: Feeds) -> Call:
-        inputs = _tensors(feeds)
+        inputs = device.tensors(feeds)
 
         def call() -> Outputs:
             outputs = []
             with torch.inference_mode():
                 for task in tasks:
-                    own.set_active_adapters(task, skip_layers=skipped)
-                    own.active_head = task
-                    outputs.append(_array(own(**inputs).logits))
-            return outputs
+                    model.set_active_adapters(task, skip_layers=skipped)
+                    model.active_head = task
+                    outputs.append(model(**inputs).logits)
+                return to_host(outputs)
 
         return call
 
     return bind
 
 
-def _parallel_model(model: Any, tasks: Sequence[str], drop: int, dtype: torch.dtype) -> Any:
-    own = twin(model) if dtype == torch.float32 else copy.deepcopy(model).to(dtype).eval()
-    own.set_active_adapters(Parallel(*tasks), skip_layers=list(range(drop)))
-    return own
+def with_parallel(model: Any, tasks: Sequence[str], drop: int) -> Any:
+    """Activate the Parallel block of all tasks above the lowest `drop` layers, and return the model."""
+    model.set_active_adapters(Parallel(*tasks), skip_layers=list(range(drop)))
+    return model
 
 
-def _bind_parallel(forward: Callable[..., Any]) -> Bind:
+def bind_parallel(
+    forward: Callable[..., Any], device: Device, mode: Callable[[], AbstractContextManager[Any]] = torch.inference_mode
+) -> Bind:
+    """Return the calls of a model with an active Parallel block.
+
+    Args:
+        forward: the model, or what torch.compile made of it.
+        device: its device.
+        mode: context of each call.
+    """
+
     def bind(feeds: Feeds) -> Call:
-        inputs = _tensors(feeds)
+        inputs = device.tensors(feeds)
 
         def call() -> Outputs:
-            with torch.inference_mode():
+            with mode():
                 # .logits would stack the tasks and fail for different label counts.
-                return [_array(output.logits) for output in forward(**inputs).head_outputs]
+                return to_host([output.logits for output in forward(**inputs).head_outputs])
 
         return call
 
     return bind
+
+
+def compile_each_shape() -> None:
+    """Let torch.compile make as many graphs as there are shapes and layers.
+
+    The limits count graphs per function, and layers share functions: at the default of 8, torch.compile would silently fall
+    back to eager.
+    """
+    torch._dynamo.config.recompile_limit = 512
+    torch._dynamo.config.accumulated_recompile_limit = 4096
+
+
+def _copied(model: Any, dtype: torch.dtype) -> Any:
+    return twin(model) if dtype == torch.float32 else copy.deepcopy(model).to(dtype).eval()
 
 
 def _compiled(model: Any) -> Any:
-    # Every shape gets a separate graph, the best case for the compiler. The limit counts graphs per function, and layers share
-    # functions: at the default of 8, torch.compile would silently fall back to eager.
-    torch._dynamo.config.recompile_limit = 512
-    torch._dynamo.config.accumulated_recompile_limit = 4096
+    compile_each_shape()
     return torch.compile(model, dynamic=False)
 
 
-def torch_variants(candidate: Candidate, with_compile: bool) -> list[Variant]:
-    """Return all variants in PyTorch, the references first.
+def torch_variants(candidate: Candidate, device: Device, with_compile: bool) -> list[Variant]:
+    """Return all variants in PyTorch on the CPU, the references first.
 
     Args:
         candidate: model to measure.
+        device: the CPU.
         with_compile: include torch.compile.
     """
     model, tasks, drop = candidate.model, candidate.tasks, candidate.plan.drop
 
     def parallel(drop: int, dtype: torch.dtype, compiled: bool = False) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
-            own = _parallel_model(model, tasks, drop, dtype)
-            return Prepared(_bind_parallel(_compiled(own) if compiled else own))
+            own = with_parallel(_copied(model, dtype), tasks, drop)
+            return Prepared(bind_parallel(_compiled(own) if compiled else own, device))
 
         return prepare
 
     variants = [
-        Variant("eager", "PyTorch, task by task", "eager", "fp32", drop, lambda: Prepared(task_by_task(model, tasks, drop))),
+        Variant(
+            "eager",
+            "PyTorch, task by task",
+            "eager",
+            "fp32",
+            drop,
+            lambda: Prepared(task_by_task(twin(model), tasks, drop, device)),
+        ),
         Variant("parallel", "PyTorch Parallel", "eager", "fp32", drop, parallel(drop, torch.float32)),
         Variant("parallel-bf16", "PyTorch Parallel, bf16", "eager", "bf16", drop, parallel(drop, torch.bfloat16)),
     ]

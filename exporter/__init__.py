@@ -13,18 +13,21 @@ if TYPE_CHECKING:
     from exporter.add_tasks import add
     from exporter.errors import ExportError, VerificationError
     from exporter.export_tasks import export
+    from exporter.hub.push import Pushed, push
     from exporter.report import Report
     from exporter.task_files import TaskReport, task
 
-__all__ = ["ExportError", "Report", "TaskReport", "VerificationError", "add", "export", "task"]
+__all__ = ["ExportError", "Pushed", "Report", "TaskReport", "VerificationError", "add", "export", "push", "task"]
 
 _HOMES = {
     "ExportError": "errors",
+    "Pushed": "hub.push",
     "Report": "report",
     "TaskReport": "task_files",
     "VerificationError": "errors",
     "add": "add_tasks",
     "export": "export_tasks",
+    "push": "hub.push",
     "task": "task_files",
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.checkpoints.load import check_finite, load
+from exporter.checkpoints.sources import located
 from exporter.errors import ExportError
 from exporter.models.neutral_state import neutral_state
 from exporter.planning.make_plan import make_options, make_plans
@@ -29,6 +30,7 @@ from exporter.write.save import save_config, save_manifest, variant_files
 from exporter.write.staging import check_destination, check_space, staged
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import WEIGHTS, SplitEntry
+from runtime.hub import Access
 
 # 255 is the limit of file systems; while an export is written, its folder has a longer name.
 _NAME_BYTES = 200
@@ -59,6 +61,10 @@ def export(
     pooling: Mapping[str, str] | None = None,
     heads: Mapping[str, Any] | None = None,
     slots: int | None = None,
+    revision: str | None = None,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
@@ -67,7 +73,7 @@ def export(
 
     Args:
         model: a live model of the adapters library or of PEFT, a folder or hub id of one, or None for the bundled example. A
-            live model is returned unchanged.
+            live model is returned unchanged. Every hub id may be ID@REVISION, and every folder and hub id SOURCE:SUBFOLDER.
         tokenizer: a tokenizer to save with the graph, which is converted if it is a slow one; by default the one in the model's
             folder; False for none.
         tasks: adapter names, each with a head of the same name, or a mapping from task name to a composition of the adapters
@@ -108,6 +114,10 @@ def export(
             .safetensors) with these. The model is a folder of sentence-transformers or SetFit, or `pooling` names the pooling.
         slots: also write a graph that takes the weights of its tasks from this many slots of each structure, for tasks that are
             added to a running predictor (`exporter.task`). It implies `routed` and `extendable`.
+        revision: branch, tag or commit of the hub id `model`; the same as ID@REVISION.
+        subfolder: folder in `model` that has the files of the model; the same as SOURCE:SUBFOLDER.
+        token: for hub ids: a token, False for none, None for HF_TOKEN or that of `hf auth login`.
+        cache_dir: for hub ids: folder of the hub's cache; None for HF_HUB_CACHE.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
@@ -125,7 +135,9 @@ def export(
     check_sources(output, (model, tokenizer, *adapters, *fusions, calibration, evaluation))
     stages = Stages()
     with stages("load"):
-        checkpoint = load(model, tokenizer, adapters, fusions, pooling, heads)
+        access = Access(token, None if cache_dir is None else str(cache_dir))
+        model = located(model, revision, subfolder)
+        checkpoint = load(model, tokenizer, adapters, fusions, pooling, heads, access)
         plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
         check_slots(slots, precision, target, int8_ranges)
         routed, extendable = routed or slots is not None, extendable or slots is not None

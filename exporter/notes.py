@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.models.inputs import used_inputs
 from exporter.models.own_tasks import OwnModel, Sharing
-from exporter.plan import Plan
+from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.effect import tasks_without_effect
 
@@ -17,18 +17,18 @@ _TASKS = 3
 _DROPPING = "PeftModelForQuestionAnswering"
 
 
-def unread_inputs(plan: Plan, task_groups: Sequence[TaskGroup], unread: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unread: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Return a note for each input that a task does not read although its model has it.
 
     Args:
         plan: the plan of the tasks.
-        task_groups: the pruned models.
+        groups: the model that was traced, and the tasks of each group.
         unread: for each group, the inputs on which no output of its graph depends.
     """
     found: dict[tuple[str, bool], list[str]] = {}
-    for task_group, names in zip(task_groups, unread, strict=True):
-        dropped = type(task_group.model).__name__ == _DROPPING
-        for task in task_group.tasks:
+    for (model, tasks), names in zip(groups, unread, strict=True):
+        dropped = type(model).__name__ == _DROPPING
+        for task in tasks:
             for name in set(names).intersection(used_inputs(plan.inputs, task.head.kind)):
                 found.setdefault((name, dropped), []).append(task.name)
     return tuple(

@@ -13,6 +13,19 @@ from runtime.bundle import ParityRow, PassRow, SplitEntry
 
 
 @dataclass(frozen=True)
+class TaskPadding:
+    """The costs of the zeros in the weights of a task.
+
+    Attributes:
+        bytes: bytes of zeros, in fp32.
+        operations: additional operations relative to those of the task's branch without zeros.
+    """
+
+    bytes: int
+    operations: float
+
+
+@dataclass(frozen=True)
 class TaskReport:
     """One exported task.
 
@@ -26,6 +39,7 @@ class TaskReport:
         bytes: the weights that the task does not share, in fp32; those of its adapter and its head.
         forms: form in which the changes of PEFT's tuners and of fine-tunes are stored, such as "whole weight" -> number of
             layers; empty for adapters that are stored as they are.
+        padding: what it costs that the adapter is filled up with zeros to the size of others in its group; None if it is not.
     """
 
     name: str
@@ -36,6 +50,7 @@ class TaskReport:
     group: int
     bytes: int = 0
     forms: Mapping[str, int] = field(default_factory=dict)
+    padding: TaskPadding | None = None
 
 
 @dataclass(frozen=True)

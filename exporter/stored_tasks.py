@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from exporter.checkpoints.load import Checkpoint
+from exporter.compile.slots import label_axes
 from exporter.compile.target_passes import ranges_of
 from exporter.errors import ExportError
-from exporter.models.binding import task_slots, task_weights
 from exporter.models.compositions import names_of
 from exporter.plan import Head, Plan, Task
 from exporter.planning.make_plan import check_names, make_options, make_plan
+from exporter.planning.padded_structure import fits
 from exporter.planning.routable import check_routable
 from exporter.planning.structure_difference import first_difference
 from exporter.prune.task_groups import TaskGroup
+from exporter.trace.slot_arrays import filled, is_head, may_be_missing, may_grow, slot_arrays
 from exporter.trace.trace import traceable
 from exporter.write.staging import check_destination
 from exporter.write.stored_groups import StoredGroup
@@ -124,6 +126,8 @@ def stored_group_of(stored: Sequence[StoredGroup], task: Task) -> int:
         ExportError: there is no such group, or several; the message names the first difference from the closest one.
     """
     fitting = [number for number, each in enumerate(stored) if each.structure == task.structure]
+    # Otherwise the first one into which it fits with zeros; several of one structure have shared adapters.
+    fitting = fitting or [number for number, each in enumerate(stored) if fits(task.structure, each.structure)][:1]
     if len(fitting) != 1:
         found = "several groups of tasks have" if fitting else "no task of the bundle has"
         difference = first_difference(task.structure, {each.group.tasks[0]: each.structure for each in stored})
@@ -148,18 +152,23 @@ def new_weights(template: StoredGroup, task_group: TaskGroup, task: Task) -> dic
         task: the task.
 
     Raises:
-        ExportError: the task lacks a weight, or one has another type or rank.
+        ExportError: the task lacks a weight, or one has another type or does not fit.
     """
-    own = task_weights(task_group.model, [task])
-    by_place = {place: own[name][0].numpy() for name, place in task_slots(task_group.model, task).items()}
+    own = slot_arrays(task_group, task)
+    labels = label_axes(template.group)
     weights = {}
     for name, arrays in template.group.weights.items():
-        array = by_place.get(template.slots[name])
-        if array is None or array.dtype != arrays[0].dtype or array.ndim != arrays[0].ndim:
+        like, slot = arrays[0], template.slots[name]
+        array = own.get(slot)
+        wrong = array is None or array.dtype != like.dtype or array.ndim != like.ndim
+        if array is None and may_be_missing(slot):
+            weights[name] = filled(None, like.shape, like)
+        elif array is None or wrong or not (may_grow(slot, array, like) or is_head(slot) or name in labels):
             found = "no weight" if array is None else f"{array.dtype}{list(array.shape)}"
             raise ExportError(
-                f"the task {task.name!r} was expected to have {arrays[0].dtype}{list(arrays[0].shape)} in the place of {name}, "
+                f"the task {task.name!r} was expected to have {like.dtype}{list(like.shape)} in the place of {name}, "
                 f"found {found}: export the bundle again with it"
             )
-        weights[name] = array
+        else:
+            weights[name] = array if is_head(slot) or name in labels else filled(array, like.shape, like)
     return weights

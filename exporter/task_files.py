@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from exporter.checkpoints.load import check_finite, load
 from exporter.compile.build import copies
-from exporter.compile.slots import SlotGraph, compile_slots, label_axes
+from exporter.compile.slots import SlotGraph, compile_slots
 from exporter.errors import ExportError
 from exporter.models.neutral_state import neutral_state
 from exporter.plan import Plan, Task
-from exporter.planning.padded_structure import padded_scale
 from exporter.prune.task_groups import TaskGroup, prune
 from exporter.slots import open_slots
 from exporter.stages import Stages
@@ -107,8 +104,8 @@ def task(
         (only,) = plan.tasks
         with stages("compile"):
             stored = load_stored_groups(folder / variant.model, list(manifest.files))
-            group, scale = _group(stored, only)
-            compiled = _compiled(stored, group, scale, task_group, layout, plan)
+            group = stored_group_of(stored, only)
+            compiled = _compiled(stored, group, task_group, layout, plan)
             _check_graph(compiled, layout, folder / slots_file(variant.model))
         with stages("verify"):
             session = open_slots(folder / slots_file(variant.model))
@@ -138,44 +135,11 @@ def _layout(folder: Path, manifest: Manifest, variant: VariantEntry) -> SlotLayo
     return SlotLayout.from_bytes(path.read_bytes(), path)
 
 
-def _group(stored: Sequence[StoredGroup], only: Task) -> tuple[int, float]:
-    """Return the number of the group into whose slots a task fits, and the factor of `padded_scale`.
-
-    Raises:
-        ExportError: it fits into none; the message names the first difference from the closest one.
-    """
-    if all(each.structure != only.structure for each in stored):
-        scales = [(number, padded_scale(only.structure, each.structure)) for number, each in enumerate(stored)]
-        if found := [(number, scale) for number, scale in scales if scale is not None]:
-            return found[0]
-    return stored_group_of(stored, only), 1.0
-
-
-def _padded(weights: Mapping[str, np.ndarray], stored: StoredGroup, scale: float, only: Task) -> dict[str, np.ndarray]:
-    """Fill the weights of a smaller adapter up with zeros, and scale the second matrices of LoRA."""
-    labels = label_axes(stored.group)
-    padded = {}
-    for name, array in weights.items():
-        shape = stored.group.weights[name][0].shape
-        scaled = array * np.asarray(scale, array.dtype) if scale != 1.0 and stored.slots[name].endswith("lora_B") else array
-        if name not in labels and array.shape != shape:
-            if any(size > most for size, most in zip(array.shape, shape, strict=True)):
-                raise ExportError(
-                    f"the task {only.name!r} has {list(array.shape)} in the place of {name}, a slot has {list(shape)}: export "
-                    "the bundle with a task of that size"
-                )
-            scaled = np.pad(scaled, [(0, most - size) for size, most in zip(array.shape, shape, strict=True)])
-        padded[name] = scaled
-    return padded
-
-
-def _compiled(
-    stored: Sequence[StoredGroup], group: int, scale: float, task_group: TaskGroup, layout: SlotLayout, plan: Plan
-) -> SlotGraph:
+def _compiled(stored: Sequence[StoredGroup], group: int, task_group: TaskGroup, layout: SlotLayout, plan: Plan) -> SlotGraph:
     """Compile the graph of the bundle again, with the task in its group and no others."""
     (only,) = plan.tasks
     _check_labels(only, layout.groups[group].columns)
-    weights = _padded(new_weights(stored[group], traceable(task_group), only), stored[group], scale, only)
+    weights = new_weights(stored[group], traceable(task_group), only)
     groups = [
         TracedGroup((only.name,), each.model, {name: [array] for name, array in weights.items()})
         if number == group

@@ -18,11 +18,12 @@ from exporter.plan import Plan
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
 from exporter.prune.sizes import adapter_parameters
 from exporter.prune.task_groups import TaskGroup, prune, shared_part
-from exporter.report import GraphReport, TaskReport, VariantReport
+from exporter.report import GraphReport, TaskPadding, TaskReport, VariantReport
 from exporter.slots import save_slots
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration
 from exporter.texts.drift import Drift
+from exporter.trace.padded_groups import pad_groups, with_padded
 from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
 from exporter.verify.library_reference import compare_with_library, is_comparable
@@ -103,7 +104,8 @@ def export_variant(
             pruned = _calibrate(request, pruned, texts)
     plan, task_groups = pruned.plan, pruned.task_groups
     with stages("trace", f"(drop: {plan.drop}, tasks: {len(plan.tasks)}, structures: {len(task_groups)})"):
-        groups = [trace_group(task_group, plan) for task_group in task_groups]
+        padded, apart = pad_groups(task_groups)
+        groups = [with_padded(each, trace_group(each.template, plan)) for each in padded]
     unread = [group.unread for group in groups]
     costs = {name: (group.bytes_of(name), group.forms) for group in groups for name in group.tasks}
     with stages("compile"):
@@ -113,8 +115,9 @@ def export_variant(
         reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         if request.extendable:
             # By the patched models, in which some weights have other names.
-            patched = [traceable(task_group) for task_group in task_groups]
-            stored = make_stored_groups([stored_form(group) for group in compiled.kept], patched)
+            patched = [each.template if each.weights else traceable(each.template) for each in padded]
+            structures = [each.structure for each in padded]
+            stored = make_stored_groups([stored_form(group) for group in compiled.kept], patched, structures)
             save_stored_groups(stored, weights, path)
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
@@ -122,8 +125,11 @@ def export_variant(
         probe = save_probe(make_probe(plan, graph.graph, task_groups), plan, parity, path)
         if request.compared is not None and is_comparable(plan):
             compare_with_library(request.compared, plan, graph.graph)
-        notes = (*unread_inputs(plan, task_groups, unread), *missing_effects(plan, task_groups, graph.graph))
-        notes += (*without_pooling(plan), *shared_weights(plan, task_groups))
+        notes = (
+            *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
+            *missing_effects(plan, task_groups, graph.graph),
+        )
+        notes += (*without_pooling(plan), *shared_weights(plan, task_groups), *apart)
     if request.slots is not None:
         with stages("slots"):
             names = stored_group_files(path.name, len(stored))
@@ -135,7 +141,18 @@ def export_variant(
     routed = routed_file(path.name) if request.routed else ""
     entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed)
     report = report_variant(plan, task_groups, compiled, entry, parity)
-    tasks = tuple(replace(task, bytes=costs[task.name][0], forms=costs[task.name][1]) for task in report.tasks)
+    numbers = {task.name: number for number, each in enumerate(padded) for task in each.tasks}
+    padding = {name: cost for each in padded for name, cost in each.padding.items()}
+    tasks = tuple(
+        replace(
+            task,
+            group=numbers[task.name],
+            bytes=costs[task.name][0],
+            forms=costs[task.name][1],
+            padding=TaskPadding(padding[task.name].bytes, padding[task.name].operations) if task.name in padding else None,
+        )
+        for task in report.tasks
+    )
     return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
 
 

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from runtime import compile as ahead
 from runtime import states_commands
 from runtime.errors import AdapterDropError, InputError, ProviderError
-from runtime.load import load
+from runtime.load_bundle import load
 from runtime.logged import shown
 from runtime.options import Options
 from runtime.options_text import CommandParser, add_text_options, describe, read_settings
@@ -34,6 +35,7 @@ other commands; python -m runtime COMMAND --help lists their options:
   triton DIR REPOSITORY   write the bundle as a model repository for Triton
   DIR encode FILE --output STATES   compute the trunk once per text (bundles of `python -m exporter --split`)
   DIR run STATES          compute tasks from these states
+  compile DIR             compile the graphs for a provider ahead of time, so that they open without a build
   devices                 list the execution providers, their devices, what auto takes, and what to install for the others
 
 exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does not work
@@ -61,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return triton.main(arguments[1:])
             if (command := states_commands.COMMANDS.get(arguments[1] if len(arguments) > 1 else "")) is not None:
                 for line in command(arguments[0], arguments[2:]):
+                    _print(line)
+                return _DONE
+            if list(arguments[:1]) == ["compile"]:
+                for line in ahead.command(arguments[1:]):
                     _print(line)
                 return _DONE
             if list(arguments[:1]) == ["devices"]:

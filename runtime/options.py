@@ -123,6 +123,9 @@ class Options:
             max(1, largest absolute logit of the task); None for the bundle's, for the type in which the provider computes.
         session_config: entries of ONNX Runtime's session configuration, such as
             "mlas.enable_gemm_fastmath_arm64_bfloat16": "1". ONNX Runtime ignores entries that it does not know.
+        compiled: use graphs of the bundle that `python -m runtime compile` made, where they fit this machine. None for those of
+            OpenVINO on the CPU, which hold a graph and weights; True for all, which can hold instructions for a GPU; False for
+            none.
 
     Raises:
         InputError: a field is out of range; the message names all such fields.
@@ -140,6 +143,7 @@ class Options:
     provider_options: Mapping[str, str] = field(default_factory=dict, hash=False)
     session_config: Mapping[str, str] = field(default_factory=dict, hash=False)
     probe_tolerance: float | None = None
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the fields of this object and of the provider options."""
@@ -177,6 +181,8 @@ def _problems(options: Options) -> Iterator[str]:
         isinstance(tolerance, int | float) and not isinstance(tolerance, bool) and 0 < tolerance < math.inf
     ):
         yield f"probe_tolerance: expected a positive number or None, found {tolerance!r}"
+    if options.compiled not in (True, False, None):
+        yield f"compiled: expected True, False or None, found {options.compiled!r}"
     yield from _passed_through("provider_options", options.provider_options)
     yield from _passed_through("session_config", options.session_config)
     best, largest = options.tensorrt.best, options.tensorrt.largest

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn, get_args
 
 from runtime.errors import InputError
 from runtime.options import ConvSearch, Hint, Options
+from runtime.program import as_called
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
     "memory_limit": _BYTES,
     "share_weights": _SWITCH,
     "probe_tolerance": _NUMBER,
+    "compiled": _SWITCH,
     "cuda.device": _WHOLE,
     "cuda.memory_limit": _BYTES,
     "cuda.tf32": _SWITCH,
@@ -72,9 +74,13 @@ MAPPINGS: Final = ("provider_options", "session_config")
 class CommandParser(argparse.ArgumentParser):
     """A parser that reports wrong use in one line with status 2, as all bad input is reported."""
 
+    def format_help(self) -> str:
+        """Return the help, with the commands as the user calls them."""
+        return as_called(super().format_help())
+
     def error(self, message: str) -> NoReturn:
         """End the program with status 2."""
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, as_called(f"error: {message}; see {self.prog} --help\n"))
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:

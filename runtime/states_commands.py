@@ -9,7 +9,7 @@ from typing import Final
 from runtime.bundle import HeadType
 from runtime.checks.requests import select_tasks
 from runtime.errors import AdapterDropError, InputError
-from runtime.load import load
+from runtime.load_bundle import load
 from runtime.options import Options
 from runtime.options_text import CommandParser, read_settings
 from runtime.predictor import Predictor

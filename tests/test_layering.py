@@ -41,7 +41,7 @@ ORDER = {
             "planning",
         ),
         *("write", "trace", "verify", "compile", "report", "inspect", "split", "notes", "slots", "variant"),
-        *("export_tasks", "stored_tasks", "add_tasks", "task_files", "cli"),
+        *("export_tasks", "stored_tasks", "add_tasks", "task_files", "hub", "cli"),
     ),
     "exporter.compile": (
         "rewrite",
@@ -56,7 +56,20 @@ ORDER = {
         "slots",
     ),
     "runtime": (
-        *("errors", "printable", "logged", "import_ort", "bundle", "options", "options_text", "policy", "hooks", "cancel"),
+        *(
+            "errors",
+            "program",
+            "printable",
+            "logged",
+            "import_ort",
+            "bundle",
+            "hub",
+            "options",
+            "options_text",
+            "policy",
+            "hooks",
+            "cancel",
+        ),
         *(
             "text",
             "checks",
@@ -66,9 +79,11 @@ ORDER = {
             "array_predictor",
             "state_predictor",
             "predictor",
-            "load",
+            "load_bundle",
+            "compile",
             "states_commands",
             "serving",
+            "console",
         ),
     ),
 }
@@ -175,7 +190,9 @@ def test_public_names() -> None:
         order = sorted(package.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
         assert order == list(package.__all__)
         assert all(hasattr(package, name) for name in package.__all__)
-    assert exporter.__all__ == ["ExportError", "Report", "TaskReport", "VerificationError", "add", "export", "task"]
+    assert exporter.__all__ == [
+        *("ExportError", "Pushed", "Report", "TaskReport", "VerificationError", "add", "export", "push", "task"),
+    ]
 
 
 def test_one_pass_a_file() -> None:

@@ -16,13 +16,13 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from exporter.example import ADAPTERS, PEFT, trunk_folder
+from exporter.example import PEFT, example_folder, trunk_folder
 from training.batches import Encoded, encode, labels_of
 from training.card import write_card
 from training.corpora import READERS, sample
 from training.download import DownloadError, corpora
 from training.evaluate import baseline, metric_name, scores_by_drop
-from training.fit import BATCH_SIZE, fit
+from training.fit import fit
 from training.lora import (
     LORA_TASKS,
     TEST_LIMIT,
@@ -83,7 +83,7 @@ def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: 
         "source": task.source,
         "max_length": task.max_length,
         "steps": task.steps,
-        "batch_size": BATCH_SIZE,
+        "batch_size": task.batch_size,
         "learning_rate": task.learning_rate,
         "seed": arguments.seed,
         "train_examples": len(train),
@@ -156,7 +156,7 @@ def main() -> int:
     """Run the command line and return its exit status."""
     names = [task.name for task in ALL_TASKS]
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("--output", type=Path, default=ADAPTERS, help="folder for the adapters and the card")
+    parser.add_argument("--output", type=Path, default=example_folder(), help="folder for the adapters and the card")
     parser.add_argument(
         "--cache",
         type=Path,

@@ -34,15 +34,30 @@ def _run(command: list[str]) -> None:
         raise DownloadError(f"{' '.join(command)} failed:\n{error.stderr.strip()[-2000:]}") from error
 
 
-def _fetch(requirement: str, archives: Path) -> None:
+def download(requirement: str, folder: Path) -> Path:
+    """Download one package with its registry's client.
+
+    Args:
+        requirement: NAME==VERSION of PyPI, or NAME@VERSION of npm.
+        folder: a folder without other files; created if necessary.
+
+    Returns:
+        The downloaded archive.
+
+    Raises:
+        DownloadError: the package manager is missing or failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     if requirement in NPM:
-        _run(["npm", "pack", "--silent", "--pack-destination", str(archives), requirement])
-        return
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(archives)]
-    if requirement in PYPI_SDISTS:
-        # pip builds the metadata of an sdist even for a download; setuptools is part of the `training` extra.
-        command += ["--no-binary", ":all:", "--no-build-isolation"]
-    _run([*command, requirement])
+        _run(["npm", "pack", "--silent", "--pack-destination", str(folder), requirement])
+    else:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(folder)]
+        if requirement in PYPI_SDISTS:
+            # pip builds the metadata of an sdist even for a download; setuptools is part of the `training` extra.
+            command += ["--no-binary", ":all:", "--no-build-isolation"]
+        _run([*command, requirement])
+    (archive,) = folder.iterdir()
+    return archive
 
 
 def _unpack(archive: Path, target: Path) -> None:
@@ -74,11 +89,8 @@ def corpora(cache: Path) -> Path:
         partial = root / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         archives = partial / "archives"
-        archives.mkdir(parents=True)
         print(f"downloading {requirement}", flush=True)
-        _fetch(requirement, archives)
-        for archive in sorted(archives.iterdir()):
-            _unpack(archive, partial)
+        _unpack(download(requirement, archives), partial)
         shutil.rmtree(archives)
         partial.rename(target)
     return root

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from training.batches import Encoded, collate, training_batches
 from training.tasks import TaskSpec
 
-BATCH_SIZE = 32
 WARM_UP_SHARE = 0.06
 CHECKPOINT_EVERY = 200
 
@@ -68,8 +67,19 @@ def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], see
     model.eval()
 
 
+def robust_drop(seed: int, step: int, layers: int) -> int:
+    """Draw the number of dropped layers of a step, uniformly from 0 to layers - 1."""
+    return int(np.random.default_rng((seed, step)).integers(0, layers))
+
+
 def optimize(
-    model: Any, task: TaskSpec, loss_of: Callable[[list[Any], int], Any], examples: list[Any], seed: int, checkpoint: Path
+    model: Any,
+    task: TaskSpec,
+    loss_of: Callable[[list[Any], int], Any],
+    examples: list[Any],
+    seed: int,
+    checkpoint: Path,
+    drop_of: Callable[[int, int, int], int] = robust_drop,
 ) -> None:
     """Train the parameters of a model that require gradients, in place.
 
@@ -80,6 +90,7 @@ def optimize(
         examples: training examples.
         seed: seed of batches, drops and dropout.
         checkpoint: file for checkpoints; an existing one is resumed.
+        drop_of: returns the number of dropped layers of (seed, step, number of layers).
     """
     layers = model.config.num_hidden_layers
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -95,11 +106,11 @@ def optimize(
         scheduler.load_state_dict(state["scheduler"])
         start = state["step"]
 
-    batches = itertools.islice(training_batches(examples, BATCH_SIZE, seed), start, task.steps)
+    batches = itertools.islice(training_batches(examples, task.batch_size, seed), start, task.steps)
     with tqdm(total=task.steps, initial=start, desc=f"train {task.name}", unit="step", smoothing=0.05) as bar:
         for step, batch in enumerate(batches, start):
             torch.manual_seed(seed * 1_000_003 + step)
-            drop = int(np.random.default_rng((seed, step)).integers(0, layers))
+            drop = drop_of(seed, step, layers)
             loss = loss_of(batch, drop)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -22,7 +22,6 @@ from transformers import AutoModelForSequenceClassification
 from exporter.example import TRUNK_NAME, trunk_folder
 from training.batches import Encoded, collate, test_batches
 from training.evaluate import BATCH_SIZE, metric_name
-from training.fit import BATCH_SIZE as TRAINING_BATCH
 from training.fit import optimize
 from training.tasks import TASKS, TaskSpec
 
@@ -158,7 +157,7 @@ def lora_entry(model: Any, task: TaskSpec, train: int, test: int, scores: list[f
         "steps": task.steps,
         "rank": RANK,
         "layer": LAYER,
-        "batch_size": TRAINING_BATCH,
+        "batch_size": task.batch_size,
         "learning_rate": task.learning_rate,
         "train_examples": train,
         "test_examples": test,

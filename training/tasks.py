@@ -20,10 +20,11 @@ class TaskSpec:
         kind: type of the head.
         source: source of the data, for the model card.
         max_length: number of tokens to which an example is truncated, in training and in the card's evaluation.
-        steps: number of optimizer steps of 32 examples.
+        steps: number of optimizer steps.
         test_limit: number of evaluated test examples (a sample by hash); None for all.
         learning_rate: peak learning rate, after the warm-up.
         members: names of the fused adapters; empty for a task with a single adapter.
+        batch_size: number of examples per step.
     """
 
     name: str
@@ -34,6 +35,7 @@ class TaskSpec:
     test_limit: int | None = None
     learning_rate: float = 1e-3
     members: tuple[str, ...] = ()
+    batch_size: int = 32
 
     @property
     def setup(self) -> Any:

@@ -45,10 +45,27 @@ def write(folder: Path, corpus: Path, limit: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
     folder.mkdir(parents=True, exist_ok=True)
     for task in (*TASKS, FUSION):
-        examples = sample(READERS[task.name](corpus).test, min(limit, task.test_limit or limit))
-        lines = [json.dumps(_record(task, example, tokenizer), ensure_ascii=False) + "\n" for example in examples]
-        (folder / f"{task.name}.jsonl").write_text("".join(lines), encoding="utf-8")
-        print(f"{folder / task.name}.jsonl: {len(lines)} examples", flush=True)
+        count = write_task(folder, task, corpus, tokenizer, min(limit, task.test_limit or limit))
+        print(f"{folder / task.name}.jsonl: {count} examples", flush=True)
+
+
+def write_task(folder: Path, task: TaskSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> int:
+    """Write the test set of one task, TASK.jsonl, with texts truncated to the task's length.
+
+    Args:
+        folder: an existing folder.
+        task: the task.
+        corpus: folder of the corpora.
+        tokenizer: a fast tokenizer, which counts the tokens.
+        limit: maximum number of examples, sampled by hash; None for all.
+
+    Returns:
+        The number of examples.
+    """
+    examples = sample(READERS[task.name](corpus).test, limit)
+    lines = [json.dumps(_record(task, example, tokenizer), ensure_ascii=False) + "\n" for example in examples]
+    (folder / f"{task.name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return len(lines)
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from exporter.checkpoints.scan import INTERFACE, SETUP, Part, scan
 from exporter.checkpoints.sources import Source, check_base_names, find, first_line, is_base, split_name
 from exporter.errors import ExportError
 from exporter.families import adapterhub_module, has_adapterhub
+from runtime.hub import Access
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def assemble(
     fusions: Sequence[str],
     pooling: Mapping[str, Any] | None = None,
     heads: Mapping[str, LinearHead] = MappingProxyType({}),
+    access: Access = Access(),  # noqa: B008  # frozen
 ) -> Assembled:
     """Load a model with its adapters and fusions.
 
@@ -56,13 +58,14 @@ def assemble(
         fusions: SOURCE each.
         pooling: PEFT adapter or head -> the name of a pooling.
         heads: task name -> a linear head over embeddings.
+        access: token and cache of the hub.
 
     Raises:
         ExportError: a file is damaged or missing, weights are missing or unexpected, a name is used twice, or a part was
             trained for another model.
     """
     try:
-        return _assemble(source, adapters, fusions, pooling or {}, heads)
+        return _assemble(source, adapters, fusions, pooling or {}, heads, access)
     except OSError as error:
         raise ExportError(f"{error.filename or source.text!r} cannot be read: {error.strerror or error}") from error
     # Values of wrong types in the configurations, which are read in many places.
@@ -79,12 +82,13 @@ def _assemble(
     fusions: Sequence[str],
     pooling: Mapping[str, Any],
     heads: Mapping[str, LinearHead],
+    access: Access,
 ) -> Assembled:
     config = read_config(source.folder)
     split = [split_name(text) for text in adapters]
     check_base_names(split)
-    named = [(source if is_base(text) else find(text, "adapter"), name) for name, text in split]
-    named += [(find(text, "fusion"), None) for text in fusions]
+    named = [(source if is_base(text) else find(text, "adapter", access), name) for name, text in split]
+    named += [(find(text, "fusion", access), None) for text in fusions]
     own = [Part("model", str(name), None, source.folder, config) if is_base(text) else None for name, text in split]
     found_parts = itertools.zip_longest(named, own)
     parts = [part for (folder, name), task in found_parts for part in ([task] if task else scan(folder, name))]

@@ -18,7 +18,7 @@ from exporter.checkpoints.sources import BASE, Source, check_base_names, find, f
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.checkpoints.trunk_changes import fold_changes
 from exporter.errors import ExportError
-from exporter.example import ADAPTERS, fusion_folders, peft_folders, trunk_folder
+from exporter.example import example_folder, fusion_folders, peft_folders, trunk_folder
 from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft, is_adapterhub
 from exporter.models.compositions import is_block
 from exporter.models.injected import as_peft_model
@@ -27,6 +27,7 @@ from exporter.models.peft_modules import is_peft
 from exporter.models.plain_model import plain_model
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import shared_copy
+from runtime.hub import Access
 
 _PROCESSOR_FILE = "preprocessor_config.json"
 
@@ -63,6 +64,7 @@ def load(
     fusions: Sequence[str] = (),
     pooling: Mapping[str, Any] | None = None,
     heads: Mapping[str, Any] | None = None,
+    access: Access = Access(),  # noqa: B008  # frozen
 ) -> Checkpoint:
     """Load a model with its adapters, fusions, heads and tokenizer.
 
@@ -75,6 +77,7 @@ def load(
         fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without the adapters of its members.
         pooling: PEFT adapter -> the name of a pooling, which makes embeddings of its hidden states.
         heads: task name -> a linear head over the model's embeddings, as of `exporter.checkpoints.linear_heads.read_heads`.
+        access: token and cache of the hub.
 
     Raises:
         ExportError: a folder or hub id does not exist; a file is damaged, missing or could run code; weights are missing,
@@ -87,9 +90,9 @@ def load(
     check_pooling(pooling)
     linear = read_heads(heads)
     if model is None:
-        found = _example(adapters, fusions, tokenizer is None, pooling, linear)
+        found = _example(adapters, fusions, tokenizer is None, pooling, linear, access)
     elif isinstance(model, str | Path):
-        found = _folder(find(model, "model"), adapters, fusions, tokenizer is None, pooling, linear)
+        found = _folder(find(model, "model", access), adapters, fusions, tokenizer is None, pooling, linear, access)
     else:
         if linear:
             raise ExportError(f"heads require a model folder or hub id, found a live {type(model).__name__}: save it first")
@@ -175,20 +178,23 @@ def _example(
     with_tokenizer: bool,
     pooling: Mapping[str, Any] | None,
     heads: Mapping[str, LinearHead],
+    access: Access,
 ) -> Checkpoint:
     try:
-        trunk = trunk_folder()
+        trunk, (bundled, fused) = trunk_folder(), _bundled()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
-    bundled, fused = _bundled()
-    found = _folder(Source(str(trunk), trunk), [*bundled, *adapters], [*fused, *fusions], with_tokenizer, pooling, heads)
+    bundled, fused = [*bundled, *adapters], [*fused, *fusions]
+    found = _folder(Source(str(trunk), trunk), bundled, fused, with_tokenizer, pooling, heads, access)
     return replace(found, source="the bundled example")
 
 
 def _bundled() -> tuple[list[str], list[str]]:
     """The folders of the example's adapters and fusions, of the family that is installed."""
     if has_adapterhub():
-        return [str(path.parent) for path in sorted(ADAPTERS.glob("*/adapter_config.json"))], list(map(str, fusion_folders()))
+        return [str(path.parent) for path in sorted(example_folder().glob("*/adapter_config.json"))], list(
+            map(str, fusion_folders())
+        )
     if has_peft():
         return list(map(str, peft_folders())), []
     raise ExportError(
@@ -204,8 +210,9 @@ def _folder(
     with_tokenizer: bool,
     pooling: Mapping[str, Any] | None,
     heads: Mapping[str, LinearHead],
+    access: Access,
 ) -> Checkpoint:
-    found = assemble(source, adapters, fusions, pooling, heads)
+    found = assemble(source, adapters, fusions, pooling, heads, access)
     folder = source.folder
     tokenizer = read_tokenizer(folder) if with_tokenizer else None
     if tokenizer is not None and found.max_length is not None:

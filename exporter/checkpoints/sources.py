@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from exporter.errors import ExportError
+from runtime.hub import Access, HubId, hub_id
+from runtime.hub import reason as hub_reason
 
 # In place of an adapter's source: the model itself, with its own head.
 BASE = "base"
@@ -33,7 +34,6 @@ _TEXTS = ("*.json", "*.txt", "*.model", "*.codes", "*.bpe", "*.spm", "*.tokenize
 _SAFE = ("*.safetensors",)
 # Only pickles of weights are downloaded, not optimizer states, training arguments or files of other runtimes.
 _PICKLES = ("pytorch_*.bin", "adapter_model.bin")
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 # A relative path of plain names, which no ".." leaves.
 _SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 _NAME = re.compile(r"[^=/\\]*")
@@ -57,12 +57,13 @@ class Source:
     hub: str | None = None
 
 
-def find(source: str | Path, kind: Kind) -> Source:
+def find(source: str | Path, kind: Kind, access: Access = Access()) -> Source:  # noqa: B008  # frozen
     """Find a local folder, or the snapshot of a hub id, which is downloaded unless the hub is offline.
 
     Args:
-        source: a path or a hub id; SOURCE:SUBFOLDER for an adapter in a subfolder of one.
+        source: a path or a hub id, HUB_ID@REVISION, or either of them with :SUBFOLDER.
         kind: what the folder contains, for messages and the choice of files to download.
+        access: token and cache of the hub.
 
     Raises:
         ExportError: `source` is neither a folder nor a hub id that is available.
@@ -73,34 +74,53 @@ def find(source: str | Path, kind: Kind) -> Source:
         check_regular(folder)
         return Source(text, folder)
     whole, colon, subfolder = text.rpartition(":")
-    if (
-        colon
-        and kind == "adapter"
-        and _SUBFOLDER.fullmatch(subfolder)
-        and (_HUB_ID.fullmatch(whole) or is_folder(Path(whole).expanduser()))
-    ):
-        return _find_below(text, whole, subfolder)
-    if not _HUB_ID.fullmatch(text) or _is(folder.is_file, folder):
+    if colon and _SUBFOLDER.fullmatch(subfolder) and (hub_id(whole) or is_folder(Path(whole).expanduser())):
+        return _find_below(text, whole, subfolder, kind, access)
+    found = hub_id(text)
+    if found is None or _is(folder.is_file, folder):
+        # Also for text such as "a..b", which the hub refuses itself
         raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")
     try:
-        return Source(text, _download(text, kind), text)
-    # Errors of requests and of the hub are OSErrors; an invalid id raises ValueError.
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"there is no {kind} folder {text!r}, and the hub id is not available: {_hub_reason(error)}"
-        ) from error
+        return Source(text, _download(found, kind, access), found.repository)
+    # The errors of requests and httpx have no common base; an invalid id raises ValueError.
+    except Exception as error:
+        why = hub_reason(error, access, found.revision)
+        raise ExportError(f"there is no {kind} folder {text!r}, and the hub id is not available: {why}") from error
 
 
-def _find_below(text: str, whole: str, subfolder: str) -> Source:
-    """Find the subfolder of an adapter, as PEFT's from_pretrained with that argument."""
-    local = Path(whole).expanduser()
+def _find_below(text: str, whole: str, subfolder: str, kind: Kind, access: Access) -> Source:
+    """Find a subfolder, as from_pretrained with that argument."""
+    local, found = Path(whole).expanduser(), hub_id(whole)
+    is_local = is_folder(local)
     try:
-        folder = local if is_folder(local) else _download(whole, "adapter", f"{subfolder}/")
-    except (OSError, ValueError) as error:
-        raise ExportError(f"the hub id {whole!r} of {text!r} is not available: {_hub_reason(error)}") from error
+        folder = local if found is None or is_local else _download(found, kind, access, f"{subfolder}/")
+    except Exception as error:  # as in find
+        why = hub_reason(error, access, found.revision if found else None)
+        raise ExportError(f"the hub id {whole!r} of {text!r} is not available: {why}") from error
     if not is_folder(folder / subfolder):
         raise ExportError(f"{whole!r} has no subfolder {subfolder!r}: expected SOURCE:SUBFOLDER, found {text!r}")
-    return Source(text, folder / subfolder)
+    return Source(text, folder / subfolder, None if is_local or found is None or kind != "model" else found.repository)
+
+
+def located(model: Any, revision: str | None, subfolder: str) -> Any:
+    """Return the model with its revision and its subfolder, as `find` reads them.
+
+    Raises:
+        ExportError: the model is no folder or hub id, has a revision already, or the subfolder is no relative path.
+    """
+    if revision is None and not subfolder:
+        return model
+    given = " and ".join(name for name, value in (("revision", revision), ("subfolder", subfolder)) if value)
+    if not isinstance(model, str | Path):
+        raise ExportError(
+            f"{given}: expected a model folder or hub id, found {'no model' if model is None else type(model).__name__}"
+        )
+    text = str(model)
+    if revision is not None and (is_folder(Path(text).expanduser()) or "@" in text or hub_id(f"{text}@{revision}") is None):
+        raise ExportError(f"revision: expected a branch, tag or commit of a hub id without one, found {revision!r} of {text!r}")
+    if subfolder and not _SUBFOLDER.fullmatch(subfolder):
+        raise ExportError(f"subfolder: expected a relative path of plain names, found {subfolder!r}")
+    return text + (f"@{revision}" if revision else "") + (f":{subfolder}" if subfolder else "")
 
 
 def is_folder(path: Path) -> bool:
@@ -139,26 +159,20 @@ def _is(kind: Callable[[], bool], path: Path) -> bool:
         raise ExportError(f"the folder {str(path)!r} cannot be read: {error.strerror}") from error
 
 
-def _download(hub_id: str, kind: Kind, subfolder: str = "") -> Path:
+def _download(found: HubId, kind: Kind, access: Access, subfolder: str = "") -> Path:
+    def snapshot(*patterns: str, **more: Any) -> Path:
+        allowed = [f"{subfolder}{pattern}" for pattern in patterns]
+        at: dict[str, Any] = {"revision": found.revision, "token": access.token, "cache_dir": access.cache_dir}
+        return Path(snapshot_download(found.repository, allow_patterns=allowed, **at, **more))
+
     if kind != "model":
-        patterns = [f"{subfolder}{pattern}" for pattern in (*_TEXTS, *_SAFE, *_PICKLES)]
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return snapshot(*_TEXTS, *_SAFE, *_PICKLES)
     # Subfolders contain files for other libraries, among them other weights of the same model.
-    folder = Path(snapshot_download(hub_id, allow_patterns=[*_TEXTS, *_SAFE], ignore_patterns=["*/*"]))
-    if not any(folder.glob("*.safetensors")):
-        folder = Path(snapshot_download(hub_id, allow_patterns=[*_TEXTS, *_PICKLES], ignore_patterns=["*/*"]))
+    below = {"ignore_patterns": [f"{subfolder}*/*"]}
+    folder = snapshot(*_TEXTS, *_SAFE, **below)
+    if not any((folder / subfolder).glob("*.safetensors")):
+        folder = snapshot(*_TEXTS, *_PICKLES, **below)
     return folder
-
-
-def _hub_reason(error: Exception) -> str:
-    if isinstance(error, GatedRepoError):
-        return "it is gated: request access on its page, then log in with `hf auth login`"
-    if isinstance(error, RepositoryNotFoundError):
-        return "it does not exist, or it is private: log in with `hf auth login`"
-    if isinstance(error, LocalEntryNotFoundError):
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        return f"it is not in the local cache {constants.HF_HUB_CACHE} and {why}"
-    return first_line(error)
 
 
 def split_name(text: str) -> tuple[str | None, str]:

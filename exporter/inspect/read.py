@@ -17,6 +17,7 @@ from exporter.inspect.views import Cell, GraphView, Inspection, OperatorView, Ta
 from runtime.bundle import WEIGHTS, Manifest, VariantEntry, check_files, read_manifest
 from runtime.bundle.entries import BATCH
 from runtime.errors import BundleError
+from runtime.hub import Access, bundle_folder
 
 # The default length, or the longest that the model takes.
 _LENGTH = 128
@@ -26,13 +27,14 @@ def inspect_bundle(folder: str | os.PathLike[str], shape: Sequence[int] | None =
     """Read the bundle in `folder` and count its operations.
 
     Args:
-        folder: a folder that an export wrote.
+        folder: a folder that an export wrote, or its hub id.
         shape: the shape of the inputs, (batch,) or (batch, length); by default 1 x 128, or the longest that the model takes.
 
     Raises:
         ExportError: the folder is not a bundle, a file is damaged, or the model does not take the shape.
     """
     try:
+        folder, _ = bundle_folder(folder, Access())
         manifest = read_manifest(folder)
         check_files(folder, manifest)
     except BundleError as error:

@@ -21,6 +21,7 @@ __all__ = [
     "FoldedEmbedding",
     "FoldedHead",
     "FoldedLinear",
+    "FoldedLora",
     "FoldedModule",
     "FoldedTokens",
     "activate_folded",
@@ -86,6 +87,10 @@ class FoldedLinear(Folded):
         if down is not None:
             result = result + linear(linear(x, down), self._of("up"))
         return result if bias is None else result + bias
+
+
+class FoldedLora(FoldedLinear):
+    """A linear layer with LoRA, whose scale is multiplied into `up`; the ranks of its adapters may differ."""
 
 
 class FoldedConv(Folded):
@@ -164,7 +169,7 @@ def forms_of(model: nn.Module) -> dict[str, int]:
 
 
 def _form(layer: Any) -> str:
-    if isinstance(layer, FoldedHead):
+    if isinstance(layer, FoldedHead | FoldedLora):
         return ""
     if hasattr(layer, "down"):
         sizes = [min(tensor.shape) for tensor in layer.down.values()]

@@ -98,6 +98,18 @@ def is_layer(module_name: str) -> bool:
     return found is not None and found.end() == len(module_name)
 
 
+def is_plain_lora(layer: Any, *names: str) -> bool:
+    """Return whether a tuner layer adds nothing but A and B of LoRA to a linear layer, so that its scale can be folded into B.
+
+    Args:
+        layer: a tuner layer or wrapper.
+        names: the adapters.
+    """
+    from peft.tuners import lora
+
+    return type(layer) is lora.Linear and keeps_form(layer, *names) and not any(name in layer.lora_variant for name in names)
+
+
 def keeps_form(layer: Any, *names: str) -> bool:
     """Return whether a tuner layer is traced as PEFT computes it, which for these types takes the fewest weights.
 

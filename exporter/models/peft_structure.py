@@ -11,7 +11,7 @@ from torch import nn
 
 from exporter.errors import ExportError
 from exporter.models.binding import is_keyed
-from exporter.models.peft_modules import base_of, keeps_form
+from exporter.models.peft_modules import base_of, is_plain_lora, keeps_form
 from exporter.models.peft_types import PROMPTS, REFUSED_VARIANTS, check_type, type_of
 
 # The attribute names of classification heads in transformers.
@@ -94,6 +94,8 @@ def _module(path: str, module: Any, name: str) -> dict[str, Any]:
         return {"saved": _saved(path, module.modules_to_save[name])}
     _check_variants(path, module, name)
     if keeps_form(module, name):
+        if is_plain_lora(module, name):
+            return {"lora": "Linear", "rank": module.r[name], "bias": module.lora_bias[name]}
         if type(module) in (lora.Linear, lora.Embedding):
             return {"lora": type(module).__name__, **_lora(module, name)}
         if type(module) is ia3.Linear:

@@ -1,62 +1,113 @@
-"""Structures that fit into larger ones: a smaller rank or bottleneck, filled up with zeros."""
+"""Structures that fit into larger ones: a smaller rank or bottleneck, and adapters on fewer modules, filled up with zeros."""
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from exporter.models.plain_lora import is_plain_config
 
-def padded_scale(structure: str, larger: str) -> float | None:
-    """Return by what the second matrix of a task's adapters must be multiplied in a graph of a larger structure.
+__all__ = ["fits", "larger_structure"]
 
-    A LoRA of smaller rank equals one of larger rank whose further rows and columns are zero. The graph multiplies by alpha / r
-    of the larger structure, and this factor corrects that. In a smaller bottleneck the further columns of the second matrix are
-    zero, so that the activation of the further neurons has no effect.
+_Setup = dict[str, Any]
+
+
+def fits(structure: str, larger: str) -> bool:
+    """Return whether a task of one structure can be computed by the graph of another one.
 
     Args:
         structure: the structure of the task, as in `exporter.plan.Task`.
         larger: the structure of the graph.
+    """
+    return structure == larger or larger_structure([structure, larger]) == larger
+
+
+def larger_structure(structures: Sequence[str]) -> str | None:
+    """Return the smallest structure into which all of the given ones fit.
+
+    A LoRA equals one of larger rank whose further rows and columns are zero, and a layer without LoRA equals one with a LoRA of
+    zeros. In a smaller bottleneck the further columns of the second matrix are zero, so that the activation of the further
+    neurons has no effect. The scale of a LoRA is no part of a structure: it is multiplied into the second matrix.
+
+    Args:
+        structures: structures of tasks, as in `exporter.plan.Task`.
 
     Returns:
-        The factor; None if the structures differ in anything else, or the task is the larger one.
+        The structure; None if they differ in anything but ranks, bottlenecks and the modules that have a LoRA.
     """
-    one, other = json.loads(structure), json.loads(larger)
-    if one["head"] != other["head"]:
+    parsed = [json.loads(each) for each in structures]
+    if any({**each, "setup": None} != {**parsed[0], "setup": None} for each in parsed):
         return None
-    own, own_rest = _adapter(one["setup"])
-    its, its_rest = _adapter(other["setup"])
-    if own is None or its is None or own_rest != its_rest:
+    setup = functools.reduce(
+        lambda one, other: None if one is None else _larger(one, other), (each["setup"] for each in parsed)
+    )
+    return None if setup is None else json.dumps({**parsed[0], "setup": setup}, sort_keys=True, default=str)
+
+
+def _larger(one: Any, other: Any) -> Any:
+    if one == other:
+        return one
+    if isinstance(one, dict) and isinstance(other, dict):
+        return _peft(one, other) if "peft" in one else _bottleneck(one, other)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other) and _is_single(one) and _is_single(other):
+        if [one[0], *one[2:]] != [other[0], *other[2:]]:
+            return None
+        own, its = one[1][0], other[1][0]
+        config = _lora(own, its) if own.get("architecture") == "lora" else _bottleneck(own, its)
+        return None if config is None else [one[0], [config], *one[2:]]
+    return None
+
+
+def _is_single(setup: Sequence[Any]) -> bool:
+    return len(setup) > 1 and isinstance(setup[1], list) and len(setup[1]) == 1 and isinstance(setup[1][0], dict)
+
+
+def _lora(one: _Setup, other: _Setup) -> _Setup | None:
+    if not all(is_plain_config(each) for each in (one, other)) or not _equal(one, other, *_LORA_SIZES):
         return None
-    if own.get("architecture") == "lora":
-        return _lora(own, its)
-    return _bottleneck(own, its)
+    return {
+        **one,
+        "r": max(one["r"], other["r"]),
+        "attn_matrices": sorted({*one["attn_matrices"], *other["attn_matrices"]}),
+        "leave_out": sorted({*one["leave_out"]} & {*other["leave_out"]}),
+        **{key: bool(one[key] or other[key]) for key in _LORA_SIZES if key.endswith("_lora")},
+    }
 
 
-def _adapter(setup: Any) -> tuple[dict[str, Any] | None, Any]:
-    """The configuration of a single adapter, and the rest of the setup."""
-    if isinstance(setup, dict):
-        return setup, None
-    shape, configs, *rest = setup
-    if len(configs) == 1 and isinstance(configs[0], dict):
-        return configs[0], [shape, *rest]
-    return None, None
+_LORA_SIZES = ("r", "attn_matrices", "leave_out", "selfattn_lora", "intermediate_lora", "output_lora")
 
 
-def _lora(own: dict[str, Any], its: dict[str, Any]) -> float | None:
-    plain = its.get("composition_mode") == "add" and not its.get("use_dora") and its.get("vera_d") is None
-    if not plain or _without(own, "r", "alpha") != _without(its, "r", "alpha") or not 0 < own["r"] <= its["r"]:
+def _bottleneck(one: _Setup, other: _Setup) -> _Setup | None:
+    factors = (one.get("reduction_factor"), other.get("reduction_factor"))
+    numbers = [each for each in factors if isinstance(each, int | float)]
+    if len(numbers) < 2 or one.get("phm_layer") or not _equal(one, other, "reduction_factor"):
         return None
-    return float((own["alpha"] / own["r"]) / (its["alpha"] / its["r"]))
+    return {**one, "reduction_factor": min(numbers)}
 
 
-def _bottleneck(own: dict[str, Any], its: dict[str, Any]) -> float | None:
-    factor, least = own.get("reduction_factor"), its.get("reduction_factor")
-    if not isinstance(factor, int | float) or not isinstance(least, int | float) or factor < least:
+def _peft(one: _Setup, other: _Setup) -> _Setup | None:
+    # Models of one trunk are two parts where they were loaded twice; the weights of tasks are found by name in each.
+    if not _equal(one, other, "modules", "part"):
         return None
-    if its.get("phm_layer") or _without(own, "reduction_factor") != _without(its, "reduction_factor"):
-        return None
-    return 1.0
+    modules = {}
+    for path in sorted({*one["modules"], *other["modules"]}):
+        found = [each["modules"][path] for each in (one, other) if path in each["modules"]]
+        if (len(found) == 2 and found[0] == found[1]) or all(map(_is_folded, found)):
+            ranks, biases = (
+                zip(*((each["rank"], each["bias"]) for each in found), strict=True) if _is_folded(found[0]) else ((), ())
+            )
+            modules[path] = {**found[0], "rank": max(ranks), "bias": any(biases)} if ranks else found[0]
+        else:
+            return None
+    return {**{key: value for key, value in one.items() if key != "part"}, "modules": modules}
 
 
-def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in keys}
+def _is_folded(module: _Setup) -> bool:
+    """Whether a module of PEFT is a LoRA whose scale is multiplied into its second matrix."""
+    return module.get("lora") == "Linear" and "scaling" not in module
+
+
+def _equal(one: _Setup, other: _Setup, *without: str) -> bool:
+    return {k: v for k, v in one.items() if k not in without} == {k: v for k, v in other.items() if k not in without}

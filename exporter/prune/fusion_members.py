@@ -118,7 +118,7 @@ def _with_members(task: Task, reports: Sequence[FusionReport]) -> Task:
         for report in reports
         if report.kept is not None
     ]
-    return replace(task, kept=kept, structure=task.structure + json.dumps(kept_indices))
+    return replace(task, kept=kept, structure=json.dumps({**json.loads(task.structure), "kept": kept_indices}, sort_keys=True))
 
 
 def drifts(model: Any, plan: Plan, task_groups: Sequence[TaskGroup], calibration: Calibration) -> tuple[Drift, ...]:

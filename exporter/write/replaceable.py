@@ -10,6 +10,7 @@ from pathlib import Path
 
 from exporter.errors import ExportError
 from runtime.bundle import MANIFEST
+from runtime.bundle.compiled_entry import COMPILED, is_compiled_folder
 
 _SHOWN = 10
 
@@ -36,7 +37,8 @@ def check_replaceable(folder: Path, shown: Path | None = None) -> None:
     surplus = sorted(
         path.name + "/" * _is_folder(path)
         for path in folder.iterdir()
-        if path.name not in {*listed, MANIFEST} or _is_folder(path)
+        if (path.name not in {*listed, MANIFEST} or _is_folder(path))
+        and not (path.name == COMPILED and is_compiled_folder(path))  # made from the export, and useless without it
     )
     if surplus:
         more = f" and {len(surplus) - _SHOWN} more" if len(surplus) > _SHOWN else ""

@@ -37,18 +37,21 @@ class StoredGroup:
     group: TracedGroup
 
 
-def make_stored_groups(groups: Sequence[TracedGroup], task_groups: Sequence[TaskGroup]) -> list[StoredGroup]:
+def make_stored_groups(
+    groups: Sequence[TracedGroup], task_groups: Sequence[TaskGroup], structures: Sequence[str]
+) -> list[StoredGroup]:
     """Make stored groups.
 
     Args:
         groups: groups in the form of `stored_form`.
-        task_groups: the pruned model of each group.
+        task_groups: the patched model that each was traced from.
+        structures: the structure of each group, into which all its tasks fit.
     """
     stored = []
-    for group, task_group in zip(groups, task_groups, strict=True):
+    for group, task_group, structure in zip(groups, task_groups, structures, strict=True):
         slots = task_slots(task_group.model, task_group.tasks[0])
         own = {name: slots[name] for name in group.weights}
-        stored.append(StoredGroup(task_group.tasks[0].structure, own, group))
+        stored.append(StoredGroup(structure, own, group))
     return stored
 
 

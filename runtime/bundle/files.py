@@ -74,6 +74,23 @@ class BoundFolder:
         found._root = found._hold(path)
         return found
 
+    def subfolder(self, name: str) -> "BoundFolder":
+        """Open a folder within this one. Raises OSError if it is missing or a link."""
+        at = Path(self._at(name))
+        if at.is_symlink():
+            raise NotADirectoryError(20, "a link")
+        found = BoundFolder.open(at)
+        found.shown = f"{self.shown}/{name}"
+        return found
+
+    def folders(self, name: str) -> list[str]:
+        """List the names of the folders within the folder `name`; none if it is missing or a link."""
+        at = Path(self._at(name))
+        try:
+            return [] if at.is_symlink() else sorted(path.name for path in at.iterdir() if path.is_dir())
+        except OSError:
+            return []
+
     def bind(self, hashes: Mapping[str, str], contents: bool = True, links: bool = True) -> None:
         """Record the state of files and compare the files with their hashes.
 

@@ -4,27 +4,22 @@ Another execution provider is compared with them when a bundle is loaded. They t
 and inputs of fixed size, such as images, repeat a small block.
 """
 
-import json
-import math
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.bundle.entries import InputEntry
+from runtime.bundle.tensors import Array, pack, unpack
 
-Array = npt.NDArray[Any]
-_TYPES: Final[Mapping[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+_TYPES: Final = ("float32", "int64")
 _INPUT, _OUTPUT = "input.", "output."
 _POSITIONS: Final = 64  # of each axis of an output after the batch
 # Side of the block that fills an input of fixed size. A prime: other than with a divisor, the patches of an image differ.
 _SIDE: Final = 37
 _MOST_BYTES: Final = 2**24
-_HEAD: Final = 8  # bytes of the length of the header
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +38,11 @@ class Probe:
         """Write the file, of which equal probes have equal bytes."""
         tensors = {_INPUT + name: _block(array) for name, array in self.feeds.items()}
         tensors |= {_OUTPUT + name: array.astype(np.float32) for name, array in self.outputs.items()}
-        header: dict[str, object] = {}
-        data = b""
-        for name, array in sorted(tensors.items()):
-            kind = "I64" if array.dtype.kind == "i" else "F32"
-            more = np.ascontiguousarray(array, _TYPES[kind]).tobytes()
-            header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(more)]}
-            data += more
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _HEAD)
-        path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+        wide = {
+            name: array.astype(np.int64) if array.dtype.kind == "i" else array.astype(np.float32)
+            for name, array in tensors.items()
+        }
+        path.write_bytes(pack(wide, {}))
 
     @classmethod
     def parse(cls, content: bytes, inputs: tuple[InputEntry, ...]) -> "Probe":
@@ -107,25 +97,9 @@ def _spread(block: Array, shape: tuple[str, ...]) -> Array:
 
 
 def _tensors(content: bytes) -> Iterator[tuple[str, Array]]:
-    if not _HEAD <= len(content) <= _MOST_BYTES:
-        raise ValueError(f"expected {_HEAD} to {_MOST_BYTES:,} bytes, found {len(content):,}")
-    end = _HEAD + int(struct.unpack_from("<Q", content)[0])
-    if end > len(content):
-        raise ValueError("it is shorter than its header says")
-    try:
-        header = json.loads(content[_HEAD:end].decode("utf-8"))
-    except RecursionError as error:
-        raise ValueError("its header is nested too deeply") from error
-    if not isinstance(header, dict):
-        raise ValueError("its header is not a JSON object")  # noqa: TRY004 - the type of what a stranger wrote
-    for name, entry in header.items():
-        match entry:
-            case {"dtype": "F32" | "I64" as kind, "shape": [*shape], "data_offsets": [int(start), int(stop)]} if all(
-                type(size) is int and size >= 0 for size in shape
-            ):
-                own = content[end:][start:stop] if 0 <= start <= stop else b""
-                if math.prod(shape) * _TYPES[kind].itemsize != stop - start or len(own) != stop - start or len(shape) > 8:
-                    raise ValueError(f"{name!r} has other bytes than its shape says")
-                yield name, np.frombuffer(own, _TYPES[kind]).reshape(shape).copy()
-            case _:
-                raise ValueError(f"{name!r} has no type, shape and offsets")
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"expected at most {_MOST_BYTES:,} bytes, found {len(content):,}")
+    for name, array in unpack(content)[0].items():
+        if array.dtype.name not in _TYPES:
+            raise ValueError(f"{name!r}: expected {' or '.join(_TYPES)}, found {array.dtype.name}")
+        yield name, array.copy()

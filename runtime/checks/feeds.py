@@ -119,7 +119,7 @@ def _array_problems(entry: InputEntry, array: object) -> Iterator[str]:
     if array.size > _MOST_ELEMENTS:
         yield f"{name}: expected at most {_MOST_ELEMENTS:,} numbers, found shape {list(array.shape)}; split the batch"
         return
-    if not array.size:
+    if not array.size or array.ndim != len(entry.shape):  # the values of another rank say nothing
         return
     if array.dtype.kind in "iu" and entry.limit and not _within(array, entry.limit):
         yield f"{name}: expected values in 0..{entry.limit - 1}, found {array.min()}..{array.max()}"
@@ -128,6 +128,8 @@ def _array_problems(entry: InputEntry, array: object) -> Iterator[str]:
 
 
 def _within(array: npt.NDArray[Any], limit: int) -> bool:
+    if not array.flags.c_contiguous:  # argmin and argmax would copy it
+        return bool(array.min() >= 0 and array.max() < limit)
     # argmin and argmax instead of min and max: numpy's generic reductions take twice the time with cold caches
     return bool(array.item(array.argmin()) >= 0 and array.item(array.argmax()) < limit)
 

@@ -19,7 +19,9 @@ _INSIDE: Final[Mapping[str, Mapping[int, str]]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
     "sparse tensor": {1: "tensor", 2: "tensor"},
 }
-_OPERATOR: Final = 4  # of NodeProto
+_OPERATOR, _ATTRIBUTE = 4, 5  # of NodeProto
+_NAME, _INTEGER, _STRING = 1, 3, 4  # of AttributeProto
+_EMBEDDED: Final = b"\x18\x01"  # an attribute's integer 1
 _EXTERNAL: Final = 13  # of TensorProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LARGEST_KEY: Final = 2**32 - 1
@@ -46,11 +48,12 @@ def rewrite(model: bytes, change: Callable[[Entries], Entries]) -> bytes:
         raise ValueError("expected a protobuf message, found one that is nested too deeply") from error
 
 
-def locations(model: bytes) -> list[str]:
+def locations(model: bytes, compiled: bool = False) -> list[str]:
     """List the files that contain external data of a model.
 
     Args:
         model: serialized ONNX model.
+        compiled: allow nodes that a provider compiled, and list their files as well.
 
     Returns:
         Sorted locations, as the model names them.
@@ -60,8 +63,13 @@ def locations(model: bytes) -> list[str]:
     """
     found: set[str] = set()
     try:
-        for tensor in _tensors(model, "model"):
-            entries, _ = _split(tensor)
+        for kind, message in _naming(model, "model"):
+            if kind == "node":
+                if not compiled:
+                    raise ValueError(f"expected operators, found a node {_COMPILED.decode()}, which can open any file")
+                found.update(_context_files(message))
+                continue
+            entries, _ = _split(message)
             if entries:
                 found.add(entries.get("location", ""))
     except RecursionError as error:
@@ -69,16 +77,41 @@ def locations(model: bytes) -> list[str]:
     return sorted(found)
 
 
-def _tensors(message: bytes, kind: str) -> Iterator[bytes]:
+def is_compiled(model: bytes) -> bool:
+    """Whether a provider compiled nodes of a model. Raises ValueError if the bytes are not a protobuf message."""
+    return any(kind == "node" for kind, _ in _naming(model, "model"))
+
+
+def _naming(message: bytes, kind: str) -> Iterator[tuple[str, bytes]]:
+    """Yield what can name files: ("tensor", …), and ("node", …) for nodes that a provider compiled."""
     if kind == "tensor":
-        yield message
+        yield kind, message
         return
     inside = _INSIDE[kind]
     for number, wire, _, value, _ in _fields(message):
         if wire == _BYTES and number in inside:
-            yield from _tensors(value, inside[number])
+            yield from _naming(value, inside[number])
         elif wire == _BYTES and kind == "node" and number == _OPERATOR and value == _COMPILED:
-            raise ValueError(f"expected operators, found a node {_COMPILED.decode()}, which can open any file")
+            yield kind, message
+
+
+def _context_files(node: bytes) -> Iterator[str]:
+    """Yield the file of a compiled node; none if the node has the compiled data itself."""
+    found: dict[tuple[bytes, int], list[bytes]] = {}
+    for number, wire, _, attribute, _ in _fields(node):
+        if number == _ATTRIBUTE and wire == _BYTES:
+            fields = [
+                (field, text if kind == _BYTES else attribute[start:end])
+                for field, kind, start, text, end in _fields(attribute)
+            ]
+            names = [value for field, value in fields if field == _NAME]
+            for field, value in fields:
+                found.setdefault((names[-1] if names else b"", field), []).append(value)
+    mode, contexts = found.get((b"embed_mode", _INTEGER), []), found.get((b"ep_cache_context", _STRING), [])
+    if len(mode) > 1 or len(contexts) > 1:  # readers can disagree about which one counts
+        raise ValueError(f"expected one file in a node {_COMPILED.decode()}, found several")
+    if mode != [_EMBEDDED]:
+        yield contexts[0].decode() if contexts else ""
 
 
 def _changed(message: bytes, kind: str, change: Callable[[Entries], Entries]) -> bytes:

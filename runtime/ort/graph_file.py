@@ -22,11 +22,13 @@ class GraphFile:
         files: the folder.
         name: file name of the graph.
         routed: whether it is a routed graph, in which tensors may be empty.
+        compiled: whether a provider compiled it; its nodes then name files of the folder.
     """
 
     files: BoundFolder
     name: str
     routed: bool = False
+    compiled: bool = False
 
     @property
     def path(self) -> Path:
@@ -79,7 +81,7 @@ class GraphFile:
 
     def _named(self, model: bytes) -> list[str]:
         try:
-            found = locations(model)
+            found = locations(model, self.compiled)
         except ValueError as error:
             raise BundleError(f"{self.path}: {load_failure(error)}") from error
         if strangers := [name for name in found if name not in self.files.hashes]:

@@ -15,6 +15,7 @@ from runtime.errors import AdapterDropError, BundleError, CancelledError, InputE
 from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
+from runtime.ort.compiled import CompiledGraphs, find_compiled
 from runtime.ort.cpu_info import saturates
 from runtime.ort.cpu_limits import with_threads
 from runtime.ort.cuda_graphs import CapturedGraphs
@@ -194,7 +195,7 @@ class OpenBundle:
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
         options = replace(options, threads=self.threads)
-        settings = _session_options(self.provider, options, packed=False)
+        settings = session_options(self.provider, options, packed=False)
         providers = request(settings, self.provider, options, manifest, graphs=False)
         file = GraphFile(self.files, graph, _is_routed(graph, manifest))
         return count_nodes(file, providers, settings, example_feeds(manifest), self.provider.key in _BY_PATH)
@@ -267,14 +268,26 @@ class _Opening:
     probe: bool | None
 
     def on(self, provider: Provider) -> OpenBundle:
-        """Open the sessions on one provider."""
+        """Open the sessions on one provider, from compiled graphs of the bundle where they fit."""
+        compiled = find_compiled(self.files, self.manifest, provider, self.options)
+        try:
+            return self._opened(provider, compiled)
+        except ProbeError as error:
+            if compiled is None or not compiled.opened:
+                raise
+            self.options.progress(f"{compiled.folder.shown}: its graphs are not used: {error}")
+            return self._opened(provider, None)
+
+    def _opened(self, provider: Provider, compiled: CompiledGraphs | None) -> OpenBundle:
         files, manifest, options, check = self.files, self.manifest, self.options, self.check
         is_compared = self.probe or (self.probe is None and provider is not CPU)
         probes = ProbeCheck(files, manifest, provider, options) if is_compared else None
         late = set(self.graphs) - manifest.whole_graphs
 
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
-            session = _create(file, provider, manifest, options, packed)
+            session = None if compiled is None else _open_compiled(compiled, graph, provider, manifest, options)
+            if session is None:
+                session = create_session(file, provider, manifest, options, packed)
             if check is not None:
                 check(graph, session)
             if probes is not None and provider is CPU and graph not in late:  # which opens graphs later as well
@@ -344,13 +357,42 @@ def _is_routed(graph: str, manifest: Manifest) -> bool:
     return graph in {name for variant in manifest.variants for name in (variant.routed, slots_file(variant.model))}
 
 
-def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool) -> Any:
+def _open_compiled(
+    compiled: CompiledGraphs, graph: str, provider: Provider, manifest: Manifest, options: Options
+) -> Any | None:
+    """Open a compiled graph; None if it was not compiled, or the provider does not take it, as a message says."""
+    if (file := compiled.file(graph)) is None:
+        return None
+    try:
+        session = create_session(replace(file, routed=_is_routed(graph, manifest)), provider, manifest, options)
+    except (BundleError, ProviderError) as error:
+        options.progress(f"{compiled.folder.shown}: {graph} is not used: {error}")
+        return None
+    compiled.opened.add(graph)
+    options.progress(f"provider {provider.name}: {graph} opened from {compiled.folder.shown}, without a build")
+    return session
+
+
+def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool = False) -> Any:
+    """Create the session of a graph on a provider.
+
+    Args:
+        graph: the graph.
+        provider: the provider.
+        manifest: manifest of the bundle.
+        options: session options.
+        packed: whether the graph was saved with packed weights.
+
+    Raises:
+        BundleError: the graph cannot be loaded.
+        ProviderError: the provider does not work.
+    """
     if graph.routed and provider is CPU and manifest.target == "cpu" and not runs_empty_attention():
         raise BundleError(
             f"{graph.path}: ONNX Runtime {ort.__version__} ends the process when no row selects one of the structures in this "
             "routed graph; install ONNX Runtime 1.30 or newer, or export it with `--target portable`"
         )
-    settings = _session_options(provider, options, packed)
+    settings = session_options(provider, options, packed)
     if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):
         ort.preload_dlls(cuda=True, cudnn=True)  # libraries installed by pip; those of the system are found anyway
     try:
@@ -358,7 +400,8 @@ def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: O
         with announced(f"provider {provider.name}: preparing {graph.name}", options.progress):
             providers = request(settings, provider, options, manifest, graphs=not graph.routed)
             opened = DEVICE_LOCK.during(graph.session) if provider.key in _ON_CUDA else graph.session
-            session = opened(settings, providers, provider.key in _BY_PATH)
+            # Compiled data is found relative to the path of its graph
+            session = opened(settings, providers, provider.key in _BY_PATH or graph.compiled)
     except AdapterDropError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
@@ -371,7 +414,8 @@ def _create(graph: GraphFile, provider: Provider, manifest: Manifest, options: O
     return session
 
 
-def _session_options(provider: Provider, options: Options, packed: bool) -> Any:
+def session_options(provider: Provider, options: Options, packed: bool) -> Any:
+    """Return the SessionOptions for a provider; `packed` for a graph that was saved with packed weights."""
     found = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
     # OpenVINO optimizes graphs itself and supports only standard operators

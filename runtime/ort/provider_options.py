@@ -15,7 +15,7 @@ from runtime.ort.plugins import select
 
 # Largest sequence length for TensorRT if neither the model nor the options define one
 _LONGEST: Final = 512
-_LOAD_CONFIG: Final = "load_config"
+LOAD_CONFIG: Final = "load_config"
 # Options of the provider in onnxruntime-openvino that the plug-in accepts and ignores -> what has their effect
 _IGNORED: Final = {
     "device_type": "options.openvino.device",
@@ -159,8 +159,8 @@ def _openvino(options: Options, manifest: Manifest, plugin: bool) -> dict[str, s
     if options.cache is not None:
         folder = str(cache_folder(options.cache, manifest, "openvino", _key(options, (openvino, options.threads))))
         (settings if plugin else found)["CACHE_DIR" if plugin else "cache_dir"] = folder
-    config = _merged({openvino.device: settings}, more.pop(_LOAD_CONFIG, "{}"))
-    return found | {_LOAD_CONFIG: json.dumps(config)} | more
+    config = _merged({openvino.device: settings}, more.pop(LOAD_CONFIG, "{}"))
+    return found | {LOAD_CONFIG: json.dumps(config)} | more
 
 
 def _merged(ours: dict[str, dict[str, Any]], given: str) -> dict[str, Any]:

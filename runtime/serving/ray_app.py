@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from runtime.errors import InputError
-from runtime.load import load
+from runtime.load_bundle import load
 from runtime.ort.node_counts import example_feeds
 from runtime.serving.batcher import Batcher, Batching, to_json
 from runtime.serving.body import BodyReader

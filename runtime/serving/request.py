@@ -38,7 +38,7 @@ def check_headers(method: str, headers: Mapping[str, str]) -> None:
 
 
 class Served(Protocol):
-    """What a service needs of a predictor; `runtime.Predictor` has it."""
+    """The part of `runtime.Predictor` that a service uses."""
 
     @property
     def provider(self) -> str:
@@ -145,8 +145,8 @@ def respond(predictor: Served, requests: Sequence[PredictRequest]) -> list[tuple
     """Run inference for several requests.
 
     Requests with the same options share one call: of `predict`, or of `predict_routed` if they name different tasks and the
-    bundle can route them. If that call fails, whatever the reason, each half of the
-    requests is run separately, until each request that fails is by itself. No request gets the error of another.
+    bundle can route them. If that call fails, whatever the reason, each half of the requests is run separately, until each
+    request that fails is by itself. No request gets the error of another.
 
     Returns:
         HTTP status and body per request: 200 with predictions, 400 for invalid input, 500 if the bundle or the runtime fails.

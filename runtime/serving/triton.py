@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from runtime.bundle import ROUTE_INPUTS, Manifest, open_bundle
 from runtime.errors import InputError
+from runtime.hub import Access, bundle_folder
 from runtime.options_text import CommandParser
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.open import open_sessions
@@ -71,7 +72,7 @@ def write_repository(
     batch; Triton does not batch it, because the rows that `row_ids` names would change: a client sends a batch at a time.
 
     Args:
-        folder: folder of the bundle.
+        folder: folder of the bundle, or its hub id.
         repository: folder of the model repository.
         options: options of the models; None for the defaults.
 
@@ -83,7 +84,7 @@ def write_repository(
         InputError: a model with this name exists, or the folder cannot be written.
     """
     options = TritonOptions() if options is None else options
-    manifest, files = open_bundle(folder)
+    manifest, files = open_bundle(bundle_folder(folder, Access())[0])
     files.bind(manifest.files)
     graphs: list[tuple[str, str]] = []  # name and file of each model
     for variant in manifest.variants:
@@ -117,7 +118,7 @@ def config(name: str, manifest: Manifest, session: Any, options: TritonOptions) 
         options: options of the models.
     """
     routed = any(value.name in ROUTE_INPUTS for value in session.get_inputs())
-    first = 0 if routed else 1  # without batches of its own, Triton adds no axis
+    first = 0 if routed else 1  # Triton adds an axis only to models that it batches
     kinds = [(entry.name, _TYPES[f"tensor({_ONNX[entry.dtype]})"], entry.shape) for entry in manifest.inputs]
     kinds += [(name, "TYPE_INT64", ("rows",)) for name in ROUTE_INPUTS] if routed else []
     inputs = [_tensor(name, kind, shape[first:]) for name, kind, shape in kinds]

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from runtime.bundle.manifest import EXPORT_AGAIN
 from runtime.bundle.schema import decode, encode
+from runtime.bundle.tensors import DTYPES
 from runtime.errors import BundleError
-from runtime.slots.tensors import DTYPES
 
 __all__ = ["LAYOUT_VERSION", "SlotGroup", "SlotLayout", "SlotWeight", "identity_of", "layout_file", "own_task_file"]
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from runtime.bundle import ROUTED_HEADS, ParityRow, TaskEntry
 from runtime.bundle.schema import decode, encode
+from runtime.bundle.tensors import pack, unpack
 from runtime.errors import InputError
 from runtime.slots.layout import SlotLayout
-from runtime.slots.tensors import pack, unpack
 
 __all__ = ["HotEntry", "TaskWeights", "added_names", "open_task_file", "own_weights", "task_file_bytes"]
 

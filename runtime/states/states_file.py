@@ -6,14 +6,14 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.bundle import INPUTS, StateEntry
 from runtime.bundle.entries import SEQUENCE
 from runtime.bundle.schema import decode, encode
+from runtime.bundle.tensors import Array, map_file, pack_parts
 from runtime.errors import InputError
 
 __all__ = ["read_states", "write_states"]
@@ -23,7 +23,7 @@ _LENGTHS: Final = "lengths/"  # prefix of the array with the first axis of each 
 _TOKENS: Final = ("input_ids", "attention_mask", "token_type_ids")
 _NAMES: Final = {"fp16": np.float16, "fp32": np.float32}
 
-Array = npt.NDArray[Any]
+_TYPES: Final = ("float32", "float16", "int32", "int64")
 
 
 def write_states(
@@ -67,9 +67,8 @@ def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], t
         The entries, the rows, and the drop.
     """
     path = Path(path)
-    header, start = _header(path)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or metadata.get("format") != _FORMAT:
+    arrays, metadata = _read(path)
+    if metadata.get("format") != _FORMAT:
         raise InputError(
             f"{path}: expected a file of trunk states, found {metadata.get('format', 'a file of another program')!r}"
         )
@@ -82,7 +81,8 @@ def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], t
     problems += [problem for entry in entries if entry is not None for problem in entry.problems("states")]
     if problems:
         raise InputError(f"{path}: damaged: {'; '.join(problems[:5])}")
-    arrays = {name: _mapped(path, name, entry, start) for name, entry in header.items()}
+    if wrong := [name for name, array in arrays.items() if array.dtype.name not in _TYPES]:
+        raise InputError(f"{path}: damaged: {wrong[0]} has the type {arrays[wrong[0]].dtype}, expected {', '.join(_TYPES)}")
     types = {entry.name: entry.dtype for entry in entries}
     places = _places(entries)
     columns = {}
@@ -142,13 +142,11 @@ def _rounded(array: Array, name: str, precision: str) -> Array:
 
 
 def _write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    from safetensors.numpy import save_file  # third-party, and only needed for states
-
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
         try:
-            save_file(dict(tensors), name, dict(metadata))
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines(pack_parts(tensors, metadata))
             Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -156,36 +154,15 @@ def _write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]
             raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except Exception as error:  # safetensors reports a full disk as SafetensorError
-        raise InputError(f"{path}: cannot be written: {error}") from error
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """Read the header of a safetensors file, and where its data start. The library checks the file first."""
-    from safetensors import SafetensorError, safe_open  # third-party, and only needed for states
-
+def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     try:
-        with safe_open(path, framework="np"):
-            pass
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            return json.loads(file.read(size)), 8 + size
-    except SafetensorError as error:
+        return map_file(path)
+    except ValueError as error:
         raise InputError(f"{path}: damaged or not a file of safetensors: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-_TYPES: Final = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "I64": np.int64}
-
-
-def _mapped(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Array:
-    if entry["dtype"] not in _TYPES:
-        raise InputError(f"{path}: damaged: {name} has the type {entry['dtype']}, expected {', '.join(_TYPES)}")
-    if 0 in entry["shape"]:
-        return np.zeros(entry["shape"], _TYPES[entry["dtype"]])
-    mapped = np.memmap(path, _TYPES[entry["dtype"]], "r", start + entry["data_offsets"][0], tuple(entry["shape"]))
-    return np.asarray(mapped)  # still the mapped file, but slices of it are faster
 
 
 def _divided(path: Path, name: str, array: Array, lengths: Array | None) -> Iterator[Array]:

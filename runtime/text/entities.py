@@ -130,7 +130,7 @@ def _words(units: Sequence[_Unit]) -> list[list[_Unit]]:
 
 
 def _word_unit(word: Sequence[_Unit], aggregate: str) -> _Unit:
-    if aggregate == "first":
+    if aggregate == "first" or len(word) == 1:
         scores = word[0].scores
     elif aggregate == "max":
         scores = max(word, key=lambda unit: float(unit.scores.max())).scores

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import hot_tasks, routed, suite
+from benchmarks import hot_tasks, main_run, routed
 from benchmarks.cli import main
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
 from benchmarks.markdown_tables import shares, table
@@ -201,7 +201,7 @@ def _raise() -> Prepared:
 def test_a_variant_that_fails_is_shown_with_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite, "onnx_variants", lambda *_: [_variant("broken", _raise)])
+    monkeypatch.setattr(main_run, "onnx_variants", lambda *_: [_variant("broken", _raise)])
     assert main([*TINY, "--output", str(tmp_path)]) == 0
     assert "failed: RuntimeError" in capsys.readouterr().out
     records = map(json.loads, next(tmp_path.glob("*.jsonl")).read_text(encoding="utf-8").splitlines())
@@ -214,7 +214,7 @@ def test_wrong_numbers_end_the_run_with_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = Prepared(lambda _: lambda: [np.zeros((1, 2)), np.full((1, 3), 9.0)])
-    monkeypatch.setattr(suite, "onnx_variants", lambda *_: [_variant("wrong", lambda: wrong)])
+    monkeypatch.setattr(main_run, "onnx_variants", lambda *_: [_variant("wrong", lambda: wrong)])
     assert main([*TINY, "--output", str(tmp_path)]) == 1
     assert "wrong at 1x8: max difference" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks import gemm, suite
+from benchmarks import gemm, main_run
 from benchmarks.cli import main
 from benchmarks.cuda_torch import _bind_compiled
 from benchmarks.device import Device, OutputBuffer, open_device, probe, to_host
@@ -40,7 +40,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device of the run is the CPU; the memory in use grows by 1 MB with every look at it."""
     used = itertools.count(10**9, 10**6)
     monkeypatch.setitem(gemm._LARGE, "cpu", (64, 64, 64))
-    monkeypatch.setattr(suite, "open_device", lambda *_: Device("cpu"))
+    monkeypatch.setattr(main_run, "open_device", lambda *_: Device("cpu"))
     monkeypatch.setattr(Device, "used_memory", lambda _: next(used))
 
 
@@ -162,7 +162,7 @@ def test_a_wrong_variant_is_a_row_and_status_1(
         Variant("wrong", "wrong", "ours", "fp32", 1, lambda: wrong(9.0)),
         Variant("broken", "broken", "ours", "fp16", 1, lambda: wrong(float("nan"))),
     ]
-    monkeypatch.setattr(suite, "cuda_onnx_variants", lambda *_: found)
+    monkeypatch.setattr(main_run, "cuda_onnx_variants", lambda *_: found)
     assert main(["--device", "cuda", *TINY, "--no-compile", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "wrong at 1x8: max difference" in error

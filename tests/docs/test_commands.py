@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from exporter.cli.main import main as exporter_main
 from tests.helpers.doc_sources import write_sources
+from tests.helpers.lock_files import extras
 from tests.helpers.pages import ROOT, blocks, commands, words
 
 # Commands that are not run here, each with the reason; those of this project's programs are parsed all the same.
@@ -32,6 +32,9 @@ NOT_RUN = {
     "make support": "exports every row of the support table, which tests/exporter/test_support.py does",
     "make TORCH=…": "an option of the targets above",
     "make test LOCKED=no": "an option of the targets above",
+    "make dist": "tests/test_distributions.py builds the same",
+    "optimum-cli export adapterdrop --drop 5": "tests/test_distributions.py has the command",
+    "adapterdrop --help": "tests/test_distributions.py has the command",
     "make lock": "asks a package registry",
     "make lock LOCK_FLAGS=--upgrade": "asks a package registry",
     "make audit": "asks a vulnerability service; tests/test_audit.py has a stand-in",
@@ -55,6 +58,22 @@ NOT_RUN = {
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs OpenVINO, a plug-in of ONNX Runtime"
     ),
+    "python -m exporter push onnx my-organisation/my-tasks --private": "needs the hub; tests/exporter/hub has a stand-in",
+    "python -m exporter push onnx my-organisation/my-tasks --base-model bert-base-uncased --create-pr": "the same",
+    "python -m exporter --model my-organisation/my-base@v2 --adapter sst2=my-organisation/my-adapters@main:sst2": (
+        "needs the hub; tests/exporter/checkpoints/test_load_hub.py has its cache"
+    ),
+    "pip install huggingface_hub": "installs packages",
+    "make test-javascript": "installs packages of npm",
+    "npm --prefix examples/javascript install --ignore-scripts": "installs packages of npm",
+    'node examples/javascript/labels.mjs onnx "The new phone is fast, and the screen is gorgeous."': (
+        "needs packages of npm; tests/examples/test_javascript.py runs it"
+    ),
+    "python -m exporter push": "names a command without its folder",
+    "python -m benchmarks suite": "names a command without its folder",
+    "python -m training.quality": "names a program that trains for hours",
+    "python -m runtime triton": "names a command without its folder",
+    "python -m runtime compile onnx --provider openvino": "needs OpenVINO; tests/runtime/ort/test_compiled.py has a stand-in",
     "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs a part of a minute",
     "python -m tests.fuzz --replay": "is a part of what tests/fuzz runs",
     "python -m exporter add": "names a command without its folder",
@@ -231,10 +250,9 @@ def test_make_targets_are_there() -> None:
 
 
 def test_extras_are_there() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = [match for page in _COMMANDS for match in re.findall(r"\.\[([a-z,-]+)\]", page)]
     assert named
-    assert {extra for each in named for extra in each.split(",")} <= set(project["optional-dependencies"])
+    assert {extra for each in named for extra in each.split(",")} <= set(extras())
 
 
 def test_the_example_commands_are_there() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fusion, growth_model, peft_tasks, routed, states
+from benchmarks import fusion, growth_model, paper, paper_tables, peft_tasks, results_page, routed, states
 from benchmarks.markdown_tables import shares, table
 from benchmarks.results_file import read_rows
 from runtime.options import KERNELS
@@ -48,6 +48,18 @@ def test_the_measured_tables_are_those_of_the_results_files() -> None:
     assert growth_model.markdown(growth) in text_of("docs/benchmarks.md")
     tasks = read_rows(_results("docs/benchmarks.md", "peft-tasks"), peft_tasks.Row)
     assert peft_tasks.markdown(tasks) in text_of("docs/benchmarks.md")
+
+
+def test_the_page_of_results_is_made_from_the_results() -> None:
+    assert results_page.table(ROOT / "benchmarks" / "results") in text_of("docs/results.md")
+
+
+def test_the_figures_of_the_paper_are_those_of_the_results() -> None:
+    figures = paper.read_figures(_results("docs/benchmarks.md", "paper"))
+    assert paper_tables.markdown(figures) in text_of("docs/benchmarks.md")
+    assert all(paper_tables.REASONS[row.table] in _spoken("docs/benchmarks.md") for row in figures)
+    shares = [100 * (tasks - 1) / (12 * tasks) for tasks in paper_tables.PER_LAYER]
+    assert "{:.1f}, {:.1f}, {:.1f} and {:.1f} %".format(*shares) in _spoken("docs/benchmarks.md")
 
 
 def test_the_times_on_a_gpu_are_those_of_the_results() -> None:

@@ -17,11 +17,12 @@ from adapters.composition import Fuse
 from safetensors.torch import load_file
 
 import runtime
-from exporter.example import ADAPTERS, fusion_folders, trunk_folder
+from exporter.example import example_folder, fusion_folders, trunk_folder
 from tests.helpers.tiny_models import inputs, reference, tokenizer
 
 ROOT = Path(__file__).parents[2]
-RESULTS: dict[str, dict[str, Any]] = json.loads((ADAPTERS / "results.json").read_text())
+EXAMPLE = example_folder()
+RESULTS: dict[str, dict[str, Any]] = json.loads((EXAMPLE / "results.json").read_text())
 FUSIONS = {folder.name: folder for folder in fusion_folders()}
 PAIR = ("the bank was steep and muddy", "bank : sloping land beside a body of water")
 TEXTS = [
@@ -32,17 +33,17 @@ TEXTS = [
 
 
 def test_it_is_small_and_complete() -> None:
-    shipped = [path for path in ADAPTERS.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    shipped = [path for path in EXAMPLE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert sum(path.stat().st_size for path in shipped) <= 10_000_000
-    assert {path.suffix for path in shipped} == {".py", ".md", ".json", ".safetensors"}
-    folders = {path.parent.name for path in ADAPTERS.glob("*/adapter_config.json")}
+    assert {path.suffix for path in shipped} == {".py", ".md", ".json", ".safetensors", ".toml", ""}
+    folders = {path.parent.name for path in EXAMPLE.glob("*/adapter_config.json")}
     assert len(folders) == 8
     assert folders | set(FUSIONS) == set(RESULTS)
     assert [RESULTS[name]["members"] for name in FUSIONS] == [[name for name in RESULTS if name in folders]]
 
 
 def test_every_task_beats_its_baseline_and_the_card_shows_it() -> None:
-    card = (ADAPTERS / "README.md").read_text()
+    card = (EXAMPLE / "README.md").read_text()
     for name, result in RESULTS.items():
         better = (
             result["baseline"] - result["by_drop"][0]
@@ -68,7 +69,7 @@ def _model() -> Any:
     model = AutoAdapterModel.from_pretrained(trunk_folder())
     for name in RESULTS:
         if name not in FUSIONS:
-            model.load_adapter(str(ADAPTERS / name), load_as=name, use_safetensors=True)
+            model.load_adapter(str(EXAMPLE / name), load_as=name, use_safetensors=True)
     for folder in FUSIONS.values():
         model.load_adapter_fusion(str(folder), use_safetensors=True)
     return model.eval()

@@ -16,17 +16,18 @@ from transformers import AutoModelForSequenceClassification
 import runtime
 from exporter.checkpoints import load
 from exporter.cli.main import main
-from exporter.example import ADAPTERS, PEFT, TRUNK_NAME, peft_folders, trunk_folder
+from exporter.example import PEFT, TRUNK_NAME, example_folder, peft_folders, trunk_folder
 from runtime.bundle import read_manifest
 from tests.helpers.tiny_models import tokenizer
 
-RESULTS: dict[str, dict[str, Any]] = json.loads((ADAPTERS / "results.json").read_text())
+EXAMPLE = example_folder()
+RESULTS: dict[str, dict[str, Any]] = json.loads((EXAMPLE / "results.json").read_text())
 LORAS = {name: result["lora"] for name, result in RESULTS.items() if "lora" in result}
 TEXTS = ["a moving , funny and beautifully acted film .", "a tedious mess : badly written and twice as long as it should be ."]
 
 
 def test_it_is_small_and_complete() -> None:
-    files = [path for path in (ADAPTERS / PEFT).rglob("*") if path.is_file()]
+    files = [path for path in (EXAMPLE / PEFT).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 2_000_000
     assert {path.name for path in files} == {"adapter_config.json", "adapter_model.safetensors", "config.json"}
     assert {folder.name for folder in peft_folders()} == set(LORAS)
@@ -34,7 +35,7 @@ def test_it_is_small_and_complete() -> None:
 
 
 def test_every_adapter_beats_its_baseline_and_the_card_shows_it() -> None:
-    card = (ADAPTERS / "README.md").read_text()
+    card = (EXAMPLE / "README.md").read_text()
     for name, lora in LORAS.items():
         assert lora["by_drop"][0] > RESULTS[name]["baseline"] + 0.1, name
         assert lora["by_drop"][0] > lora["by_drop"][-1], name

@@ -17,8 +17,8 @@ from adapters import LoRAConfig, SeqBnConfig
 import runtime
 from exporter import ExportError, add, export, task
 from exporter.cli.main import main
+from runtime.bundle.tensors import pack, unpack
 from runtime.errors import InputError
-from runtime.slots.tensors import pack, unpack
 from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model, tokenizer
 
 TASKS = {

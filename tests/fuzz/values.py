@@ -151,9 +151,10 @@ def array(dtype: str, shape: Sequence[int], fill: str = "zeros", form: str = "pl
         fill: the elements, one of those in this file.
         form: the memory layout or class.
     """
-    wide = np.prod([float(size) for size in shape]) > 10**6
     if np.prod([float(size or 1) for size in shape]) > 2**58:  # numpy refuses it, even without elements
         shape = shape[:1]
+    # numpy also walks through the rows of an array without elements.
+    wide = np.prod([float(size or 1) for size in shape]) > 10**6
     found = _filled(np.dtype(dtype), (1,) * len(shape) if wide else tuple(shape), fill)
     if form == "masked":
         found = np.ma.masked_array(found, mask=np.ones(found.shape, bool))

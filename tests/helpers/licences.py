@@ -15,7 +15,7 @@ PRODUCT = "adapterdrop-onnx[adapters,cpu,export,peft,tokenizers,metrics,ray]"
 
 
 def required(product: str = PRODUCT) -> set[str]:
-    """Return the normalized names of all packages that `product` requires in this environment, itself excluded."""
+    """Return the normalized names of all packages that `product` requires in this environment, without our own."""
     found: set[tuple[str, frozenset[str]]] = set()
     todo = [Requirement(product)]
     while todo:
@@ -24,6 +24,8 @@ def required(product: str = PRODUCT) -> set[str]:
         if key not in found:
             found.add(key)
             for each in map(Requirement, importlib.metadata.requires(current.name) or ()):
+                if each.name.startswith("adapterdrop-onnx-"):  # the other distributions of this project require nothing else
+                    continue
                 if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *current.extras)):
                     todo.append(each)
     return {name for name, _ in found} - {canonicalize_name(Requirement(product).name)}

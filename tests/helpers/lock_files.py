@@ -59,15 +59,22 @@ def _entry(line: str) -> Locked:
     return Locked(Requirement(requirement.strip()), tuple(each.strip() for each in hashes))
 
 
+def extras() -> dict[str, list[str]]:
+    """Return the extras of pyproject.toml, without the distributions of this project that hatch_build.py adds."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = document["tool"]["hatch"]["metadata"]["hooks"]["custom"]["extras"]
+    return found
+
+
 def wanted(name: str) -> Iterator[Requirement]:
     """Yield what must be in a lock file: the requirements of pyproject.toml, and those in the .in files."""
     if name == "tools.txt":
         yield from _listed("tools.in")
         return
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    yield from map(Requirement, project["dependencies"])
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    yield from map(Requirement, document["project"]["dependencies"])
     for extra in EXTRAS[name]:
-        yield from map(Requirement, project["optional-dependencies"][extra])
+        yield from map(Requirement, extras()[extra])
     yield from _listed("build.in")
     yield from _listed("torch.in")
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = tuple(sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "exporter" / "example" / "README.md"]))
+PAGES = tuple(sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "adapterdrop_example" / "README.md"]))
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 # Programs whose commands may stand inside a sentence or a table; other code in backticks is no command.
-_INLINE = re.compile(r"`((?:python -m|make|serve run|pip install) [^`\n]+)`")
+_INLINE = re.compile(r"`((?:python -m|make|serve run|pip install|adapterdrop) [^`\n]+)`")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Tests of PEFT import this file where the adapters library is not installed: it i
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,23 +33,9 @@ def bert_config(vocab_size: int = 101) -> PretrainedConfig:
 
 def mpnet_interface() -> Any:
     """MPNet has no class in the adapters library."""
-    from adapters import AdapterModelInterface
+    from training.quality.mpnet import INTERFACE
 
-    return AdapterModelInterface(
-        adapter_methods=["bottleneck", "lora", "reft", "invertible"],
-        model_embeddings="embeddings",
-        model_layers="encoder.layer",
-        layer_self_attn="attention",
-        layer_cross_attn=None,
-        attn_k_proj="attn.k",
-        attn_q_proj="attn.q",
-        attn_v_proj="attn.v",
-        attn_o_proj="attn.o",
-        layer_intermediate_proj="intermediate.dense",
-        layer_output_proj="output.dense",
-        layer_pre_self_attn="attention",
-        layer_pre_ffn="intermediate",
-    )
+    return dataclasses.replace(INTERFACE, adapter_methods=["bottleneck", "lora", "reft", "invertible"])
 
 
 def add_task(model: Any, name: str, config: Any, head: str) -> None:
@@ -76,7 +63,8 @@ def tiny_model(tasks: Mapping[str, tuple[Any, str]], config: PretrainedConfig | 
         add_task(model, name, adapter, head)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "adapter" in name or parameter.dim() == 1:
+            # B of LoRA is zero at its start.
+            if "adapter" in name or "lora_B" in name or parameter.dim() == 1:
                 centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
                 parameter.normal_(centre, 0.1)
     return model

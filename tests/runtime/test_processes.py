@@ -138,8 +138,8 @@ def test_forks_with_openvino(bundle: Path) -> None:
 
 
 def test_gpus_are_refused_in_forks(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = session._create
-    monkeypatch.setattr(session, "_create", lambda graph, _, *more: create(graph, CPU, *more))
+    create = session.create_session
+    monkeypatch.setattr(session, "create_session", lambda graph, _, *more: create(graph, CPU, *more))
     monkeypatch.setattr(session, "resolve", lambda *_: (CUDA,))
     predictor = runtime.load(bundle, provider="cuda")
     predictor.run(feeds())

@@ -16,6 +16,7 @@ from exporter.models.adapterhub.fusion import Pruning, freeze_temperature, fusio
 from exporter.models.adapterhub.merged_lora import unmerge
 from exporter.models.compositions import adapters_of as setup_adapters
 from exporter.models.compositions import fuses_of, fusions_of, shape_of
+from exporter.models.plain_lora import is_plain_config
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Task
 
@@ -69,6 +70,9 @@ def _comparable(config: AdapterConfig) -> dict[str, Any]:
     if isinstance(config, ConfigUnion):
         return {"union": [_comparable(part) for part in config.configs]}
     found = {key: value for key, value in config.to_dict().items() if key not in _ONLY_IN_TRAINING}
+    if is_plain_config(found):
+        del found["alpha"]  # folded into the weights
+        found["attn_matrices"] = sorted(found["attn_matrices"])
     # The only difference between DiReFT and NoReFT is this class attribute, which to_dict omits.
     return {**found, "subtract_projection": getattr(config, "subtract_projection", None)}
 

@@ -8,8 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporter.models.peft_folded import Folded, FoldedAttention, FoldedConv, FoldedEmbedding, FoldedLinear, FoldedTokens
-from exporter.models.peft_modules import adapted, is_peft, keeps_form
+from exporter.models.peft_folded import (
+    Folded,
+    FoldedAttention,
+    FoldedConv,
+    FoldedEmbedding,
+    FoldedLinear,
+    FoldedLora,
+    FoldedTokens,
+)
+from exporter.models.peft_modules import adapted, is_peft, is_plain_lora, keeps_form
 from exporter.models.peft_weights import effective_weights, factorize, is_conv, is_linear, merged_attention
 
 __all__ = ["PEFT_PATCHES"]
@@ -43,6 +51,8 @@ def _folded(layer: Any) -> Folded | None:
     # A layer around another tuner layer has the adapters of both.
     adapters = (part._get_available_adapters() for part in layer.modules() if hasattr(part, "_get_available_adapters"))
     names = sorted(set().union(*adapters))
+    if is_plain_lora(layer, *names):
+        return _lora(layer, names)
     if keeps_form(layer, *names):
         return None
     if isinstance(layer.get_base_layer() if hasattr(layer, "base_layer") else None, nn.MultiheadAttention):
@@ -66,6 +76,17 @@ def _folded(layer: Any) -> Folded | None:
         change = {name: bias - (0 if base.bias is None else base.bias.detach().double()) for name, bias in biases.items()}
         return FoldedLinear(base, biases=_single(change), **factors)
     return FoldedLinear(base, dense=_single(weights), biases=_single(biases))
+
+
+def _lora(layer: Any, names: Sequence[str]) -> Folded:
+    """LoRA with its scale in the second matrix: adapters then differ in nothing but their weights and ranks."""
+    ups = {name: layer.lora_B[name] for name in names}
+    return FoldedLora(
+        layer.base_layer,
+        down={name: layer.lora_A[name].weight.detach() for name in names},
+        up={name: up.weight.detach() * layer.scaling[name] for name, up in ups.items()},
+        biases={name: up.bias.detach() * layer.scaling[name] for name, up in ups.items() if up.bias is not None},
+    )
 
 
 def _biases(biases: dict[str, torch.Tensor | None], own: torch.Tensor | None) -> _Matrices:

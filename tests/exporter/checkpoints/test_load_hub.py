@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import pytest
 import requests
 from huggingface_hub import constants
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from exporter.checkpoints import sources
 from exporter.checkpoints.load import load
+from exporter.checkpoints.sources import located
+from exporter.errors import ExportError
+from runtime.hub import Access
 from tests.helpers.load_testing import answer, assert_equal, assert_refused, edit, save_trunk
 from tests.helpers.tiny_models import tiny_model
 
@@ -88,6 +92,46 @@ def test_subfolders_that_are_none(published: Any, adapter: str, message: str) ->
     assert_refused(message, "org/tiny-bert", adapters=[adapter])
 
 
+@pytest.mark.parametrize("adapter", [f"org/all@{COMMIT}:b", "mine=org/all@main:b", "org/all@refs/pr/1:b"])
+def test_revisions_of_models_and_adapters(published: Any, tmp_path: Path, adapter: str) -> None:
+    pull = tmp_path / "cache" / "models--org--all" / "refs" / "refs" / "pr"
+    pull.mkdir(parents=True)
+    (pull / "1").write_text(COMMIT)
+    found = load(f"org/tiny-bert@{COMMIT}", adapters=[adapter])
+    assert found.model.config.name_or_path == "org/tiny-bert"  # what the adapter names as its base
+    assert_equal(answer(found.model, next(iter(found.model.heads))), answer(published, "b"))
+
+
+def test_a_model_in_a_subfolder_and_another_cache(published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "trunk").rename(tmp_path / "parts" / "trunk")
+    _publish(tmp_path / "second", "org/parts", tmp_path / "parts")
+    access = Access(cache_dir=str(tmp_path / "second"))
+    assert_refused("it is not in the local cache", "org/parts:trunk", adapters=[str(tmp_path / "all" / "a")])
+    for source in (located("org/parts", "main", "trunk"), str(tmp_path / "parts") + ":trunk"):
+        found = sources.find(source, "model", access)
+        assert (found.folder / "config.json").is_file()
+        assert found.hub == ("org/parts" if source.startswith("org") else None)
+    assert located("org/parts", None, "") == "org/parts"
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "subfolder", "message"),
+    [
+        (None, "v1", "", "revision: expected a model folder or hub id, found no model"),
+        ("all", "v1", "", "revision: expected a branch, tag or commit of a hub id without one, found 'v1' of 'all'"),
+        ("org/all@v1", "v2", "", "found 'v2' of 'org/all@v1'"),
+        ("org/all", "../x", "", "found '../x' of 'org/all'"),
+        ("org/all", None, "../x", "subfolder: expected a relative path of plain names, found '../x'"),
+    ],
+)
+def test_revisions_and_subfolders_that_are_none(
+    published: Any, model: Any, revision: Any, subfolder: str, message: str
+) -> None:
+    with pytest.raises(ExportError, match=re.escape(message)):
+        located(model, revision, subfolder)
+
+
 def test_an_adapter_of_another_model_of_the_hub(published: Any) -> None:
     assert_refused("trained for the model 'org/tiny-bert', not for 'org/other-bert'", "org/other-bert", adapters=["org/all"])
 
@@ -98,6 +142,8 @@ def test_an_adapter_of_another_model_of_the_hub(published: Any) -> None:
         ("org/nothing", "the hub id is not available: it is not in the local cache .* and HF_HUB_OFFLINE is set"),
         ("nothing", "there is no model folder 'nothing', and the hub id is not available"),
         ("org/a--b", "the hub id is not available: Cannot have -- or .. in repo_id"),
+        ("org/tiny-bert@v9", "the hub id is not available: it is not in the local cache"),
+        ("org/tiny-bert@", "there is no model folder 'org/tiny-bert@'"),
         ("org/name/more", "there is no model folder 'org/name/more': expected .* or a hub id"),
         ("./nothing", "there is no model folder './nothing'"),
         ("", "there is no model folder ''"),
@@ -145,7 +191,8 @@ def test_only_one_format_of_the_weights_is_downloaded(
     assert ("*.safetensors" in hub.asked[-1]["allow_patterns"]) == (calls == 1)
     assert all(options["ignore_patterns"] == ["*/*"] for options in hub.asked)
     files = ["config.json", "optimizer.bin", "training_args.bin", "onnx/model.safetensors", "tf_model.h5", "pytorch_model.bin"]
-    wanted = filter_repo_objects(files, **hub.asked[-1])
+    options = {name: hub.asked[-1][name] for name in ("allow_patterns", "ignore_patterns")}
+    wanted = filter_repo_objects(files, **options)
     assert list(wanted) == ["config.json", "pytorch_model.bin"][:calls]
     sources.find("org/name", "adapter")
     assert "ignore_patterns" not in hub.asked[-1]
@@ -156,16 +203,17 @@ def test_only_one_format_of_the_weights_is_downloaded(
     [
         (GatedRepoError, "it is gated: request access"),
         (RepositoryNotFoundError, "it does not exist, or it is private"),
+        (RevisionNotFoundError, "it has no revision 'v1': expected a branch, a tag or a commit"),
         (requests.exceptions.ProxyError, "the hub id is not available: broken"),
     ],
 )
 def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message: str) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        hub = issubclass(error, RepositoryNotFoundError)
+        hub = issubclass(error, HfHubHTTPError)
         raise error("broken", response=requests.Response()) if hub else error("broken")
 
     monkeypatch.setattr(sources, "snapshot_download", refuse)
-    assert_refused(message, "org/name")
+    assert_refused(message, "org/name@v1")
 
 
 def test_the_environment_names_the_cache(published: Any, tmp_path: Path) -> None:

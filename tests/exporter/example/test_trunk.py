@@ -15,6 +15,7 @@ from exporter.checkpoints.load import load
 from exporter.cli.main import main
 from exporter.example import trunk_folder
 from exporter.example.trunk import TRUNK_FILES, TRUNK_PACKAGE, TRUNK_VERSION, check_trunk
+from tests.helpers.lock_files import extras
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,8 +39,9 @@ def _replace(path: Path, content: bytes) -> None:
 
 def test_the_hashes_are_those_of_the_pinned_version(package: Path) -> None:
     assert importlib.metadata.version(TRUNK_PACKAGE) == TRUNK_VERSION
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert f"{TRUNK_PACKAGE}=={TRUNK_VERSION}" in extras["export"]
+    project = tomllib.loads((ROOT / "adapterdrop_example" / "pyproject.toml").read_text())["project"]
+    assert f"{TRUNK_PACKAGE}=={TRUNK_VERSION}" in project["dependencies"]
+    assert set(project["dependencies"]) <= set(extras()["export"])  # which the lock files follow
     assert trunk_folder() == package
 
 

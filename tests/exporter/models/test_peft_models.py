@@ -198,17 +198,17 @@ def test_structures_differ_where_graphs_do() -> None:
     model = peft_model(peft.LoraConfig(**lora), ["plain", "dropout"])
     different: dict[str, dict[str, Any]] = {
         "rank": {"r": 2, "lora_alpha": 4},
-        "alpha": {"lora_alpha": 3},
         "targets": {"target_modules": ["key"]},
         "layers": {"layers_to_transform": [1]},
         "dora": {"use_dora": True},
     }
     for name, settings in different.items():
         model.add_adapter(name, peft.LoraConfig(**{**lora, **settings}))
+    model.add_adapter("alpha", peft.LoraConfig(**{**lora, "lora_alpha": 3}))
     classifier = model.base_model.model.classifier.modules_to_save
     classifier["dropout"] = torch.nn.Linear(32, 5)
     structures = {name: structure_of(model, name, name, 0) for name in adapters_of(model)}
-    assert structures["plain"] == structures["dropout"]
+    assert structures["plain"] == structures["dropout"] == structures["alpha"]
     assert (label_count(model, "plain"), label_count(model, "dropout")) == (2, 5)
     assert all(structures["plain"] != structures[name] for name in different)
     # Without layer 0, two of them have adapters in the same places.

@@ -32,7 +32,12 @@ def _structures(first: Any, second: Any, heads: tuple[str, str] = ("2", "2")) ->
             adapters.LoRAConfig(**_LORA),
             "its adapter has r 4, that of the task 'two' has r 8",
         ),
-        (adapters.LoRAConfig(r=8, alpha=16), adapters.LoRAConfig(**_LORA), "its adapter has alpha 16, that .* has alpha 8"),
+        # The scale of a plain LoRA is folded into its weights; that of DoRA is not.
+        (
+            adapters.LoRAConfig(r=8, alpha=16, use_dora=True),
+            adapters.LoRAConfig(**_LORA, use_dora=True),
+            "its adapter has alpha 16, that .* has alpha 8",
+        ),
         (adapters.SeqBnConfig(reduction_factor=2), "seq_bn", "its adapter has reduction_factor 2, that .* 16"),
         (adapters.LoRAConfig(**_LORA), "seq_bn", 'has architecture "lora", that .* has architecture null'),
         ("prefix_tuning", adapters.LoRAConfig(**_LORA), 'has architecture "prefix_tuning", that .* "lora"'),

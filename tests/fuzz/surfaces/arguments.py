@@ -188,6 +188,7 @@ def outputs(case: Case, box: Box) -> tuple[str, ...]:
     named = [after for option, after in pairwise(arguments) if option in options]
     named += [each.partition("=")[2] for each in arguments if each.startswith(tuple(f"{option}=" for option in options))]
     named += arguments[1:] if arguments[:1] == ["triton"] else []
+    named += ["onnx"] if case.call.get("module") == "exporter" else []  # the default of --output
     return tuple(os.path.normpath(box.current / name.replace("~", str(box.root / "home"), 1)) for name in named if name)
 
 

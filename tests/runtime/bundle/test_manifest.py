@@ -317,7 +317,7 @@ def test_importing_runtime_pulls_in_no_training_library() -> None:
 
 
 def test_without_onnxruntime_the_import_says_what_to_install() -> None:
-    found = fresh("import sys; sys.modules['onnxruntime'] = None\nimport runtime")
+    found = fresh("import sys; sys.modules['onnxruntime'] = None\nimport runtime\nruntime.load")
     message = found.stderr.strip().splitlines()[-1]
     assert message.startswith("ModuleNotFoundError: ONNX Runtime is not installed; install exactly one of")
     assert "pip install 'adapterdrop-onnx[cpu]'" in message
@@ -325,5 +325,7 @@ def test_without_onnxruntime_the_import_says_what_to_install() -> None:
 
 
 def test_a_broken_onnxruntime_is_recognized() -> None:
-    found = fresh("import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\nimport runtime")
+    found = fresh(
+        "import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\nimport runtime\nruntime.load"
+    )
     assert "installed incompletely" in found.stderr.strip().splitlines()[-1]

@@ -1,5 +1,6 @@
 """run(): the logits, the checks of feeds, providers, drops and threads."""
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,14 @@ def test_a_broken_provider_is_an_error_and_auto_goes_on(bundle: Path, silent_fal
     silent_fallback.clear()
     assert runtime.load(bundle, provider="auto").provider == "cpu"
     assert silent_fallback == ["CUDAExecutionProvider", "OpenVINOExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_values_are_not_read_through_a_copy(predictor: runtime.Predictor) -> None:
+    large = np.broadcast_to(np.int64(1), (10**7, 5))
+    tracemalloc.start()
+    try:
+        with pytest.raises(runtime.InputError):
+            predictor.run({"input_ids": large, "attention_mask": large[..., None], "token_type_ids": large})
+        assert tracemalloc.get_traced_memory()[1] < large.nbytes // 100
+    finally:
+        tracemalloc.stop()

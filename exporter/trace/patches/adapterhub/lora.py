@@ -97,6 +97,19 @@ def _ia3_forward(
     return scaled * gate, gate
 
 
+def patch_lora_scale(model: nn.Module) -> None:
+    """Multiply the scale of LoRA into B, so that adapters with different alpha differ in nothing but their weights.
+
+    With a gate, the library does not scale.
+    """
+    for layer in modules_of(model, LoRALayer):
+        for lora in layer.loras.values():
+            if type(lora) is LoRA and not lora.use_dora and not lora.use_gating and lora.scaling != 1.0:
+                with torch.no_grad():
+                    lora.lora_B = constant(lora.lora_B * lora.scaling)
+                lora.scaling = 1.0
+
+
 def patch_merged_lora(model: nn.Module) -> None:
     """Concatenate the results of LoRA on a merged q, k and v projection without a boolean mask (GPT-2, DeBERTa, ModernBERT).
 
@@ -105,6 +118,10 @@ def patch_merged_lora(model: nn.Module) -> None:
     are equal up to rounding.
     """
     for layer in modules_of(model, LoRAMergedLinear):
+        for lora in layer.loras.values():
+            if lora.composition_mode == "add" and not hasattr(lora, "blocks"):
+                # One weight per block: its rows are the rank, also if further ones are zero.
+                lora.blocks = nn.ParameterList(constant(block) for block in lora.lora_A.chunk(sum(lora.enable_lora)))
         bind(layer, _merged_lora_forward)
 
 
@@ -114,12 +131,12 @@ def _merged_lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
         plain: torch.Tensor = type(layer).forward(layer, x)
         return plain
     lora = layer.loras[setup[0]]
-    count, size = sum(lora.enable_lora), layer.out_features // 3
+    size = layer.out_features // 3
     result = linear(x, layer.weight.t() if layer.fan_in_fan_out else layer.weight, layer.bias)
     if lora.composition_mode == "scale":
         added = _three_blocks(lora.lora_B.view(1, 1, -1).split(size, -1), lora.enable_lora, 1.0)
     else:
-        pairs = zip(lora.lora_A.chunk(count), lora.lora_B.split(size), strict=True)
+        pairs = zip(lora.blocks, lora.lora_B.split(size), strict=True)
         dropped = lora.lora_dropout(x)
         added = _three_blocks([linear(linear(dropped, a), b) for a, b in pairs], lora.enable_lora, 0.0)
     gate = None
@@ -143,5 +160,6 @@ LORA_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
     patch_vera,
     patch_mtl_lora,
     patch_ia3,
+    patch_lora_scale,
     patch_merged_lora,
 )

@@ -9,6 +9,7 @@ from runtime.bundle import MANIFEST, open_bundle, slots_file
 from runtime.checks.requests import check_drop
 from runtime.errors import BundleError
 from runtime.hooks import Hook
+from runtime.hub import Access, bundle_folder
 from runtime.options import Options
 from runtime.ort.check_graph import check_graph
 from runtime.ort.open import open_sessions
@@ -32,11 +33,14 @@ def load(
     policy: DropPolicy | None = None,
     hooks: Sequence[Hook] = (),
     state_cache: int | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Predictor:
     """Load a bundle and check it against its manifest.
 
     Args:
-        folder: folder that `python -m exporter` wrote.
+        folder: folder that `python -m exporter` wrote, or a hub id "organisation/name@revision", of which the files that the
+            manifest lists are downloaded; without a revision, the default branch.
         provider: "cpu", "cuda", "tensorrt", "openvino", "tensorrt-rtx" or "webgpu"; a name of ONNX Runtime, such as
             "CoreMLExecutionProvider", or its short form, such as "coreml"; "auto" selects the best provider that works on this
             machine.
@@ -50,19 +54,23 @@ def load(
         hooks: context managers around every run of a graph, outermost first, for metrics and traces; see `Hook`.
         state_cache: bytes of trunk states to keep, by token ids and mask, so that a repeated text skips the trunk; for bundles
             that were exported with `--split`. None keeps none.
+        token: for a hub id: a token, False for none, None for HF_TOKEN or that of `hf auth login`.
+        cache_dir: for a hub id: folder of the hub's cache; None for HF_HUB_CACHE.
 
     Returns:
         A predictor that many threads may share.
 
     Raises:
-        BundleError: the folder is not a bundle, or one of its files is missing, altered or not loadable.
+        BundleError: the folder is not a bundle, or one of its files is missing, altered or not loadable; the hub id is not
+            available.
         ProviderError: the provider is unknown, not installed or not working, or its logits differ from the probe.
         InputError: `drop` was not exported, `threads` is not a positive integer, the cache folder or an option
             cannot be used, or the cache of states is smaller than one text.
     """
     options = Options() if options is None else options
     options = options if threads is None else replace(options, threads=threads)
-    return _Source(os.fspath(folder), provider, drop, verify, state_cache)(options, policy, tuple(hooks))
+    access = Access(token, None if cache_dir is None else os.path.abspath(cache_dir))  # noqa: PTH100  # resolve follows links
+    return _Source(os.fspath(folder), provider, drop, verify, state_cache, access)(options, policy, tuple(hooks))
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,12 @@ class _Source:
     """A bundle to load: what a predictor is pickled as, in addition to its options, policy and hooks.
 
     Attributes:
-        folder: folder of the bundle.
+        folder: folder of the bundle, or its hub id.
         provider: as for `load`.
         drop: as for `load`.
         verify: as for `load`.
         state_cache: as for `load`.
+        access: token and cache of the hub; a pickle has no token.
         manifest: sha256 of the manifest that the folder must have; empty for any.
     """
 
@@ -83,11 +92,13 @@ class _Source:
     drop: int | None
     verify: bool | None
     state_cache: int | None
+    access: Access
     manifest: str = ""
 
     def __call__(self, options: Options, policy: DropPolicy | None, hooks: tuple[Hook, ...]) -> Predictor:
         """Load the bundle, as `load` does. Raises BundleError if the manifest is another one."""
-        manifest, files = open_bundle(self.folder)
+        folder, commit = bundle_folder(self.folder, self.access)
+        manifest, files = open_bundle(folder)
         if self.manifest and files.hashes[MANIFEST] != self.manifest:
             raise BundleError(
                 f"{self.folder}: the predictor was pickled with another bundle in this folder: expected {MANIFEST} with sha256 "
@@ -114,7 +125,9 @@ class _Source:
         bundle = open_sessions(files, manifest, [*models, *routed, *slots, *split], self.provider, options, check, self.verify)
         encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
         hot = HotTasks(manifest, files, bundle, layouts) if layouts else None
-        same = replace(self, folder=str(files.path), manifest=files.hashes[MANIFEST])
+        # With its commit, a hub id works on other machines too, and needs no request where the cache has it
+        secretless = replace(self.access, token=None)
+        same = replace(self, folder=commit or str(files.path), access=secretless, manifest=files.hashes[MANIFEST])
         predictor = Predictor(manifest, drops, options, policy, hooks, bundle, same, cache, encoder, _hot=hot)
         if policy is not None:  # the policy may change the drop under load, when there is least time to open a graph
             predictor.prepare()

@@ -1,15 +1,18 @@
-"""The file format of task weights: safetensors, read and written with numpy only."""
+"""The format of safetensors, read and written with numpy only: probes, task files and trunk states."""
 
 import json
 import math
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DTYPES", "pack", "unpack"]
+__all__ = ["DTYPES", "Array", "map_file", "pack", "pack_parts", "unpack"]
+
+Array = npt.NDArray[Any]
 
 DTYPES: Final[Mapping[str, str]] = {
     "BOOL": "bool",
@@ -26,29 +29,51 @@ _LENGTH: Final = struct.Struct("<Q")
 _METADATA: Final = "__metadata__"
 
 
-def pack(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     """Return the content of a safetensors file; equal arguments give equal bytes.
 
     Raises:
         ValueError: an array has another type than those of `DTYPES`.
     """
-    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))}
-    parts, end = [], 0
+    return b"".join(pack_parts(arrays, metadata))
+
+
+def pack_parts(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """Return the content of a safetensors file in parts, without copies of the arrays that are in C order.
+
+    Raises:
+        ValueError: as for `pack`.
+    """
+    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    parts: list[bytes | memoryview] = []
+    end = 0
     # By size of the elements, so that each array is aligned.
     for name in sorted(arrays, key=lambda each: (-arrays[each].dtype.itemsize, each)):
         array = arrays[name]
         if array.dtype.name not in _NAMES:
             raise ValueError(f"{name}: expected one of the types {', '.join(_NAMES)}, found {array.dtype.name}")
-        data = np.asarray(array, order="C").tobytes()
+        data = np.asarray(array, array.dtype.newbyteorder("<"), order="C").reshape(-1).view(np.uint8).data
         header[name] = {"dtype": _NAMES[array.dtype.name], "shape": list(array.shape), "data_offsets": [end, end + len(data)]}
         parts.append(data)
         end += len(data)
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join((_LENGTH.pack(len(text)), text, *parts))
+    return [_LENGTH.pack(len(text)), text, *parts]
 
 
-def unpack(content: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+def map_file(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return the arrays and the metadata of a file, as `unpack`; the arrays are read-only views of the mapped file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: as for `unpack`.
+    """
+    if not path.stat().st_size:  # which cannot be mapped
+        return unpack(b"")
+    return unpack(np.memmap(path, np.uint8, "r").data)
+
+
+def unpack(content: bytes | memoryview) -> tuple[dict[str, Array], dict[str, str]]:
     """Return the arrays and the metadata of a safetensors file. The arrays are views of `content`.
 
     Raises:
@@ -61,9 +86,11 @@ def unpack(content: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]
     if start > len(content):
         raise ValueError(f"expected a header of {length:,} bytes, found {len(content) - _LENGTH.size:,} bytes after its length")
     try:
-        header = dict(json.loads(content[_LENGTH.size : start].decode("utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:  # not UTF-8, not JSON, or not an object
+        header = json.loads(bytes(content[_LENGTH.size : start]).decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
         raise ValueError(f"expected a header in JSON, found: {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"expected an object as the header, found {header!r:.40}")  # noqa: TRY004 - what a stranger wrote
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError(f"{_METADATA}: expected an object of strings")
@@ -74,7 +101,7 @@ def unpack(content: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]
     return arrays, metadata
 
 
-def _array(name: str, entry: Any, data: memoryview) -> npt.NDArray[Any]:
+def _array(name: str, entry: Any, data: memoryview) -> Array:
     try:
         code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]

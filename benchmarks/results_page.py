@@ -1,0 +1,148 @@
+"""The table of docs/results.md, from the committed results: `python -m benchmarks.results_page benchmarks/results`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_Lines = list[dict[str, Any]]
+# Flag of the processor -> its name on the page.
+_FLAGS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "bf16",
+    "amx_tile": "AMX",
+}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Files of one benchmark.
+
+    Attributes:
+        command: what was run.
+        shown: lines of a file -> what to expect, and the measured ratio.
+    """
+
+    command: str
+    shown: Callable[[_Lines], list[tuple[str, str]]]
+
+
+def _rows(lines: _Lines, **wanted: object) -> _Lines:
+    return [line for line in lines if all(line.get(key) == value for key, value in wanted.items())]
+
+
+def _main(variants: Mapping[str, str], batches: Sequence[int]) -> Callable[[_Lines], list[tuple[str, str]]]:
+    def shown(lines: _Lines) -> list[tuple[str, str]]:
+        found = []
+        for variant, name in variants.items():
+            for row in _rows(lines, variant=variant, length=128):
+                if row["batch"] in batches and row["throughput_ratio"] is not None:
+                    (other,) = _rows(lines, variant=row["reference"], batch=row["batch"], length=128)
+                    text = f"{row['throughput_ratio']:.2f} times the throughput of {other['label']}"
+                    found.append((f"eight tasks, {name}, {row['batch']} x 128", text))
+        return found
+
+    return shown
+
+
+def _growth(lines: _Lines) -> list[tuple[str, str]]:
+    times = {row["drop"]: row["median_ms"] for row in _rows(lines, kind="row", tasks=8, shape="1x128")}
+    return [("eight tasks, drop 6 instead of 0, 1 x 128", f"{100 * (1 - times[6] / times[0]):.0f} % less time")]
+
+
+def _fusion(lines: _Lines) -> list[tuple[str, str]]:
+    rows = _rows(lines, kind="row", shape="1x128", case="8 members")
+    return [("a fusion of eight members, 1 x 128", f"{row['ratio']:.2f} times the throughput of PyTorch") for row in rows]
+
+
+def _call(call: str, shape: str, what: str, other: str) -> Callable[[_Lines], list[tuple[str, str]]]:
+    def shown(lines: _Lines) -> list[tuple[str, str]]:
+        found = [row for row in _rows(lines, kind="row", shape=shape) if call in (row.get("call"), row.get("way"))]
+        return [(f"{what}, {shape.replace('x', ' x ')}", f"{row['ratio']:.2f} times the time of {other}") for row in found]
+
+    return shown
+
+
+def _hot(lines: _Lines) -> list[tuple[str, str]]:
+    found = lines[0]["graphs"][-1]
+    shape = found["shape"].replace("x", " x ")
+    return [(f"tasks in slots, {shape}", f"{found['ratio']:.2f} times the time of the routed graph")]
+
+
+def _paper(lines: _Lines) -> list[tuple[str, str]]:
+    rows = _rows(lines, kind="row", table="five", what="8 tasks")
+    return [
+        (
+            f"eight tasks, drop 5 instead of 0, {row['shape'].replace('x', ' x ')}",
+            f"{100 * row['ours'][0]:.0f} % less time, in PyTorch {100 * row['eager'][0]:.0f} %; the paper: 39 %",
+        )
+        for row in rows
+    ]
+
+
+_CPU = {"ours": "fp32", "ours-int8": "int8", "openvino-bf16": "OpenVINO bf16", "openvino-int8": "OpenVINO int8"}
+_CUDA = {"ours-fp16": "fp16", "ours-fp16-graph": "fp16 with a CUDA graph"}
+# Name of the file without its date -> its lines on the page.
+_SOURCES = {
+    "bert-base": _Source("python -m benchmarks", _main(_CPU, (1, 4))),
+    "bert-base-cuda": _Source("python -m benchmarks --device cuda", _main(_CUDA, (1, 32))),
+    "paper": _Source("python -m benchmarks.paper", _paper),
+    "growth": _Source("python -m benchmarks.growth", _growth),
+    "fusion": _Source("python -m benchmarks.fusion", _fusion),
+    "routed": _Source(
+        "python -m benchmarks.routed",
+        _call("run_routed(), another task for each row", "8x128", "another task for each text", "the export of one task"),
+    ),
+    "states": _Source(
+        "python -m benchmarks.states",
+        _call("run_branches() over kept states", "1x128", "a task over kept states, drop 5", "the whole graph"),
+    ),
+    "hot-tasks": _Source("python -m benchmarks.hot_tasks", _hot),
+    "peft-tasks": _Source(
+        "python -m benchmarks.peft_tasks", _call("one graph", "1x128", "six LoRA tasks in one graph", "six merged files")
+    ),
+}
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """Return the GPU, or the CPU with its instruction sets."""
+    if machine.get("gpu"):
+        return str(machine["gpu"]["name"])
+    sets = ", ".join(name for flag, name in _FLAGS.items() if machine["flags"].get(flag))
+    return f"{machine['cpu'].removesuffix(' Processor')} ({sets}), {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+
+
+def table(folder: Path) -> str:
+    """Return the Markdown table of all committed results, with links relative to docs/."""
+    lines = ["| what | measured | processor | date | command and file |", "| --- | --- | --- | --- | --- |"]
+    for name, source in _SOURCES.items():
+        for path in sorted(folder.glob(f"{name}-*.json*")):
+            if not re.fullmatch(rf"{name}-\d{{8}}", path.stem):
+                continue
+            text = path.read_text(encoding="utf-8")
+            found = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+            machine = next(line["machine"] for line in found if "machine" in line)
+            date = "{}-{}-{}".format(*re.findall(r"(\d{4})(\d\d)(\d\d)$", path.stem)[0])
+            link = f"`{source.command}`, [file](../benchmarks/results/{path.name})"
+            lines += [f"| {what} | {text} | {processor(machine)} | {date} | {link} |" for what, text in source.shown(found)]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results_page", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of results")
+    print(table(parser.parse_args(arguments).folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

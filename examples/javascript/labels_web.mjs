@@ -1,0 +1,24 @@
+// node labels_web.mjs DIR TEXT…: as labels.mjs, with onnxruntime-web. A browser fetches the three files instead of reading them.
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { AutoTokenizer } from "@huggingface/transformers";
+import * as ort from "onnxruntime-web";
+
+const [folder, ...texts] = process.argv.slice(2);
+const read = (name) => new Uint8Array(readFileSync(path.join(folder, name)));
+const manifest = JSON.parse(new TextDecoder().decode(read("adapterdrop.json")));
+const tokenizer = await AutoTokenizer.from_pretrained(path.resolve(folder), { local_files_only: true });
+ort.env.wasm.numThreads = 1; // more need a page with cross-origin isolation
+const externalData = [{ path: "model.onnx.data", data: read("model.onnx.data") }];
+const session = await ort.InferenceSession.create(read(manifest.variants[0].model), { executionProviders: ["wasm"], externalData });
+const encoded = await tokenizer(texts, { padding: true, truncation: true, max_length: manifest.max_lengths.sequence });
+const feeds = Object.fromEntries(manifest.inputs.map(({ name }) => [name, new ort.Tensor("int64", encoded[name].data, encoded[name].dims)]));
+const results = await session.run(feeds);
+for (const task of manifest.tasks.filter(({ head }) => head === "classification")) {
+  const { data } = results[task.outputs[0]];
+  texts.forEach((text, row) => {
+    const logits = Array.from(data.slice(row * task.labels.length, (row + 1) * task.labels.length));
+    console.log(JSON.stringify({ text, task: task.name, label: task.labels[logits.indexOf(Math.max(...logits))], logits }));
+  });
+}
+process.exit(0); // a worker of the library would keep the process

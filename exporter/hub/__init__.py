@@ -1,0 +1,1 @@
+"""Publishing of bundles on the Hugging Face hub, with a model card."""

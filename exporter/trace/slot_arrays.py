@@ -1,0 +1,101 @@
+"""The weights of tasks by slot, and their zeros where another task has a larger rank, a larger bottleneck or more modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from exporter.models.binding import task_slots
+from exporter.plan import Task
+from exporter.prune.task_groups import TaskGroup
+
+__all__ = ["filled", "grown_axis", "is_head", "may_be_missing", "may_grow", "resize", "slot_arrays"]
+
+_HEADS = "heads."
+# The axis of a weight that the rank or the bottleneck gives, by the end of its slot; a weight that is absent here has none.
+_AXES = {
+    "down.<0>": 0,
+    "up.<0>": 1,
+    "<0>.lora_A": 0,
+    "<0>.lora_B": 1,
+    "<0>.adapter_up.weight": 1,
+}
+_DOWN, _BLOCKS = "<0>.adapter_down.", "<0>.blocks."
+# Ends of slots whose weights are those of a LoRA; where a task has none, its LoRA is zero.
+_LORA = ("down.<0>", "up.<0>", "biases.<0>", "<0>.lora_A", "<0>.lora_B")
+
+
+def slot_arrays(task_group: TaskGroup, task: Task) -> dict[str, np.ndarray]:
+    """Return slot -> weight of a task, as of `exporter.models.binding.task_slots`.
+
+    Args:
+        task_group: a group returned by `traceable`.
+        task: one of its tasks.
+    """
+    names = task_slots(task_group.model, task)
+    found: dict[str, torch.Tensor] = {}
+    for name, slot in names.items():
+        found[slot] = _tensor(task_group.model, name)
+    return {slot: tensor.detach().numpy() for slot, tensor in found.items()}
+
+
+def _tensor(model: nn.Module, name: str) -> torch.Tensor:
+    path, _, key = name.rpartition(".")
+    owner: Any = model
+    for part in filter(None, path.split(".")):
+        owner = owner._modules[part]
+    # Those of PEFT's dictionaries of buffers and parameters are no attributes with any name.
+    tensor: torch.Tensor = {**owner._parameters, **owner._buffers}[key]
+    return tensor
+
+
+def grown_axis(slot: str) -> int | None:
+    """Return the axis of a weight that the rank or bottleneck gives; None for a weight without one."""
+    if _DOWN in slot or _BLOCKS in slot:
+        return 0
+    return next((axis for end, axis in _AXES.items() if slot.endswith(end)), None)
+
+
+def is_head(slot: str) -> bool:
+    """Return whether a slot is that of a head, whose sizes depend on the labels."""
+    return slot.startswith(_HEADS) or "modules_to_save" in slot
+
+
+def may_be_missing(slot: str) -> bool:
+    """Return whether a task without a weight in a slot is one with zeros there."""
+    return slot.endswith(_LORA) or _BLOCKS in slot
+
+
+def may_grow(slot: str, array: np.ndarray, like: np.ndarray) -> bool:
+    """Return whether a weight gets the shape of another one by zeros along the axis of its rank or bottleneck."""
+    axis = grown_axis(slot)
+    return all(
+        own == its or (number == axis and own < its)
+        for number, (own, its) in enumerate(zip(array.shape, like.shape, strict=True))
+    )
+
+
+def filled(array: np.ndarray | None, shape: Sequence[int], like: np.ndarray) -> np.ndarray:
+    """Return a weight with zeros up to a shape, or only zeros for a task without it."""
+    if array is None:
+        return np.zeros(shape, like.dtype)
+    return np.pad(array, [(0, most - size) for size, most in zip(array.shape, shape, strict=True)])
+
+
+def resize(model: nn.Module, task: Task, weights: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Give the weights of a task the sizes of the slots, in a copy of the model that is only traced."""
+    for name, slot in task_slots(model, task).items():
+        array = weights[slot][task.name]
+        tensor = _tensor(model, name)
+        if tuple(tensor.shape) != array.shape:
+            path, _, key = name.rpartition(".")
+            owner: Any = model.get_submodule(path)
+            value = nn.Parameter(torch.from_numpy(array), requires_grad=False)
+            if isinstance(owner, nn.ParameterDict):
+                owner[key] = value
+            else:
+                owner.register_parameter(key, value)

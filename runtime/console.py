@@ -1,0 +1,136 @@
+"""The console script `adapterdrop`: each subcommand is that of a program of this project, with the same options."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from runtime.program import NAME
+
+_EXPORT: Final = "pip install 'adapterdrop-onnx[export,adapters,cpu]' or 'adapterdrop-onnx[export,peft,cpu]'"
+_CHECKOUT: Final = "run it in a checkout of the repository, with 'adapterdrop-onnx[export,adapters,cpu,benchmark]' installed"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+        name: what the user types.
+        purpose: one line for --help.
+        module: module with a function `main(arguments)` that returns the exit status.
+        arguments: what precedes the user's arguments there.
+        install: what to do if the module is missing.
+        folder_first: the user's first argument, a folder, precedes `arguments`.
+    """
+
+    name: str
+    purpose: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    install: str = _EXPORT
+    folder_first: bool = False
+
+
+# A command whose module is a part of a program that is there, but which this version of it lacks, is not listed.
+COMMANDS: Final = (
+    Command("export", "export the tasks of an adapter model into one verified ONNX graph", "exporter.cli.main"),
+    Command("add", "add tasks to an exported folder without tracing the model again", "exporter.cli.main", ("add",)),
+    Command("task", "make the file of one task, which running services add", "exporter.cli.main", ("task",)),
+    Command("push", "publish an exported folder on a hub, with a model card", "exporter.cli.main", ("push",)),
+    Command("inspect", "show what an exported folder contains, costs and saves", "exporter.cli.main", ("inspect",)),
+    Command("run", "run an exported folder on texts", "runtime.__main__"),
+    Command(
+        "encode", "compute the trunk once per text (exports with --split)", "runtime.__main__", ("encode",), folder_first=True
+    ),
+    Command("devices", "list the execution providers and the devices that each sees", "runtime.__main__", ("devices",)),
+    Command("compile", "build the graphs of an exported folder for a provider ahead of time", "runtime.__main__", ("compile",)),
+    Command("triton", "write an exported folder as a model repository of Triton", "runtime.__main__", ("triton",)),
+    Command("bench", "measure against PyTorch on this machine", "benchmarks.cli", install=_CHECKOUT),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the console script.
+
+    Args:
+        arguments: those after `adapterdrop`; by default those of this process.
+
+    Returns:
+        The exit status: that of the subcommand; 2 for an unknown one, or one that is not installed.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        return _flushed(lambda: print(_help()) or (0 if given else 2))
+    if given[0] == "--version":
+        return _flushed(lambda: print(f"{NAME} {importlib.metadata.version('adapterdrop-onnx')}") or 0)
+    command = next((each for each in COMMANDS if each.name == given[0]), None)
+    if command is None:
+        names = ", ".join(each.name for each in COMMANDS)
+        return _refused(f"{given[0]!r} is no command: expected {names}; see {NAME} --help")
+    if _is_missing(command.module):
+        return _refused(f"{NAME} {command.name} is not installed here: {command.install}")
+    try:
+        run: Callable[[Sequence[str]], int] = importlib.import_module(command.module).main
+    except ModuleNotFoundError as error:
+        remedy = "" if error.name == "onnxruntime" else f"; {command.install}"  # that message names what to install
+        return _refused(f"{NAME} {command.name}: {error}{remedy}")
+    rest = given[1:]
+    folder: list[str] = []
+    if command.folder_first:  # without one, DIR stands for it in the message of what is missing, and in --help
+        folder, rest = (rest[:1], rest[1:]) if rest and not rest[0].startswith("-") else (["DIR"], rest)
+    return _flushed(lambda: run([*folder, *command.arguments, *rest]))
+
+
+def _help() -> str:
+    width = max(len(each.name) for each in COMMANDS)
+    lines = [f"  {each.name:<{width}}  {each.purpose}" for each in COMMANDS]
+    return "\n".join(
+        [
+            f"usage: {NAME} COMMAND …",
+            "",
+            "Many adapter tasks, one transformer, one ONNX graph.",
+            "",
+            *lines,
+            "",
+            f"{NAME} COMMAND --help lists the options of a command, {NAME} --version the version.",
+        ]
+    )
+
+
+def _is_missing(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is None
+
+
+def _refused(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _flushed(run: Callable[[], int]) -> int:
+    """Run, and write what is left of standard output; a reader that has read enough, such as `head`, is no error."""
+    try:
+        status = run()
+    except SystemExit as stop:  # --help and mistyped options
+        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _refused(str(stop.code))
+    except BrokenPipeError:
+        status = 0
+        _discard_output()
+    try:
+        if sys.stdout is not None:  # closed by the shell
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        status = status or _refused(f"standard output cannot be written: {error.strerror}")
+    return status
+
+
+def _discard_output() -> None:
+    """Let Python's own flush at exit write to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,155 @@
+"""Ahead-of-time compilation of graphs by a provider, for a bundle that then opens without a build."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from runtime.bundle import BoundFolder, Manifest, digest
+from runtime.bundle.compiled_entry import COMPILED, RECORD, CompiledEntry, CompiledGraph, Machine
+from runtime.bundle.scratch import scratch
+from runtime.errors import AdapterDropError, InputError, ProviderError
+from runtime.import_ort import ort
+from runtime.options import Options
+from runtime.ort.compiled import CompiledGraphs, compiled_folders, folder_name, this_machine
+from runtime.ort.cpu_limits import with_threads
+from runtime.ort.external_data import is_compiled
+from runtime.ort.graph_file import GraphFile
+from runtime.ort.known_providers import CPU, Provider
+from runtime.ort.open import create_session, session_options
+from runtime.ort.plugins import failure
+from runtime.ort.probe import ProbeCheck
+from runtime.ort.provider_options import request
+
+_MAKING: Final = "making-"  # prefix of the folders of incomplete files
+
+
+@dataclass(frozen=True)
+class CompiledRow:
+    """One graph after its compilation.
+
+    Attributes:
+        graph: file name of the graph.
+        folder: folder of the compiled files; None for a graph of which the provider compiled no node.
+        bytes: size of the compiled graph and its data.
+        compile_seconds: duration of the compilation.
+        open_seconds: duration of opening the compiled graph.
+    """
+
+    graph: str
+    folder: Path | None
+    bytes: int = 0
+    compile_seconds: float = 0.0
+    open_seconds: float = 0.0
+
+
+def compile_graphs(
+    files: BoundFolder, manifest: Manifest, graphs: Sequence[str], provider: Provider, options: Options
+) -> list[CompiledRow]:
+    """Compile graphs of a bundle for a provider, and compare them with their probes before they are kept.
+
+    They are stored in `compiled/` of the bundle, in place of earlier ones for the same provider and device.
+
+    Args:
+        files: files of the bundle, bound to their hashes.
+        manifest: manifest of the bundle.
+        graphs: file names of the graphs.
+        provider: the provider.
+        options: session options; those with which the bundle will be loaded.
+
+    Returns:
+        A row for each graph.
+
+    Raises:
+        InputError: the provider is "cpu", or the bundle cannot be written.
+        ProviderError: the provider does not work, cannot compile ahead of time, or computes other logits than the probe.
+        BundleError: a file has changed.
+    """
+    if provider is CPU:
+        raise InputError("provider cpu compiles nothing ahead of time: options.cache keeps the weights that it packs")
+    if not hasattr(ort, "ModelCompiler"):
+        raise ProviderError(f"provider {provider.name}: compilation needs ONNX Runtime 1.22 or newer, found {ort.__version__}")
+    options = with_threads(replace(options, cache=None), options.progress)
+    root = files.path / COMPILED
+    try:
+        root.mkdir(exist_ok=True)
+        with scratch(root, _MAKING) as making:
+            (made := making / "made").mkdir()
+            rows = [_compiled(files, graph, made, provider, manifest, options) for graph in graphs]
+            if all(row.folder is None for row in rows):
+                raise ProviderError(f"provider {provider.name}: it compiled no node of {', '.join(graphs)} ahead of time")
+            _record(files, made, [row.graph for row in rows if row.folder], this_machine(provider, manifest, options))
+            rows = _checked(files, made, rows, provider, manifest, options)
+            # OpenVINO keeps the data that it read from a path: other content must have another path
+            place = root / f"{folder_name(provider, options)}-{digest(made / RECORD)[:12]}"
+            for old in compiled_folders(files, provider, options):
+                (root / old).rename(making / old)
+            made.rename(place)
+    except OSError as error:
+        raise InputError(f"{root}: cannot be written: {error.strerror or error}; make the bundle writable") from error
+    finally:
+        if root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
+    return [replace(row, folder=row.folder and place) for row in rows]
+
+
+def _compiled(
+    files: BoundFolder, graph: str, folder: Path, provider: Provider, manifest: Manifest, options: Options
+) -> CompiledRow:
+    """Compile one graph into a folder."""
+    GraphFile(files, graph).external_files()  # refuses files that are not listed
+    settings = session_options(provider, options, packed=False)
+    started = time.perf_counter()
+    # A graph that keeps all its nodes is written with all its weights: into a folder from which it can be removed
+    (own := folder / "one").mkdir()
+    try:
+        for key, entries in request(settings, provider, options, manifest, graphs=False) or ():
+            settings.add_provider(key, entries)
+        ort.ModelCompiler(settings, str(files.path / graph)).compile_to_file(str(own / graph))
+    except AdapterDropError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+        raise ProviderError(failure(provider, f"compilation of {graph}: {error}")) from error
+    files.check(by_path=True)
+    seconds = time.perf_counter() - started
+    size = sum(path.stat().st_size for path in own.iterdir())
+    if not is_compiled((own / graph).read_bytes()):
+        shutil.rmtree(own)
+        return CompiledRow(graph, None)
+    for path in own.iterdir():
+        path.rename(folder / path.name)
+    own.rmdir()
+    return CompiledRow(graph, folder, size, seconds)
+
+
+def _record(files: BoundFolder, folder: Path, graphs: Sequence[str], machine: Machine) -> None:
+    sources = {
+        graph: {name: files.hashes[name] for name in (graph, *GraphFile(files, graph).external_files())} for graph in graphs
+    }
+    CompiledEntry(
+        machine=machine,
+        graphs={graph: CompiledGraph(file=graph, sources=sources[graph]) for graph in graphs},
+        files={path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != RECORD},
+    ).write(folder)
+
+
+def _checked(
+    files: BoundFolder, folder: Path, rows: Sequence[CompiledRow], provider: Provider, manifest: Manifest, options: Options
+) -> list[CompiledRow]:
+    """Open the compiled graphs as `load` will, and compare those that have a probe."""
+    bound = BoundFolder.open(folder)
+    entry = CompiledEntry.read(bound)
+    bound.bind(entry.files)
+    compiled, probes = CompiledGraphs(bound, entry), ProbeCheck(files, manifest, provider, options)
+    found = []
+    for row in rows:
+        if (file := compiled.file(row.graph)) is not None:
+            started = time.perf_counter()
+            session = create_session(file, provider, manifest, options)
+            row = replace(row, open_seconds=time.perf_counter() - started)
+            if row.graph in manifest.whole_graphs:
+                probes.check(row.graph, session.run)
+        found.append(row)
+    return found

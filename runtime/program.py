@@ -1,0 +1,26 @@
+"""How the command that runs is called: the console script `adapterdrop` and `python -m …` share their parsers and texts."""
+
+import re
+import sys
+from pathlib import PurePath
+from typing import Final
+
+NAME: Final = "adapterdrop"
+# What the texts of the parsers say -> the same for the console script; the first that matches counts.
+_AS_SCRIPT: Final = (
+    (re.compile(r"python -m runtime (\w+) encode\b"), rf"{NAME} encode \1"),
+    (re.compile(r"python -m runtime (compile|devices|triton)\b"), rf"{NAME} \1"),
+    (re.compile(r"python -m runtime\b"), rf"{NAME} run"),
+    (re.compile(r"python -m exporter (add|advise|inspect|push|task)\b"), rf"{NAME} \1"),
+    (re.compile(r"python -m exporter\b"), rf"{NAME} export"),
+)
+
+
+def as_called(text: str) -> str:
+    """Return a text of help with the commands as the user calls them; argparse reads sys.argv[0] for its usage line too."""
+    # adapterdrop.exe on Windows
+    if PurePath(sys.argv[0] if sys.argv else "").stem != NAME:
+        return text
+    for pattern, script in _AS_SCRIPT:
+        text = pattern.sub(script, text)
+    return text
