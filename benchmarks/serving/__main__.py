@@ -1,23 +1,21 @@
-"""Load test: `python -m benchmarks.serving --texts DIR`.
+"""Load test: requests for different tasks, at rising load, until too many are late.
 
 Requests of one text each arrive at random times (Poisson), whether or not earlier ones have been answered. Each asks one or
 several of the tasks. All candidates stand behind the batcher of `runtime.serving` and take the same tokenizer, batches and
-cores; each runs in its own process.
-Loads are bisected: the result is the highest one at which 95 % of the requests are answered within
-the objective, counted from their scheduled arrival.
+cores; each runs in its own process, and its predictions are compared with single-task PyTorch first. Loads are bisected: the
+result is the highest one at which 95 % of the requests are answered within the objective, counted from their scheduled
+arrival. A candidate that fails or takes too long is a row with its reason.
 
-The texts are those of `python -m training.texts DIR`. A run that was stopped goes on where it was: a line of the results file
-is one candidate at one setting.
+Without --texts, texts are random words, as long as those of the example's test sets. A run that was stopped goes on where it
+was.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -26,108 +24,125 @@ from typing import Any
 
 from benchmarks.machine import current_machine
 from benchmarks.options import cores
-from benchmarks.serving.engines import CANDIDATES, create
+from benchmarks.serving.candidates import CANDIDATES
+from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
-from benchmarks.serving.tables import Row, markdown, read
-from benchmarks.serving.traffic import highest, read_texts, requests, search
+from benchmarks.serving.sizes import SIZES
+from benchmarks.serving.tables import Results, Row, Setting, markdown, read, write
 from exporter.cli.parser import Parser
-from runtime.serving.batcher import Batcher, Batching
-from runtime.serving.limits import Limits
+from runtime.serving.batcher import Batching
 
-_SMALL = {"layers": 2, "hidden": 64, "tasks": 3, "drop": 1, "slots": 2, "files": 2}
-_BASE = {"layers": 12, "hidden": 768, "tasks": 64, "drop": 5, "slots": 64, "files": 8}
+_EPILOG = """\
+exit status: 0 done; 1 stopped by --seconds: the same command continues; 2 invalid arguments, or the models cannot be exported
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = _parser().parse_args(arguments)
-    if options.one:
-        print(json.dumps(asyncio.run(_one(options))), flush=True)
-        return 0
-    if unknown := [key for key in options.candidates.split(",") if key not in CANDIDATES]:
-        print(f"error: --candidates: expected some of {', '.join(CANDIDATES)}, found {', '.join(unknown)}", file=sys.stderr)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := [key for key in options.candidates if key not in CANDIDATES]:
+        parser.error(f"--candidates: expected some of {', '.join(CANDIDATES)}, found {', '.join(unknown)}")
+    if options.texts is not None and not list(options.texts.glob("*.jsonl")):
+        parser.error(f"--texts {options.texts}: expected test sets; write them with `python -m training.texts DIR`, or omit it")
+    start, size = time.monotonic(), SIZES[options.size]
+    models = options.folder / options.size
+    command = [sys.executable, "-m", "benchmarks.serving.prepare", str(models), options.size, str(options.seed)]
+    print(f"models in {models} …", file=sys.stderr, flush=True)
+    if status := subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+        print(f"error: the models were not exported (exit status {status}, reason above)", file=sys.stderr)
         return 2
-    if not list(options.texts.glob("*.jsonl")):
-        print(f"error: {options.texts}: expected test sets; write them with `python -m training.texts DIR`", file=sys.stderr)
-        return 2
-    settings = {**(_SMALL if options.small else _BASE), "seed": options.seed}
-    _python("-m", "benchmarks.serving.prepare", str(options.folder), json.dumps(settings))
-    path = _results(options, settings)
-    ready = {(row.candidate, row.tasks, row.per_text, row.repeats) for row in read(path)}
-    lists = (options.candidates.split(","), options.tasks, options.per_text, options.repeats)
-    for setting in itertools.product(*lists):
-        if setting in ready:
+    objectives = sorted(options.objectives or size.objectives)
+    path, results = _open(options, objectives)
+    wanted = [
+        Setting(*each) for each in itertools.product(options.candidates, options.tasks, options.per_text, options.repeats)
+    ]
+    wanted = [each for each in wanted if each.tasks <= size.tasks or CANDIDATES[each.candidate].adds]
+    for setting in wanted:
+        if setting in [row.setting for row in results.rows]:
             continue
-        key, tasks, per_text, repeats = setting
-        print(f"{CANDIDATES[key].label}: {tasks} task(s), {per_text} per text, {repeats:.0%} repeated", file=sys.stderr)
-        own = ["--one", key, "--tasks", str(tasks), "--per-text", str(per_text), "--repeats", str(repeats)]
-        for name in ("texts", "folder", "seconds", "objective", "threads", "seed"):
-            own += [f"--{name}", str(getattr(options, name))]
-        line = _python("-m", "benchmarks.serving", *own).splitlines()[-1]
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": "row", **json.loads(line)}) + "\n")
-    print(markdown(read(path)))
+        if time.monotonic() - start > options.seconds:
+            print("not done; the same command continues", file=sys.stderr)
+            return 1
+        what = f"{setting.tasks} task(s), {setting.per_text} per text, {setting.repeats:.0%} repeated"
+        print(f"{CANDIDATES[setting.candidate].label}: {what} …", file=sys.stderr, flush=True)
+        texts = None if options.texts is None else str(options.texts)
+        job = Job(setting, objectives, options.load_seconds, options.threads, options.seed, str(models), texts)
+        results = dataclasses.replace(results, rows=(*results.rows, _run(job, options.limit)))
+        write(path, results)
+    results = dataclasses.replace(results, head={**results.head, "complete": True})
+    write(path, results)
+    print(markdown(results))
     print(f"wrote {path} and {plot(path)}")
     return 0
 
 
-async def _one(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one candidate at one setting, in this process."""
-    (tasks,), (per_text,), (repeats,) = options.tasks, options.per_text, options.repeats
-    objective = options.objective / 1e3
-    served, names, more = create(options.one, options.folder, tasks, options.threads, objective)
-    batcher = Batcher(served, Batching(), Limits())
-    given = requests(read_texts(options.texts), names, per_text, repeats, options.seed)
-    points = await search(batcher, given, options.seconds, objective)
-    row = Row(
-        candidate=options.one,
-        tasks=len(names),
-        per_text=per_text,
-        repeats=repeats,
-        objective_ms=options.objective,
-        load=highest(points),
-        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        points=points,
-        more=more,
+def _run(job: Job, limit: float) -> Row:
+    """Measure in a process of its own; one that fails, or takes more seconds than `limit`, is a row with the reason."""
+    command = [sys.executable, "-m", "benchmarks.serving.one", json.dumps(dataclasses.asdict(job))]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        reason = f"not done after {limit:g} s"
+    else:
+        if done.returncode == 0:
+            return Row(**json.loads(done.stdout.splitlines()[-1]))
+        sys.stderr.write(done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        reason = lines[-1].strip()[:300] if lines and done.returncode > 0 else ended
+    print(f"failed: {reason}", file=sys.stderr, flush=True)
+    nothing: list[float | None] = [None] * len(job.objectives)
+    return Row(
+        **dataclasses.asdict(job.setting), loads=nothing, peak_mb=None, difference=None, points=(), more={}, reason=reason
     )
-    return dataclasses.asdict(row)
 
 
-def _results(options: argparse.Namespace, settings: dict[str, Any]) -> Path:
-    """Return the file of today's results, with its first line."""
+def _open(options: argparse.Namespace, objectives: list[float]) -> tuple[Path, Results]:
+    """Return the file of today's results of a size, and what it holds."""
     options.output.mkdir(parents=True, exist_ok=True)
-    path: Path = options.output / f"serving-{time.strftime('%Y%m%d')}.jsonl"
-    if not path.exists():
-        machine = dataclasses.asdict(current_machine(options.threads))
-        head = {"kind": "run", **settings, "batching": dataclasses.asdict(Batching()), "seconds": options.seconds}
-        path.write_text(json.dumps({**head, "machine": machine}) + "\n", encoding="utf-8")
-    return path
-
-
-def _python(*arguments: str) -> str:
-    """Run Python with these arguments, and return its standard output; its errors are shown."""
-    return subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+    path: Path = options.output / f"serving-{options.size}-{time.strftime('%Y%m%d')}.jsonl"
+    head: dict[str, Any] = {
+        "size": options.size,
+        "model": dataclasses.asdict(SIZES[options.size]),
+        "objectives": objectives,
+        "load_seconds": options.load_seconds,
+        "texts": "made" if options.texts is None else "test sets",
+        "seed": options.seed,
+        "batching": dataclasses.asdict(Batching()),
+    }
+    if path.exists() and all(read(path).head.get(key) == json.loads(json.dumps(value)) for key, value in head.items()):
+        return path, read(path)
+    return path, Results({**head, "complete": False, "machine": dataclasses.asdict(current_machine(options.threads))}, ())
 
 
 def _parser() -> Parser:
-    def numbers(kind: type) -> Any:
-        return lambda text: [kind(part) for part in text.split(",")]
+    def numbers(kind: type, least: float) -> Any:
+        def parse(text: str) -> list[Any]:
+            found = [kind(part) for part in text.split(",")]
+            if any(not each >= least for each in found):
+                raise argparse.ArgumentTypeError(f"expected numbers of at least {least:g}, found {text}")
+            return found
 
-    parser = Parser("python -m benchmarks.serving", __doc__)
-    add = parser.add_argument
-    add("--texts", type=Path, required=True, metavar="DIR", help="folder that `python -m training.texts` wrote")
-    add("--folder", type=Path, default=Path("serving-models"), metavar="DIR", help="exports; kept. Default serving-models")
-    add("--candidates", default=",".join(CANDIDATES), metavar="KEY,…", help=f"default all: {', '.join(CANDIDATES)}")
-    add("--tasks", type=numbers(int), default=[64], metavar="N,…", help="numbers of tasks; default 64")
-    add("--per-text", type=numbers(int), default=[1], metavar="N,…", help="tasks of a request; default 1")
-    add("--repeats", type=numbers(float), default=[0.0], metavar="SHARE,…", help="shares of repeated texts; default 0")
-    add("--objective", type=float, default=50.0, metavar="MS", help="95 %% of the latencies in ms; default 50")
-    add("--seconds", type=float, default=6.0, metavar="S", help="seconds per load; default 6")
+        parse.__name__ = "list of numbers"
+        return parse
+
+    parser = Parser("python -m benchmarks.serving", __doc__, _EPILOG)
+    add, every = parser.add_argument, ",".join(CANDIDATES)
+    add("--size", choices=SIZES, default="small", help="size of the model; tiny: whether everything works. Default small")
+    add("--texts", type=Path, metavar="DIR", help="test sets, which `python -m training.texts DIR` wrote")
+    add("--folder", type=Path, default=Path("serving-models"), metavar="DIR", help="models; kept. Default serving-models")
+    add("--candidates", type=lambda text: text.split(","), default=every, metavar="KEY,…", help=f"default all: {every}")
+    add("--tasks", type=numbers(int, 1), default=[64], metavar="N,…", help="numbers of tasks; default 64")
+    add("--per-text", type=numbers(int, 1), default=[1], metavar="N,…", help="tasks of a request; default 1")
+    add("--repeats", type=numbers(float, 0), default=[0.0], metavar="SHARE,…", help="shares of repeated texts; default 0")
+    add("--objectives", type=numbers(float, 1), metavar="MS,…", help="95 % of the latencies in ms; default: as of the size")
+    add("--load-seconds", type=float, default=5.0, metavar="S", help="seconds per load; default 5")
+    add("--limit", type=float, default=280.0, metavar="S", help="longest time of a candidate and setting; default 280")
+    add("--seconds", type=float, default=float("inf"), metavar="S", help="start nothing after this time")
     add("--threads", type=int, default=cores(), metavar="N", help="threads of all candidates; default all cores")
-    add("--small", action="store_true", help="a tiny model, to see whether everything works")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights and requests; default 0")
     add("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results")
-    add("--one", default="", help=argparse.SUPPRESS)
     return parser
 
 

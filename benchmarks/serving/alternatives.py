@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 
 from benchmarks.models import random_bert
 from benchmarks.serving.engines import Array, Rows
+from benchmarks.serving.memory import peak_mb
 from benchmarks.serving.prepare import read_settings
 from exporter.models.quiet_libraries import quiet
 
 _RANK = 8
+_COLUMNS = 4  # of PEFT, which has one number of labels for all tasks; further columns than a task's are cut off
 
 
 def create(key: str, folder: Path, names: Sequence[str], threads: int) -> tuple[Rows, dict[str, Any]]:
@@ -64,15 +65,16 @@ def _files(folder: Path, names: Sequence[str], threads: int) -> tuple[Rows, dict
     """Open as many files as `prepare` wrote. Further tasks use one of them, as if the memory had room for all."""
     options = SessionOptions()
     options.intra_op_num_threads = threads
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    folders = sorted((folder / "files").iterdir())[: len(names)]
+    before = peak_mb()
+    folders = sorted((folder / "files").iterdir(), key=lambda each: int(each.name))[: len(names)]
     models = [ORTModelForSequenceClassification.from_pretrained(each, session_options=options) for each in folders]
     own = {name: models[number % len(models)] for number, name in enumerate(names)}
     rows = _by_task(lambda name, inputs: own[name](**inputs).logits)
     for name in names[: len(models)]:
         rows({key: np.ones((1, 64), np.int64) for key in ("input_ids", "attention_mask", "token_type_ids")}, [name], [0])
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    each = (after - before) / len(models)
+    each = (peak_mb() - before) / len(models)
+    if len(models) == len(names):
+        return rows, {"mb_per_file": each}
     return rows, {"files_open": len(models), "mb_per_file": each, "mb_of_all_files": before + each * len(names)}
 
 
@@ -119,7 +121,7 @@ def _peft(folder: Path, names: Sequence[str], kind: torch.dtype) -> Rows:
         num_hidden_layers=layers,
         num_attention_heads=max(1, hidden // 64),
         intermediate_size=4 * hidden,
-        num_labels=2,
+        num_labels=_COLUMNS,
     )
     lora = peft.LoraConfig(
         task_type="SEQ_CLS",

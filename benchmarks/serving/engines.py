@@ -1,16 +1,16 @@
-"""Candidates: how each computes one task per row. Each is created in its own process, and only its libraries are imported."""
+"""How each candidate computes one task per row. Each is created in its own process, and only its libraries are imported."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 import runtime
+from benchmarks.serving.candidates import Candidate
 from runtime.bundle import TaskEntry, read_manifest, slots_file
 from runtime.checks.requests import select_tasks
 from runtime.serving.request import Served
@@ -23,43 +23,6 @@ Array = npt.NDArray[Any]
 # Inputs, task and input row of each result row -> logits of each result row
 Rows = Callable[[Mapping[str, Array], Sequence[str], Sequence[int]], list[Array]]
 CACHE_BYTES = 2**29
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to serve the tasks.
-
-    Attributes:
-        key: name in the results.
-        label: name in tables and plots.
-        ours: whether it is this package.
-        bundle: folder of the export, in the folder of the models; of the others it is read for the tokenizer only.
-    """
-
-    key: str
-    label: str
-    ours: bool
-    bundle: str = "fp32"
-
-
-CANDIDATES = {
-    each.key: each
-    for each in (
-        Candidate("ours", "ours, routed", True),
-        Candidate("ours-slots", "ours, slots", True),
-        Candidate("ours-cache", "ours, state cache", True),
-        Candidate("ours-drop0", "ours, drop 0", True),
-        Candidate("ours-adaptive", "ours, adaptive drop", True),
-        Candidate("ours-int8", "ours, int8", True, "int8"),
-        Candidate("ours-int8-cache", "ours, int8, state cache", True, "int8"),
-        Candidate("files", "one ONNX file per task, ORTModel", False),
-        Candidate("adapters", "adapters, task by task", False),
-        Candidate("adapters-split", "adapters, BatchSplit", False),
-        Candidate("adapters-split-bf16", "adapters, BatchSplit, bf16", False),
-        Candidate("peft", "PEFT, mixed batch", False),
-        Candidate("peft-bf16", "PEFT, mixed batch, bf16", False),
-    )
-}
 
 
 class Alternative:
@@ -82,9 +45,9 @@ class Alternative:
         """Return True: all candidates get the rows of a batch together."""
         return bool(tasks)
 
-    def predict(self, texts: Sequence[Any], tasks: Sequence[str], drop: int | None = None, **options: Any) -> Any:
+    def predict(self, texts: Sequence[Any], tasks: Sequence[str], drop: int | None = None, **_: Any) -> Any:
         """Predict the same tasks for all texts."""
-        found = self.predict_routed(texts, [tasks] * len(texts), drop, truncate=options["truncate"])
+        found = self.predict_routed(texts, [tasks] * len(texts), drop)
         return {task: [row[task] for row in found] for task in tasks}
 
     def predict_routed(self, texts: Sequence[Any], tasks: Sequence[Sequence[str]], drop: int | None = None, **_: Any) -> Any:
@@ -103,45 +66,41 @@ class Alternative:
 
 
 def create(
-    key: str, folder: Path, tasks: int, threads: int, objective: float
+    candidate: Candidate, folder: Path, tasks: int, threads: int, objective: float
 ) -> tuple[Served, tuple[str, ...], dict[str, Any]]:
     """Load a candidate.
 
     Args:
-        key: key of `CANDIDATES`.
+        candidate: the candidate.
         folder: folder that `prepare` filled.
-        tasks: number of tasks; those of slots beyond the bundle's are added.
+        tasks: number of tasks.
         threads: threads within one operator.
         objective: latency in seconds.
 
     Returns:
         The candidate, the names of its tasks, and what else belongs into the results.
     """
-    candidate = CANDIDATES[key]
     bundle = folder / candidate.bundle
     if not candidate.ours:
         library = importlib.import_module("benchmarks.serving.alternatives")
         names = tuple(entry.name for entry in read_manifest(bundle).tasks)[:tasks]
-        rows, more = library.create(key, folder, names, threads)
+        rows, more = library.create(candidate.key, folder, names, threads)
         return Alternative(bundle, rows), names, more
-    drop = {"ours-drop0": 0, "ours-adaptive": None}.get(key, -1)
     drops = read_manifest(bundle).drops
-    policy = runtime.LatencyTarget(objective / 2) if key == "ours-adaptive" else None
-    cache = CACHE_BYTES if key.endswith("cache") else None
     predictor = runtime.load(
         bundle,
         provider="cpu",
-        drop=max(drops) if drop == -1 else drop,
+        drop={"highest": max(drops), "lowest": min(drops), "all": None}[candidate.drop],
         threads=threads,
         verify=False,
-        policy=policy,
-        state_cache=cache,
+        policy=runtime.LatencyTarget(objective / 2) if candidate.drop == "all" else None,
+        state_cache=CACHE_BYTES if candidate.key.endswith("cache") else None,
     )
     names = predictor.tasks[:tasks]
-    if key == "ours-slots":
-        graph = slots_file(predictor.manifest.variant(predictor.drops[0]).model)
-        files = [bundle / own_task_file(graph, number) for number in range(len(predictor.manifest.tasks))]
+    if candidate.adds:
+        own = predictor.manifest.tasks
+        graph = slots_file(predictor.manifest.variant(max(drops)).model)
         for number in range(tasks):
-            predictor.add_task(f"added {number}", files[number % len(files)])
-        names = predictor.tasks[len(predictor.manifest.tasks) :]
+            predictor.add_task(f"added {number}", bundle / own_task_file(graph, number % len(own)))
+        names = predictor.tasks[len(own) :]
     return predictor, names, {}

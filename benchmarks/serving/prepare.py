@@ -1,15 +1,20 @@
-"""The exports that the candidates of the load test load. This runs in a separate process."""
+"""The exports that the candidates of the load test load. This runs in a separate process, and keeps what is there."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 from benchmarks.models import random_bert
+from benchmarks.serving.one import CHECKED, REFERENCE
+from benchmarks.serving.sizes import SIZES
 from exporter import export
 from exporter.example import trunk_folder
 
@@ -22,23 +27,40 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
-def main() -> None:
-    """Write the exports: folder and settings are the arguments."""
-    folder, given = Path(sys.argv[1]), json.loads(sys.argv[2])
+def main(arguments: Sequence[str]) -> None:
+    """Write the exports: folder, name of the size and seed are the arguments."""
+    folder, size, seed = Path(arguments[0]), SIZES[arguments[1]], int(arguments[2])
+    given = {**dataclasses.asdict(size), "seed": seed}
+    if read_settings(folder) == json.loads(json.dumps(given)):
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    model = random_bert(given["layers"], given["hidden"], given["tasks"], given["drop"], given["seed"]).model
+    model = random_bert(size.layers, size.hidden, size.tasks, size.drop, seed).model
     tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
-    drops = sorted({given["drop"], 0}, reverse=True)
-    all_graphs: dict[str, Any] = {"routed": True, "split": True, "overwrite": True}
+    drops = sorted({size.drop, 0}, reverse=True)
+    everything: dict[str, Any] = {"routed": True, "split": True}
     if not (folder / "fp32").exists():
-        export(model, tokenizer, drop=drops, output=folder / "fp32", slots=given["slots"], **all_graphs)
+        export(model, tokenizer, drop=drops, output=folder / "fp32", slots=size.slots, **everything)
     if not (folder / "int8").exists():
-        export(model, tokenizer, drop=given["drop"], output=folder / "int8", precision="int8", target="cpu", **all_graphs)
-    for number in range(min(given["files"], given["tasks"])):
+        export(model, tokenizer, drop=size.drop, output=folder / "int8", precision="int8", target="cpu", **everything)
+    for number in range(size.files):
         if not (own := folder / "files" / str(number)).exists():
-            export(model, tokenizer, tasks=[f"task{number}"], drop=given["drop"], output=own)
+            export(model, tokenizer, tasks=[f"task{number}"], drop=size.drop, output=own)
+    references = {drop: _reference(model, tokenizer, drop) for drop in drops}
+    (folder / REFERENCE).write_text(json.dumps(references), encoding="utf-8")
     (folder / _SETTINGS).write_text(json.dumps(given), encoding="utf-8")
 
 
+def _reference(model: Any, tokenizer: Any, drop: int) -> list[list[list[float]]]:
+    """Probabilities of single-task PyTorch: for each of the first tasks, those of each text."""
+    found = []
+    for number in range(len(CHECKED)):
+        model.set_active_adapters(f"task{number}", skip_layers=list(range(drop)))
+        model.active_head = f"task{number}"
+        with torch.inference_mode():
+            logits = [model(**tokenizer(text, return_tensors="pt")).logits for text in CHECKED]
+        found.append([torch.softmax(each[0], dim=-1).tolist() for each in logits])
+    return found
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
