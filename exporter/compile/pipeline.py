@@ -34,6 +34,8 @@ from exporter.compile.rewrite.refusals import RefusingPass
 from exporter.compile.vmap.join_groups import JoinGroupsPass
 from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
+from exporter.compile.vmap.stem_rows import StemRows, stem_output
+from exporter.compile.vmap.stems import STEM, find_families
 from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
 from exporter.traced_group import TracedGroup
 from runtime.bundle import ROUTE_INPUTS, PassRow
@@ -43,7 +45,7 @@ _logger = logging.getLogger(__name__)
 JOINED, ROUTED = "all", "routed"
 # Elements of a constant; few weights are as small.
 _SMALL = 64
-_BRANCH = re.compile(r"tasks\d+/")
+_BRANCH = re.compile(r"(tasks|stem)\d+/")
 
 
 def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:
@@ -146,12 +148,22 @@ def compile_groups(groups: Sequence[TracedGroup], batch: str) -> tuple[ir.Model,
         The graph, and a row for each pass.
     """
     reports: list[PassRow] = []
-    vectorized = []
-    for number, group in enumerate(groups):
-        bind = VectorizeTasksPass(group.tasks, group.weights, _name(number), batch)
-        vectorized.append(run_passes(group.model, (bind,), _name(number), reports))
-    joined = (JoinGroupsPass(vectorized[1:]), *final_passes())
-    return run_passes(vectorized[0], joined, JOINED, reports), reports
+    stems: list[ir.Model] = []
+    branches: dict[int, ir.Model] = {}
+    for family in find_families(groups, batch):
+        rows: StemRows | None = None
+        if (stem := family.stem) is not None:
+            name = f"{STEM}{next(iter(family.members))}"  # _BRANCH matches it
+            bind = VectorizeTasksPass(stem.tasks, stem.weights, name, batch, is_stem=True)
+            stems.append(run_passes(stem.model, (bind,), name, reports))
+            rows = StemRows(stem_output(name), 0, len(stem.tasks))
+        for number, group in family.members.items():
+            bind = VectorizeTasksPass(group.tasks, group.weights, _name(number), batch, stem=rows)
+            branches[number] = run_passes(group.model, (bind,), _name(number), reports)
+            rows = None if rows is None else replace(rows, first=rows.first + len(group.tasks))
+    first, *others = [*stems, *(branches[number] for number in sorted(branches))]
+    joined = (JoinGroupsPass(others), *final_passes())
+    return run_passes(first, joined, JOINED, reports), reports
 
 
 def route_groups(

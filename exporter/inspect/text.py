@@ -122,7 +122,7 @@ def _model(graph: GraphView) -> str:
     terms = [f"{_numbers.flops(graph.trunk_flops)} (trunk, once)"]
     for group in graph.groups:
         tasks = [task for task in graph.tasks if task.group == group]
-        total = sum(cell.flops for cell in graph.cells if cell.owner == group)
+        total = sum(sum(task.flops) for task in tasks)
         if tasks:
             terms.append(f"{len(tasks)} x {_numbers.flops(total / len(tasks))} ({group})")
     ratio = _numbers.times(graph.alone_flops, graph.flops)

@@ -241,8 +241,8 @@ class PassRow:
 
     Attributes:
         name: name of the pass.
-        graph: graph that the pass ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all"); for
-            the routed graph "routed tasks0", … and "routed".
+        graph: graph that the pass ran on: the template of a group of tasks ("tasks0", …), what the templates of several groups
+            have in common ("stem0", …) or the joined graph ("all"); for the routed graph "routed tasks0", … and "routed".
         nodes_before: number of nodes before the pass.
         nodes_after: number of nodes after the pass.
         bytes_before: size of the initializers before the pass.

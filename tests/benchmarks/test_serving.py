@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import subprocess
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_candidate_that_fails_is_a_row_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        command.subprocess, "run", lambda *_, **__: command.subprocess.CompletedProcess([], 1, "", "a\nE: bad\n")
-    )
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "a\nE: bad\n"))
     job = Job(Setting("files", 64, 1, 0.0), [50.0], 1.0, 1, 0, str(tmp_path), None)
     row = command._run(job, 5)
     assert (row.reason, row.loads, row.peak_mb) == ("E: bad", [None], None)
@@ -129,9 +128,9 @@ def test_a_candidate_that_fails_is_a_row_with_a_reason(tmp_path: Path, monkeypat
     assert markdown(results).endswith("Failed: one ONNX file per task, ORTModel: E: bad.")
 
     def late(*_: Any, **given: Any) -> None:
-        raise command.subprocess.TimeoutExpired("python", given["timeout"])
+        raise subprocess.TimeoutExpired("python", given["timeout"])
 
-    monkeypatch.setattr(command.subprocess, "run", late)
+    monkeypatch.setattr(subprocess, "run", late)
     assert command._run(job, 5).reason == "not done after 5 s"
 
 
