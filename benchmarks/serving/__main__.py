@@ -33,7 +33,7 @@ from exporter.cli.parser import Parser
 from runtime.serving.batcher import Batching
 
 _EPILOG = """\
-exit status: 0 done; 1 stopped by --seconds: the same command continues; 2 invalid arguments, or the models cannot be exported
+exit status: 0 done, or stopped by --seconds: the same command continues; 2 invalid arguments, or the models cannot be exported
 """
 
 
@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         if time.monotonic() - start > options.seconds:
             print("not done; the same command continues", file=sys.stderr)
-            return 1
+            write(path, results)
+            return 0
         what = f"{setting.tasks} task(s), {setting.per_text} per text, {setting.repeats:.0%} repeated"
         print(f"{CANDIDATES[setting.candidate].label}: {what} …", file=sys.stderr, flush=True)
         texts = None if options.texts is None else str(options.texts)
@@ -139,7 +140,7 @@ def _parser() -> Parser:
     add("--objectives", type=numbers(float, 1), metavar="MS,…", help="95 % of the latencies in ms; default: as of the size")
     add("--load-seconds", type=float, default=5.0, metavar="S", help="seconds per load; default 5")
     add("--limit", type=float, default=280.0, metavar="S", help="longest time of a candidate and setting; default 280")
-    add("--seconds", type=float, default=float("inf"), metavar="S", help="start nothing after this time")
+    add("--seconds", type=float, default=float("inf"), metavar="S", help="measure nothing more after this time")
     add("--threads", type=int, default=cores(), metavar="N", help="threads of all candidates; default all cores")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights and requests; default 0")
     add("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results")

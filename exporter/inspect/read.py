@@ -180,6 +180,8 @@ def _tasks(
             bytes=round(sum(size for value, size in weights.items() if group_of(value.name))),
             alone_flops=tuple(round(count) for count in alone),
             alone_bytes=round(sum(weights.values())),
+            padding_bytes=variant.tasks[task.name].padding_bytes,
+            padding_operations=variant.tasks[task.name].padding_operations,
         )
 
 

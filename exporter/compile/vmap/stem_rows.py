@@ -20,14 +20,14 @@ class StemRows:
     """Where the tasks of a group are in the output of the stem of its family.
 
     Attributes:
-        name: name of this output, [total x batch, ...], task-major.
+        name: name of this output: [tasks x batch, ...], task-major; in a routed graph [rows of these tasks, ...].
         first: number of the group's first task there.
-        total: number of tasks of the family.
+        tasks: names of all tasks of the family.
     """
 
     name: str
     first: int
-    total: int
+    tasks: tuple[str, ...]
 
 
 def stem_output(group: str) -> str:
@@ -61,11 +61,11 @@ def rows_of_stem(graph: ir.Graph, build: Builder, stem: StemRows, tasks: int, ba
     own = graph.inputs[-1]
     dims = list(own.shape or ())
     assert isinstance(dims[0], ir.SymbolicDim)  # a family is divided at a value with the batch first
-    whole = ir.Value(name=stem.name, shape=ir.Shape([dims[0] * stem.total, *dims[1:]]), type=own.type)
+    whole = ir.Value(name=stem.name, shape=ir.Shape([dims[0] * len(stem.tasks), *dims[1:]]), type=own.type)
     graph.inputs[-1] = whole
     shape = ir.Shape([dims[0] * tasks if tasks > 1 else dims[0], *dims[1:]])
     bounds = [_row(graph, build, number, batch) for number in (stem.first, stem.first + tasks)]
-    if stem.first + tasks == stem.total:
+    if stem.first + tasks == len(stem.tasks):
         bounds[1] = build.ints([np.iinfo(np.int64).max])
     rows = build.node("Slice", [whole, *bounds, build.ints([0])], shape=shape, dtype=own.dtype, hint="own_tasks")
     return own, rows

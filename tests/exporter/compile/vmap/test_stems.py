@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from exporter.compile.finish import strip
-from exporter.compile.pipeline import compile_groups
+from exporter.compile.pipeline import compile_groups, route_groups
 from exporter.compile.vmap.stems import find_families
 from exporter.traced_group import TracedGroup
 from tests.helpers.pass_testing import assert_close, check_valid, compute, op_types, rand, random_feeds, template
@@ -101,6 +101,38 @@ def test_three_groups_are_one_family() -> None:
     families = find_families([_clone(group) for group in groups], "batch")
     assert [list(family.members) for family in families] == [[0, 1, 2]]
     assert op_types(_check(groups)).count("Relu") == 2
+
+
+@pytest.mark.parametrize("every_row", [False, True])
+@pytest.mark.parametrize("with_other", [False, True])
+def test_routed_rows_share_a_stem(every_row: bool, with_other: bool) -> None:
+    groups = [_group(("a", "c"), _FIRST, 4), _group(("b", "e"), _FIRST.replace("Add(w", "Sub(w"), 4)]
+    groups += [_group(("d",), _FIRST.replace("Add(w", "Mul(w"), 4)]
+    if with_other:  # whose adapters are of another rank
+        groups.append(_group(("x", "f"), _FIRST, 4, rank=1))
+    names = [name for group in groups for name in group.tasks]
+    names = sorted(names, key=lambda name: ("acbedxf".index(name) * 2) % 7)
+    groups = [_in_order(group, names) for group in groups]
+    single = {name: _single(group, task) for group in groups for task, name in enumerate(group.tasks)}
+    model, _ = route_groups(groups, "batch", names, every_row)
+    strip(model)
+    check_valid(model)
+    assert op_types(model).count("Relu") == (4 if with_other else 2)
+    assert [value.name for value in model.graph.inputs] == ["x", "row_ids", "task_ids"]
+    rng = np.random.default_rng(0)
+    for batch, rows in ((2, 7), (1, 1), (3, 12)):
+        x = rng.standard_normal((batch, 5, 4)).astype(np.float32)
+        row_ids, task_ids = rng.integers(batch, size=rows), rng.integers(len(names), size=rows)
+        (found,) = compute(model, {"x": x, "row_ids": row_ids, "task_ids": task_ids})
+        for row, task, logits in zip(row_ids, task_ids, found, strict=True):
+            assert_close(logits[None], compute(single[names[task]], {"x": x[[row]]})[0], 1e-5)
+
+
+def _in_order(group: TracedGroup, names: Sequence[str]) -> TracedGroup:
+    """The group with its tasks in the order of all names, as a plan has them."""
+    order = sorted(range(len(group.tasks)), key=lambda task: names.index(group.tasks[task]))
+    weights = {name: [arrays[task] for task in order] for name, arrays in group.weights.items()}
+    return TracedGroup(tuple(group.tasks[task] for task in order), group.model, weights, group.slots)
 
 
 def test_a_stem_ends_where_branches_differ() -> None:
