@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.machine import current_machine
 from benchmarks.options import cores
-from benchmarks.serving.candidates import CANDIDATES
+from benchmarks.serving.candidates import CANDIDATES, Candidate
 from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
 from benchmarks.serving.sizes import SIZES
@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--texts {options.texts}: expected test sets; write them with `python -m training.texts DIR`, or omit it")
     start, size = time.monotonic(), SIZES[options.size]
     models = options.folder / options.size
-    command = [sys.executable, "-m", "benchmarks.serving.prepare", str(models), options.size, str(options.seed)]
+    needed = ",".join(dict.fromkeys(["fp32", *(CANDIDATES[key].bundle for key in options.candidates)]))
+    command = [sys.executable, "-m", "benchmarks.serving.prepare", str(models), options.size, str(options.seed), needed]
     print(f"models in {models} …", file=sys.stderr, flush=True)
     if status := subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
         print(f"error: the models were not exported (exit status {status}, reason above)", file=sys.stderr)
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [
         Setting(*each) for each in itertools.product(options.candidates, options.tasks, options.per_text, options.repeats)
     ]
-    wanted = [each for each in wanted if each.tasks <= size.tasks or CANDIDATES[each.candidate].adds]
+    wanted = [each for each in wanted if each.tasks <= size.tasks or _takes_more(CANDIDATES[each.candidate])]
     for setting in wanted:
         if setting in [row.setting for row in results.rows]:
             continue
@@ -76,6 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(markdown(results))
     print(f"wrote {path} and {plot(path)}")
     return 0
+
+
+def _takes_more(candidate: Candidate) -> bool:
+    """Return whether a candidate takes more tasks than are exported."""
+    return candidate.adds or not candidate.ours
 
 
 def _run(job: Job, limit: float) -> Row:

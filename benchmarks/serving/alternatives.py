@@ -32,7 +32,7 @@ def create(key: str, folder: Path, names: Sequence[str], threads: int) -> tuple[
         return _files(folder, names, threads)
     if key.startswith("peft"):
         return _peft(folder, names, kind), {"adapters": f"LoRA of rank {_RANK} instead of seq_bn"}
-    return _adapters(folder, kind, key.startswith("adapters-split")), {}
+    return _adapters(folder, len(names), kind, key.startswith("adapters-split")), {}
 
 
 def _grouped(names: Sequence[str]) -> dict[str, list[int]]:
@@ -78,9 +78,10 @@ def _files(folder: Path, names: Sequence[str], threads: int) -> tuple[Rows, dict
     return rows, {"files_open": len(models), "mb_per_file": each, "mb_of_all_files": before + each * len(names)}
 
 
-def _adapters(folder: Path, kind: torch.dtype, split: bool) -> Rows:
+def _adapters(folder: Path, tasks: int, kind: torch.dtype, split: bool) -> Rows:
     given = read_settings(folder)
-    model: Any = random_bert(given["layers"], given["hidden"], given["tasks"], given["drop"], given["seed"]).model.to(kind)
+    count = max(tasks, 2)
+    model: Any = random_bert(given["layers"], given["hidden"], count, given["drop"], given["seed"]).model.to(kind)
     skipped = list(range(given["drop"]))
     one = _by_task(_single(model, skipped))
     if not split:

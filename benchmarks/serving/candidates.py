@@ -13,11 +13,11 @@ class Candidate:
         key: name in the results.
         label: name in tables and plots.
         ours: whether it is this package.
-        bundle: folder of the export, in the folder of the models; the alternatives read only its tokenizer.
+        bundle: the export that it needs, in the folder of the models: "fp32", "int8", "drops" or "files".
         drop: drop of the export that it loads: "highest", "lowest", or "all" with a policy that chooses.
-        adds: whether tasks can be added, so that there may be more than in the export.
+        adds: whether its tasks are added to slots. Of our other candidates, there are only those of the export.
         precise: whether it computes in fp32.
-        same: whether it has the weights of the export; PEFT has no `seq_bn` adapters.
+        same: whether it has the weights of the export; it is compared with single-task PyTorch then, otherwise with itself.
     """
 
     key: str
@@ -33,18 +33,18 @@ class Candidate:
 CANDIDATES = {
     each.key: each
     for each in (
-        Candidate("ours", "ours, routed", True),
-        Candidate("ours-slots", "ours, slots", True, adds=True),
-        Candidate("ours-cache", "ours, state cache", True),
-        Candidate("ours-drop0", "ours, drop 0", True, drop="lowest"),
-        Candidate("ours-adaptive", "ours, adaptive drop", True, drop="all"),
-        Candidate("ours-int8", "ours, int8", True, "int8", precise=False),
-        Candidate("ours-int8-cache", "ours, int8, state cache", True, "int8", precise=False),
-        Candidate("files", "one ONNX file per task, ORTModel", False),
-        Candidate("adapters", "adapters, task by task", False),
-        Candidate("adapters-bf16", "adapters, task by task, bf16", False, precise=False),
-        Candidate("adapters-split", "adapters, BatchSplit", False),
-        Candidate("adapters-split-bf16", "adapters, BatchSplit, bf16", False, precise=False),
+        Candidate("ours", "ours, slots", True, adds=True),
+        Candidate("ours-int8", "ours, slots, int8", True, "int8", adds=True, precise=False),
+        Candidate("ours-routed", "ours, routed", True),
+        Candidate("ours-cache", "ours, routed, state cache", True),
+        Candidate("ours-int8-cache", "ours, routed, int8, state cache", True, "int8", precise=False),
+        Candidate("ours-drop0", "ours, routed, drop 0", True, "drops", drop="lowest"),
+        Candidate("ours-adaptive", "ours, routed, adaptive drop", True, "drops", drop="all"),
+        Candidate("files", "one ONNX file per task, ORTModel", False, "files"),
+        Candidate("adapters", "adapters, task by task", False, same=False),
+        Candidate("adapters-bf16", "adapters, task by task, bf16", False, precise=False, same=False),
+        Candidate("adapters-split", "adapters, BatchSplit", False, same=False),
+        Candidate("adapters-split-bf16", "adapters, BatchSplit, bf16", False, precise=False, same=False),
         Candidate("peft", "PEFT, mixed batch", False, same=False),
         Candidate("peft-bf16", "PEFT, mixed batch, bf16", False, precise=False, same=False),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,12 @@ class Alternative:
 
     provider = "cpu"
 
-    def __init__(self, bundle: Path, rows: Rows) -> None:
-        """Read the tokenizer and the tasks of a bundle, and nothing else of it."""
-        self.manifest = read_manifest(bundle)
+    def __init__(self, bundle: Path, names: Sequence[str], rows: Rows) -> None:
+        """Read the tokenizer and the tasks of a bundle, and nothing else; further tasks have the labels of these in turn."""
+        manifest = read_manifest(bundle)
+        own = manifest.tasks
+        tasks = [replace(own[number % len(own)], name=name, outputs=(name,)) for number, name in enumerate(names)]
+        self.manifest = replace(manifest, tasks=tuple(tasks))
         self.drops = self.manifest.drops
         self._encoder = TextEncoder.load(bundle, self.manifest)
         self._rows = rows
@@ -83,9 +87,9 @@ def create(
     bundle = folder / candidate.bundle
     if not candidate.ours:
         library = importlib.import_module("benchmarks.serving.alternatives")
-        names = tuple(entry.name for entry in read_manifest(bundle).tasks)[:tasks]
+        names = tuple(f"task{number}" for number in range(tasks))
         rows, more = library.create(candidate.key, folder, names, threads)
-        return Alternative(bundle, rows), names, more
+        return Alternative(folder / "fp32", names, rows), names, more
     drops = read_manifest(bundle).drops
     predictor = runtime.load(
         bundle,

@@ -20,6 +20,7 @@ _WARMING = 8  # requests before the first measurement: the first runs allocate m
 _ALONE = 20  # requests one after another
 _FEWEST = 40  # requests of a load
 _OVERLOADED = 5  # multiple of the largest objective at which the oldest request ends a measurement
+_MOST = 2_000  # requests per second; a loop of Python does not send more on time
 _REMEMBERED = 1_000  # texts among which a repetition chooses
 
 
@@ -171,7 +172,7 @@ class LoadTest:
                     step = (low or 0) + 3
                 else:
                     step = high - 3 if low is None else (low + high) // 2
-                if STEP**step < 1 / self.seconds:  # not even a request per measurement
+                if not 1 / self.seconds <= STEP**step <= _MOST:  # at least a request per measurement
                     break
                 points[step] = await self.measure(STEP**step, step)
                 low, high = _bracket(points, number)

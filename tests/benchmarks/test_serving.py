@@ -100,14 +100,14 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert command.main([*common, "--candidates", "ours", "--seconds", "0"]) == 0
     assert "the same command continues" in capsys.readouterr().err
     assert command.main([*common, "--candidates", "ours,adapters-split"]) == 0
-    assert command.main([*common, "--candidates", "ours,ours-slots,ours-cache,ours-int8,files,peft"]) == 0
-    assert capsys.readouterr().err.count("ours, routed: ") == 1
+    assert command.main([*common, "--candidates", "ours,ours-routed,ours-cache,ours-int8,files,peft"]) == 0
+    assert capsys.readouterr().err.count("ours, slots: ") == 1
     (file,) = tmp_path.glob("serving-tiny-*.jsonl")
     found = read(file)
     assert [row.candidate for row in found.rows] == [
         "ours",
         "adapters-split",
-        "ours-slots",
+        "ours-routed",
         "ours-cache",
         "ours-int8",
         "files",
@@ -144,7 +144,7 @@ def test_tables_and_plots_show_each_objective(tmp_path: Path) -> None:
     assert table[0].splitlines() == [
         "| requests/s, 95 % within 50 ms | 64 tasks | 64 tasks, 50 % repeated | memory, 64 tasks |",
         "| --- | ---: | ---: | ---: |",
-        "| ours, routed | 12 | 12 | 0.70 GB |",
+        "| ours, slots | 12 | 12 | 0.70 GB |",
         "| one ONNX file per task, ORTModel | none |  | 32.00 GB (computed from 8 files) |",
     ]
     assert "| one ONNX file per task, ORTModel | 9.5 |" in table[1]
