@@ -22,8 +22,9 @@ from exporter.report import Report, VariantReport
 from exporter.slots import save_slots
 from exporter.split import split_variants
 from exporter.stages import Stages
-from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges
+from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges, stored_group_of
 from exporter.targets import needs_ranges
+from exporter.trace.padded_groups import padding_of
 from exporter.variant import report_variant
 from exporter.verify.candidate import Candidate
 from exporter.verify.library_reference import compare_with_library
@@ -145,7 +146,12 @@ def _variant(
         rows = (*variant.parity, *parity)
         probe = save_probe(make_probe(plans.every, graph.graph, task_groups), plans.every, rows, path)
         notes = missing_effects(plans.new, task_groups)
-    new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, probe, variant.routed)
+    padding: dict[str, tuple[int, float]] = {}
+    for task_group in task_groups:
+        stored_group = templates[stored_group_of(templates, task_group.tasks[0])]
+        shapes = {slot: stored_group.group.weights[name][0].shape for name, slot in stored_group.slots.items()}
+        padding |= {name: (cost.bytes, cost.operations) for name, cost in padding_of(task_group, shapes).items()}
+    new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, probe, variant.routed, padding)
     entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=rows)
     report = report_variant(plans.new, task_groups, compiled, entry, parity)
     group = {name: number for number, template in enumerate(templates) for name in template.group.tasks}

@@ -139,17 +139,17 @@ def export_variant(
         with stages("evaluate"):
             answers = evaluate(task_groups, plan, graph.graph, request.evaluation)
     routed = routed_file(path.name) if request.routed else ""
-    entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed)
+    padding = {name: (cost.bytes, cost.operations) for each in padded for name, cost in each.padding.items()}
+    entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed, padding)
     report = report_variant(plan, task_groups, compiled, entry, parity)
     numbers = {task.name: number for number, each in enumerate(padded) for task in each.tasks}
-    padding = {name: cost for each in padded for name, cost in each.padding.items()}
     tasks = tuple(
         replace(
             task,
             group=numbers[task.name],
             bytes=costs[task.name][0],
             forms=costs[task.name][1],
-            padding=TaskPadding(padding[task.name].bytes, padding[task.name].operations) if task.name in padding else None,
+            padding=TaskPadding(*padding[task.name]) if task.name in padding else None,
         )
         for task in report.tasks
     )
