@@ -129,7 +129,7 @@ def run(job: Job, actors: int, quiet: bool = False) -> str:
     """
     try:
         import ray
-        import ray.data
+        import ray.data  # noqa: F401  # `ray` does not load it
     except ModuleNotFoundError as error:
         raise InputError(f"--engine ray: needs Ray: pip install 'adapterdrop-onnx[ray]' ({error})") from error
     left = job.source.partitions()

@@ -161,9 +161,9 @@ def test_long_lines_are_errors_of_bounded_size(bundle: Path, tmp_path: Path, mon
 def test_pipes_are_streams(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines(3).encode())))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines(3).encode()), encoding="utf-8"))
     output = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8"))
     assert run(bundle, "-", "-", "--format", "jsonl") == 0
     assert [json.loads(line)["line"] for line in output.getvalue().splitlines()] == [1, 2, 3]
     monkeypatch.setattr(sys, "stdin", None)
