@@ -1,4 +1,4 @@
-"""What every predictor has, whatever its calls take: tasks, provider, verification, and the hooks around a run."""
+"""The part of a predictor that does not depend on its inputs: manifest, tasks, drops, providers and their checks."""
 
 import os
 import pickle
