@@ -7,6 +7,7 @@ What is measured is kept, so that the same command continues an interrupted run,
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not found:
         parser.error(f"{options.folder} has no finished adapter: run python -m training.quality --out {options.folder}")
     transformers.logging.set_verbosity_error()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("exporter.stages").setLevel(logging.INFO)  # an export takes minutes
     try:
         evaluation = _Evaluation(options, found)
         done = all(evaluation.measure(sorted(set(map(int, texts))), each) for each in precisions)
