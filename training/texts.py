@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -49,8 +49,15 @@ def write(folder: Path, corpus: Path, limit: int) -> None:
         print(f"{folder / task.name}.jsonl: {count} examples", flush=True)
 
 
-def write_task(folder: Path, task: TaskSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> int:
-    """Write the test set of one task, TASK.jsonl, with texts truncated to the task's length.
+def write_task(
+    folder: Path,
+    task: TaskSpec,
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    split: Literal["train", "test"] = "test",
+) -> int:
+    """Write a split of one task, TASK.jsonl, with texts truncated to the task's length.
 
     Args:
         folder: an existing folder.
@@ -58,14 +65,21 @@ def write_task(folder: Path, task: TaskSpec, corpus: Path, tokenizer: PreTrained
         corpus: folder of the corpora.
         tokenizer: a fast tokenizer, which counts the tokens.
         limit: maximum number of examples, sampled by hash; None for all.
+        split: the test set, or the training set.
 
     Returns:
         The number of examples.
     """
-    examples = sample(READERS[task.name](corpus).test, limit)
+    examples = sample(getattr(READERS[task.name](corpus), split), limit)
     lines = [json.dumps(_record(task, example, tokenizer), ensure_ascii=False) + "\n" for example in examples]
     (folder / f"{task.name}.jsonl").write_text("".join(lines), encoding="utf-8")
     return len(lines)
+
+
+def read_task(path: Path) -> list[dict[str, Any]]:
+    """Read the examples of a file that `write_task` wrote."""
+    # Not splitlines, which also splits at characters that can occur within a text.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def main() -> int:

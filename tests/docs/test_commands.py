@@ -78,6 +78,7 @@ NOT_RUN = {
     "python -m exporter push": "names a command without its folder",
     "python -m benchmarks suite": "names a command without its folder",
     "python -m training.quality": "names a program that trains for hours",
+    "python -m training.quality.evaluate": "names a command without its folder",
     "python -m runtime triton": "names a command without its folder",
     "python -m runtime compile onnx --provider openvino": "needs OpenVINO; tests/runtime/ort/test_compiled.py has a stand-in",
     "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs a part of a minute",
@@ -108,6 +109,7 @@ def _program(module: str) -> Callable[[Sequence[str]], object]:
         "runtime": "runtime.__main__",
         "benchmarks": "benchmarks.cli",
         "training": "training.__main__",
+        "training.quality": "training.quality.__main__",
         "tests.fuzz": "tests.fuzz.__main__",
     }.get(module, module)
     main = importlib.import_module(name).main
