@@ -60,6 +60,18 @@ NOT_RUN = {
     "python -m runtime onnx --file texts --tasks news_topic --skip-errors --output topics --engine ray --actors 4": (
         "needs a folder and Ray; tests/runtime/streams/test_ray_engine.py has it"
     ),
+    "pip install '.[cpu,fastapi]'": "installs packages",
+    "python examples/serving/server.py onnx --port 8000": "tests/examples/test_serving.py starts it",
+    """curl http://127.0.0.1:8000/predict -d '{"texts": ["The new phone is fast."], "tasks": ["news_topic"]}'""": (
+        "needs a server; tests/examples/test_serving.py sends the same"
+    ),
+    (
+        """curl http://127.0.0.1:8000/v2/models/adapterdrop/infer -d '{"inputs": [{"name": "text", "shape": [1], """
+        """"datatype": "BYTES", "data": ["a text"]}], "outputs": [{"name": "news_topic"}]}'"""
+    ): "the same",
+    "python examples/serving/litserve_app.py onnx --port 8000": "tests/examples/test_serving.py starts it",
+    "docker build -f examples/serving/Dockerfile -t adapterdrop .": "builds an image",
+    "docker compose -f examples/serving/compose.yaml up": "starts containers",
     "serve run … max_texts=100": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs OpenVINO, a plug-in of ONNX Runtime"
