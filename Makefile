@@ -6,6 +6,7 @@
 # make test-torch TORCH=torch==2.15.0  installs that PyTorch into .venv-torch and runs the tests of exports there
 # make test-javascript  installs the packages of examples/javascript with npm, and tests the examples
 # make support  exports every combination of the support table and writes docs/support.md
+# make docs     builds the site of the pages and the reference into build/site, and checks its links
 # make dist     builds the sdists and wheels of the three distributions into dist/
 # make test-wheels  installs them into new environments of Python 3.11, 3.12 and 3.13, and runs the bundled example there
 # make licences  lists the packages that users install, with versions and licences
@@ -52,7 +53,7 @@ define install
 endef
 endif
 
-.PHONY: export test lint unit test-javascript test-tensorrt test-peft5 test-torch gpu support benchmark dist test-wheels licences release-notes audit lock clean
+.PHONY: export test lint unit test-javascript test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
 
 export: .venv/installed
 	.venv/$(BIN)/python -m exporter --drop 5 --output onnx --overwrite
@@ -128,6 +129,9 @@ benchmark: .venv-test/installed
 	.venv-torch/$(BIN)/python -m pip install --quiet --no-compile '$(TORCH)' -e '.[export,adapters,cpu,test]' -e ./exporter -e ./adapterdrop_example
 	echo '$(TORCH)' > $@
 
+docs: .venv-docs/installed
+	PATH="$(CURDIR)/.venv-docs/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 .venv-docs/$(BIN)/python -m mkdocs build
+
 dist: .venv-test/installed
 	.venv-test/$(BIN)/python -m tests.helpers.distributions dist
 
@@ -145,6 +149,10 @@ release-notes: .venv-test/installed
 	$(call install_lock,.venv-tools,tools)
 	touch $@
 
+.venv-docs/installed: requirements/docs.txt
+	$(call install_lock,.venv-docs,docs)
+	touch $@
+
 audit: .venv-test/installed .venv-tools/installed
 	.venv-test/$(BIN)/python -m tests.helpers.audit .venv-tools/$(BIN)/pip-audit $(AUDIT_FLAGS)
 
@@ -158,6 +166,7 @@ lock: .venv-tools/installed
 	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --constraints requirements/test.txt --output-file requirements/export.txt
 	$(LOCK_PROJECT) --extra export --extra peft --extra cpu --extra tokenizers --extra test-peft --output-file requirements/peft5.txt
 	$(LOCK) requirements/tools.in --output-file requirements/tools.txt
+	$(LOCK) requirements/docs.in --output-file requirements/docs.txt
 
 clean:
-	rm -rf .venv .venv-test .venv-tensorrt .venv-peft5 .venv-torch .venv-tools
+	rm -rf .venv .venv-test .venv-tensorrt .venv-peft5 .venv-torch .venv-tools .venv-docs

@@ -70,9 +70,7 @@ def add(
 
     Raises:
         ExportError: no such bundle, no new task, or one of another structure.
-        VerificationError: a graph differs.
-
-        In either case the folder is unchanged.
+        VerificationError: a graph differs. In either case the folder is unchanged.
     """
     folder = Path(folder).expanduser()
     stages = Stages()

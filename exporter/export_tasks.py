@@ -126,9 +126,8 @@ def export(
 
     Raises:
         ExportError: wrong use, an unsupported model or bad input.
-        VerificationError: the graph differs from PyTorch, or its predictions differ on too many texts.
-
-        In either case nothing was written.
+        VerificationError: the graph differs from PyTorch, or its predictions differ on too many texts. In either case
+            nothing was written.
     """
     output = _path(output)
     check_destination(output, overwrite)

@@ -81,9 +81,7 @@ def task(
 
     Raises:
         ExportError: no such bundle, no new task or several, or one that does not fit into the slots.
-        VerificationError: the task's logits differ from PyTorch.
-
-        In either case no file was written.
+        VerificationError: the task's logits differ from PyTorch. In either case no file was written.
     """
     folder, output = Path(folder).expanduser(), _file(output)
     stages = Stages()

@@ -29,7 +29,9 @@ class Run:
     cached: int = 0
 
 
-# A context manager that is entered before a run and exited after it, with the exception of a failed run. An OpenTelemetry
-# tracer fits:
-# lambda run: tracer.start_as_current_span("run", attributes={"drop": run.drop})
 Hook: TypeAlias = Callable[[Run], AbstractContextManager[Any]]
+"""A function that returns a context manager, which is entered before a run and left after it.
+
+It is left with the exception of a failed run. A tracer of OpenTelemetry fits:
+`lambda run: tracer.start_as_current_span("run", attributes={"drop": run.drop})`.
+"""

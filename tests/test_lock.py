@@ -105,7 +105,14 @@ def _recipes(*arguments: str) -> str:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=True).stdout
 
 
-_INSTALLED = [("export", "export"), ("test", "test"), ("test-peft5", "peft5"), ("audit", "tools"), ("lock", "tools")]
+_INSTALLED = [
+    ("export", "export"),
+    ("test", "test"),
+    ("test-peft5", "peft5"),
+    ("audit", "tools"),
+    ("lock", "tools"),
+    ("docs", "docs"),
+]
 
 
 @pytest.mark.parametrize(("target", "lock"), _INSTALLED)

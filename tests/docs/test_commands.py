@@ -32,6 +32,7 @@ NOT_RUN = {
     "make support": "exports every row of the support table, which tests/exporter/test_support.py does",
     "make TORCH=…": "an option of the targets above",
     "make test LOCKED=no": "an option of the targets above",
+    "make docs": "installs a virtual environment; tests/docs/test_site.py has its hooks and its pages",
     "make dist": "tests/test_distributions.py builds the same",
     "make test-wheels": "installs packages from a registry; tests/test_wheels.py has a part without one",
     "make licences": "tests/test_repository.py runs it",
