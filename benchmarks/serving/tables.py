@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks.serving.candidates import CANDIDATES
 from benchmarks.serving.traffic import Point
 
+_BUSY = 0.1  # cores of other processes from which a measurement is disturbed
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -106,8 +108,10 @@ def markdown(results: Results) -> str:
             cells = [_cell(own.get(each), place) for each in settings]
             lines.append(f"| {CANDIDATES[key].label} | {' | '.join(cells)} | {_memory(own.values(), most)} |")
         parts.append("\n".join(lines))
+    worst = max((point.others for row in rows for point in row.points), default=0.0)
+    busy = [f"Other processes used up to {worst:.1f} cores during a measurement."] if worst >= _BUSY else []
     reasons = dict.fromkeys(f"{CANDIDATES[row.candidate].label}: {row.reason}." for row in rows if row.reason)
-    return "\n\n".join([*parts, *(["Failed: " + " ".join(reasons)] if reasons else [])])
+    return "\n\n".join([*parts, *(["Failed: " + " ".join(reasons)] if reasons else []), *busy])
 
 
 def _title(tasks: int, per_text: int, repeats: float) -> str:

@@ -6,14 +6,17 @@ import asyncio
 import dataclasses
 import json
 import subprocess
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.serving import __main__ as command
 from benchmarks.serving.candidates import CANDIDATES
+from benchmarks.serving.machine_load import OtherProcesses
 from benchmarks.serving.memory import peak_mb, reset_peak
 from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
@@ -169,6 +172,19 @@ def test_wrong_use_is_refused(
     with pytest.raises(SystemExit, match="2"):
         command.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_the_load_of_other_processes_is_theirs() -> None:
+    others = OtherProcesses()
+    ends = time.process_time() + 0.3
+    while time.process_time() < ends:
+        pass
+    assert 0 <= others.cores() <= (psutil.cpu_count() or 1)
+    point = Point(1.0, 40, [1.0], 1.0, 2.0, stopped=False, others=1.25)
+    row = Row("ours", 64, 1, 0.0, [1.0], 100.0, 0.0, [point], {})
+    assert markdown(Results({"objectives": [50.0]}, (row,))).endswith(
+        "Other processes used up to 1.2 cores during a measurement."
+    )
 
 
 def test_keys_of_candidates_are_their_names() -> None:
