@@ -19,7 +19,11 @@ class OtherProcesses:
     def cores(self) -> float:
         """Return the cores that other processes have used on average."""
         seconds = max(1e-3, time.monotonic() - self._started)
-        return max(0.0, (_busy() - self._busy - (time.process_time() - self._own)) / seconds)
+        return max(0.0, (_busy() - self._busy - self.own_seconds()) / seconds)
+
+    def own_seconds(self) -> float:
+        """Return the CPU time of this process since the creation, of all its threads."""
+        return time.process_time() - self._own
 
 
 def _busy() -> float:

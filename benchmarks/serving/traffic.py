@@ -44,6 +44,8 @@ class Point:
         p95_ms: 95th percentile of the latency, likewise.
         stopped: whether the queue grew without bound, so that the measurement ended early.
         others: cores that other processes used on average meanwhile.
+        cpu_ms: CPU time of this process for each request that was answered, in milliseconds: of all threads, also of those that
+            wait for work in a loop.
     """
 
     load: float
@@ -53,6 +55,7 @@ class Point:
     p95_ms: float
     stopped: bool
     others: float = 0.0
+    cpu_ms: float = 0.0
 
     def holds(self, objective: int) -> bool:
         """Return whether enough requests were answered within the objective of this number."""
@@ -105,7 +108,7 @@ class LoadTest:
             start = clock()
             await self.service.submit(next(self.given))
             latencies.append(clock() - start)
-        return self._point(0.0, latencies, stopped=False, others=others.cores())
+        return self._point(0.0, latencies, stopped=False, others=others)
 
     async def measure(self, load: float, seed: int) -> Point:
         """Send requests at random times that do not depend on the answers.
@@ -143,9 +146,9 @@ class LoadTest:
                 raise error
         now = clock()
         latencies = [now - due[number] if (own := done[number]) is None else own for number in range(len(running))]
-        return self._point(load, latencies, stopped=stopped or bool(left), others=others.cores())
+        return self._point(load, latencies, stopped=stopped or bool(left), others=others, left=len(left))
 
-    def _point(self, load: float, latencies: Sequence[float], stopped: bool, others: float) -> Point:
+    def _point(self, load: float, latencies: Sequence[float], stopped: bool, others: OtherProcesses, left: int = 0) -> Point:
         return Point(
             load=load,
             requests=len(latencies),
@@ -153,7 +156,8 @@ class LoadTest:
             p50_ms=1e3 * float(np.percentile(latencies, 50)),
             p95_ms=1e3 * float(np.percentile(latencies, 95)),
             stopped=stopped,
-            others=others,
+            others=others.cores(),
+            cpu_ms=1e3 * others.own_seconds() / max(1, len(latencies) - left),
         )
 
     async def search(self) -> list[Point]:
