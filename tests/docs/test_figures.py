@@ -13,6 +13,8 @@ import pytest
 from benchmarks import fusion, growth_model, paper, paper_tables, peft_tasks, results_page, routed, states
 from benchmarks.markdown_tables import shares, table
 from benchmarks.results_file import read_rows
+from benchmarks.serving.tables import markdown as load_test_table
+from benchmarks.serving.tables import read as read_load_test
 from runtime.options import KERNELS
 from tests.helpers.pages import ROOT, text_of
 
@@ -46,6 +48,7 @@ def test_the_measured_tables_are_those_of_the_results_files() -> None:
     assert states.markdown(kept) in text_of("docs/trunk_states.md")
     growth = read_rows(_results("docs/benchmarks.md", "growth"), growth_model.Row)
     assert growth_model.markdown(growth) in text_of("docs/benchmarks.md")
+    assert load_test_table(read_load_test(_results("docs/benchmarks.md", "serving-small"))) in text_of("docs/benchmarks.md")
     tasks = read_rows(_results("docs/benchmarks.md", "peft-tasks"), peft_tasks.Row)
     assert peft_tasks.markdown(tasks) in text_of("docs/benchmarks.md")
 
