@@ -28,6 +28,7 @@ from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
 from exporter.verify.library_reference import compare_with_library, is_comparable
 from exporter.verify.probe import make_probe
+from exporter.verify.rounding import measure_rounding
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.write.save import save_graphs, save_probe, variant_entry
 from exporter.write.stored_groups import (
@@ -122,7 +123,8 @@ def export_variant(
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         parity = verify_saved(plan, task_groups, graph, reference)
-        probe = save_probe(make_probe(plan, graph.graph, task_groups), plan, parity, path)
+        verified = make_probe(plan, graph.graph, task_groups)
+        probe = save_probe(verified, plan, measure_rounding(plan, verified, path), path)
         if request.compared is not None and is_comparable(plan):
             compare_with_library(request.compared, plan, graph.graph)
         notes = (
