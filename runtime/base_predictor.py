@@ -1,4 +1,4 @@
-"""What every predictor has, whatever its calls take: tasks, provider, verification, and the hooks around a run."""
+"""The part that all predictors share: tasks, provider, verification, and the hooks around a run."""
 
 import os
 import pickle
