@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from runtime import compile as ahead
-from runtime import states_commands
+from runtime import compile_ahead, states_commands
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.load_bundle import load
 from runtime.logged import shown
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _print(line)
                 return _DONE
             if list(arguments[:1]) == ["compile"]:
-                for line in ahead.command(arguments[1:]):
+                for line in compile_ahead.command(arguments[1:]):
                     _print(line)
                 return _DONE
             if list(arguments[:1]) == ["devices"]:

@@ -81,7 +81,7 @@ ORDER = {
             "state_predictor",
             "predictor",
             "load_bundle",
-            "compile",
+            "compile_ahead",
             "states_commands",
             "serving",
             "console",
