@@ -31,7 +31,7 @@ def current_gpu() -> Gpu | None:
     fields = [*_TEXTS, *_NUMBERS]
     command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
-        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        text = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     values = [value.strip() for value in text.strip().split(",")]

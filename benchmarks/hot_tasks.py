@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -20,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 import runtime
@@ -203,9 +202,7 @@ def _look_up(predictor: runtime.Predictor, files: Sequence[Path], options: argpa
 
 def _resident() -> float:
     """Resident memory of this process in MB."""
-    if sys.platform == "linux":
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - th
 
 def _together(command: Sequence[str], count: int) -> dict[str, int]:
     """Run `count` processes at the same time and return the sum of their results."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
     with ExitStack() as stack:
         # mypy gives all values of `pipes` one type
         running = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(count)]  # type: ignore[call-overload]

@@ -40,7 +40,14 @@ def main(folder: str, variants: str, way: str, cache: str) -> None:
 
 def _memory() -> dict[str, int]:
     """Return memory in kB: PSS divides shared pages among processes; anonymous pages cannot be discarded and read again."""
-    lines = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    path = Path("/proc/self/smaps_rollup")
+    try:
+        text = path.read_text(encoding="ascii")
+    except OSError as error:
+        raise SystemExit(
+            f"the memory of processes that share pages is measured on Linux only: {path}: {error.strerror}"
+        ) from error
+    lines = dict(line.split(":") for line in text.splitlines()[1:])
     return {"pss_mb": int(lines["Pss"].split()[0]), "anonymous_mb": int(lines["Anonymous"].split()[0])}
 
 

@@ -1,4 +1,4 @@
-"""The part that all predictors share: tasks, provider, verification, and the hooks around a run."""
+"""The part of a predictor that does not depend on its inputs: manifest, tasks, drops, providers and their checks."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ from runtime.errors import InputError
 from runtime.hooks import Hook, Run
 from runtime.options import Options
 from runtime.ort.known_providers import short_name
-from runtime.ort.open import OpenBundle
+from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.probe import ProbeRow
 from runtime.policy import DropPolicy
 from runtime.slots.hot_tasks import HotTasks

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Nothing in the tests may reach for a hub; set before transformers is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -33,8 +33,7 @@ def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "example" / "onnx"
     folder.parent.mkdir(exist_ok=True)
-    with (folder.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder.parent / "lock"):
         if not folder.exists():
             with (folder.parent / "export.txt").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
                 assert main(["--drop", "5", "--output", str(folder)]) == 0

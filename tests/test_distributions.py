@@ -122,7 +122,7 @@ def test_the_script_runs_a_bundle(example_bundle: Path, capsys: pytest.CaptureFi
 
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from runtime.console import main; main(['--help']); print({'numpy', 'onnxruntime'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.endswith("set()\n")
 
 

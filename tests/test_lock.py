@@ -102,7 +102,7 @@ def _recipes(*arguments: str) -> str:
     ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "LOCKED", "PYTHON", "TORCH")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     command = ["make", "--dry-run", "--always-make", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=True).stdout
 
 
 _INSTALLED = [("export", "export"), ("test", "test"), ("test-peft5", "peft5"), ("audit", "tools"), ("lock", "tools")]

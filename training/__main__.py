@@ -119,14 +119,14 @@ def _train_lora(task: TaskSpec, arguments: argparse.Namespace, corpus: Path) -> 
 def _write(output: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Write the results, sorted by task, and the card. Called after every task, so that an interruption loses no results."""
     results = {task.name: results[task.name] for task in ALL_TASKS if task.name in results}
-    (output / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
+    (output / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     write_card(output / "README.md", results)
     return results
 
 
 def _train_wanted(arguments: argparse.Namespace, wanted: list[str], corpus: Path) -> None:
     results_file = arguments.output / RESULTS
-    results: dict[str, Any] = json.loads(results_file.read_text()) if results_file.exists() else {}
+    results: dict[str, Any] = json.loads(results_file.read_text(encoding="utf-8")) if results_file.exists() else {}
     for task in ALL_TASKS:
         # With --shared, --again applies to the shared variant.
         if task.name not in wanted or (task.name in results and (arguments.shared or not arguments.again)):
@@ -142,12 +142,12 @@ def _train_wanted(arguments: argparse.Namespace, wanted: list[str], corpus: Path
 
 
 def _train_loras(arguments: argparse.Namespace, wanted: list[str], corpus: Path) -> None:
-    results: dict[str, Any] = json.loads((arguments.output / RESULTS).read_text())
+    results: dict[str, Any] = json.loads((arguments.output / RESULTS).read_text(encoding="utf-8"))
     for task in LORA_TASKS:
         if task.name in wanted and (arguments.again or "lora" not in results[task.name]):
             entry = _train_lora(task, arguments, corpus)
             # Read again: another process may have trained another task.
-            results = json.loads((arguments.output / RESULTS).read_text())
+            results = json.loads((arguments.output / RESULTS).read_text(encoding="utf-8"))
             results[task.name]["lora"] = entry
             results = _write(arguments.output, results)
 

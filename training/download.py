@@ -27,7 +27,7 @@ class DownloadError(RuntimeError):
 
 def _run(command: list[str]) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         raise DownloadError(f"{command[0]!r} is not on PATH; install it to download {command[-1]}") from error
     except subprocess.CalledProcessError as error:

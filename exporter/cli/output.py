@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ def plain_console(stderr: bool = False) -> Console:
     Args:
         stderr: write to standard error.
     """
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its code, as in the messages of errors
+        stream.reconfigure(errors="backslashreplace")
     return _PlainConsole(stderr=stderr, markup=False, emoji=False)
 
 

@@ -8,12 +8,14 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from exporter.errors import ExportError
 from exporter.write.exchange import exchange, flush, flush_names
+from exporter.write.moving import check_unused, in_use, move
 from exporter.write.replaceable import check_replaceable
 from runtime.bundle.scratch import FolderLock, remove_if_left
 
@@ -33,7 +35,7 @@ def check_destination(output: Path, overwrite: bool) -> None:
 
     Raises:
         ExportError: `output` is a file, a folder that is not empty and may not be replaced, or in a folder without write
-            permission.
+            permission; or, on Windows, a program has one of its files open.
     """
     try:
         if output.is_symlink() or (output.exists() and not output.is_dir()):
@@ -43,6 +45,7 @@ def check_destination(output: Path, overwrite: bool) -> None:
                 raise ExportError(f"the output folder {str(output)!r} is not empty: choose another one, or pass --overwrite")
             # --overwrite replaces the whole folder and must not delete unrelated files.
             check_replaceable(output)
+            check_unused(output)
         parent = next(path for path in output.absolute().parents if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise ExportError(f"the output {str(output)!r} cannot be written: no permission to write in {str(parent)!r}")
@@ -130,16 +133,17 @@ def _make_partial(output: Path) -> tuple[Path, FolderLock]:
 def _replace(partial: Path, output: Path, overwrite: bool) -> None:
     for _ in range(_TRIES):
         try:
-            partial.rename(output)  # succeeds if `output` does not exist or is empty
+            move(partial, output)  # succeeds if `output` does not exist or, except on Windows, is empty
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
         else:
             return
+        with contextlib.suppress(OSError):
+            output.rmdir()  # if it is empty
+            continue
         if not overwrite:
             check_destination(output, overwrite)
-            with contextlib.suppress(OSError):
-                output.rmdir()  # empty; some systems never rename onto a folder
             continue
         try:
             if not exchange(partial, output):
@@ -162,13 +166,19 @@ def _replace(partial: Path, output: Path, overwrite: bool) -> None:
 def _replace_in_two_steps(partial: Path, output: Path) -> None:
     old, lock = _sibling(output, "replaced"), FolderLock.take(output)
     try:
-        output.rename(old)
+        try:
+            move(output, old)
+        except PermissionError as error:
+            if sys.platform != "win32":
+                raise
+            raise in_use(output) from error
         try:
             check_replaceable(old, output)
-            partial.rename(output)
+            move(partial, output)
         except BaseException:
-            old.rename(output)
+            move(old, output)
             raise
+        # On Windows, files that a predictor has mapped stay: the next export removes them
         shutil.rmtree(old, ignore_errors=True)
     finally:
         if lock is not None:
@@ -192,4 +202,5 @@ def _remove_leftovers(output: Path) -> None:
             if lock is not None:
                 lock.release()
         else:
-            remove_if_left(folder)
+            # A replaced folder is of no use once the output is there; a partial one may be that of another process
+            remove_if_left(folder, without_lock=kind[1] == "replaced")

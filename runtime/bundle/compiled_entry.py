@@ -7,9 +7,10 @@ hashes, and those of the files from which they were made.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Final
 
+from runtime.bundle.file_names import name_problems
 from runtime.bundle.files import BoundFolder
 from runtime.bundle.schema import decode, encode
 from runtime.errors import BundleError
@@ -131,10 +132,7 @@ def _is_complete(folder: Path) -> bool:
 def _problems(entry: CompiledEntry) -> Iterator[str]:
     if entry.version != _VERSION:
         yield f"version: expected {_VERSION}, found {entry.version}"
-    for name in entry.files:
-        plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and name not in ("", "..") and "\0" not in name
-        if not plain or name == RECORD:
-            yield f"files: expected plain names of other files in the folder, found {name!r}"
+    yield from name_problems(entry.files, RECORD)
     for graph, compiled in entry.graphs.items():
         if compiled.file not in entry.files:
             yield f"graphs[{graph!r}].file: expected one of the listed files, found {compiled.file!r}"

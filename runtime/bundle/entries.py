@@ -139,11 +139,15 @@ class TaskLayers:
         drop: number of lowest layers whose adapters were dropped.
         dropped: indices (0 = lowest) of all layers in which the task has no adapter, in ascending order.
         members: fusion members that were kept, per layer; empty for a task without a fusion.
+        padding_bytes: bytes of the zeros, in fp32, by which the adapter is filled up to the size of others; 0 if it is not.
+        padding_operations: additional operations relative to those of the task's branch without these zeros.
     """
 
     drop: int
     dropped: tuple[int, ...]
     members: tuple[tuple[str, ...], ...] = ()
+    padding_bytes: int = 0
+    padding_operations: float = 0.0
 
     def problems(self, where: str, layers: int) -> Iterator[str]:
         """Yield a message for each invalid field.
@@ -162,6 +166,9 @@ class TaskLayers:
             yield f"{where}.members: expected none or one list for each of {layers} layers, found {len(self.members)}"
         if any("" in names for names in self.members):
             yield f"{where}.members: expected names, found an empty string"
+        if self.padding_bytes < 0 or self.padding_operations < 0 or (self.padding_operations > 0 and not self.padding_bytes):
+            found = f"{shown(self.padding_bytes)} and {self.padding_operations:g}"
+            yield f"{where}.padding_bytes, padding_operations: expected none or positive numbers of both, found {found}"
 
 
 @dataclass(frozen=True)
@@ -193,8 +200,8 @@ class PassRow:
 
     Attributes:
         name: name of the pass.
-        graph: graph that the pass ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all"); for
-            the routed graph "routed tasks0", … and "routed".
+        graph: graph that the pass ran on: the template of a group of tasks ("tasks0", …), what the templates of several groups
+            have in common ("stem0", …) or the joined graph ("all"); for the routed graph "routed tasks0", … and "routed".
         nodes_before: number of nodes before the pass.
         nodes_after: number of nodes after the pass.
         bytes_before: size of the initializers before the pass.

@@ -149,11 +149,11 @@ class BoundFolder:
         real = Path(self._at(name)).resolve() if Path(self._at(name)).is_symlink() else None
         try:
             folder, there = (self._root, name) if real is None else (self._hold(real.parent), real.name)
-            found = _State.of(f"{folder}/{there}")
+            found = _State.of(_joined(folder, there))
         except OSError as error:
             raise self._changed(name, error.strerror or str(error)) from error
         if found != self._states[name]:
-            self._expect(name, digest(f"{folder}/{there}"))
+            self._expect(name, digest(_joined(folder, there)))
         return folder, there
 
     def check(self, by_path: bool = False) -> None:
@@ -225,7 +225,7 @@ class BoundFolder:
             return None
 
     def _at(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return _joined(self._root, name)
 
     def _changed(self, name: str, reason: str) -> BundleError:
         return BundleError(f"{self.shown}: {name}: {reason}; {_LOAD_AGAIN}")
@@ -241,6 +241,11 @@ class BoundFolder:
             return str(folder)
         weakref.finalize(self, os.close, descriptor)
         return self._held.setdefault(folder, held)
+
+
+def _joined(folder: str, name: str) -> str:
+    """Join with the separator of the system: a slash does not separate in the long paths of Windows."""
+    return os.path.join(folder, name)  # noqa: PTH118 - a Path would be made for each check of a file
 
 
 def open_bundle(folder: str | os.PathLike[str]) -> tuple[Manifest, BoundFolder]:

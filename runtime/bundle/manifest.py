@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Final
 
 from runtime.bundle.entries import LARGEST, MOST_LAYERS, InputEntry, TaskEntry, VariantEntry, repeated, shown
+from runtime.bundle.file_names import name_problems
 from runtime.bundle.interface import BATCH
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.split_entry import SplitEntry
@@ -33,7 +34,7 @@ __all__ = [
     "slots_file",
 ]
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
@@ -95,7 +96,7 @@ class Manifest:
 
     @property
     def whole_graphs(self) -> frozenset[str]:
-        """File names of the graphs of all tasks and of the routed graphs, which have probes."""
+        """File names of the graphs of all tasks and of the routed graphs, which `load` opens on every provider."""
         return frozenset(graph for variant in self.variants for graph in (variant.model, variant.routed) if graph)
 
     def to_json(self) -> str:
@@ -253,11 +254,8 @@ def _input_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
+    yield from name_problems(manifest.files, MANIFEST)
     for name, value in manifest.files.items():
-        # both kinds of path: a bundle may be written on one system and read on another
-        plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and name not in ("", "..") and "\0" not in name
-        if not plain or name == MANIFEST:
-            yield f"files: expected plain names of other files in the folder, found {name!r}"
         if not re.fullmatch("[0-9a-f]{64}", value):
             yield f"files[{name!r}]: expected a sha256 in lower-case hex, found {value!r}"
     if manifest.tokenizer and TOKENIZER not in manifest.files:

@@ -119,14 +119,19 @@ def remove_leftovers(parent: Path, prefix: str) -> None:
                 remove_if_left(parent / name)
 
 
-def remove_if_left(folder: Path) -> None:
-    """Remove a folder of this user that no process has locked; links are ignored."""
+def remove_if_left(folder: Path, without_lock: bool = False) -> None:
+    """Remove a folder of this user that no process has locked; links are ignored.
+
+    Args:
+        folder: the folder.
+        without_lock: also where the system has no such locks, and it is not known whether a process uses the folder.
+    """
     if not owned(folder):
         return
     lock = FolderLock.take(folder, wait=False)
     if lock is None:
         return
-    if lock.held:
+    if lock.held or without_lock:
         shutil.rmtree(folder, ignore_errors=True)
     lock.release()
 

@@ -119,7 +119,9 @@ def _gpus() -> tuple[str, ...] | None:
     """Return the GPUs of NVIDIA's driver: ONNX Runtime lists CUDA without a GPU and without a driver. None if unknown."""
     command = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"]
     try:
-        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
+        output = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=_SECONDS
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None if Path("/dev/nvidia0").exists() else ()
     rows = [[part.strip() for part in line.split(",")] for line in output.splitlines()]

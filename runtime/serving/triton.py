@@ -100,7 +100,7 @@ def write_repository(
             with _removed_on_failure(model):
                 for source, target in ((file, "model.onnx"), *((each, each) for each in graph.external_files())):
                     files.copy(source, model / "1" / target)
-                (model / "config.pbtxt").write_text(text, encoding="utf-8")
+                (model / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:
             found = "it already exists; remove it or choose another name" if model.exists() else error.strerror
             raise InputError(f"{model}: cannot be written: {found}") from error

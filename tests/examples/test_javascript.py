@@ -31,7 +31,7 @@ def test_labels_and_logits_are_those_of_the_runtime(example_bundle: Path, tmp_pa
     shutil.copyfile(FOLDER / script, tmp_path / script)
     (tmp_path / "node_modules").symlink_to(str(_modules()))  # node looks for packages next to the script
     call = ["node", script, str(example_bundle), *TEXTS]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     expected = runtime.load(example_bundle, provider="cpu").predict(TEXTS)

@@ -128,7 +128,7 @@ def test_it_understands_sentences(example_bundle: Path) -> None:
 @pytest.mark.parametrize("extra", [[], ["--json"]])
 def test_the_runtime_command_answers(example_bundle: Path, extra: list[str]) -> None:
     command = [sys.executable, "-m", "runtime", str(example_bundle), "--text", str(TEXTS[0]), "--pair", *PAIR, *extra]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ))
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True, env=dict(os.environ))
     assert all(name in result.stdout for name in RESULTS)
     if extra:
         texts = json.loads(result.stdout)["texts"]
@@ -137,5 +137,5 @@ def test_the_runtime_command_answers(example_bundle: Path, extra: list[str]) -> 
 
 def test_a_reader_that_has_seen_enough_is_no_error(example_bundle: Path) -> None:
     command = f"{sys.executable} -m exporter inspect {example_bundle} --json | head -c 1"
-    found = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, cwd=ROOT)
+    found = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, encoding="utf-8", cwd=ROOT)
     assert (found.stdout, found.stderr, found.returncode) == ("{", "", 0)

@@ -105,8 +105,8 @@ def test_a_member_that_another_task_uses_stays(model: Any, tmp_path: Path) -> No
 def test_refusals(model: Any, tmp_path: Path, monkeypatch: Any, arguments: dict[str, Any], message: str) -> None:
     monkeypatch.chdir(tmp_path)
     scores = {str(layer): dict.fromkeys(MEMBERS, 1.0) for layer in range(LAYERS)}
-    Path("scores.json").write_text(json.dumps(scores))
-    Path("texts.txt").write_text("one\ntwo\n")
+    Path("scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    Path("texts.txt").write_text("one\ntwo\n", encoding="utf-8")
     model.set_active_adapters(None)  # an active setup would be the task
     with pytest.raises(ExportError, match=message):
         export(model, output="onnx", **arguments)

@@ -146,7 +146,7 @@ def test_one_range_for_the_batch_is_reported(model: Any, tmp_path: Path) -> None
 def _texts(path: Path, labels: bool) -> Path:
     texts = ("a fine film", "no", "well, well", "why not", "it rains", "the sea")
     rows = [{"text": text} | ({"label": number % 2} if labels else {}) for number, text in enumerate(texts)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def export_without(library: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.helpers.export_without", library, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

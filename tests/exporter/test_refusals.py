@@ -9,7 +9,6 @@ from typing import Any
 import adapters
 import numpy as np
 import pytest
-import torch
 import torch.nn.utils.prune
 from adapters.composition import BatchSplit, Fuse, Parallel, Split, Stack
 from transformers import (

@@ -138,7 +138,7 @@ def _hangs(worker: _Worker) -> bool:
 
 def _computed(pid: int) -> float:
     """Return the processor's seconds of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 def _fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.fuzz", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False, timeout=600)
 
 
 def test_some_seconds_of_cases_find_nothing() -> None:
@@ -44,7 +44,10 @@ def test_some_seconds_of_cases_find_nothing() -> None:
 @pytest.mark.parametrize("path", sorted(campaign.CORPUS.glob("*.json")), ids=lambda path: path.stem)
 def test_corpus_files_are_cases(path: Path) -> None:
     case = campaign.load(path)
-    assert json.loads(path.read_text()) == {"found": json.loads(path.read_text())["found"], **case.to_json()}
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "found": json.loads(path.read_text(encoding="utf-8"))["found"],
+        **case.to_json(),
+    }
 
 
 def _kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, do: Callable[[], object]) -> str:
@@ -67,9 +70,9 @@ def _kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, do: Callable[[], obje
     ("kind", "do"),
     [
         ("exception", lambda: int("x")),
-        ("result", lambda: Path("../temporary/x").write_text("x")),
-        ("files", lambda: Path("new").write_text("x")),
-        ("files", lambda: Path("../outside/secret.txt").write_text("changed")),
+        ("result", lambda: Path("../temporary/x").write_text("x", encoding="utf-8")),
+        ("files", lambda: Path("new").write_text("x", encoding="utf-8")),
+        ("files", lambda: Path("../outside/secret.txt").write_text("changed", encoding="utf-8")),
         ("files", lambda: Path("~/.cache").expanduser().mkdir()),
         ("files", lambda: Path("../given/new").symlink_to("x")),
         ("output", lambda: os.write(2, b"Traceback (most recent call last)")),

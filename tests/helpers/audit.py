@@ -71,7 +71,7 @@ def _report(command: Sequence[str], versions: Mapping[str, str]) -> list[dict[st
         path = Path(folder) / "requirements.txt"
         path.write_text("".join(f"{name}=={version}\n" for name, version in versions.items()), encoding="utf-8")
         options = ["--disable-pip", "--no-deps", "--progress-spinner", "off", "--format", "json", "--requirement", str(path)]
-        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *options], capture_output=True, encoding="utf-8", check=False)
     try:
         entries: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError, TypeError) as error:

@@ -65,9 +65,9 @@ def fused_model(names: Sequence[str] = ("a", "b"), *fusions: Fuse) -> Any:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content.update(changes)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def load_quietly(model: Any, *arguments: Any, **options: Any) -> Checkpoint:

@@ -15,6 +15,8 @@ def run_lines(lines: list[str], folder: Path) -> str:
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     command = ["sh", "-c", lines[0]] if len(lines) == 1 else [sys.executable, "-c", "\n".join(lines)]
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    found = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False, timeout=120
+    )
     assert found.returncode == 0, found.stderr
     return found.stdout

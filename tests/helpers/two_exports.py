@@ -72,7 +72,7 @@ def swapping(one: Path, other: Path) -> Iterator[None]:
         "while exchange(one, other):\n    pass\n"
     )
     command = [sys.executable, "-c", script, str(one), str(other)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "swapping\n"

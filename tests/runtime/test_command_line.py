@@ -29,7 +29,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_command_answers_and_keeps_the_order(bundle: str) -> None:
     arguments = ["--text", "Anna sings", "--pair", "one", "two", "--text=-dash", "--threads", "1"]
     found = subprocess.run(
-        [sys.executable, "-m", "runtime", bundle, *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, "-m", "runtime", bundle, *arguments],
+        check=False,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        cwd=ROOT,
     )
     assert found.returncode == 0
     assert found.stderr == ""
@@ -75,7 +80,7 @@ def test_files_give_texts_and_pairs(bundle: str, tmp_path: Path, capsys: pytest.
 
 
 def test_a_dash_reads_standard_input(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n"), encoding="utf-8"))
     assert main([bundle, "--file", "-", "--json"]) == 0
     assert [row["text"] for row in json.loads(capsys.readouterr().out)["texts"]] == ["one", "two"]
 

@@ -36,7 +36,7 @@ def command(hub: FakeHub, home: Path, *arguments: str, **variables: str) -> subp
     """Run the command line in a separate process: huggingface_hub reads its settings at import."""
     environment = client(hub, home) | variables
     call = [sys.executable, "-m", "runtime", *arguments, "--text", "good", "--provider", "cpu"]
-    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=120)
 
 
 def client(hub: FakeHub, home: Path) -> dict[str, str]:

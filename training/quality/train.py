@@ -120,6 +120,6 @@ def _save(model: Any, piece: Piece, output: Path, result: dict[str, Any]) -> Non
     partial = output / f"{piece.name}.partial"
     output.mkdir(parents=True, exist_ok=True)
     model.save_adapter(str(partial), piece.name, use_safetensors=True)
-    (partial / RESULT).write_text(json.dumps(result, indent=1) + "\n")
+    (partial / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     # Renamed at the end: a folder without the suffix is complete.
     partial.rename(folder)

@@ -224,6 +224,6 @@ def test_the_environment_names_the_cache(published: Any, tmp_path: Path) -> None
         "load('org/nothing')"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", cwd=tmp_path)
     assert result.stdout == "['a', 'b']\n"
     assert f"it is not in the local cache {tmp_path / 'cache'} and HF_HUB_OFFLINE is set" in result.stderr

@@ -241,8 +241,9 @@ def _export_until_it_verifies(verifying: Connection, arguments: list[str]) -> in
     return main(arguments)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: signal.Signals) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal, and has no locks of folders")
+@pytest.mark.parametrize("kind", ["SIGTERM", "SIGKILL"])
+def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: str) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
     folder = tmp_path / "export"
     folder.mkdir()
@@ -251,10 +252,10 @@ def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path
     process = start_forked(_export_until_it_verifies, there, arguments, output=tmp_path / "output", errors=tmp_path / "errors")
     assert here.poll(120)
     assert process.pid is not None
-    os.kill(process.pid, kind)
+    os.kill(process.pid, getattr(signal, kind))
     status = ended(process)
     left = sorted(path.name for path in folder.iterdir())
-    if kind == signal.SIGKILL:
+    if kind == "SIGKILL":
         assert len(left) == 1
         assert left[0].startswith(f".onnx.partial-{process.pid}-")
         assert main(arguments) == 0
@@ -277,6 +278,8 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, saved: Path) -
 
 
 def test_help_names_the_options_and_the_exit_statuses() -> None:
-    result = subprocess.run([sys.executable, "-m", "exporter", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "exporter", "--help"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    )
     assert "--drop N" in result.stdout
     assert "exit status" in result.stdout

@@ -38,7 +38,7 @@ def run(hub: FakeHub, home: Path, *arguments: str, **variables: str) -> subproce
     others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment = others | hub.environment(str(home)) | {"HF_TOKEN": "hf_test"} | variables
     call = [sys.executable, "-m", *arguments]
-    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=120)
 
 
 def test_a_pushed_bundle_loads_from_the_hub(hub: FakeHub, bundle: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_pushed_bundle_loads_from_the_hub(hub: FakeHub, bundle: Path, tmp_path
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "0", **hub.environment(str(tmp_path / "other"))},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert (code.returncode, code.stderr) == (0, "")
     assert code.stdout.startswith("topic Prediction(")

@@ -112,5 +112,7 @@ def test_it_needs_no_torch(bundle: Path) -> None:
         "import sys; from exporter.cli.main import main; status = main(['inspect', sys.argv[1], '--why']); "
         "sys.exit(status or 3 * bool({'torch', 'transformers', 'adapters'} & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code, str(bundle)], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(bundle)], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
+    )
     assert result.returncode == 0, result.stderr

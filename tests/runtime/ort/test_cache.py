@@ -81,7 +81,7 @@ def _linked_folder(place: Path) -> None:
 
 def _file(place: Path) -> None:
     shutil.rmtree(place)
-    place.write_text("")
+    place.write_text("", encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def _kill_while_packing(bundle: Path, cache: Path | None, temporary: Path) -> No
     )
     command = [sys.executable, "-c", script, str(bundle), *([] if cache is None else [str(cache)])]
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "packing\n"
         process.send_signal(signal.SIGKILL)
@@ -196,7 +196,7 @@ def test_several_processes_pack_once(bundle: Path, tmp_path: Path) -> None:
         "predictor = runtime.load(sys.argv[1], provider='cpu', options=options)"
     )
     command = [sys.executable, "-c", script, str(bundle), str(tmp_path)]
-    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8") for _ in range(3)]
     said = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 3
     assert sorted(said) == ["", "", "made\n"]

@@ -128,7 +128,9 @@ try:
 except runtime.AdapterDropError as error:
     print("refused", error)
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, timeout=60, cwd=ROOT
+    )
     assert found.stdout.startswith("refused ONNX Runtime (cpu) failed on input_ids [4096, 16]")
 
 
@@ -179,7 +181,9 @@ for shape in [(80, 16), *shapes]:
     memory.append(psutil.Process().memory_info().rss)
 print(memory[-1] - memory[len(memory) // 2])
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, cwd=ROOT)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, timeout=120, cwd=ROOT
+    )
     assert int(found.stdout) < 2 * 2**20
 
 
