@@ -82,7 +82,7 @@ ORDER = {
             "text_streams",
             "predictor",
             "load_bundle",
-            "compile",
+            "compile_ahead",
             "states_commands",
             "streams",
             "serving",

@@ -74,7 +74,7 @@ def described(arguments: Sequence[str]) -> str:
     """
     parser = CommandParser(
         prog="python -m runtime devices",
-        description="List the execution providers, the devices that each sees, what provider auto takes for a portable bundle "
+        description="List the execution providers, the devices that each sees, what provider auto takes for a portable bundle\n"
         "of floats, and what to install for the others.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")

@@ -46,7 +46,9 @@ def write_states(
             np.atleast_1d(np.moveaxis(row[name], places.get(name, 0), 0) if row[name].ndim else row[name]) for row in rows
         ]
         if len({array.shape[1:] for array in arrays}) > 1:
-            raise InputError(f"save(): expected arrays of {name} that differ only in their first axis; save these texts apart")
+            raise InputError(
+                f"save(): expected arrays of {name} that differ only in their first axis; save these texts separately"
+            )
         joined = np.concatenate(arrays)
         if name in names and precision is not None:
             joined = _rounded(joined, name, precision)

@@ -216,7 +216,7 @@ def test_the_forms_of_int8_are_those_of_the_results() -> None:
     for row in found["forms"]:
         changed, mean = row["labels_other_than_fp32"], row["mean_abs_from_fp32"]
         own = ["as the first"] * 2 if changed is None else [str(changed), f"{mean:.3f}"]
-        exact = "exact" if row["largest_error_without_vnni"] == 0 else "cut off"
+        exact = "exact" if row["largest_error_without_vnni"] == 0 else "saturates"
         assert "| " + " | ".join([row["form"], *own, f"{row['product_ms']:.1f} ms", exact]) + " |" in text.replace("**", "")
     for row in found["compared"]:
         shown = f"{row['labels_that_differ']} | {row['median_difference']:.3f}, {row['largest_difference']:.2f}"
@@ -247,7 +247,7 @@ def test_the_figures_of_hot_tasks_are_those_of_the_results() -> None:
     assert "takes {:.2f} times (1 x 32) and {:.2f} times (8 x 32)".format(*(each["ratio"] for each in graphs)) in text
     assert f"`add_task` takes {found['add_task_ms']['median']:.1f} ms (a file of {found['file_mb']:.1f} MB)" in text
     quiet, busy = ((calls[f"{kind}median_ms"], calls[f"{kind}largest_ms"]) for kind in ("quiet_", ""))
-    assert "takes {:.0f} ms without changes, at most {:.0f} ms".format(*quiet) in text
-    assert "50 ms, {:.0f} ms, at most {:.0f} ms".format(*busy) in text
+    assert "takes {:.0f} ms without changes ({:.0f} ms at most)".format(*quiet) in text
+    assert "and {:.0f} ms ({:.0f} ms at most) while another thread".format(*busy) in text
     assert f"takes {found['memory']['ratio']:.2f} times the memory" in text
-    assert f"a look-up takes {seen['many_us']:.1f} µs, with ten {seen['few_us']:.1f} µs" in text
+    assert f"look-up takes {seen['many_us']:.1f} µs with 10,000 tasks, and {seen['few_us']:.1f} µs with ten" in text
