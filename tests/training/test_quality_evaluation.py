@@ -102,6 +102,34 @@ def test_scores_show_the_spread_and_what_is_kept() -> None:
     assert table[2] == "| t | standard | 87.5 (75.0 to 100.0) | 50.0 |"
 
 
+def test_tables_of_a_part_have_what_was_measured() -> None:
+    results = _results()
+    assert tables.sharing(results, Scores(results)) == ""  # no shared adapter
+    assert tables.checks(results, Scores(results)) == "75.0 % of the predictions in int8 are those in fp32."
+    assert "| shared |" not in tables.page(results)
+
+
+def test_files_without_results_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content, message in (
+        ("a.jsonl", None, "No such file"),
+        ("b.jsonl", "no JSON", "expected a file of python -m training.quality.evaluate --results"),
+        ("c.jsonl", '{"kind": "run"}', "has no predictions"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(SystemExit):
+            tables.main([str(tmp_path / name)])
+        assert message in capsys.readouterr().err
+
+
+def test_adapters_without_test_sets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "training.json").write_text('{"task": "t", "method": "robust", "seed": 0}')
+    with pytest.raises(SystemExit):
+        evaluate.main([str(tmp_path)])
+    assert "t.jsonl: run python -m training.quality --out" in capsys.readouterr().err
+
+
 def test_wrong_arguments_of_the_evaluation_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         ([], "has no finished adapter: run python -m training.quality --out"),

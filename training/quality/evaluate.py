@@ -71,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = trained(options.folder)
     if not found:
         parser.error(f"{options.folder} has no finished adapter: run python -m training.quality --out {options.folder}")
+    files = {piece.task: options.folder / "texts" / f"{piece.task}.jsonl" for piece in found}
+    if missing := [str(path) for path in files.values() if not path.is_file()]:
+        parser.error(f"no test set {', '.join(missing)}: run python -m training.quality --out {options.folder}")
     transformers.logging.set_verbosity_error()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("exporter.stages").setLevel(logging.INFO)  # an export takes minutes

@@ -61,12 +61,17 @@ def retained(scores: Scores) -> str:
 
 
 def sharing(results: Results, scores: Scores) -> str:
-    """Return parameters and scores of adapters that are shared across layers, next to those of standard ones."""
+    """Return parameters and scores of adapters that are shared across layers, next to those of standard ones.
+
+    Empty unless both were trained.
+    """
     counts = {
         method: {result["parameters"] for piece, result in results.adapters.items() if piece.method == method}
         for method in ("standard", "shared")
     }
-    (whole,), (one,) = (counts[method] for method in ("standard", "shared"))
+    if not all(counts.values()):
+        return ""
+    (whole,), (one,) = counts["standard"], counts["shared"]
     lines = ["| adapter | parameters | " + " | ".join(scores.tasks) + " |", "| --- | ---: |" + " ---: |" * len(scores.tasks)]
     for method, number in (("standard", whole), ("shared", one)):
         cells = [_cell(scores.score(task, method, "fp32", 0)) for task in scores.tasks]
@@ -76,23 +81,25 @@ def sharing(results: Results, scores: Scores) -> str:
 
 
 def checks(results: Results, scores: Scores) -> str:
-    """Return one sentence on the comparison of the graphs with the library, and of the precisions with fp32."""
-    differences = [row.difference for row in results.answers if row.difference is not None]
-    sentence = (
-        f"Logits of the graphs in fp32 and of the library differ by at most {max(differences):.1e} in {len(differences)} graphs"
-    )
+    """Return sentences on the comparison of the graphs with the library, and of the precisions with fp32."""
+    sentences = []
+    if differences := [row.difference for row in results.answers if row.difference is not None]:
+        worst, count = max(differences), len(differences)
+        sentences.append(
+            f"Logits in fp32 and those of the library differ by at most {worst:.1e}, over {count} adapters and drops."
+        )
     for precision in scores.precisions:
         agreement = scores.agreement(precision) if precision != "fp32" else None
         if agreement is not None:
-            sentence += f"; {_percent(agreement)} % of the predictions in {precision} are those in fp32"
-    return f"{sentence}."
+            sentences.append(f"{_percent(agreement)} % of the predictions in {precision} are those in fp32.")
+    return " ".join(sentences)
 
 
 def page(results: Results) -> str:
     """Return all tables of the results."""
     scores = Scores(results)
     parts = [retained(scores), *(by_drop(scores, each) for each in scores.precisions), sharing(results, scores)]
-    return "\n\n".join([*parts, checks(results, scores)])
+    return "\n\n".join(filter(None, [*parts, checks(results, scores)]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, metavar="FILE", help="a file of python -m training.quality.evaluate --results")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the curves")
     options = parser.parse_args(arguments)
-    results = read_results(options.results)
+    try:
+        results = read_results(options.results)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        parser.error(f"expected a file of python -m training.quality.evaluate --results, found {options.results}: {error}")
+    if not results.answers:
+        parser.error(f"{options.results} has no predictions: run python -m training.quality.evaluate without --limit-seconds")
     print(page(results))
     if options.picture:
         plot(Scores(results), options.picture)
