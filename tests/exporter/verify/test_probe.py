@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import runtime
 from exporter import VerificationError, add, export
 from exporter.targets import FLOAT_TOLERANCES, TOLERANCES, probe_tolerances
 from exporter.verify import probe as probe_module
 from exporter.verify.rounding import measure_rounding
+from exporter.verify.saved import load_graph, verify_saved
 from runtime.bundle import FLOATS, Probe, open_bundle, read_manifest
 from runtime.ort.known_providers import CUDA
 from runtime.ort.probe import ProbeCheck
@@ -119,6 +122,27 @@ def test_a_graph_that_differs_is_refused_task_by_task(planned: tuple[Any, Any, P
     with pytest.raises(VerificationError, match=r"on the probe:\n  mood: max .onnx - torch. 1\.00e\+00, over 1\.00e-04$"):
         probe_module.make_probe(plan, graph, groups)
     assert probe_module.make_probe(plan, graph).outputs["mood"].shape == (3, 4)  # without models, nothing is compared
+
+
+def test_a_model_of_the_library_that_differs(planned: tuple[Any, Any, Path]) -> None:
+    plan, groups, folder = planned
+    owners = {task.setup: (group, task) for group in groups for task in group.tasks}
+
+    def library(setup: str, change: float = 0.0) -> Any:
+        group, task = owners[setup]
+        found = copy.deepcopy(group.activate(task))
+        with torch.no_grad():
+            for name, parameter in found.named_parameters():
+                parameter.add_(change if f"heads.{setup}" in name and name.endswith("bias") else 0.0)
+        return found
+
+    graph = load_graph(plan, folder / "model.onnx", routed=False)
+    found = verify_saved(plan, groups, graph, None, library)
+    assert found.probed is not None
+    assert set(found.probed[1]) == set(TASKS)
+    with pytest.raises(VerificationError, match=r"differ from those that PEFT itself loads .*\n  mood at ") as raised:
+        verify_saved(plan, groups, graph, None, lambda setup: library(setup, 0.5 if setup == "mood" else 0.0))
+    assert "topic" not in str(raised.value)
 
 
 def test_tolerances_follow_precision_and_verification() -> None:
