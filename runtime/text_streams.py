@@ -80,8 +80,8 @@ class TextStreams:
             top_k: as for `predict`.
             is_split_into_words: as for `predict`.
             prompt_name: as for `encode_texts`.
-            window: number of texts that are in memory at a time. None begins with 64 and goes up to 4,096, as long as a window
-                takes about a second. Long texts make a window shorter.
+            window: number of texts that are in memory at a time. None begins with 256 and goes up to 4,096, as long as a window
+                takes a few seconds. Long texts make a window shorter.
             on_error: called with the index and the error of each text that is invalid or whose logits are NaN; the stream goes
                 on. None ends the stream with the error, after the results of the texts before.
 

@@ -14,8 +14,8 @@ Compute: TypeAlias = Callable[[Sequence[Text]], Mapping[str, Sequence[Prediction
 Check: TypeAlias = Callable[[Sequence[Text]], object]
 
 LARGEST: Final = 4_096  # texts of a window; larger ones are no faster
-_FIRST: Final = 64
-_SECONDS: Final = (0.5, 4.0)  # a window that takes less or more is followed by one of another size
+_FIRST: Final = 256
+_SECONDS: Final = (2.0, 8.0)  # a window that takes less or more is followed by one of another size
 _CHARACTERS: Final = 4_000_000  # of the texts of a window, so that long texts do not fill the memory
 # Errors that every text would have: they end the stream
 _OF_ALL: Final = (BundleError, CancelledError, ProviderError)
@@ -53,8 +53,8 @@ def outcomes(
         items: the texts; an error stands for a text that could not be read, and is its outcome.
         compute: function that computes a list of texts. It raises if one of them is invalid or fails.
         check: function that raises if one of a list of texts is invalid. It costs less than `compute`.
-        window: number of texts that are computed, and held in memory, together. None begins with 64 and goes up to LARGEST, as
-            long as a window takes about a second.
+        window: number of texts that are computed, and held in memory, together. None begins with 256 and goes up to LARGEST, as
+            long as a window takes a few seconds.
 
     Yields:
         For each item in order, the predictions by task, or the error.
