@@ -78,7 +78,7 @@ def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], t
     try:
         entries = tuple(decode(StateEntry, each, "states", problems) for each in json.loads(metadata["states"]))
         drop = int(metadata["drop"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged: {error}") from error
     problems += [problem for entry in entries if entry is not None for problem in entry.problems("states")]
     if problems:

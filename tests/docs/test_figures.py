@@ -227,6 +227,41 @@ def test_the_forms_of_int8_are_those_of_the_results() -> None:
     )
 
 
+def test_the_operators_of_int8_are_those_of_the_results() -> None:
+    found = json.loads(_results("docs/precision.md", "int8-operators").read_text(encoding="utf-8"))
+    text, shapes = text_of("docs/precision.md").replace("**", ""), ("1x128", "4x128")
+    for shown, names in (
+        ("products (MatMulIntegerToFloat)", ("MatMulIntegerToFloat",)),
+        (
+            "ranges and quantization (ReduceMax, ReduceMin, Div, QuantizeLinear)",
+            ("ReduceMax", "ReduceMin", "Div", "QuantizeLinear"),
+        ),
+        ("scales of rows, biases, residuals (Mul, Add)", ("Mul", "Add")),
+        ("attention", ("MultiHeadAttention",)),
+        ("BiasGelu", ("BiasGelu",)),
+        ("LayerNormalization", ("LayerNormalization",)),
+    ):
+        times = [found["operators_ms"][shape] for shape in shapes]
+        shares = [f"{100 * sum(own[name] for name in names) / own['total']:.0f} %" for own in times]
+        assert f"| {shown} | {shares[0]} | {shares[1]} |" in text
+    for row in found["forms"]["rows"]:
+        assert f"| {row['form']} | {row['1x128']:.2f} | {row['4x128']:.2f} |" in text
+    products = found["products_ms"]["rows"]
+    rows, along = products["a range for each row"], products["a range for each row, QuantizeLinear along rows"]
+    assert f"takes {along:.0f} ms instead of {rows:.0f} ms" in _spoken("docs/precision.md")
+    assert f"by itself, {products['MatMulNBits, 8 bits, blocks of 256']:.0f} ms" in _spoken("docs/precision.md")
+    pages = [statistics.median(with_ / without for without, with_ in found["huge_pages"][shape]) for shape in shapes]
+    assert "takes {:.2f} and {:.2f} of the CPU time".format(*pages) in _spoken("docs/precision.md")
+
+
+def test_the_plug_in_of_openvino_is_as_fast_as_its_results() -> None:
+    rows = json.loads(_results("docs/runtime.md", "openvino-plugin").read_text(encoding="utf-8"))["rows"]
+    ratios = [row["median_of_ratios"] for row in rows]
+    cpu = [row["least_cpu_ms"][0] / row["least_cpu_ms"][1] for row in rows]
+    assert f"took {min(ratios):.2f} to {max(ratios):.2f} times as long" in _spoken("docs/runtime.md")
+    assert f"{min(cpu):.2f} to {max(cpu):.2f} times the CPU time" in _spoken("docs/runtime.md")
+
+
 def test_the_kernels_of_openvino_are_those_of_the_results() -> None:
     found = json.loads(_results("docs/runtime.md", "openvino-shapes").read_text(encoding="utf-8"))
     text = text_of("docs/runtime.md")
