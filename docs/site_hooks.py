@@ -69,7 +69,11 @@ def reference(package: str) -> str:
     """Return the page about a package: its public names, whose docstrings mkdocstrings inserts."""
     module = importlib.import_module(package)
     names = sorted(module.__all__, key=lambda name: (name[0].isupper(), name))
-    objects = [f"::: {package}.{module._HOMES[name]}.{name}\n" for name in names]
+    # The heading is the name that users import, not that of the module in which it is defined
+    objects = [
+        f"::: {package}.{module._HOMES[name]}.{name}\n    options:\n      heading: {package}.{name}\n      toc_label: {name}\n"
+        for name in names
+    ]
     return "\n".join([f"# {package}\n", f"{REFERENCE[package]}\n", *objects])
 
 

@@ -22,6 +22,7 @@ from tests.helpers.pages import ROOT, blocks, commands, words
 # Commands that are not run here, each with the reason; those of this project's programs are parsed all the same.
 NOT_RUN = {
     "make export": "installs a virtual environment",
+    "source .venv/bin/activate": "enters the environment of make export",
     "make test": "installs a virtual environment and runs this test",
     "make test-tensorrt": "installs a virtual environment",
     "make test-peft5": "installs a virtual environment",
