@@ -16,7 +16,7 @@ _BUSY = 0.1  # cores of other processes from which a measurement is disturbed
 
 @dataclass(frozen=True)
 class Setting:
-    """What a row measures.
+    """The setting of a row.
 
     Attributes:
         candidate: key of the candidate.
@@ -53,7 +53,7 @@ class Row(Setting):
 
     @property
     def setting(self) -> Setting:
-        """What the row measures."""
+        """The setting of the row."""
         return Setting(self.candidate, self.tasks, self.per_text, self.repeats)
 
     @property
