@@ -1,4 +1,4 @@
-"""What other processes do while a load is measured: a latency means little on a machine that is busy otherwise."""
+"""The load of other processes while latencies are measured, which mean little on a machine that is busy otherwise."""
 
 from __future__ import annotations
 
