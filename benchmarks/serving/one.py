@@ -20,11 +20,7 @@ from runtime.serving.batcher import Batcher, Batching
 from runtime.serving.limits import Limits
 from runtime.serving.request import Served
 
-<<<<<<< HEAD
-CHECKED = ("a film without a second of boredom", "rain", "the bank raised its rates again, and no one expected it", "one two")
-=======
 CHECKED = ("a film without a second of boredom", "rain", "the bank raised its rates again, and the shares fell", "one two")
->>>>>>> serving-loadtest
 REFERENCE = "reference.json"
 _TOLERANCE = 1e-3  # of probabilities in fp32
 _ROUNDED = 0.1  # the same in bf16 and int8; another task's weights differ by more
@@ -32,11 +28,7 @@ _ROUNDED = 0.1  # the same in bf16 and int8; another task's weights differ by mo
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-<<<<<<< HEAD
-    """A measurement to make.
-=======
     """One measurement.
->>>>>>> serving-loadtest
 
     Attributes:
         setting: candidate, tasks and requests.

@@ -16,11 +16,7 @@ _BUSY = 0.1  # cores of other processes from which a measurement is disturbed
 
 @dataclass(frozen=True)
 class Setting:
-<<<<<<< HEAD
-    """The measurement of a row.
-=======
     """The setting of a row.
->>>>>>> serving-loadtest
 
     Attributes:
         candidate: key of the candidate.
@@ -57,11 +53,7 @@ class Row(Setting):
 
     @property
     def setting(self) -> Setting:
-<<<<<<< HEAD
-        """The measurement of the row."""
-=======
         """The setting of the row."""
->>>>>>> serving-loadtest
         return Setting(self.candidate, self.tasks, self.per_text, self.repeats)
 
     @property
