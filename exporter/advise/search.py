@@ -181,7 +181,7 @@ class _Ceilings:
         self._trunk = _trunk_seconds(model, known, chosen)
 
     def best(self, limit: float) -> dict[str, int] | None:
-        """Return the drops of the fastest combination in which no task loses more than `limit`; None if there is none."""
+        """Return the drops of the fastest combination in which no task loses more than `limit`; None without one."""
         found = [search.best(limit) for search in self._searches]
         total = self._trunk.copy()
         for tops, own in zip(self._tops.T, found, strict=True):
