@@ -1,8 +1,9 @@
 """Write the test sets of the example's tasks, to evaluate the accuracy of a lower precision.
 
 `python -m training.texts DIR` writes one file per task, DIR/TASK.jsonl, for `python -m exporter --evaluation
-TASK=DIR/TASK.jsonl`. Texts are truncated as in the evaluation of the model card. Tagging texts have no labels: the export
-reports the fraction of equal predictions for them.
+TASK=DIR/TASK.jsonl`, and for `python -m exporter advise`. Texts are truncated as in the evaluation of the model card. The label
+of a tagging text is a list with a tag for each of its words, which white space separates; an export does not read them, and
+reports the fraction of equal predictions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from training.tasks import FUSION, TASKS, TaskSpec
 
 def _record(task: TaskSpec, example: Example, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     if task.kind == "tagging":
-        return {"text": " ".join(example.text)}
+        return {"text": " ".join(example.text), "label": list(example.label)}
     if isinstance(example.text, tuple):
         return {"text_a": example.text[0], "text_b": example.text[1], "label": example.label}
     return {"text": _cut(example.text, task.max_length, tokenizer), "label": example.label}
