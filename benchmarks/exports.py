@@ -78,7 +78,7 @@ def export_one_graph(
     graph = load_graph(plan, folder / MODEL, routed=False)
     parity: tuple[ParityRow, ...] = ()
     if verified:
-        parity = verify_saved(plan, task_groups, graph, reference)
+        parity = verify_saved(plan, task_groups, graph, reference).rows
     probe = save_probe(make_probe(plan, graph.graph), plan, parity, folder / MODEL)
     tokenizer = candidate.tokenizer
     save_config(task_groups[0].model, plan, [] if tokenizer is None else [tokenizer], folder)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving.candidates import CANDIDATES
+
 _Lines = list[dict[str, Any]]
 # Flag of the processor -> its name on the page.
 _FLAGS = {
@@ -88,6 +90,21 @@ def _paper(lines: _Lines) -> list[tuple[str, str]]:
     ]
 
 
+def _serving(lines: _Lines) -> list[tuple[str, str]]:
+    head, rows = lines[0], _rows(lines, kind="row", tasks=64, per_text=1, repeats=0.0)
+    loads = {row["candidate"]: row["loads"][-1] for row in rows if row["loads"][-1] is not None}
+    others = {key: load for key, load in loads.items() if not CANDIDATES[key].ours}
+    if not others:
+        return []
+    best = max(others, key=others.__getitem__)
+    what = f"64 tasks, one per text, 95 % within {head['objectives'][-1]:g} ms, {head['model']['title']}"
+    return [
+        (f"{what}, {name}", f"{loads[key] / others[best]:.1f} times the load of the best alternative: {CANDIDATES[best].label}")
+        for key, name in (("ours", "fp32"), ("ours-int8", "int8"))
+        if key in loads
+    ]
+
+
 _CPU = {"ours": "fp32", "ours-int8": "int8", "openvino-bf16": "OpenVINO bf16", "openvino-int8": "OpenVINO int8"}
 _CUDA = {"ours-fp16": "fp16", "ours-fp16-graph": "fp16 with a CUDA graph"}
 # Name of the file without its date -> its lines on the page.
@@ -106,6 +123,12 @@ _SOURCES = {
         _call("run_branches() over kept states", "1x128", "a task over kept states, drop 5", "the whole graph"),
     ),
     "hot-tasks": _Source("python -m benchmarks.hot_tasks", _hot),
+    "mixed-ranks": _Source(
+        "python -m benchmarks.mixed_ranks",
+        _call("tasks of the ranks 4 and 8", "1x128", "eight LoRA tasks of the ranks 4 and 8", "tasks of rank 8"),
+    ),
+    "serving-small": _Source("python -m benchmarks.serving", _serving),
+    "serving-base": _Source("python -m benchmarks.serving --size base", _serving),
     "peft-tasks": _Source(
         "python -m benchmarks.peft_tasks", _call("one graph", "1x128", "six LoRA tasks in one graph", "six merged files")
     ),

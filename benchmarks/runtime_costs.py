@@ -39,6 +39,7 @@ from runtime.text.encode import CPU_LIMITS
 _ROWS = 32  # rows of a batch that is padded to the longest text
 _LONGEST = 128
 _TEXTS = 64
+_PROCESSES = (("one", 1), ("all", 1), ("all", 4))  # variants and number of processes of the figure of memory
 _TEXT = "The new phone is fast, and the screen is gorgeous."
 
 
@@ -176,7 +177,7 @@ def memory(folder: Path, seconds: float) -> dict[str, Any]:  # noqa: ARG001 - th
     """Measure memory in separate processes, in MB above the bare import: PSS and anonymous (not reclaimable) memory."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
-        for variants, processes in (("one", 1), ("all", 1), ("all", 4)):
+        for variants, processes in _PROCESSES:
             for way in ("own", "shared", "cached"):
                 command = [sys.executable, "-m", "benchmarks.runtime_memory", str(folder), variants, way, cache]
                 if way == "cached":

@@ -62,6 +62,13 @@ ENTRIES = (
         (*_TINY, "--tasks", "1,2", "--drops", "0,3"),
         continues=True,
     ),
+    Entry(
+        "serving",
+        "benchmarks.serving",
+        ("--tasks", "1,8,64"),
+        ("--size", "tiny", "--tasks", "3", "--candidates", "ours,adapters-split", "--load-seconds", "0.1"),
+        continues=True,
+    ),
 )
 
 

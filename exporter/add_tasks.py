@@ -22,15 +22,17 @@ from exporter.report import Report, VariantReport
 from exporter.slots import save_slots
 from exporter.split import split_variants
 from exporter.stages import Stages
-from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges
+from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges, stored_group_of
 from exporter.targets import needs_ranges
+from exporter.trace.padded_groups import padding_of
 from exporter.variant import report_variant
+from exporter.verify.candidate import Candidate
 from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.probe import make_probe
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.saved import load_graph, verify_saved
-from exporter.verify.verify import SHAPES, Candidate
+from exporter.verify.verify import SHAPES
 from exporter.write.save import save_config, save_graphs, save_probe, task_entry, variant_entry
 from exporter.write.staging import check_space, staged
 from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups, stored_group_files
@@ -137,12 +139,17 @@ def _variant(
             save_slots(stored, task_groups, plans.every, slots, weights, path)
     with stages("verify"):
         graph = load_graph(plans.every, path, bool(variant.routed))
-        parity = verify_saved(plans.every, task_groups, graph, reference)
+        parity = verify_saved(plans.every, task_groups, graph, reference).rows
         _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
         rows = (*variant.parity, *parity)
         probe = save_probe(make_probe(plans.every, graph.graph, task_groups), plans.every, rows, path)
         notes = missing_effects(plans.new, task_groups)
-    new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, probe, variant.routed)
+    padding: dict[str, tuple[int, float]] = {}
+    for task_group in task_groups:
+        stored_group = templates[stored_group_of(templates, task_group.tasks[0])]
+        shapes = {slot: stored_group.group.weights[name][0].shape for name, slot in stored_group.slots.items()}
+        padding |= {name: (cost.bytes, cost.operations) for name, cost in padding_of(task_group, shapes).items()}
+    new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, probe, variant.routed, padding)
     entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=rows)
     report = report_variant(plans.new, task_groups, compiled, entry, parity)
     group = {name: number for number, template in enumerate(templates) for name in template.group.tasks}

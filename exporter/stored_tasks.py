@@ -63,20 +63,23 @@ def check_replaceable(folder: Path) -> None:
         raise ExportError(f"{folder} cannot be replaced: no permission to write in {folder.absolute().parent}")
 
 
-def plan_new(checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None) -> Plans:
+def plan_new(
+    checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None, drop: int | None = None
+) -> Plans:
     """Plan the tasks of a checkpoint that a bundle does not have.
 
     Args:
         checkpoint: the trunk with the new adapters.
         manifest: the manifest of the bundle.
-        variant: the variant to which they are added; they have its drop.
+        variant: the variant to which they are added.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); None for the default of the bundle's precision.
+        drop: drop of the new tasks in a bundle whose tasks have different ones; None for that of the variant.
 
     Raises:
         ExportError: there is no new task, or one that cannot be routed in a bundle that routes.
     """
     options = make_options(manifest.opset, atol, manifest.precision, manifest.target, ranges(variant))
-    found = make_plan(checkpoint, None, variant.drop, options)
+    found = make_plan(checkpoint, None, variant.drop if drop is None else drop, options)
     known = {entry.name for entry in manifest.tasks}
     tasks = tuple(task for task in found.tasks if task.name not in known)
     if not tasks:

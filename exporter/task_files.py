@@ -58,6 +58,7 @@ def task(
     fusions: Sequence[str] = (),
     atol: float | None = None,
     pooling: Mapping[str, str] | None = None,
+    drop: int | None = None,
 ) -> TaskReport:
     """Make and verify the file of one task for a bundle with slots.
 
@@ -72,6 +73,8 @@ def task(
         fusions: as of `export`.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
         pooling: as of `export`.
+        drop: drop of the task in a bundle whose tasks have different ones (`drop={task: number}`), one of these. None for the
+            drop of each variant, the lowest of its tasks.
 
     Returns:
         The report.
@@ -84,9 +87,10 @@ def task(
     stages = Stages()
     with stages("load"):
         manifest = open_exported(folder)
+        _check_drop(manifest, drop)
         layouts = [_layout(folder, manifest, variant) for variant in manifest.variants]
         checkpoint = load(model, False, adapters, fusions, pooling)
-        plans = [plan_new(checkpoint, manifest, variant, atol).new for variant in manifest.variants]
+        plans = [plan_new(checkpoint, manifest, variant, atol, drop).new for variant in manifest.variants]
         if len(plans[0].tasks) != 1:
             found = ", ".join(each.name for each in plans[0].tasks)
             raise ExportError(
@@ -124,6 +128,16 @@ def _file(output: object) -> Path:
     if not path.absolute().parent.is_dir():
         raise ExportError(f"there is no folder {path.absolute().parent} for the output: create it")
     return path
+
+
+def _check_drop(manifest: Manifest, drop: int | None) -> None:
+    drops = sorted({layers.drop for variant in manifest.variants for layers in variant.tasks.values()})
+    if drop is None or (len(manifest.variants) == 1 and drop in drops):
+        return
+    if len(manifest.variants) > 1:
+        found = ", ".join(map(str, drops))
+        raise ExportError(f"the bundle has variants for drop {found}, and a task file has weights for all of them: omit drop")
+    raise ExportError(f"drop must be that of a task of the bundle, {' or '.join(map(str, drops))}; found {drop!r}")
 
 
 def _layout(folder: Path, manifest: Manifest, variant: VariantEntry) -> SlotLayout:

@@ -17,12 +17,15 @@ class TracedGroup:
         tasks: their names; outputs are called as `output_names` says.
         model: the template, traced for one of the tasks.
         weights: initializer name in the template -> one array per task.
+        slots: name of a weight in the template -> its slot, as of `task_slots`. Weights in equal slots of two groups
+            correspond to each other.
         forms: form in which the changes of PEFT's tuners are stored, such as "whole weight" -> number of layers.
     """
 
     tasks: tuple[str, ...]
     model: ir.Model
     weights: Mapping[str, Sequence[np.ndarray]]
+    slots: Mapping[str, str] = field(default_factory=dict)
     forms: Mapping[str, int] = field(default_factory=dict)
 
     def bytes_of(self, task: str) -> int:

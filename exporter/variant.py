@@ -26,7 +26,7 @@ from exporter.texts.drift import Drift
 from exporter.trace.padded_groups import pad_groups, with_padded
 from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
-from exporter.verify.library_reference import compare_with_library, is_comparable
+from exporter.verify.library_reference import is_comparable
 from exporter.verify.probe import make_probe
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.write.save import save_graphs, save_probe, variant_entry
@@ -121,10 +121,10 @@ def export_variant(
             save_stored_groups(stored, weights, path)
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
-        parity = verify_saved(plan, task_groups, graph, reference)
-        probe = save_probe(make_probe(plan, graph.graph, task_groups), plan, parity, path)
-        if request.compared is not None and is_comparable(plan):
-            compare_with_library(request.compared, plan, graph.graph)
+        library = request.compared.reference if request.compared is not None and is_comparable(plan) else None
+        verified = verify_saved(plan, task_groups, graph, reference, library)
+        parity = verified.rows
+        probe = save_probe(make_probe(plan, graph.graph, task_groups, verified.probed), plan, parity, path)
         notes = (
             *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
             *missing_effects(plan, task_groups, graph.graph),
@@ -139,17 +139,17 @@ def export_variant(
         with stages("evaluate"):
             answers = evaluate(task_groups, plan, graph.graph, request.evaluation)
     routed = routed_file(path.name) if request.routed else ""
-    entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed)
+    padding = {name: (cost.bytes, cost.operations) for each in padded for name, cost in each.padding.items()}
+    entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed, padding)
     report = report_variant(plan, task_groups, compiled, entry, parity)
     numbers = {task.name: number for number, each in enumerate(padded) for task in each.tasks}
-    padding = {name: cost for each in padded for name, cost in each.padding.items()}
     tasks = tuple(
         replace(
             task,
             group=numbers[task.name],
             bytes=costs[task.name][0],
             forms=costs[task.name][1],
-            padding=TaskPadding(padding[task.name].bytes, padding[task.name].operations) if task.name in padding else None,
+            padding=TaskPadding(*padding[task.name]) if task.name in padding else None,
         )
         for task in report.tasks
     )

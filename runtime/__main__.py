@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from runtime import compile as ahead
@@ -23,8 +23,11 @@ from runtime.predictor import Prediction, Predictor
 from runtime.printable import printable
 from runtime.program import as_called
 from runtime.serving import triton
-from runtime.text.text_file import read_texts
+from runtime.streams import command as streams
+from runtime.streams.command import read_file
+from runtime.streams.options import add_stream_options, check_combination, names, work_of
 from runtime.text.texts import Text
+from runtime.text_streams import predict_any
 
 _SHOWN = 6  # numbers of an embedding
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
@@ -45,6 +48,7 @@ examples:
   python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
   python -m runtime onnx --provider openvino --verify
   python -m runtime onnx --file texts.txt --tasks news_topic,tweet_sentiment --json
+  python -m runtime onnx --file texts.jsonl --tasks news_topic --skip-errors --output topics.jsonl
 """
 
 
@@ -86,20 +90,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(options: argparse.Namespace) -> str:
     """Run inference on the texts that the options name, and format the predictions."""
-    texts: list[Text] = [*options.texts, *(read_texts(options.file, "--file") if options.file else ())]
-    if not texts and not options.verify:
-        raise InputError("no text: give some with --text, --pair or --file")
-    tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
+    check_combination(options)
+    texts: list[Text] = []
+    if options.output is None:
+        texts = [*options.texts, *(read_file(options) if options.file else ())]
+        if not texts and not options.verify:
+            raise InputError("no text: give some with --text, --pair or --file")
+    tasks = names(options.tasks)
     # For a single call, packing the weights of all graphs would take longer than the call, unless a cache keeps them
     given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
     settings = read_settings(options.settings, given)
-    verify = True if options.verify and texts else None  # without texts, all graphs are compared below, once
-    predictor = load(options.folder, provider=options.provider, drop=options.drop, verify=verify, options=settings)
-    if not texts:
+    to_run = bool(texts) or options.output is not None
+    verify = True if options.verify and to_run else None  # without texts, all graphs are compared below, once
+    # The actors of an engine have the provider; here the arguments are checked
+    provider = options.provider if options.engine is None else "cpu"
+    predictor = load(options.folder, provider=provider, drop=options.drop, verify=verify, options=settings)
+    if not to_run:
         return _verified(predictor, options.json)
     added = [_add(predictor, given) for given in options.added]
     if tasks is None and added:
-        tasks = [*(task.name for task in predictor.manifest.tasks), *added]
+        tasks = (*(task.name for task in predictor.manifest.tasks), *added)
+    if options.output is not None:
+        return streams.run(predictor, tasks, options)
     predictions = _predictions(predictor, texts, tasks, options)
     nodes = predictor.node_counts() if options.nodes else None
     if options.json:
@@ -126,31 +138,14 @@ def _add(predictor: Predictor, given: str) -> str:
 
 def _predictions(
     predictor: Predictor, texts: Sequence[Text], tasks: Sequence[str] | None, options: argparse.Namespace
-) -> dict[str, list[Prediction]]:
+) -> dict[str, Sequence[Prediction]]:
     """The predictions of all tasks; those of sentence embeddings are their vectors."""
     entries = predictor.entries(tasks)
-    embedded = [entry.name for entry in entries if entry.head == "sentence_embedding"]
-    if options.prompt_name is not None and not embedded:
+    work = work_of(options, tasks)
+    if options.prompt_name is not None and not any(entry.head == "sentence_embedding" for entry in entries):
         raise InputError(f"--prompt-name: none of the tasks is a sentence embedding, found {options.prompt_name!r}")
-    others = [entry.name for entry in entries if entry.name not in embedded]
-    found: dict[str, list[Prediction]] = {}
-    if others:
-        found = predictor.predict(
-            texts,
-            others,
-            truncate=options.truncate,
-            aggregate=options.aggregate,
-            stride=options.stride,
-            threshold=options.threshold,
-            top_k=options.top_k,
-        )
-    if embedded:
-        vectors = predictor.encode_texts(texts, embedded, truncate=options.truncate, prompt_name=options.prompt_name)
-        for name, rows in vectors.items():
-            found[name] = [
-                Prediction("sentence_embedding", vector=tuple(row.tolist()), drop=predictor.drops[0]) for row in rows
-            ]
-    return {entry.name: found[entry.name] for entry in entries}
+    # The predictor has only the drop that was asked for
+    return predict_any(predictor, texts, entries, None, work.options, options.prompt_name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--file",
         metavar="F",
-        help="UTF-8 file, one text per line, a TAB between the texts of a pair; - reads standard input",
+        help="UTF-8 file, one text per line, a TAB between the texts of a pair; or .jsonl, .csv, .tsv or .parquet with a "
+        "column text; - reads standard input",
     )
     add("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
     add(
@@ -226,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     add_text_options(parser)
     add("--prompt-name", metavar="NAME", help="the prompt of sentence embeddings; default: that of each task, if it has one")
     add("--json", action="store_true", help="print one JSON object on standard output")
+    add_stream_options(parser)
     return parser
 
 
@@ -241,7 +238,7 @@ def _provider(name: str) -> str:
 def _as_json(
     predictor: Predictor,
     texts: Sequence[Text],
-    predictions: dict[str, list[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction]],
     nodes: dict[str, int] | None,
 ) -> str:
     rows = [
@@ -258,7 +255,7 @@ def _as_json(
 def _as_text(
     predictor: Predictor,
     texts: Sequence[Text],
-    predictions: dict[str, list[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction]],
     nodes: dict[str, int] | None,
     top_k: int | None,
 ) -> str:
@@ -297,6 +294,8 @@ def _summary(prediction: Prediction, several: bool) -> str:
 
 
 def _print(text: str) -> None:
+    if not text:  # standard output has what a stream wrote
+        return
     if hasattr(sys.stdout, "reconfigure"):  # a terminal without a character shows its code, there is no traceback
         sys.stdout.reconfigure(errors="backslashreplace")
     print(text, flush=True)

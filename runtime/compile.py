@@ -10,6 +10,7 @@ from runtime.options import Options
 from runtime.options_text import CommandParser, describe, read_settings
 from runtime.ort.compile import CompiledRow, compile_graphs
 from runtime.ort.providers import resolve
+from runtime.slots.hot_tasks import read_layouts
 
 
 def compile_bundle(
@@ -45,7 +46,9 @@ def compile_bundle(
         split = manifest.split(variant.drop)
         names = (variant.model, variant.routed, slots_file(variant.model), *(split.graphs if split else ()))
         graphs += [name for name in names if name in manifest.files]
-    return compile_graphs(files, manifest, graphs, found, Options() if options is None else options)
+    layouts = read_layouts(files, manifest, manifest.drops if drop is None else (drop,))
+    slots = {slots_file(manifest.variant(each).model): layout.total for each, layout in layouts.items()}
+    return compile_graphs(files, manifest, graphs, found, Options() if options is None else options, slots)
 
 
 def command(arguments: Sequence[str]) -> Iterator[str]:

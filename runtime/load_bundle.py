@@ -122,7 +122,8 @@ class _Source:
             checks = dict.fromkeys(routed, check_routed_graph) | dict.fromkeys(split, check_split_graph)
             checks.get(graph, check_graph)(session, files.path / graph, manifest)
 
-        bundle = open_sessions(files, manifest, [*models, *routed, *slots, *split], self.provider, options, check, self.verify)
+        graphs, counts = [*models, *routed, *slots, *split], {graph: layout.total for graph, layout in slots.items()}
+        bundle = open_sessions(files, manifest, graphs, self.provider, options, check, self.verify, counts)
         encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
         hot = HotTasks(manifest, files, bundle, layouts) if layouts else None
         # With its commit, a hub id works on other machines too, and needs no request where the cache has it

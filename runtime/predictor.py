@@ -1,7 +1,7 @@
 """The predictor: inference on a loaded bundle."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -18,25 +18,25 @@ from runtime.checks.requests import (
     select_embeddings,
 )
 from runtime.errors import InputError
-from runtime.slots.task_file import added_names
 from runtime.state_predictor import StatePredictor
-from runtime.states.split_runs import SplitRuns
+from runtime.states.cascade_step import CascadeStep
 from runtime.states.trunk_states import Row, TrunkStates
-from runtime.text.cascade import Cascade, RunStep
+from runtime.text.cascade import Cascade
 from runtime.text.embed import embed, embed_routed
 from runtime.text.encode import Batch, TextEncoder
-from runtime.text.predict import Window, predict, predict_routed, tokenize
+from runtime.text.predict import predict, predict_routed, tokenize
 from runtime.text.predict_options import Aggregate, PredictOptions
 from runtime.text.prediction import Entity, Prediction, Word
 from runtime.text.prompts import prompts_of
 from runtime.text.texts import Text
 from runtime.text.tokens import Tokens
+from runtime.text_streams import TextStreams
 
 __all__ = ["Answers", "Entity", "Prediction", "Predictor", "Word"]
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor(StatePredictor):
+class Predictor(StatePredictor, TextStreams):
     """A loaded bundle, created by `load`. It is thread-safe, and immutable but for the tasks that `add_task` adds.
 
     Attributes:
@@ -121,7 +121,19 @@ class Predictor(StatePredictor):
             if drop is not None:
                 raise InputError("predict(): expected either drop or cascade, found both")
             chain = Cascade.of(cascade, self.drops, entries, options)
-            return chain.run(len(windows), entries, self._cascade_step(windows, encoder, options, cancel))
+            step = CascadeStep(
+                windows=windows,
+                encoder=encoder,
+                options=options,
+                splits=self._splits,
+                limits=self._limits,
+                batches=self._batches(encoder, batch_size),
+                run_whole=lambda selection, feeds, drop: self._run_selected(selection, feeds, drop, cancel),
+                observe=lambda drop, names, feeds, logits: self._observed(drop, names, feeds, 0, logits),
+                where=f"provider {self.provider}, {self.manifest.precision}",
+                cancel=cancel,
+            )
+            return chain.run(len(windows), entries, step)
         if stride is not None:
             drop = self._chosen_drop(drop)  # the same for all windows of a text
         # Looked up once: other threads may replace or remove tasks between two batches.
@@ -319,51 +331,6 @@ class Predictor(StatePredictor):
 
         batches, where = self._batches(encoder, batch_size), self._where(chosen)
         return embed_routed(texts, tasks, prompts, batches, run, entries, encoder, truncate, where)
-
-    def _cascade_step(
-        self, windows: Sequence[Window], encoder: TextEncoder, options: PredictOptions, cancel: Cancellation | None
-    ) -> RunStep:
-        """Return the step of a cascade, which keeps the states that a trunk computes for the variants after it."""
-        kept: dict[int, Row] = {}
-
-        def step(drop: int, rows: list[int], entries: list[TaskEntry]) -> dict[str, dict[int, Prediction]]:
-            selection = TaskSelection.of(tuple(entries))
-            runs = None if added_names(entries) else self._splits.get(drop)
-            known = runs if runs is not None and all(runs.reads(kept.get(row, {})) for row in rows) else None
-            current: list[Batch] = []
-
-            def from_texts() -> Iterator[Batch]:
-                for batch in self._batches(encoder, options.batch_size)([windows[row].tokens for row in rows]):
-                    current[:] = [batch]
-                    yield batch
-
-            def from_states(runs: SplitRuns) -> Iterator[Batch]:
-                most = self._limits.rows if options.batch_size is None else options.batch_size
-                states = [kept[row] for row in rows]
-                for chosen, values in runs.batches(states, most, self._limits.tokens, self._limits.call):
-                    yield Batch(tuple(chosen), values)
-
-            def run(feeds: Mapping[str, npt.NDArray[Any]]) -> tuple[Mapping[str, npt.NDArray[Any]], int]:
-                if runs is None:
-                    return self._run_selected(selection, feeds, drop, cancel), drop
-
-                def logits() -> Sequence[npt.NDArray[Any]]:
-                    values = feeds
-                    if known is None:
-                        values, found = runs.values_and_rows(feeds, len(current[0].rows), cancel)
-                        kept.update(zip((rows[index] for index in current[0].rows), found, strict=True))
-                    return runs.graph.branches(values, entries, selection.outputs, cancel)
-
-                computed = self._observed(drop, [entry.name for entry in entries], feeds, 0, logits)
-                return dict(zip(selection.result_names, computed, strict=True)), drop
-
-            batches = from_texts() if known is None else from_states(known)
-            part = [replace(windows[row], index=number) for number, row in enumerate(rows)]
-            where = f"provider {self.provider}, {self.manifest.precision}"
-            predictions = predict(part, batches, run, entries, encoder, options, where)
-            return {name: dict(zip(rows, found, strict=True)) for name, found in predictions.items()}
-
-        return step
 
     def _batches(self, encoder: TextEncoder, batch_size: int | None) -> Callable[[Sequence[Tokens]], Iterator[Batch]]:
         limits = self._limits

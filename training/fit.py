@@ -19,7 +19,7 @@ from training.batches import Encoded, collate, training_batches
 from training.tasks import TaskSpec
 
 WARM_UP_SHARE = 0.06
-CHECKPOINT_EVERY = 200
+CHECKPOINTS = 10  # of a run, whatever its length
 
 
 def _rate(step: int, steps: int) -> float:
@@ -96,7 +96,7 @@ def optimize(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=task.learning_rate, weight_decay=0.01)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, task.steps))
-    start = 0
+    start, every = 0, max(1, task.steps // CHECKPOINTS)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         with torch.no_grad():
@@ -120,7 +120,7 @@ def optimize(
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{loss.item():.3f}", drop=drop)
-            if (step + 1) % CHECKPOINT_EVERY == 0:
+            if (step + 1) % every == 0:
                 _save(
                     checkpoint,
                     {

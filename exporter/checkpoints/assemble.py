@@ -12,10 +12,11 @@ from typing import Any
 from exporter.checkpoints.assign import same
 from exporter.checkpoints.base_model import read_config
 from exporter.checkpoints.embedders import check_poolable
+from exporter.checkpoints.files import first_line
 from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_tasks import load_tasks
 from exporter.checkpoints.scan import INTERFACE, SETUP, Part, scan
-from exporter.checkpoints.sources import Source, check_base_names, find, first_line, is_base, split_name
+from exporter.checkpoints.sources import Source, check_base_names, find, is_base, split_name
 from exporter.errors import ExportError
 from exporter.families import adapterhub_module, has_adapterhub
 from runtime.hub import Access

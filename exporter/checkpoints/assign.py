@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from exporter.checkpoints.files import read_weights
 from exporter.checkpoints.scan import FILES, PEFT_FILES, Part
-from exporter.checkpoints.sources import read_weights
 from exporter.errors import ExportError
 
 Weights = dict[str, torch.Tensor]

@@ -16,7 +16,8 @@ from transformers import AutoModel
 from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.assign import ADAPTER_KEYS
 from exporter.checkpoints.config_requests import check_requests, check_sizes
-from exporter.checkpoints.sources import Source, read_json, reason, stored_bytes, stored_tensors
+from exporter.checkpoints.files import read_json, reason, stored_bytes, stored_tensors
+from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 

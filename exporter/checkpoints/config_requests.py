@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.checkpoints.sources import read_json
+from exporter.checkpoints.files import read_json
 from exporter.errors import ExportError
 from runtime.bundle.entries import shown
 

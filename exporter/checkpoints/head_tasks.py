@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from exporter.checkpoints.base_model import load_folder
+from exporter.checkpoints.files import read_json
 from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_class import HEADLESS
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sentence_folder import read_sentence_folder, sentence_task
 from exporter.checkpoints.sentence_pooling import parse_pooling
-from exporter.checkpoints.sources import Source, read_json
+from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
 from exporter.models.embeddings import Embedder, Normalize, add_embedders
 from exporter.models.own_tasks import OwnModel, OwnTask

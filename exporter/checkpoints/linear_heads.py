@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from exporter.checkpoints.sources import first_line
+from exporter.checkpoints.files import first_line
 from exporter.errors import ExportError
 
 __all__ = ["LinearHead", "read_heads"]

@@ -13,8 +13,9 @@ from transformers import AutoImageProcessor, PreTrainedModel, WhisperFeatureExtr
 from exporter.checkpoints.assemble import assemble
 from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
 from exporter.checkpoints.embedders import check_poolable, check_pooling, embed, named_embedders
+from exporter.checkpoints.files import first_line, read_json
 from exporter.checkpoints.linear_heads import LinearHead, read_heads
-from exporter.checkpoints.sources import BASE, Source, check_base_names, find, first_line, is_base, read_json, split_name
+from exporter.checkpoints.sources import BASE, Source, check_base_names, find, is_base, split_name
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.checkpoints.trunk_changes import fold_changes
 from exporter.errors import ExportError

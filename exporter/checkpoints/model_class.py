@@ -9,7 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from exporter.checkpoints.sources import CUSTOM_CODE
+from exporter.checkpoints.files import CUSTOM_CODE
 from exporter.errors import ExportError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from exporter.checkpoints.files import read_json, read_weights
 from exporter.checkpoints.peft_starts import REPEATABLE
-from exporter.checkpoints.sources import read_json, read_weights
 from exporter.errors import ExportError
 from exporter.models.peft_types import check_type
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from exporter.checkpoints.files import first_line, read_json
 from exporter.checkpoints.fine_tunes import load_task, task_class
 from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_config import read_adapter_weights, start_of
 from exporter.checkpoints.scan import Part
-from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
 from exporter.models.embeddings import Embedder, activate_embedder, add_embedders
 from exporter.models.peft_structure import output_layer
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import copy_model, shared_copy
+
+_CONFIG = "adapter_config.json"
 
 
 class References:
@@ -26,6 +29,7 @@ class References:
 
     def __init__(self) -> None:
         """Start without adapters."""
+        self._loaded: dict[str, Any] = {}
         self._known: dict[str, tuple[Any, Path]] = {}
         self._embedders: dict[str, Embedder] = {}
         self._models: dict[str, Part] = {}
@@ -54,7 +58,7 @@ class References:
         self._embedders.update(embedders)
 
     def __call__(self, name: str) -> Any:
-        """Return a model with one adapter, in evaluation mode and in fp32.
+        """Return a model with one adapter, in evaluation mode and in fp32; the next call may change it.
 
         Args:
             name: the adapter name.
@@ -63,16 +67,18 @@ class References:
             ExportError: the library cannot load it.
         """
         if name in self._heads:
-            load, head = self._heads[name]
-            model, _ = load({name: head})
-            activate_embedder(model, name)
-            return model
+            return self._with_head(name)
         if name in self._models:
             return load_task(self._models[name], task_class(self._models[name])).model
-        from peft import PeftModel
+        from peft import PeftModel, set_peft_model_state_dict
 
         base, folder = self._known[name]
         weights = read_adapter_weights(name, folder)
+        key = _same_layers(base, folder, weights) if name not in self._embedders and _is_fp32(base) else None
+        if key in self._loaded:
+            with quiet():
+                set_peft_model_state_dict(self._loaded[key], weights, adapter_name=self._loaded[key].active_adapter)
+            return self._loaded[key]
         # Some initializations change the data of the base model's weights.
         model = shared_copy(base) if _is_fp32(base) and not start_of(folder) else copy_model(base, {})
         _own_weights(model, weights)
@@ -87,7 +93,30 @@ class References:
             ) from error
         if name in self._embedders:
             add_embedders(loaded, {loaded.active_adapter: copy_model(self._embedders[name], {})}, loaded.active_adapter)
+        if key is not None:
+            self._loaded[key] = loaded
         return loaded
+
+    def _with_head(self, name: str) -> Any:
+        """The model with all linear heads that one call loads, of which one is active."""
+        load, _ = self._heads[name]
+        key = f"heads {id(load)}"
+        if key not in self._loaded:
+            self._loaded[key], _ = load({other: head for other, (own, head) in self._heads.items() if own is load})
+        activate_embedder(self._loaded[key], name)
+        return self._loaded[key]
+
+
+def _same_layers(base: Any, folder: Path, weights: Mapping[str, torch.Tensor]) -> str | None:
+    """A text that is the same for adapters of LoRA that differ in nothing but weights; None for other adapters.
+
+    Such an adapter takes the place of the one before in the model that PEFT made for that one, as
+    `PeftModel.load_adapter` does it: with the weights of its file, which are all that it has.
+    """
+    config = read_json(folder / _CONFIG)
+    if config.get("peft_type") != "LORA" or start_of(folder):
+        return None
+    return json.dumps([id(base), config, {key: [list(value.shape), str(value.dtype)] for key, value in weights.items()}])
 
 
 def _is_fp32(base: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.base_model import load_folder
 from exporter.checkpoints.embedders import embed, named_embedders, saved_embedders
+from exporter.checkpoints.files import read_json
 from exporter.checkpoints.fine_tunes import load_own
 from exporter.checkpoints.head_tasks import load_heads
 from exporter.checkpoints.linear_heads import LinearHead
@@ -19,7 +20,7 @@ from exporter.checkpoints.peft_class import HEADLESS, peft_class
 from exporter.checkpoints.peft_reference import References
 from exporter.checkpoints.peft_tokenizers import check_vocabulary
 from exporter.checkpoints.scan import Part
-from exporter.checkpoints.sources import Source, read_json
+from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
 from exporter.models.embeddings import Embedder
 from exporter.models.mixed import MixedModel

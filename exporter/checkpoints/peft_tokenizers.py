@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from exporter.checkpoints.sources import read_json
+from exporter.checkpoints.files import read_json
 from exporter.errors import ExportError
 
 _FAST, _WORDS = "tokenizer.json", "vocab.txt"

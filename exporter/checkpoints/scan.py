@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from exporter.checkpoints.config_requests import check_sizes
-from exporter.checkpoints.sources import Source, check_regular, read_json
+from exporter.checkpoints.files import read_json
+from exporter.checkpoints.sources import Source, check_regular
 from exporter.errors import ExportError
 
 # Kind -> configuration file, safetensors file, pickle file.

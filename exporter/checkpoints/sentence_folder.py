@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from exporter.checkpoints.files import read_json, read_weights
 from exporter.checkpoints.scan import SENTENCE_MODULES, Part, is_module_of
 from exporter.checkpoints.sentence_pooling import pooling_modes
-from exporter.checkpoints.sources import read_json, read_weights
 from exporter.errors import ExportError
 from exporter.models.embeddings import ACTIVATIONS, Dense, Embedder, Normalize
 

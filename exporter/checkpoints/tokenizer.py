@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS
 
-from exporter.checkpoints.sources import first_line, read_json
+from exporter.checkpoints.files import first_line, read_json
 from exporter.checkpoints.vocabulary_files import longest_token
 from exporter.errors import ExportError
 from runtime.text.tokenizer_bounds import LONGEST_TOKEN, excesses

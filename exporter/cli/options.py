@@ -213,6 +213,12 @@ def task_parser() -> Parser:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="the file to write; an existing file is replaced as a whole"
     )
+    parser.add_argument(
+        "--drop",
+        type=int,
+        metavar="N",
+        help="drop of the task, if those of the folder have different ones; default: the lowest",
+    )
     _add_report(parser)
     return parser
 

@@ -14,7 +14,8 @@ from exporter.prune.fusion_members import FusionReport
 from exporter.report import Report, TaskPadding, VariantReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, SplitEntry
-from runtime.bundle.entries import PAIR_SUMS, SEQUENCE
+from runtime.bundle.entries import PAIR_SUMS
+from runtime.bundle.interface import SEQUENCE
 
 # The width of the labels.
 _LABEL = 15

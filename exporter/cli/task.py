@@ -20,7 +20,16 @@ def run(options: argparse.Namespace) -> None:
     """
     pooling = pooling_of(options.pooling)
     with shown_progress(options.quiet):
-        report = task(options.folder, options.adapter, options.output, options.model, options.fusion, options.atol, pooling)
+        report = task(
+            options.folder,
+            options.adapter,
+            options.output,
+            options.model,
+            options.fusion,
+            options.atol,
+            pooling,
+            options.drop,
+        )
     with printing(f"{report.output} is written, but "):
         if options.json:
             print(json.dumps({**asdict(report), "output": str(report.output)}))

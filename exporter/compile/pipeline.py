@@ -31,9 +31,11 @@ from exporter.compile.passes.split_linears import SplitLinearsPass
 from exporter.compile.passes.static_reshapes import StaticReshapesPass
 from exporter.compile.passes.unflatten_linears import UnflattenLinearsPass
 from exporter.compile.rewrite.refusals import RefusingPass
+from exporter.compile.vmap.bind_families import Binding, bind_families
 from exporter.compile.vmap.join_groups import JoinGroupsPass
 from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
+from exporter.compile.vmap.stem_rows import StemRows
 from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
 from exporter.traced_group import TracedGroup
 from runtime.bundle import ROUTE_INPUTS, PassRow
@@ -43,7 +45,7 @@ _logger = logging.getLogger(__name__)
 JOINED, ROUTED = "all", "routed"
 # Elements of a constant; few weights are as small.
 _SMALL = 64
-_BRANCH = re.compile(r"tasks\d+/")
+_BRANCH = re.compile(r"(tasks|stem)\d+/")
 
 
 def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:
@@ -146,12 +148,13 @@ def compile_groups(groups: Sequence[TracedGroup], batch: str) -> tuple[ir.Model,
         The graph, and a row for each pass.
     """
     reports: list[PassRow] = []
-    vectorized = []
-    for number, group in enumerate(groups):
-        bind = VectorizeTasksPass(group.tasks, group.weights, _name(number), batch)
-        vectorized.append(run_passes(group.model, (bind,), _name(number), reports))
-    joined = (JoinGroupsPass(vectorized[1:]), *final_passes())
-    return run_passes(vectorized[0], joined, JOINED, reports), reports
+
+    def bind(group: TracedGroup, name: str, *, is_stem: bool = False, stem: StemRows | None = None) -> Binding:
+        return Binding(name, group.model, VectorizeTasksPass(group.tasks, group.weights, name, batch, is_stem, stem))
+
+    first, *others = [run_passes(each.model, (each.step,), each.name, reports) for each in bind_families(groups, batch, bind)]
+    joined = (JoinGroupsPass(others), *final_passes())
+    return run_passes(first, joined, JOINED, reports), reports
 
 
 def route_groups(
@@ -169,13 +172,18 @@ def route_groups(
         The graph, and a row for each pass.
     """
     reports: list[PassRow] = []
-    routed = []
-    for number, group in enumerate(groups):
-        numbers = [tasks.index(name) for name in group.tasks]
-        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(tasks), every_row)
-        routed.append(run_passes(group.model, (bind,), f"{ROUTED} {_name(number)}", reports))
-    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
-    return run_passes(routed[0], joined, ROUTED, reports), reports
+
+    def bind(group: TracedGroup, name: str, *, is_stem: bool = False, stem: StemRows | None = None) -> Binding:
+        numbers = [tasks.index(each) for each in group.tasks]
+        own = None if stem is None else [tasks.index(each) for each in stem.tasks]
+        step = RouteTasksPass(group.tasks, group.weights, name, batch, numbers, len(tasks), every_row, is_stem, stem, own)
+        return Binding(name, group.model, step)
+
+    first, *others = [
+        run_passes(each.model, (each.step,), f"{ROUTED} {each.name}", reports) for each in bind_families(groups, batch, bind)
+    ]
+    joined = (JoinGroupsPass(others), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
+    return run_passes(first, joined, ROUTED, reports), reports
 
 
 def route_slots(groups: Sequence[TracedGroup], batch: str, slots: int, every_row: bool = False) -> ir.Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from exporter.inspect import numbers as _numbers
 from exporter.inspect.layout import LABELS, MARGIN, TRUNK_COLOUR, Layout, colour_of
+from exporter.inspect.parts import is_stem
 from exporter.inspect.svg import INK, MUTED, Box, Shape, Text, text_width
 from exporter.inspect.views import GraphView
 
@@ -54,6 +55,7 @@ def legend(graph: GraphView, layout: Layout, y: float) -> tuple[list[Shape], flo
     for group in graph.groups:
         count = sum(task.group == group for task in graph.tasks)
         what = f"{count} tasks of one structure, as one batch" if count > 1 else "1 task" if count else "the branch"
+        what = "what tasks with different heads share, as one batch" if is_stem(group) else what
         entries.append((f"{group}: {what}", colour_of(graph, group)))
     if graph.tasks:
         entries.append(("the trunk's work that a graph per task would do again", ""))

@@ -2,7 +2,8 @@
 
 All of it is read from names and edges, so it holds for any graph that this package writes:
 
-1. A weight "tasksN/…" belongs to the tasks of group N. The nodes that such weights reach are branch, all others trunk.
+1. A weight "tasksN/…" belongs to the tasks of group N, a weight "stemN/…" to those of several groups, N the first. The nodes
+   that such weights reach are branch, all others trunk.
 2. A node serves the tasks whose outputs it reaches.
 3. A layer's number is the first integer in the dotted name of a trunk weight ("bert.encoder.layer.3.…"). A node belongs to the
    highest layer of the weights that it or its ancestors read. Equal weights of several layers are stored once, under the name
@@ -18,8 +19,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-TRUNK = "trunk"
-_GROUP = re.compile(r"(tasks\d+)/")
+TRUNK, STEM = "trunk", "stem"
+_GROUP = re.compile(r"((?:tasks|stem)\d+)/")
 _INDEXED = re.compile(r"(.+?)\.(\d+)\.")
 _HEADS = "heads."
 _INDICES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
@@ -35,7 +36,7 @@ class Parts:
     Attributes:
         levels: names from the input up: "embeddings", "layer 0", …, "heads".
         level: node -> index in `levels`.
-        owner: node -> "trunk", or its group: "tasks0", ….
+        owner: node -> "trunk", or its group: "tasks0", …, or "stem0", … for what several groups compute as one batch.
         serves: node -> the tasks that need it, as bits in the order of the tasks; 0 for a node that no task needs.
     """
 
@@ -67,6 +68,11 @@ def group_of(name: str | None) -> str | None:
     return match[1] if match else None
 
 
+def is_stem(group: str) -> bool:
+    """Return whether a group is what several groups have in common."""
+    return group.startswith(STEM)
+
+
 def _owners(nodes: list[ir.Node]) -> dict[ir.Node, str]:
     owner: dict[ir.Node, str] = {}
     for node in nodes:
@@ -74,6 +80,7 @@ def _owners(nodes: list[ir.Node]) -> dict[ir.Node, str]:
         groups = [group_of(value.name) for value in sources if value.is_initializer()]
         groups += [owner[producer] for value in sources if (producer := value.producer()) is not None]
         found = [group for group in groups if group not in (None, TRUNK)]
+        found.sort(key=lambda group: is_stem(str(group)))  # sorted is stable; what follows a stem belongs to a group
         # If groups share a node, its name decides: it has the name of the group that made it.
         own = next((group for value in node.outputs if (group := group_of(value.name))), None)
         owner[node] = (own or found[0] or TRUNK) if found else TRUNK

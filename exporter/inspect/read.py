@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 from exporter.errors import ExportError
 from exporter.inspect.flops import Cost, node_cost, product_type
-from exporter.inspect.parts import TRUNK, Parts, find_parts, group_of
+from exporter.inspect.parts import TRUNK, Parts, find_parts, group_of, is_stem
 from exporter.inspect.shapes import Known, concrete_values
 from exporter.inspect.views import Cell, GraphView, Inspection, OperatorView, TaskView
 from runtime.bundle import WEIGHTS, Manifest, VariantEntry, check_files, read_manifest
-from runtime.bundle.entries import BATCH
+from runtime.bundle.interface import BATCH
 from runtime.errors import BundleError
 from runtime.hub import Access, bundle_folder
 
@@ -161,8 +161,10 @@ def _tasks(
             if not parts.serves[node] & bit:
                 continue
             branch = parts.owner[node] != TRUNK
-            # A group's nodes compute all its tasks at once. A graph of only one task does all the work that groups share.
-            share = (parts.serves[node] & mates).bit_count() if branch else 1
+            # A group's nodes compute all its tasks at once, those of a stem all tasks that they serve. A graph of only one task
+            # does all the work that groups share.
+            together = parts.serves[node] if is_stem(parts.owner[node]) else parts.serves[node] & mates
+            share = together.bit_count() if branch else 1
             alone[parts.level[node]] += _flops(costs[node]) / share
             if branch:
                 flops[parts.level[node]] += _flops(costs[node]) / parts.serves[node].bit_count()
@@ -178,6 +180,8 @@ def _tasks(
             bytes=round(sum(size for value, size in weights.items() if group_of(value.name))),
             alone_flops=tuple(round(count) for count in alone),
             alone_bytes=round(sum(weights.values())),
+            padding_bytes=variant.tasks[task.name].padding_bytes,
+            padding_operations=variant.tasks[task.name].padding_operations,
         )
 
 

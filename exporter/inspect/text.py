@@ -99,12 +99,14 @@ def _level_table(graph: GraphView, shape: str) -> Table:
 
 
 def _task_table(graph: GraphView) -> Table:
+    is_padded = any(task.padding_bytes for task in graph.tasks)
     table = _table(
         "what each task adds, and a graph of only that task",
         ("task", "group"),
-        ("drop", "adds", "share", "weights", "single graph"),
+        ("drop", "adds", "share", "weights", "single graph", *(["zeros"] if is_padded else [])),
     )
     for task in graph.tasks:
+        zeros = f"{_numbers.size(task.padding_bytes)}, + {100 * task.padding_operations:.1f} %" if task.padding_bytes else ""
         table.add_row(
             task.name,
             task.group,
@@ -113,6 +115,7 @@ def _task_table(graph: GraphView) -> Table:
             _numbers.share(sum(task.flops), graph.flops),
             _numbers.size(task.bytes),
             _numbers.flops(sum(task.alone_flops)),
+            *([zeros] if is_padded else []),
         )
     return table
 
@@ -122,7 +125,7 @@ def _model(graph: GraphView) -> str:
     terms = [f"{_numbers.flops(graph.trunk_flops)} (trunk, once)"]
     for group in graph.groups:
         tasks = [task for task in graph.tasks if task.group == group]
-        total = sum(cell.flops for cell in graph.cells if cell.owner == group)
+        total = sum(sum(task.flops) for task in tasks)
         if tasks:
             terms.append(f"{len(tasks)} x {_numbers.flops(total / len(tasks))} ({group})")
     ratio = _numbers.times(graph.alone_flops, graph.flops)

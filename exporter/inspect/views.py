@@ -43,6 +43,8 @@ class TaskView:
         bytes: its weights, which it adds to the file.
         alone_flops: a graph of only this task, level by level: its part of the trunk, and its share of the branch.
         alone_bytes: the weights of such a graph.
+        padding_bytes: zeros in fp32 by which its adapter is filled up to the size of others in its group.
+        padding_operations: additional operations relative to those of its branch without these zeros.
     """
 
     name: str
@@ -52,6 +54,8 @@ class TaskView:
     bytes: int
     alone_flops: tuple[int, ...]
     alone_bytes: int
+    padding_bytes: int
+    padding_operations: float
 
 
 @dataclass(frozen=True)

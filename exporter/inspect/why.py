@@ -20,7 +20,7 @@ from exporter.compile.target_passes import ranges_of, target_passes
 from exporter.errors import ExportError
 from exporter.inspect.shapes import concrete_values
 from runtime.bundle import Manifest
-from runtime.bundle.entries import BATCH
+from runtime.bundle.interface import BATCH
 
 __all__ = ["Explanation", "Unapplied", "explain_graph"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ _VALUES_PER_FP32 = {"fp16": 2, "int8": 4}
 
 
 def adapter_parameters(task_groups: Sequence[TaskGroup]) -> tuple[int, int]:
-    """Count the parameters of the adapters and fusion layers that are not dropped.
+    """Count the parameters of the adapters and fusion layers.
 
     Adapters can be tied across layers, as in AdapterDrop (arXiv 2010.11918).
 
@@ -27,13 +26,9 @@ def adapter_parameters(task_groups: Sequence[TaskGroup]) -> tuple[int, int]:
     """
     entries: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
     for task_group in task_groups:
-        layers = _layers(task_group.model)
         for task in task_group.tasks:
             for prefix, name, tensors in task_entries(task_group.model, task):
-                # A module outside the layers, such as the pool of prefixes of all layers, is never dropped.
-                layer = layers.get(prefix.rpartition(".")[0], task.drop)
-                if layer >= task.drop:
-                    entries[prefix, name] = tensors
+                entries[prefix, name] = tensors
     total, kept = 0, {}
     for tensors in entries.values():
         # A module that is registered under two names counts once.
@@ -41,11 +36,6 @@ def adapter_parameters(task_groups: Sequence[TaskGroup]) -> tuple[int, int]:
             total += tensor.numel()
             kept[_digest(tensor)] = tensor.numel()
     return total, sum(kept.values())
-
-
-def _layers(model: Any) -> dict[str, int]:
-    """Dotted module name -> layer, for the modules that contain the adapters of one layer."""
-    return {name: module.layer_idx for name, module in model.named_modules() if hasattr(module, "layer_idx")}
 
 
 def _digest(tensor: torch.Tensor) -> tuple[tuple[int, ...], bytes]:

@@ -10,7 +10,7 @@ from runtime.bundle import ROUTE_INPUTS
 
 __all__ = ["branch_nodes"]
 
-_TASK_WEIGHT = re.compile(r"tasks\d+/")
+_TASK_WEIGHT = re.compile(r"(tasks|stem)\d+/")
 
 
 def branch_nodes(graph: ir.Graph) -> dict[ir.Node, None]:

@@ -19,7 +19,7 @@ from exporter.inspect.flops import node_cost
 from exporter.inspect.shapes import Known, concrete_values
 from exporter.split.branch import branch_nodes
 from exporter.split.identity import Identities, WeightDigests
-from runtime.bundle.entries import BATCH
+from runtime.bundle.interface import BATCH
 
 __all__ = ["Cut", "State", "cut_states"]
 

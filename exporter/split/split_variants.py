@@ -15,7 +15,7 @@ from exporter.split.graphs import save_branches, save_trunk
 from exporter.split.identity import WeightDigests
 from exporter.split.verify import SplitSessions, compare_split, padding_counts
 from runtime.bundle import SplitEntry, StateEntry, routed_file, split_files
-from runtime.bundle.entries import BATCH
+from runtime.bundle.interface import BATCH
 from runtime.bundle.split_entry import StateType
 
 __all__ = ["split_variants"]

@@ -19,7 +19,7 @@ from exporter.trace.slot_arrays import filled, grown_axis, is_head, may_be_missi
 from exporter.trace.trace import traceable
 from exporter.traced_group import TracedGroup
 
-__all__ = ["MOST_BYTES", "MOST_OPERATIONS", "PaddedGroup", "Padding", "pad_groups", "with_padded"]
+__all__ = ["MOST_BYTES", "MOST_OPERATIONS", "PaddedGroup", "Padding", "pad_groups", "padding_of", "with_padded"]
 
 # The bounds of padding, for each task: operations of its branch, and bytes of its adapter, relative to those without zeros.
 # A rank of 8 next to 64 in BERT-base (query and value) costs 2.4 % operations and 8 times the bytes of an adapter.
@@ -212,12 +212,34 @@ def _costs(members: Sequence[_Member]) -> dict[str, Padding] | None:
     costs = {}
     for member in members:
         for name, weights in member.weights.items():
-            sizes = {slot: int(np.prod(shape)) for slot, shape in shapes.items() if slot not in weights or not is_head(slot)}
-            zeros = sum(sizes[slot] - (weights[slot].size if slot in weights else 0) for slot in sizes)
-            own = sum(weights[slot].size for slot in sizes if slot in weights)
-            if zeros:
-                costs[name] = Padding(4 * zeros, zeros / max(1, member.branch + own), (own + zeros) / max(1, own))
+            if (cost := _cost(member, weights, shapes)) is not None:
+                costs[name] = cost
     return costs
+
+
+def _cost(member: _Member, weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Padding | None:
+    """Return the cost of filling up the weights of a task to these shapes; None if nothing is filled up."""
+    sizes = {slot: int(np.prod(shape)) for slot, shape in shapes.items() if slot not in weights or not is_head(slot)}
+    zeros = sum(sizes[slot] - (weights[slot].size if slot in weights else 0) for slot in sizes)
+    own = sum(weights[slot].size for slot in sizes if slot in weights)
+    if not zeros:
+        return None
+    return Padding(4 * zeros, zeros / max(1, member.branch + own), (own + zeros) / max(1, own))
+
+
+def padding_of(group: TaskGroup, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Padding]:
+    """Return the costs of filling up the tasks of a group.
+
+    Args:
+        group: tasks of one structure.
+        shapes: slot -> shape into which its weights are filled; those of heads do not count.
+
+    Returns:
+        Task -> its costs; tasks that are not filled up are absent.
+    """
+    member = _member(group)
+    costs = {name: _cost(member, weights, shapes) for name, weights in member.weights.items()}
+    return {name: cost for name, cost in costs.items() if cost is not None}
 
 
 def _same_trunk(one: nn.Module, other: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_at
 from torch import nn
 
 from exporter.errors import ExportError
-from exporter.models.binding import task_weights
+from exporter.models.binding import task_slots, task_weights
 from exporter.models.inputs import BATCH, DECODER_SEQUENCE, SEQUENCE, sizes, used_inputs
 from exporter.models.peft_folded import forms_of
 from exporter.models.peft_modules import base_of
@@ -206,4 +206,5 @@ def trace_group(task_group: TaskGroup, plan: Plan) -> TracedGroup:
         for name, tensors in task_weights(task_group.model, task_group.tasks).items()
         if name in graph.graph.initializers
     }
-    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights, forms_of(task_group.model))
+    slots = task_slots(task_group.model, task_group.tasks[0])
+    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights, slots, forms_of(task_group.model))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,17 +28,16 @@ def is_comparable(plan: Plan) -> bool:
     return plan.precision == "fp32" and all(task.drop == 0 for task in plan.tasks)
 
 
-def compare_with_library(checkpoint: Checkpoint, plan: Plan, graph: Any = None) -> None:
+def compare_with_library(checkpoint: Checkpoint, plan: Plan) -> None:
     """Compare each task with its adapter as the library loads it, for random inputs with padding and token types.
 
-    The exporter loads many adapters into one model; the library loads one adapter into a fresh model. Compared is the graph if
-    it is comparable, otherwise the loaded model, with which the graph is compared. Live models have no folder to load and are
-    the library's own.
+    The exporter loads many adapters into one model; the library loads one adapter into a fresh model. Compared is the loaded
+    model, with which a graph is compared afterwards; comparable graphs are compared with the library's models themselves. Live
+    models have no folder to load and are the library's own.
 
     Args:
         checkpoint: the loaded model with its reference, which has none for live models.
         plan: the tasks.
-        graph: the ONNX Runtime session of a comparable graph; None to run the loaded model.
 
     Raises:
         ExportError: the library cannot load an adapter.
@@ -47,8 +45,7 @@ def compare_with_library(checkpoint: Checkpoint, plan: Plan, graph: Any = None) 
     """
     if checkpoint.reference is None:
         return
-    model = in_fp32(checkpoint.model) if graph is None else None
-    run = cache(partial(_run, graph, plan))
+    model = in_fp32(checkpoint.model)
     failed = []
     for task in plan.tasks:
         library = TaskGroup((task,), checkpoint.reference(task.setup))
@@ -58,29 +55,31 @@ def compare_with_library(checkpoint: Checkpoint, plan: Plan, graph: Any = None) 
                 expected = _outputs(library, plan, task, inputs)
                 if not expected or not all(np.isfinite(output).all() for output in expected):
                     continue
-                if graph is None:
-                    found = eager(TaskGroup((task,), owner_of(model, task.setup)), plan, task, inputs)
-                else:
-                    found = [run(masks)[name] for name in plan.outputs[task.name]]
+                found = eager(TaskGroup((task,), owner_of(model, task.setup)), plan, task, inputs)
             difference = _largest(expected, found)
             limit = TOLERANCES["fp32"] * max(1.0, *(float(np.abs(each).max(initial=0.0)) for each in expected))
             if not difference <= limit:
                 failed.append(f"  {task.name}: max |difference| {difference:.2e}, over {limit:.2e}")
             break
     if failed:
-        own = any(isinstance(owner_of(checkpoint.model, task.setup), OwnModel) for task in plan.tasks)
-        what = "tasks differ from those that the library" if own else "adapters differ from those that PEFT"
-        raise VerificationError(f"{what} itself loads from the same folders; nothing was written:\n" + "\n".join(failed))
+        raise differing([owner_of(model, task.setup) for task in plan.tasks], failed)
+
+
+def differing(models: Iterable[Any], failed: Sequence[str]) -> VerificationError:
+    """Return the error for tasks that differ from those that the library itself loads.
+
+    Args:
+        models: the models of the tasks.
+        failed: a line for each of the tasks that differ.
+    """
+    own = any(isinstance(model, OwnModel) for model in models)
+    what = "tasks differ from those that the library" if own else "adapters differ from those that PEFT"
+    return VerificationError(f"{what} itself loads from the same folders; nothing was written:\n" + "\n".join(failed))
 
 
 def _inputs(plan: Plan, masks: Masks) -> dict[str, np.ndarray]:
     rows, tokens = _SHAPE
     return make_inputs(plan, rows, min(tokens, plan.max_lengths.get(SEQUENCE, tokens)), masks=masks)
-
-
-def _run(graph: Any, plan: Plan, masks: Masks) -> dict[str, np.ndarray]:
-    names = [name for outputs in plan.outputs.values() for name in outputs]
-    return dict(zip(names, graph.run(names, _inputs(plan, masks)), strict=True))
 
 
 def _outputs(library: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -12,8 +12,10 @@ from exporter.errors import VerificationError
 from exporter.plan import Plan
 from exporter.prune.task_groups import TaskGroup
 from exporter.targets import TOLERANCES
-from exporter.verify.verify import Candidate, verify
-from runtime.bundle import MODEL, ParityRow, routed_file
+from exporter.verify.candidate import Candidate
+from exporter.verify.library_reference import differing
+from exporter.verify.verify import Library, Verified, verify
+from runtime.bundle import MODEL, routed_file
 from runtime.ort.empty_tensors import runs_empty_attention
 
 
@@ -39,8 +41,12 @@ def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None)
 
 
 def verify_saved(
-    plan: Plan, task_groups: Sequence[TaskGroup], candidate: Candidate, reference: Path | None
-) -> tuple[ParityRow, ...]:
+    plan: Plan,
+    task_groups: Sequence[TaskGroup],
+    candidate: Candidate,
+    reference: Path | None,
+    library: Library | None = None,
+) -> Verified:
     """Verify saved graphs and the reference graphs, which are removed.
 
     Args:
@@ -48,18 +54,25 @@ def verify_saved(
         task_groups: the pruned models.
         candidate: the graphs, compared with the plan's tolerance.
         reference: the folder of the reference graphs, compared with the tolerance of fp32; None if there are none.
+        library: as of `exporter.verify.verify.verify`; models that compute what the graphs compute.
 
     Returns:
-        The parity rows of `candidate`.
+        The parity rows and the probed outputs of `candidate`.
 
     Raises:
-        VerificationError: a graph differs from PyTorch.
+        VerificationError: a graph differs from PyTorch, or adapters from those that their library loads.
     """
     candidates = [candidate]
     if reference is not None:
         fp32_atol = min(plan.atol, TOLERANCES["fp32"])
         candidates.append(load_graph(plan, reference / MODEL, candidate.routed is not None, fp32_atol))
-    rows = verify(task_groups, plan, candidates, plan.outputs)
+    try:
+        found = verify(task_groups, plan, candidates, library)
+    except VerificationError as error:
+        if library is not None:
+            verify(task_groups, plan, candidates)  # does the graph differ from the loaded models?
+            raise differing((each.model for each in task_groups), str(error).splitlines()[1:]) from error
+        raise
     if reference is not None:
         shutil.rmtree(reference)
-    return rows
+    return found

@@ -2,80 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from exporter.errors import VerificationError
 from exporter.models.inputs import SEQUENCE
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
+from exporter.verify.candidate import Candidate
 from exporter.verify.eager import eager
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
 from exporter.verify.random_inputs import MASKS, Masks, make_inputs
 from exporter.verify.routes import compare_routes
 from runtime.bundle import ParityRow
-from runtime.ort.empty_tensors import safe_arguments
 
 # (batch, sequence). The traced inputs are 2 x 7.
 SHAPES = ((1, 1), (1, 16), (3, 11), (5, 4))
+# The shape of which the inputs and outputs are kept for the probe.
+PROBE_SHAPE = (3, 11)
 # Tokens times tasks at the model's maximum length; more would take longer than the export itself.
 _MAX_TOKENS = 2048
+Library = Callable[[str], Any]
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A loaded graph to be compared with PyTorch.
+@dataclass(frozen=True)
+class Verified:
+    """The result of a verification.
 
     Attributes:
-        graph: the ONNX Runtime session of the graph of all tasks.
-        atol: allowed |onnx - torch| relative to max(1, max |torch|).
-        routed: the session of the routed graph of the same tasks, or None.
+        rows: one per task and shape for the first candidate, the larger difference of its graph and its routed graph.
+        probed: the inputs of `PROBE_SHAPE` and the outputs of the first candidate's graph for them, if every task was compared
+            there, otherwise None.
     """
 
-    graph: Any
-    atol: float
-    routed: Any | None
-
-    @classmethod
-    def load(cls, graph: Path, atol: float, routed: Path | None = None) -> Candidate:
-        """Create sessions for a saved graph and its routed graph.
-
-        Args:
-            graph: the graph's file.
-            atol: allowed |onnx - torch| relative to max(1, max |torch|).
-            routed: the routed graph's file, or None.
-
-        Raises:
-            VerificationError: ONNX Runtime cannot load a graph.
-        """
-        return cls(open_graph(graph), atol, None if routed is None else open_graph(routed, routed=True))
-
-
-def open_graph(graph: Path, routed: bool = False) -> Any:
-    """Create a session of ONNX Runtime for a saved graph.
-
-    Args:
-        graph: the graph's file.
-        routed: whether it is a routed graph.
-
-    Raises:
-        VerificationError: ONNX Runtime cannot load it.
-    """
-    arguments = safe_arguments() if routed else {}
-    try:
-        return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"], **arguments)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base class
-        raise VerificationError(f"ONNX Runtime cannot load the exported graph; nothing was written: {error}") from error
+    rows: tuple[ParityRow, ...]
+    probed: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None
 
 
 def verify(
-    task_groups: Sequence[TaskGroup], plan: Plan, candidates: Sequence[Candidate], outputs: Mapping[str, Sequence[str]]
-) -> tuple[ParityRow, ...]:
+    task_groups: Sequence[TaskGroup], plan: Plan, candidates: Sequence[Candidate], library: Library | None = None
+) -> Verified:
     """Compare graphs with PyTorch: every task at SHAPES, the first task of each structure also at the model's maximum length.
 
     With many tasks, the maximum length is reduced.
@@ -84,23 +53,28 @@ def verify(
         task_groups: the pruned models.
         plan: the plan of the graphs.
         candidates: the graphs; all must be within their tolerance.
-        outputs: task name -> names of its outputs in the graphs.
-
-    Returns:
-        One row per task and shape for the first candidate, the larger difference of its graph and its routed graph.
+        library: adapter -> the model that its library loaded, which takes the place of the pruned models; None without one.
 
     Raises:
         VerificationError: a graph fails or exceeds its tolerance; the message lists each task and shape.
     """
-    every = [(task_group, task) for task_group in task_groups for task in task_group.tasks]
-    rows = [row for shape in shapes_of(plan) for row in _compare(candidates, plan, every, outputs, shape)]
+    runs = _Runs(plan, candidates)
     longest = plan.max_lengths.get(SEQUENCE)
-    if longest is not None:
-        longest = max(1, min(longest, _MAX_TOKENS // len(plan.tasks)))
-        rows += _compare(
-            candidates, plan, [(task_group, task_group.tasks[0]) for task_group in task_groups], outputs, (1, longest)
-        )
-    failed = [row for found in rows for row in found if not row.max_abs_diff <= row.tolerance]
+    shapes, rows = shapes_of(plan), dict[tuple[str, tuple[int, int]], list[ParityRow]]()
+    for task_group in task_groups:
+        for task in task_group.tasks:
+            more = []
+            if longest is not None and task is task_group.tasks[0]:
+                more = [(1, max(1, min(longest, _MAX_TOKENS // len(plan.tasks))))]
+            # All shapes of a task one after the other: the library's model is loaded for each task.
+            model = None if library is None else TaskGroup((task,), library(task.setup))
+            for shape in dict.fromkeys((*shapes, *more)):
+                rows[task.name, shape] = _compare(runs, model or task_group, task, shape, activate=model is None)
+    for shape, masks in runs.known:
+        for number, row in runs.compare_routes(shape, masks):
+            own = rows[row.task, shape]
+            own[number] = max(own[number], row, key=tolerance_ratio)
+    failed = [row for found in rows.values() for row in found if not row.max_abs_diff <= row.tolerance]
     if failed:
         lines = [
             f"  {row.task} at {row.batch}x{row.sequence}: max |onnx - torch| {row.max_abs_diff:.2e}, over {row.tolerance:.2e}"
@@ -108,7 +82,50 @@ def verify(
         ]
         raise VerificationError(NOTHING_WRITTEN + "\n".join(lines))
     order = {task.name: number for number, task in enumerate(plan.tasks)}
-    return tuple(sorted((found[0] for found in rows), key=lambda row: order[row.task]))
+    return Verified(tuple(sorted((found[0] for found in rows.values()), key=lambda row: order[row.task])), runs.probed())
+
+
+class _Runs:
+    """The outputs of the graphs, which compute all tasks at once, for each shape and kind of masks.
+
+    Attributes:
+        known: shape and masks -> task -> PyTorch's first output.
+    """
+
+    def __init__(self, plan: Plan, candidates: Sequence[Candidate]) -> None:
+        self.plan = plan
+        self.candidates = candidates
+        self.known: dict[tuple[tuple[int, int], Masks], dict[str, np.ndarray]] = {}
+        self._found: dict[tuple[tuple[int, int], Masks], tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]] = {}
+
+    def at(self, shape: tuple[int, int], masks: Masks) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+        """Return the inputs, and the outputs of each candidate."""
+        if (shape, masks) not in self._found:
+            inputs = make_inputs(self.plan, *shape, masks=masks)
+            names = [name for outputs in self.plan.outputs.values() for name in outputs]
+            try:
+                found = [dict(zip(names, each.graph.run(names, inputs), strict=True)) for each in self.candidates]
+            except Exception as error:
+                raise VerificationError(
+                    f"the exported graph fails at {shape[0]}x{shape[1]}; nothing was written: {error}"
+                ) from error
+            self._found[shape, masks] = inputs, found
+        return self._found[shape, masks]
+
+    def compare_routes(self, shape: tuple[int, int], masks: Masks) -> Iterator[tuple[int, ParityRow]]:
+        """Yield the rows of the routed graphs, with the number of the candidate."""
+        for number, candidate in enumerate(self.candidates):
+            if candidate.routed is not None:
+                inputs, known = self.at(shape, masks)[0], self.known[shape, masks]
+                for row in compare_routes(candidate.routed, self.plan, inputs, known, shape, candidate.atol):
+                    yield number, row
+
+    def probed(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
+        """The inputs and outputs at `PROBE_SHAPE`."""
+        if len(self.known.get((PROBE_SHAPE, MASKS[0]), ())) < len(self.plan.tasks):
+            return None
+        inputs, found = self.at(PROBE_SHAPE, MASKS[0])
+        return inputs, found[0]
 
 
 def shapes_of(plan: Plan) -> list[tuple[int, int]]:
@@ -119,52 +136,36 @@ def shapes_of(plan: Plan) -> list[tuple[int, int]]:
     return [shape for shape in SHAPES if shape[1] <= plan.max_lengths.get(SEQUENCE, shape[1])]
 
 
-def _compare(
-    candidates: Sequence[Candidate],
-    plan: Plan,
-    tasks: Sequence[tuple[TaskGroup, Task]],
-    outputs: Mapping[str, Sequence[str]],
-    shape: tuple[int, int],
-    masks: Masks = MASKS[0],
-) -> list[list[ParityRow]]:
-    """Return a row per candidate for each task.
+def _compare(runs: _Runs, task_group: TaskGroup, task: Task, shape: tuple[int, int], activate: bool) -> list[ParityRow]:
+    """Return a row per candidate.
 
-    Tasks for which PyTorch fails, or has no finite logits, are compared with masks of fewer kinds.
+    A task for which PyTorch fails, or has no finite logits, is compared with masks of fewer kinds.
     """
-    inputs = make_inputs(plan, *shape, masks=masks)
-    names = [name for _, task in tasks for name in outputs[task.name]]
-    try:
-        results = [dict(zip(names, candidate.graph.run(names, inputs), strict=True)) for candidate in candidates]
-    except Exception as error:
-        raise VerificationError(f"the exported graph fails at {shape[0]}x{shape[1]}; nothing was written: {error}") from error
-    rows: dict[str, list[ParityRow]] = {}
-    known: dict[str, np.ndarray] = {}
-    postponed = []
-    for task_group, task in tasks:
-        expected = _expected(task_group, plan, task, inputs, shape, last=masks == MASKS[-1])
-        if expected is None:
-            postponed.append((task_group, task))
-            continue
-        known[task.name] = expected[0]
-        rows[task.name] = [
-            _worst(task, expected, [found[name] for name in outputs[task.name]], shape, candidate.atol)
-            for found, candidate in zip(results, candidates, strict=True)
-        ]
-    for number, candidate in enumerate(candidates):
-        if candidate.routed is not None and known:
-            for row in compare_routes(candidate.routed, plan, inputs, known, shape, candidate.atol):
-                rows[row.task][number] = max(rows[row.task][number], row, key=tolerance_ratio)
-    if not postponed:
-        return list(rows.values())
-    return [*rows.values(), *_compare(candidates, plan, postponed, outputs, shape, MASKS[MASKS.index(masks) + 1])]
+    for masks in MASKS:
+        inputs, results = runs.at(shape, masks)
+        expected = _expected(task_group, runs.plan, task, inputs, shape, last=masks == MASKS[-1], activate=activate)
+        if expected is not None:
+            break
+    assert expected is not None  # of the last masks
+    runs.known.setdefault((shape, masks), {})[task.name] = expected[0]
+    return [
+        _worst(task, expected, [found[name] for name in runs.plan.outputs[task.name]], shape, candidate.atol)
+        for found, candidate in zip(results, runs.candidates, strict=True)
+    ]
 
 
 def _expected(
-    task_group: TaskGroup, plan: Plan, task: Task, inputs: Mapping[str, np.ndarray], shape: tuple[int, int], last: bool
+    task_group: TaskGroup,
+    plan: Plan,
+    task: Task,
+    inputs: Mapping[str, np.ndarray],
+    shape: tuple[int, int],
+    last: bool,
+    activate: bool,
 ) -> list[np.ndarray] | None:
     """Return PyTorch's outputs; None where it fails or has no finite ones, unless these are the `last` masks to try."""
     try:
-        expected = eager(task_group, plan, task, inputs)
+        expected = eager(task_group, plan, task, inputs, activate)
     except Exception as error:  # raised by the model, for example by ReFT for a text that is shorter than its positions
         if last:
             reason = f"PyTorch fails on the task {task.name!r} at {shape[0]}x{shape[1]}"

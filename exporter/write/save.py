@@ -132,6 +132,7 @@ def variant_entry(
     passes: Sequence[PassRow],
     probe: ProbeEntry,
     routed: str = "",
+    padding: Mapping[str, tuple[int, float]] | None = None,
 ) -> VariantEntry:
     """Return the manifest entry of one variant.
 
@@ -143,12 +144,14 @@ def variant_entry(
         passes: the rows of the compiler passes.
         probe: the entry of the probe.
         routed: the file name of the routed graph; empty without one.
+        padding: task -> bytes and operations that it costs that its adapter is filled up with zeros.
     """
-    layers = {
-        task.name: TaskLayers(task.drop, task_group.layers_without_adapter(task), _members(task_group, task, plan))
-        for task_group in task_groups
-        for task in task_group.tasks
-    }
+    layers = {}
+    for task_group in task_groups:
+        for task in task_group.tasks:
+            cost = (padding or {}).get(task.name, (0, 0.0))
+            members = _members(task_group, task, plan)
+            layers[task.name] = TaskLayers(task.drop, task_group.layers_without_adapter(task), members, *cost)
     return VariantEntry(plan.drop, model, routed, layers, tuple(parity), tuple(passes), probe)
 
 

@@ -113,7 +113,7 @@ def _load(path: Path) -> StoredGroup:
         for name in slots:
             for number in range(1, len(tasks)):
                 del found[_nth(name, number)]
-        return StoredGroup(entry["structure"], slots, TracedGroup(tasks, model, weights))
+        return StoredGroup(entry["structure"], slots, TracedGroup(tasks, model, weights, slots))
     except Exception as error:  # of onnx-ir and protobuf, and missing keys in other files
         raise ExportError(f"{path} is not a template of an export ({error!r}): export the bundle again") from error
 

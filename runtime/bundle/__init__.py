@@ -1,22 +1,8 @@
 """The bundle format: the manifest `adapterdrop.json`, its entries and the check of the files."""
 
-from runtime.bundle.entries import (
-    HEADS,
-    INPUTS,
-    OUTPUTS,
-    ROUTE_INPUTS,
-    ROUTED_HEADS,
-    HeadType,
-    InputEntry,
-    InputType,
-    ParityRow,
-    PassRow,
-    TaskEntry,
-    TaskLayers,
-    VariantEntry,
-    output_names,
-)
+from runtime.bundle.entries import InputEntry, ParityRow, PassRow, TaskEntry, TaskLayers, VariantEntry
 from runtime.bundle.files import BoundFolder, check_files, open_bundle
+from runtime.bundle.interface import HEADS, INPUTS, OUTPUTS, ROUTE_INPUTS, ROUTED_HEADS, HeadType, InputType, output_names
 from runtime.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,

@@ -3,60 +3,12 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final
 
+from runtime.bundle.interface import BATCH, INPUTS, OUTPUTS, HeadType, InputType
 from runtime.bundle.probe_entry import ProbeEntry
-
-HeadType = Literal[
-    "classification",
-    "multilabel",
-    "regression",
-    "tagging",
-    "question_answering",
-    "multiple_choice",
-    "masked_lm",
-    "causal_lm",
-    "seq2seq_lm",
-    "dependency_parsing",
-    "text_embedding",
-    "image_embedding",
-    "sentence_embedding",
-    "hidden_states",
-    "pooled_states",
-]
-HEADS: Final[tuple[HeadType, ...]] = get_args(HeadType)
-OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logits",)) | {
-    "question_answering": ("start_logits", "end_logits"),
-    "dependency_parsing": ("rel_preds", "arc_preds"),
-    "text_embedding": ("text_embeds",),
-    "image_embedding": ("image_embeds",),
-    "sentence_embedding": ("sentence_embedding",),
-    "hidden_states": ("last_hidden_state",),
-    "pooled_states": ("last_hidden_state", "pooler_output"),
-}
-# Additional inputs of a routed graph, int64 [rows]: result row i is task task_ids[i] of the manifest on input row row_ids[i]
-ROUTE_INPUTS: Final = ("row_ids", "task_ids")
-# Heads that a routed graph supports: those with one vector per row, whose width the manifest states
-ROUTED_HEADS: Final[tuple[HeadType, ...]] = (
-    *("classification", "multilabel", "regression", "multiple_choice"),
-    "sentence_embedding",
-)
-
-InputType = Literal["int64", "float32"]
-INPUTS: Final[Mapping[str, InputType]] = {
-    "input_ids": "int64",
-    "attention_mask": "int64",
-    "token_type_ids": "int64",
-    "pixel_values": "float32",
-    "input_features": "float32",
-    "decoder_input_ids": "int64",
-    "decoder_attention_mask": "int64",
-    "word_starts": "int64",
-}
-BATCH: Final = "batch"
-SEQUENCE: Final = "sequence"
 
 # Bounds of numbers in a manifest, far above those of any model: they limit the time and memory that a bundle can cost
 MOST_LAYERS: Final = 10_000
@@ -187,11 +139,15 @@ class TaskLayers:
         drop: number of lowest layers whose adapters were dropped.
         dropped: indices (0 = lowest) of all layers in which the task has no adapter, in ascending order.
         members: fusion members that were kept, per layer; empty for a task without a fusion.
+        padding_bytes: bytes of the zeros, in fp32, by which the adapter is filled up to the size of others; 0 if it is not.
+        padding_operations: additional operations relative to those of the task's branch without these zeros.
     """
 
     drop: int
     dropped: tuple[int, ...]
     members: tuple[tuple[str, ...], ...] = ()
+    padding_bytes: int = 0
+    padding_operations: float = 0.0
 
     def problems(self, where: str, layers: int) -> Iterator[str]:
         """Yield a message for each invalid field.
@@ -210,6 +166,9 @@ class TaskLayers:
             yield f"{where}.members: expected none or one list for each of {layers} layers, found {len(self.members)}"
         if any("" in names for names in self.members):
             yield f"{where}.members: expected names, found an empty string"
+        if self.padding_bytes < 0 or self.padding_operations < 0 or (self.padding_operations > 0 and not self.padding_bytes):
+            found = f"{shown(self.padding_bytes)} and {self.padding_operations:g}"
+            yield f"{where}.padding_bytes, padding_operations: expected none or positive numbers of both, found {found}"
 
 
 @dataclass(frozen=True)
@@ -241,8 +200,8 @@ class PassRow:
 
     Attributes:
         name: name of the pass.
-        graph: graph that the pass ran on: the template of a group of tasks ("tasks0", …) or the joined graph ("all"); for
-            the routed graph "routed tasks0", … and "routed".
+        graph: graph that the pass ran on: the template of a group of tasks ("tasks0", …), what the templates of several groups
+            have in common ("stem0", …) or the joined graph ("all"); for the routed graph "routed tasks0", … and "routed".
         nodes_before: number of nodes before the pass.
         nodes_after: number of nodes after the pass.
         bytes_before: size of the initializers before the pass.
@@ -304,11 +263,6 @@ class VariantEntry:
             if not 0 <= row.argmax_agreement <= 1:
                 yield f"{where}.parity[{index}].argmax_agreement: expected 0..1, found {row.argmax_agreement}"
         yield from self.probe.problems(f"{where}.probe")
-
-
-def output_names(task: str, fields: Sequence[str]) -> tuple[str, ...]:
-    """Return the output names of a task: the task name for a single output, `task.field` for several outputs."""
-    return (task,) if len(fields) == 1 else tuple(f"{task}.{field}" for field in fields)
 
 
 def shown(number: int) -> str:

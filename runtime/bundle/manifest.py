@@ -13,17 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from runtime.bundle.entries import (
-    BATCH,
-    LARGEST,
-    MOST_LAYERS,
-    InputEntry,
-    TaskEntry,
-    VariantEntry,
-    repeated,
-    shown,
-)
+from runtime.bundle.entries import LARGEST, MOST_LAYERS, InputEntry, TaskEntry, VariantEntry, repeated, shown
 from runtime.bundle.file_names import name_problems
+from runtime.bundle.interface import BATCH
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.split_entry import SplitEntry
 from runtime.errors import BundleError
@@ -42,7 +34,7 @@ __all__ = [
     "slots_file",
 ]
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
@@ -104,7 +96,7 @@ class Manifest:
 
     @property
     def whole_graphs(self) -> frozenset[str]:
-        """File names of the graphs of all tasks and of the routed graphs, which have probes."""
+        """File names of the graphs of all tasks and of the routed graphs, which `load` opens on every provider."""
         return frozenset(graph for variant in self.variants for graph in (variant.model, variant.routed) if graph)
 
     def to_json(self) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from runtime.bundle.entries import BATCH, repeated
+from runtime.bundle.entries import repeated
+from runtime.bundle.interface import BATCH
 
 StateType = Literal["float32", "float16"]
 # The name of a state begins its identity.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import InputEntry, Manifest
-from runtime.bundle.entries import BATCH
+from runtime.bundle.interface import BATCH
 from runtime.errors import InputError
 
 _OPTIONAL = "token_type_ids"

@@ -2,9 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from runtime.bundle import BoundFolder, Manifest, digest
@@ -18,10 +19,10 @@ from runtime.ort.cpu_limits import with_threads
 from runtime.ort.external_data import is_compiled
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, Provider
-from runtime.ort.open import create_session, session_options
 from runtime.ort.plugins import failure
 from runtime.ort.probe import ProbeCheck
 from runtime.ort.provider_options import request
+from runtime.ort.session import create_session, names_of_inputs, session_options
 
 _MAKING: Final = "making-"  # prefix of the folders of incomplete files
 
@@ -46,7 +47,12 @@ class CompiledRow:
 
 
 def compile_graphs(
-    files: BoundFolder, manifest: Manifest, graphs: Sequence[str], provider: Provider, options: Options
+    files: BoundFolder,
+    manifest: Manifest,
+    graphs: Sequence[str],
+    provider: Provider,
+    options: Options,
+    slots: Mapping[str, int] = MappingProxyType({}),
 ) -> list[CompiledRow]:
     """Compile graphs of a bundle for a provider, and compare them with their probes before they are kept.
 
@@ -58,6 +64,7 @@ def compile_graphs(
         graphs: file names of the graphs.
         provider: the provider.
         options: session options; those with which the bundle will be loaded.
+        slots: file name of a graph with slots -> number of its slots, of all groups.
 
     Returns:
         A row for each graph.
@@ -81,7 +88,7 @@ def compile_graphs(
             if all(row.folder is None for row in rows):
                 raise ProviderError(f"provider {provider.name}: it compiled no node of {', '.join(graphs)} ahead of time")
             _record(files, made, [row.graph for row in rows if row.folder], this_machine(provider, manifest, options))
-            rows = _checked(files, made, rows, provider, manifest, options)
+            rows = _checked(ProbeCheck(files, manifest, provider, options, slots), made, rows)
             # OpenVINO keeps the data that it read from a path: other content must have another path
             place = root / f"{folder_name(provider, options)}-{digest(made / RECORD)[:12]}"
             for old in compiled_folders(files, provider, options):
@@ -135,21 +142,17 @@ def _record(files: BoundFolder, folder: Path, graphs: Sequence[str], machine: Ma
     ).write(folder)
 
 
-def _checked(
-    files: BoundFolder, folder: Path, rows: Sequence[CompiledRow], provider: Provider, manifest: Manifest, options: Options
-) -> list[CompiledRow]:
-    """Open the compiled graphs as `load` will, and compare those that have a probe."""
+def _checked(probes: ProbeCheck, folder: Path, rows: Sequence[CompiledRow]) -> list[CompiledRow]:
+    """Open the compiled graphs as `load` will, and compare them."""
     bound = BoundFolder.open(folder)
     entry = CompiledEntry.read(bound)
     bound.bind(entry.files)
-    compiled, probes = CompiledGraphs(bound, entry), ProbeCheck(files, manifest, provider, options)
-    found = []
+    compiled, found = CompiledGraphs(bound, entry), []
     for row in rows:
         if (file := compiled.file(row.graph)) is not None:
             started = time.perf_counter()
-            session = create_session(file, provider, manifest, options)
+            session = create_session(file, probes.provider, probes.manifest, probes.options)
             row = replace(row, open_seconds=time.perf_counter() - started)
-            if row.graph in manifest.whole_graphs:
-                probes.check(row.graph, session.run)
+            probes.check(row.graph, session.run, names_of_inputs(session))
         found.append(row)
     return found

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import InputEntry, Manifest
-from runtime.bundle.entries import BATCH
+from runtime.bundle.interface import BATCH
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import short_name
 

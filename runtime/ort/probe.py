@@ -1,25 +1,24 @@
 """Comparison of a provider with the probe of a bundle: logits that the export verified."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import ROUTE_INPUTS, BoundFolder, Manifest, Probe, TaskEntry, VariantEntry
-from runtime.bundle.probe import thinned
+from runtime.bundle import BoundFolder, Manifest, Probe, VariantEntry, slots_file
 from runtime.checks.feeds import check_feeds
 from runtime.errors import BundleError, InputError, ProviderError
 from runtime.options import Options
 from runtime.ort.float_types import float_type
-from runtime.ort.known_providers import TENSORRT, TENSORRT_RTX, Provider
+from runtime.ort.graph_file import GraphFile
+from runtime.ort.known_providers import CPU, TENSORRT, TENSORRT_RTX, Provider
+from runtime.ort.probe_graphs import Compared, Run, run_on_probe
 from runtime.ort.provider_options import session_providers
+from runtime.ort.session import create_session, is_routed
 
 Array = npt.NDArray[Any]
-Run = Callable[[Sequence[str], Mapping[str, Array]], Sequence[Array]]
-
-_LOGITS: Final = "logits"  # the output of a routed graph
 
 
 @dataclass(frozen=True)
@@ -60,32 +59,37 @@ class ProbeCheck:
         manifest: its manifest.
         provider: the provider.
         options: session options.
+        slots: file name of a graph with slots -> number of its slots, of all groups.
     """
 
     files: BoundFolder
     manifest: Manifest
     provider: Provider
     options: Options
+    slots: Mapping[str, int] = field(default_factory=dict)
 
-    def check(self, graph: str, run: Run) -> tuple[ProbeRow, ...]:
-        """Compare a graph.
+    def check(self, graph: str, run: Run, reads: Sequence[str] = ()) -> tuple[ProbeRow, ...]:
+        """Compare a graph. Graphs with slots are compared with the CPU, so on other providers only.
 
         Args:
             graph: file name of the graph.
             run: function from names of outputs and feeds to outputs.
+            reads: names of the inputs of the graph; only the graphs of branches need them.
 
         Returns:
-            A row for each task.
+            A row for each task; for a graph with slots, one row.
 
         Raises:
             ProviderError: the graph fails, or the logits of a task differ; the message names all such tasks.
             BundleError: the file of the probe is damaged or does not belong to the bundle.
         """
-        variant = next(each for each in self.manifest.variants if graph in (each.model, each.routed))
+        slots = self.slots.get(graph, 0)
+        if slots and self.provider is CPU:
+            return ()
+        variant = next(each for each in self.manifest.variants if graph in self._graphs(each))
         probe = self._read(variant)
-        compare = self._routed if graph == variant.routed else self._plain
         try:
-            found = list(compare(probe, run))
+            found = list(run_on_probe(graph, variant, self.manifest, probe, run, reads, slots, self._on_cpu))
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
@@ -94,9 +98,7 @@ class ProbeCheck:
                 f"provider {self.provider.name}: it fails on the probe of the bundle ({graph}): {reason}; {self._other}"
             ) from error
         tolerance = self._tolerance(variant)
-        rows = tuple(
-            ProbeRow(entry.name, variant.drop, graph, _difference(values, probe, entry), tolerance) for entry, values in found
-        )
+        rows = tuple(ProbeRow(each.task, variant.drop, graph, _difference(each), tolerance) for each in found)
         if wrong := [row for row in rows if not row.is_right]:
             worst = ", ".join(f"{row.task} by {row.difference:.2g}" for row in wrong[:10])
             more = f" and {len(wrong) - 10} more" * (len(wrong) > 10)
@@ -139,20 +141,14 @@ class ProbeCheck:
     def _damaged(self, name: str, reason: str) -> BundleError:
         return BundleError(f"{self.files.shown}: {name}: {reason}; export the bundle again with `python -m exporter`")
 
-    def _plain(self, probe: Probe, run: Run) -> Iterator[tuple[TaskEntry, list[Array]]]:
-        names = [output for entry in self.manifest.tasks for output in entry.outputs]
-        found = dict(zip(names, run(names, probe.feeds), strict=True))
-        for entry in self.manifest.tasks:
-            yield entry, [thinned(found[name]) for name in entry.outputs]
+    def _graphs(self, variant: VariantEntry) -> tuple[str, ...]:
+        split = self.manifest.splits.get(variant.model)
+        return (variant.model, variant.routed, slots_file(variant.model), *(split.graphs if split else ()))
 
-    def _routed(self, probe: Probe, run: Run) -> Iterator[tuple[TaskEntry, list[Array]]]:
-        """Every task for every row."""
-        tasks, rows = self.manifest.tasks, len(next(iter(probe.feeds.values())))
-        ids = (np.tile(np.arange(rows), len(tasks)), np.repeat(np.arange(len(tasks)), rows))
-        route = {name: each.astype(np.int64) for name, each in zip(ROUTE_INPUTS, ids, strict=True)}
-        (logits,) = run([_LOGITS], {**probe.feeds, **route})
-        for number, entry in enumerate(tasks):
-            yield entry, [thinned(logits[number * rows : (number + 1) * rows, : entry.columns])]
+    def _on_cpu(self, graph: str) -> Any:
+        """Open a graph on the CPU, with which the export was verified."""
+        file = GraphFile(self.files, graph, is_routed(graph, self.manifest))
+        return create_session(file, CPU, self.manifest, Options(threads=self.options.threads, spin=self.options.spin))
 
 
 def described(rows: Sequence[ProbeRow]) -> list[str]:
@@ -168,11 +164,10 @@ def described(rows: Sequence[ProbeRow]) -> list[str]:
     return lines
 
 
-def _difference(found: Sequence[Array], probe: Probe, entry: TaskEntry) -> float:
+def _difference(compared: Compared) -> float:
     """Return the largest difference over the outputs of a task; infinity for other shapes, NaN for NaN and infinities."""
     largest = 0.0
-    for one, name in zip(found, entry.outputs, strict=True):
-        other = probe.outputs[name]
+    for one, other in zip(compared.found, compared.expected, strict=True):
         if one.shape != other.shape:
             return float("inf")
         if not np.isfinite(one).all():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from runtime.bundle import Manifest
-from runtime.bundle.entries import BATCH
+from runtime.bundle.interface import BATCH
 from runtime.errors import InputError
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder

@@ -13,7 +13,7 @@ from runtime.bundle import ROUTE_INPUTS, Manifest, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.ort.check_graph import input_problems, type_problems
-from runtime.ort.open import OpenBundle
+from runtime.ort.open_bundle import OpenBundle
 
 __all__ = ["Ids", "RoutedGraph", "check_counts", "check_routed_graph", "checked_rows"]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from runtime.bundle import ROUTE_INPUTS, Manifest, SplitEntry, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.errors import BundleError
-from runtime.ort.open import OpenBundle
+from runtime.ort.open_bundle import OpenBundle
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from runtime.bundle.entries import SEQUENCE
+from runtime.bundle.interface import SEQUENCE
 from runtime.checks.requests import check_drop
 from runtime.ort.known_providers import GPUS
 from runtime.serving.limits import Limits, RequestError

@@ -7,9 +7,15 @@ of `Predictor.predict` have their names there. Response: {"provider": ..., "pred
 status 400 for invalid input, 408, 413, 422 or 503 if a limit is exceeded, and 500 if the model fails. Status 503 also comes
 from Ray Serve if `max_queued` requests are waiting. Concurrent requests share batches; an error in one of them does not affect
 the others.
+
+With `task_files`, a folder of files of `python -m exporter task`, requests may also name these tasks. A replica loads a task
+with the first request for it. Ray Serve sends requests with the header `serve_multiplexed_model_id: TASK` to a replica that has
+it.
 """
 
-from dataclasses import asdict, fields
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
 from ray import serve
@@ -23,6 +29,7 @@ from runtime.serving.batcher import Batcher, Batching, to_json
 from runtime.serving.body import BodyReader
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.request import PredictRequest, check_headers, respond
+from runtime.serving.task_folder import TaskFolder
 
 __all__ = ["PredictRequest", "Replica", "app", "respond"]
 
@@ -33,26 +40,62 @@ _LEAST: Final = {"max_queued": -1}  # -1: no limit
 class Replica:
     """A replica of the application, with a loaded bundle."""
 
-    def __init__(self, folder: str, provider: str, threads: int | None, batching: Batching, limits: Limits) -> None:
+    def __init__(
+        self,
+        folder: str,
+        provider: str,
+        threads: int | None,
+        batching: Batching,
+        limits: Limits,
+        task_files: str = "",
+        max_tasks: int = 64,
+    ) -> None:
         """Load the bundle; the arguments are those of `app`."""
         self._predictor = load(folder, provider=provider, threads=threads)
         self._predictor.prepare()  # opens all graphs before the first request
         self._limits = limits
         self._bodies = BodyReader(limits)
         self._batcher = Batcher(self._predictor, batching, limits)
+        self._bundled = frozenset(self._predictor.tasks)
+        self._load_task: Callable[[str], Awaitable[None]] | None = None
+        if task_files:
+            tasks = TaskFolder(task_files, self._predictor)
+
+            async def load_task(name: str) -> None:
+                await asyncio.to_thread(tasks.load, name)
+
+            # Ray remembers which replica has loaded which task, and loads one that it has forgotten again. What it forgets is
+            # not removed: requests for it may be waiting, and the weights are in slots, which are reused anyway
+            self._load_task = serve.multiplexed(max_num_models_per_replica=max_tasks)(load_task)
 
     async def __call__(self, request: Request) -> Response:
         """Handle one HTTP request."""
         try:
             check_headers(request.method, request.headers)
             parsed = PredictRequest.parse(await self._bodies.read(request.headers, request.stream()), self._limits)
-            return Response(await self._batcher.submit(parsed), media_type="application/json")
+            return Response(await self._batcher.submit(await self._with_tasks(parsed)), media_type="application/json")
         except RequestError as error:
             return _error(error.status, str(error), error.headers)
         except InputError as error:
             return _error(400, str(error))
         except ClientDisconnect:
             return _error(400, "body: the client has disconnected")
+
+    async def _with_tasks(self, request: PredictRequest) -> PredictRequest:
+        """Load the tasks of a request that are files; its header names the tasks if its body does not.
+
+        Raises:
+            InputError: there is no such task.
+        """
+        if self._load_task is None:
+            return request
+        header = serve.get_multiplexed_model_id()
+        if request.tasks is None and header:
+            request = replace(request, tasks=(header,))
+        for name in dict.fromkeys(request.tasks or ()):
+            if name and name not in self._bundled:
+                await self._load_task(name)
+        return request
 
     def check_health(self) -> None:
         """Run the graph once. An exception makes Ray Serve replace the replica."""
@@ -64,8 +107,9 @@ def app(arguments: dict[str, Any]) -> serve.Application:
 
     Args:
         arguments: `folder` is required. Optional, with their defaults: `provider` ("auto"), `threads` (None), `replicas` (1),
-            `max_queued` (256 requests, then status 503), `max_ongoing` (64 requests per replica), and the fields of `Batching`
-            and `Limits`. `max_reading` is half of `max_ongoing` by default.
+            `max_queued` (256 requests, then status 503), `max_ongoing` (64 requests per replica), `task_files` (a folder with
+            files of further tasks, ""), `max_tasks` (64 of them that Ray remembers for a replica; best as many as slots), and
+            the fields of `Batching` and `Limits`. `max_reading` is half of `max_ongoing` by default.
 
     Returns:
         The application for `serve.run`.
@@ -74,7 +118,8 @@ def app(arguments: dict[str, Any]) -> serve.Application:
         InputError: an argument is missing, unknown or invalid.
     """
     batching, limits = asdict(Batching()), asdict(Limits())
-    defaults = {"provider": "auto", "threads": None, "replicas": 1, "max_queued": 256, "max_ongoing": 64, **batching, **limits}
+    defaults = {"provider": "auto", "threads": None, "replicas": 1, "max_queued": 256, "max_ongoing": 64}
+    defaults |= {"task_files": "", "max_tasks": 64, **batching, **limits}
     if unknown := arguments.keys() - {"folder", *defaults}:
         raise InputError(f"arguments: expected folder, {', '.join(defaults)}, found {', '.join(sorted(unknown))}")
     if "folder" not in arguments:
@@ -96,12 +141,14 @@ def app(arguments: dict[str, Any]) -> serve.Application:
         given["threads"],
         Batching(**{field.name: given[field.name] for field in fields(Batching)}),
         Limits(**{field.name: given[field.name] for field in fields(Limits)}),
+        given["task_files"],
+        given["max_tasks"],
     )
 
 
 def _value(name: str, value: Any, defaults: dict[str, Any]) -> Any:
     """Return an argument, which is a string if it comes from a command line, as a value of the type of its default."""
-    if name in ("folder", "provider"):
+    if name in ("folder", "provider", "task_files"):
         return str(value)
     if defaults[name] is None and value in (None, "None", ""):
         return None

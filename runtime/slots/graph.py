@@ -18,7 +18,7 @@ from runtime.import_ort import ort
 from runtime.ort.check_graph import input_problems, type_problems
 from runtime.ort.forks import PerProcess
 from runtime.ort.known_providers import CUDA, TENSORRT
-from runtime.ort.open import OpenBundle
+from runtime.ort.open_bundle import OpenBundle
 from runtime.slots.layout import SlotLayout
 from runtime.slots.table import SlotTable
 from runtime.slots.task_file import HotEntry

@@ -10,7 +10,7 @@ from runtime.bundle import BoundFolder, Manifest, TaskEntry, slots_file
 from runtime.bundle.manifest import EXPORT_AGAIN
 from runtime.errors import BundleError, InputError
 from runtime.ort.forks import PerProcess
-from runtime.ort.open import OpenBundle
+from runtime.ort.open_bundle import OpenBundle
 from runtime.slots.graph import SlotsGraph
 from runtime.slots.layout import SlotLayout, layout_file
 from runtime.slots.task_file import HotEntry, TaskWeights, open_task_file, own_weights
@@ -123,6 +123,11 @@ class HotTasks:
     def _check_new(self, name: str) -> None:
         if not isinstance(name, str) or not name:
             raise InputError(f"add_task(): expected a name, found {name!r}")
+        if name != name.strip() or "," in name or not name.isprintable():
+            raise InputError(
+                f"add_task(): expected a name without commas, control characters and spaces around it, found {name!r}: commas "
+                "separate names where several are listed, such as in --tasks"
+            )
         if name in self._bundled:
             raise InputError(f"add_task(): {name!r} is a task of the bundle: choose another name")
         if name in self._results:

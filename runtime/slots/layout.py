@@ -73,6 +73,11 @@ class SlotLayout:
     own: Mapping[str, str]
     fingerprint: Mapping[str, str]
 
+    @property
+    def total(self) -> int:
+        """Number of slots of all groups."""
+        return self.slots * len(self.groups)
+
     def to_bytes(self) -> bytes:
         """Return deterministic JSON."""
         return (json.dumps(encode(self), indent=1, ensure_ascii=False) + "\n").encode()

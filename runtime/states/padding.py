@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.bundle import InputEntry, StateEntry
-from runtime.bundle.entries import SEQUENCE
+from runtime.bundle.interface import SEQUENCE
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from runtime.bundle import INPUTS, StateEntry
-from runtime.bundle.entries import SEQUENCE
+from runtime.bundle.interface import SEQUENCE
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.tensors import Array, map_file, pack_parts
 from runtime.errors import InputError

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from runtime.bundle import TOKENIZER, InputEntry, Manifest
-from runtime.bundle.entries import BATCH, SEQUENCE
+from runtime.bundle.interface import BATCH, SEQUENCE
 from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.text.bucketing import split
 from runtime.text.limits import check_characters, check_normalized, portions

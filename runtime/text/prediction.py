@@ -1,7 +1,7 @@
 """Predictions: the result of `Predictor.predict` for one text and one task."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runtime.bundle import HeadType
@@ -109,6 +109,12 @@ class Prediction:
         A regression with several outputs has `values` instead of `value`, tagging with `aggregate` has `entities` instead of
         `words`.
         """
-        document = asdict(self)
         fields = ("values",) if len(self.values) > 1 else FIELDS[self.head] if self.entities is None else ("entities",)
-        return {name: document[name] for name in ("head", "drop", *fields)}
+        return {name: _plain(getattr(self, name)) for name in ("head", "drop", *fields)}
+
+
+def _plain(value: Any) -> Any:
+    # Not dataclasses.asdict, whose copies of every number take longer than the JSON of a stream
+    if isinstance(value, tuple):
+        return tuple(dict(vars(item)) if isinstance(item, Word | Entity) else item for item in value)
+    return dict(value) if isinstance(value, Mapping) else value

@@ -109,16 +109,22 @@ def test_every_entry_names_a_command_line() -> None:
             assert stop.value.code == 0
 
 
-def test_a_suite_goes_on_where_it_stopped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    own = ["suite", "--out", str(tmp_path), "--quick", "--threads", "1", "--only", "states,growth"]
+def test_a_suite_goes_on_where_it_stopped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = next(entry for entry in suite.ENTRIES if entry.name == "states")
+    monkeypatch.setattr(suite, "ENTRIES", (states, suite.Entry("tiny", "tests.helpers.tiny_benchmark", (), (), continues=True)))
+    own = ["suite", "--out", str(tmp_path), "--quick", "--threads", "1"]
     assert main([*own, "--seconds", "0"]) == 1
-    assert "not done: states, growth" in capfd.readouterr().err
+    assert "not done: states, tiny" in capfd.readouterr().err
+    assert main(own) == 1
+    assert "not done: tiny" in capfd.readouterr().err
     assert main(own) == 0
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "## states" in report
     assert "| 1x16 | run_branches() over kept states | 3 |" in report
     assert len(list(tmp_path.glob("*-ratios.png"))) == 2
-    capfd.readouterr()
+    assert capfd.readouterr().err.count("done before") == 1
     assert main(own) == 0
     assert capfd.readouterr().err.count("done before") == 2
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 0

@@ -59,6 +59,9 @@ NOT_RUN = {
     "python -m runtime onnx encode texts.txt --output corpus.states": "needs a split bundle; tests/runtime/states has it",
     "python -m runtime onnx run corpus.states --tasks news_topic": "the same",
     "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
+    "python -m runtime onnx --file texts --tasks news_topic --skip-errors --output topics --engine ray --actors 4": (
+        "needs a folder and Ray; tests/runtime/streams/test_ray_engine.py has it"
+    ),
     "serve run … max_texts=100": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs OpenVINO, a plug-in of ONNX Runtime"
@@ -198,6 +201,7 @@ def test_a_command_runs(
     else:
         for name in ("onnx", "onnx-drop3"):
             (tmp_path / name).symlink_to(example_bundle)
+    (tmp_path / "texts.jsonl").write_text('{"id": 17, "text": "a fast phone"}\n{"id": 18}\n', encoding="utf-8")
     results = next((ROOT / "benchmarks" / "results").glob("bert-base-*.jsonl"))
     placeholders = {"DIR": "onnx", "FILE": str(results), "REPOSITORY": "models"}
     module, arguments = _module(line)

@@ -41,6 +41,21 @@ def test_tasks_that_differ_in_everything(tmp_path: Path) -> None:
     _check(model, tmp_path / "onnx", drop=1)
 
 
+def test_dropped_and_left_out_layers_are_one_structure(tmp_path: Path) -> None:
+    left_out = (SeqBnConfig(leave_out=[0, 1]), "3")
+    model = tiny_model({"a": ("seq_bn", "2"), "b": left_out, "c": (SeqBnConfig(leave_out=[0]), "2"), "d": left_out})
+    drops = {"a": 2, "c": 2, "d": 1}
+    report = export(model, drop=drops, output=tmp_path / "onnx")
+    assert {task.group for task in report.tasks} == {0}
+    feeds = inputs((4, 9))
+    answers = run_graph(tmp_path / "onnx", feeds)
+    for task, answer in answers.items():
+        assert_parity(answer, reference(model, task, feeds, drops.get(task, 0)))
+    # One adapter of the last layer for each task.
+    one = sum(parameter.numel() for parameter in model.bert.encoder.layer[2].output.adapters["a"].parameters())
+    assert report.variants[0].adapter_parameters == 4 * one
+
+
 def test_a_drop_per_task_and_compositions_in_one_graph(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("seq_bn", "2")})
     model.add_adapter_fusion(Fuse("a", "b"))

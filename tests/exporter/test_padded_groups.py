@@ -12,7 +12,9 @@ from adapters import LoRAConfig, SeqBnConfig
 
 import runtime
 from exporter import ExportError, Report, add, export, task
+from exporter.inspect import inspect_bundle
 from exporter.planning.padded_structure import fits, larger_structure
+from runtime.bundle import read_manifest
 from tests.helpers.tiny_models import assert_parity, inputs, reference, run_graph, tiny_model
 
 TASKS = {
@@ -69,6 +71,12 @@ def test_the_report_says_what_padding_costs(exported: tuple[Path, Report]) -> No
     assert small is not None
     assert small.bytes == 3 * 2 * 4 * (32 + 32) * 4  # three layers, query and value, four rows and columns of 32 in fp32
     assert 0.0 < small.operations < 0.15
+    stored = {name: read_manifest(exported[0]).variants[0].tasks[name] for name in padding}
+    assert {name: (each.padding_bytes, each.padding_operations) for name, each in stored.items()} == {
+        name: (each.bytes, each.operations) if each is not None else (0, 0.0) for name, each in padding.items()
+    }
+    view = next(task for task in inspect_bundle(exported[0]).graphs[0].tasks if task.name == "small")
+    assert (view.padding_bytes, view.padding_operations) == (small.bytes, small.operations)
 
 
 def test_equal_ranks_have_as_many_nodes(exported: tuple[Path, Report], tmp_path: Path) -> None:
@@ -139,6 +147,10 @@ def test_added_tasks_are_padded(model: Any, tmp_path: Path) -> None:
     found = run_graph(folder, feeds)
     for name in added:
         assert_parity(found[name], reference(model, name, feeds, 1))
+    padding = {name: each.padding_bytes for name, each in read_manifest(folder).variants[0].tasks.items()}
+    assert padding["small"] == 2 * 2 * 4 * (32 + 32) * 4  # as in the report of an export, with one more layer dropped
+    assert padding["narrow"] > 0
+    assert padding["large"] == padding["wide"] == 0
 
 
 def test_a_larger_task_is_not_added(model: Any, tmp_path: Path) -> None:

@@ -102,6 +102,9 @@ def test_a_task_leaves_and_another_takes_its_name(model: Any, predictor: runtime
         (lambda p, file: p.add_task("topic", file), "'topic' is a task of the bundle: choose another name"),
         (lambda p, file: p.add_task("there", file), "there is a task 'there': call replace_task"),
         (lambda p, file: p.add_task("", file), "expected a name"),
+        (lambda p, file: p.add_task("a,b", file), "without commas, control characters and spaces around it, found 'a,b'"),
+        (lambda p, file: p.add_task(" a", file), "found ' a'"),
+        (lambda p, file: p.add_task("a\n", file), "without commas, control characters"),
         (lambda p, _: p.remove_task("other"), "expected the name of an added task, found 'other'; added: there"),
         (lambda p, _: p.remove_task("topic"), "'topic' is a task of the bundle and stays"),
         (lambda p, file: p.replace_task("other", file), "found 'other'; added: there"),
@@ -115,6 +118,21 @@ def test_wrong_changes_are_refused(
     with pytest.raises(InputError, match=message):
         change(predictor, files["news"])
     assert predictor.tasks == (*OWN, "there")
+
+
+def test_a_task_file_has_a_drop_of_its_own(model: Any, folder: Path, tmp_path: Path) -> None:
+    bundle, file = tmp_path / "onnx", tmp_path / "news.safetensors"
+    export(model, tasks=["topic", "spam"], drop={"topic": 0, "spam": 1}, slots=1, output=bundle)
+    feeds = inputs((3, 6))
+    for drop in (None, 1):
+        task(bundle, output=file, model=_only("news"), drop=drop)
+        predictor = runtime.load(bundle, provider="cpu", threads=1)
+        predictor.add_task("news", file)
+        assert_parity(predictor.run(feeds, ["news"])["news"], reference(model, "news", feeds, drop or 0))
+    with pytest.raises(ExportError, match="drop must be that of a task of the bundle, 0 or 1; found 2"):
+        task(bundle, output=file, model=_only("news"), drop=2)
+    with pytest.raises(ExportError, match="has variants for drop 0, 1, and a task file has weights for all of them: omit drop"):
+        task(folder, output=file, model=_only("news"), drop=1)
 
 
 def _edited(file: Path, target: Path, edit: Callable[[dict[str, Any], dict[str, str]], None]) -> Path:

@@ -24,6 +24,7 @@ from runtime.bundle import read_manifest
 from runtime.ort import open as session
 from runtime.ort.forks import PerProcess
 from runtime.ort.known_providers import CPU, CUDA
+from runtime.ort.session import create_session
 from tests.helpers.runtime_bundles import feeds, rewrite, write_bundle, write_routed
 
 ROOT = Path(runtime.__file__).parents[1]
@@ -138,7 +139,7 @@ def test_forks_with_openvino(bundle: Path) -> None:
 
 
 def test_gpus_are_refused_in_forks(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = session.create_session
+    create = create_session
     monkeypatch.setattr(session, "create_session", lambda graph, _, *more: create(graph, CPU, *more))
     monkeypatch.setattr(session, "resolve", lambda *_: (CUDA,))
     predictor = runtime.load(bundle, provider="cuda")

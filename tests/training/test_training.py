@@ -102,7 +102,7 @@ def _model() -> tuple[Any, Any, list[Encoded]]:
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(fit_module, "CHECKPOINTS", 2)
     model, words, examples = _model()
     frozen = model.bert.encoder.layer[0].intermediate.dense.weight.clone()
     fit(model, words, TAGGING, examples, 0, tmp_path / "whole.pt")

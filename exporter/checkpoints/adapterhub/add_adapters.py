@@ -11,8 +11,8 @@ from adapters.loading import AdapterLoader
 
 from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.assign import check_origin, describe, fill, part_weights
+from exporter.checkpoints.files import first_line
 from exporter.checkpoints.scan import Part
-from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
 
 _CONTAINERS = r"(adapters|prefix_tunings|prefix_gates|loras|refts|prompt_tunings|shared_parameters)"

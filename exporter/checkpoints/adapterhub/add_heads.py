@@ -11,8 +11,8 @@ from adapters.loading import PredictionHeadLoader
 
 from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.assign import ADAPTER_KEYS, Weights, check_origin, describe, fill, part_weights
+from exporter.checkpoints.files import first_line
 from exporter.checkpoints.scan import Part
-from exporter.checkpoints.sources import first_line
 from exporter.errors import ExportError
 
 

@@ -15,8 +15,9 @@ from exporter.checkpoints.adapterhub.embedded_adapters import add_held_back, con
 from exporter.checkpoints.adapterhub.model_class import choose
 from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.base_model import OPTIONS, Loaded, as_loaded, check_unexpected, read_config, reading
+from exporter.checkpoints.files import read_json, stored_bytes
 from exporter.checkpoints.scan import INTERFACE, Part
-from exporter.checkpoints.sources import Source, read_json, stored_bytes
+from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 

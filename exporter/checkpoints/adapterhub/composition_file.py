@@ -9,8 +9,8 @@ from typing import Any
 
 from adapters.composition import AdapterCompositionBlock, Average, BatchSplit, Fuse, MultiTask, Parallel, Split, Stack
 
+from exporter.checkpoints.files import read_json
 from exporter.checkpoints.scan import SETUP
-from exporter.checkpoints.sources import read_json
 from exporter.errors import ExportError
 from exporter.models.compositions import adapters_of
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from exporter.checkpoints.adapterhub.add_adapters import as_object
 from exporter.checkpoints.assign import ADAPTER_KEYS, fill
-from exporter.checkpoints.sources import first_line, read_all_weights
+from exporter.checkpoints.files import first_line, read_all_weights
 from exporter.errors import ExportError
 
 

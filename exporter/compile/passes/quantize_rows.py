@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from exporter.compile.passes.quantize_dynamic import is_masked_head, quantized_weight, unfit_weight
 from exporter.compile.rewrite.builder import Builder, known_shape
+from exporter.compile.rewrite.match import producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 
 __all__ = ["QuantizeRowsPass"]
@@ -14,6 +15,8 @@ __all__ = ["QuantizeRowsPass"]
 _STEPS, _ZERO = 127, 128
 # Of a row of zeros, whose quotients must not be NaN; no larger row is rounded up to it.
 _TINY = np.finfo(np.float32).tiny
+# Operator -> the largest size of its negative results: 0.16997 of Gelu by erf, 0.17004 by tanh.
+_NEGATIVE = {"Relu": _TINY, "Sigmoid": _TINY, "Gelu": np.float32(0.1701)}
 
 
 class QuantizeRowsPass(NodeRewritePass):
@@ -21,7 +24,8 @@ class QuantizeRowsPass(NodeRewritePass):
 
     1. Weights and limits are those of QuantizeDynamic.
     2. Activations: the largest |x| of each row becomes 127 steps on either side of 128. The zero is a constant: a zero for each
-       row would need a correction for each product. What several products read is quantized once.
+       row would need a correction for each product. What several products read is quantized once. After an operator with a
+       known bound of its negative results, such as Gelu, no minimum is computed.
     3. A row of zeros gives zeros. A NaN or an infinity changes its own row only.
     4. `fused` writes com.microsoft.MatMulIntegerToFloat, which scales the columns in the loop of the product. ONNX Runtime does
        not make it from MatMulInteger, Cast and Mul where no factor is computed at run time.
@@ -78,13 +82,16 @@ def _largest(x: ir.Value, build: Builder) -> ir.Value:  # rules 2 and 3
     """The largest |x| of each row, [..., 1]; from maximum and minimum, because |x| would be written and read once more."""
     shape = known_shape(x)
     rows = None if shape is None else ir.Shape([*shape[:-1], 1])
-    high, low = (
-        build.node(kind, [x, build.ints([-1])], shape=rows, dtype=ir.DataType.FLOAT, hint=f"{x.name}_{hint}")
-        for kind, hint in (("ReduceMax", "high"), ("ReduceMin", "low"))
-    )
-    negative = build.node("Neg", [low], shape=rows, dtype=ir.DataType.FLOAT, hint=f"{x.name}_negative")
-    tiny = build.constant(np.array(_TINY, np.float32))
-    return build.node("Max", [high, negative, tiny], shape=rows, dtype=ir.DataType.FLOAT, hint=f"{x.name}_largest")
+
+    def of_rows(kind: str, inputs: list[ir.Value], hint: str) -> ir.Value:
+        return build.node(kind, inputs, shape=rows, dtype=ir.DataType.FLOAT, hint=f"{x.name}_{hint}")
+
+    high = of_rows("ReduceMax", [x, build.ints([-1])], "high")
+    bound = next((bound for kind, bound in _NEGATIVE.items() if producer(x, kind) is not None), None)
+    if bound is not None:
+        return of_rows("Max", [high, build.constant(np.array(bound, np.float32))], "largest")
+    negative = of_rows("Neg", [of_rows("ReduceMin", [x, build.ints([-1])], "low")], "negative")
+    return of_rows("Max", [high, negative, build.constant(np.array(_TINY, np.float32))], "largest")
 
 
 def _quantize(x: ir.Value, largest: ir.Value, build: Builder) -> ir.Value:  # rule 2

@@ -19,7 +19,8 @@ class JoinGroupsPass(ir.passes.InPlacePass):
 
     1. All graphs read the inputs of the model.
     2. Initializers with the same name and the same numbers are shared.
-    3. Everything else keeps its name; an inner value gets a number as a suffix if its name is taken. Outputs take precedence.
+    3. An input with the name of an output of another graph, which comes before, reads this output. It is an output no longer.
+    4. Everything else keeps its name; an inner value gets a number as a suffix if its name is taken. Outputs take precedence.
     """
 
     def __init__(self, others: Sequence[ir.Model]) -> None:
@@ -30,11 +31,13 @@ class JoinGroupsPass(ir.passes.InPlacePass):
     def requires(self, model: ir.Model) -> None:
         """Check that the graphs have the same inputs and operator sets, and distinct outputs."""
         names = [value.name for value in model.graph.inputs]
+        made = {value.name for value in model.graph.outputs}
         outputs = [value.name for graph in (model.graph, *(other.graph for other in self.others)) for value in graph.outputs]
         if len(set(outputs)) != len(outputs):
             raise ir.passes.PreconditionError(f"{type(self).__name__}: expected distinct outputs, found {outputs}")
         for other in self.others:
-            found = [value.name for value in other.graph.inputs]
+            found = [value.name for value in other.graph.inputs if value.name not in made]  # rule 3
+            made |= {value.name for value in other.graph.outputs}
             if found != names:
                 raise ir.passes.PreconditionError(f"{type(self).__name__}: expected the inputs {names}, found {found}")
             shared = model.graph.opset_imports.items() & other.graph.opset_imports.items()
@@ -51,10 +54,17 @@ class JoinGroupsPass(ir.passes.InPlacePass):
         claim_names(graph, names)
         taken = {value.name for node in graph for value in node.outputs} | {*graph.initializers, *names}
         taken |= {value.name for value in graph.inputs}
+        made = {value.name: value for value in graph.outputs}
+        read = set[ir.Value]()
         for other in self.others:
             graph.opset_imports.update(other.graph.opset_imports)
             model.functions.update(other.functions)
-            for old, new in zip(list(other.graph.inputs), graph.inputs, strict=True):
+            inner = [value for value in other.graph.inputs if value.name in made]
+            for old in inner:
+                old.replace_all_uses_with(new := made[old.name])  # rule 3
+                read.add(new)
+            own = [value for value in other.graph.inputs if value not in inner]
+            for old, new in zip(own, graph.inputs, strict=True):
                 old.replace_all_uses_with(new)  # rule 1
             for value in list(other.graph.initializers.values()):
                 known = graph.initializers.get(str(value.name))
@@ -62,7 +72,7 @@ class JoinGroupsPass(ir.passes.InPlacePass):
                 if known is not None and _equal(known, value):  # rule 2
                     ir.convenience.replace_all_uses_with(value, known, replace_graph_outputs=True)
                 else:
-                    value.name = _free(str(value.name), taken)  # rule 3
+                    value.name = _free(str(value.name), taken)  # rule 4
                     graph.register_initializer(value)
             outputs = list(other.graph.outputs)
             other.graph.outputs.clear()
@@ -73,6 +83,8 @@ class JoinGroupsPass(ir.passes.InPlacePass):
                         value.name = _free(str(value.name), taken)
                 graph.append(node)
             graph.outputs.extend(outputs)
+            made |= {value.name: value for value in outputs}
+        graph.outputs[:] = [value for value in graph.outputs if value not in read]
         return ir.passes.PassResult(model, modified=bool(self.others))
 
 

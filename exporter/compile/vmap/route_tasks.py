@@ -15,12 +15,11 @@ from exporter.compile.vmap.evaluate import evaluate
 from exporter.compile.vmap.forms import Folded, Form
 from exporter.compile.vmap.loop import Rule, compute_branch, fold, replace_branch, template_problems, weight_rule
 from exporter.compile.vmap.row_layout import RowLayout
+from exporter.compile.vmap.row_selection import add_route_inputs, rows_of_routed_stem, select_rows
+from exporter.compile.vmap.stem_rows import StemRows, stem_output
 from exporter.compile.vmap.weight_rules import Stacks
-from runtime.bundle import ROUTE_INPUTS
 
 __all__ = ["RouteTasksPass"]
-
-_ROWS = "rows"
 
 
 class RouteTasksPass(ir.passes.InPlacePass):
@@ -41,6 +40,8 @@ class RouteTasksPass(ir.passes.InPlacePass):
     4. The weights of a single task are used as they are.
     5. With more numbers than tasks, the tasks are examples, and the caller replaces their stacks by inputs with a place for
        each number.
+    6. A stem, as of `VectorizeTasksPass`, has one output, "<group>/stem" [rows of the tasks of all its groups, ...]. The rest
+       of each group has it as an input, of which it takes its rows.
     """
 
     def __init__(
@@ -52,6 +53,9 @@ class RouteTasksPass(ir.passes.InPlacePass):
         numbers: Sequence[int],
         total: int,
         every_row: bool = False,
+        is_stem: bool = False,
+        stem: StemRows | None = None,
+        stem_numbers: Sequence[int] | None = None,
     ) -> None:
         """Bind tasks to the template.
 
@@ -63,6 +67,9 @@ class RouteTasksPass(ir.passes.InPlacePass):
             numbers: each task's number in task_ids, ascending; more of them by rule 5.
             total: the number of tasks in all groups, or of numbers by rule 5.
             every_row: see rule 3.
+            is_stem: whether the template is a stem (rule 6).
+            stem: the template's input `STEM` (rule 6); None for a whole branch.
+            stem_numbers: the numbers of the tasks of the stem in task_ids.
         """
         super().__init__()
         self.tasks = tuple(tasks)
@@ -72,6 +79,9 @@ class RouteTasksPass(ir.passes.InPlacePass):
         self.numbers = tuple(numbers)
         self.total = total
         self.every_row = every_row
+        self.is_stem = is_stem
+        self.stem = stem
+        self.stem_numbers = tuple(stem_numbers or ())
 
     def requires(self, model: ir.Model) -> None:
         """Check tasks, weights and numbers, and that inputs and output have the batch first."""
@@ -79,13 +89,14 @@ class RouteTasksPass(ir.passes.InPlacePass):
         refuse_subgraphs(self, model)
         problems = template_problems(graph, self.tasks, self.weights)
         ascending = sorted({n for n in self.numbers if 0 <= n < self.total})
-        if list(self.numbers) != ascending or len(self.numbers) < len(self.tasks):
+        own = sorted(self.numbers) if self.is_stem else list(self.numbers)
+        if own != ascending or len(self.numbers) < len(self.tasks):
             problems.append(f"expected {len(self.tasks)} ascending numbers below {self.total}, found {list(self.numbers)}")
         batch = Batch(self.batch, graph.inputs)
         if not graph.inputs or not all(batch.axis(value) == 0 for value in graph.inputs):
             problems.append(f"expected inputs whose first axis is {self.batch!r}")
         shapes = [known_shape(value) for value in graph.outputs]
-        if len(shapes) != 1 or shapes[0] is None or len(shapes[0]) != 2:
+        if len(shapes) != 1 or shapes[0] is None or (len(shapes[0]) != 2 and not self.is_stem):
             problems.append(f"expected one output [{self.batch}, labels], found {[value.shape for value in graph.outputs]}")
         if problems:
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
@@ -105,10 +116,14 @@ class _Router:
         self.graph = graph
         self.group = settings.group
         self.is_single = len(settings.tasks) == 1
-        rows, row_ids, task_ids, self.places = _select(build, _add_inputs(graph), settings)
+        self.is_stem = settings.is_stem
+        own = None if settings.stem is None else graph.inputs[-1]
+        rows, row_ids, task_ids, self.places = select_rows(build, add_route_inputs(graph), settings)
         layout = RowLayout(build, batch_input, settings.batch, rows, row_ids, task_ids)
         self.env = Env(graph, build, layout, settings.weights, settings.batch)
         self.stacks = Stacks(self.env)
+        if settings.stem is not None and own is not None:
+            self.env.bind(own, Folded(rows_of_routed_stem(graph, build, own, rows, self.places, settings)))
 
     def run(self) -> None:
         env, output = self.env, self.graph.outputs[0]
@@ -118,6 +133,15 @@ class _Router:
         else:
             rules += [lambda node: weight_rule(node, env, self.stacks), self._with_rows_of_weights]
         branch = compute_branch(self.graph, env, [*rules, lambda node: fold(node, env), self._refuse])
+        if self.is_stem:
+            if not env.can_fold(output):
+                raise ir.passes.PassError(f"RouteTasksPass: expected one row of {output.name!r} per text, found {output.shape}")
+            folded = env.folded(output)
+            self.graph.outputs[:] = [env.build.node("Identity", [folded], shape=folded.shape, dtype=output.dtype)]
+            replace_branch(self.graph, env, branch)
+            claim_names(self.graph, [stem_output(self.group)])
+            self.graph.outputs[0].name = stem_output(self.group)
+            return
         logits = self._masked(output)
         self.graph.outputs.clear()
         replace_branch(self.graph, env, branch)
@@ -197,39 +221,3 @@ class _Router:
         if self.env.widths(output) is None and not self.env.can_fold(output):
             raise ir.passes.PassError(f"RouteTasksPass: expected one row of {output.name!r} per text, found {output.shape}")
         return self.env.folded(output)
-
-
-def _add_inputs(graph: ir.Graph) -> list[ir.Value]:
-    claim_names(graph, ROUTE_INPUTS)
-    added = [ir.Value(name=name, shape=ir.Shape([_ROWS]), type=ir.TensorType(ir.DataType.INT64)) for name in ROUTE_INPUTS]
-    graph.inputs.extend(added)
-    return added
-
-
-def _select(build: Builder, inputs: Sequence[ir.Value], settings: RouteTasksPass) -> tuple[str, ir.Value, ir.Value, ir.Value]:
-    """Return (name of the axis, row_ids, task_ids within the group, places among all rows) for the group's rows."""
-    row_ids, task_ids = inputs
-    int64, all_rows, zero = ir.DataType.INT64, ir.Shape([_ROWS]), build.constant(np.array(0))
-
-    def count() -> ir.Value:
-        every = build.node("Shape", [row_ids], shape=ir.Shape([1]), dtype=int64)
-        return build.node("Squeeze", [every], shape=ir.Shape([]), dtype=int64)
-
-    if len(settings.numbers) == settings.total:
-        bounds = [zero, count(), build.constant(np.array(1))]
-        return _ROWS, row_ids, task_ids, build.node("Range", bounds, shape=all_rows, dtype=int64, hint="places")
-    rows = f"{settings.group}_{_ROWS}"
-    own = ir.Shape([rows])
-    numbers = np.full(settings.total, -1)
-    numbers[list(settings.numbers)] = np.arange(len(settings.numbers))
-    local = build.node("Gather", [build.constant(numbers), task_ids], shape=all_rows, dtype=int64, hint="task_ids")
-    mask = build.node("GreaterOrEqual", [local, zero], shape=all_rows, dtype=ir.DataType.BOOL)
-    if settings.every_row:
-        total = count()
-        places = build.node("Range", [zero, total, build.constant(np.array(1))], shape=all_rows, dtype=int64)
-        places = build.node("Where", [mask, places, total], shape=all_rows, dtype=int64, hint="places")
-        return _ROWS, row_ids, build.node("Max", [local, zero], shape=all_rows, dtype=int64, hint="own_task_ids"), places
-    found = build.node("NonZero", [mask], shape=ir.Shape([1, rows]), dtype=int64)
-    places = build.node("Squeeze", [found, build.ints([0])], shape=own, dtype=int64, hint="places")
-    chosen = [build.node("Gather", [ids, places], shape=own, dtype=int64, hint=f"own_{ids.name}") for ids in (row_ids, local)]
-    return rows, chosen[0], chosen[1], places

@@ -10,9 +10,12 @@ import onnx_ir as ir
 from exporter.compile.rewrite.builder import Builder, claim_names, refuse_subgraphs
 from exporter.compile.vmap.env import Env
 from exporter.compile.vmap.evaluate import evaluate
+from exporter.compile.vmap.forms import Folded
 from exporter.compile.vmap.layouts import TaskLayout
 from exporter.compile.vmap.loop import compute_branch, fold, replace_branch, template_problems, weight_rule
 from exporter.compile.vmap.split import TaskSplit
+from exporter.compile.vmap.stem_rows import StemRows, joint_output, rows_of_stem, stem_output
+from exporter.compile.vmap.stems import STEM
 from exporter.compile.vmap.weight_rules import Stacks
 from runtime.bundle import output_names
 
@@ -37,9 +40,22 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
 
     Each output of the template becomes one output per task, named by `output_names`; names of the branch begin with "<group>/".
     With a single task there is nothing to vectorise: the template is its graph already.
+
+    Groups with equal adapters and different heads have a common beginning, the stem of their family:
+
+    5. The stem is a group of all their tasks. It has one output, the folded value "<group>/stem".
+    6. The rest of each group has this value as an input, of which it takes the rows of its tasks.
     """
 
-    def __init__(self, tasks: Sequence[str], weights: Mapping[str, Sequence[np.ndarray]], group: str, batch: str) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        weights: Mapping[str, Sequence[np.ndarray]],
+        group: str,
+        batch: str,
+        is_stem: bool = False,
+        stem: StemRows | None = None,
+    ) -> None:
         """Bind tasks to the template.
 
         Args:
@@ -47,20 +63,32 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
             weights: initializer name in the template -> T arrays, one per task.
             group: the first part of all names in the branch.
             batch: the name of the batch axis.
+            is_stem: whether the template is a stem (rule 5).
+            stem: the rows of the tasks in the template's input `STEM` (rule 6); None for a whole branch.
         """
         super().__init__()
         self.tasks = tuple(tasks)
         self.weights = dict(weights)
         self.group = group
         self.batch = batch
+        self.is_stem = is_stem
+        self.stem = stem
 
     def requires(self, model: ir.Model) -> None:
         """Check tasks and weights."""
         graph = model.graph
         refuse_subgraphs(self, model)
         problems = template_problems(graph, self.tasks, self.weights)
-        if len(set(self.tasks)) != len(self.tasks) or set(self.tasks) & {value.name for value in graph.inputs}:
+        names = [value.name for value in graph.inputs]
+        if self.stem is not None and names[-1:] != [STEM]:
+            problems.append(f"expected {STEM!r} as the last input, found {names}")
+        inputs = names if self.stem is None else names[:-1]
+        if len(set(self.tasks)) != len(self.tasks) or set(self.tasks) & set(inputs):
             problems.append(f"the tasks {', '.join(self.tasks)} are not distinct names other than the inputs'")
+        if self.is_stem and (len(self.tasks) < 2 or len(graph.outputs) != 1):
+            problems.append(
+                f"expected a stem of several tasks with one output, found {len(self.tasks)} and {len(graph.outputs)}"
+            )
         if problems:
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")
 
@@ -76,11 +104,18 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
         names = output_names(self.tasks[0], _fields(graph))
         # A dictionary: a set would rename, and thereby store, the weights in another order at every run.
         branch = {value: None for name, value in graph.initializers.items() if name in self.weights}
+        if self.stem is not None:
+            build = Builder(graph, f"{self.group}/")
+            own, rows = rows_of_stem(graph, build, self.stem, 1, self.batch)
+            own.replace_all_uses_with(rows)
+            graph.insert_before(graph[0], build.take())
+            branch[rows] = None
         for node in graph:
             if any(value in branch for value in node.inputs):
                 branch.update(dict.fromkeys(node.outputs))
         for value in branch:
-            value.name = f"{self.group}/{value.name}"
+            if not str(value.name).startswith(f"{self.group}/"):
+                value.name = f"{self.group}/{value.name}"
         claim_names(graph, names)
         for value, name in zip(graph.outputs, names, strict=True):
             value.name = name
@@ -93,6 +128,9 @@ def _fields(graph: ir.Graph) -> list[str]:
 def _vectorize(graph: ir.Graph, settings: VectorizeTasksPass) -> None:
     build, tasks = Builder(graph, f"{settings.group}/"), settings.tasks
     env = Env(graph, build, TaskLayout(build, len(tasks)), settings.weights, settings.batch)
+    if settings.stem is not None:
+        own, rows = rows_of_stem(graph, build, settings.stem, len(tasks), settings.batch)
+        env.bind(own, Folded(rows))
     stacks, split = Stacks(env), TaskSplit(env, tasks)
     branch = compute_branch(
         graph,
@@ -107,6 +145,13 @@ def _vectorize(graph: ir.Graph, settings: VectorizeTasksPass) -> None:
         ),
     )
     fields = _fields(graph)
+    if settings.is_stem:
+        (output,) = graph.outputs
+        graph.outputs[:] = [joint_output(output, env, split)]
+        replace_branch(graph, env, branch)
+        claim_names(graph, [stem_output(settings.group)])
+        graph.outputs[0].name = stem_output(settings.group)
+        return
     outputs = [_bound(output, tasks, split) for output in graph.outputs]
     graph.outputs.clear()
     for bound in zip(*outputs, strict=True):

@@ -14,6 +14,7 @@ from adapters.methods.prefix_tuning import PrefixTuningLayer
 from exporter.errors import ExportError
 from exporter.models.adapterhub.fusion import Pruning, freeze_temperature, fusion_layers, prune_fusion
 from exporter.models.adapterhub.merged_lora import unmerge
+from exporter.models.binding import is_keyed
 from exporter.models.compositions import adapters_of as setup_adapters
 from exporter.models.compositions import fuses_of, fusions_of, shape_of
 from exporter.models.plain_lora import is_plain_config
@@ -91,8 +92,8 @@ def _fusion_config(model: Any, task: str, name: str) -> Any:
 def prune(model: Any, tasks: Sequence[Task]) -> None:
     """Remove everything that `tasks` do not use from a copy of the user's model, in place.
 
-    Adapters of dropped layers stay in the module tree but never run, as with the library's `skip_layers`; tracing does not
-    reach them. Invertible adapters and prompts belong to no layer and are kept.
+    Adapters and fusions of dropped layers are removed, so that a task without adapters there by its configuration (`leave_out`)
+    has the same modules as one that drops the layers. Invertible adapters and prompts belong to no layer and are kept.
 
     Raises:
         ExportError: a merged adapter cannot be unmerged, or a fusion cannot run.
@@ -117,7 +118,18 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
             list(fusion_layers(model, fuse))
     if any(task.kept for task in tasks):
         prune_fusion(model, [Pruning(task.setup, task.kept) for task in tasks])
+    _remove_dropped(model, tasks)
     freeze_temperature(model)
+
+
+def _remove_dropped(model: Any, tasks: Sequence[Task]) -> None:
+    """Remove the adapters and fusions of each layer that all their tasks drop, in place."""
+    for layer in model.modules():
+        if isinstance(layer, AdapterLayerBase) and layer.layer_idx >= 0:
+            used = {name for task in tasks if task.drop <= layer.layer_idx for name in task.names}
+            for container in filter(is_keyed, layer.children()):
+                for name in [name for name in container if name not in used]:
+                    del container[name]
 
 
 def _relink_prefixes(model: Any) -> None:

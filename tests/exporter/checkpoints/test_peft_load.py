@@ -71,6 +71,8 @@ def test_several_adapters_on_one_base(method: str, tmp_path: Path) -> None:
         "second": saved(tmp_path / "1", METHODS[method], 1, safe=False),
         # Part of many names in the model.
         "layer": saved(tmp_path / "2", METHODS[method], 2),
+        # Ends with the name of the head, by which PEFT finds the head.
+        "topic_classifier": saved(tmp_path / "3", METHODS[method], 3),
     }
     assert all(is_peft_folder(folder) for folder in sources.values())
     model = load_peft(base(), sources)
@@ -108,11 +110,14 @@ def test_projections_of_vera_are_each_adapters_own(tmp_path: Path) -> None:
     structures = [structure_of(model, name, name, 0) for name in sources]
     assert structures[1] == structures[2]
     assert structures[2] != structures[3]
-    unsaved = saved(tmp_path / "4", peft.VeraConfig(**narrow, save_projection=False), 4)
-    assert_loaded(load_peft(base(), {"unsaved": unsaved}), "unsaved", unsaved)
-    other = saved(tmp_path / "5", peft.VeraConfig(**wide, save_projection=False), 5)
-    with pytest.raises(ExportError, match="save_projection=True"):
-        load_peft(base(), {"other": other, "unsaved": unsaved})
+    made_again = {
+        "changed": sources["changed"],
+        "narrow": saved(tmp_path / "4", peft.VeraConfig(**narrow, save_projection=False), 4),
+        "wide": saved(tmp_path / "5", peft.VeraConfig(**wide, save_projection=False), 5),
+    }
+    mixed = load_peft(base(), made_again)
+    for name, folder in made_again.items():
+        assert_loaded(mixed.part(name), name, folder)
 
 
 DAMAGES: dict[str, tuple[Change, str]] = {
@@ -248,6 +253,9 @@ def test_adapters_that_wrap_different_modules(tmp_path: Path) -> None:
         "embeddings": {"target_modules": ["word_embeddings", "query"]},
         "trained": {"modules_to_save": ["word_embeddings"]},
         "head": {"target_modules": ["query", "classifier"], "modules_to_save": []},
+        # No other adapter can change the weight of the same layer in one model.
+        "dense": {"target_modules": ["output.dense"]},
+        "parameters": {"target_parameters": ["layer.1.output.dense.weight"]},
     }
     sources = {
         name: saved(tmp_path / name, peft.LoraConfig(**{**LORA, **own}), seed)

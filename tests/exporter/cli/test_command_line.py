@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from exporter import export
 from exporter.cli.main import main
+from exporter.verify import saved as saved_graphs
 from exporter.write.weights_file import WeightsFile
+from tests.helpers.forked import ended, start_forked
 from tests.helpers.tiny_models import assert_parity, inputs, reference, run_graph, tiny_model
 
 ROOT = Path(__file__).parents[3]
@@ -227,49 +232,47 @@ def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[s
     assert (tmp_path / "onnx" / "model.onnx").exists()
 
 
+def _export_until_it_verifies(verifying: Connection, arguments: list[str]) -> int:
+    def wait(*_: object) -> None:
+        verifying.send(None)
+        time.sleep(60)
+
+    saved_graphs.verify = wait  # type: ignore[assignment, attr-defined]
+    return main(arguments)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal, and has no locks of folders")
 @pytest.mark.parametrize("kind", ["SIGTERM", "SIGKILL"])
 def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: str) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
-    script = (
-        "import sys, time\nimport exporter.verify.saved as saved\n"
-        "def wait(*_):\n    print('verifying', flush=True)\n    time.sleep(60)\n"
-        "saved.verify = wait\nfrom exporter.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        "--model",
-        str(saved),
-        "--tasks",
-        "a",
-        "--output",
-        str(tmp_path / "onnx"),
-        "--quiet",
-    ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "verifying\n"
-        process.send_signal(getattr(signal, kind))
-        error = process.stderr.read()
-    left = sorted(path.name for path in tmp_path.iterdir())
+    folder = tmp_path / "export"
+    folder.mkdir()
+    arguments = ["--model", str(saved), "--tasks", "a", "--output", str(folder / "onnx"), "--quiet"]
+    here, there = multiprocessing.Pipe()
+    process = start_forked(_export_until_it_verifies, there, arguments, output=tmp_path / "output", errors=tmp_path / "errors")
+    assert here.poll(120)
+    assert process.pid is not None
+    os.kill(process.pid, getattr(signal, kind))
+    status = ended(process)
+    left = sorted(path.name for path in folder.iterdir())
     if kind == "SIGKILL":
         assert len(left) == 1
         assert left[0].startswith(f".onnx.partial-{process.pid}-")
-        assert main(["--model", str(saved), "--tasks", "a", "--output", str(tmp_path / "onnx"), "--quiet"]) == 0
-        assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+        assert main(arguments) == 0
+        assert [path.name for path in folder.iterdir()] == ["onnx"]
     else:
-        assert process.returncode == 130
-        assert error == "interrupted: nothing was written\n"
+        assert status == 130
+        assert (tmp_path / "errors").read_text(encoding="utf-8") == "interrupted: nothing was written\n"
         assert left == []
 
 
+@pytest.mark.usefixtures("fresh_traces")
 def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, saved: Path) -> None:
-    for seed in ("1", "2"):
-        command = [sys.executable, "-m", "exporter", "--model", str(saved), "--output", str(tmp_path / seed), "--quiet"]
-        subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+    """In this process and in one with another order of sets."""
+    assert main(["--model", str(saved), "--output", str(tmp_path / "1"), "--quiet"]) == 0
+    command = [sys.executable, "-m", "exporter", "--model", str(saved), "--output", str(tmp_path / "2"), "--quiet"]
+    seed = str(int(os.environ.get("PYTHONHASHSEED", "0").replace("random", "0")) + 1)
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
     for name in ("model.onnx", "model.onnx.data", "adapterdrop.json", "config.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 

@@ -19,6 +19,7 @@ from exporter.checkpoints.load import load
 from exporter.cli.main import main
 from exporter.cli.output import plain_console, printing
 from exporter.cli.print_report import print_report
+from tests.helpers.forked import ended, start_forked
 from tests.helpers.load_testing import assert_refused, edit
 from tests.helpers.tiny_models import tiny_model
 
@@ -75,32 +76,24 @@ def test_names_that_are_too_long(capsys: Any, command: list[str]) -> None:
     assert "standard output" not in error
 
 
-def _run(redirections: str, saved: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    command = f'"{sys.executable}" -m exporter --model "{saved}" --output "{output}" {redirections}'
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        ["sh", "-c", command],
-        cwd=output.parent,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=300,
-    )
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_standard_output(tmp_path: Path, saved: Path) -> None:
-    found = _run("> /dev/full", saved, tmp_path / "onnx")
-    assert found.returncode == 2
-    last = found.stderr.splitlines()[-1]
+    arguments = ["--model", str(saved), "--output", str(tmp_path / "onnx")]
+    process = start_forked(main, arguments, output=Path("/dev/full"), errors=tmp_path / "errors")
+    assert ended(process) == 2
+    errors = (tmp_path / "errors").read_text(encoding="utf-8")
+    last = errors.splitlines()[-1]
     assert last == f"error: {tmp_path / 'onnx'} is written, but standard output cannot be written: No space left on device"
-    assert "Traceback" not in found.stderr
+    assert "Traceback" not in errors
     assert (tmp_path / "onnx" / "model.onnx").exists()
 
 
 def test_closed_streams(tmp_path: Path, saved: Path) -> None:
-    found = _run("<&- >&- 2>&-", saved, tmp_path / "onnx")
+    command = f'"{sys.executable}" -m exporter --model "{saved}" --output onnx <&- >&- 2>&-'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
     assert (tmp_path / "onnx" / "model.onnx").exists()
 

@@ -30,6 +30,8 @@ def _inspection(tasks: int, groups: int, layers: int, routed: bool = False) -> I
             7,
             tuple(map(sum, zip(own, shared, strict=True))),
             500,
+            0,
+            0.0,
         )
         for number in range(tasks)
     ]

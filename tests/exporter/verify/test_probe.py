@@ -90,7 +90,7 @@ def planned(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "exporter.variant.make_probe",
-            lambda plan, graph, groups: made.append((plan, groups)) or original(plan, graph, groups),  # type: ignore[func-returns-value]
+            lambda plan, graph, groups, known: made.append((plan, groups)) or original(plan, graph, groups, known),  # type: ignore[func-returns-value]
         )
         export(model, output=folder)
     return (*made[0], folder)

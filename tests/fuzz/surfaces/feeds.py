@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import runtime
-from runtime.bundle.entries import INPUTS
+from runtime.bundle.interface import INPUTS
 from tests.fuzz.box import Box
 from tests.fuzz.case import Case
 from tests.fuzz.seeds import BUNDLES

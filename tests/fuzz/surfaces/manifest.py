@@ -9,7 +9,7 @@ from random import Random
 import runtime
 from exporter.inspect.read import inspect_bundle
 from runtime.bundle import HEADS
-from runtime.bundle.entries import INPUTS
+from runtime.bundle.interface import INPUTS
 from tests.fuzz.box import Box
 from tests.fuzz.case import Case
 from tests.fuzz.mutate import Known, random_edits
@@ -35,7 +35,7 @@ _KNOWN = Known(
         "outputs": [[], ["topic"], ["topic", "stars"], ["names"]],
         "precision": ["fp32", "int8", "bf16", "fp64"],
         "target": ["cpu", "cuda", "openvino", "tensorrt", "portable"],
-        "format_version": [0, 1, 2, 3, 4, 5],
+        "format_version": [0, 1, 2, 3, 4, 5, 6],
         "tokenizer": [True, False],
         "drop": [0, 1, 5, 6, 7],
         "dropped": [[], [0], [0, 1, 2, 3, 4], [5, 4]],

@@ -82,8 +82,8 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format_version"], 7, "exported by a newer version .format 7, this one reads 5.; upgrade"),
-        (["format_version"], 1, "format_version: exported by another version .format 1, this one reads 5.; export it again"),
+        (["format_version"], 7, "exported by a newer version .format 7, this one reads 6.; upgrade"),
+        (["format_version"], 1, "format_version: exported by another version .format 1, this one reads 6.; export it again"),
         (["layers"], True, "layers: expected an integer, found True"),
         (["variants"], [], "variants: expected at least one, found none"),
         (["variants", 0, "drop"], 6, r"variants\[0\].drop: expected 5, the lowest of all tasks, found 6"),
@@ -164,6 +164,11 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
             [*_LAYERS, "topic", "members"],
             [[], [3]],
             r"tasks\['topic'\].members\[1\]\[0\]: expected a string, found 3",
+        ),
+        (
+            [*_LAYERS, "topic", "padding_bytes"],
+            -1,
+            r"padding_bytes, padding_operations: expected none or positive numbers of both, found -1 and 0",
         ),
         (["tasks", 0, "labels"], ["x", "x"], "labels: expected different names"),
         (["tasks", 0, "labels"], "xy", r"tasks\[0\].labels: expected a list"),

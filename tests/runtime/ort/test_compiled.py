@@ -26,6 +26,7 @@ from runtime.ort import open as opening
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, OPENVINO, Provider
 from runtime.ort.providers import find, installed
+from runtime.ort.session import create_session
 from tests.helpers.runtime_bundles import feeds, rewrite, write_routed
 
 ROUTED, DATA = "model_routed.onnx", "model_context.bin"
@@ -61,7 +62,7 @@ class _Zeros:
 
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> Stand:
-    found, create = Stand(), opening.create_session
+    found, create = Stand(), create_session
 
     def made(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool = False) -> Any:
         if provider is CPU:

@@ -23,6 +23,7 @@ from runtime.ort.float_types import float_type
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, OTHERS, TENSORRT, TENSORRT_RTX, WEBGPU, Provider
 from runtime.ort.probe import ProbeCheck
 from runtime.ort.provider_options import session_providers
+from runtime.ort.session import create_session
 from tests.helpers.runtime_bundles import feeds, rewrite, write_bundle, write_decoder, write_heads, write_routed, write_vision
 
 PROBE = probe_file(MODEL)
@@ -130,7 +131,7 @@ class Wrong:
 def wrong_openvino(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """An OpenVINO that is installed and computes zeros; the graphs that were opened on it."""
     opened: list[str] = []
-    create = session.create_session
+    create = create_session
 
     def made(graph: Any, provider: Provider, *more: Any) -> Any:
         if provider is CPU:

@@ -38,8 +38,9 @@ def test_arguments_of_a_command_line_are_strings() -> None:
     deployment: Any = app(
         {"folder": "onnx", "threads": "None", "max_ongoing": "10", "max_texts": "7", "max_queued": "9"}
     )._bound_deployment
-    folder, provider, threads, batching, limits = deployment.init_args
+    folder, provider, threads, batching, limits, task_files, max_tasks = deployment.init_args
     assert (folder, provider, threads, deployment.max_ongoing_requests) == ("onnx", "auto", None, 10)
+    assert (task_files, max_tasks) == ("", 64)
     assert deployment.max_queued_requests == 9  # Ray itself rejects further requests
     assert (batching.batch_characters, limits.max_texts, limits.max_reading) == (None, 7, 5)
 

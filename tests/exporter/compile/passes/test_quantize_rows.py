@@ -68,6 +68,16 @@ def test_a_row_does_not_depend_on_other_rows(fused: bool, text: str, shape: tupl
     np.testing.assert_array_equal(alone, others[:, :1])
 
 
+@pytest.mark.parametrize("text", ["Relu(x)", "Sigmoid(x)", "Gelu(x)", 'Gelu<approximate = "tanh">(x)'])
+def test_no_minimum_of_what_has_a_bound(fused: bool, text: str) -> None:
+    operators = f"{text.split('(')[0].split('<')[0]} ReduceMax Max Div QuantizeLinear {PRODUCT[fused]}"
+    text = f"{LINEAR} {{ h = {text} y = MatMul(h, w) }}"
+    model = prove(QuantizeRowsPass(1, fused), text, operators, initializers={"w": rand(32, 24)}, tolerance=TOLERANCE)
+    x = np.linspace(-4, 0, 32 * 20, dtype=np.float32).reshape(4, 5, 32)  # rows without a positive number
+    expected = compute(parse(text, {"w": rand(32, 24)}), {"x": x})[0]
+    np.testing.assert_allclose(compute(model, {"x": x})[0], expected, atol=TOLERANCE)
+
+
 def test_a_row_of_zeros_stays_zero(fused: bool) -> None:
     model = _quantized(TEXT, {"w": rand(32, 24)}, fused)
     x = random_feeds(model, SIZES)["x"]

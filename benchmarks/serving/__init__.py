@@ -1,0 +1,1 @@
+"""Load test: requests of single texts for different tasks, behind one batcher, at rising load."""

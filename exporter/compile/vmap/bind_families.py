@@ -1,0 +1,59 @@
+"""The graphs of a plan before they are joined: a stem for each family of groups, and what is left of each group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import onnx_ir as ir
+
+from exporter.compile.vmap.stem_rows import StemRows, stem_output
+from exporter.compile.vmap.stems import STEM, find_families
+from exporter.traced_group import TracedGroup
+
+__all__ = ["Bind", "Binding", "bind_families"]
+
+
+class Bind(Protocol):
+    """Makes the pass that binds the tasks of a group to its template."""
+
+    def __call__(self, group: TracedGroup, name: str, *, is_stem: bool = False, stem: StemRows | None = None) -> Binding:
+        """Return the binding: `name` is the first part of all names in the branch, the rest is as of the pass."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A template, and the pass that makes it the graph of several tasks.
+
+    Attributes:
+        name: name of the group or stem.
+        model: the template.
+        step: the pass.
+    """
+
+    name: str
+    model: ir.Model
+    step: ir.passes.InPlacePass
+
+
+def bind_families(groups: Sequence[TracedGroup], batch: str, bind: Bind) -> list[Binding]:
+    """Return the stems, and then the groups in their order.
+
+    Args:
+        groups: clean groups, whose templates are changed in place.
+        batch: the name of the batch axis.
+        bind: makes the passes.
+    """
+    stems: list[Binding] = []
+    rest: dict[int, Binding] = {}
+    for family in find_families(groups, batch):
+        rows: StemRows | None = None
+        if family.stem is not None:
+            name = f"{STEM}{next(iter(family.members))}"
+            stems.append(bind(family.stem, name, is_stem=True))
+            rows = StemRows(stem_output(name), 0, family.stem.tasks)
+        for number, group in family.members.items():
+            rest[number] = bind(group, f"tasks{number}", stem=rows)
+            rows = None if rows is None else replace(rows, first=rows.first + len(group.tasks))
+    return [*stems, *(rest[number] for number in sorted(rest))]

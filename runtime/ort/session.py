@@ -1,0 +1,106 @@
+"""One session of ONNX Runtime: a graph on an execution provider, with its settings."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from runtime.bundle import Manifest, slots_file
+from runtime.errors import AdapterDropError, BundleError, ProviderError
+from runtime.import_ort import ort
+from runtime.options import Options
+from runtime.ort.device_lock import DEVICE_LOCK
+from runtime.ort.empty_tensors import runs_empty_attention
+from runtime.ort.graph_file import GraphFile, load_failure
+from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
+from runtime.ort.plugins import failure
+from runtime.ort.progress import announced
+from runtime.ort.provider_options import request
+
+BY_PATH = (TENSORRT.key, TENSORRT_RTX.key)  # read external data themselves, relative to the path of the graph
+_ERRORS_ONLY = 3  # log severity of ONNX Runtime; its warnings concern internal optimizations
+_ON_CUDA = (CUDA.key, TENSORRT.key, TENSORRT_RTX.key)  # must not allocate while a CUDA graph is captured
+
+
+def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool = False) -> Any:
+    """Create the session of a graph on a provider.
+
+    Args:
+        graph: the graph.
+        provider: the provider.
+        manifest: manifest of the bundle.
+        options: session options.
+        packed: whether the graph was saved with packed weights.
+
+    Raises:
+        BundleError: the graph cannot be loaded.
+        ProviderError: the provider does not work.
+    """
+    if graph.routed and provider is CPU and manifest.target == "cpu" and not runs_empty_attention():
+        raise BundleError(
+            f"{graph.path}: ONNX Runtime {ort.__version__} ends the process when no row selects one of the structures in this "
+            "routed graph; install ONNX Runtime 1.30 or newer, or export it with `--target portable`"
+        )
+    settings = session_options(provider, options, packed)
+    if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls(cuda=True, cudnn=True)  # libraries installed by pip; those of the system are found anyway
+    try:
+        # An engine build takes minutes
+        with announced(f"provider {provider.name}: preparing {graph.name}", options.progress):
+            providers = request(settings, provider, options, manifest, graphs=not graph.routed)
+            opened = guarded(graph.session, provider)
+            # Compiled data is found relative to the path of its graph
+            session = opened(settings, providers, provider.key in BY_PATH or graph.compiled)
+    except AdapterDropError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+        if provider is CPU:
+            raise BundleError(f"{graph.path}: {load_failure(error)}") from error
+        raise ProviderError(failure(provider, str(error))) from error
+    # ONNX Runtime drops a provider whose libraries are missing, without an exception
+    if (found := short_name(session.get_providers()[0])) != provider.name:
+        raise ProviderError(failure(provider, f"ONNX Runtime fell back to {found}"))
+    return session
+
+
+def session_options(provider: Provider, options: Options, packed: bool) -> Any:
+    """Return the SessionOptions for a provider; `packed` for a graph that was saved with packed weights."""
+    found = ort.SessionOptions()
+    levels = ort.GraphOptimizationLevel
+    # OpenVINO optimizes graphs itself and supports only standard operators
+    plain = packed or provider.key == OPENVINO.key
+    found.graph_optimization_level = levels.ORT_DISABLE_ALL if plain else levels.ORT_ENABLE_ALL
+    found.log_severity_level = _ERRORS_ONLY
+    if options.threads is not None:
+        found.intra_op_num_threads = options.threads
+    if not options.spin:
+        found.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        found.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if provider is CPU:
+        _shared_arena(options.memory_limit)
+        found.add_session_config_entry("session.use_env_allocators", "1")
+    for name, value in options.session_config.items():
+        found.add_session_config_entry(name, value)
+    return found
+
+
+@functools.cache
+def _shared_arena(limit: int | None) -> None:
+    """Register one CPU arena for all sessions, so that variants share the memory for activations."""
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    settings = {"arena_extend_strategy": 1}  # same as requested; the default doubles the arena whenever it grows
+    ort.create_and_register_allocator(where, ort.OrtArenaCfg(settings | ({} if limit is None else {"max_mem": limit})))
+
+
+def guarded(call: Callable[..., Any], provider: Provider) -> Callable[..., Any]:
+    """Return a call that on a GPU of NVIDIA waits while a CUDA graph is captured."""
+    return DEVICE_LOCK.during(call) if provider.key in _ON_CUDA else call
+
+
+def names_of_inputs(session: Any) -> list[str]:
+    """Return the names of the inputs of a session."""
+    return [value.name for value in session.get_inputs()]
+
+
+def is_routed(graph: str, manifest: Manifest) -> bool:
+    """Return whether a graph selects rows by their values; the shapes in all others follow from those of the inputs."""
+    return graph in {name for variant in manifest.variants for name in (variant.routed, slots_file(variant.model))}

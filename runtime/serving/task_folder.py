@@ -1,0 +1,54 @@
+"""A folder of task files, which a service adds when a request needs them."""
+
+import os
+from pathlib import Path
+from typing import Final, Protocol
+
+from runtime.errors import InputError
+
+SUFFIX: Final = ".safetensors"
+
+
+class TakesTasks(Protocol):
+    """The part of `runtime.Predictor` to which tasks are added."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks."""
+
+    def add_task(self, name: str, file: str | os.PathLike[str]) -> None:
+        """Add a task."""
+
+    def replace_task(self, name: str, file: str | os.PathLike[str]) -> None:
+        """Replace a task that was added."""
+
+
+class TaskFolder:
+    """Adds the file NAME.safetensors of a folder as the task NAME."""
+
+    def __init__(self, folder: str | os.PathLike[str], predictor: TakesTasks) -> None:
+        """Set the folder.
+
+        Raises:
+            InputError: there is no such folder.
+        """
+        self._folder = Path(folder)
+        if not self._folder.is_dir():
+            raise InputError(f"task_files: expected a folder of files of `python -m exporter task`, found none at {folder}")
+        self._predictor = predictor
+
+    def load(self, name: str) -> None:
+        """Add a task; one that is there already is replaced by the file as it is now.
+
+        Raises:
+            InputError: there is no such file, or it does not fit the bundle.
+        """
+        # A name comes from a request: it must not lead out of the folder
+        is_plain = name == Path(name).name and not name.startswith(".") and name.isprintable()
+        path = self._folder / f"{name}{SUFFIX}"
+        if not is_plain or not path.is_file():
+            raise InputError(f"tasks: expected a task of the bundle or of the task files, found {name!r}")
+        if name in self._predictor.tasks:
+            self._predictor.replace_task(name, path)
+        else:
+            self._predictor.add_task(name, path)

@@ -1,0 +1,1 @@
+"""Files of texts that are read, computed and written as a stream: readers, resumable output, and the command."""

@@ -1,0 +1,112 @@
+"""The command `python -m runtime DIR --file FILE --output OUT`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import AdapterDropError, InputError
+from runtime.predictor import Predictor
+from runtime.streams import ray_engine
+from runtime.streams.lines import opened
+from runtime.streams.options import columns_of, work_of
+from runtime.streams.partitions import Folder
+from runtime.streams.progress import Progress
+from runtime.streams.read import format_of
+from runtime.streams.score import Work, score, texts_of
+from runtime.streams.sinks import FileSink, StreamSink
+from runtime.text.text_file import LARGEST, STANDARD_INPUT, read_texts
+from runtime.text.texts import Text
+from runtime.text_streams import stream
+
+
+def run(predictor: Predictor, tasks: Sequence[str] | None, options: argparse.Namespace) -> str:
+    """Compute a file as a stream.
+
+    Args:
+        predictor: the loaded bundle.
+        tasks: names of the tasks; None for all.
+        options: the parsed command line.
+
+    Returns:
+        What to print at the end; empty if standard output has the predictions.
+
+    Raises:
+        AdapterDropError: as for `score`.
+        InputError: as for `score`, `opened` and `FileSink`.
+    """
+    work = work_of(options, tasks)
+    if options.engine is not None:
+        return _on_ray(predictor, work, options)
+    form = format_of(options.file, options.format, work.columns)
+    settings = work.settings(predictor.manifest, form)
+    if options.output == STANDARD_INPUT:
+        if sys.stdout is None:
+            raise InputError("--output -: standard output is closed")
+        _write(predictor, work, options, StreamSink(sys.stdout.buffer, settings))
+        return ""
+    output = Path(options.output)
+    if _is_same(options.file, output):
+        raise InputError(f"--output {output}: is the input; name another file")
+    with FileSink(output, settings, options.overwrite) as sink:
+        return f"{_write(predictor, work, options, sink)} in {output}"
+
+
+def _write(predictor: Predictor, work: Work, options: argparse.Namespace, sink: Any) -> str:
+    before = sink.done.rows
+    where = f"--file {options.file}"
+    with opened(options.file) as source:
+        progress = Progress(where, source, before, options.quiet)
+        try:
+            done = score(predictor, work, source, format_of(options.file, options.format, work.columns), where, sink, progress)
+        except (AdapterDropError, KeyboardInterrupt):
+            progress.end()
+            if sink.done.rows and options.output != STANDARD_INPUT:
+                print(f"stopped after line {sink.done.line:,}; the same command goes on from there", file=sys.stderr)
+            raise
+        progress.end()
+    rows = done.rows - before
+    parts = [f"{rows:,} rows in {progress.speed.seconds:.1f} s ({progress.speed.of(done.rows):,.0f} per second)"]
+    parts += [f"after {before:,} of an earlier run"] if before else []
+    parts += [f"{done.errors:,} broken"] if done.errors else []
+    return ", ".join(parts)
+
+
+def _on_ray(predictor: Predictor, work: Work, options: argparse.Namespace) -> str:
+    stream(predictor, (), work.tasks, work.drop, work.options, work.prompt_name, work.window)  # checks the arguments
+    is_hub_id = not Path(options.folder).exists()
+    job = ray_engine.Job(
+        folder=options.folder if is_hub_id else str(Path(options.folder).absolute()),
+        provider=options.provider,
+        options=replace(predictor.options, threads=options.threads or 1),  # an actor takes a CPU of Ray for each
+        work=work,
+        manifest=predictor.manifest,
+        source=Folder.of(options.file),
+        target=Folder.of(options.output),
+        format=options.format,
+        overwrite=options.overwrite,
+    )
+    return ray_engine.run(job, options.actors or 1, options.quiet)
+
+
+def _is_same(name: str, output: Path) -> bool:
+    try:
+        return name != STANDARD_INPUT and output.samefile(name)
+    except OSError:
+        return False
+
+
+def read_file(options: argparse.Namespace) -> Sequence[Text]:
+    """Return the texts of --file, without an output: all of them are in memory.
+
+    Raises:
+        InputError: as for `read_texts` and `texts_of`.
+    """
+    columns = columns_of(options)
+    form = format_of(options.file, options.format, columns)
+    if not form.has_columns:
+        return read_texts(options.file, "--file")
+    with opened(options.file) as source:
+        return texts_of(source, form, f"--file {options.file}", columns, LARGEST)

@@ -1,0 +1,112 @@
+"""Lines of files that may be larger than the memory, compressed, or come from a pipe."""
+
+import gzip
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+from runtime.errors import InputError
+from runtime.text.text_file import STANDARD_INPUT
+
+LONGEST: Final = 64_000_000  # bytes of a line; a text has at most 16 million characters
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class Input:
+    """An open file, and the share of it that has been read."""
+
+    def __init__(self, file: IO[bytes], raw: IO[bytes], size: int | None) -> None:
+        """Wrap an open file.
+
+        Args:
+            file: gives the uncompressed bytes.
+            raw: the file itself.
+            size: its bytes; None if unknown.
+        """
+        self.file, self._raw, self._size = file, raw, size
+
+    def share(self) -> float | None:
+        """Return the share of the file that has been read, from 0 to 1; None if unknown."""
+        if not self._size:
+            return None
+        try:
+            return min(1.0, self._raw.tell() / self._size)
+        except (OSError, ValueError):  # closed
+            return None
+
+
+@contextmanager
+def opened(name: str) -> Iterator[Input]:
+    """Open a file, a compressed file (.gz) or, for "-", standard input.
+
+    Raises:
+        InputError: it cannot be opened or read, standard input is closed, or the compressed data are damaged.
+    """
+    if name == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise InputError(f"--file {name}: standard input is closed")
+        yield Input(sys.stdin.buffer, sys.stdin.buffer, None)
+        return
+    with unpacked(name, lambda: Path(name).open("rb")) as source:
+        yield source
+
+
+@contextmanager
+def unpacked(name: str, open_raw: Callable[[], IO[bytes]]) -> Iterator[Input]:
+    """Open a file by a function, and uncompress it if its name ends with .gz.
+
+    Raises:
+        InputError: it cannot be opened or read, or the compressed data are damaged.
+    """
+    try:
+        with open_raw() as raw:
+            size = raw.seek(0, os.SEEK_END) if raw.seekable() else None
+            if size is not None:
+                raw.seek(0)
+            if name.lower().endswith(".gz"):
+                with gzip.open(raw) as file:
+                    yield Input(file, raw, size)  # type: ignore[arg-type]  # GzipFile is no IO[bytes], but reads as one
+            else:
+                yield Input(raw, raw, size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"--file {name}: the compressed data are damaged: {error}") from error
+    except OSError as error:
+        raise InputError(f"--file {name}: cannot be read: {error.strerror or error}") from error
+
+
+def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the number and the bytes of each line, without its end; None for a line longer than LONGEST, which is discarded."""
+    number = 0
+    while line := file.readline(LONGEST + 1):
+        number += 1
+        if len(line) > LONGEST:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(LONGEST)
+            yield number, None
+            continue
+        if number == 1 and line.startswith(_BOM):  # spreadsheets write one
+            line = line[len(_BOM) :]
+        yield number, line.rstrip(b"\r\n")
+
+
+def text_lines(file: IO[bytes], where: str) -> Iterator[str]:
+    r"""Yield the lines with their ends, for `csv`. A byte that is not UTF-8 becomes half of a surrogate pair.
+
+    Raises:
+        InputError: a line is longer than LONGEST.
+    """
+    number = 0
+    while line := file.readline(LONGEST + 1):
+        number += 1
+        if len(line) > LONGEST:
+            raise InputError(f"{where}: line {number}: expected at most {LONGEST:,} bytes in a line, found more")
+        yield (line[len(_BOM) :] if number == 1 and line.startswith(_BOM) else line).decode("utf-8", "surrogateescape")
+
+
+def too_long() -> dict[str, Any]:
+    """Return the fields of a row whose line was discarded."""
+    return {"content": b"", "columns": {}, "problem": f"expected at most {LONGEST:,} bytes in a line, found more"}

@@ -1,0 +1,185 @@
+"""The work of a stream: rows of a file to lines of predictions."""
+
+import hashlib
+import itertools
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from runtime.bundle import Manifest
+from runtime.bundle.schema import encode
+from runtime.errors import AdapterDropError, InputError
+from runtime.predictor import Predictor
+from runtime.streams.lines import Input
+from runtime.streams.read import Format
+from runtime.streams.records import Columns, Record
+from runtime.streams.sinks import Done, Sink
+from runtime.text.predict_options import PredictOptions
+from runtime.text.texts import Text
+from runtime.text.windows import Row
+from runtime.text_streams import WINDOW, at_text, stream
+
+_OVERWRITE: Final = "pass --overwrite to start again"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of a stream.
+
+    Attributes:
+        tasks: names of the tasks; None for all.
+        drop: drop of the variant; None for the first one.
+        options: options of the predictions.
+        prompt_name: prompt of sentence embeddings; None for the default ones.
+        columns: columns that are read.
+        skip_errors: write the error of a broken row instead of ending the stream.
+        window: texts that are computed together.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    drop: int | None = None
+    options: PredictOptions = field(default_factory=PredictOptions)
+    prompt_name: str | None = None
+    columns: Columns = field(default_factory=Columns)
+    skip_errors: bool = False
+    window: int = WINDOW
+
+    def settings(self, manifest: Manifest, form: Format) -> dict[str, Any]:
+        """Return what the lines of the output depend on, as JSON: a run with other settings does not continue it."""
+        bundle = hashlib.sha256(json.dumps(encode(manifest), sort_keys=True).encode()).hexdigest()
+        options = {name: value for name, value in asdict(self.options).items() if name != "batch_size"}
+        columns = {"columns": self.columns.texts, "keep": self.columns.kept}
+        own = {"bundle": bundle, "format": form.name, "tasks": self.tasks, "drop": self.drop, "prompt_name": self.prompt_name}
+        found: dict[str, Any] = json.loads(json.dumps(own | options | columns))  # tuples become lists, as in the state
+        return found
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A row without predictions.
+
+    Attributes:
+        line: number of its line in the input.
+        reason: what is wrong.
+    """
+
+    line: int
+    reason: str
+
+
+def score(
+    predictor: Predictor,
+    work: Work,
+    source: Input,
+    form: Format,
+    where: str,
+    sink: Sink,
+    report: Callable[[Done, Broken | None], object] = lambda *_: None,
+) -> Done:
+    """Write a line for each row of a file, after those that the sink already has.
+
+    Args:
+        predictor: the predictor.
+        work: what to compute.
+        source: the open file.
+        form: its format.
+        where: its name, for messages.
+        sink: where the lines are written.
+        report: called after each row, with what is done, and with what is wrong with the row.
+
+    Returns:
+        What is done at the end.
+
+    Raises:
+        AdapterDropError: the logits of a text are NaN; the message names the line.
+        InputError: a row is broken (the message names its line), unless `work.skip_errors`; or the rows that are done differ
+            from those of the run before.
+    """
+    rows = form.read(source, work.columns, where)
+    digest = hashlib.sha256()
+    done = sink.done
+    for raw in itertools.islice(rows, done.rows):
+        _add(digest, raw.content)
+    if digest.hexdigest() != done.input:
+        raise InputError(
+            f"{where}: the first {done.rows:,} rows are not those of the interrupted run that has the output; {_OVERWRITE}"
+        )
+    pending: deque[tuple[bytes, Record]] = deque()
+
+    def items() -> Iterator[Text | InputError]:
+        for raw in rows:
+            record = work.columns.parse(raw)
+            pending.append((raw.content, record))
+            yield record.text
+
+    try:
+        for outcome in stream(predictor, items(), work.tasks, work.drop, work.options, work.prompt_name, work.window):
+            content, record = pending.popleft()
+            broken = None
+            if isinstance(outcome, AdapterDropError):
+                broken = Broken(record.line, at_text(outcome, "the text"))
+                if not work.skip_errors:
+                    raise type(outcome)(f"{where}: line {broken.line}: {broken.reason}") from outcome
+            sink.write(_line(record, outcome))
+            _add(digest, content)
+            done = Done(
+                done.rows + 1, done.errors + (broken is not None), record.line, 0, digest.hexdigest(), sink.done.settings
+            )
+            sink.commit(done)
+            report(done, broken)
+    finally:
+        sink.commit(done, force=True)
+    return done
+
+
+def _add(digest: Any, content: bytes) -> None:
+    # With its length: two rows are not the same as one that contains both
+    digest.update(b"%d:" % len(content) + content)
+
+
+def _line(record: Record, outcome: Row | AdapterDropError) -> bytes:
+    found: dict[str, Any] = {"line": record.line, **record.kept}
+    if isinstance(outcome, AdapterDropError):
+        found["error"] = at_text(outcome, "the text")
+    else:
+        found["predictions"] = {task: row.to_dict() for task, row in outcome.items()}
+    return json.dumps(found, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def texts_of(source: Input, form: Format, where: str, columns: Columns, most: int) -> Sequence[Text]:
+    """Return all texts of a file.
+
+    Raises:
+        InputError: a row is broken, or the texts have more than `most` characters.
+    """
+    texts: list[Text] = []
+    size = 0
+    for raw in form.read(source, columns, where):
+        record = columns.parse(raw)
+        if isinstance(record.text, InputError):
+            raise InputError(f"{where}: line {record.line}: {record.text}") from record.text
+        texts.append(record.text)
+        size += len(raw.content)
+        if size > most:
+            raise InputError(f"{where}: expected at most {most:,} bytes: write the predictions to a file, with --output")
+    return texts
+
+
+class Speed:
+    """Rows per second since the start, without those of an earlier run."""
+
+    def __init__(self, before: int) -> None:
+        """Start; `before` is the number of rows that are done already."""
+        self._before, self._started = before, time.monotonic()
+
+    def of(self, rows: int) -> float:
+        """Return the speed at this number of rows."""
+        return (rows - self._before) / max(1e-9, self.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started

@@ -1,0 +1,105 @@
+"""Tasks from files in a local Ray: a replica loads a task with the first request, and later requests come to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runtime
+from exporter import export, task
+from tests.helpers.tiny_models import tiny_model, tokenizer
+
+serve = pytest.importorskip("ray.serve", reason="needs ray[serve], which the extra `test` installs")
+ray = pytest.importorskip("ray")
+
+ROOT = Path(runtime.__file__).parents[1]
+TASKS = {"topic": ("seq_bn", "4"), "spam": ("seq_bn", "2"), "news": ("seq_bn", "3"), "tone": ("seq_bn", "2")}
+PATIENCE = 120
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A bundle with two slots, and a folder with files of three further tasks."""
+    place = tmp_path_factory.mktemp("ray-tasks")
+    files = place / "files"
+    files.mkdir()
+    export(tiny_model(TASKS), tokenizer(), tasks=["topic"], drop=1, slots=2, output=place / "onnx")
+    for name in list(TASKS)[1:]:
+        model = tiny_model(TASKS)
+        for other in TASKS.keys() - {name}:
+            model.delete_adapter(other)
+            model.delete_head(other)
+        task(place / "onnx", output=files / f"{name}.safetensors", model=model)
+    return place / "onnx", files
+
+
+@pytest.fixture(scope="module")
+def url(folders: tuple[Path, Path]) -> Iterator[str]:
+    from runtime.serving.ray_app import app
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    settings = {"num_cpus": 3, "object_store_memory": 10**8, "include_dashboard": False, "log_to_driver": False}
+    ray.init("local", runtime_env=environment, **settings)
+    try:
+        serve.start(http_options={"port": port})
+        bundle, files = map(str, folders)
+        arguments = {"folder": bundle, "provider": "cpu", "threads": 1, "replicas": 2, "task_files": files, "max_tasks": 2}
+        serve.run(app(arguments))
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        ray.shutdown()
+
+
+def _post(url: str, body: dict[str, Any], header: str = "") -> tuple[int, Any]:
+    headers = {"serve_multiplexed_model_id": header} if header else {}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - http, to this machine
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:  # noqa: S310
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_tasks_come_from_files_and_stay_correct(url: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, files = folders
+    predictor = runtime.load(bundle, provider="cpu", threads=1)
+    for name in list(TASKS)[1:]:
+        predictor.add_task(name, files / f"{name}.safetensors")
+    texts = ["one text", "another"]
+    expected = predictor.predict(texts, list(TASKS))
+
+    def check(names: list[str], header: str = "", body: dict[str, Any] | None = None) -> None:
+        status, answer = _post(url, {"texts": texts, **({"tasks": names} if body is None else body)}, header)
+        assert status == 200, answer
+        assert list(answer["predictions"]) == names
+        for name in names:
+            for found, row in zip(answer["predictions"][name], expected[name], strict=True):
+                assert found["scores"] == pytest.approx(dict(row.scores or {}), abs=1e-5)
+
+    for _ in range(3):  # more tasks than Ray remembers for a replica, and than slots
+        for name in TASKS:
+            check([name], name if name != "topic" else "")
+    check(["news"], "news", {})  # the header names the task
+    check(["spam", "topic"])
+    status, answer = _post(url, {"texts": texts, "tasks": ["../spam"]})
+    assert (status, answer["error"]) == (400, "tasks: expected a task of the bundle or of the task files, found '../spam'")
+    assert _post(url, {"texts": texts}, "none")[0] == 400
+    # A task that comes while the service runs
+    temporary = tmp_path / "copy"
+    shutil.copy(files / "tone.safetensors", temporary)
+    os.replace(temporary, files / "late.safetensors")  # noqa: PTH105
+    status, answer = _post(url, {"texts": texts}, "late")
+    assert status == 200
+    assert answer["predictions"]["late"][0]["scores"] == pytest.approx(dict(expected["tone"][0].scores or {}), abs=1e-5)

@@ -1,0 +1,316 @@
+"""python -m runtime DIR --file FILE --output OUT: formats, broken lines, and runs that are interrupted."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runtime
+from runtime.__main__ import main
+from runtime.streams import sinks
+from tests.helpers.runtime_bundles import rewrite
+
+ROOT = Path(runtime.__file__).parents[1]
+TEXTS = ["one", "two words", "Zoë 東京", "a\u2028b"]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def run(bundle: Path, source: Path | str, output: Path | str, *more: str) -> int:
+    return main([str(bundle), "--threads", "1", "--tasks", "topic", "--file", str(source), "--output", str(output), *more])
+
+
+def lines(count: int, broken: int | None = None) -> str:
+    texts = [json.dumps({"id": index, "text": f"text number {index}"}) for index in range(1, count + 1)]
+    if broken is not None:
+        texts[broken - 1] = "{"
+    return "\n".join(texts) + "\n"
+
+
+def _table(delimiter: str) -> bytes:
+    quoted = [f'{index}{delimiter}"{text}"' for index, text in enumerate(TEXTS)]
+    return "\r\n".join([delimiter.join(["\ufeffid", " text"]), *quoted]).encode()
+
+
+FILES = {
+    "texts.txt": "\ufeffone\r\n\n  \ntwo words\nZoë 東京\na\u2028b".encode(),
+    "texts": "\n".join(TEXTS).encode(),
+    "texts.jsonl": "\n".join(json.dumps({"id": index, "text": text}) for index, text in enumerate(TEXTS)).encode(),
+    "texts.csv": _table(","),
+    "texts.TSV": _table("\t"),
+    "texts.jsonl.gz": gzip.compress("\n".join(json.dumps({"text": text}) for text in TEXTS).encode()),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_predictions(
+    bundle: Path, predictor: runtime.Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_bytes(FILES[name])
+    assert run(bundle, tmp_path / name, tmp_path / "out") == 0
+    assert "4 rows in " in capsys.readouterr().out
+    found = rows(tmp_path / "out")
+    expected = predictor.predict(TEXTS, ["topic"])["topic"]
+    assert [row["predictions"]["topic"]["label"] for row in found] == [each.label for each in expected]
+    starts = {"texts.txt": [1, 4, 5, 6], "texts.csv": [2, 3, 4, 5], "texts.TSV": [2, 3, 4, 5]}
+    assert [row["line"] for row in found] == starts.get(name, [1, 2, 3, 4])
+
+
+def test_parquet_gives_the_predictions(bundle: Path, predictor: runtime.Predictor, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, which the extra `test` installs")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"id": [1, 2, 3], "a": ["one", None, "three"], "b": ["x", "y", "z"], "score": [0.5, float("nan"), 2.0]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet")
+    more = ("--columns", "a,b", "--keep", "id,score", "--skip-errors")
+    assert run(bundle, tmp_path / "in.parquet", tmp_path / "out", *more) == 0
+    first, second, third = rows(tmp_path / "out")
+    (expected, _) = predictor.predict([("one", "x"), ("three", "z")], ["topic"])["topic"]
+    assert (first["line"], first["id"], first["predictions"]["topic"]["label"]) == (1, 1, expected.label)
+    assert (second["error"], second["score"]) == ("expected two texts, found null", None)
+    assert third["id"] == 3
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1" + b"x" * 99)
+    assert run(bundle, tmp_path / "damaged.parquet", tmp_path / "out2") == 2
+
+
+def test_columns_are_kept_and_named(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.csv").write_text('id,first,second\n7,a,"b\nc"\n8,d,e\n', encoding="utf-8")
+    assert run(bundle, tmp_path / "in.csv", tmp_path / "out", "--columns", "first,second", "--keep", "id") == 0
+    assert [(row["line"], row["id"]) for row in rows(tmp_path / "out")] == [(2, "7"), (4, "8")]
+    capsys.readouterr()
+    assert run(bundle, tmp_path / "in.csv", tmp_path / "out2") == 2
+    expected = "in.csv: line 1: expected the columns text, or text_a and text_b, found id, first, second without text_a, text_b"
+    assert f"{expected}; name others with --columns" in capsys.readouterr().err
+    # Without an output, the same formats are read at once
+    assert main([str(bundle), "--tasks", "topic", "--file", str(tmp_path / "in.csv"), "--columns", "first", "--json"]) == 0
+    assert [row["text"] for row in json.loads(capsys.readouterr().out)["texts"]] == ["a", "d"]
+
+
+BROKEN = [
+    ("a.jsonl", b'{"text": "a"}\nnot json\n', 'line 2: expected a JSON object, {"text": …}, found: Expecting value'),
+    ("a.jsonl", b'{"text": "a"}\n\n["text"]\n', 'line 3: expected a JSON object, {"text": …}, found list'),
+    ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2: expected text, or text_a and text_b, found 'txt'"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": NaN}\n', 'line 2: expected a JSON object, {"text": …}, found: NaN'),
+    ("a.jsonl", b'{"text": "a"}\n{"text": 7}\n', "line 2: expected a text, or a list of two texts, found int 7"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: expected text, found half of a surrogate pair"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: expected UTF-8, found: invalid start byte"),
+    ("a.jsonl", b'{"text": "a"}\n' + b"[" * 99_999 + b"\n", "line 2: expected a JSON object"),
+    ("a.txt", b"a\nb\tc\td\n", "line 2: expected at most one TAB, found 2"),
+    ("a.txt", b"a\nZo\xeb\n", "line 2: expected UTF-8, found: "),
+    ("a.txt", b"a\n" + b"word " * 30 + b"\n", "line 2: expected at most 16 tokens in a text, found: the text has 32"),
+    ("a.csv", b"text,id\na,1\nb\n", "line 3: expected 2 columns as in the header, found 1"),
+    ("a.csv", b'text,id\na,1\n"b"c,2\n', "line 3: expected comma-separated values, found: "),
+    ("a.csv", b"text\na\nZo\xeb\n", "line 3: expected UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN)
+def test_a_broken_line_is_named_and_can_be_skipped(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str
+) -> None:
+    more = b'{"text": "last"}' if name.endswith("jsonl") else b"last,9" if b"text,id" in content else b"last"
+    (tmp_path / name).write_bytes(content + more)
+    assert run(bundle, tmp_path / name, tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert f"error: --file {tmp_path / name}: {message}" in err
+    assert "stopped after line" in err
+    assert len(rows(tmp_path / "out")) == 1
+    # The same command with --skip-errors goes on after the lines that are done
+    assert run(bundle, tmp_path / name, tmp_path / "out", "--skip-errors") == 0
+    out, err = capsys.readouterr()
+    assert message in err
+    assert "1 broken" in out
+    first, broken, last = rows(tmp_path / "out")
+    assert broken["line"] == int(message.split()[1].rstrip(":"))
+    assert message.partition(": ")[2] in broken["error"]
+    assert first["predictions"]["topic"]["label"]
+    assert last["predictions"]["topic"]["label"]
+
+
+def test_an_unclosed_quote_does_not_hide_the_rest(bundle: Path, tmp_path: Path) -> None:
+    text = 'text\na\n"unclosed\n' + "b\n" * 90_000
+    (tmp_path / "in.csv").write_text(text, encoding="utf-8")
+    assert run(bundle, tmp_path / "in.csv", tmp_path / "out", "--skip-errors", "--quiet") == 0
+    found = rows(tmp_path / "out")
+    assert [row["line"] for row in found if "error" in row] == [3]
+    assert "field larger than field limit" in found[1]["error"]
+    assert found[-1]["line"] == 90_003
+
+
+def test_long_lines_are_errors_of_bounded_size(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.streams.lines.LONGEST", 40)
+    (tmp_path / "in.txt").write_bytes(b"a\n" + b"x" * 999 + b"\nb\n")
+    assert run(bundle, tmp_path / "in.txt", tmp_path / "out", "--skip-errors") == 0
+    assert [(row["line"], row.get("error")) for row in rows(tmp_path / "out")] == [
+        (1, None),
+        (2, "expected at most 40 bytes in a line, found more"),
+        (3, None),
+    ]
+
+
+def test_pipes_are_streams(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines(3).encode()), encoding="utf-8"))
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8"))
+    assert run(bundle, "-", "-", "--format", "jsonl") == 0
+    assert [json.loads(line)["line"] for line in output.getvalue().splitlines()] == [1, 2, 3]
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run(bundle, "-", tmp_path / "out") == 2
+    assert b"error: --file -: standard input is closed" in capfdbinary.readouterr().err
+
+
+def test_a_killed_run_goes_on_without_loss_or_repetition(bundle: Path, tmp_path: Path) -> None:
+    """Killed three times at any point of the work, and finished by the same command."""
+    count = 30_000
+    (tmp_path / "in.jsonl").write_text(lines(count, broken=77), encoding="utf-8")
+    arguments = [str(bundle), "--threads", "1", "--tasks", "topic", "--file", "in.jsonl", "--output", "out.jsonl"]
+    # The state is written more often than each second
+    script = "import sys, runtime.streams.sinks as s, runtime.__main__ as m; s._SECONDS = 0.02; sys.exit(m.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, *arguments, "--skip-errors", "--keep", "id", "--window", "64"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for part in (1, 2, 3):
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        ends = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < ends:
+            state = tmp_path / "out.jsonl.resume"
+            if state.exists() and json.loads(state.read_bytes())["rows"] > part * 5_000:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        assert process.wait(60) == -signal.SIGKILL
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "of an earlier run, 1 broken in out.jsonl" in done.stdout
+    found = rows(tmp_path / "out.jsonl")
+    assert [row["line"] for row in found] == list(range(1, count + 1))
+    assert [row.get("id", 77) for row in found] == list(range(1, count + 1))
+
+
+def test_a_finished_run_has_nothing_left(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines(5), encoding="utf-8")
+    assert run(bundle, source, output) == 0
+    before = output.read_bytes()
+    assert run(bundle, source, output) == 0
+    assert "0 rows in" in capsys.readouterr().out.splitlines()[-1]
+    assert output.read_bytes() == before
+    with source.open("a", encoding="utf-8") as file:  # a log that grows
+        file.write('{"text": "more"}\n')
+    assert run(bundle, source, output) == 0
+    assert output.read_bytes().startswith(before)
+    assert [row["line"] for row in rows(output)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_changes_between_two_runs_are_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines(5), encoding="utf-8")
+    assert run(bundle, source, output) == 0
+
+    def refused(message: str, *more: str, folder: Path = bundle) -> None:
+        capsys.readouterr()
+        before = output.read_bytes()
+        assert run(folder, source, output, *more) == 2
+        assert message in capsys.readouterr().err
+        assert output.read_bytes() == before
+
+    refused(
+        "belongs to a run with other settings: top_k: then the default, now 1; remove it, or pass --overwrite", "--top-k", "1"
+    )
+    other = shutil.copytree(bundle, tmp_path / "other")
+    rewrite(other, versions={"onnx": "2"})
+    refused("other settings: bundle: then ", folder=other)
+    source.write_text(lines(5).replace("number 3", "number three"), encoding="utf-8")
+    refused("in.jsonl: the first 5 rows are not those of the interrupted run")
+    source.write_text(lines(4), encoding="utf-8")
+    refused("the first 5 rows are not those")
+    assert run(bundle, source, output, "--overwrite") == 0
+    assert len(rows(output)) == 4
+    (tmp_path / "out.jsonl.resume").write_text("{}", encoding="utf-8")
+    refused("expected the state of an interrupted run")
+    (tmp_path / "out.jsonl.resume").unlink()
+    refused("out.jsonl: exists, and no interrupted run belongs to it; remove it, or pass --overwrite")
+
+
+def test_an_output_that_was_cut_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines(5), encoding="utf-8")
+    assert run(bundle, source, output) == 0
+    output.write_bytes(output.read_bytes()[:-9])
+    assert run(bundle, source, output) == 2
+    assert "out.jsonl: is shorter than its state in out.jsonl.resume" in capsys.readouterr().err
+    output.unlink()
+    assert run(bundle, source, output) == 2
+    assert "out.jsonl: is missing, but out.jsonl.resume is there" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of files")
+def test_two_runs_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(5), encoding="utf-8")
+    with sinks.FileSink(tmp_path / "out.jsonl", {}):
+        assert run(bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl", "--overwrite") == 2
+    assert "out.jsonl: another run is writing it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "o"], "--output: expected --file"),
+        (["--output", "o", "--file", "f", "--text", "a"], "--text and --pair: not with --output"),
+        (["--output", "o", "--file", "f", "--json"], "--json: not with --output"),
+        (["--file", "f", "--skip-errors"], "--skip-errors: expected --output as well"),
+        (["--text", "a", "--columns", "a"], "--format and --columns: expected --file as well"),
+        (["--output", "o.csv", "--file", "f"], "--output o.csv: expected a name for JSON lines"),
+        (["--output", "o", "--file", "nowhere.txt"], "--file nowhere.txt: cannot be read: No such file"),
+        (["--output", "no/where", "--file", "f"], "no/where: cannot be written: No such file"),
+        (["--output", "f", "--file", "f"], "--output f: is the input"),
+        (["--output", "o", "--file", "f", "--keep", "id"], "--columns and --keep need a format with columns"),
+        (["--output", "o", "--file", "f.jsonl", "--keep", "line"], "--keep: line: the output uses this name"),
+        (["--output", "o", "--file", "f.jsonl", "--columns", "a,b,c"], "--columns: expected the name of one column, or two"),
+        (["--output", "o", "--file", "f", "--window", "0"], "window: expected a positive number"),
+        (["--output", "o", "--file", "f", "--tasks", "mood"], "found 'mood'"),
+        (["--output", "o", "--file", "-", "--format", "parquet"], "expected a file for Parquet"),
+        (["--output", "o", "--file", "bad.gz"], "--file bad.gz: the compressed data are damaged"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("f", b"a\n"), ("f.jsonl", b'{"text": "a"}\n'), ("bad.gz", b"\x1f\x8bnothing")):
+        Path(name).write_bytes(content)
+    assert main([str(bundle), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_memory_does_not_grow_with_the_file(bundle: Path, tmp_path: Path) -> None:
+    """Peak memory of 4 and of 40 windows: with all predictions in memory it would differ by 20 MB."""
+    peaks = {}
+    for count in (2_000, 20_000):
+        source = tmp_path / f"{count}.jsonl"
+        source.write_text(lines(count), encoding="utf-8")
+        script = (
+            "import resource, sys; from runtime.__main__ import main; assert main(sys.argv[1:]) == 0; "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        arguments = [str(bundle), "--threads", "1", "--file", str(source), "--output", f"{source}.out", "--window", "500"]
+        shown = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks[count] = int(shown.stdout.splitlines()[-1])
+    assert peaks[20_000] < peaks[2_000] + 10_000  # kB
