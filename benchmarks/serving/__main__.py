@@ -88,7 +88,7 @@ def _run(job: Job, limit: float) -> Row:
     """Measure in a separate process; one that fails, or takes more seconds than `limit`, is a row with the reason."""
     command = [sys.executable, "-m", "benchmarks.serving.one", json.dumps(dataclasses.asdict(job))]
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=limit)
     except subprocess.TimeoutExpired:
         reason = f"not done after {limit:g} s"
     else:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-import resource
 import sys
 from pathlib import Path
+
+import psutil
 
 _RESET = "5"  # of Linux's clear_refs: the peak is that of now
 
@@ -22,5 +23,9 @@ def peak_mb() -> float:
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))):
         return int(found[1]) * 1024 / 1e6
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 1e6
+    import resource  # POSIX only
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6
