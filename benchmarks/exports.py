@@ -79,7 +79,7 @@ def export_one_graph(
     parity: tuple[ParityRow, ...] = ()
     if verified:
         parity = verify_saved(plan, task_groups, graph, reference).rows
-    probe = save_probe(make_probe(plan, graph.graph), plan, parity, folder / MODEL)
+    probe = save_probe(make_probe(plan, graph.graph), plan, {}, folder / MODEL)
     tokenizer = candidate.tokenizer
     save_config(task_groups[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
     entry = variant_entry(task_groups, plan, MODEL, parity, compiled.passes, probe)

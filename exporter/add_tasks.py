@@ -31,6 +31,7 @@ from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.probe import make_probe
 from exporter.verify.random_inputs import make_inputs
+from exporter.verify.rounding import measure_rounding
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.verify.verify import SHAPES
 from exporter.write.save import save_config, save_graphs, save_probe, task_entry, variant_entry
@@ -142,7 +143,8 @@ def _variant(
         parity = verify_saved(plans.every, task_groups, graph, reference).rows
         _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
         rows = (*variant.parity, *parity)
-        probe = save_probe(make_probe(plans.every, graph.graph, task_groups), plans.every, rows, path)
+        verified = make_probe(plans.every, graph.graph, task_groups)
+        probe = save_probe(verified, plans.every, measure_rounding(plans.every, verified, path), path)
         notes = missing_effects(plans.new, task_groups)
     padding: dict[str, tuple[int, float]] = {}
     for task_group in task_groups:

@@ -28,6 +28,7 @@ from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
 from exporter.verify.library_reference import is_comparable
 from exporter.verify.probe import make_probe
+from exporter.verify.rounding import measure_rounding
 from exporter.verify.saved import load_graph, verify_saved
 from exporter.write.save import save_graphs, save_probe, variant_entry
 from exporter.write.stored_groups import (
@@ -124,7 +125,8 @@ def export_variant(
         library = request.compared.reference if request.compared is not None and is_comparable(plan) else None
         verified = verify_saved(plan, task_groups, graph, reference, library)
         parity = verified.rows
-        probe = save_probe(make_probe(plan, graph.graph, task_groups, verified.probed), plan, parity, path)
+        made = make_probe(plan, graph.graph, task_groups, verified.probed)
+        probe = save_probe(made, plan, measure_rounding(plan, made, path), path)
         notes = (
             *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
             *missing_effects(plan, task_groups, graph.graph),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runtime.bundle import Manifest
     from runtime.cancel import Cancellation
-    from runtime.compile import compile_bundle
+    from runtime.compile_ahead import compile_bundle
     from runtime.errors import AdapterDropError, BundleError, CancelledError, InputError, ProviderError
     from runtime.hooks import Hook, Run
     from runtime.load_bundle import load
@@ -72,7 +72,7 @@ _HOMES = {
     "TensorRTOptions": "options",
     "TrunkStates": "states",
     "Word": "predictor",
-    "compile_bundle": "compile",
+    "compile_bundle": "compile_ahead",
     "load": "load_bundle",
     "load_states": "states",
 }

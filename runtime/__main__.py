@@ -8,8 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from runtime import compile as ahead
-from runtime import states_commands
+from runtime import compile_ahead, states_commands
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.load_bundle import load
 from runtime.logged import shown
@@ -35,12 +34,17 @@ _EPILOG = """\
 --option NAME=VALUE takes these names and values:
 {}
 
-other commands; python -m runtime COMMAND --help lists their options:
-  triton DIR REPOSITORY   write the bundle as a model repository for Triton
-  DIR encode FILE --output STATES   compute the trunk once per text (bundles of `python -m exporter --split`)
-  DIR run STATES          compute tasks from these states
-  compile DIR             compile the graphs for a provider ahead of time, so that they open without a build
-  devices                 list the execution providers, their devices, what auto takes, and what to install for the others
+other commands; each lists its options with --help:
+  python -m runtime triton DIR REPOSITORY
+      write the bundle as a model repository for Triton
+  python -m runtime DIR encode FILE --output STATES
+      compute the states of the trunk once per text (bundles of `python -m exporter --split`)
+  python -m runtime DIR run STATES
+      compute tasks from these states
+  python -m runtime compile DIR --provider NAME
+      compile the graphs for a provider ahead of time, so that they open without a build
+  python -m runtime devices
+      list the execution providers, their devices, what auto takes, and what to install for the others
 
 exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does not work
 
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _print(line)
                 return _DONE
             if list(arguments[:1]) == ["compile"]:
-                for line in ahead.command(arguments[1:]):
+                for line in compile_ahead.command(arguments[1:]):
                     _print(line)
                 return _DONE
             if list(arguments[:1]) == ["devices"]:
@@ -153,7 +157,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m runtime",
         description="Run inference on texts with an exported bundle.",
         epilog=_EPILOG.format(describe()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
     # One destination for both keeps the order of the command line

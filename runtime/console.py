@@ -43,6 +43,7 @@ COMMANDS: Final = (
     Command("task", "make the file of one task, which running services add", "exporter.cli.main", ("task",)),
     Command("push", "publish an exported folder on a hub, with a model card", "exporter.cli.main", ("push",)),
     Command("inspect", "show what an exported folder contains, costs and saves", "exporter.cli.main", ("inspect",)),
+    Command("advise", "measure which drops and fusion members to export", "exporter.cli.main", ("advise",)),
     Command("run", "run an exported folder on texts", "runtime.__main__"),
     Command(
         "encode", "compute the trunk once per text (exports with --split)", "runtime.__main__", ("encode",), folder_first=True

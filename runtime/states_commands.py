@@ -49,7 +49,7 @@ def run(folder: str, arguments: Sequence[str]) -> Iterator[str]:
     """Compute tasks from a file of states; yields one JSON object per text."""
     parser = CommandParser(
         prog="python -m runtime DIR run",
-        description="Compute tasks from states that `python -m runtime DIR encode` wrote; prints a JSON object per text.",
+        description="Compute tasks from states that `python -m runtime DIR encode` wrote, and print a JSON object per text.",
     )
     parser.add_argument("states", metavar="STATES", help="the file of states")
     parser.add_argument("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
@@ -81,7 +81,12 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provider", metavar="NAME", default="auto", help="execution provider; default auto")
     parser.add_argument("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core")
     parser.add_argument(
-        "--option", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="as of `python -m runtime DIR`"
+        "--option",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="as for `python -m runtime DIR`, whose --help lists them",
     )
 
 

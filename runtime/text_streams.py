@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
@@ -18,9 +18,6 @@ from runtime.text.prediction import Prediction
 from runtime.text.prompts import prompts_of
 from runtime.text.texts import Text
 from runtime.text.windows import Row, outcomes
-
-# On the example, windows of 4,096 texts are as fast as one call with 100,000 (docs/streams.md)
-WINDOW: Final = 4_096
 
 
 class Streamable(Protocol):
@@ -65,7 +62,7 @@ class TextStreams:
         top_k: int | None = None,
         is_split_into_words: bool = False,
         prompt_name: str | None = None,
-        window: int = WINDOW,
+        window: int | None = None,
         on_error: Callable[[int, AdapterDropError], object] | None = None,
     ) -> Iterator[Row]:
         """Predict a stream of texts in bounded memory. Texts of a window are batched by length.
@@ -83,7 +80,8 @@ class TextStreams:
             top_k: as for `predict`.
             is_split_into_words: as for `predict`.
             prompt_name: as for `encode_texts`.
-            window: maximum number of texts that are in memory at a time; long texts make a window shorter.
+            window: number of texts that are in memory at a time. None begins with 256 and goes up to 4,096, as long as a window
+                takes a few seconds. Long texts make a window shorter.
             on_error: called with the index and the error of each text that is invalid or whose logits are NaN; the stream goes
                 on. None ends the stream with the error, after the results of the texts before.
 
@@ -148,7 +146,7 @@ def stream(
     drop: int | None,
     options: PredictOptions,
     prompt_name: str | None = None,
-    window: int = WINDOW,
+    window: int | None = None,
 ) -> Iterator[Row | AdapterDropError]:
     """Compute a stream of texts; the arguments are checked before the first text is read.
 
@@ -167,8 +165,8 @@ def stream(
     Raises:
         InputError: as for `predict`, but for errors of a text.
     """
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise InputError(f"window: expected a positive number of texts, found {window!r}")
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+        raise InputError(f"window: expected a positive number of texts or None, found {window!r}")
     entries = predictor.entries(tasks)
     check_drop(drop, predictor.drops, "loaded")
     embedded = tuple(entry for entry in entries if entry.head == "sentence_embedding")

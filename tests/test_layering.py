@@ -41,7 +41,7 @@ ORDER = {
             "planning",
         ),
         *("write", "trace", "verify", "compile", "report", "inspect", "split", "notes", "slots", "variant"),
-        *("export_tasks", "stored_tasks", "add_tasks", "task_files", "hub", "cli"),
+        *("export_tasks", "stored_tasks", "add_tasks", "task_files", "hub", "advise", "cli"),
     ),
     "exporter.compile": (
         "rewrite",
@@ -82,7 +82,7 @@ ORDER = {
             "text_streams",
             "predictor",
             "load_bundle",
-            "compile",
+            "compile_ahead",
             "states_commands",
             "streams",
             "serving",

@@ -1,8 +1,9 @@
 """Write the test sets of the example's tasks, to evaluate the accuracy of a lower precision.
 
 `python -m training.texts DIR` writes one file per task, DIR/TASK.jsonl, for `python -m exporter --evaluation
-TASK=DIR/TASK.jsonl`. Texts are truncated as in the evaluation of the model card. Tagging texts have no labels: the export
-reports the fraction of equal predictions for them.
+TASK=DIR/TASK.jsonl`, and for `python -m exporter advise`. Texts are truncated as in the evaluation of the model card. The label
+of a tagging text is a list with a tag for each of its words, which white space separates; an export does not read them, and
+reports the fraction of equal predictions.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -23,7 +24,7 @@ from training.tasks import FUSION, TASKS, TaskSpec
 
 def _record(task: TaskSpec, example: Example, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     if task.kind == "tagging":
-        return {"text": " ".join(example.text)}
+        return {"text": " ".join(example.text), "label": list(example.label)}
     if isinstance(example.text, tuple):
         return {"text_a": example.text[0], "text_b": example.text[1], "label": example.label}
     return {"text": _cut(example.text, task.max_length, tokenizer), "label": example.label}
@@ -49,8 +50,15 @@ def write(folder: Path, corpus: Path, limit: int) -> None:
         print(f"{folder / task.name}.jsonl: {count} examples", flush=True)
 
 
-def write_task(folder: Path, task: TaskSpec, corpus: Path, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> int:
-    """Write the test set of one task, TASK.jsonl, with texts truncated to the task's length.
+def write_task(
+    folder: Path,
+    task: TaskSpec,
+    corpus: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    split: Literal["train", "test"] = "test",
+) -> int:
+    """Write a split of one task, TASK.jsonl, with texts truncated to the task's length.
 
     Args:
         folder: an existing folder.
@@ -58,14 +66,21 @@ def write_task(folder: Path, task: TaskSpec, corpus: Path, tokenizer: PreTrained
         corpus: folder of the corpora.
         tokenizer: a fast tokenizer, which counts the tokens.
         limit: maximum number of examples, sampled by hash; None for all.
+        split: the test set, or the training set.
 
     Returns:
         The number of examples.
     """
-    examples = sample(READERS[task.name](corpus).test, limit)
+    examples = sample(getattr(READERS[task.name](corpus), split), limit)
     lines = [json.dumps(_record(task, example, tokenizer), ensure_ascii=False) + "\n" for example in examples]
     (folder / f"{task.name}.jsonl").write_text("".join(lines), encoding="utf-8")
     return len(lines)
+
+
+def read_task(path: Path) -> list[dict[str, Any]]:
+    """Read the examples of a file that `write_task` wrote."""
+    # Not splitlines, which also splits at characters that can occur within a text.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def main() -> int:

@@ -85,7 +85,7 @@ def _takes_more(candidate: Candidate) -> bool:
 
 
 def _run(job: Job, limit: float) -> Row:
-    """Measure in a process of its own; one that fails, or takes more seconds than `limit`, is a row with the reason."""
+    """Measure in a separate process; one that fails, or takes more seconds than `limit`, is a row with the reason."""
     command = [sys.executable, "-m", "benchmarks.serving.one", json.dumps(dataclasses.asdict(job))]
     try:
         done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=limit)

@@ -20,7 +20,7 @@ from runtime.serving.batcher import Batcher, Batching
 from runtime.serving.limits import Limits
 from runtime.serving.request import Served
 
-CHECKED = ("a film without a second of boredom", "rain", "the bank raised its rates again, and nobody expected it", "one two")
+CHECKED = ("a film without a second of boredom", "rain", "the bank raised its rates again, and the shares fell", "one two")
 REFERENCE = "reference.json"
 _TOLERANCE = 1e-3  # of probabilities in fp32
 _ROUNDED = 0.1  # the same in bf16 and int8; another task's weights differ by more
@@ -28,7 +28,7 @@ _ROUNDED = 0.1  # the same in bf16 and int8; another task's weights differ by mo
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What to measure.
+    """One measurement.
 
     Attributes:
         setting: candidate, tasks and requests.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks.serving.candidates import CANDIDATES
 from benchmarks.serving.tables import Results, Row, read
@@ -33,7 +34,8 @@ def plot(path: Path) -> Path:
     _memories(memory, rows)
     tasks = max((row.tasks for row in rows), default=0)
     figure.text(0.02, 0.945, f"{tasks} tasks, one per text: how many requests per second?", fontsize=13, fontweight="bold")
-    where = f"{results.head['model']['title']}, {results.head['machine']['threads']} CPU cores"
+    threads = results.head["machine"]["threads"]
+    where = f"{results.head['model']['title']}, {threads} CPU core{'s' * (threads > 1)}"
     figure.text(0.02, 0.895, f"{where}; blue: ours, orange: alternatives", fontsize=9.5, color=_MUTED)
     target = path.with_suffix(".png")
     figure.savefig(target, metadata={"Software": None})
@@ -64,6 +66,7 @@ def _latencies(axes: Any, rows: Sequence[Row], results: Results, objective: floa
         axes.axhline(each, color=_INK, linestyle=(0, (4, 3)), linewidth=0.9)
         axes.text(0.01, each * 1.05, f"objective: {each:g} ms", transform=axes.get_yaxis_transform(), fontsize=8.5)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_minor_formatter(lambda *_: "")
     axes.set_xlabel("requests per second")
@@ -96,7 +99,7 @@ def _memories(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(0, 1.0, "memory, GB", transform=axes.transAxes, fontsize=8.5, color=_MUTED)
-    _hide(axes, ("top", "right", "bottom"))
+    _hide(axes, ("top", "right", "bottom", "left"))
 
 
 def _hide(axes: Any, sides: Sequence[str]) -> None:

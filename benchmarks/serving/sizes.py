@@ -32,6 +32,6 @@ class Size:
 
 SIZES = {
     "base": Size(12, 768, 5, 9, 64, 3, (50.0, 200.0), "BERT-base size"),
-    "small": Size(6, 384, 3, 9, 64, 3, (50.0,), "six layers of hidden size 384"),
+    "small": Size(6, 384, 3, 9, 64, 3, (50.0, 200.0), "six layers of hidden size 384"),
     "tiny": Size(2, 64, 1, 3, 2, 3, (200.0,), "two layers of hidden size 64"),
 }

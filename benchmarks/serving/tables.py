@@ -11,10 +11,12 @@ from typing import Any
 from benchmarks.serving.candidates import CANDIDATES
 from benchmarks.serving.traffic import Point
 
+_BUSY = 0.1  # cores of other processes from which a measurement is disturbed
+
 
 @dataclass(frozen=True)
 class Setting:
-    """What a row measures.
+    """The setting of a row.
 
     Attributes:
         candidate: key of the candidate.
@@ -51,7 +53,7 @@ class Row(Setting):
 
     @property
     def setting(self) -> Setting:
-        """What the row measures."""
+        """The setting of the row."""
         return Setting(self.candidate, self.tasks, self.per_text, self.repeats)
 
     @property
@@ -99,15 +101,22 @@ def markdown(results: Results) -> str:
     most = max((row.tasks for row in rows if not CANDIDATES[row.candidate].ours), default=0)
     parts = []
     for place, objective in enumerate(results.objectives):
-        heads = [f"requests/s, 95 % within {objective:g} ms", *(_title(*each) for each in settings), f"memory, {most} tasks"]
-        lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(settings) + 1)]
+        heads = [
+            f"requests/s, 95 % within {objective:g} ms",
+            *(_title(*each) for each in settings),
+            *(f"{what}, {most} tasks" for what in ("CPU per request", "memory")),
+        ]
+        lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(settings) + 2)]
         for key in dict.fromkeys(row.candidate for row in rows):
             own = {(row.tasks, row.per_text, row.repeats): row for row in rows if row.candidate == key}
             cells = [_cell(own.get(each), place) for each in settings]
-            lines.append(f"| {CANDIDATES[key].label} | {' | '.join(cells)} | {_memory(own.values(), most)} |")
+            cells += [_cpu(own.values(), most), _memory(own.values(), most)]
+            lines.append(f"| {CANDIDATES[key].label} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
+    worst = max((point.others for row in rows for point in row.points), default=0.0)
+    busy = [f"Other processes used up to {worst:.1f} cores during a measurement."] if worst >= _BUSY else []
     reasons = dict.fromkeys(f"{CANDIDATES[row.candidate].label}: {row.reason}." for row in rows if row.reason)
-    return "\n\n".join([*parts, *(["Failed: " + " ".join(reasons)] if reasons else [])])
+    return "\n\n".join([*parts, *(["Failed: " + " ".join(reasons)] if reasons else []), *busy])
 
 
 def _title(tasks: int, per_text: int, repeats: float) -> str:
@@ -123,6 +132,13 @@ def _cell(row: Row | None, objective: int) -> str:
         return "failed"
     load = row.loads[objective]
     return "none" if load is None else f"{load:.1f}" if load < 10 else f"{load:.0f}"
+
+
+def _cpu(rows: Iterable[Row], tasks: int) -> str:
+    """The CPU time of a request of one task, fresh, at the load with the least: batches grow with the load."""
+    found = [row for row in rows if (row.tasks, row.per_text, row.repeats) == (tasks, 1, 0.0)]
+    times = [point.cpu_ms for row in found for point in row.points if point.cpu_ms]
+    return f"{min(times):.1f} ms" if times else ""
 
 
 def _memory(rows: Iterable[Row], tasks: int) -> str:

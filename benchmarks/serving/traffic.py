@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.serving.machine_load import OtherProcesses
 from runtime.serving.request import PredictRequest
 from runtime.text.predict_options import PredictOptions
 
@@ -42,6 +43,9 @@ class Point:
         p50_ms: median latency in milliseconds; a lower bound if `stopped`.
         p95_ms: 95th percentile of the latency, likewise.
         stopped: whether the queue grew without bound, so that the measurement ended early.
+        others: cores that other processes used on average meanwhile.
+        cpu_ms: CPU time of this process for each request that was answered, in milliseconds: of all threads, also of those that
+            wait for work in a loop.
     """
 
     load: float
@@ -50,6 +54,8 @@ class Point:
     p50_ms: float
     p95_ms: float
     stopped: bool
+    others: float = 0.0
+    cpu_ms: float = 0.0
 
     def holds(self, objective: int) -> bool:
         """Return whether enough requests were answered within the objective of this number."""
@@ -97,12 +103,12 @@ class LoadTest:
         """Send requests one after another, which no queue delays."""
         for _ in range(_WARMING):
             await self.service.submit(next(self.given))
-        clock, latencies = asyncio.get_running_loop().time, []
+        clock, latencies, others = asyncio.get_running_loop().time, [], OtherProcesses()
         for _ in range(_ALONE):
             start = clock()
             await self.service.submit(next(self.given))
             latencies.append(clock() - start)
-        return self._point(0.0, latencies, stopped=False)
+        return self._point(0.0, latencies, stopped=False, others=others)
 
     async def measure(self, load: float, seed: int) -> Point:
         """Send requests at random times that do not depend on the answers.
@@ -117,7 +123,7 @@ class LoadTest:
         clock = asyncio.get_running_loop().time
         due = clock() + 0.05 + np.cumsum(np.random.default_rng(seed).exponential(1 / load, count))
         done: list[float | None] = [None] * count
-        oldest = 0
+        oldest, others = 0, OtherProcesses()
 
         async def send(number: int, request: PredictRequest) -> None:
             await self.service.submit(request)
@@ -140,9 +146,9 @@ class LoadTest:
                 raise error
         now = clock()
         latencies = [now - due[number] if (own := done[number]) is None else own for number in range(len(running))]
-        return self._point(load, latencies, stopped=stopped or bool(left))
+        return self._point(load, latencies, stopped=stopped or bool(left), others=others, left=len(left))
 
-    def _point(self, load: float, latencies: Sequence[float], stopped: bool) -> Point:
+    def _point(self, load: float, latencies: Sequence[float], stopped: bool, others: OtherProcesses, left: int = 0) -> Point:
         return Point(
             load=load,
             requests=len(latencies),
@@ -150,6 +156,8 @@ class LoadTest:
             p50_ms=1e3 * float(np.percentile(latencies, 50)),
             p95_ms=1e3 * float(np.percentile(latencies, 95)),
             stopped=stopped,
+            others=others.cores(),
+            cpu_ms=1e3 * others.own_seconds() / max(1, len(latencies) - left),
         )
 
     async def search(self) -> list[Point]:

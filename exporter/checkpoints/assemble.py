@@ -72,7 +72,7 @@ def assemble(
     # Values of wrong types in the configurations, which are read in many places.
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ExportError(
-            f"the configuration of {source.text!r}, or of an adapter that is added to it, has a value that is not expected "
+            f"the configuration of {source.text!r}, or of an adapter that is added to it, has an unexpected value "
             f"({type(error).__name__}: {first_line(error)}): save the model and its adapters again"
         ) from error
 

@@ -57,7 +57,7 @@ def task_class(part: Part) -> str:
             "head, such as one of AutoModelForSequenceClassification"
         )
     if config.get("is_encoder_decoder"):
-        raise ExportError(f"{part.label} is an encoder-decoder ({name}): only models with one stack of layers are tasks")
+        raise ExportError(f"{part.label} is an encoder-decoder ({name}): only models with one stack of layers can be tasks")
     return name
 
 

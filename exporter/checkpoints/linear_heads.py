@@ -143,7 +143,7 @@ def _file(name: str, path: Path) -> tuple[Any, Any, Any]:
                 arrays = {key: tensors.get_tensor(key).float().numpy() for key in tensors.keys()}  # noqa: SIM118  # no mapping
                 labels = json.loads((tensors.metadata() or {}).get("labels", "null"))
             arrays |= {} if labels is None else {"classes": labels}
-    except (OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, RecursionError, SafetensorError, zipfile.BadZipFile) as error:
         raise ExportError(f"the head {name!r} in {str(path)!r} cannot be loaded: {first_line(error)}") from error
     weights, bias, classes = (next((arrays[key] for key in keys if key in arrays), None) for keys in (_WEIGHTS, _BIAS, _LABELS))
     if weights is None:

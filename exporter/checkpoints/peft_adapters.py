@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ from exporter.models.shared_copy import shared_copy
 _HEADS = ("classifier", "score", "qa_outputs")
 # Types whose adapters read weights of the model that the first adapter brings: each adapter gets a separate model.
 _SHARING = frozenset(("VBLORA", "RANDLORA", "PVERA", "TINYLORA", "UNILORA"))
+# Settings that each adapter of a model has separately, whatever its type.
+_SEPARATE = frozenset(
+    (
+        *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "r", "alpha"),
+        *("rank_pattern", "alpha_pattern", "token_indices", "num_virtual_tokens"),
+    )
+)
 # Its configuration and its folder.
 _Adapter = tuple[Any, Path]
 
@@ -73,9 +81,9 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
     for name, config in configs.items():
         check_fit(name, config.task_type, base)
         kind = str(config.peft_type.value)
-        # VeRA's projections are made from a key, of which a model of PEFT has one; those that are not saved are made again.
+        # Projections of VeRA that are not saved are made again.
         separate = kind in _SHARING or not getattr(config, "save_projection", True)
-        own = name if separate else str(getattr(config, "projection_prng_key", ""))
+        own = name if separate else _common_settings(config)
         groups.setdefault((str(config.task_type), kind, own, *_wrapped(config)), []).append(name)
     every = {name: (configs[name], sources[name]) for name in sources}
     return [part for names in groups.values() for part in _load_parts(base, {name: every[name] for name in names}, missing)]
@@ -85,6 +93,18 @@ def _wrapped(config: Any) -> tuple[str, ...]:
     """Return the names of the modules besides its targets that an adapter wraps; in a model of PEFT, all wrap the same."""
     saved = getattr(config, "modules_to_save", None) or ()
     return (*sorted(saved), *(("tokens",) if getattr(config, "trainable_token_indices", None) else ()))
+
+
+def _common_settings(config: Any) -> str:
+    """Return the settings in which the adapters of a model of PEFT cannot differ.
+
+    Layers of LoRA have all settings by adapter. Those of other types have some once, for example `init_weights` of MiSS and
+    `feedforward_modules` of (IA)³, which the first adapter decides.
+    """
+    if config.peft_type.value == "LORA":
+        return ""
+    settings = {key: value for key, value in config.to_dict().items() if key not in _SEPARATE and "dropout" not in key}
+    return json.dumps(settings, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
 
 
 def check_installed(folders: Iterable[Path]) -> None:
@@ -177,17 +197,19 @@ def _is_saved_in(key: str, module: str) -> bool:
 
 def _check_complete(model: Any, missing: Collection[str]) -> None:
     """Refuse a base model with randomly initialised weights, unless all adapters have them in modules_to_save."""
-    in_adapters = [
-        # A model with a prompt has no model of the tuner in between.
-        path.removeprefix("base_model.").removeprefix("model.")
-        for path, module in adapted(model)
-        if all(name in getattr(module, "modules_to_save", ()) for name in model.peft_config)
-    ]
-    lacking = sorted(key for key in missing if not any(lies_in(key, path) for path in in_adapters))
     if type(base_of(model)).__name__.endswith("Model"):  # hidden states do not pass the pooler
-        lacking = [key for key in lacking if not key.startswith("pooler.")]
-    if lacking:
-        raise ExportError(
-            f"the base model's checkpoint lacks {len(lacking)} weights that some adapter does not have in modules_to_save, "
-            f"first {lacking[0]!r}: load the model that the adapters were trained on"
-        )
+        missing = [key for key in missing if not key.startswith("pooler.")]
+    for name in model.peft_config:
+        # A model with a prompt has no model of the tuner in between.
+        own = [
+            path.removeprefix("base_model.").removeprefix("model.")
+            for path, module in adapted(model)
+            if name in getattr(module, "modules_to_save", ())
+        ]
+        if lacking := sorted(key for key in missing if not any(lies_in(key, path) for path in own)):
+            module = lacking[0].removeprefix(f"{base_of(model).base_model_prefix}.").partition(".")[0]
+            raise ExportError(
+                f"the base model's checkpoint lacks {len(lacking)} weights that the adapter {name!r} does not have in "
+                f"modules_to_save, first {lacking[0]!r}: load the model that the adapter was trained on or, if transformers "
+                f"initialised these weights for it, train the adapter with {module!r} in modules_to_save"
+            )

@@ -21,16 +21,17 @@ _CLASSES = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "FEATURE_EXTRACTION": HEADLESS,
 }
+_ANSWERS = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")  # XLNet, XLM and FlauBERT
 _SEQUENCES = ("ForSequenceClassification", "ForImageClassification", "ForMultipleChoice", "ForAudioClassification")
 # task_type -> suffixes of the classes that fit. None: the adapter has no task_type.
 _SUFFIXES: Mapping[str | None, tuple[str, ...]] = {
     "SEQ_CLS": _SEQUENCES,
     "TOKEN_CLS": ("ForTokenClassification",),
-    "QUESTION_ANS": ("ForQuestionAnswering",),
+    "QUESTION_ANS": _ANSWERS,
     "CAUSAL_LM": ("ForCausalLM", "LMHeadModel"),
     "FEATURE_EXTRACTION": ("Model", "ModelWithProjection"),
     None: (
-        *(*_SEQUENCES, "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM", "ForCausalLM", "LMHeadModel", "Model"),
+        *(*_SEQUENCES, "ForTokenClassification", *_ANSWERS, "ForMaskedLM", "ForCausalLM", "LMHeadModel", "Model"),
         "ModelWithProjection",
     ),
 }

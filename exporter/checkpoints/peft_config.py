@@ -32,7 +32,7 @@ def is_peft_folder(folder: Path) -> bool:
     """Whether PEFT wrote the adapter in a folder; the adapters library's files are called alike."""
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "peft_type" in config
 

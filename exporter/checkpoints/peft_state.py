@@ -43,10 +43,11 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
         with quiet():
             result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
     except KeyError as error:
-        raise ExportError(f"{what} lacks the weight {error}: save it again") from error
+        raise ExportError(f"{what} lacks the weight {_as_saved(str(error), name)}: save it again") from error
     except (RuntimeError, ValueError) as error:  # torch lists each weight of another shape on a separate line
         lines = str(error).strip().splitlines()
-        raise ExportError(f"{what} was trained for another model: {lines[min(1, len(lines) - 1)].strip()}") from error
+        reason = _as_saved(lines[min(1, len(lines) - 1)].strip(), name)
+        raise ExportError(f"{what} was trained for another model: {reason}") from error
     # The weights of prompts have other names in a file; PEFT raises KeyError if they are not there.
     prompt = model.peft_config[name].is_prompt_learning
     keyed = [(path, module) for path, module in model.named_modules() if _is_keyed(module) and name in module]
@@ -56,9 +57,9 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
     lacking = [key for key in lacking if not (key.startswith(PREFIX) and any(part in key for part in _REFERRED))]
     lacking = [key for key in lacking if _is_written(model, name, key)]
     unexpected = sorted(key for key in (*result.unexpected_keys, *differing) if not (prompt and key.startswith("prompt_")))
-    problems = [f"lacks {len(lacking)} weights, first {lacking[0]!r}"] if lacking else []
+    problems = [f"lacks {len(lacking)} weights, first {_as_saved(lacking[0], name)!r}"] if lacking else []
     if unexpected:
-        problems.append(f"has {len(unexpected)} weights that are not in the model, first {unexpected[0]!r}")
+        problems.append(f"has {len(unexpected)} weights that are not in the model, first {_as_saved(unexpected[0], name)!r}")
     if problems:
         layers, has = max((layer_of(key) or 0 for key in unexpected), default=0) + 1, layers_of(model)
         reason = (
@@ -83,12 +84,17 @@ def take_biases(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch
     return found
 
 
+def _as_saved(text: str, name: str) -> str:
+    """A text with the names of weights in files, which do not contain the adapter's name."""
+    return re.sub(rf"\.{re.escape(name)}(?=\.|'|$)", "", text)
+
+
 def _is_written(model: Any, name: str, key: str) -> bool:
     """Whether PEFT writes a weight of an adapter; of AdaLoRA, it leaves out the ranks, which follow from the configuration."""
     from peft import get_peft_model_state_dict
 
     with quiet():
-        return re.sub(rf"\.{re.escape(name)}(?=\.|$)", "", key) in get_peft_model_state_dict(model, adapter_name=name)
+        return _as_saved(key, name) in get_peft_model_state_dict(model, adapter_name=name)
 
 
 def _is_keyed(module: nn.Module) -> bool:

@@ -84,7 +84,7 @@ def fast(tokenizer: Any, what: str) -> Any:
                 f"expected a fast tokenizer, found {name}: load it with AutoTokenizer.from_pretrained(...), or {_WITHOUT}"
             )
         if name not in SLOW_TO_FAST_CONVERTERS:
-            raise ExportError(f"{what} is a {name}, of which transformers has no fast form: {_WITHOUT}")
+            raise ExportError(f"{what} is a {name}, for which transformers has no fast form: {_WITHOUT}")
         tokenizer = _converted(tokenizer, f"{what}, a {name},")
     _check_bounds(tokenizer.backend_tokenizer.to_str().encode(), what)  # what transformers made of all files
     return _without_named_templates(tokenizer)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from exporter.cli.advise_options import advise_parser
 from exporter.cli.options import add_parser, export_parser, inspect_parser, push_parser, task_parser
 from exporter.cli.parser import Parser
 from exporter.errors import ExportError, VerificationError
@@ -21,6 +22,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], str]] = {
     "add": (add_parser, "exporter.cli.add"),
     "task": (task_parser, "exporter.cli.task"),
     "inspect": (inspect_parser, "exporter.cli.inspect"),
+    "advise": (advise_parser, "exporter.cli.advise"),
     "push": (push_parser, "exporter.cli.push"),
 }
 _EXPORT = (export_parser, "exporter.cli.export")
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the arguments after `python -m exporter`; by default those of this process.
 
     Returns:
-        The exit status: 0 done, 1 verification failed, 2 wrong use or bad input, 130 interrupted.
+        The exit status: 0 done, 1 verification failed or no advice, 2 wrong use or bad input, 130 interrupted.
     """
     parser, module, rest = command(sys.argv[1:] if arguments is None else arguments)
     return run(module, parser.parse_args(rest))
@@ -52,7 +54,8 @@ def run(module: str, options: argparse.Namespace) -> int:
     # A terminated export cleans up like an interrupted one.
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        importlib.import_module(module).run(options)
+        # None is success; `advise` returns 1 where it chooses nothing.
+        status: int | None = importlib.import_module(module).run(options)
     except ExportError as error:
         _print_error(f"error: {error}")
         return 1 if isinstance(error, VerificationError) else 2
@@ -63,11 +66,12 @@ def run(module: str, options: argparse.Namespace) -> int:
         _print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _print_error("interrupted: nothing was written")
+        is_kept = module == _COMMANDS["advise"][1]
+        _print_error(f"interrupted: {'the same command continues' if is_kept else 'nothing was written'}")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
-    return 0
+    return status or 0
 
 
 def command(arguments: Sequence[str]) -> tuple[Parser, str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ Other commands; python -m exporter COMMAND --help lists their options:
   add DIR       add tasks to an exported folder
   task DIR      make the file of one task, which running services add
   inspect DIR   show what an exported folder contains, what it costs and what it saves
+  advise        measure which drops and fusion members to export, on labelled texts
   push DIR ID   publish an exported folder on the Hugging Face hub, with a model card
 """
 _EXPORT_EPILOG = """\
@@ -96,22 +98,8 @@ def export_parser() -> Parser:
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of an export to a parser of any program."""
-    _add_sources(parser)
-    parser.add_argument(
-        "--head",
-        action="append",
-        default=[],
-        type=_head,
-        metavar="NAME=FILE",
-        help="a linear classifier of the model's embeddings: coefficients of scikit-learn's LogisticRegression (.npz, "
-        ".safetensors); the pooling is that of a sentence-transformers or SetFit folder, or --pooling NAME=…; may be repeated",
-    )
-    parser.add_argument(
-        "--tasks",
-        type=_tasks,
-        metavar="A,B",
-        help="adapters to export, each with a head of the same name, or HEAD=ADAPTER; default: all",
-    )
+    add_sources(parser)
+    add_tasks(parser)
     parser.add_argument(
         "--drop",
         type=_drop,
@@ -200,7 +188,7 @@ def add_parser() -> Parser:
     """Return the parser of the options of `add`."""
     parser = Parser("python -m exporter add", _ADD_DESCRIPTION, _ADD_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder; replaced as a whole or not at all")
-    _add_sources(parser)
+    add_sources(parser)
     _add_report(parser)
     return parser
 
@@ -209,7 +197,7 @@ def task_parser() -> Parser:
     """Return the parser of the options of `task`."""
     parser = Parser("python -m exporter task", _TASK_DESCRIPTION, _TASK_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder, which is only read")
-    _add_sources(parser)
+    add_sources(parser)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="the file to write; an existing file is replaced as a whole"
     )
@@ -228,7 +216,10 @@ def inspect_parser() -> Parser:
     parser = Parser("python -m exporter inspect", _INSPECT_DESCRIPTION, _INSPECT_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder written by an export")
     parser.add_argument(
-        "--shape", type=_shape, metavar="BxL", help="batch x length of the inputs; default 1x128; for images only the batch"
+        "--shape",
+        type=parse_shape,
+        metavar="BxL",
+        help="batch x length of the inputs; default 1x128; for images only the batch",
     )
     parser.add_argument("--drop", type=int, metavar="N", help="variant to show in detail; default: the first in the folder")
     parser.add_argument("--routed", action="store_true", help="show the routed graph, in which each row selects its task")
@@ -262,7 +253,8 @@ def push_parser() -> Parser:
     return parser
 
 
-def _add_sources(parser: argparse.ArgumentParser) -> None:
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a model and its adapters."""
     parser.add_argument(
         "--model",
         metavar="SOURCE",
@@ -291,6 +283,26 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=POOLING",
         help="give embeddings for a PEFT adapter without a head: cls, mean, max, weightedmean, mean_sqrt_len_tokens, "
         "lasttoken, or several as cls+mean; default: that of its sentence-transformers folder, else hidden states; repeatable",
+    )
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name heads and tasks."""
+    parser.add_argument(
+        "--head",
+        action="append",
+        default=[],
+        type=_head,
+        metavar="NAME=FILE",
+        help="a linear classifier of the model's embeddings: coefficients of scikit-learn's LogisticRegression (.npz, "
+        ".safetensors); the pooling is that of a sentence-transformers or SetFit folder, or --pooling NAME=…; may be repeated",
+    )
+    parser.add_argument(
+        "--tasks",
+        type=_tasks,
+        metavar="A,B",
+        help="adapters to export, each with a head of the same name, or HEAD=ADAPTER; names with a comma in double "
+        "quotes; default: all",
     )
 
 
@@ -348,7 +360,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object on standard output")
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Parse BATCHxLENGTH; for images BATCH."""
     try:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
@@ -357,10 +370,10 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _drop(text: str) -> int | list[int] | dict[str, int]:
     if "=" not in text:
-        numbers = [_layers(part) for part in text.split(",")]
+        numbers = [_layers(part) for part in _fields(text)]
         return numbers if len(numbers) > 1 else numbers[0]
     drops: dict[str, int] = {}
-    for part in text.split(","):
+    for part in _fields(text):
         name, equals, number = part.rpartition("=")
         if not equals or not name.strip():
             raise argparse.ArgumentTypeError(f"must be N, N,N or task=N,task=N, found {part.strip()!r}")
@@ -368,6 +381,14 @@ def _drop(text: str) -> int | list[int] | dict[str, int]:
             raise argparse.ArgumentTypeError(f"names the task {name.strip()!r} twice")
         drops[name.strip()] = _layers(number)
     return drops
+
+
+def _fields(text: str) -> list[str]:
+    """Split at commas, except in double quotes: a fusion is called after its members, such as "a,b"."""
+    try:
+        return next(csv.reader([text], skipinitialspace=True, strict=True)) or [""]
+    except csv.Error as error:
+        raise argparse.ArgumentTypeError(f"must have double quotes around whole names only ({error}), found {text!r}") from None
 
 
 def _layers(text: str) -> int:
@@ -378,8 +399,8 @@ def _layers(text: str) -> int:
 
 
 def _tasks(text: str) -> list[str] | dict[str, str]:
-    """A,B as a list; with HEAD=ADAPTER in it, a mapping from the names of heads, and so of tasks, to adapters."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    """Parse A,B to a list; with HEAD=ADAPTER in it, a mapping from the names of heads, and so of tasks, to adapters."""
+    parts = [part.strip() for part in _fields(text) if part.strip()]
     if not any("=" in part for part in parts):
         return parts
     tasks: dict[str, str] = {}

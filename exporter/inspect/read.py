@@ -61,6 +61,18 @@ def inspect_bundle(folder: str | os.PathLike[str], shape: Sequence[int] | None =
     )
 
 
+def count_cells(graph: ir.Graph, shape: tuple[int, int]) -> tuple[Cell, ...]:
+    """Count the operations of a graph that the compiler finished.
+
+    Args:
+        graph: the graph.
+        shape: batch and length of the inputs.
+    """
+    axes = {str(dim.value) for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int)}
+    known = concrete_values(graph, dict.fromkeys(axes, shape[1]) | {BATCH: shape[0]})
+    return tuple(_cells(graph, find_parts(graph, {}), {node: node_cost(node, known) for node in graph}))
+
+
 def _sizes(manifest: Manifest, shape: Sequence[int] | None) -> tuple[dict[str, int], tuple[int, ...]]:
     """Return the sizes of the named axes, and the shape as the user gives it."""
     axes = list(dict.fromkeys(axis for entry in manifest.inputs for axis in entry.axes if axis != BATCH))

@@ -35,6 +35,7 @@ _STATIC: dict[str, HeadType] = {
     "ForAudioClassification": "classification",
     "ForTokenClassification": "tagging",
     "ForQuestionAnswering": "question_answering",
+    "ForQuestionAnsweringSimple": "question_answering",
     "ForMultipleChoice": "multiple_choice",
     "ForMaskedLM": "masked_lm",
     "ForCausalLM": "causal_lm",

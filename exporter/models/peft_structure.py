@@ -32,6 +32,11 @@ def structure(model: Any, name: str, modules: Mapping[str, Any]) -> dict[str, An
     config = model.peft_config[name]
     kind = type_of(config)
     check_type(name, kind)
+    if getattr(config, "sample_at_inference", False):
+        raise ExportError(
+            f"the adapter {name!r} sets sample_at_inference, with which its results are random: set it to False in its "
+            "configuration"
+        )
     described = {path: _module(path, module, name) for path, module in modules.items() if not _is_inner(path, modules)}
     found: dict[str, Any] = {"peft": kind, "modules": described, "projections": _projections(modules.values(), name)}
     if kind in PROMPTS:

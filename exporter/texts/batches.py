@@ -71,7 +71,9 @@ class Calibration:
         }
 
 
-def read_calibration(path: str | Path, tokenizer: Any, inputs: Sequence[str], max_length: int) -> Calibration:
+def read_calibration(
+    path: str | Path, tokenizer: Any, inputs: Sequence[str], max_length: int, limit: int | None = None
+) -> Calibration:
     """Read and encode a calibration file in UTF-8.
 
     .txt: one text per line; blank lines are skipped. .jsonl, .csv (with quotes as in spreadsheets) and .tsv: `text`, or
@@ -84,6 +86,7 @@ def read_calibration(path: str | Path, tokenizer: Any, inputs: Sequence[str], ma
         tokenizer: a fast tokenizer; not needed for scores.
         inputs: the names of the graph's inputs.
         max_length: in tokens; longer texts are truncated as in the runtime.
+        limit: read at most this many texts, evenly spaced in the file, which may be sorted by label; None for all.
 
     Raises:
         ExportError: the file cannot be read, or a line is invalid; the message contains the line number.
@@ -95,6 +98,8 @@ def read_calibration(path: str | Path, tokenizer: Any, inputs: Sequence[str], ma
     if kind == ".json":
         return Calibration(str(path), scores=read_scores(path))
     rows = read_rows(path)
+    if limit is not None and len(rows) > limit:
+        rows = [rows[number * len(rows) // limit] for number in range(limit)]
     tokens, truncated = _encode(path, rows, tokenizer, inputs, max_length)
     return Calibration(
         source=str(path),

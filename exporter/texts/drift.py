@@ -107,7 +107,7 @@ class Comparison:
             ExportError: a label in the file is not in `labels`.
         """
         self._task, self._head = task, head
-        self._expected = _labels(calibration, head, labels)
+        self._expected = label_values(calibration, head, labels)
         self._differences = _Differences(head)
         self._rows: list[int] = []
         self._logits: list[tuple[Array, Array]] = []
@@ -190,24 +190,35 @@ def _metric(head: str, logits: Array, expected: Array) -> float | None:
     return float(np.mean((logits > 0) == expected if head == "multilabel" else logits.argmax(-1) == expected))
 
 
-def _labels(calibration: Calibration, head: str, labels: Sequence[str]) -> Array | None:
-    """The labels as numbers: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 [texts, outputs] for regression."""
+def label_values(calibration: Calibration, head: str, labels: Sequence[str]) -> Array | None:
+    """Return the labels: ids [texts], 0 or 1 [texts, labels] for multi-label, float64 [texts, outputs] for regression.
+
+    None without labels, and for heads that do not predict one label per text.
+
+    Raises:
+        ExportError: a label is not one of the head's; the message contains the line.
+    """
     if calibration.labels is None or head not in ("classification", "regression", "multilabel", "image_classification"):
         return None
     found: list[Any] = []
     for line, label in zip(calibration.lines, calibration.labels, strict=True):
         where = f"{calibration.source}, line {line}"
         if head == "multilabel":
-            ids = [_label_id(one, labels, where) for one in (label if isinstance(label, list) else [label])]
+            ids = [label_id(one, labels, where) for one in (label if isinstance(label, list) else [label])]
             found.append([float(number in ids) for number in range(len(labels))])
         elif head == "regression":
             found.append(_numbers(label, len(labels) or 1, where))
         else:
-            found.append(_label_id(label, labels, where))
+            found.append(label_id(label, labels, where))
     return np.array(found)
 
 
-def _label_id(label: Any, labels: Sequence[str], where: str) -> int:
+def label_id(label: Any, labels: Sequence[str], where: str) -> int:
+    """Return the number of a label, given by its name or number.
+
+    Raises:
+        ExportError: there is no such label.
+    """
     if isinstance(label, str) and label in labels:
         return labels.index(label)
     try:

@@ -18,6 +18,7 @@ from exporter.write.weights_file import WeightsFile
 from runtime.bundle import (
     MODEL,
     WEIGHTS,
+    Floats,
     Manifest,
     ParityRow,
     PassRow,
@@ -106,13 +107,13 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
         processor.save_pretrained(folder)
 
 
-def save_probe(probe: Probe, plan: Plan, parity: Sequence[ParityRow], path: Path) -> ProbeEntry:
+def save_probe(probe: Probe, plan: Plan, rounding: Mapping[str, Mapping[Floats, float]], path: Path) -> ProbeEntry:
     """Write the probe of a graph next to it.
 
     Args:
         probe: inputs and verified logits.
         plan: the plan of the graph.
-        parity: the rows of its verification, from which the tolerance in int8 follows.
+        rounding: in int8, task -> type of floats -> how far rounding moves its logits; empty in other precisions.
         path: the file of the graph.
 
     Returns:
@@ -120,8 +121,10 @@ def save_probe(probe: Probe, plan: Plan, parity: Sequence[ParityRow], path: Path
     """
     name = probe_file(path.name)
     probe.write(path.with_name(name))
-    worst = max((row.max_rel_diff for row in parity), default=plan.atol)
-    return ProbeEntry(name, probe_tolerances(plan.precision, plan.atol, worst))
+    tasks = {task: probe_tolerances(plan.precision, plan.atol, moved) for task, moved in rounding.items()}
+    least = probe_tolerances(plan.precision, plan.atol)
+    largest = {kind: max((own[kind] for own in tasks.values()), default=tolerance) for kind, tolerance in least.items()}
+    return ProbeEntry(name, largest, tasks)
 
 
 def variant_entry(

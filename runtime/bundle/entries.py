@@ -262,7 +262,7 @@ class VariantEntry:
                 yield f"{where}.parity[{index}].task: expected a task of this bundle, found {row.task!r}"
             if not 0 <= row.argmax_agreement <= 1:
                 yield f"{where}.parity[{index}].argmax_agreement: expected 0..1, found {row.argmax_agreement}"
-        yield from self.probe.problems(f"{where}.probe")
+        yield from self.probe.problems(f"{where}.probe", names)
 
 
 def shown(number: int) -> str:

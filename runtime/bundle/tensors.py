@@ -112,5 +112,5 @@ def _array(name: str, entry: Any, data: memoryview) -> Array:
     if not valid or end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name}: expected offsets that fit {code} {shape}, found {[begin, end]}")
     if end > len(data):
-        raise ValueError(f"{name}: expected its weights up to byte {end:,}, found {len(data):,} bytes: the file is cut off")
+        raise ValueError(f"{name}: expected its weights up to byte {end:,}, found {len(data):,} bytes: the file is truncated")
     return np.frombuffer(data[begin:end], dtype).reshape(shape)

@@ -16,9 +16,6 @@ from runtime.ort.cpu_limits import cpu_limits
 from runtime.ort.known_providers import CPU, CUDA, KNOWN, OPENVINO, OTHERS, TENSORRT, TENSORRT_RTX, Provider
 from runtime.ort.providers import AUTO, in_order, installed, remedy
 
-_BUILDS: Final = tuple(
-    dict.fromkeys(("onnxruntime", *(each.package for each in (*KNOWN, *OTHERS) if each.package and each.name != "qnn")))
-)
 _SECONDS: Final = 10  # for nvidia-smi
 
 
@@ -49,18 +46,12 @@ def survey() -> dict[str, Any]:
     """Return the providers that are installed or have a known package, what "auto" takes, and problems of the installation."""
     found = [_examine(each) for each in (*KNOWN, *OTHERS)]
     usable = {each.name for each in found if each.installed and each.problem is None and each.devices != ()}
-    builds = [f"{name} {version}" for name in _BUILDS if (version := plugins.version(name))]
-    problems = []
-    if len(builds) > 1:
-        problems.append(
-            f"{', '.join(builds)} are installed over each other in one folder: uninstall all of them, then install one"
-        )
-    limits = cpu_limits()
+    overlaid, limits = plugins.overlaid(), cpu_limits()
     return {
         "onnxruntime": ort.__version__,
-        "packages": builds,
+        "packages": plugins.builds(),
         "auto": [each.name for each in in_order(AUTO) if each.name in usable],
-        "problems": problems,
+        "problems": [] if overlaid is None else [overlaid],
         "cpu": {"limits": str(limits), "threads": limits.threads or limits.machine or None},
         "providers": [asdict(each) for each in found if each.installed or each.install],
     }
@@ -74,7 +65,7 @@ def described(arguments: Sequence[str]) -> str:
     """
     parser = CommandParser(
         prog="python -m runtime devices",
-        description="List the execution providers, the devices that each sees, what provider auto takes for a portable bundle "
+        description="List the execution providers, the devices that each sees, what provider auto takes for a portable bundle\n"
         "of floats, and what to install for the others.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")

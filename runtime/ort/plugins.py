@@ -14,7 +14,11 @@ from typing import Any, Final
 from runtime.errors import ProviderError
 from runtime.import_ort import ort
 from runtime.options import Options
-from runtime.ort.known_providers import OPENVINO, TENSORRT_RTX, Provider
+from runtime.ort.known_providers import KNOWN, OPENVINO, OTHERS, TENSORRT_RTX, Provider
+
+_BUILDS: Final = tuple(
+    dict.fromkeys(("onnxruntime", *(each.package for each in (*KNOWN, *OTHERS) if each.package and each.name != "qnn")))
+)
 
 _LOCK: Final = threading.Lock()
 _BEST_FIRST: Final = ("NPU", "GPU", "CPU")
@@ -125,12 +129,25 @@ def described(device: Any) -> tuple[str, str]:
     return name, details
 
 
+def builds() -> list[str]:
+    """Return the installed builds of ONNX Runtime, with their versions; each is in the same folder."""
+    return [f"{name} {found}" for name in _BUILDS if (found := version(name))]
+
+
+def overlaid() -> str | None:
+    """Return the message for builds of ONNX Runtime that overwrite each other's files; None for a single one."""
+    if len(found := builds()) < 2:
+        return None
+    return f"{', '.join(found)} are installed over each other in one folder: uninstall all of them, then install one"
+
+
 def failure(provider: Provider, reason: str) -> str:
     """Return the message for a provider that is installed and does not work, in one line."""
     needs = f"{provider.package or 'the provider'} with ONNX Runtime {ort.__version__}"
+    advice = overlaid() or f"check the device, its driver and the libraries that {needs} needs"
     return (
-        f"provider {provider.name}: it is installed but does not work here: {' '.join(reason.split())}; check the device, its "
-        f"driver and the libraries that {needs} needs, or use provider cpu"
+        f"provider {provider.name}: it is installed but does not work here: {' '.join(reason.split())}; {advice}, or use "
+        "provider cpu"
     )
 
 

@@ -180,7 +180,7 @@ def _stored(place: Path, contents: bool) -> BoundFolder | None:
         if any((place / name).lstat().st_size != size for name, (size, _) in record.items()):
             return None
         files.bind({name: sha256 for name, (_, sha256) in record.items()}, contents, links=False)
-    except (OSError, ValueError, TypeError, AttributeError, BundleError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
         return None
     return files
 

@@ -1,6 +1,6 @@
 """Comparison of a provider with the probe of a bundle: logits that the export verified."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,14 +97,15 @@ class ProbeCheck:
             raise ProbeError(
                 f"provider {self.provider.name}: it fails on the probe of the bundle ({graph}): {reason}; {self._other}"
             ) from error
-        tolerance = self._tolerance(variant)
-        rows = tuple(ProbeRow(each.task, variant.drop, graph, _difference(each), tolerance) for each in found)
+        limit = self._limits(variant)
+        rows = tuple(ProbeRow(each.task, variant.drop, graph, _difference(each), limit(each.task)) for each in found)
         if wrong := [row for row in rows if not row.is_right]:
             worst = ", ".join(f"{row.task} by {row.difference:.2g}" for row in wrong[:10])
+            least = min(row.tolerance for row in wrong)
             more = f" and {len(wrong) - 10} more" * (len(wrong) > 10)
             raise ProbeError(
                 f"provider {self.provider.name}: its logits differ from those that the export verified ({graph}, drop "
-                f"{variant.drop}): {worst}{more}, relative to the largest logit; expected less than {tolerance:.2g}; "
+                f"{variant.drop}): {worst}{more}, relative to the largest logit; expected less than {least:.2g}; "
                 f"{self._other}, or accept more with options.probe_tolerance, or any logits with verify=False"
             )
         return rows
@@ -113,11 +114,13 @@ class ProbeCheck:
     def _other(self) -> str:
         return "export the bundle again" if self.provider.name == "cpu" else "use provider cpu"
 
-    def _tolerance(self, variant: VariantEntry) -> float:
-        if self.options.probe_tolerance is not None:
-            return self.options.probe_tolerance
+    def _limits(self, variant: VariantEntry) -> Callable[[str], float]:
+        """Return the function from a task to its tolerance."""
+        if (given := self.options.probe_tolerance) is not None:
+            return lambda _: given
         requested = session_providers(self.provider, self.options, self.manifest, graphs=False)
-        return variant.probe.tolerances[float_type(self.provider, requested, self.options.session_config)]
+        floats = float_type(self.provider, requested, self.options.session_config)
+        return lambda task: variant.probe.tolerance(task, floats)
 
     def _read(self, variant: VariantEntry) -> Probe:
         name = variant.probe.file

@@ -167,8 +167,8 @@ def _merged(ours: dict[str, dict[str, Any]], given: str) -> dict[str, Any]:
     """Add a load_config of the user to ours: what it does not mention, such as the precision, stays as it is."""
     try:
         theirs = json.loads(given)
-    except ValueError as error:
-        raise InputError(f"options.provider_options: load_config: expected JSON, found {given!r}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"options.provider_options: load_config: expected JSON, found {given[:1000]!r}: {error}") from error
     if not isinstance(theirs, dict) or not all(isinstance(each, dict) for each in theirs.values()):
         raise InputError(
             'options.provider_options: load_config: expected the properties of devices, such as {"CPU": {"NUM_STREAMS": "1"}}, '

@@ -44,7 +44,8 @@ def resolve(name: str, manifest: Manifest) -> tuple[Provider, ...]:
         return tuple(in_order(("cpu",) if integers else _ONLY.get(manifest.target, AUTO)))
     wanted = find(name)
     if (found := installed(wanted)) is None:
-        raise ProviderError(f"provider {wanted.name}: the installed ONNX Runtime has only {_available()}; {remedy(wanted)}")
+        advice = plugins.overlaid() or remedy(wanted)
+        raise ProviderError(f"provider {wanted.name}: the installed ONNX Runtime has only {_available()}; {advice}")
     return (found,)
 
 

@@ -180,14 +180,21 @@ def main(arguments: Sequence[str]) -> int:
     add("folder", metavar="DIR", help="folder written by `python -m exporter`")
     add("repository", metavar="REPOSITORY", help="folder of the model repository")
     add("--name", default=TritonOptions.name, help="name of the model; default %(default)s")
-    add("--max-batch", type=int, default=TritonOptions.max_batch, help="maximum rows of a batch; default %(default)s")
+    add(
+        "--max-batch",
+        type=int,
+        metavar="N",
+        default=TritonOptions.max_batch,
+        help="maximum rows of a batch; default %(default)s",
+    )
     add(
         "--queue-microseconds",
         type=int,
+        metavar="N",
         default=TritonOptions.queue_microseconds,
         help="maximum delay while a batch fills; default %(default)s",
     )
-    add("--instances", type=int, default=TritonOptions.instances, help="instances per model; default %(default)s")
+    add("--instances", type=int, metavar="N", default=TritonOptions.instances, help="instances per model; default %(default)s")
     add("--gpu", action="store_true", help="run on a GPU")
     add("--tensorrt", action="store_true", help="accelerate with TensorRT; requires --gpu")
     add("--fp16", action="store_true", help="let TensorRT use float16; requires --tensorrt")

@@ -46,7 +46,9 @@ def write_states(
             np.atleast_1d(np.moveaxis(row[name], places.get(name, 0), 0) if row[name].ndim else row[name]) for row in rows
         ]
         if len({array.shape[1:] for array in arrays}) > 1:
-            raise InputError(f"save(): expected arrays of {name} that differ only in their first axis; save these texts apart")
+            raise InputError(
+                f"save(): expected arrays of {name} that differ only in their first axis; save these texts separately"
+            )
         joined = np.concatenate(arrays)
         if name in names and precision is not None:
             joined = _rounded(joined, name, precision)
@@ -76,7 +78,7 @@ def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], t
     try:
         entries = tuple(decode(StateEntry, each, "states", problems) for each in json.loads(metadata["states"]))
         drop = int(metadata["drop"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged: {error}") from error
     problems += [problem for entry in entries if entry is not None for problem in entry.problems("states")]
     if problems:

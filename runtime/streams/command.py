@@ -38,6 +38,8 @@ def run(predictor: Predictor, tasks: Sequence[str] | None, options: argparse.Nam
         InputError: as for `score`, `opened` and `FileSink`.
     """
     work = work_of(options, tasks)
+    if options.engine is None and Path(options.file).is_dir():
+        raise InputError(f"--file {options.file}: expected a file, found a folder; --engine ray computes the files in it")
     if options.engine is not None:
         return _on_ray(predictor, work, options)
     form = format_of(options.file, options.format, work.columns)
@@ -48,6 +50,9 @@ def run(predictor: Predictor, tasks: Sequence[str] | None, options: argparse.Nam
         _write(predictor, work, options, StreamSink(sys.stdout.buffer, settings))
         return ""
     output = Path(options.output)
+    if output.exists() and not output.is_file() and not output.is_dir():  # such as /dev/null, or a named pipe
+        with output.open("wb") as file:
+            return f"{_write(predictor, work, options, StreamSink(file, settings))} in {output}"
     if _is_same(options.file, output):
         raise InputError(f"--output {output}: is the input; name another file")
     with FileSink(output, settings, options.overwrite) as sink:

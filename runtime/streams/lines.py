@@ -72,6 +72,8 @@ def unpacked(name: str, open_raw: Callable[[], IO[bytes]]) -> Iterator[Input]:
                     yield Input(file, raw, size)  # type: ignore[arg-type]  # GzipFile is no IO[bytes], but reads as one
             else:
                 yield Input(raw, raw, size)
+    except BrokenPipeError:  # of standard output
+        raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"--file {name}: the compressed data are damaged: {error}") from error
     except OSError as error:

@@ -10,7 +10,7 @@ from runtime.streams.records import Columns
 from runtime.streams.score import Work
 from runtime.text.predict_options import PredictOptions
 from runtime.text.text_file import STANDARD_INPUT
-from runtime.text_streams import WINDOW
+from runtime.text.windows import LARGEST
 
 # Options that mean something only with --output, and their defaults
 _ONLY_STREAMS: Final[Mapping[str, object]] = {
@@ -43,7 +43,12 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
     add("--keep", metavar="a,b", help="columns that are copied to the output, such as an id")
     add("--skip-errors", action="store_true", help="write the errors of broken lines to the output and go on")
     add("--overwrite", action="store_true", help="start again if the output exists")
-    add("--window", type=int, metavar="N", help=f"texts that are in memory and batched by length; default {WINDOW:,}")
+    add(
+        "--window",
+        type=int,
+        metavar="N",
+        help=f"texts batched by length together; default: by their time, up to {LARGEST:,}",
+    )
     add("--quiet", action="store_true", help="no progress")
     add(
         "--engine",
@@ -109,7 +114,7 @@ def work_of(options: argparse.Namespace, tasks: Sequence[str] | None) -> Work:
         options.prompt_name,
         columns_of(options),
         options.skip_errors,
-        WINDOW if options.window is None else options.window,
+        options.window,
     )
 
 

@@ -135,7 +135,7 @@ def run(job: Job, actors: int, quiet: bool = False) -> str:
     left = job.source.partitions()
     count = len(left)
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)  # RAY_ADDRESS names a cluster
+        ray.init(log_to_driver=False)  # RAY_ADDRESS names a cluster
     begun = ray.remote(num_cpus=0)(Begun).remote()
     done: list[Mapping[str, Any]] = []
     refused: dict[str, str] = {}

@@ -20,7 +20,7 @@ from runtime.streams.sinks import Done, Sink
 from runtime.text.predict_options import PredictOptions
 from runtime.text.texts import Text
 from runtime.text.windows import Row
-from runtime.text_streams import WINDOW, at_text, stream
+from runtime.text_streams import at_text, stream
 
 _OVERWRITE: Final = "pass --overwrite to start again"
 
@@ -36,7 +36,7 @@ class Work:
         prompt_name: prompt of sentence embeddings; None for the default ones.
         columns: columns that are read.
         skip_errors: write the error of a broken row instead of ending the stream.
-        window: texts that are computed together.
+        window: texts that are computed together; None adapts it.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -45,7 +45,7 @@ class Work:
     prompt_name: str | None = None
     columns: Columns = field(default_factory=Columns)
     skip_errors: bool = False
-    window: int = WINDOW
+    window: int | None = None
 
     def settings(self, manifest: Manifest, form: Format) -> dict[str, Any]:
         """Return what the lines of the output depend on, as JSON: a run with other settings does not continue it."""

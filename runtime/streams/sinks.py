@@ -69,8 +69,13 @@ class StreamSink:
         self.done = Done(settings=settings)
 
     def write(self, line: bytes) -> None:
-        """Write one line."""
-        self._file.write(line)
+        """Write one line. Raises InputError if that is impossible, BrokenPipeError if there is no reader."""
+        try:
+            self._file.write(line)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise InputError(f"--output: cannot be written: {error.strerror or error}") from error
 
     def commit(self, done: Done, force: bool = False) -> None:  # noqa: ARG002 - as of Sink
         """Flush the stream."""

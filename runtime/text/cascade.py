@@ -1,4 +1,4 @@
-"""Cascades: the cheapest variant predicts first, and texts of which it is not sure go on to the next."""
+"""Cascades: the cheapest variant predicts first, and texts whose labels are uncertain go on to the next."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

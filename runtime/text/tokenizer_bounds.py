@@ -102,7 +102,7 @@ def _flat(part: Any, depth: int) -> Iterator[Document]:
         return
     inner = [each for key in _SEQUENCES if isinstance(part.get(key), list) for each in part[key]]
     if depth > _MOST_COMPONENTS:
-        raise UnknownPatternError(f"has more than {_MOST_COMPONENTS} sequences in each other")
+        raise UnknownPatternError(f"has more than {_MOST_COMPONENTS} nested sequences")
     for each in inner:
         yield from _flat(each, depth + 1)
     if not inner:

@@ -1,6 +1,8 @@
 """Windows of a stream: texts are computed some at a time and returned in order, and a text that fails is isolated."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from runtime.errors import AdapterDropError, BundleError, CancelledError, ProviderError
@@ -11,13 +13,39 @@ Row: TypeAlias = dict[str, Prediction]  # task -> prediction, of one text
 Compute: TypeAlias = Callable[[Sequence[Text]], Mapping[str, Sequence[Prediction]]]
 Check: TypeAlias = Callable[[Sequence[Text]], object]
 
+LARGEST: Final = 4_096  # texts of a window; larger ones are no faster
+_FIRST: Final = 256
+_SECONDS: Final = (2.0, 8.0)  # a window that takes less or more is followed by one of another size
 _CHARACTERS: Final = 4_000_000  # of the texts of a window, so that long texts do not fill the memory
 # Errors that every text would have: they end the stream
 _OF_ALL: Final = (BundleError, CancelledError, ProviderError)
 
 
+@dataclass
+class _Size:
+    """The number of texts of the next window: few of a slow model, so that results come, and progress is kept, in seconds.
+
+    Attributes:
+        now: this number.
+        adapts: whether it changes with the time of the windows.
+    """
+
+    now: int
+    adapts: bool
+
+    def after(self, texts: int, seconds: float) -> None:
+        """Take note of how long a window took."""
+        least, most = _SECONDS
+        if not self.adapts or texts < self.now:
+            return
+        if seconds < least:
+            self.now = min(LARGEST, 2 * self.now)
+        elif seconds > most:
+            self.now = max(1, self.now // 2)
+
+
 def outcomes(
-    items: Iterable[Text | AdapterDropError], compute: Compute, check: Check, window: int
+    items: Iterable[Text | AdapterDropError], compute: Compute, check: Check, window: int | None
 ) -> Iterator[Row | AdapterDropError]:
     """Compute a stream of texts.
 
@@ -25,7 +53,8 @@ def outcomes(
         items: the texts; an error stands for a text that could not be read, and is its outcome.
         compute: function that computes a list of texts. It raises if one of them is invalid or fails.
         check: function that raises if one of a list of texts is invalid. It costs less than `compute`.
-        window: maximum number of texts that are computed, and held in memory, together.
+        window: number of texts that are computed, and held in memory, together. None begins with 256 and goes up to LARGEST, as
+            long as a window takes a few seconds.
 
     Yields:
         For each item in order, the predictions by task, or the error.
@@ -35,20 +64,23 @@ def outcomes(
         CancelledError: as of `compute`.
         ProviderError: as of `compute`.
     """
-    for part in _windows(items, window):
+    size = _Size(_FIRST, adapts=True) if window is None else _Size(window, adapts=False)
+    for part in _windows(items, size):
         texts = [item for item in part if not isinstance(item, AdapterDropError)]
+        started = time.monotonic()
         computed = iter(_isolated(texts, compute, check) if texts else ())
+        size.after(len(part), time.monotonic() - started)
         for item in part:
             yield item if isinstance(item, AdapterDropError) else next(computed)
 
 
-def _windows(items: Iterable[Text | AdapterDropError], most: int) -> Iterator[list[Text | AdapterDropError]]:
+def _windows(items: Iterable[Text | AdapterDropError], most: _Size) -> Iterator[list[Text | AdapterDropError]]:
     part: list[Text | AdapterDropError] = []
-    size = 0
+    size = 0  # characters
     for item in items:
         part.append(item)
         size += _characters(item)
-        if len(part) >= most or size >= _CHARACTERS:
+        if len(part) >= most.now or size >= _CHARACTERS:
             yield part
             part, size = [], 0
     if part:

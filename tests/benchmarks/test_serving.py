@@ -6,14 +6,17 @@ import asyncio
 import dataclasses
 import json
 import subprocess
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.serving import __main__ as command
 from benchmarks.serving.candidates import CANDIDATES
+from benchmarks.serving.machine_load import OtherProcesses
 from benchmarks.serving.memory import peak_mb, reset_peak
 from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
@@ -135,17 +138,17 @@ def test_a_candidate_that_fails_is_a_row_with_a_reason(tmp_path: Path, monkeypat
 
 
 def test_tables_and_plots_show_each_objective(tmp_path: Path) -> None:
-    points = [Point(load, 40, [1.0, 1.0], 5.0, 9.0 + load, stopped=False) for load in (0.0, 8.0, 10.0)]
+    points = [Point(load, 40, [1.0, 1.0], 5.0, 9.0 + load, stopped=False, cpu_ms=7.5) for load in (0.0, 8.0, 10.0)]
     head = {"objectives": [50.0, 200.0], "model": {"title": "a model"}, "machine": {"threads": 2}}
     files = Row("files", 64, 1, 0.0, [None, 9.5], 4000.0, 0.0, points, {"files_open": 8, "mb_of_all_files": 32_000.0})
     ours = Row("ours", 64, 1, 0.5, [12.0, 40.0], 700.0, 0.0, points, {})
     results = Results(head, (files, ours, dataclasses.replace(ours, repeats=0.0)))
     table = markdown(results).split("\n\n")
     assert table[0].splitlines() == [
-        "| requests/s, 95 % within 50 ms | 64 tasks | 64 tasks, 50 % repeated | memory, 64 tasks |",
-        "| --- | ---: | ---: | ---: |",
-        "| ours, slots | 12 | 12 | 0.70 GB |",
-        "| one ONNX file per task, ORTModel | none |  | 32.00 GB (computed from 8 files) |",
+        "| requests/s, 95 % within 50 ms | 64 tasks | 64 tasks, 50 % repeated | CPU per request, 64 tasks | memory, 64 tasks |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| ours, slots | 12 | 12 | 7.5 ms | 0.70 GB |",
+        "| one ONNX file per task, ORTModel | none |  | 7.5 ms | 32.00 GB (computed from 8 files) |",
     ]
     assert "| one ONNX file per task, ORTModel | 9.5 |" in table[1]
     write(tmp_path / "serving-x-20260101.jsonl", results)
@@ -169,6 +172,19 @@ def test_wrong_use_is_refused(
     with pytest.raises(SystemExit, match="2"):
         command.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_the_load_of_other_processes_is_theirs() -> None:
+    others = OtherProcesses()
+    ends = time.process_time() + 0.3
+    while time.process_time() < ends:
+        pass
+    assert 0 <= others.cores() <= (psutil.cpu_count() or 1)
+    point = Point(1.0, 40, [1.0], 1.0, 2.0, stopped=False, others=1.25)
+    row = Row("ours", 64, 1, 0.0, [1.0], 100.0, 0.0, [point], {})
+    assert markdown(Results({"objectives": [50.0]}, (row,))).endswith(
+        "Other processes used up to 1.2 cores during a measurement."
+    )
 
 
 def test_keys_of_candidates_are_their_names() -> None:

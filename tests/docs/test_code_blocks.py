@@ -109,7 +109,7 @@ def test_a_block_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for package in re.findall(r"^(?:from|import) (datasets|pandas)\b", block.text, flags=re.MULTILINE):
+    for package in re.findall(r"^(?:from|import) (datasets|opentelemetry\.sdk|pandas)\b", block.text, flags=re.MULTILINE):
         pytest.importorskip(package, reason=f"needs {package}, which the extra `test` installs")
     monkeypatch.chdir(tmp_path)
     if "export" in block.text:

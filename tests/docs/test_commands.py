@@ -62,6 +62,18 @@ NOT_RUN = {
     "python -m runtime onnx --file texts --tasks news_topic --skip-errors --output topics --engine ray --actors 4": (
         "needs a folder and Ray; tests/runtime/streams/test_ray_engine.py has it"
     ),
+    "pip install '.[cpu,fastapi]'": "installs packages",
+    "python examples/serving/server.py onnx --port 8000": "tests/examples/test_serving.py starts it",
+    """curl http://127.0.0.1:8000/predict -d '{"texts": ["The new phone is fast."], "tasks": ["news_topic"]}'""": (
+        "needs a server; tests/examples/test_serving.py sends the same"
+    ),
+    (
+        """curl http://127.0.0.1:8000/v2/models/adapterdrop/infer -d '{"inputs": [{"name": "text", "shape": [1], """
+        """"datatype": "BYTES", "data": ["a text"]}], "outputs": [{"name": "news_topic"}]}'"""
+    ): "the same",
+    "python examples/serving/litserve_app.py onnx --port 8000": "tests/examples/test_serving.py starts it",
+    "docker build -f examples/serving/Dockerfile -t adapterdrop .": "builds an image",
+    "docker compose -f examples/serving/compose.yaml up": "starts containers",
     "serve run … max_texts=100": "needs Ray; tests/runtime/serving tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs OpenVINO, a plug-in of ONNX Runtime"
@@ -78,8 +90,14 @@ NOT_RUN = {
         "needs packages of npm; tests/examples/test_javascript.py runs it"
     ),
     "python -m exporter push": "names a command without its folder",
+    "python -m exporter advise": "names a command without its texts",
+    "python -m exporter advise --evaluation movie_sentiment=texts/movie_sentiment.jsonl --evaluation "
+    "news_topic=texts/news_topic.jsonl --evaluation word_usage=texts/word_usage.jsonl --max-loss 3%": "the same, for minutes",
+    "python -m exporter advise --model my-model --evaluation sst2=sst2.jsonl --evaluation mnli=mnli.jsonl --max-loss 2% "
+    "--shape 1x64": "measures for minutes; tests/exporter/advise runs it",
     "python -m benchmarks suite": "names a command without its folder",
     "python -m training.quality": "names a program that trains for hours",
+    "python -m training.quality.evaluate": "names a command without its folder",
     "python -m runtime triton": "names a command without its folder",
     "python -m runtime compile onnx --provider openvino": "needs OpenVINO; tests/runtime/ort/test_compiled.py has a stand-in",
     "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs a part of a minute",
@@ -110,6 +128,7 @@ def _program(module: str) -> Callable[[Sequence[str]], object]:
         "runtime": "runtime.__main__",
         "benchmarks": "benchmarks.cli",
         "training": "training.__main__",
+        "training.quality": "training.quality.__main__",
         "tests.fuzz": "tests.fuzz.__main__",
     }.get(module, module)
     main = importlib.import_module(name).main

@@ -13,6 +13,8 @@ import pytest
 from benchmarks import fusion, growth_model, paper, paper_tables, peft_tasks, results_page, routed, states
 from benchmarks.markdown_tables import shares, table
 from benchmarks.results_file import read_rows
+from benchmarks.serving.tables import markdown as load_test_table
+from benchmarks.serving.tables import read as read_load_test
 from runtime.options import KERNELS
 from tests.helpers.pages import ROOT, text_of
 
@@ -46,6 +48,7 @@ def test_the_measured_tables_are_those_of_the_results_files() -> None:
     assert states.markdown(kept) in text_of("docs/trunk_states.md")
     growth = read_rows(_results("docs/benchmarks.md", "growth"), growth_model.Row)
     assert growth_model.markdown(growth) in text_of("docs/benchmarks.md")
+    assert load_test_table(read_load_test(_results("docs/benchmarks.md", "serving-small"))) in text_of("docs/benchmarks.md")
     tasks = read_rows(_results("docs/benchmarks.md", "peft-tasks"), peft_tasks.Row)
     assert peft_tasks.markdown(tasks) in text_of("docs/benchmarks.md")
 
@@ -213,7 +216,7 @@ def test_the_forms_of_int8_are_those_of_the_results() -> None:
     for row in found["forms"]:
         changed, mean = row["labels_other_than_fp32"], row["mean_abs_from_fp32"]
         own = ["as the first"] * 2 if changed is None else [str(changed), f"{mean:.3f}"]
-        exact = "exact" if row["largest_error_without_vnni"] == 0 else "cut off"
+        exact = "exact" if row["largest_error_without_vnni"] == 0 else "saturates"
         assert "| " + " | ".join([row["form"], *own, f"{row['product_ms']:.1f} ms", exact]) + " |" in text.replace("**", "")
     for row in found["compared"]:
         shown = f"{row['labels_that_differ']} | {row['median_difference']:.3f}, {row['largest_difference']:.2f}"
@@ -222,6 +225,41 @@ def test_the_forms_of_int8_are_those_of_the_results() -> None:
     assert f"by {first:.2f} (median of the largest difference per task), the form that is written by {written:.2f}" in (
         _spoken("docs/precision.md")
     )
+
+
+def test_the_operators_of_int8_are_those_of_the_results() -> None:
+    found = json.loads(_results("docs/precision.md", "int8-operators").read_text(encoding="utf-8"))
+    text, shapes = text_of("docs/precision.md").replace("**", ""), ("1x128", "4x128")
+    for shown, names in (
+        ("products (MatMulIntegerToFloat)", ("MatMulIntegerToFloat",)),
+        (
+            "ranges and quantization (ReduceMax, ReduceMin, Div, QuantizeLinear)",
+            ("ReduceMax", "ReduceMin", "Div", "QuantizeLinear"),
+        ),
+        ("scales of rows, biases, residuals (Mul, Add)", ("Mul", "Add")),
+        ("attention", ("MultiHeadAttention",)),
+        ("BiasGelu", ("BiasGelu",)),
+        ("LayerNormalization", ("LayerNormalization",)),
+    ):
+        times = [found["operators_ms"][shape] for shape in shapes]
+        shares = [f"{100 * sum(own[name] for name in names) / own['total']:.0f} %" for own in times]
+        assert f"| {shown} | {shares[0]} | {shares[1]} |" in text
+    for row in found["forms"]["rows"]:
+        assert f"| {row['form']} | {row['1x128']:.2f} | {row['4x128']:.2f} |" in text
+    products = found["products_ms"]["rows"]
+    rows, along = products["a range for each row"], products["a range for each row, QuantizeLinear along rows"]
+    assert f"takes {along:.0f} ms instead of {rows:.0f} ms" in _spoken("docs/precision.md")
+    assert f"by itself, {products['MatMulNBits, 8 bits, blocks of 256']:.0f} ms" in _spoken("docs/precision.md")
+    pages = [statistics.median(with_ / without for without, with_ in found["huge_pages"][shape]) for shape in shapes]
+    assert "takes {:.2f} and {:.2f} of the CPU time".format(*pages) in _spoken("docs/precision.md")
+
+
+def test_the_plug_in_of_openvino_is_as_fast_as_its_results() -> None:
+    rows = json.loads(_results("docs/runtime.md", "openvino-plugin").read_text(encoding="utf-8"))["rows"]
+    ratios = [row["median_of_ratios"] for row in rows]
+    cpu = [row["least_cpu_ms"][0] / row["least_cpu_ms"][1] for row in rows]
+    assert f"took {min(ratios):.2f} to {max(ratios):.2f} times as long" in _spoken("docs/runtime.md")
+    assert f"{min(cpu):.2f} to {max(cpu):.2f} times the CPU time" in _spoken("docs/runtime.md")
 
 
 def test_the_kernels_of_openvino_are_those_of_the_results() -> None:
@@ -244,7 +282,7 @@ def test_the_figures_of_hot_tasks_are_those_of_the_results() -> None:
     assert "takes {:.2f} times (1 x 32) and {:.2f} times (8 x 32)".format(*(each["ratio"] for each in graphs)) in text
     assert f"`add_task` takes {found['add_task_ms']['median']:.1f} ms (a file of {found['file_mb']:.1f} MB)" in text
     quiet, busy = ((calls[f"{kind}median_ms"], calls[f"{kind}largest_ms"]) for kind in ("quiet_", ""))
-    assert "takes {:.0f} ms without changes, at most {:.0f} ms".format(*quiet) in text
-    assert "50 ms, {:.0f} ms, at most {:.0f} ms".format(*busy) in text
+    assert "takes {:.0f} ms without changes ({:.0f} ms at most)".format(*quiet) in text
+    assert "and {:.0f} ms ({:.0f} ms at most) while another thread".format(*busy) in text
     assert f"takes {found['memory']['ratio']:.2f} times the memory" in text
-    assert f"a look-up takes {seen['many_us']:.1f} µs, with ten {seen['few_us']:.1f} µs" in text
+    assert f"look-up takes {seen['many_us']:.1f} µs with 10,000 tasks, and {seen['few_us']:.1f} µs with ten" in text

@@ -229,7 +229,7 @@ def test_a_slow_tokenizer_is_converted_or_refused(tmp_path: Path) -> None:
     from exporter.example import trunk_folder
 
     model = tiny_model({"a": ("seq_bn", "2")})
-    with pytest.raises(ExportError, match="is a CanineTokenizer, of which transformers has no fast form"):
+    with pytest.raises(ExportError, match="is a CanineTokenizer, for which transformers has no fast form"):
         export(model, CanineTokenizer(), output=tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
     slow = BertTokenizer(str(trunk_folder() / "vocab.txt"))

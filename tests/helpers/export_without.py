@@ -41,10 +41,11 @@ class Hiding:
 
 
 def _import_all(hidden: str) -> int:
-    """Import the modules of exporter, without those of the hidden library's family."""
+    """Import the modules of exporter, without those of the hidden library's family and Optimum's command."""
     count = 0
     for module in pkgutil.walk_packages(exporter.__path__, "exporter."):
-        if not module.name.endswith("__main__") and not (hidden == "adapters" and ".adapterhub" in module.name):
+        other = "__main__", "optimum_command"  # Optimum, which reads that file, may not be installed
+        if not module.name.endswith(other) and not (hidden == "adapters" and ".adapterhub" in module.name):
             importlib.import_module(module.name)
             count += 1
     return count

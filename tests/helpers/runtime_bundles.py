@@ -49,7 +49,7 @@ def variant(tasks: tuple[TaskEntry, ...], drop: int = 5, model: str = MODEL) -> 
     drops = {task.name: LAYERS if task.name == "stars" else drop for task in tasks}
     layers = {name: TaskLayers(each, tuple(range(each))) for name, each in drops.items()}
     rows = (ParityRow(tasks[0].name, 1, 7, 1e-7, 1e-6, 1.0, 1e-4),)
-    return VariantEntry(drop, model, "", layers, rows, (), ProbeEntry(probe_file(MODEL), probe_tolerances("fp32", 1e-4, 0)))
+    return VariantEntry(drop, model, "", layers, rows, (), ProbeEntry(probe_file(MODEL), probe_tolerances("fp32", 1e-4)))
 
 
 def entry(name: str, *shape: str, limit: int, dtype: InputType = "int64") -> InputEntry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import zipfile
@@ -10,56 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
-from exporter.example import trunk_folder as example_folder
-from tests.helpers.tiny_models import tokenizer
-from training.corpora import READERS, Example, Splits
+from tests.helpers.tiny_quality import TASK, train_all
 from training.quality import __main__ as command
-from training.quality import methods
 from training.quality import mpnet as mpnet_module
 from training.quality.mpnet import load_trunk
 from training.quality.train import RESULT, Piece, freeze_in_bf16, train
-
-TASK = "news_topic"
-
-
-@pytest.fixture
-def trunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six layers, of which specialised adapters leave out five; a task of two labels and four steps."""
-    words = tokenizer()
-    config = MPNetConfig(
-        num_hidden_layers=6,
-        hidden_size=32,
-        num_attention_heads=4,
-        intermediate_size=64,
-        vocab_size=len(words),
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(0)
-    folder = tmp_path / "trunk"
-    MPNetModel(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(example_folder(), model_input_names=["input_ids", "attention_mask"]).save_pretrained(folder)
-    examples = [Example(f"the {'good' if n % 2 else 'bad'} text {n}", "xy"[n % 2], str(n)) for n in range(40)]
-    monkeypatch.setitem(READERS, TASK, lambda _: Splits(examples[:32], examples[32:]))
-    small = dataclasses.replace(methods.QUALITY_TASKS[TASK], steps=4, batch_size=8)
-    monkeypatch.setitem(methods.QUALITY_TASKS, TASK, small)
-    monkeypatch.setattr(command, "trunk_folder", lambda _: folder)
-    monkeypatch.setattr(command, "corpora", lambda cache: cache)
-    return folder
-
-
-def _command(out: Path, *more: str) -> int:
-    return command.main(["--out", str(out), "--cache", str(out.parent), "--tasks", TASK, "--seeds", "1", *more])
 
 
 def test_every_method_is_trained_once(
     tmp_path: Path, trunk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    assert _command(out, "--limit-seconds", "-1") == 0
+    assert train_all(out, "--limit-seconds", "-1") == 0
     assert "4 of 4 adapters are left; run the same command again" in capsys.readouterr().out
-    assert _command(out) == 0
+    assert train_all(out) == 0
     found = {row["method"]: row for row in (json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}")))}
     assert list(found) == ["robust", "shared", "specialised", "standard"]
     whole = found["standard"]["parameters"]
@@ -72,7 +36,7 @@ def test_every_method_is_trained_once(
 
     # Nothing is trained twice.
     monkeypatch.setattr(command, "train", lambda *_: pytest.fail("trained again"))
-    assert _command(out) == 0
+    assert train_all(out) == 0
 
 
 def test_the_frozen_trunk_in_bf16_is_what_is_trained_on(tmp_path: Path, trunk: Path) -> None:

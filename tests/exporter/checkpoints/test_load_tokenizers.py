@@ -151,7 +151,7 @@ def test_a_missing_package_is_named(tmp_path: Path, saved: Path, monkeypatch: py
 @pytest.mark.parametrize("kind", ["PhobertTokenizer", "BertweetTokenizer"])
 def test_a_tokenizer_that_is_only_slow(tmp_path: Path, saved: Path, kind: str) -> None:
     folder = _with(saved, tmp_path / "model", {"tokenizer_class": kind}, vocab_txt="the 3\n", bpe_codes="t h 3\nth e</w> 2\n")
-    assert_refused(f"is a {kind}, of which transformers has no fast form: .*--no-tokenizer.*tokenizer=False", folder)
+    assert_refused(f"is a {kind}, for which transformers has no fast form: .*--no-tokenizer.*tokenizer=False", folder)
     output = _exported(folder, tmp_path / "onnx", "--no-tokenizer")
     assert not list(output.glob("*token*"))
     assert "array" in run_lines(next_step(output), tmp_path)
@@ -164,7 +164,7 @@ def test_a_tokenizer_that_is_only_slow(tmp_path: Path, saved: Path, kind: str) -
         ({"tokenizer_class": "RobertaTokenizer"}, None, "has no vocabulary"),
         ({}, None, "has no vocabulary"),
         (None, "special_tokens_map.json", "has no vocabulary"),
-        ({"tokenizer_class": "CanineTokenizer"}, None, "is a CanineTokenizer, of which transformers has no fast form"),
+        ({"tokenizer_class": "CanineTokenizer"}, None, "is a CanineTokenizer, for which transformers has no fast form"),
         (
             {"tokenizer_class": "CodeTokenizer", "auto_map": {"AutoTokenizer": ["code.CodeTokenizer", None]}},
             None,

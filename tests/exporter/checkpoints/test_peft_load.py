@@ -23,7 +23,7 @@ from exporter.errors import ExportError
 from exporter.models.peft import structure_of
 from exporter.models.peft_structure import label_count
 from tests.helpers.tiny_models import assert_parity, inputs
-from tests.helpers.tiny_peft import METHODS, TARGETS, answer, config, peft_model, tuned_model
+from tests.helpers.tiny_peft import METHODS, TARGETS, answer, config, peft_model, scramble, tuned_model
 
 SAFE, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 LORA: dict[str, Any] = {"task_type": "SEQ_CLS", "r": 4, "target_modules": ["query"]}
@@ -234,10 +234,10 @@ def test_adapters_and_bases_that_do_not_go_together(tmp_path: Path, monkeypatch:
         load_peft(BertForTokenClassification(config()), {"a": lora})
     with pytest.raises(ExportError, match="already contains PEFT adapters"):
         load_peft(peft_model(peft.LoraConfig(**LORA), ["a"]).get_base_model(), {"b": lora})
-    with pytest.raises(ExportError, match=r"lacks 1 weights .*first 'bert.pooler.dense.weight'"):
+    with pytest.raises(ExportError, match=r"lacks 1 weights .*first 'bert.pooler.dense.weight': .* 'pooler' in modules_to"):
         load_peft(base(), {"a": lora}, missing=["bert.pooler.dense.weight", "classifier.weight"])
     headless = saved(tmp_path / "2", peft.LoraConfig(r=4, target_modules=TARGETS))
-    with pytest.raises(ExportError, match="some adapter does not have"):
+    with pytest.raises(ExportError, match="1 weights that the adapter 'b' does not have"):
         load_peft(base(), {"a": lora, "b": headless}, missing=["classifier.weight"])
     with pytest.raises(ExportError, match="no PEFT adapter was given"):
         load_peft(base(), {})
@@ -261,6 +261,25 @@ def test_adapters_that_wrap_different_modules(tmp_path: Path) -> None:
         name: saved(tmp_path / name, peft.LoraConfig(**{**LORA, **own}), seed)
         for seed, (name, own) in enumerate(settings.items())
     }
+    model = load_peft(base(), sources)
+    for name, folder in sources.items():
+        assert_loaded(model.part(name), name, folder)
+
+
+def test_settings_that_a_layer_has_once(tmp_path: Path) -> None:
+    miss: dict[str, Any] = {**LORA, "target_modules": TARGETS}
+    ia3: dict[str, Any] = {"task_type": "SEQ_CLS", "target_modules": ["key", "output.dense"]}
+    settings = {
+        "plain": peft.MissConfig(**miss),
+        "bat": peft.MissConfig(**miss, init_weights="bat"),
+        "mini": peft.MissConfig(**miss, init_weights="mini", mini_r=8),
+        "results": peft.IA3Config(**ia3, feedforward_modules=[]),
+        "inputs": peft.IA3Config(**ia3, feedforward_modules=["output.dense"]),
+    }
+    sources = {}
+    for name, own in settings.items():
+        scramble(peft.get_peft_model(base(), own), "miss_block").save_pretrained(tmp_path / name)
+        sources[name] = tmp_path / name
     model = load_peft(base(), sources)
     for name, folder in sources.items():
         assert_loaded(model.part(name), name, folder)

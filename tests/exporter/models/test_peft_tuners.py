@@ -32,7 +32,7 @@ from runtime.bundle import InputEntry
 from tests.exporter.models.test_peft_models import reference, task
 from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_models import assert_parity, inputs
-from tests.helpers.tiny_peft import TRANSFORMERS_5, TUNERS, answer, config, peft_model, scramble, tuned_model
+from tests.helpers.tiny_peft import TRANSFORMERS_5, TUNERS, answer, config, peft_model, scramble, tuned_model, tuner
 
 KINDS = [kind.value for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING]
 # Some types and the form of their layers: a weight per adapter, or the layer's own weight and two factors.
@@ -217,6 +217,12 @@ def test_factors_of_low_rank() -> None:
 def test_types_without_a_static_graph(kind: str) -> None:
     model = types.SimpleNamespace(peft_config={"a": types.SimpleNamespace(peft_type=kind)})
     with pytest.raises(ExportError, match=f"the adapter 'a' has the PEFT type {kind}, which has no static graph"):
+        structure(model, "a", {})
+
+
+def test_an_adapter_with_random_results() -> None:
+    model = types.SimpleNamespace(peft_config={"a": tuner("PVERA", sample_at_inference=True)})
+    with pytest.raises(ExportError, match="the adapter 'a' sets sample_at_inference, with which its results are random"):
         structure(model, "a", {})
 
 

@@ -74,6 +74,10 @@ def _link(place: Path) -> None:
     (place / "weights.bin").symlink_to(place.parent.parent / "weights.bin")
 
 
+def _deep_record(place: Path) -> None:
+    (place / "files.json").write_text("[" * 100_000)
+
+
 def _linked_folder(place: Path) -> None:
     place.rename(place.parent.parent / "elsewhere")
     place.symlink_to(place.parent.parent / "elsewhere")
@@ -85,7 +89,7 @@ def _file(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [_truncate, _flip, _graph, _record, _empty_record, _no_record, _more, _link, _linked_folder, _file]
+    "harm", [_truncate, _flip, _graph, _record, _deep_record, _empty_record, _no_record, _more, _link, _linked_folder, _file]
 )
 def test_a_broken_cache_is_made_again(bundle: Path, tmp_path: Path, harm: Callable[[Path], None]) -> None:
     load(bundle, tmp_path)

@@ -17,7 +17,7 @@ import runtime
 from exporter.errors import ExportError
 from exporter.write.replaceable import check_replaceable
 from runtime import OpenVINOOptions, Options
-from runtime import compile as ahead
+from runtime import compile_ahead as ahead
 from runtime.__main__ import main
 from runtime.bundle import MODEL, Manifest, digest
 from runtime.bundle.compiled_entry import RECORD

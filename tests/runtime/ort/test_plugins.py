@@ -295,9 +295,12 @@ def test_cuda_without_a_gpu_is_not_what_auto_takes(stand: Stand, monkeypatch: py
         assert "\ncuda          sees no device (ONNX Runtime)\n" in described([])
 
 
-def test_builds_over_each_other_are_a_problem(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builds_over_each_other_are_a_problem(bundle: Path, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "version", lambda package: "1" if package in ("onnxruntime", "onnxruntime-gpu") else None)
     assert "problem: onnxruntime 1, onnxruntime-gpu 1 are installed over each other" in described([])
+    with pytest.raises(runtime.ProviderError, match=r"^provider cann: .*onnxruntime-gpu 1 are installed over each other"):
+        resolve("cann", read_manifest(bundle))
+    assert "onnxruntime-gpu 1 are installed over each other" in plugins.failure(find("cuda"), "no such file")
 
 
 @pytest.mark.parametrize("name", ["openvino", "webgpu", "tensorrt-rtx"])

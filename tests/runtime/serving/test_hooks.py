@@ -72,3 +72,24 @@ def test_a_cancellation_ends_many_calls_and_leaves_others_alone(predictor: runti
         cancellation.cancel()
         assert [future.result(timeout=20) for future in calls] == ["answered", *["cancelled"] * 3]
     assert not cancellation._runs
+
+
+def test_a_span_of_opentelemetry_is_a_hook(bundle: Path) -> None:
+    reason = "needs opentelemetry-sdk, which the extra `test` installs"
+    sdk = pytest.importorskip("opentelemetry.sdk.trace", reason=reason)
+    export = pytest.importorskip("opentelemetry.sdk.trace.export", reason=reason)
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter", reason=reason).InMemorySpanExporter()
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(memory))
+    tracer = provider.get_tracer("test")
+    hook = lambda run: tracer.start_as_current_span("run", attributes={"rows": run.rows, "tasks": run.tasks})  # noqa: E731
+    loaded = runtime.load(bundle, provider="cpu", threads=1, hooks=[hook])
+    loaded.predict(["a", "b"], ["topic"])
+    cancellation = runtime.Cancellation()
+    cancellation.cancel()
+    with pytest.raises(runtime.CancelledError):
+        loaded.run(feeds(2, 5), cancel=cancellation)
+    done, failed = memory.get_finished_spans()
+    assert dict(done.attributes) == {"rows": 2, "tasks": ("topic",)}
+    assert done.status.is_ok or done.status.is_unset
+    assert failed.events[0].attributes["exception.type"].endswith("CancelledError")

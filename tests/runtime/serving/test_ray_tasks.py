@@ -16,7 +16,7 @@ import pytest
 
 import runtime
 from exporter import export, task
-from tests.helpers.tiny_models import tiny_model, tokenizer
+from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 
 serve = pytest.importorskip("ray.serve", reason="needs ray[serve], which the extra `test` installs")
 ray = pytest.importorskip("ray")
@@ -32,9 +32,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("ray-tasks")
     files = place / "files"
     files.mkdir()
-    export(tiny_model(TASKS), tokenizer(), tasks=["topic"], drop=1, slots=2, output=place / "onnx")
+    config = bert_config(len(tokenizer()))
+    export(tiny_model(TASKS, config), tokenizer(), tasks=["topic"], drop=1, slots=2, output=place / "onnx")
     for name in list(TASKS)[1:]:
-        model = tiny_model(TASKS)
+        model = tiny_model(TASKS, config)
         for other in TASKS.keys() - {name}:
             model.delete_adapter(other)
             model.delete_head(other)

@@ -14,6 +14,7 @@ import pytest
 
 import runtime
 from runtime.bundle import TaskEntry, read_manifest
+from runtime.text import windows
 from tests.helpers.runtime_bundles import keep_tasks, write_bundle
 
 TEXTS = ["one", "two words", "a b c d e f g", ("a", "pair"), "", "Zoë 東京"] * 3
@@ -49,6 +50,20 @@ def test_texts_are_read_a_window_at_a_time(predictor: runtime.Predictor) -> None
     for index, _ in enumerate(predictor.predict_iter(("word " * 190_000 for _ in range(9)), ["topic"], truncate=True)):
         size = index
     assert size == 8
+
+
+def test_windows_of_a_slow_model_are_short(predictor: runtime.Predictor) -> None:
+    """A window grows while it takes less than two seconds, and shrinks if it takes more than eight."""
+    size = windows._Size(64, adapts=True)
+    for texts, seconds, expected in ((64, 0.1, 128), (128, 3.0, 128), (60, 0.1, 128), (128, 9.0, 64), (64, 9.0, 32)):
+        size.after(texts, seconds)
+        assert size.now == expected
+    for _ in range(20):
+        size.after(size.now, 0.0)
+    assert size.now == windows.LARGEST
+    source = iter(["a text"] * 1_000)
+    next(predictor.predict_iter(source, ["topic"]))
+    assert len(list(source)) == 1_000 - 256
 
 
 def test_a_text_that_fails_ends_the_stream_with_its_number(predictor: runtime.Predictor) -> None:
@@ -107,7 +122,7 @@ def test_an_error_of_all_texts_ends_the_stream(predictor: runtime.Predictor, mon
         ({"texts": "a text"}, r"expected an iterable of texts, found str; pass \[text\]"),
         ({"texts": [], "tasks": ["mood"]}, "found 'mood'"),
         ({"texts": [], "drop": 3}, "found 3"),
-        ({"texts": [], "window": 0}, "window: expected a positive number of texts, found 0"),
+        ({"texts": [], "window": 0}, "window: expected a positive number of texts or None, found 0"),
         ({"texts": [], "top_k": 0}, "top_k: expected a positive integer"),
         ({"texts": [], "prompt_name": "query"}, "none of the tasks is a sentence embedding"),
     ],

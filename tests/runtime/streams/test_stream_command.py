@@ -254,6 +254,38 @@ def test_an_output_that_was_cut_is_refused(bundle: Path, tmp_path: Path, capsys:
     assert "out.jsonl: is missing, but out.jsonl.resume is there" in capsys.readouterr().err
 
 
+def test_a_reader_that_has_enough_is_no_error(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(20_000), encoding="utf-8")
+    arguments = [
+        str(bundle),
+        "--threads",
+        "1",
+        "--tasks",
+        "topic",
+        "--file",
+        str(tmp_path / "in.jsonl"),
+        "--output",
+        "-",
+        "--quiet",
+    ]
+    command = [sys.executable, "-m", "runtime", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["line"] == 1
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs /dev/null")
+def test_devices_are_outputs_without_a_state(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.jsonl").write_text(lines(5), encoding="utf-8")
+    assert run(bundle, tmp_path / "in.jsonl", "/dev/null") == 0
+    assert "5 rows in" in capsys.readouterr().out
+    assert not Path("/dev/null.resume").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs locks of files")
 def test_two_runs_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.jsonl").write_text(lines(5), encoding="utf-8")
@@ -271,6 +303,7 @@ def test_two_runs_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys: py
         (["--file", "f", "--skip-errors"], "--skip-errors: expected --output as well"),
         (["--text", "a", "--columns", "a"], "--format and --columns: expected --file as well"),
         (["--output", "o.csv", "--file", "f"], "--output o.csv: expected a name for JSON lines"),
+        (["--output", "o", "--file", "."], "--file .: expected a file, found a folder; --engine ray computes the files in it"),
         (["--output", "o", "--file", "nowhere.txt"], "--file nowhere.txt: cannot be read: No such file"),
         (["--output", "no/where", "--file", "f"], "no/where: cannot be written: No such file"),
         (["--output", "f", "--file", "f"], "--output f: is the input"),
@@ -300,15 +333,17 @@ def test_wrong_use_is_one_line_and_status_2(
     assert err.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_grow_with_the_file(bundle: Path, tmp_path: Path) -> None:
     """Peak memory of 4 and of 40 windows: with all predictions in memory it would differ by 20 MB."""
     peaks = {}
     for count in (2_000, 20_000):
         source = tmp_path / f"{count}.jsonl"
         source.write_text(lines(count), encoding="utf-8")
+        # Not ru_maxrss, which begins with the memory of the process that starts this one
         script = (
-            "import resource, sys; from runtime.__main__ import main; assert main(sys.argv[1:]) == 0; "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+            "import re, sys; from pathlib import Path; from runtime.__main__ import main; assert main(sys.argv[1:]) == 0; "
+            "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])"
         )
         arguments = [str(bundle), "--threads", "1", "--file", str(source), "--output", f"{source}.out", "--window", "500"]
         shown = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)

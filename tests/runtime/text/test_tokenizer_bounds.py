@@ -85,7 +85,7 @@ _BOMBS: dict[str, tuple[dict[str, Any], str]] = {
         {"normalizer": _sequence("normalizers", *[{"type": "NFC"}] * 40)},
         "40 components, expected at most 32",
     ),
-    "nested sequences": ({"pre_tokenizer": None}, "more than 32 sequences in each other"),
+    "nested sequences": ({"pre_tokenizer": None}, "more than 32 nested sequences"),
     "special tokens": ({"post_processor": _template([_special("[CLS]")] * 100 + [_TEXT])}, "adds 100 tokens to a text"),
     "a special token of many": ({"post_processor": _template([_special("[CLS]"), _TEXT], 10**6)}, "adds 1,000,000 tokens"),
     "copies of the text": ({"post_processor": _template([_TEXT] * 3)}, "adds 128 tokens"),

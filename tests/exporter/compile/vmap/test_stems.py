@@ -11,6 +11,7 @@ import pytest
 from exporter.compile.finish import strip
 from exporter.compile.pipeline import compile_groups, route_groups
 from exporter.compile.vmap.stems import find_families
+from exporter.inspect.parts import find_parts
 from exporter.traced_group import TracedGroup
 from tests.helpers.pass_testing import assert_close, check_valid, compute, op_types, rand, random_feeds, template
 
@@ -94,6 +95,16 @@ def test_equal_adapters_are_one_batch_up_to_the_heads(classified: tuple[str, ...
     assert operators.count("Relu") == 2  # one for each layer
     assert operators.count("MatMul") == 2 + 4 + 2  # of the trunk, the adapters and the heads
     assert operators.count("Slice") == 2
+
+
+def test_inspect_finds_the_stem() -> None:
+    model = _check([_group(("a", "b"), _FIRST, 2), _group(("c",), _TAGS, 3)])
+    parts = find_parts(model.graph, {"a": 1, "b": 2, "c": 4})
+    owners = {owner: [node for node in model.graph if parts.owner[node] == owner] for owner in parts.owner.values()}
+    assert sorted(owners) == ["stem0", "tasks0", "tasks1", "trunk"]
+    assert all(parts.serves[node] == 7 for node in owners["stem0"] if node.op_type == "MatMul")
+    assert sum(node.op_type == "MatMul" for node in owners["stem0"]) == 5  # four of adapters, one with a weight of the trunk
+    assert {parts.serves[node] for node in owners["tasks1"]} == {4}
 
 
 def test_three_groups_are_one_family() -> None:

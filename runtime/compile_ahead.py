@@ -60,14 +60,19 @@ def command(arguments: Sequence[str]) -> Iterator[str]:
     parser = CommandParser(
         prog="python -m runtime compile",
         description="Compile the graphs of a bundle for a provider on this machine, so that they open without a build.",
-        epilog="--option takes:\n" + describe(),
+        epilog="--option NAME=VALUE takes these names and values:\n" + describe(),
     )
     parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
     parser.add_argument("--provider", required=True, metavar="NAME", help="the provider, such as openvino")
     parser.add_argument("--drop", type=int, metavar="N", help="only the graphs of this drop; default: all")
     parser.add_argument("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core")
     parser.add_argument(
-        "--option", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="as of `python -m runtime DIR`"
+        "--option",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="as for `python -m runtime DIR`; may be repeated",
     )
     given = parser.parse_args(arguments)
     options = read_settings(given.settings, Options(threads=given.threads))

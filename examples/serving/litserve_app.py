@@ -1,0 +1,51 @@
+"""The same bundle in LitServe, which batches the requests.
+
+python examples/serving/litserve_app.py onnx --port 8000
+
+LitServe ends its workers on SIGINT (Ctrl-C), not on SIGTERM.
+"""
+
+import argparse
+from typing import Any
+
+import litserve
+
+import runtime
+
+
+class Tasks(litserve.LitAPI):  # type: ignore[misc,unused-ignore]  # without types
+    """All tasks of a bundle, for {"text": …}."""
+
+    def __init__(self, folder: str, **batching: Any) -> None:
+        """Keep the folder, which each worker loads."""
+        super().__init__(**batching)
+        self.folder = folder
+
+    def setup(self, device: str) -> None:
+        """Load the bundle in a worker."""
+        self.predictor = runtime.load(self.folder, provider="cuda" if device.startswith("cuda") else "cpu")
+
+    def decode_request(self, request: dict[str, Any]) -> str:
+        """Return the text of a request."""
+        return str(request["text"])
+
+    def predict(self, x: list[str], **_: Any) -> list[dict[str, Any]]:
+        """Compute a batch of texts; one that is invalid does not end the others."""
+        rows = self.predictor.predict_iter(x, on_error=lambda index, error: errors.update({index: str(error)}))
+        errors: dict[int, str] = {}
+        found = [{task: prediction.to_dict() for task, prediction in row.items()} for row in rows]
+        return [{"error": errors[index]} if index in errors else row for index, row in enumerate(found)]
+
+    def encode_response(self, output: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Return the response of a text."""
+        return output
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--port", type=int, default=8000)
+    given = parser.parse_args()
+    tasks = Tasks(given.folder, max_batch_size=32, batch_timeout=0.005)
+    server = litserve.LitServer(tasks, accelerator="cpu", timeout=60, max_payload_size=4_000_000)
+    server.run(host="127.0.0.1", port=given.port, generate_client_file=False)

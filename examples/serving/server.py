@@ -1,0 +1,148 @@
+"""FastAPI service for a bundle: batches over requests, limits, health, metrics, KServe v2 and graceful shutdown.
+
+python examples/serving/server.py onnx --port 8000
+"""
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from kserve import add_kserve
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from starlette.requests import ClientDisconnect
+
+import runtime
+from runtime.ort.node_counts import example_feeds
+from runtime.serving.batcher import Batcher, Batching
+from runtime.serving.body import BodyReader
+from runtime.serving.limits import Limits, RequestError
+from runtime.serving.metrics import Metrics
+from runtime.serving.request import PredictRequest, check_headers
+
+LONGEST_ERROR = 2_000  # characters; a message may repeat parts of the request
+
+
+def create(
+    predictor: runtime.Predictor,
+    batching: Batching | None = None,
+    limits: Limits | None = None,
+    registry: CollectorRegistry = REGISTRY,
+    name: str = "adapterdrop",
+) -> FastAPI:
+    """Return the service of a loaded bundle.
+
+    Args:
+        predictor: the bundle.
+        batching: size of the batches.
+        limits: limits of requests.
+        registry: registry of the metrics that /metrics shows.
+        name: name of the model in KServe's protocol.
+    """
+    limits = limits or Limits()
+    bodies = BodyReader(limits)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        predictor.prepare()  # opens all graphs before the first request
+        app.state.batcher = Batcher(predictor, batching or Batching(), limits)
+        app.state.ready = True
+        yield  # uvicorn finishes the requests in progress before it goes on
+        app.state.ready = False
+
+    app = FastAPI(title=name, lifespan=lifespan)
+    app.state.ready = False
+
+    async def body(request: Request) -> bytearray:
+        check_headers(request.method, request.headers)
+        return await bodies.read(request.headers, request.stream())
+
+    async def submit(request: PredictRequest) -> bytes:
+        batcher: Batcher = app.state.batcher
+        return await batcher.submit(request)
+
+    @app.post("/predict")
+    async def predict(request: Request) -> Response:
+        parsed = PredictRequest.parse(await body(request), limits)
+        return Response(await submit(parsed), media_type="application/json")
+
+    @app.get("/health/live")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/health/ready")
+    async def ready() -> JSONResponse:
+        """Whether the graph runs; not in the thread of the batches, so that a full queue does not make a service unhealthy."""
+        if app.state.ready:
+            await asyncio.to_thread(predictor.run, example_feeds(predictor.manifest))
+        return JSONResponse({"ready": app.state.ready}, 200 if app.state.ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    add_kserve(app, predictor, name, limits, body, submit)
+    _add_errors(app)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    def handler(status: Callable[[Any], int]) -> Callable[[Request, Exception], Awaitable[Response]]:
+        async def handle(_: Request, error: Exception) -> Response:
+            return JSONResponse({"error": str(error)[:LONGEST_ERROR]}, status(error), getattr(error, "headers", None))
+
+        return handle
+
+    app.add_exception_handler(RequestError, handler(lambda error: error.status))
+    app.add_exception_handler(runtime.InputError, handler(lambda _: 400))
+    app.add_exception_handler(ClientDisconnect, handler(lambda _: 400))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve a bundle until SIGTERM; requests in progress are finished."""
+    parser = argparse.ArgumentParser(description="Serve an exported folder over HTTP.")
+    parser.add_argument("folder", help="folder that the export wrote, or a hub id")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--provider", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--connections", type=int, default=256, help="open connections; further ones get status 503")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"one of {', '.join(field.name for field in fields(Limits))}",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        limits = Limits(**dict(map(_limit, given.limit)))
+        predictor = runtime.load(given.folder, provider=given.provider, threads=given.threads, hooks=[Metrics()])
+    except (ValueError, runtime.AdapterDropError) as error:
+        parser.exit(2, f"error: {error}\n")
+    app = create(predictor, limits=limits)
+    uvicorn.run(
+        app,
+        host=given.host,
+        port=given.port,
+        limit_concurrency=given.connections,
+        timeout_graceful_shutdown=int(limits.request_seconds),
+        log_level="warning",
+    )
+
+
+def _limit(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    kinds = {field.name: field.type for field in fields(Limits)}
+    if not equals or name not in kinds:
+        raise ValueError(f"--limit: expected NAME=VALUE with one of {', '.join(kinds)}, found {text!r}")
+    return name, int(value) if kinds[name] is int else float(value)
+
+
+if __name__ == "__main__":
+    main()

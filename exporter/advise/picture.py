@@ -1,0 +1,58 @@
+"""The Pareto front as a PNG, drawn by matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exporter.advise.advice import Advice
+
+
+def save_picture(advice: Advice, path: Path) -> bool:
+    """Draw the share of its metric that the task with the largest loss keeps, against the time of a call.
+
+    Args:
+        advice: the advice.
+        path: the file to write.
+
+    Returns:
+        Whether matplotlib is installed; nothing is drawn without it.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    times = [1e3 * point.seconds for point in advice.front]
+    kept = [100 * (1 - point.loss) for point in advice.front]
+    axes.step(times, kept, where="post", color="#9ab3c9", linewidth=1)
+    axes.plot(times, kept, "o", color="#2f6690", markersize=4, label="Pareto front")
+    for point in advice.uniform:
+        place = 1e3 * point.seconds, 100 * (1 - point.loss)
+        axes.annotate(
+            f"n={next(iter(point.combination.drops.values()))}",
+            place,
+            (4, -9),
+            textcoords="offset points",
+            fontsize=7,
+            color="#777777",
+        )
+    axes.plot(
+        [1e3 * point.seconds for point in advice.uniform],
+        [100 * (1 - point.loss) for point in advice.uniform],
+        "x",
+        color="#777777",
+        markersize=5,
+        label="all tasks at one drop n",
+    )
+    nearest = 1e3 * advice.nearest.seconds
+    label = f"{'chosen' if advice.chosen else 'nearest, not chosen'}: {nearest:.2f} ms"
+    axes.plot(nearest, 100 * (1 - advice.nearest.loss), "*", color="#d1495b", markersize=14, label=label)
+    axes.set_xlabel(f"milliseconds per call of {advice.shape[0]} x {advice.shape[1]} tokens, all tasks")
+    axes.set_ylabel("% of its metric that the worst task keeps")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    return True
