@@ -104,7 +104,7 @@ def _peak(arguments: list[str]) -> int:
         "import re, sys; from pathlib import Path; from runtime.__main__ import main; assert main(sys.argv[1:]) == 0; "
         "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"
     )
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, encoding="utf-8", check=True)
     return int(done.stdout.splitlines()[-1])
 
 

@@ -42,6 +42,7 @@ LINUX_PATHS = {
     "benchmarks/machine.py": "a file that is missing is an unknown processor",
     "benchmarks/runtime_memory.py": "is refused elsewhere",
     "benchmarks/serving/memory.py": "what the system itself counts, without these files",
+    "training/quality/machine.py": "asks whether it exists",
 }
 
 
