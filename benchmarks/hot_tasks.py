@@ -78,7 +78,7 @@ def _measured(
     predictor.prepare()
     files = [folder / own_task_file(slots_file(MODEL), number) for number in range(len(tasks))]
     for name, file in zip(tasks, files, strict=True):
-        predictor.add_task(f"{name}, added", file)
+        predictor.add_task(f"{name} added", file)
     times = {str(shape): _graphs(predictor, tasks, shape, feeds, options) for shape, feeds in shapes}
     found: dict[str, Any] = {"graphs": [_graph_row(shape, own) for shape, own in times.items()]}
     found["lines"] = rounds_lines(times, "routed")
@@ -95,7 +95,7 @@ def _graphs(
 ) -> dict[str, list[float]]:
     """Seconds of the graph with slots and of the routed one in each round, another task for each row."""
     names = [tasks[row % len(tasks)] for row in range(shape.batch)]
-    added = [f"{name}, added" for name in names]
+    added = [f"{name} added" for name in names]
     calls: dict[str, Call] = {
         "routed": lambda: predictor.run_routed(feeds, names),
         "slots": lambda: predictor.run_routed(feeds, added),
@@ -124,7 +124,7 @@ def _times(call: Callable[[], object], undo: Callable[[], object]) -> dict[str, 
 def _in_flight(predictor: runtime.Predictor, tasks: Sequence[str], feeds: Feeds, files: Sequence[Path]) -> dict[str, float]:
     """Times of calls on an otherwise idle predictor, and while another thread adds, replaces and removes a task."""
     rows = len(next(iter(feeds.values())))
-    names = [f"{tasks[row % len(tasks)]}, added" for row in range(rows)]
+    names = [f"{tasks[row % len(tasks)]} added" for row in range(rows)]
 
     def calls(count: int) -> list[float]:
         times = []

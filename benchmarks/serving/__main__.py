@@ -28,7 +28,7 @@ from benchmarks.serving.candidates import CANDIDATES, Candidate
 from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
 from benchmarks.serving.sizes import SIZES
-from benchmarks.serving.tables import Results, Row, Setting, markdown, read, write
+from benchmarks.serving.tables import Results, Row, Setting, markdown, read, row_of, write
 from exporter.cli.parser import Parser
 from runtime.serving.batcher import Batching
 
@@ -93,7 +93,7 @@ def _run(job: Job, limit: float) -> Row:
         reason = f"not done after {limit:g} s"
     else:
         if done.returncode == 0:
-            return Row(**json.loads(done.stdout.splitlines()[-1]))
+            return row_of(json.loads(done.stdout.splitlines()[-1]))
         sys.stderr.write(done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         ended = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,16 @@ class Results:
         return [float(each) for each in self.head["objectives"]]
 
 
+def row_of(line: Mapping[str, Any]) -> Row:
+    """Return the row that was written as JSON."""
+    return Row(**{**line, "points": [Point(**point) for point in line["points"]]})
+
+
 def read(path: Path) -> Results:
     """Read a results file."""
     head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     rows = [{name: value for name, value in line.items() if name != "kind"} for line in lines]
-    return Results(head, tuple(Row(**{**row, "points": [Point(**point) for point in row["points"]]}) for row in rows))
+    return Results(head, tuple(map(row_of, rows)))
 
 
 def write(path: Path, results: Results) -> None:

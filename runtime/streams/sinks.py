@@ -199,7 +199,7 @@ def read_state(path: Path) -> Done:
         valid = valid and all(isinstance(count, int) and count >= 0 for count in counts)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         valid = False
     if not valid:
         raise InputError(f"{path}: expected the state of an interrupted run; {_UNEXPECTED}")

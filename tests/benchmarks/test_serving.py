@@ -74,7 +74,7 @@ def test_the_search_ends_at_neighbouring_loads() -> None:
     assert highest(points, 0) is None  # a request takes 10 ms
     load = highest(points, 1)
     assert load is not None
-    assert 40 < load < 110  # 100 per second are all that it can answer
+    assert 40 < load < 180  # 100 per second are all that it can answer; the last of 0.3 s may be late by 0.2 s
     first_missed = min(point.load for point in points if point.load and not point.holds(1))
     assert first_missed / load == pytest.approx(1.25)
 

@@ -101,8 +101,9 @@ def test_half_a_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
 
 
 def test_every_entry_names_a_command_line() -> None:
+    programs = {"benchmarks": "benchmarks.cli", "benchmarks.serving": "benchmarks.serving.__main__"}
     for entry in suite.ENTRIES:
-        module = importlib.import_module("benchmarks.cli" if entry.module == "benchmarks" else entry.module)
+        module = importlib.import_module(programs.get(entry.module, entry.module))
         for arguments in (entry.arguments, entry.quick):
             with pytest.raises(SystemExit) as stop:
                 module.main([*arguments, "--threads", "1", "--output", "results", "--help"])

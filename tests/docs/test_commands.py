@@ -127,6 +127,7 @@ def _program(module: str) -> Callable[[Sequence[str]], object]:
     name = {
         "runtime": "runtime.__main__",
         "benchmarks": "benchmarks.cli",
+        "benchmarks.serving": "benchmarks.serving.__main__",
         "training": "training.__main__",
         "training.quality": "training.quality.__main__",
         "tests.fuzz": "tests.fuzz.__main__",
