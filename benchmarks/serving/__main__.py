@@ -143,7 +143,7 @@ def _parser() -> Parser:
     add("--tasks", type=numbers(int, 1), default=[64], metavar="N,…", help="numbers of tasks; default 64")
     add("--per-text", type=numbers(int, 1), default=[1], metavar="N,…", help="tasks of a request; default 1")
     add("--repeats", type=numbers(float, 0), default=[0.0], metavar="SHARE,…", help="shares of repeated texts; default 0")
-    add("--objectives", type=numbers(float, 1), metavar="MS,…", help="95 % of the latencies in ms; default: as of the size")
+    add("--objectives", type=numbers(float, 1), metavar="MS,…", help="95 %% of the latencies in ms; default: as of the size")
     add("--load-seconds", type=float, default=5.0, metavar="S", help="seconds per load; default 5")
     add("--limit", type=float, default=280.0, metavar="S", help="longest time of a candidate and setting; default 280")
     add("--seconds", type=float, default=float("inf"), metavar="S", help="measure nothing more after this time")
