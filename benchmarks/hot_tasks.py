@@ -26,11 +26,12 @@ from benchmarks.call_rows import exit_status
 from benchmarks.checks import TOLERANCE
 from benchmarks.machine import current_machine
 from benchmarks.models import random_bert
-from benchmarks.options import Shape, random_bert_parser
+from benchmarks.options import Shape, add_device, random_bert_parser, target_of
 from benchmarks.results_file import rounds_lines
 from benchmarks.rounds import measure, paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter import export
+from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL, slots_file
 from runtime.slots.layout import own_task_file
@@ -38,7 +39,9 @@ from runtime.slots.layout import own_task_file
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    target = target_of(options, parser)
     machine = current_machine(options.threads)
     torch.set_num_threads(options.threads)
 
@@ -47,9 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             candidate = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
             folder = Path(scratch) / "onnx"
             print("exporting …", file=sys.stderr, flush=True)
-            export(candidate.model, output=folder, drop=options.drop, slots=options.slots)
+            export(candidate.model, output=folder, drop=options.drop, slots=options.slots, **target)
             feeds = [make_inputs(candidate.plan, shape.batch, shape.length, options.seed) for shape in options.shapes]
             found: dict[str, Any] = {"model": candidate.title, "slots": options.slots, "rounds": options.rounds}
+            found |= {"device": options.device, "precision": options.precision}
             found["machine"] = asdict(machine)
             found |= _measured(folder, candidate.tasks, list(zip(options.shapes, feeds, strict=True)), options)
         path = Path(options.output) / f"hot-tasks-{time.strftime('%Y%m%d')}.json"
@@ -68,13 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slots", type=int, default=64, metavar="N", help="slots of the graph; default 64")
     parser.add_argument("--registered", type=int, default=1000, metavar="N", help="tasks added for the memory; default 1000")
     parser.add_argument("--looked-up", type=int, default=10_000, metavar="N", help="tasks added for look-ups; default 10000")
+    add_device(parser)
     return parser
 
 
 def _measured(
     folder: Path, tasks: Sequence[str], shapes: Sequence[tuple[Shape, Feeds]], options: argparse.Namespace
 ) -> dict[str, Any]:
-    predictor = runtime.load(folder, provider="cpu", threads=options.threads, verify=False)
+    predictor = runtime.load(folder, provider=options.device, threads=options.threads, verify=False)
     predictor.prepare()
     files = [folder / own_task_file(slots_file(MODEL), number) for number in range(len(tasks))]
     for name, file in zip(tasks, files, strict=True):
@@ -101,7 +106,7 @@ def _graphs(
         "slots": lambda: predictor.run_routed(feeds, added),
     }
     difference = max_difference(calls["slots"](), calls["routed"]())
-    if not difference <= TOLERANCE:
+    if not difference <= (TOLERANCE if options.precision == "fp32" else TOLERANCES[options.precision]):
         raise MismatchError(f"the graph with slots differs at {shape} by {difference:.1e}: nothing was written")
     return measure(calls, options.rounds, options.seed, lambda _: None)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from exporter.cli.parser import Parser
 
@@ -179,6 +180,26 @@ def random_bert_parser(module: str, description: str | None, shapes: str, rounds
         "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
     )
     return parser
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --precision to the parser of a separate benchmark of our own graphs."""
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="provider that runs the graphs; default cpu")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="precision of all exports; default fp32; fp16: cuda",
+    )
+
+
+def target_of(options: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Return `target` and `precision` of the exports; a precision that the device lacks ends the program with status 2."""
+    if options.precision in (("fp16",) if options.device == "cpu" else ("int8",)):
+        parser.error(f"--precision {options.precision}: not with --device {options.device}")
+    if options.device == "cuda":
+        return {"target": "cuda", "precision": options.precision}
+    return {"target": "portable" if options.precision == "fp32" else "cpu", "precision": options.precision}
 
 
 def parse(arguments: Sequence[str]) -> Options:

@@ -16,14 +16,12 @@ import runtime
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.checks import TOLERANCE
 from benchmarks.models import Candidate, random_bert
-from benchmarks.onnx_variants import open_session
-from benchmarks.options import Shape, random_bert_parser
+from benchmarks.options import Shape, add_device, random_bert_parser, target_of
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import export
 from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
-from runtime.bundle import MODEL
 
 _SINGLE = "one task, exported alone"
 _ONE = "run_routed(), one task for all rows"
@@ -59,18 +57,14 @@ class Row:
 
 def _calls(candidate: Candidate, single: Path, folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Call]:
     feeds: Feeds = make_inputs(candidate.plan, shape.batch, shape.length, options.seed)
-    predictor = runtime.load(folder, provider="cpu", threads=options.threads, verify=False)
-    session = open_session(single / MODEL, options.threads)
+    predictor = runtime.load(folder, provider=options.device, threads=options.threads, verify=False)
+    only = runtime.load(single, provider=options.device, threads=options.threads, verify=False)
     names = candidate.tasks
     first, half = names[0], names[: len(names) // 2]
     mixed = [names[row % len(names)] for row in range(shape.batch)]
 
-    def alone() -> Outputs:
-        outputs: Outputs = session.run(["logits"], feeds)
-        return outputs
-
     calls: dict[str, Call] = {
-        _SINGLE: alone,
+        _SINGLE: lambda: list(only.run(feeds).values()),
         _ONE: lambda: predictor.run_routed(feeds, [first] * shape.batch),
         _MIXED: lambda: predictor.run_routed(feeds, mixed),
         _SUBSET: lambda: list(predictor.run(feeds, [first]).values()),
@@ -112,23 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("routed", __doc__, "1x128,8x32,8x128", 9)
     parser.add_argument("--tasks", type=int, default=8, metavar="N", help="number of tasks, at least 2; default 8")
     parser.add_argument("--drop", type=int, default=5, metavar="N", help="layers without adapters; default 5")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="precision of all exports; default fp32")
+    add_device(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    target = target_of(options, parser)
 
     def prepare(scratch: Path) -> Prepared:
         candidate = random_bert(options.layers, options.hidden, options.tasks, options.drop, options.seed)
         single, folder = scratch / "single", scratch / "all"
-        target = "portable" if options.precision == "fp32" else "cpu"
-        same = {"drop": options.drop, "target": target, "precision": options.precision}
+        same = {"drop": options.drop, **target}
         export(candidate.model, tasks=candidate.tasks[:1], output=single, **same)
         export(candidate.model, output=folder, routed=True, **same)
         head = {**candidate.description, "seed": options.seed, "precision": options.precision}
-        title = f"{candidate.title}, {options.precision}: the routed graph"
+        head["device"] = options.device
+        title = f"{candidate.title}, {options.precision}, {options.device}: the routed graph"
         return Prepared(title, head, lambda shape: _calls(candidate, single, folder, shape, options))
 
     columns = {**COLUMNS, "x one task": ("ratio", ".2f"), "x one routed task": ("versus_one", ".2f")}

@@ -16,7 +16,7 @@ import runtime
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.checks import TOLERANCE
 from benchmarks.models import Candidate, random_bert
-from benchmarks.options import Shape, random_bert_parser
+from benchmarks.options import Shape, add_device, random_bert_parser, target_of
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter import export
@@ -55,8 +55,8 @@ class Row:
 def _calls(candidate: Candidate, folder: Path, shape: Shape, options: argparse.Namespace) -> dict[str, Call]:
     feeds: Feeds = make_inputs(candidate.plan, shape.batch, shape.length, options.seed, masks="none")
     settings = runtime.Options(threads=options.threads)
-    predictor = runtime.load(folder, provider="cpu", verify=False, options=settings)
-    cached = runtime.load(folder, provider="cpu", verify=False, options=settings, state_cache=_CACHE_BYTES)
+    predictor = runtime.load(folder, provider=options.device, verify=False, options=settings)
+    cached = runtime.load(folder, provider=options.device, verify=False, options=settings, state_cache=_CACHE_BYTES)
     states = predictor.run_trunk(feeds)
     fresh = iter(range(10**9))
 
@@ -97,28 +97,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("states", __doc__, "1x32,1x128,8x64", 15)
     parser.add_argument("--tasks", type=int, default=1, metavar="N", help="number of tasks; default 1")
     parser.add_argument("--drop", type=int, default=5, metavar="N", help="layers without adapters; default 5")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="precision of the export; default fp32")
+    add_device(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    target = target_of(options, parser)
 
     def prepare(scratch: Path) -> Prepared:
         candidate = random_bert(options.layers, options.hidden, max(2, options.tasks), options.drop, options.seed)
-        target = "portable" if options.precision == "fp32" else "cpu"
         export(
             candidate.model,
             tasks=candidate.tasks[: options.tasks],
             output=scratch / "onnx",
             split=True,
             drop=options.drop,
-            target=target,
-            precision=options.precision,
+            **target,
         )
         head = {**candidate.description, "tasks": options.tasks, "seed": options.seed, "precision": options.precision}
-        title = f"{candidate.title}, {options.tasks} exported, {options.precision}: split graphs"
+        head["device"] = options.device
+        title = f"{candidate.title}, {options.tasks} exported, {options.precision}, {options.device}: split graphs"
         return Prepared(title, head, lambda shape: _calls(candidate, scratch / "onnx", shape, options))
 
     columns = {**COLUMNS, "x whole graph": ("ratio", ".2f")}

@@ -22,8 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import current_gpu
 from benchmarks.machine import current_machine
-from benchmarks.options import cores
+from benchmarks.options import DEVICES, cores
 from benchmarks.serving.candidates import CANDIDATES, Candidate
 from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
@@ -32,6 +33,7 @@ from benchmarks.serving.tables import Results, Row, Setting, markdown, read, row
 from exporter.cli.parser import Parser
 from runtime.serving.batcher import Batching
 
+_GPU_OBJECTIVES = (10.0, 50.0)
 _EPILOG = """\
 exit status: 0 done, or stopped by --seconds: the same command continues; 2 invalid arguments, or the models cannot be exported
 """
@@ -41,8 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    options.candidates = options.candidates or [key for key, each in CANDIDATES.items() if options.device in each.devices]
     if unknown := [key for key in options.candidates if key not in CANDIDATES]:
         parser.error(f"--candidates: expected some of {', '.join(CANDIDATES)}, found {', '.join(unknown)}")
+    if others := [key for key in options.candidates if options.device not in CANDIDATES[key].devices]:
+        parser.error(f"--candidates: {', '.join(others)}: not with --device {options.device}")
     if options.texts is not None and not list(options.texts.glob("*.jsonl")):
         parser.error(f"--texts {options.texts}: expected test sets; write them with `python -m training.texts DIR`, or omit it")
     start, size = time.monotonic(), SIZES[options.size]
@@ -53,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     if status := subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
         print(f"error: the models were not exported (exit status {status}, reason above)", file=sys.stderr)
         return 2
-    objectives = sorted(options.objectives or size.objectives)
+    objectives = sorted(options.objectives or (size.objectives if options.device == "cpu" else _GPU_OBJECTIVES))
     path, results = _open(options, objectives)
     wanted = [
         Setting(*each) for each in itertools.product(options.candidates, options.tasks, options.per_text, options.repeats)
@@ -69,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         what = f"{setting.tasks} task(s), {setting.per_text} per text, {setting.repeats:.0%} repeated"
         print(f"{CANDIDATES[setting.candidate].label}: {what} …", file=sys.stderr, flush=True)
         texts = None if options.texts is None else str(options.texts)
-        job = Job(setting, objectives, options.load_seconds, options.threads, options.seed, str(models), texts)
+        job = Job(setting, objectives, options.load_seconds, options.threads, options.seed, str(models), texts, options.device)
         results = dataclasses.replace(results, rows=(*results.rows, _run(job, options.limit)))
         write(path, results)
     results = dataclasses.replace(results, head={**results.head, "complete": True})
@@ -108,9 +113,11 @@ def _run(job: Job, limit: float) -> Row:
 def _open(options: argparse.Namespace, objectives: list[float]) -> tuple[Path, Results]:
     """Return the file of today's results of a size, and what it holds."""
     options.output.mkdir(parents=True, exist_ok=True)
-    path: Path = options.output / f"serving-{options.size}-{time.strftime('%Y%m%d')}.jsonl"
+    suffix = "" if options.device == "cpu" else f"-{options.device}"
+    path: Path = options.output / f"serving-{options.size}{suffix}-{time.strftime('%Y%m%d')}.jsonl"
     head: dict[str, Any] = {
         "size": options.size,
+        "device": options.device,
         "model": dataclasses.asdict(SIZES[options.size]),
         "objectives": objectives,
         "load_seconds": options.load_seconds,
@@ -118,9 +125,10 @@ def _open(options: argparse.Namespace, objectives: list[float]) -> tuple[Path, R
         "seed": options.seed,
         "batching": dataclasses.asdict(Batching()),
     }
+    machine = current_machine(options.threads, current_gpu() if options.device == "cuda" else None)
     if path.exists() and all(read(path).head.get(key) == json.loads(json.dumps(value)) for key, value in head.items()):
         return path, read(path)
-    return path, Results({**head, "complete": False, "machine": dataclasses.asdict(current_machine(options.threads))}, ())
+    return path, Results({**head, "complete": False, "machine": dataclasses.asdict(machine)}, ())
 
 
 def _parser() -> Parser:
@@ -136,10 +144,12 @@ def _parser() -> Parser:
 
     parser = Parser("python -m benchmarks.serving", __doc__, _EPILOG)
     add, every = parser.add_argument, ",".join(CANDIDATES)
+    of_device = "default all of the device"
     add("--size", choices=SIZES, default="small", help="size of the model; tiny: whether everything works. Default small")
+    add("--device", choices=DEVICES, default="cpu", help="where all candidates compute; default cpu")
     add("--texts", type=Path, metavar="DIR", help="test sets, which `python -m training.texts DIR` wrote")
     add("--folder", type=Path, default=Path("serving-models"), metavar="DIR", help="models; kept. Default serving-models")
-    add("--candidates", type=lambda text: text.split(","), default=every, metavar="KEY,…", help=f"default all: {every}")
+    add("--candidates", type=lambda text: text.split(","), metavar="KEY,…", help=f"{of_device}: {every}")
     add("--tasks", type=numbers(int, 1), default=[64], metavar="N,…", help="numbers of tasks; default 64")
     add("--per-text", type=numbers(int, 1), default=[1], metavar="N,…", help="tasks of a request; default 1")
     add("--repeats", type=numbers(float, 0), default=[0.0], metavar="SHARE,…", help="shares of repeated texts; default 0")

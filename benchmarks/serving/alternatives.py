@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 import transformers
 from adapters.composition import BatchSplit
 from onnxruntime import SessionOptions
-from optimum.onnxruntime import ORTModelForSequenceClassification
 
 from benchmarks.models import random_bert
 from benchmarks.serving.engines import Array, Rows
@@ -24,15 +24,27 @@ _RANK = 8
 _COLUMNS = 4  # of PEFT, which has one number of labels for all tasks; further columns than a task's are cut off
 
 
-def create(key: str, folder: Path, names: Sequence[str], threads: int) -> tuple[Rows, dict[str, Any]]:
+def create(key: str, folder: Path, names: Sequence[str], threads: int, device: str) -> tuple[Rows, dict[str, Any]]:
     """Load an alternative; as of `engines.create`."""
     torch.set_num_threads(threads)
-    kind = torch.bfloat16 if key.endswith("bf16") else torch.float32
+    place = Place(device, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(key.rpartition("-")[2], torch.float32))
     if key == "files":
-        return _files(folder, names, threads)
+        return _files(folder, names, threads, device)
     if key.startswith("peft"):
-        return _peft(folder, names, kind), {"adapters": f"LoRA of rank {_RANK} instead of seq_bn"}
-    return _adapters(folder, len(names), kind, key.startswith("adapters-split")), {}
+        return _peft(folder, names, place), {"adapters": f"LoRA of rank {_RANK} instead of seq_bn"}
+    return _adapters(folder, len(names), place, key.startswith("adapters-split")), {}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model of PyTorch computes, and in which type."""
+
+    device: str
+    kind: torch.dtype
+
+    def tensors(self, feeds: Mapping[str, Array], rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return the inputs of some rows on the device."""
+        return {name: torch.from_numpy(array[list(rows)]).to(self.device) for name, array in feeds.items()}
 
 
 def _grouped(names: Sequence[str]) -> dict[str, list[int]]:
@@ -42,34 +54,35 @@ def _grouped(names: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
-def _tensors(feeds: Mapping[str, Array], rows: Sequence[int]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array[list(rows)]) for name, array in feeds.items()}
-
-
-def _by_task(run: Callable[[str, dict[str, torch.Tensor]], torch.Tensor]) -> Rows:
+def _by_task(run: Callable[[str, dict[str, torch.Tensor]], torch.Tensor], place: Place) -> Rows:
     """Return a function that runs the rows of one task after another."""
 
     def rows(feeds: Mapping[str, Array], names: Sequence[str], row_ids: Sequence[int]) -> list[Array]:
         found: list[Array] = [np.empty(0)] * len(names)
         with torch.inference_mode():
             for name, numbers in _grouped(names).items():
-                logits = run(name, _tensors(feeds, [row_ids[number] for number in numbers]))
+                logits = run(name, place.tensors(feeds, [row_ids[number] for number in numbers])).float().cpu()
                 for number, row in zip(numbers, logits, strict=True):
-                    found[number] = row.float().numpy()
+                    found[number] = row.numpy()
         return found
 
     return rows
 
 
-def _files(folder: Path, names: Sequence[str], threads: int) -> tuple[Rows, dict[str, Any]]:
+def _files(folder: Path, names: Sequence[str], threads: int, device: str) -> tuple[Rows, dict[str, Any]]:
     """Open as many files as `prepare` wrote. Further tasks use one of them, as if the memory had room for all."""
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
     options = SessionOptions()
     options.intra_op_num_threads = threads
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     before = peak_mb()
     folders = sorted((folder / "files").iterdir(), key=lambda each: int(each.name))[: len(names)]
-    models = [ORTModelForSequenceClassification.from_pretrained(each, session_options=options) for each in folders]
+    models = [
+        ORTModelForSequenceClassification.from_pretrained(each, session_options=options, provider=provider) for each in folders
+    ]
     own = {name: models[number % len(models)] for number, name in enumerate(names)}
-    rows = _by_task(lambda name, inputs: own[name](**inputs).logits)
+    rows = _by_task(lambda name, inputs: own[name](**inputs).logits, Place(device, torch.float32))
     for name in names[: len(models)]:
         rows({key: np.ones((1, 64), np.int64) for key in ("input_ids", "attention_mask", "token_type_ids")}, [name], [0])
     each = (peak_mb() - before) / len(models)
@@ -78,12 +91,13 @@ def _files(folder: Path, names: Sequence[str], threads: int) -> tuple[Rows, dict
     return rows, {"files_open": len(models), "mb_per_file": each, "mb_of_all_files": before + each * len(names)}
 
 
-def _adapters(folder: Path, tasks: int, kind: torch.dtype, split: bool) -> Rows:
+def _adapters(folder: Path, tasks: int, place: Place, split: bool) -> Rows:
     given = read_settings(folder)
     count = max(tasks, 2)
-    model: Any = random_bert(given["layers"], given["hidden"], count, given["drop"], given["seed"]).model.to(kind)
+    model: Any = random_bert(given["layers"], given["hidden"], count, given["drop"], given["seed"]).model
+    model = model.to(place.device, place.kind)
     skipped = list(range(given["drop"]))
-    one = _by_task(_single(model, skipped))
+    one = _by_task(_single(model, skipped), place)
     if not split:
         return one
 
@@ -96,8 +110,8 @@ def _adapters(folder: Path, tasks: int, kind: torch.dtype, split: bool) -> Rows:
         model.set_active_adapters(BatchSplit(*groups, batch_sizes=sizes), skip_layers=skipped)
         model.active_head = BatchSplit(*groups, batch_sizes=sizes)
         with torch.inference_mode():
-            outputs = model(**_tensors(feeds, [row_ids[number] for number in order]))
-        logits = [row.float().numpy() for each in outputs for row in each.logits]
+            outputs = model(**place.tensors(feeds, [row_ids[number] for number in order]))
+        logits = [row for each in outputs for row in each.logits.float().cpu().numpy()]
         return [row for _, row in sorted(zip(order, logits, strict=True), key=lambda pair: pair[0])]
 
     return rows
@@ -113,7 +127,7 @@ def _single(model: Any, skipped: list[int]) -> Callable[[str, dict[str, torch.Te
     return run
 
 
-def _peft(folder: Path, names: Sequence[str], kind: torch.dtype) -> Rows:
+def _peft(folder: Path, names: Sequence[str], place: Place) -> Rows:
     given = read_settings(folder)
     hidden, layers = given["hidden"], given["layers"]
     torch.manual_seed(given["seed"])
@@ -135,11 +149,11 @@ def _peft(folder: Path, names: Sequence[str], kind: torch.dtype) -> Rows:
         model: Any = peft.get_peft_model(transformers.BertForSequenceClassification(config), lora, names[0])
         for name in names[1:]:
             model.add_adapter(name, lora)
-    model = model.to(kind).eval()
+    model = model.to(place.device, place.kind).eval()
 
     def rows(feeds: Mapping[str, Array], wanted: Sequence[str], row_ids: Sequence[int]) -> list[Array]:
         with torch.inference_mode():
-            logits = model(**_tensors(feeds, row_ids), adapter_names=list(wanted)).logits
-        return list(logits.float().numpy())
+            logits = model(**place.tensors(feeds, row_ids), adapter_names=list(wanted)).logits
+        return list(logits.float().cpu().numpy())
 
     return rows

@@ -16,7 +16,7 @@ from runtime.bundle import TaskEntry, read_manifest, slots_file
 from runtime.checks.requests import select_tasks
 from runtime.serving.request import Served
 from runtime.slots.layout import own_task_file
-from runtime.text.encode import CPU_LIMITS, TextEncoder
+from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, TextEncoder
 from runtime.text.predict import predict_routed, tokenize
 from runtime.text.predict_options import PredictOptions
 
@@ -29,9 +29,7 @@ CACHE_BYTES = 2**29
 class Alternative:
     """Another library in the place of a predictor: the same tokenizer, batches and predictions around its logits."""
 
-    provider = "cpu"
-
-    def __init__(self, bundle: Path, names: Sequence[str], rows: Rows) -> None:
+    def __init__(self, bundle: Path, names: Sequence[str], rows: Rows, provider: str) -> None:
         """Read the tokenizer and the tasks of a bundle, and nothing else; further tasks have the labels of these in turn."""
         manifest = read_manifest(bundle)
         own = manifest.tasks
@@ -40,6 +38,7 @@ class Alternative:
         self.drops = self.manifest.drops
         self._encoder = TextEncoder.load(bundle, self.manifest)
         self._rows = rows
+        self.provider = provider
 
     def entries(self, tasks: Sequence[str] | None = None) -> tuple[TaskEntry, ...]:
         """Return the entries of tasks."""
@@ -60,7 +59,8 @@ class Alternative:
         by_name = {entry.name: entry for entry in self.manifest.tasks}
         wanted = [[by_name[name] for name in own] for own in tasks]
         windows = tokenize(self._encoder, texts, [each for own in wanted for each in own], options)
-        batches = self._encoder.batches([window.tokens for window in windows], CPU_LIMITS, None, ())
+        limits = CPU_LIMITS if self.provider == "cpu" else GPU_LIMITS
+        batches = self._encoder.batches([window.tokens for window in windows], limits, None, ())
 
         def run(feeds: Mapping[str, Array], chosen: list[TaskEntry], rows: list[int]) -> tuple[list[Array], int]:
             logits = self._rows(feeds, [entry.name for entry in chosen], rows)
@@ -70,7 +70,7 @@ class Alternative:
 
 
 def create(
-    candidate: Candidate, folder: Path, tasks: int, threads: int, objective: float
+    candidate: Candidate, folder: Path, tasks: int, threads: int, objective: float, device: str
 ) -> tuple[Served, tuple[str, ...], dict[str, Any]]:
     """Load a candidate.
 
@@ -80,6 +80,7 @@ def create(
         tasks: number of tasks.
         threads: threads within one operator.
         objective: latency in seconds.
+        device: "cpu" or "cuda".
 
     Returns:
         The candidate, the names of its tasks, and what else belongs into the results.
@@ -88,12 +89,12 @@ def create(
     if not candidate.ours:
         library = importlib.import_module("benchmarks.serving.alternatives")
         names = tuple(f"task{number}" for number in range(tasks))
-        rows, more = library.create(candidate.key, folder, names, threads)
-        return Alternative(folder / "fp32", names, rows), names, more
+        rows, more = library.create(candidate.key, folder, names, threads, device)
+        return Alternative(folder / "fp32", names, rows, device), names, more
     drops = read_manifest(bundle).drops
     predictor = runtime.load(
         bundle,
-        provider="cpu",
+        provider=device,
         drop={"highest": max(drops), "lowest": min(drops), "all": None}[candidate.drop],
         threads=threads,
         verify=False,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import current_gpu
 from benchmarks.serving.candidates import CANDIDATES, Candidate
 from benchmarks.serving.engines import create
 from benchmarks.serving.memory import peak_mb, reset_peak
@@ -38,6 +39,7 @@ class Job:
         seed: of the requests.
         folder: folder that `prepare` filled.
         texts: folder of test sets; None for made texts.
+        device: "cpu" or "cuda".
     """
 
     setting: Setting
@@ -47,6 +49,7 @@ class Job:
     seed: int
     folder: str
     texts: str | None
+    device: str
 
     @classmethod
     def parse(cls, text: str) -> Job:
@@ -64,13 +67,15 @@ async def measure(job: Job) -> Row:
     setting, folder = job.setting, Path(job.folder)
     candidate = CANDIDATES[setting.candidate]
     objectives = [each / 1e3 for each in job.objectives]
-    served, names, more = create(candidate, folder, setting.tasks, job.threads, max(objectives))
+    served, names, more = create(candidate, folder, setting.tasks, job.threads, max(objectives), job.device)
     difference = check(candidate, served, names, folder)
     texts = read_texts(Path(job.texts)) if job.texts else made_texts()
     given = requests(texts, names, setting.per_text, setting.repeats, job.seed)
     reset_peak()
     points = await LoadTest(Batcher(served, Batching(), Limits()), given, job.seconds, objectives).search()
     loads = [highest(points, number) for number in range(len(objectives))]
+    if job.device == "cuda" and (gpu := current_gpu()) is not None:
+        more["device_mib"] = gpu["memory_used_mib"]
     return Row(**dataclasses.asdict(setting), loads=loads, peak_mb=peak_mb(), difference=difference, points=points, more=more)
 
 

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str]) -> None:
         export(model, tokenizer, output=folder / "fp32", **all_graphs)
     if "int8" in missing:
         export(model, tokenizer, output=folder / "int8", precision="int8", target="cpu", **all_graphs)
+    if "fp16" in missing:
+        export(model, tokenizer, output=folder / "fp16", precision="fp16", target="cuda", **all_graphs)
     if "drops" in missing:
         export(model, tokenizer, output=folder / "drops", drop=drops, routed=True)
     for number in range(size.files):

@@ -72,16 +72,21 @@ def save_stored_groups(stored: Sequence[StoredGroup], weights: WeightsFile, grap
         model = each.group.model.clone()
         common.ClearMetadataAndDocStringPass()(model)  # torch stores local paths
         for weight, arrays in each.group.weights.items():
+            # The template of a filled up group was traced with its largest task, which need not be the first.
+            _set_value(model.graph.initializers[weight], arrays[0])
             for number, array in enumerate(arrays[1:], 1):
-                tensor = ir.tensor(np.ascontiguousarray(array), name=_nth(weight, number))
-                value = ir.Value(
-                    name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-                )
+                value = ir.Value(name=_nth(weight, number))
+                _set_value(value, array)
                 model.graph.register_initializer(value)
         entry = {"structure": each.structure, _SLOTS: each.slots, "tasks": list(each.group.tasks)}
         model.metadata_props[_KEY] = json.dumps(entry, sort_keys=True)
         weights.externalize(model)
         ir.save(model, graph.with_name(name))
+
+
+def _set_value(value: ir.Value, array: np.ndarray) -> None:
+    tensor = ir.tensor(np.ascontiguousarray(array), name=str(value.name))
+    value.const_value, value.shape, value.type = tensor, ir.Shape(array.shape), ir.TensorType(tensor.dtype)
 
 
 def load_stored_groups(graph: Path, names: Sequence[str]) -> list[StoredGroup]:

@@ -95,6 +95,11 @@ class Manifest:
         return self.splits.get(self.variant(drop).model)
 
     @property
+    def main_graphs(self) -> frozenset[str]:
+        """File names of the graphs of all tasks, the only ones that are captured as CUDA graphs."""
+        return frozenset(variant.model for variant in self.variants)
+
+    @property
     def whole_graphs(self) -> frozenset[str]:
         """File names of the graphs of all tasks and of the routed graphs, which `load` opens on every provider."""
         return frozenset(graph for variant in self.variants for graph in (variant.model, variant.routed) if graph)

@@ -168,9 +168,9 @@ def _captured(
     if provider is not CUDA or not (shapes := options.cuda.graphs):
         return {}
     found = {
-        variant.model: CapturedGraphs(sessions[variant.model], shapes, "cuda", options.cuda.device)
-        for variant in manifest.variants
-        if variant.model in sessions
+        graph: CapturedGraphs(sessions[graph], shapes, "cuda", options.cuda.device)
+        for graph in sorted(manifest.main_graphs)
+        if graph in sessions
     }
     for graph, own in found.items():
         try:

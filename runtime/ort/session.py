@@ -46,7 +46,8 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
     try:
         # An engine build takes minutes
         with announced(f"provider {provider.name}: preparing {graph.name}", options.progress):
-            providers = request(settings, provider, options, manifest, graphs=not graph.routed)
+            # A session that captures without bound outputs returns none after its third run
+            providers = request(settings, provider, options, manifest, graphs=graph.name in manifest.main_graphs)
             opened = guarded(graph.session, provider)
             # Compiled data is found relative to the path of its graph
             session = opened(settings, providers, provider.key in BY_PATH or graph.compiled)

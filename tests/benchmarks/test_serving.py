@@ -123,7 +123,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_candidate_that_fails_is_a_row_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "a\nE: bad\n"))
-    job = Job(Setting("files", 64, 1, 0.0), [50.0], 1.0, 1, 0, str(tmp_path), None)
+    job = Job(Setting("files", 64, 1, 0.0), [50.0], 1.0, 1, 0, str(tmp_path), None, "cpu")
     row = command._run(job, 5)
     assert (row.reason, row.loads, row.peak_mb) == ("E: bad", [None], None)
     results = Results({"objectives": [50.0]}, (row, dataclasses.replace(row, candidate="peft", reason="")))

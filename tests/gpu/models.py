@@ -23,7 +23,7 @@ SHAPES = ((1, 1), (1, 8), (2, 5), (3, 16), (4, 33), (8, 32), (1, 64), (7, 13), (
 _LORA = adapters.LoRAConfig(r=8, alpha=16, attn_matrices=["q", "v"])
 
 
-def _bert() -> Any:
+def bert() -> Any:
     return BertConfig(
         num_hidden_layers=3,
         hidden_size=128,
@@ -35,19 +35,26 @@ def _bert() -> Any:
 
 
 def _bottlenecks() -> Any:
-    return tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "tag"), "c": ("double_seq_bn", "3")}, _bert())
+    return tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "tag"), "c": ("double_seq_bn", "3")}, bert())
 
 
 def _routable() -> Any:
-    return tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("double_seq_bn", "reg")}, _bert())
+    return tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("double_seq_bn", "reg")}, bert())
 
 
 def _lora() -> Any:
-    return tiny_model({"a": (_LORA, "2"), "b": (_LORA, "3")}, _bert())
+    return tiny_model({"a": (_LORA, "2"), "b": (_LORA, "3")}, bert())
+
+
+def _unequal() -> Any:
+    """Ranks that zeros fill up, and equal adapters with heads of different kinds."""
+    narrow = adapters.LoRAConfig(r=4, alpha=4, attn_matrices=["q"])
+    tasks = {"a": (narrow, "2"), "b": (_LORA, "3"), "c": ("seq_bn", "2"), "d": ("seq_bn", "tag"), "e": ("seq_bn", "multi")}
+    return tiny_model(tasks, bert())
 
 
 def _fusion() -> Any:
-    model = tiny_model(dict.fromkeys("abc", ("seq_bn", "2")), _bert())
+    model = tiny_model(dict.fromkeys("abc", ("seq_bn", "2")), bert())
     model.add_adapter_fusion(Fuse("a", "b", "c"))
     model.add_classification_head("fused", num_labels=3)
     torch.manual_seed(3)
@@ -91,9 +98,20 @@ CASES = {
     "bottlenecks": Case(_bottlenecks),
     "routed": Case(_routable, routed=True),
     "lora": Case(_lora, routed=True),
+    "unequal": Case(_unequal, drops=(1,)),
     "fusion": Case(_fusion, {"fused": Fuse("a", "b", "c"), "a": "a"}, drops=(0, 1)),
     "vit": Case(_vit, drops=(1,), routed=True),
 }
+
+
+def expected_logits(model: Any, setup: Any, head: str, feeds: Mapping[str, np.ndarray], drop: int, device: str) -> np.ndarray:
+    """Logits of one task by the adapters library, in fp32 on the device that holds the model."""
+    model.set_active_adapters(setup, skip_layers=list(range(drop)))
+    model.active_head = head
+    given = {name: torch.from_numpy(value).to(device) for name, value in feeds.items()}
+    with torch.inference_mode():
+        logits: np.ndarray = model(**given).logits.cpu().numpy()
+    return logits
 
 
 @dataclass(frozen=True)
@@ -113,12 +131,7 @@ class Exported:
 
     def expected(self, task: str, feeds: Mapping[str, np.ndarray], drop: int) -> np.ndarray:
         """Single-task PyTorch in fp32, on the device, by the library's own means."""
-        self.model.set_active_adapters((self.case.setups or {}).get(task, task), skip_layers=list(range(drop)))
-        self.model.active_head = task
-        given = {name: torch.from_numpy(value).to(self.device) for name, value in feeds.items()}
-        with torch.inference_mode():
-            logits: np.ndarray = self.model(**given).logits.cpu().numpy()
-        return logits
+        return expected_logits(self.model, (self.case.setups or {}).get(task, task), task, feeds, drop, self.device)
 
 
 def exported(name: str, folder: Path, device: str, target: str, precision: str = "fp32") -> Exported:

@@ -12,8 +12,8 @@ from exporter.compile.rewrite.refusals import Refusal
 
 __all__ = ["ShapesOnDevicePass"]
 
-# From the result of a low-rank product to the value that it reads: two products, a scale and a Reshape
-_STEPS = 5
+# From the result of an adapter to the value that it reads: two products with biases, an activation, a scale and a Reshape
+_STEPS = 8
 
 
 class ShapesOnDevicePass(NodeRewritePass):

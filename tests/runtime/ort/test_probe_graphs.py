@@ -10,6 +10,8 @@ import pytest
 import runtime
 from exporter import export
 from runtime.ort import open as opening
+from runtime.ort import provider_options
+from runtime.ort import session as sessions
 from runtime.ort.known_providers import CPU, OPENVINO, Provider
 from runtime.ort.session import create_session
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
@@ -93,3 +95,24 @@ def test_a_wrong_graph_is_refused_when_it_is_opened(
 def test_states_need_no_branches_on_the_device(bundle: Path, provider: dict[str, Any]) -> None:
     runtime.load(bundle, provider="openvino").encode(["a text"])
     assert provider["opened"] == ["model.onnx", "model_routed.onnx", "trunk.onnx"]
+
+
+def test_only_graphs_of_all_tasks_capture(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that captures CUDA graphs returns nothing from run() once it replays, unless its outputs are bound."""
+    asked: dict[str, bool] = {}
+    names: list[str] = []
+    original = provider_options.request
+
+    def request(settings: Any, provider: Provider, options: Any, manifest: Any, graphs: bool = True) -> Any:
+        asked[names[-1]] = graphs
+        return original(settings, provider, options, manifest, graphs)
+
+    def made(graph: Any, *more: Any) -> Any:
+        names.append(graph.name)
+        return create_session(graph, *more)
+
+    monkeypatch.setattr(sessions, "request", request)
+    monkeypatch.setattr(opening, "create_session", made)
+    runtime.load(bundle, provider="cpu", threads=1).verify()
+    assert {graph for graph, captures in asked.items() if captures} == {"model.onnx"}
+    assert {"model_routed.onnx", *LATE} < set(asked)

@@ -77,6 +77,15 @@ def test_a_reshape_back_takes_the_shape_from_before() -> None:
     prove(ShapesOnDevicePass(), text, "Relu Reshape MatMul Shape Reshape Relu", initializers={"w": rand(4, 4)})
 
 
+def test_a_reshape_back_after_a_bottleneck() -> None:
+    text = """(float[batch, sequence, 4] x) => (float[batch, sequence, 4] y)
+        <int64[2] flat = {-1, 4}, int64[1] any = {-1}, int64[1] four = {4}, float[batch, sequence, 4] e>
+        { r = Relu(x) f = Reshape(r, flat) d = MatMul(f, w) db = Add(d, b) a = Tanh(db) u = MatMul(a, w) ub = Add(u, b)
+        n = Shape<start = 1, end = 2>(x) t = Concat<axis = 0>(any, n, four) e = Reshape(ub, t) y = Relu(e) }"""
+    expected = "Relu Reshape MatMul Add Tanh MatMul Add Shape Reshape Relu"
+    prove(ShapesOnDevicePass(), text, expected, initializers={"w": rand(4, 4), "b": rand(4)})
+
+
 def _positions(slice_of: str, length: int = 16) -> str:
     text = "(float[batch, sequence] x) => (float[a, b, 4] y) <int64[1] zero = {0}, int64[1] axis = {1}, int64[1] step = {1}>"
     return f"{text} {{ n = Shape<start = 1, end = 2>(x) {slice_of} g = Gather(w, p) y = Relu(g) }}"
