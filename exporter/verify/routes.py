@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from exporter.errors import VerificationError
 from exporter.plan import Plan, Task
+from exporter.verify.candidate import Candidate
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
 from runtime.bundle import ROUTE_INPUTS, ParityRow
 
 
 def compare_routes(
-    session: Any,
+    candidate: Candidate,
     plan: Plan,
     inputs: Mapping[str, np.ndarray],
     expected: Mapping[str, np.ndarray],
     shape: tuple[int, int],
-    atol: float,
 ) -> list[ParityRow]:
     """Compare a routed graph with PyTorch's outputs for the same inputs.
 
     Args:
-        session: the ONNX Runtime session of the routed graph.
+        candidate: the graphs; the routed one is compared.
         plan: the plan of the graph.
         inputs: input name -> array.
         expected: task name -> PyTorch's logits, [batch, labels], for some of the plan's tasks.
         shape: batch and sequence of the inputs.
-        atol: tolerance relative to max(1, max |expected|).
 
     Returns:
         For each task of `expected`, the row with the largest difference over all routes.
@@ -42,22 +40,26 @@ def compare_routes(
     numbers = list(tasks)
     groups = {task.name: number for number, group in enumerate(plan.groups) for task in group if task.name in expected}
     labels = max(width(task) for task in plan.tasks)
+    assert candidate.routed is not None  # as its caller knows
+    kept = candidate.compared(inputs)
     worst: dict[str, ParityRow] = {}
     for row_ids, names in draw_routes(groups, shape[0], (plan.drop, *shape)):
         task_ids = np.array([numbers.index(name) for name in names], np.int64)
         where = f"{len(names)} routed row(s) of {', '.join(dict.fromkeys(names))} at {shape[0]}x{shape[1]}"
         try:
-            (logits,) = session.run(None, {**inputs, **dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))})
+            (logits,) = candidate.routed.run(None, {**inputs, **dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))})
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise VerificationError(f"the routed graph fails for {where}; nothing was written: {error}") from error
         if logits.shape != (len(names), labels):
             raise VerificationError(f"{NOTHING_WRITTEN}  {where}: expected {[len(names), labels]}, found {list(logits.shape)}")
         for name in dict.fromkeys(names):
-            own = task_ids == numbers.index(name)
+            own = (task_ids == numbers.index(name)) & kept[row_ids]
             found, count = logits[own], width(tasks[name])
             if not np.isneginf(found[:, count:]).all():
                 raise VerificationError(f"{NOTHING_WRITTEN}  {where}: {name} has logits beyond its {count} label(s)")
-            row = parity_row(tasks[name], expected[name][row_ids[own]], found[:, :count], shape, atol)
+            if not own.any():
+                continue
+            row = parity_row(tasks[name], expected[name][row_ids[own]], found[:, :count], shape, candidate.atol)
             worst[name] = max(worst.get(name, row), row, key=tolerance_ratio)
     return list(worst.values())
 

@@ -37,7 +37,7 @@ def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None)
             "graph for the target cpu; nothing was written. Install ONNX Runtime 1.30 or newer, or use the target portable"
         )
     routed_graph = graph.with_name(routed_file(graph.name)) if routed else None
-    return Candidate.load(graph, plan.atol if atol is None else atol, routed_graph)
+    return Candidate.load(graph, plan.atol if atol is None else atol, routed_graph, atol is None and plan.precision == "fp16")
 
 
 def verify_saved(

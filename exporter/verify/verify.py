@@ -117,7 +117,7 @@ class _Runs:
         for number, candidate in enumerate(self.candidates):
             if candidate.routed is not None:
                 inputs, known = self.at(shape, masks)[0], self.known[shape, masks]
-                for row in compare_routes(candidate.routed, self.plan, inputs, known, shape, candidate.atol):
+                for row in compare_routes(candidate, self.plan, inputs, known, shape):
                     yield number, row
 
     def probed(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
@@ -149,7 +149,7 @@ def _compare(runs: _Runs, task_group: TaskGroup, task: Task, shape: tuple[int, i
     assert expected is not None  # of the last masks
     runs.known.setdefault((shape, masks), {})[task.name] = expected[0]
     return [
-        _worst(task, expected, [found[name] for name in runs.plan.outputs[task.name]], shape, candidate.atol)
+        _worst(task, expected, [found[name] for name in runs.plan.outputs[task.name]], shape, candidate, inputs)
         for found, candidate in zip(results, runs.candidates, strict=True)
     ]
 
@@ -175,9 +175,16 @@ def _expected(
 
 
 def _worst(
-    task: Task, expected: Sequence[np.ndarray], found: Sequence[np.ndarray], shape: tuple[int, int], atol: float
+    task: Task,
+    expected: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    shape: tuple[int, int],
+    candidate: Candidate,
+    inputs: Mapping[str, np.ndarray],
 ) -> ParityRow:
     """Return the row of the output with the largest difference, for a head with several outputs."""
-    return max(
-        (parity_row(task, one, other, shape, atol) for one, other in zip(expected, found, strict=True)), key=tolerance_ratio
-    )
+    kept = candidate.compared(inputs)
+    pairs = [(one, other) for one, other in zip(expected, found, strict=True)]
+    if not kept.all():
+        pairs = [(one[kept], other[kept] if len(other) == len(one) else other) for one, other in pairs]
+    return max((parity_row(task, *pair, shape, candidate.atol) for pair in pairs), key=tolerance_ratio)

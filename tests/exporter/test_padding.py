@@ -33,6 +33,21 @@ def test_rows_without_tokens_are_those_of_pytorch(tmp_path: Path, opset: int) ->
 
 
 @pytest.mark.adapters
+def test_rows_without_tokens_do_not_stop_fp16(tmp_path: Path) -> None:
+    """Scores as large as those of a trained model, which the mask of fp16 does not hide in a row without any token."""
+    model = tiny_model({"a": ("seq_bn", "3"), "b": ("lora", "2")})
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            for linear in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
+                linear.weight.mul_(20)
+    export(model, drop=1, routed=True, precision="fp16", target="cuda", output=tmp_path / "onnx")
+    feeds = inputs((3, 9))
+    found = run_graph(tmp_path / "onnx", feeds)
+    for name in ("a", "b"):
+        np.testing.assert_allclose(found[name], reference(model, name, feeds, drop=1), atol=2e-2)
+
+
+@pytest.mark.adapters
 def test_verification_tries_every_kind_of_mask() -> None:
     plan = Plan((), 1, model_inputs(tiny_model({}), None, ()), {"sequence": 48}, 0, None, 20, "fp32", "portable", 1e-4)
     masks = make_inputs(plan, 5, 8, masks="all")["attention_mask"]
