@@ -18,7 +18,7 @@ TOGETHER = {
 _KINDS = {"own", "portable", "fp32", "fp16", "int8"}
 
 
-class Groups(LoadScopeScheduling):
+class Groups(LoadScopeScheduling):  # type: ignore[misc]
     """Gives the groups with most tests away first, and at the end single tests, which keep all workers busy."""
 
     def _split_scope(self, nodeid: str) -> str:
