@@ -83,7 +83,7 @@ def _has_gpu() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests for a GPU where there is none."""
+    """Skip the tests for a GPU on a machine without one."""
     if config.getoption("--device") is None and not _has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -7,8 +7,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from exporter.cli.parser import Parser
 from exporter.errors import ExportError
+from runtime.options_text import CommandParser
 
 _EXPORT_DESCRIPTION = """\
 Export all tasks of an adapter model into one ONNX graph with a shared trunk, verified against PyTorch.
@@ -16,12 +16,17 @@ Export all tasks of an adapter model into one ONNX graph with a shared trunk, ve
 Without --model, the bundled example is exported: eight adapters and a fusion of them on all-MiniLM-L6-v2; where only PEFT is
 installed, its LoRA adapters for some of the same tasks.
 
-Other commands; python -m exporter COMMAND --help lists their options:
-  add DIR       add tasks to an exported folder
-  task DIR      make the file of one task, which running services add
-  inspect DIR   show what an exported folder contains, what it costs and what it saves
-  advise        measure which drops and fusion members to export, on labelled texts
-  push DIR ID   publish an exported folder on the Hugging Face hub, with a model card
+Other commands; each lists its options with --help:
+  python -m exporter add DIR
+      add tasks to an exported folder
+  python -m exporter task DIR
+      make the file of one task, which running services add
+  python -m exporter inspect DIR
+      show what an exported folder contains, what it costs and what it saves
+  python -m exporter advise
+      measure which drops and fusion members to export, on labelled texts
+  python -m exporter push DIR ID
+      publish an exported folder on the Hugging Face hub, with a model card
 """
 _EXPORT_EPILOG = """\
 exit status: 0 done and verified; 1 verification failed, nothing written; 2 wrong use, unsupported model or bad input
@@ -89,9 +94,9 @@ examples:
 """
 
 
-def export_parser() -> Parser:
+def export_parser() -> CommandParser:
     """Return the parser of the options of an export."""
-    parser = Parser("python -m exporter", _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
+    parser = CommandParser("python -m exporter", _EXPORT_DESCRIPTION, _EXPORT_EPILOG)
     add_export_options(parser)
     return parser
 
@@ -184,18 +189,18 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     _add_report(parser)
 
 
-def add_parser() -> Parser:
+def add_parser() -> CommandParser:
     """Return the parser of the options of `add`."""
-    parser = Parser("python -m exporter add", _ADD_DESCRIPTION, _ADD_EPILOG)
+    parser = CommandParser("python -m exporter add", _ADD_DESCRIPTION, _ADD_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder; replaced as a whole or not at all")
     add_sources(parser)
     _add_report(parser)
     return parser
 
 
-def task_parser() -> Parser:
+def task_parser() -> CommandParser:
     """Return the parser of the options of `task`."""
-    parser = Parser("python -m exporter task", _TASK_DESCRIPTION, _TASK_EPILOG)
+    parser = CommandParser("python -m exporter task", _TASK_DESCRIPTION, _TASK_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder, which is only read")
     add_sources(parser)
     parser.add_argument(
@@ -211,9 +216,9 @@ def task_parser() -> Parser:
     return parser
 
 
-def inspect_parser() -> Parser:
+def inspect_parser() -> CommandParser:
     """Return the parser of the options of `inspect`."""
-    parser = Parser("python -m exporter inspect", _INSPECT_DESCRIPTION, _INSPECT_EPILOG)
+    parser = CommandParser("python -m exporter inspect", _INSPECT_DESCRIPTION, _INSPECT_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder written by an export")
     parser.add_argument(
         "--shape",
@@ -237,9 +242,9 @@ def inspect_parser() -> Parser:
     return parser
 
 
-def push_parser() -> Parser:
+def push_parser() -> CommandParser:
     """Return the parser of the options of `push`."""
-    parser = Parser("python -m exporter push", _PUSH_DESCRIPTION, _PUSH_EPILOG)
+    parser = CommandParser("python -m exporter push", _PUSH_DESCRIPTION, _PUSH_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder written by an export")
     parser.add_argument("repository", metavar="ID", help="organisation/name; created if it does not exist")
     parser.add_argument("--private", action="store_true", help="create a private repository; refused for a public one")
