@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exporter.cli.options import add_sources, add_tasks, parse_shape
+from exporter.cli.option_values import parse_shape
+from exporter.cli.shared_options import add_sources, add_tasks
 from runtime.options_text import CommandParser
 
 _DESCRIPTION = """\

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from exporter.cli.advise_options import advise_parser
-from exporter.cli.options import add_parser, export_parser, inspect_parser, push_parser, task_parser
+from exporter.cli.folder_options import add_parser, inspect_parser, push_parser, task_parser
+from exporter.cli.options import export_parser
 from exporter.errors import ExportError, VerificationError
 from runtime.options_text import CommandParser
 from runtime.program import as_called
