@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from filelock import FileLock
@@ -26,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `python -m exporter --drop 5` writes; its printed report is in export.txt next to the folder.
+    """The folder that `python -m exporter --drop 5` writes; export.txt and progress.txt next to it are what the command prints.
 
     The first worker that asks for it exports it for all; tests must not change it.
     """
@@ -37,8 +39,15 @@ def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.parent / "lock"):
         if not folder.exists():
-            with (folder.parent / "export.txt").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
+            output, errors = io.StringIO(), io.StringIO()
+            with (
+                patch.dict(os.environ, COLUMNS="80"),
+                contextlib.redirect_stdout(output),
+                contextlib.redirect_stderr(errors),
+            ):
                 assert main(["--drop", "5", "--output", str(folder)]) == 0
+            for name, printed in (("export.txt", output), ("progress.txt", errors)):
+                (folder.parent / name).write_text(printed.getvalue(), encoding="utf-8")
     return folder
 
 
