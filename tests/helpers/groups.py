@@ -11,8 +11,11 @@ from xdist.scheduler import LoadScopeScheduling
 # Tests whose names begin so share a worker.
 TOGETHER = {
     "tests/runtime/on_ray/": "a local Ray",
+    "tests/benchmarks/test_serving.py": "a fork server",
+    "tests/benchmarks/test_suite.py": "a fork server",
     "tests/exporter/cli/test_command_line.py": "a fork server",
     "tests/exporter/cli/test_streams_and_names.py": "a fork server",
+    "tests/fuzz/test_fuzz.py": "a fork server",
 }
 # What a test on a GPU names besides the model, whose exports the tests of several precisions share.
 _KINDS = {"own", "portable", "fp32", "fp16", "int8"}
@@ -32,7 +35,7 @@ def group_of(nodeid: str) -> str:
         nodeid: name of the test, as pytest prints it.
     """
     file, _, test = nodeid.partition("::")
-    if file.rpartition("/")[2].startswith("test_support"):  # rows of the support table, each with a model of its own
+    if file.rpartition("/")[2].startswith("test_support"):  # rows of the support table, each with another model
         return nodeid
     if file == "tests/gpu/test_parity.py":
         return " ".join([file, *sorted(set(test.rpartition("[")[2].removesuffix("]").split("-")) - _KINDS)])
