@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -18,9 +20,10 @@ _ROOT = Path(__file__).parents[2]
 def local_ray() -> Iterator[None]:
     """Start Ray on this machine. Its three CPUs are slots, not cores: Ray starts a process for each."""
     ray = pytest.importorskip("ray", reason="needs ray, which the extra `test` installs")
-    environment = {"env_vars": {"PYTHONPATH": str(_ROOT)}}
     settings = {"num_cpus": 3, "object_store_memory": 10**8, "include_dashboard": False, "log_to_driver": False}
-    ray.init("local", runtime_env=environment, **settings)
+    # Not in a runtime_env: no worker that Ray has started before has one, so that it would start others.
+    with patch.dict(os.environ, PYTHONPATH=str(_ROOT)):
+        ray.init("local", **settings)
     try:
         yield
     finally:

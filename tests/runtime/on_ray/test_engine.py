@@ -54,7 +54,7 @@ def workers() -> list[psutil.Process]:
 def test_a_killed_worker_costs_no_partition(
     ray: None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = {f"part-{number}.jsonl": 6_000 for number in range(4)} | {"more/last.jsonl": 10}
+    counts = {f"part-{number}.jsonl": 3_000 for number in range(4)} | {"more/last.jsonl": 10}
     source, target = write(tmp_path / "in", counts), tmp_path / "out"
     killed: list[int] = []
 
@@ -75,7 +75,7 @@ def test_a_killed_worker_costs_no_partition(
     out, err = capsys.readouterr()
     assert status == 0, err
     assert killed
-    assert "24,010 rows of 5 partitions, 0 broken, in " in out
+    assert "12,010 rows of 5 partitions, 0 broken, in " in out
     assert "(5 of 5 partitions)" in err
     for name, count in counts.items():
         assert [row["id"] for row in rows(target / f"{name}.jsonl")] == list(range(1, count + 1))
