@@ -69,7 +69,7 @@ lint: .venv-test/installed
 	.venv-test/$(BIN)/mypy
 
 unit: .venv-test/installed
-	.venv-test/$(BIN)/python -m pytest -n 2 --dist loadgroup
+	.venv-test/$(BIN)/python -m pytest -n 2
 
 test-javascript: .venv-test/installed
 	npm --prefix examples/javascript install --ignore-scripts
@@ -85,11 +85,11 @@ PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoin
   tests/exporter/checkpoints/test_peft_starts.py tests/exporter/checkpoints/test_peft_tasks.py tests/exporter/test_padding.py tests/exporter/test_pipelines.py
 
 test-peft5: .venv-peft5/installed
-	.venv-peft5/$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not adapters" $(PEFT5_TESTS)
+	.venv-peft5/$(BIN)/python -m pytest -n 2 -m "not adapters" $(PEFT5_TESTS)
 
 # -W default: warnings of other versions than the locked ones are no errors here.
 gpu:
-	$(PYTHON) -m pytest tests/gpu --device $(DEVICE) -n $(GPU_WORKERS) --dist loadgroup -W default
+	$(PYTHON) -m pytest tests/gpu --device $(DEVICE) -n $(GPU_WORKERS) -W default
 	$(PYTHON) -m benchmarks --device $(DEVICE)
 
 # Tests in which a trace depends on the version of PyTorch. The environment is made again where TORCH names another one.
@@ -98,7 +98,7 @@ TORCH_TESTS = tests/exporter/trace tests/exporter/test_support.py tests/exporter
 test-torch:
 	@if ! grep -qsxF '$(TORCH)' .venv-torch/installed; then rm -rf .venv-torch; fi
 	@$(MAKE) --no-print-directory .venv-torch/installed
-	.venv-torch/$(BIN)/python -m pytest -n 2 --dist loadgroup $(TORCH_TESTS)
+	.venv-torch/$(BIN)/python -m pytest -n 2 $(TORCH_TESTS)
 
 support: .venv-test/installed
 	.venv-test/$(BIN)/python -m tests.helpers.support_table

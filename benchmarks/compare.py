@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.intervals import Interval, change, interval
 from benchmarks.measured import Measured, Results, read_results
 from exporter import ExportError
-from exporter.cli.parser import Parser
+from runtime.options_text import CommandParser
 
 _EPILOG = """\
 exit status: 0 done; 1 a ratio is worse by more than --limit; 2 a folder cannot be read, or the two have nothing in common
@@ -67,7 +67,7 @@ def changes(before: Results, after: Results) -> list[Change]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = Parser("python -m benchmarks compare", __doc__, _EPILOG)
+    parser = CommandParser("python -m benchmarks compare", __doc__, _EPILOG)
     parser.add_argument("before", type=Path, metavar="A", help="a folder of results")
     parser.add_argument("after", type=Path, metavar="B", help="another one")
     parser.add_argument(

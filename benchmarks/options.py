@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.cli.parser import Parser
+from runtime.options_text import CommandParser
 
 _DESCRIPTION = """\
 Time all ways to run the same adapter tasks in interleaved rounds on this machine: PyTorch task by task, the Parallel block of
@@ -115,8 +115,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _parser() -> Parser:
-    parser = Parser("python -m benchmarks", _DESCRIPTION, _EPILOG)
+def _parser() -> CommandParser:
+    parser = CommandParser("python -m benchmarks", _DESCRIPTION, _EPILOG)
     parser.add_argument("--quick", action="store_true", help="the bundled example in about a minute, without torch.compile")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the variants run; default cpu")
     parser.add_argument(
@@ -159,7 +159,7 @@ def _parser() -> Parser:
     return parser
 
 
-def random_bert_parser(module: str, description: str | None, shapes: str, rounds: int, layers: str = "layers") -> Parser:
+def random_bert_parser(module: str, description: str | None, shapes: str, rounds: int, layers: str = "layers") -> CommandParser:
     """Return the parser of a separate benchmark of a randomly initialized BERT, `python -m benchmarks.<module>`.
 
     Args:
@@ -169,7 +169,7 @@ def random_bert_parser(module: str, description: str | None, shapes: str, rounds
         rounds: default of --rounds.
         layers: help text of --layers.
     """
-    parser = Parser(f"python -m benchmarks.{module}", description)
+    parser = CommandParser(f"python -m benchmarks.{module}", description)
     parser.add_argument("--shapes", type=parse_shapes, default=parse_shapes(shapes), metavar="BxL,…", help="batch x tokens")
     parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"rounds per shape; default {rounds}")
     parser.add_argument("--layers", type=int, default=12, metavar="N", help=f"{layers}; default 12")

@@ -20,9 +20,9 @@ from benchmarks.models import Candidate, at_drop, random_bert
 from benchmarks.rounds import measure
 from benchmarks.task_counts import graph_call
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
-from exporter.cli.parser import Parser
 from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL
+from runtime.options_text import CommandParser
 
 _LAYERS, _HIDDEN, _DROP, _SHAPE = 4, 128, 2, (2, 64)
 _TASKS, _FEWER = 4, 2
@@ -127,7 +127,9 @@ def _ratios(calls: Mapping[str, Call], seed: int) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    Parser("python -m benchmarks quick_ratios", __doc__, "exit status: 0 all in their bands; 1 not\n").parse_args(arguments)
+    CommandParser("python -m benchmarks quick_ratios", __doc__, "exit status: 0 all in their bands; 1 not\n").parse_args(
+        arguments
+    )
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         try:
             found = measure_ratios(Path(folder))

@@ -18,7 +18,7 @@ from benchmarks.options import cores
 from benchmarks.results_file import read_lines
 from benchmarks.suite_report import write_report
 from exporter import ExportError
-from exporter.cli.parser import Parser
+from runtime.options_text import CommandParser
 
 _EPILOG = """\
 exit status: 0 all benchmarks are done; 1 one of them failed or was stopped by --seconds; 2 invalid arguments
@@ -74,7 +74,7 @@ ENTRIES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = Parser("python -m benchmarks suite", __doc__, _EPILOG)
+    parser = CommandParser("python -m benchmarks suite", __doc__, _EPILOG)
     names = [entry.name for entry in ENTRIES]
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results; continued if it exists")
     parser.add_argument("--only", default=",".join(names), metavar="NAME,…", help=f"some of {', '.join(names)}")

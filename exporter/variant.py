@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from exporter.slots import save_slots
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration
 from exporter.texts.drift import Drift
-from exporter.trace.padded_groups import pad_groups, with_padded
+from exporter.trace.padded_groups import PaddedGroup, pad_groups, with_padded
 from exporter.trace.trace import trace_group, traceable
 from exporter.verify.evaluate import Evaluation, evaluate
 from exporter.verify.library_reference import is_comparable
@@ -107,6 +107,7 @@ def export_variant(
     with stages("trace", f"(drop: {plan.drop}, tasks: {len(plan.tasks)}, structures: {len(task_groups)})"):
         padded, apart = pad_groups(task_groups)
         groups = [with_padded(each, trace_group(each.template, plan)) for each in padded]
+    # Before the compiler takes the groups apart.
     unread = [group.unread for group in groups]
     costs = {name: (group.bytes_of(name), group.forms) for group in groups for name in group.tasks}
     with stages("compile"):
@@ -115,11 +116,7 @@ def export_variant(
     with stages("save"):
         reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         if request.extendable:
-            # By the patched models, in which some weights have other names.
-            patched = [each.template if each.weights else traceable(each.template) for each in padded]
-            structures = [each.structure for each in padded]
-            stored = make_stored_groups([stored_form(group) for group in compiled.kept], patched, structures)
-            save_stored_groups(stored, weights, path)
+            stored = _store_groups(compiled, padded, weights, path)
     with stages("verify"):
         graph = load_graph(plan, path, request.routed)
         library = request.compared.reference if request.compared is not None and is_comparable(plan) else None
@@ -130,8 +127,10 @@ def export_variant(
         notes = (
             *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
             *missing_effects(plan, task_groups, graph.graph),
+            *without_pooling(plan),
+            *shared_weights(plan, task_groups),
+            *apart,
         )
-        notes += (*without_pooling(plan), *shared_weights(plan, task_groups), *apart)
     if request.slots is not None:
         with stages("slots"):
             names = stored_group_files(path.name, len(stored))
@@ -144,18 +143,36 @@ def export_variant(
     padding = {name: (cost.bytes, cost.operations) for each in padded for name, cost in each.padding.items()}
     entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed, padding)
     report = report_variant(plan, task_groups, compiled, entry, parity)
+    tasks = _with_costs(report.tasks, padded, costs)
+    return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
+
+
+def _store_groups(compiled: Compiled, padded: Sequence[PaddedGroup], weights: WeightsFile, path: Path) -> list[StoredGroup]:
+    """Write the groups to which tasks can be added next to the graph."""
+    # By the patched models, in which some weights have other names.
+    patched = [each.template if each.weights else traceable(each.template) for each in padded]
+    structures = [each.structure for each in padded]
+    stored = make_stored_groups([stored_form(group) for group in compiled.kept], patched, structures)
+    save_stored_groups(stored, weights, path)
+    return stored
+
+
+def _with_costs(
+    tasks: Sequence[TaskReport], padded: Sequence[PaddedGroup], costs: Mapping[str, tuple[int, Mapping[str, int]]]
+) -> tuple[TaskReport, ...]:
+    """Add the group of each task, the bytes and forms of its weights, and what the padding to the group's sizes costs."""
     numbers = {task.name: number for number, each in enumerate(padded) for task in each.tasks}
-    tasks = tuple(
+    padding = {name: TaskPadding(cost.bytes, cost.operations) for each in padded for name, cost in each.padding.items()}
+    return tuple(
         replace(
             task,
             group=numbers[task.name],
             bytes=costs[task.name][0],
             forms=costs[task.name][1],
-            padding=TaskPadding(*padding[task.name]) if task.name in padding else None,
+            padding=padding.get(task.name),
         )
-        for task in report.tasks
+        for task in tasks
     )
-    return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
 
 
 def _calibrate(request: BundleRequest, pruned: _Pruned, texts: Calibration) -> _Pruned:

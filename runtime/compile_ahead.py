@@ -7,7 +7,7 @@ from runtime.bundle import open_bundle, slots_file
 from runtime.checks.requests import check_drop
 from runtime.errors import InputError
 from runtime.options import Options
-from runtime.options_text import CommandParser, describe, read_settings
+from runtime.options_text import CommandParser, add_session_options, describe, read_settings
 from runtime.ort.compile import CompiledRow, compile_graphs
 from runtime.ort.providers import resolve
 from runtime.slots.hot_tasks import read_layouts
@@ -65,15 +65,7 @@ def command(arguments: Sequence[str]) -> Iterator[str]:
     parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
     parser.add_argument("--provider", required=True, metavar="NAME", help="the provider, such as openvino")
     parser.add_argument("--drop", type=int, metavar="N", help="only the graphs of this drop; default: all")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core")
-    parser.add_argument(
-        "--option",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="as for `python -m runtime DIR`; may be repeated",
-    )
+    add_session_options(parser)
     given = parser.parse_args(arguments)
     options = read_settings(given.settings, Options(threads=given.threads))
     for row in compile_bundle(given.folder, given.provider, given.drop, options):

@@ -113,6 +113,19 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=int, metavar="K", help="the K most probable labels of classification and multilabel tasks")
 
 
+def add_session_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of sessions that the commands of a bundle share: `threads`, and `settings` for `read_settings`."""
+    parser.add_argument("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core")
+    parser.add_argument(
+        "--option",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="as for `python -m runtime DIR`, whose --help lists them; may be repeated",
+    )
+
+
 def read_settings(settings: Sequence[str], options: Options) -> Options:
     """Apply settings to options.
 

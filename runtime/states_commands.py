@@ -11,7 +11,7 @@ from runtime.checks.requests import select_tasks
 from runtime.errors import AdapterDropError, InputError
 from runtime.load_bundle import load
 from runtime.options import Options
-from runtime.options_text import CommandParser, read_settings
+from runtime.options_text import CommandParser, add_session_options, read_settings
 from runtime.predictor import Predictor
 from runtime.states.trunk_states import TrunkStates, load_states
 from runtime.text.interpret import interpret_row
@@ -34,7 +34,7 @@ def encode(folder: str, arguments: Sequence[str]) -> Iterator[str]:
         "--precision", metavar="P", help="fp16 halves the file and rounds the states; default: as the graph computes them"
     )
     parser.add_argument("--truncate", action="store_true", help="truncate texts that exceed the model's maximum")
-    _add_session_options(parser)
+    _add_options(parser)
     options = parser.parse_args(arguments)
     texts = read_texts(options.file, "FILE")
     if not texts:
@@ -53,7 +53,7 @@ def run(folder: str, arguments: Sequence[str]) -> Iterator[str]:
     )
     parser.add_argument("states", metavar="STATES", help="the file of states")
     parser.add_argument("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
-    _add_session_options(parser)
+    _add_options(parser)
     options = parser.parse_args(arguments)
     tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
     yield from _predictions(_load(folder, options), load_states(options.states), tasks, options.drop)
@@ -76,18 +76,10 @@ def _predictions(predictor: Predictor, states: TrunkStates, tasks: Sequence[str]
             raise AdapterDropError(f"the logits of text {number} contain NaN or infinity") from error
 
 
-def _add_session_options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drop", type=int, metavar="N", help="the variant without adapters in the lowest N layers")
     parser.add_argument("--provider", metavar="NAME", default="auto", help="execution provider; default auto")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core")
-    parser.add_argument(
-        "--option",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="as for `python -m runtime DIR`, whose --help lists them",
-    )
+    add_session_options(parser)
 
 
 def _load(folder: str, options: argparse.Namespace) -> Predictor:

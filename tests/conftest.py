@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from filelock import FileLock
@@ -24,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `python -m exporter --drop 5` writes; its printed report is in export.txt next to the folder.
+    """The folder that `python -m exporter --drop 5` writes; export.txt and progress.txt next to it are what the command prints.
 
     The first worker that asks for it exports it for all; tests must not change it.
     """
@@ -35,8 +39,15 @@ def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.parent / "lock"):
         if not folder.exists():
-            with (folder.parent / "export.txt").open("w", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
+            output, errors = io.StringIO(), io.StringIO()
+            with (
+                patch.dict(os.environ, COLUMNS="80"),
+                contextlib.redirect_stdout(output),
+                contextlib.redirect_stderr(errors),
+            ):
                 assert main(["--drop", "5", "--output", str(folder)]) == 0
+            for name, printed in (("export.txt", output), ("progress.txt", errors)):
+                (folder.parent / name).write_text(printed.getvalue(), encoding="utf-8")
     return folder
 
 
@@ -80,18 +91,28 @@ def _has_gpu() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A file's tests share their fixtures in one worker; the rows of the support table share nothing and go to any.
-
-    Tests on a GPU share the exports of one model.
-    """
+    """Skip the tests for a GPU on a machine without one."""
     if config.getoption("--device") is None and not _has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU and onnxruntime-gpu"))
-    for item in items:
-        if not item.path.name.startswith("test_support"):
-            callspec = getattr(item, "callspec", None)
-            model = str(callspec.params.get("case", "")) if callspec and item.get_closest_marker("gpu") else ""
-            item.add_marker(pytest.mark.xdist_group(item.path.name + model))
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be installed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute the tests in groups, with whatever is not `--dist each`."""
+    from tests.helpers.groups import Groups
+
+    return None if config.getoption("dist") == "each" else Groups(config, log)
+
+
+def pytest_collection() -> None:
+    """Collect without garbage collection, which finds nothing among the modules that are imported."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of every later garbage collection."""
+    gc.freeze()
+    gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,9 +97,19 @@ FAMILY = "adapterhub"
 _OPEN = {"__init__", "__main__"}
 
 
-def _imports(path: Path) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[tuple[str, bool], ...]:
     """The dotted names that a file imports, and whether it does so inside a function."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tuple(_find_imports(path))
+
+
+def _find_imports(path: Path) -> Iterator[tuple[str, bool]]:
+    tree = _tree(path)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     inner = {id(child) for function in functions for child in ast.walk(function)}
     for node in ast.walk(tree):
@@ -161,7 +172,7 @@ def test_each_family_imports_only_its_library() -> None:
 def test_modules_that_are_imported_by_name_exist() -> None:
     found = 0
     for path in _files("exporter"):
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for call in ast.walk(_tree(path)):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "adapterhub_module":
                 room, name = (ast.literal_eval(argument) for argument in call.args[:2])
                 assert (ROOT / "exporter" / room.replace(".", "/") / FAMILY / f"{name}.py").is_file(), (path, room, name)
@@ -200,5 +211,5 @@ def test_public_names() -> None:
 
 def test_one_pass_a_file() -> None:
     for path in (ROOT / "exporter" / "compile").rglob("*.py"):
-        classes = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+        classes = [node.name for node in _tree(path).body if isinstance(node, ast.ClassDef)]
         assert len([name for name in classes if name.endswith("Pass")]) <= 1, path.name

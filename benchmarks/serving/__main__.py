@@ -30,7 +30,7 @@ from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
 from benchmarks.serving.sizes import SIZES
 from benchmarks.serving.tables import Results, Row, Setting, markdown, read, row_of, write
-from exporter.cli.parser import Parser
+from runtime.options_text import CommandParser
 from runtime.serving.batcher import Batching
 
 _GPU_OBJECTIVES = (10.0, 50.0)
@@ -131,7 +131,7 @@ def _open(options: argparse.Namespace, objectives: list[float]) -> tuple[Path, R
     return path, Results({**head, "complete": False, "machine": dataclasses.asdict(machine)}, ())
 
 
-def _parser() -> Parser:
+def _parser() -> CommandParser:
     def numbers(kind: type, least: float) -> Any:
         def parse(text: str) -> list[Any]:
             found = [kind(part) for part in text.split(",")]
@@ -142,7 +142,7 @@ def _parser() -> Parser:
         parse.__name__ = "list of numbers"
         return parse
 
-    parser = Parser("python -m benchmarks.serving", __doc__, _EPILOG)
+    parser = CommandParser("python -m benchmarks.serving", __doc__, _EPILOG)
     add, every = parser.add_argument, ",".join(CANDIDATES)
     of_device = "default all of the device"
     add("--size", choices=SIZES, default="small", help="size of the model; tiny: whether everything works. Default small")

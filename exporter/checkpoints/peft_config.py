@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ _NEUTRAL = (
 _CODE = ("megatron_config",)
 # Values of init_lora_weights that do not change the base model's weights.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
-
-
-def is_peft_folder(folder: Path) -> bool:
-    """Whether PEFT wrote the adapter in a folder; the adapters library's files are called alike."""
-    try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and "peft_type" in config
 
 
 def read_config(name: str, folder: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from exporter.add_tasks import add
-from exporter.cli.options import pooling_of
+from exporter.cli.option_values import pooling_of
 from exporter.cli.output import printing
 from exporter.cli.print_report import show_report
 from exporter.cli.progress import shown_progress

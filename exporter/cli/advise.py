@@ -10,7 +10,7 @@ from exporter.advise.advise import advise
 from exporter.advise.picture import save_picture
 from exporter.advise.request import Request
 from exporter.advise.text import lines
-from exporter.cli.options import heads_of, pooling_of
+from exporter.cli.option_values import heads_of, pooling_of
 from exporter.cli.output import printing
 from exporter.cli.progress import shown_progress
 from exporter.errors import ExportError

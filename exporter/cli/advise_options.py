@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exporter.cli.options import add_sources, add_tasks, parse_shape
-from exporter.cli.parser import Parser
+from exporter.cli.option_values import parse_shape
+from exporter.cli.shared_options import add_sources, add_tasks
+from runtime.options_text import CommandParser
 
 _DESCRIPTION = """\
 Measure which drop each task can take, on labelled texts, and print the command that exports the best combination.
@@ -33,9 +34,9 @@ examples:
 """
 
 
-def advise_parser() -> Parser:
+def advise_parser() -> CommandParser:
     """Return the parser of the options of `advise`."""
-    parser = Parser("python -m exporter advise", _DESCRIPTION, _EPILOG)
+    parser = CommandParser("python -m exporter advise", _DESCRIPTION, _EPILOG)
     add_sources(parser)
     add_tasks(parser)
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from exporter.cli.options import heads_of, pooling_of
+from exporter.cli.option_values import heads_of, pooling_of
 from exporter.cli.output import printing
 from exporter.cli.print_report import show_report
 from exporter.cli.progress import shown_progress

@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from exporter.cli.advise_options import advise_parser
-from exporter.cli.options import add_parser, export_parser, inspect_parser, push_parser, task_parser
-from exporter.cli.parser import Parser
+from exporter.cli.folder_options import add_parser, inspect_parser, push_parser, task_parser
+from exporter.cli.options import export_parser
 from exporter.errors import ExportError, VerificationError
+from runtime.options_text import CommandParser
 from runtime.program import as_called
 
 # First argument -> its options, and the module whose run(options) does the work. The module is loaded by name once the options
 # are read: importing torch takes seconds, and neither --help nor a mistyped option needs it.
-_COMMANDS: dict[str, tuple[Callable[[], Parser], str]] = {
+_COMMANDS: dict[str, tuple[Callable[[], CommandParser], str]] = {
     "add": (add_parser, "exporter.cli.add"),
     "task": (task_parser, "exporter.cli.task"),
     "inspect": (inspect_parser, "exporter.cli.inspect"),
@@ -74,7 +75,7 @@ def run(module: str, options: argparse.Namespace) -> int:
     return status or 0
 
 
-def command(arguments: Sequence[str]) -> tuple[Parser, str, list[str]]:
+def command(arguments: Sequence[str]) -> tuple[CommandParser, str, list[str]]:
     """Find the command that a command line names.
 
     Returns:

@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from exporter.cli.options import pooling_of
+from exporter.cli.option_values import pooling_of
 from exporter.cli.output import plain_console, printing
 from exporter.cli.progress import shown_progress
 from exporter.task_files import TaskReport, task

@@ -70,7 +70,7 @@ class _SingleTask(nn.Module):
 
 
 @contextmanager
-def _light() -> Iterator[None]:
+def light_trace() -> Iterator[None]:
     """Trace with shortcuts, light decompositions and without garbage collection.
 
     Tracing creates millions of small objects that stay alive; garbage collection would take 10 % of its time.
@@ -162,7 +162,7 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
         _check_wrapper(model, plan, task.head.kind)
     try:
         # On failure torch prints whole graphs; its exception is sufficient.
-        with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), _light():
+        with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad(), light_trace():
             program = torch.onnx.export(
                 _SingleTask(model, plan.inputs, used_inputs(plan.inputs, task.head.kind), fields, start),
                 _example_inputs(plan),

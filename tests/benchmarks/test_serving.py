@@ -23,6 +23,7 @@ from benchmarks.serving.plot import plot
 from benchmarks.serving.tables import Results, Row, Setting, markdown, read, write
 from benchmarks.serving.texts import made_texts, read_texts
 from benchmarks.serving.traffic import LoadTest, Point, highest, requests
+from tests.helpers.forked import forked_modules as forked_modules
 
 
 def test_requests_name_tasks_and_repeat_texts() -> None:
@@ -98,6 +99,7 @@ def _arguments(folder: Path) -> list[str]:
     return ["--size", "tiny", "--folder", str(folder / "models"), "--output", str(folder), "--tasks", "3", "--threads", "1"]
 
 
+@pytest.mark.usefixtures("forked_modules")
 def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = [*_arguments(tmp_path), "--load-seconds", "0.1"]
     assert command.main([*common, "--candidates", "ours", "--seconds", "0"]) == 0

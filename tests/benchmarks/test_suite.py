@@ -17,6 +17,7 @@ from benchmarks.kept_rounds import KeptRounds
 from benchmarks.measured import read_results
 from benchmarks.results_file import rounds_lines
 from exporter import ExportError
+from tests.helpers.forked import forked_modules as forked_modules
 
 MACHINE = {"cpu": "A", "threads": 2, "load": 0.1, "versions": {"torch": "1"}}
 
@@ -110,6 +111,7 @@ def test_every_entry_names_a_command_line() -> None:
             assert stop.value.code == 0
 
 
+@pytest.mark.usefixtures("forked_modules")
 def test_a_suite_goes_on_where_it_stopped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,9 +58,9 @@ NOT_RUN = {
     "pip install '.[export,peft,cpu]'": "installs packages",
     "python -m runtime onnx encode texts.txt --output corpus.states": "needs a split bundle; tests/runtime/states has it",
     "python -m runtime onnx run corpus.states --tasks news_topic": "the same",
-    "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/serving tests the app",
+    "serve run runtime.serving.ray_app:app folder=onnx replicas=2": "needs Ray; tests/runtime/on_ray tests the app",
     "python -m runtime onnx --file texts --tasks news_topic --skip-errors --output topics --engine ray --actors 4": (
-        "needs a folder and Ray; tests/runtime/streams/test_ray_engine.py has it"
+        "needs a folder and Ray; tests/runtime/on_ray/test_engine.py has it"
     ),
     "pip install '.[cpu,fastapi]'": "installs packages",
     "python examples/serving/server.py onnx --port 8000": "tests/examples/test_serving.py starts it",
@@ -74,7 +74,7 @@ NOT_RUN = {
     "python examples/serving/litserve_app.py onnx --port 8000": "tests/examples/test_serving.py starts it",
     "docker build -f examples/serving/Dockerfile -t adapterdrop .": "builds an image",
     "docker compose -f examples/serving/compose.yaml up": "starts containers",
-    "serve run … max_texts=100": "needs Ray; tests/runtime/serving tests the app",
+    "serve run … max_texts=100": "needs Ray; tests/runtime/on_ray tests the app",
     'python -m runtime onnx --text "…" --provider openvino --option openvino.precision=bf16 --cache cache --nodes': (
         "needs OpenVINO, a plug-in of ONNX Runtime"
     ),

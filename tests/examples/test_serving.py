@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import runtime
+from tests.helpers.local_http import PATIENCE, free_port, send
 from tests.helpers.lock_files import extras
 from tests.helpers.runtime_bundles import write_bundle
 
@@ -31,7 +30,6 @@ yaml = pytest.importorskip("yaml")
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "serving"
 TEXTS = [f"text number {index}" for index in range(24)]
-PATIENCE = 120
 IMAGE, BASE = 350_000_000, 130_000_000  # bytes of the image, and of python:3.12-slim in it
 
 
@@ -45,23 +43,10 @@ def predictor(bundle: Path) -> runtime.Predictor:
     return runtime.load(bundle, provider="cpu", threads=1)
 
 
-def send(url: str, body: object = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, headers or {"Content-Type": "application/json"})  # noqa: S310 - http, to this machine
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:  # noqa: S310
-            status, content = reply.status, reply.read()
-    except urllib.error.HTTPError as error:
-        status, content = error.code, error.read()
-    return status, json.loads(content) if content[:1] in (b"{", b"[") else content.decode()
-
-
 @contextmanager
 def started(script: str, health: str, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start an example, and yield its address when it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, str(FOLDER / script), *arguments, "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env=_environment(), start_new_session=True, stdout=subprocess.DEVNULL)
     url, ends = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE

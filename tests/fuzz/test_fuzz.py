@@ -25,13 +25,14 @@ from tests.fuzz.minimise import minimise
 from tests.fuzz.mutate import Known, random_edits
 from tests.fuzz.surfaces import SURFACES, Surface
 from tests.fuzz.values import build, expand
+from tests.helpers.forked import run_forked
 
 ROOT = Path(__file__).parents[2]
 
 
 def _fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.fuzz", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False, timeout=600)
+    return run_forked(command, cwd=ROOT, capture_output=True, timeout=600)
 
 
 def test_some_seconds_of_cases_find_nothing() -> None:

@@ -1,13 +1,18 @@
 """Separate processes that have imported exporter already: a fork server imports it once, which takes seconds each time.
 
-A test whose process must begin with nothing imported, with closed streams or with another hash seed runs the interpreter.
+A test whose process must begin with nothing imported, with closed streams or with another hash seed runs the interpreter. Files
+that use the server share a worker: tests/helpers/groups.py.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,3 +59,47 @@ def ended(process: ForkServerProcess, seconds: float = 120) -> int:
         process.kill()
         pytest.fail(f"the process did not end within {seconds} seconds")
     return process.exitcode
+
+
+def run_forked(
+    command: Sequence[str], *, timeout: float = 120, capture_output: bool = False, cwd: Path | None = None, **_: object
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE …` as subprocess.run does.
+
+    Args:
+        command: the interpreter, "-m", the module and its arguments.
+        timeout: seconds after which the test fails.
+        capture_output: return what is printed; otherwise standard error goes where this process's goes.
+        cwd: folder of the process.
+    """
+    interpreter, option, module, *arguments = command
+    assert (interpreter, option) == (sys.executable, "-m"), command
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder) / name for name in ("output", "errors")]
+        process = start_forked(_run_module, module, arguments, cwd, output=streams[0], errors=streams[1])
+        status = ended(process, timeout)
+        output, errors = (stream.read_text(encoding="utf-8") for stream in streams)
+    if not capture_output:
+        sys.stderr.write(errors)
+    return subprocess.CompletedProcess(list(command), status, output, errors)
+
+
+def _run_module(module: str, arguments: Sequence[str], folder: Path | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture
+def forked_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let programs that start `python -m MODULE …` fork it."""
+    original = subprocess.run
+
+    def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        found: Any = (run_forked if command[:2] == [sys.executable, "-m"] else original)(command, **options)
+        assert isinstance(found, subprocess.CompletedProcess)
+        return found
+
+    if sys.platform != "win32":
+        monkeypatch.setattr(subprocess, "run", run)

@@ -13,7 +13,7 @@ import pytest
 import runtime
 from runtime import BundleError
 from runtime.hub import Access, HubId, hub_id
-from tests.helpers.fake_hub import FakeHub, commit_of
+from tests.helpers.fake_hub import FakeHub, commit_of, module
 from tests.helpers.runtime_bundles import rewrite, write_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
 def command(hub: FakeHub, home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a separate process: huggingface_hub reads its settings at import."""
     environment = client(hub, home) | variables
-    call = [sys.executable, "-m", "runtime", *arguments, "--text", "good", "--provider", "cpu"]
+    call = [sys.executable, *module("runtime", variables), *arguments, "--text", "good", "--provider", "cpu"]
     return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=120)
 
 

@@ -219,11 +219,12 @@ def test_answers_of_the_hub(monkeypatch: pytest.MonkeyPatch, error: Any, message
 def test_the_environment_names_the_cache(published: Any, tmp_path: Path) -> None:
     """In a separate process, because the hub's client reads its settings at import."""
     code = (
-        "from exporter.checkpoints.load import load\n"
-        "print(list(load('org/tiny-bert', adapters=['org/all']).model.heads))\n"
-        "load('org/nothing')"
+        "from exporter.checkpoints.sources import find\n"
+        "print(find('org/tiny-bert', 'model').folder, find('org/all', 'adapter').folder)\n"
+        "find('org/nothing', 'model')"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", cwd=tmp_path)
-    assert result.stdout == "['a', 'b']\n"
+    folders = [tmp_path / "cache" / f"models--org--{name}" / "snapshots" / COMMIT for name in ("tiny-bert", "all")]
+    assert result.stdout.split() == [str(folder) for folder in folders]
     assert f"it is not in the local cache {tmp_path / 'cache'} and HF_HUB_OFFLINE is set" in result.stderr

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 import runtime
 from exporter import export
 from exporter.checkpoints.load import load
-from exporter.cli.options import export_parser, pooling_of
+from exporter.cli.option_values import pooling_of
+from exporter.cli.options import export_parser
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 from exporter.notes import without_pooling

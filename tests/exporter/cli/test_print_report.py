@@ -192,15 +192,14 @@ def test_shares_are_rounded_down_and_setups_shortened() -> None:
     assert [short_setup(text) for text in ("a", "Stack(en, qnli)", "a" * 40)] == ["a", "Stack(en, qnli)", "a" * 40]
 
 
-def test_the_bundled_example(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert main(["--drop", "5", "--output", str(tmp_path / "onnx")]) == 0
-    output, progress = capsys.readouterr()
+def test_the_bundled_example(example_bundle: Path) -> None:
+    output, progress = ((example_bundle.parent / name).read_text(encoding="utf-8") for name in ("export.txt", "progress.txt"))
     lines = output.splitlines()
     assert len(lines) <= 30
+    assert max(map(len, lines[:-1])) <= 80
     assert lines[0] == "the bundled example: 9 tasks, drop 5 of 6 layers"
     assert sum("100 %" in line for line in lines) == 8  # all but the regression
-    assert lines[-1] == f'python -m runtime {tmp_path / "onnx"} --text "The phone is fast, and the screen is gorgeous."'
+    assert lines[-1] == f'python -m runtime {example_bundle} --text "The phone is fast, and the screen is gorgeous."'
     assert progress.startswith("  load …\n  load: ")
 
 

@@ -15,7 +15,7 @@ import yaml
 import exporter
 from exporter.hub.card import MARKER, card
 from runtime.bundle import read_manifest
-from tests.helpers.fake_hub import FakeHub
+from tests.helpers.fake_hub import FakeHub, module
 from tests.helpers.runtime_bundles import keep_tasks, task, write_bundle
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +37,7 @@ def bundle(tmp_path: Path) -> Path:
 def run(hub: FakeHub, home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment = others | hub.environment(str(home)) | {"HF_TOKEN": "hf_test"} | variables
-    call = [sys.executable, "-m", *arguments]
+    call = [sys.executable, *module(arguments[0], variables), *arguments[1:]]
     return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=120)
 
 

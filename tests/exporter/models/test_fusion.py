@@ -25,6 +25,7 @@ from exporter.models.quiet_libraries import quiet
 from exporter.prune.adapterhub.fusion_attention import attention_tables
 from exporter.prune.fusion_scores import AttentionTable, LayerScores, choose
 from exporter.texts.batches import Calibration, read_calibration
+from exporter.trace.trace import light_trace
 from tests.helpers.tiny_models import LAYERS, bert_config, inputs, tokenizer
 
 MEMBERS = ("a", "b", "c", "d")
@@ -397,7 +398,7 @@ def test_a_pruned_fusion_traces_without_the_members_that_left(tmp_path: Path) ->
     pruned.active_head = "h"
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=48)}
     ids = torch.zeros(2, 7, dtype=torch.int64)
-    with quiet():
+    with quiet(), light_trace():
         program = torch.onnx.export(
             _Logits(pruned).eval(), (ids, ids + 1), dynamo=True, optimize=False, verbose=False,
             input_names=["input_ids", "attention_mask"], output_names=["logits"], dynamic_shapes=(axes, axes),

@@ -39,6 +39,7 @@ from exporter.models.peft_modules import is_peft, layer_of
 from exporter.models.peft_structure import label_count
 from exporter.models.quiet_libraries import quiet
 from exporter.plan import Head, Task
+from exporter.trace.trace import light_trace
 from runtime.bundle import InputEntry, read_manifest
 from tests.helpers.tiny_models import assert_parity, inputs, run_graph
 from tests.helpers.tiny_peft import METHODS, answer, config, inject, peft_model, scramble
@@ -85,7 +86,7 @@ def traced(model: Any, fields: Sequence[str] = ("logits",)) -> ir.Model:
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=48)}
     example = tuple(torch.ones((2, 7), dtype=torch.int64) for _ in range(3))
     module = _Fields(model, fields).eval()
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), light_trace():
         program = torch.onnx.export(
             module, example, dynamo=True, dynamic_shapes=(axes, axes, axes), optimize=False, verbose=False, opset_version=20
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from exporter.models.quiet_libraries import quiet
 from exporter.trace import decompose
+from exporter.trace.trace import light_trace
 
 
 class _Function(nn.Module):
@@ -33,7 +34,7 @@ def _export(function: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(decompose, "_DECOMPOSE", counted)
     axes = ({0: torch.export.Dim("rows", min=1)},)
-    with quiet(), torch.no_grad(), decompose.light_decompositions():
+    with quiet(), torch.no_grad(), light_trace():
         program = torch.onnx.export(_Function(function), (torch.ones(3, 4),), dynamo=True, dynamic_shapes=axes, verbose=False)
     assert program is not None
     return program, len(again)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import nn
 from exporter.errors import ExportError
 from exporter.models.quiet_libraries import quiet
 from exporter.trace.patches import patch_for_tracing
+from exporter.trace.trace import light_trace
 from tests.helpers.tiny_models import mpnet_interface
 
 VOCABULARY, LONGEST = 60, 48
@@ -171,7 +171,7 @@ def trace(case: Case, model: Any) -> onnxruntime.InferenceSession:
     dims = {name: torch.export.Dim(name, min=1, max=None if name == "batch" else LONGEST - 2) for name in ("batch", "sequence")}
     dims |= {name: torch.export.Dim(name, min=1, max=LONGEST - 2) for name in ("decoder", "words")}
     dynamic = [{n: dims[a] for n, a in axes[name].items() if n == 0 or name != "pixel_values"} for name in example]
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), light_trace():
         program = torch.onnx.export(
             Fields(model, tuple(example), case.fields),
             tuple(example.values()),
@@ -223,14 +223,6 @@ TRACED = (
     Case("Mistral", "tagging"),
     Case("Qwen2", "ForSequenceClassification", "seq_bn[use_gating=True]"),
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_collection() -> Iterator[None]:
-    """Disable garbage collection, which takes 10 % of the time of a trace."""
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("case", TRACED, ids=str)

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,7 @@ from runtime.streams.read import format_of
 from runtime.streams.records import Columns
 from runtime.streams.score import Work, score
 from runtime.streams.sinks import SUFFIX, FileSink
-
-ROOT = Path(runtime.__file__).parents[1]
-PATIENCE = 120
+from tests.helpers.local_http import PATIENCE
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -43,17 +41,6 @@ def call(bundle: Path, source: Path, target: Path, *more: str) -> int:
     return main([str(bundle), *arguments, *more])
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A local Ray with three CPUs, which are slots and not cores."""
-    ray = pytest.importorskip("ray", reason="needs ray[data], which the extra `test` installs")
-    pytest.importorskip("ray.data", reason="needs ray[data], which the extra `test` installs")
-    settings = {"num_cpus": 3, "object_store_memory": 10**8, "include_dashboard": False, "log_to_driver": False}
-    ray.init("local", runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, **settings)
-    yield
-    ray.shutdown()
-
-
 def workers() -> list[psutil.Process]:
     """The processes of the actors."""
     found = []
@@ -65,9 +52,9 @@ def workers() -> list[psutil.Process]:
 
 
 def test_a_killed_worker_costs_no_partition(
-    local_ray: None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray: None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = {f"part-{number}.jsonl": 6_000 for number in range(4)} | {"more/last.jsonl": 10}
+    counts = {f"part-{number}.jsonl": 3_000 for number in range(4)} | {"more/last.jsonl": 10}
     source, target = write(tmp_path / "in", counts), tmp_path / "out"
     killed: list[int] = []
 
@@ -88,14 +75,14 @@ def test_a_killed_worker_costs_no_partition(
     out, err = capsys.readouterr()
     assert status == 0, err
     assert killed
-    assert "24,010 rows of 5 partitions, 0 broken, in " in out
+    assert "12,010 rows of 5 partitions, 0 broken, in " in out
     assert "(5 of 5 partitions)" in err
     for name, count in counts.items():
         assert [row["id"] for row in rows(target / f"{name}.jsonl")] == list(range(1, count + 1))
 
 
 def test_broken_partitions_are_named_and_the_others_done(
-    local_ray: None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray: None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = write(tmp_path / "in", {"a.jsonl": 5, "b.jsonl": 3, "c.jsonl": 4}), tmp_path / "out"
     (source / "_SUCCESS").touch()
@@ -112,7 +99,7 @@ def test_broken_partitions_are_named_and_the_others_done(
 
 
 def test_a_worker_that_always_dies_is_named(
-    local_ray: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ray: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Poisoned(ray_engine.PartitionScorer):
         """Dies of one partition, as a process that runs out of memory."""
@@ -132,7 +119,7 @@ def test_a_worker_that_always_dies_is_named(
 
 
 def test_an_error_of_the_machine_is_tried_again(
-    local_ray: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ray: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Unlucky(ray_engine.PartitionScorer):
         """Fails once for each partition, as a drive that is not there."""

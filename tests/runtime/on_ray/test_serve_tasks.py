@@ -1,13 +1,9 @@
-"""Tasks from files in a local Ray: a replica loads a task with the first request, and later requests come to it."""
+"""Tasks from files in Ray Serve: a replica loads a task with the first request, and later requests come to it."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +12,11 @@ import pytest
 
 import runtime
 from exporter import export, task
+from tests.helpers.local_http import send
+from tests.helpers.local_ray import served
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 
-serve = pytest.importorskip("ray.serve", reason="needs ray[serve], which the extra `test` installs")
-ray = pytest.importorskip("ray")
-
-ROOT = Path(runtime.__file__).parents[1]
 TASKS = {"topic": ("seq_bn", "4"), "spam": ("seq_bn", "2"), "news": ("seq_bn", "3"), "tone": ("seq_bn", "2")}
-PATIENCE = 120
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +37,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def url(folders: tuple[Path, Path]) -> Iterator[str]:
-    from runtime.serving.ray_app import app
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-    settings = {"num_cpus": 3, "object_store_memory": 10**8, "include_dashboard": False, "log_to_driver": False}
-    ray.init("local", runtime_env=environment, **settings)
-    try:
-        serve.start(http_options={"port": port})
-        bundle, files = map(str, folders)
-        arguments = {"folder": bundle, "provider": "cpu", "threads": 1, "replicas": 2, "task_files": files, "max_tasks": 2}
-        serve.run(app(arguments))
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        ray.shutdown()
+def url(serve_url: str, folders: tuple[Path, Path]) -> Iterator[str]:
+    bundle, files = folders
+    with served(bundle, {"task_files": str(files), "max_tasks": 2}):
+        yield serve_url
 
 
 def _post(url: str, body: dict[str, Any], header: str = "") -> tuple[int, Any]:
-    headers = {"serve_multiplexed_model_id": header} if header else {}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - http, to this machine
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:  # noqa: S310
-            return reply.status, json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
+    return send(url, body, {"serve_multiplexed_model_id": header} if header else None)
 
 
 def test_tasks_come_from_files_and_stay_correct(url: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
