@@ -32,7 +32,7 @@ from transformers import (
 
 from exporter import export
 from exporter.errors import ExportError
-from exporter.models.binding import task_weights
+from exporter.models.binding import remove_others, task_weights
 from exporter.models.inputs import max_lengths
 from exporter.models.peft import activate, adapters_of, layers_of, layers_without_adapter, prune, structure_of
 from exporter.models.peft_modules import is_peft, layer_of
@@ -237,6 +237,18 @@ def test_layers_by_name() -> None:
     )
     assert layers_of(peft_model(peft.LoraConfig(target_modules=["q_proj"]), ["a"], BartForSequenceClassification(bart))) == 2
     assert [layer_of(f"model.{stack}.layers.1.fc1", 6) for stack in ("encoder", "decoder")] == [1, 7]
+
+
+@pytest.mark.parametrize("method", ["patterns", "vera"])
+def test_the_weights_of_the_traced_task(method: str) -> None:
+    model = peft_model(METHODS[method])
+    expected = reference(model, "second", inputs((3, 5)))
+    tasks = [task(name) for name in ("second", "first", "third")]
+    activate(model, tasks[0])
+    remove_others(model, tasks)
+    left = {part for key in model.state_dict() for part in key.split(".")}
+    assert left & {"first", "second", "third"} == {"second"}
+    assert_parity(reference(model, "second", inputs((3, 5))), expected)
 
 
 def test_only_a_drop_needs_the_names_of_layers(tmp_path: Path) -> None:
