@@ -50,6 +50,7 @@ def add(
     fusions: Sequence[str] = (),
     atol: float | None = None,
     pooling: Mapping[str, str] | None = None,
+    heads: Mapping[str, Any] | None = None,
 ) -> Report:
     """Add tasks to a bundle without tracing their model.
 
@@ -65,6 +66,7 @@ def add(
         fusions: folders or hub ids of fusion layers to load into the model.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
         pooling: as of `export`.
+        heads: as of `export`; the bundle must have a linear head of the same pooling.
 
     Returns:
         The report of the new tasks.
@@ -84,7 +86,7 @@ def add(
                 "bundle again with the new ones"
             )
         templates = [load_stored_groups(folder / variant.model, list(manifest.files)) for variant in manifest.variants]
-        checkpoint = load(model, False, adapters, fusions, pooling)  # the bundle's own tokenizer is kept
+        checkpoint = load(model, False, adapters, fusions, pooling, heads)  # the bundle's own tokenizer is kept
         plans = [plan_new(checkpoint, manifest, variant, atol) for variant in manifest.variants]
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]

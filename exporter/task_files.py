@@ -59,6 +59,7 @@ def task(
     atol: float | None = None,
     pooling: Mapping[str, str] | None = None,
     drop: int | None = None,
+    heads: Mapping[str, Any] | None = None,
 ) -> TaskReport:
     """Make and verify the file of one task for a bundle with slots.
 
@@ -75,6 +76,7 @@ def task(
         pooling: as of `export`.
         drop: drop of the task in a bundle whose tasks have different ones (`drop={task: number}`), one of these. None for the
             drop of each variant, the lowest of its tasks.
+        heads: as of `add`.
 
     Returns:
         The report.
@@ -89,13 +91,11 @@ def task(
         manifest = open_exported(folder)
         _check_drop(manifest, drop)
         layouts = [_layout(folder, manifest, variant) for variant in manifest.variants]
-        checkpoint = load(model, False, adapters, fusions, pooling)
+        checkpoint = load(model, False, adapters, fusions, pooling, heads)
         plans = [plan_new(checkpoint, manifest, variant, atol, drop).new for variant in manifest.variants]
         if len(plans[0].tasks) != 1:
             found = ", ".join(each.name for each in plans[0].tasks)
-            raise ExportError(
-                f"a task file holds one task, found {found}: give one adapter with --adapter, and a model without"
-            )
+            raise ExportError(f"a task file holds one task, found {found}: give one adapter or head, and a model without tasks")
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         for (task_group,) in pruned:

@@ -36,12 +36,12 @@ def check_poolable(pooling: Mapping[str, Any]) -> None:
         raise ExportError(f"a pooling is for adapters of PEFT, and {', '.join(map(repr, pooling))} are not: omit it")
 
 
-def saved_embedders(parts: Sequence[Part], hidden_size: int) -> tuple[dict[str, Embedder], int | None]:
+def saved_embedders(parts: Sequence[Part], config: Any) -> tuple[dict[str, Embedder], int | None]:
     """Read the modules of adapters that sentence-transformers saved.
 
     Args:
         parts: the adapters of a model without a head.
-        hidden_size: the features of its hidden states.
+        config: the configuration of that model.
 
     Returns:
         Adapter -> modules, without adapters of other folders; and the longest text in tokens, None without a limit.
@@ -52,7 +52,7 @@ def saved_embedders(parts: Sequence[Part], hidden_size: int) -> tuple[dict[str, 
     found, limits = {}, {}
     for part in parts:
         if sentence_task(part.folder) is not None:
-            folder = read_sentence_folder(part, hidden_size)
+            folder = read_sentence_folder(part, config.hidden_size)
             found[part.name] = folder.embedder
             if folder.max_length is not None:
                 limits[part.name] = folder.max_length

@@ -92,7 +92,7 @@ def load_tasks(
         sources = {part.name: part.folder for part in own}
         references.add(loaded.model, sources)
         if class_name == HEADLESS:
-            embedders, max_length = saved_embedders(own, loaded.model.config.hidden_size)
+            embedders, max_length = saved_embedders(own, loaded.model.config)
         models += load_parts(loaded.model, sources, loaded.missing)
     models += load_own(tasks, source, trunk)
     references.add_models({part.name: part for part in tasks})

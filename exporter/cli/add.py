@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from exporter.add_tasks import add
-from exporter.cli.option_values import pooling_of
+from exporter.cli.option_values import heads_of, pooling_of
 from exporter.cli.output import printing
 from exporter.cli.print_report import show_report
 from exporter.cli.progress import shown_progress
@@ -18,6 +18,14 @@ def run(options: argparse.Namespace) -> None:
         ExportError: as `exporter.add`.
     """
     with shown_progress(options.quiet):
-        report = add(options.folder, options.adapter, options.model, options.fusion, options.atol, pooling_of(options.pooling))
+        report = add(
+            options.folder,
+            options.adapter,
+            options.model,
+            options.fusion,
+            options.atol,
+            pooling_of(options.pooling),
+            heads_of(options.head),
+        )
     with printing(f"{report.output} is written, but "):
         show_report(report, options, noun="new task")

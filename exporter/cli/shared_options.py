@@ -8,7 +8,7 @@ from exporter.cli.option_values import parse_head, parse_pooling, parse_tasks
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a model and its adapters."""
+    """Add the options that name a model, its adapters and its heads."""
     parser.add_argument(
         "--model",
         metavar="SOURCE",
@@ -38,10 +38,6 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         help="give embeddings for a PEFT adapter without a head: cls, mean, max, weightedmean, mean_sqrt_len_tokens, "
         "lasttoken, or several as cls+mean; default: that of its sentence-transformers folder, else hidden states; repeatable",
     )
-
-
-def add_tasks(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name heads and tasks."""
     parser.add_argument(
         "--head",
         action="append",
@@ -51,6 +47,10 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
         help="a linear classifier of the model's embeddings: coefficients of scikit-learn's LogisticRegression (.npz, "
         ".safetensors); the pooling is that of a sentence-transformers or SetFit folder, or --pooling NAME=…; may be repeated",
     )
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """Add the option that selects tasks."""
     parser.add_argument(
         "--tasks",
         type=parse_tasks,

@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from exporter.cli.option_values import pooling_of
+from exporter.cli.option_values import heads_of, pooling_of
 from exporter.cli.output import plain_console, printing
 from exporter.cli.progress import shown_progress
 from exporter.task_files import TaskReport, task
@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ExportError: as `exporter.task`.
     """
-    pooling = pooling_of(options.pooling)
+    pooling, heads = pooling_of(options.pooling), heads_of(options.head)
     with shown_progress(options.quiet):
         report = task(
             options.folder,
@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> None:
             options.atol,
             pooling,
             options.drop,
+            heads,
         )
     with printing(f"{report.output} is written, but "):
         if options.json:

@@ -47,6 +47,16 @@ def task_weights(model: nn.Module, tasks: Sequence[Task]) -> dict[str, list[torc
     return {name: tensors for name, tensors in found.items() if any(not _same(tensors[0], other) for other in tensors[1:])}
 
 
+def remove_others(model: nn.Module, tasks: Sequence[Task]) -> None:
+    """Remove the weights of all tasks but the first one, which is active, from a copy of their model, in place."""
+    for prefix, container in list(model.named_modules(remove_duplicate=False)):
+        if is_keyed(container):
+            keys = _keys(prefix, tasks)
+            for name in {name for names in keys for name in names} - {names[0] for names in keys}:
+                if name in container:
+                    del container[name]
+
+
 def task_slots(model: nn.Module, task: Task) -> dict[str, str]:
     """Return the slot of each weight of the task by its dotted name.
 

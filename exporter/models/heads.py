@@ -188,14 +188,16 @@ def _check_headless(model: Any, name: str) -> None:
     if getattr(model.config, "is_encoder_decoder", False) or inputs not in ("input_ids", "pixel_values"):
         raise ExportError(
             f"{name} has no prediction head, and only text encoders are exported without one, and image encoders: "
-            + _with_head(model.config)
+            + _with_head(model.config, inputs)
         )
 
 
-def _with_head(config: Any) -> str:
+def _with_head(config: Any, inputs: str) -> str:
     """Return the advice for a model without a head."""
     if getattr(config, "model_type", None) == "whisper":
         return "use WhisperForAudioClassification"
+    if inputs not in ("input_ids", "pixel_values"):
+        return "of audio models, only WhisperForAudioClassification is exported"
     return "load it with AutoAdapterModel.from_pretrained and add one head per adapter"
 
 

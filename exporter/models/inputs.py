@@ -31,7 +31,7 @@ def model_inputs(model: Any, tokenizer: Any, kinds: Collection[HeadType]) -> tup
     Raises:
         ExportError: the model takes neither texts nor images nor audio as features of fixed size.
     """
-    config, name = model.config, type(model).__name__
+    config, name = model.config, _name(model)
     main = getattr(model, "main_input_name", "input_ids")
     if main == "pixel_values":
         return (_pixels(model),)
@@ -60,20 +60,26 @@ def _pixels(model: Any) -> InputEntry:
     channels = getattr(config, "num_channels", None)
     if len(sides) != 2 or not isinstance(channels, int):
         raise ExportError(
-            f"the configuration of {type(model).__name__} has no image_size and num_channels: expected a text or image model"
+            f"the configuration of {_name(model)} has no image_size and num_channels, the size of the graph's images: expected "
+            "a text or image model whose configuration has them"
         )
     return InputEntry("pixel_values", "float32", (BATCH, *map(str, (channels, *sides))), 0)
 
 
 def _audio(model: Any, main: str, kinds: Collection[HeadType]) -> InputEntry:
     """The spectrogram of Whisper, which has one length: its feature extractor pads and cuts the audio to 30 seconds."""
-    config, name = model.config, type(base_of(model)).__name__
+    config, name = model.config, _name(model)
     if getattr(config, "model_type", None) != "whisper":
         raise ExportError(f"{name} reads {main}, which is not supported: expected a text or image model, or {_AUDIO}")
     if "seq2seq_lm" in kinds:
         raise ExportError(f"{name} generates a text from audio, which is not supported: of Whisper, only {_AUDIO} is exported")
     # Two convolutions, of which the second one has a stride of 2.
     return InputEntry("input_features", "float32", (BATCH, str(config.num_mel_bins), str(2 * config.max_source_positions)), 0)
+
+
+def _name(model: Any) -> str:
+    """The class of transformers; of a model of several, the first one's."""
+    return type(base_of(getattr(model, "parts", [model])[0])).__name__
 
 
 def used_inputs(inputs: Collection[InputEntry], kind: HeadType) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ PEFT is an optional dependency: it is imported inside functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from exporter.models.peft_folded import activate_folded
 from exporter.models.peft_modules import (
     adapted,
     base_of,
+    encoder_layers_in,
     layer_numbers,
     layer_of,
     layers_are_recognized,
@@ -54,17 +55,10 @@ def compositions_of(model: Any) -> dict[str, Any]:  # noqa: ARG001  # the interf
 
 
 def layers_of(model: Any) -> int:
-    """Return the number of transformer layers; for ALBERT, of layer groups; 1 for a model whose layers are not recognized.
+    """Return the number of transformer layers, of an encoder-decoder in both; for ALBERT, of layer groups.
 
-    Raises:
-        ExportError: the model is an encoder-decoder.
+    It is 1 for a model whose layers are not recognized.
     """
-    config, kind = model.config, type(base_of(model)).__name__
-    # Of Whisper, the model for classification only has the encoder.
-    if getattr(config, "is_encoder_decoder", False) and not kind.endswith("ForAudioClassification"):
-        raise ExportError(
-            f"{kind} is an encoder-decoder: with PEFT adapters, only models with one stack of layers are supported"
-        )
     return layers_in(model) or 1
 
 
@@ -81,18 +75,19 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
             f"the layers of {type(base_of(model)).__name__} are not recognized by their module names: expected "
             f"{layers_in(model)}, found {len(layer_numbers(model))} numbers; only drop 0 can be exported"
         )
-    found = structure(model, setup, {path: module for path, module in adapted(model, setup) if not _is_dropped(path, drop)})
-    if own := {path: type(layer).__name__ for path, layer in biased(model, setup) if not _is_dropped(path, drop)}:
-        found["biases"] = own
+    found = structure(model, setup, _without_dropped(model, adapted(model, setup), drop))
+    if own := _without_dropped(model, biased(model, setup), drop):
+        found["biases"] = {path: type(layer).__name__ for path, layer in own.items()}
     # The other classes pass all inputs to the model, as a plain PeftModel does.
     if (kind := type(model).__name__) == "PeftModelForQuestionAnswering":
         found["class"] = kind
     return {**found, "drop": drop} if has_prefix(model, setup) else found
 
 
-def _is_dropped(path: str, drop: int) -> bool:
-    layer = layer_of(path)
-    return layer is not None and layer < drop
+def _without_dropped(model: Any, modules: Iterable[tuple[str, Any]], drop: int) -> dict[str, Any]:
+    encoder = encoder_layers_in(model)
+    numbered = ((path, module, layer_of(path, encoder)) for path, module in modules)
+    return {path: module for path, module, layer in numbered if layer is None or layer >= drop}
 
 
 def _merged(model: nn.Module) -> list[Any]:
@@ -134,7 +129,7 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
         for name in adapters_of(model):
             if name not in names:
                 model.delete_adapter(name)
-    kept = {path for path, _ in adapted(model, tasks[0].setup) if not _is_dropped(path, tasks[0].drop)}
+    kept = _without_dropped(model, adapted(model, tasks[0].setup), tasks[0].drop)
     removed: list[str] = []
     for path, module in list(adapted(model)):
         # An adapted module can contain another one: adapters of two types on one layer, the rows of trainable tokens.
@@ -144,7 +139,7 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
         original = module.get_base_layer() if hasattr(module, "base_layer") else module.original_module
         setattr(model.get_submodule(parent), child, original)
         removed.append(path)
-    own = {path: layer for path, layer in biased(model, tasks[0].setup) if not _is_dropped(path, tasks[0].drop)}
+    own = _without_dropped(model, biased(model, tasks[0].setup), tasks[0].drop)
     remove_biases(model, own, sorted(names))
     keep_embedders(model, names)
     if has_prefix(model, tasks[0].setup):
@@ -173,5 +168,6 @@ def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
         return ()
     if has_prompt(model, task.setup):
         return tuple(range(task.drop))
-    used = {layer_of(path) for path, _ in (*adapted(model, task.setup), *biased(model, task.setup))}
+    encoder = encoder_layers_in(model)
+    used = {layer_of(path, encoder) for path, _ in (*adapted(model, task.setup), *biased(model, task.setup))}
     return tuple(layer for layer in range(layers_of(model)) if layer < task.drop or layer not in used)

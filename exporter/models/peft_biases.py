@@ -15,6 +15,7 @@ from torch import nn
 
 from exporter.errors import ExportError
 from exporter.models.peft_folded import Folded, FoldedConv, FoldedLinear, FoldedModule
+from exporter.models.peft_modules import outside_of_adapters
 from exporter.models.peft_weights import is_conv, is_linear
 
 __all__ = ["add_biases", "biased", "remove_biases"]
@@ -35,7 +36,7 @@ def add_biases(model: nn.Module, biases: Mapping[str, _Biases]) -> None:
     """
     owners: dict[str, dict[str, _Biases]] = {}
     for adapter, own in biases.items():
-        for owner, tensors in _by_owner(model, own).items():
+        for owner, tensors in _by_owner(model, own).items() if own else ():
             owners.setdefault(owner, {})[adapter] = tensors
     # The innermost first: a module and one of its parts can both have biases.
     for path in sorted(owners, key=lambda path: -path.count(".")):
@@ -44,7 +45,7 @@ def add_biases(model: nn.Module, biases: Mapping[str, _Biases]) -> None:
 
 def biased(model: nn.Module, name: str) -> Iterator[tuple[str, Folded]]:
     """Yield the layers with biases of an adapter, with their dotted names."""
-    for path, module in model.named_modules():
+    for path, module in outside_of_adapters(model):
         if isinstance(module, Folded) and module.has(name):
             yield path, module
 

@@ -46,10 +46,17 @@ class Folded(nn.Module):
             frozen = {name: nn.Parameter(tensor.contiguous(), requires_grad=False) for name, tensor in tensors.items()}
             setattr(self, key, nn.ParameterDict(frozen))
 
+    # torch's MultiheadAttention reads both of its last layer, which it does not call: adapters of that layer have no effect, as
+    # in PEFT. Some models read the type or the size of a weight.
     @property
     def weight(self) -> Any:
-        """The weight of the layer without adapters: some models read its type or size."""
+        """The weight of the layer without adapters."""
         return self.base_layer.weight
+
+    @property
+    def bias(self) -> Any:
+        """The bias of the layer without adapters."""
+        return self.base_layer.bias
 
     def has(self, name: str) -> bool:
         """Return whether the layer is another one for an adapter."""

@@ -53,6 +53,20 @@ def outside_of_adapters(module: nn.Module, path: str = "") -> Iterator[tuple[str
             yield from outside_of_adapters(child, f"{path}.{key}" if path else key)
 
 
+def parts_of(layer: nn.Module, *names: str) -> Iterator[nn.Module]:
+    """Yield a tuner layer or wrapper and all modules in it but those of other adapters than `names`."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    yield layer
+    for child in layer.children():
+        if isinstance(layer, BaseTunerLayer) and isinstance(child, nn.ModuleDict):
+            for name in names:
+                if name in child:
+                    yield from parts_of(child[name], *names)
+        else:
+            yield from parts_of(child, *names)
+
+
 def base_of(model: Any) -> Any:
     """Return the transformers model inside a PeftModel, including its tuner layers; any other model unchanged."""
     if type(model).__name__ == "PeftMixedModel":  # without get_base_model
@@ -60,10 +74,18 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def layer_of(module_name: str) -> int | None:
-    """Return the transformer layer (for ALBERT, the layer group) that contains a module; None outside of the layers."""
+def layer_of(module_name: str, encoder_layers: int = 0) -> int | None:
+    """Return the transformer layer (for ALBERT, the layer group) that contains a module; None outside of the layers.
+
+    Args:
+        module_name: the dotted name.
+        encoder_layers: of an encoder-decoder, the number of layers in the encoder, after which those of the decoder are
+            counted; 0 for other models.
+    """
     found = _LAYER.search(module_name)
-    return None if found is None else int(found.group(1))
+    if found is None:
+        return None
+    return int(found.group(1)) + (encoder_layers if "decoder" in module_name[: found.start()].split(".") else 0)
 
 
 def layers_in(model: Any) -> int:
@@ -71,12 +93,28 @@ def layers_in(model: Any) -> int:
     # SigLIP with a head for images has the configuration of texts as well, without their layers.
     images = getattr(model, "main_input_name", "input_ids") == "pixel_values"
     config = getattr(model.config, "vision_config", model.config) if images else model.config
-    return getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
+    own = getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None) or 0
+    return own + _decoder_layers(model)
+
+
+def encoder_layers_in(model: Any) -> int:
+    """Return the number of layers in the encoder of an encoder-decoder; 0 for other models."""
+    decoder = _decoder_layers(model)
+    return layers_in(model) - decoder if decoder else 0
+
+
+def _decoder_layers(model: Any) -> int:
+    config = model.config
+    # Of Whisper, the model for classification only has the encoder.
+    if not getattr(config, "is_encoder_decoder", False) or type(base_of(model)).__name__.endswith("ForAudioClassification"):
+        return 0
+    return int(getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", None) or 0)
 
 
 def layer_numbers(model: Any) -> set[int]:
     """Return the numbers of the layers, by the names of the modules."""
-    found = {layer_of(path) for path, _ in base_of(model).named_modules()}
+    encoder = encoder_layers_in(model)
+    found = {layer_of(path, encoder) for path, _ in base_of(model).named_modules()}
     return {number for number in found if number is not None}
 
 
@@ -128,7 +166,7 @@ def keeps_form(layer: Any, *names: str) -> bool:
 
     if isinstance(layer, ModulesToSaveWrapper):
         return True
-    if any(isinstance(child, BaseTunerLayer) and child is not layer for child in layer.modules()):
+    if any(isinstance(part, BaseTunerLayer) and part is not layer for part in parts_of(layer, *names)):
         return False
     # Exact types: subclasses have quantized or distributed weights.
     if type(layer) in (lora.Linear, lora.Embedding, lora_layer.Conv1d, lora_layer.Conv2d, lora_layer.Conv3d):

@@ -11,11 +11,11 @@ from torch import nn
 
 from exporter.errors import ExportError
 from exporter.models.binding import is_keyed
-from exporter.models.peft_modules import base_of, is_plain_lora, keeps_form
+from exporter.models.peft_modules import base_of, is_plain_lora, keeps_form, parts_of
 from exporter.models.peft_types import PROMPTS, REFUSED_VARIANTS, check_type, type_of
 
 # The attribute names of classification heads in transformers.
-_LABELLED = ("classifier", "score")
+_LABELLED = ("classifier", "score", "classification_head", "logits_proj")
 
 
 def structure(model: Any, name: str, modules: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _settings(module: Any, name: str) -> dict[str, Any]:
 
 
 def _check_variants(path: str, module: nn.Module, name: str) -> None:
-    for layer in module.modules():
+    for layer in parts_of(module, name):
         variant = type(getattr(layer, "lora_variant", {}).get(name)).__name__
         if variant in REFUSED_VARIANTS:
             raise ExportError(

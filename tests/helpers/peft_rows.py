@@ -123,6 +123,8 @@ def _peft() -> Iterator[Row]:
         ("Siglip", "ImageClassification", ["q_proj", "fc1"]),
         ("SiglipVision", "Model", ["q_proj", "v_proj"]),
         ("Whisper", "AudioClassification", ["q_proj", "fc2"]),
+        ("Bart", "SequenceClassification", ["q_proj", "fc1"]),
+        ("T5", "SequenceClassification", ["q", "wo"]),
     ):
         settings = {"target_modules": targets, "fan_in_fan_out": architecture == "GPT2"}
         # The classes of PEFT for task types take texts.

@@ -27,11 +27,11 @@ from runtime.ort.empty_tensors import safe_arguments
 from tests.helpers.batch_independence import left_tokenizer
 from tests.helpers.sentence_reference import dense, normalized, pooled
 from tests.helpers.support_models import Row
+from tests.helpers.tiny_models import lowest_layers
 
 TABLE = Path(__file__).parents[2] / "docs" / "support.md"
 SHAPES = ((1, 3), (4, 10), (2, 21))
 _LEVELS = (1e-5, 1e-4)
-_LAYERS = (".layer", ".layers", ".h")
 _CPU = ("CPUExecutionProvider",)
 _HEADER = """\
 # What can be exported
@@ -191,7 +191,7 @@ def _embedded(model: Any, task: str, hidden: np.ndarray, mask: np.ndarray) -> np
 def _silence(model: Any, drop: int) -> None:
     """Disable the adapters of the lowest layers, which PEFT itself only does for whole models."""
     for name, module in model.named_modules():
-        if any(f"{part}.{layer}." in name for layer in range(drop) for part in _LAYERS) and hasattr(module, "enable_adapters"):
+        if any(layer in name for layer in lowest_layers(model.config, drop)) and hasattr(module, "enable_adapters"):
             module.enable_adapters(False)
 
 

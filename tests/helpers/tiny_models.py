@@ -99,6 +99,15 @@ def reference(model: Any, setup: Any, feeds: Mapping[str, np.ndarray], drop: int
     return logits
 
 
+def lowest_layers(config: Any, drop: int) -> list[str]:
+    """Parts of the names of modules in the lowest layers; those of a decoder follow those of its encoder."""
+    if not getattr(config, "is_encoder_decoder", False):
+        return [f"{part}.{number}." for number in range(drop) for part in (".layer", ".layers", ".h")]
+    layers = [f"encoder.{{}}.{number}" for number in range(config.num_hidden_layers)]
+    layers += [f"decoder.{{}}.{number}" for number in range(drop)]
+    return [f".{layer.format(part)}." for layer in layers[:drop] for part in ("layers", "block")]
+
+
 def run_graph(folder: Path, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Plain ONNX Runtime on the CPU."""
     import onnxruntime

@@ -90,8 +90,10 @@ def patch_empty_rows(model: nn.Module) -> None:
     encoders, they are texts without any token; transformers 4.57 has a mask of finite numbers there, for which both are means.
     """
     for attention in model.modules():
-        config = getattr(attention, "config", None)
-        if isinstance(getattr(attention, "is_causal", None), bool) and not getattr(config, "is_encoder_decoder", True):
+        config, is_causal = getattr(attention, "config", None), getattr(attention, "is_causal", None)
+        # The decoder of an encoder-decoder gets its tokens from the model, without padding.
+        in_decoder = is_causal and getattr(config, "is_encoder_decoder", False)
+        if config is not None and isinstance(is_causal, bool) and not in_decoder:
             projections = [child for name, child in attention.named_children() if name in _PROJECTIONS]
             if getattr(config, "_attn_implementation", None) != "sdpa":
                 continue

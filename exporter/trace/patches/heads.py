@@ -40,11 +40,14 @@ def patch_eos_pooling(model: nn.Module) -> None:
     with the last position selects the same states. If rows differ in their number of such tokens, PyTorch raises ValueError;
     the graph uses the last one of each row, or the first token of a row without any.
     """
-    if type(model).__name__ in _EOS_CLASSIFIERS:
-        bind(model, _eos_classifier_forward)
+    base = base_of(model)  # the wrapper of PEFT has another name
+    if type(base).__name__ in _EOS_CLASSIFIERS:
+        bind(base, _eos_classifier_forward)
 
 
-def _eos_classifier_forward(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+def _eos_classifier_forward(model: Any, input_ids: torch.Tensor, **inputs: Any) -> Any:
+    # PEFT passes all arguments, also those without a value.
+    kwargs = {name: value for name, value in inputs.items() if value is not None and name not in ("labels", "return_dict")}
     pooled = last_eos(decoded(model, input_ids, kwargs)[0], input_ids.eq(model.config.eos_token_id))
     return SequenceClassifierOutput(logits=model.classification_head(pooled))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sklearn.multioutput import MultiOutputClassifier
 from transformers import BertModel
 
 import runtime
-from exporter import export
+from exporter import Report, export
 from exporter.checkpoints.linear_heads import read_heads
 from exporter.checkpoints.load import load
 from exporter.cli.main import main
@@ -69,21 +70,41 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return found
 
 
-def test_heads_of_scikit_learn(encoder: Path, tmp_path: Path) -> None:
-    report = export(encoder, False, heads=HEADS, output=tmp_path / "onnx", drop=1, routed=True)
+@pytest.fixture(scope="module")
+def report(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return export(encoder, False, heads=HEADS, output=tmp_path_factory.mktemp("heads") / "onnx", drop=1, slots=1)
+
+
+def test_heads_of_scikit_learn(encoder: Path, report: Report) -> None:
     assert report.variants[0].shared == "the whole trunk: no layer has an adapter"
     assert report.variants[0].notes == ("topics, yes, several: the base model's trunk with a head only",)
     assert [task.labels for task in report.tasks][:2] == [("art", "news", "sport"), ("no", "yes")]
     assert [task.head for task in report.tasks] == ["classification", "classification", "multilabel"]
     feeds = inputs((3, 9))
-    own, found = vectors(encoder, feeds), run_graph(tmp_path / "onnx", feeds)
+    own, found = vectors(encoder, feeds), run_graph(report.output, feeds)
     for name in ("topics", "yes"):
         assert_parity(softmax(found[name]), HEADS[name].predict_proba(own).astype(np.float32))
     several = np.stack([each[:, 1] for each in HEADS["several"].predict_proba(own)], 1)
     assert_parity(1 / (1 + np.exp(-found["several"])), several.astype(np.float32))
-    rows = runtime.load(tmp_path / "onnx", provider="cpu").run_routed(feeds, ["yes", "several", "topics"])
+    rows = runtime.load(report.output, provider="cpu").run_routed(feeds, ["yes", "several", "topics"])
     for row, name in enumerate(("yes", "several", "topics")):
         assert_parity(rows[row], found[name][row])
+
+
+def test_heads_join_an_exported_folder(encoder: Path, report: Report, tmp_path: Path) -> None:
+    folder, file, feeds = tmp_path / "onnx", tmp_path / "votes.safetensors", inputs((3, 9))
+    shutil.copytree(report.output, folder)
+    head = LogisticRegression().fit(VECTORS, 1 - YES)
+    np.savez(tmp_path / "votes.npz", coef=head.coef_, intercept=head.intercept_, classes=head.classes_)
+    given = ["--model", str(encoder), "--head", f"votes={tmp_path / 'votes.npz'}", "--quiet"]
+    assert main(["task", str(folder), *given, "--output", str(file)]) == 0
+    predictor = runtime.load(folder, provider="cpu")
+    predictor.add_task("votes", file)
+    (slot,) = predictor.run_routed({name: feed[:1] for name, feed in feeds.items()}, ["votes"])
+    assert main(["add", str(folder), *given]) == 0
+    expected = head.predict_proba(vectors(encoder, feeds)).astype(np.float32)
+    assert_parity(softmax(run_graph(folder, feeds)["votes"]), expected)
+    assert_parity(softmax(slot[None]), expected[:1])
 
 
 def test_files_and_arrays_are_the_same_head(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertForSequenceClassification, BertForTokenClassification
+from transformers import BartConfig, BartForSequenceClassification, BertForSequenceClassification, BertForTokenClassification
 
 from exporter.checkpoints.peft_adapters import load_peft
 from exporter.errors import ExportError
 from exporter.models.peft import structure_of
 from exporter.models.peft_structure import label_count
+from tests.helpers import support_models
 from tests.helpers.tiny_models import assert_parity, inputs
 from tests.helpers.tiny_peft import METHODS, TARGETS, answer, config, peft_model, scramble, tuned_model
 
@@ -86,6 +87,19 @@ def test_heads_with_other_label_counts(tmp_path: Path) -> None:
     for name, folder in sources.items():
         assert label_count(model, name) == int(name)
         assert_loaded(model, name, folder, int(name))
+
+
+def test_heads_of_an_encoder_decoder(tmp_path: Path) -> None:
+    lora = peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj"], modules_to_save=["classification_head"])
+
+    def bart(labels: int) -> Any:
+        torch.manual_seed(1)
+        return BartForSequenceClassification(BartConfig(**support_models.CONFIGS["Bart"], num_labels=labels))
+
+    sources = {str(labels): saved(tmp_path / str(labels), lora, labels, model=bart(labels)) for labels in (3, 2)}
+    missing = [f"classification_head.{part}.{key}" for part in ("dense", "out_proj") for key in ("weight", "bias")]
+    model = load_peft(bart(4), sources, missing=missing)
+    assert [label_count(model, name) for name in sources] == [3, 2]
 
 
 def test_projections_of_vera_are_each_adapters_own(tmp_path: Path) -> None:

@@ -83,11 +83,13 @@ def test_audio() -> None:
     model = adapters.WhisperAdapterModel(config)
     with pytest.raises(ExportError, match=r"WhisperAdapterModel generates a text .* only WhisperForAudioClassification"):
         model_inputs(model, None, {"seq2seq_lm"})
-    sizes = {"conv_dim": [8], "conv_kernel": [4], "conv_stride": [2], "num_feat_extract_layers": 1}
+    sizes: dict[str, Any] = {"conv_dim": [8], "conv_kernel": [4], "conv_stride": [2], "num_feat_extract_layers": 1}
     with pytest.raises(ExportError, match=r"Wav2Vec2ForSequenceClassification reads input_values, .* WhisperForAudio"):
         model_inputs(_meta("Wav2Vec2", "ForSequenceClassification", **_SMALL, **sizes), None, {"classification"})
     with pytest.raises(ExportError, match=r"WhisperModel has no prediction head.*use WhisperForAudioClassification"):
         find_head(transformers.WhisperModel(config), "a", "")
+    with pytest.raises(ExportError, match=r"Wav2Vec2Model has no prediction head.* only WhisperForAudioClassification"):
+        find_head(_meta("Wav2Vec2", **_SMALL, **sizes), "a", "")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from transformers import (
 
 from exporter import export
 from exporter.errors import ExportError
-from exporter.models.binding import task_weights
+from exporter.models.binding import remove_others, task_weights
 from exporter.models.inputs import max_lengths
 from exporter.models.peft import activate, adapters_of, layers_of, layers_without_adapter, prune, structure_of
 from exporter.models.peft_modules import is_peft, layer_of
@@ -41,7 +41,7 @@ from exporter.models.quiet_libraries import quiet
 from exporter.plan import Head, Task
 from exporter.trace.trace import light_trace
 from runtime.bundle import InputEntry, read_manifest
-from tests.helpers.tiny_models import assert_parity, inputs, run_graph
+from tests.helpers.tiny_models import assert_parity, inputs, lowest_layers, run_graph
 from tests.helpers.tiny_peft import METHODS, answer, config, inject, peft_model, scramble
 
 SHAPES = ((1, 3), (4, 11), (5, 2))  # the trace sees 2 x 7
@@ -64,8 +64,9 @@ def reference(model: Any, name: str, feeds: dict[str, np.ndarray], drop: int = 0
     """By PEFT's own means: a deep copy in which the adapters of the dropped layers are disabled, not removed."""
     model = copy.deepcopy(model).eval()
     model.set_adapter(name)
+    layers = lowest_layers(model.config, drop)
     for path, module in model.named_modules():
-        if any(f".layer.{layer}." in path for layer in range(drop)) and hasattr(module, "enable_adapters"):
+        if any(layer in path for layer in layers) and hasattr(module, "enable_adapters"):
             module.enable_adapters(False)
     logits: np.ndarray = answer(model, feeds).logits.numpy()
     return logits
@@ -235,8 +236,20 @@ def test_layers_by_name() -> None:
     bart = BartConfig(
         d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4, vocab_size=101
     )
-    with pytest.raises(ExportError, match="encoder-decoder"):
-        layers_of(peft_model(peft.LoraConfig(target_modules=["q_proj"]), ["a"], BartForSequenceClassification(bart)))
+    assert layers_of(peft_model(peft.LoraConfig(target_modules=["q_proj"]), ["a"], BartForSequenceClassification(bart))) == 2
+    assert [layer_of(f"model.{stack}.layers.1.fc1", 6) for stack in ("encoder", "decoder")] == [1, 7]
+
+
+@pytest.mark.parametrize("method", ["patterns", "vera"])
+def test_the_weights_of_the_traced_task(method: str) -> None:
+    model = peft_model(METHODS[method])
+    expected = reference(model, "second", inputs((3, 5)))
+    tasks = [task(name) for name in ("second", "first", "third")]
+    activate(model, tasks[0])
+    remove_others(model, tasks)
+    left = {part for key in model.state_dict() for part in key.split(".")}
+    assert left & {"first", "second", "third"} == {"second"}
+    assert_parity(reference(model, "second", inputs((3, 5))), expected)
 
 
 def test_only_a_drop_needs_the_names_of_layers(tmp_path: Path) -> None:

@@ -176,16 +176,43 @@ def test_kernels_of_convolutions(settings: dict[str, Any]) -> None:
     assert bias is None or torch.allclose(bias.float(), vars(base)["_parameters"]["bias"])
 
 
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 12}
+IMAGES = {"pixel_values": np.random.default_rng(0).standard_normal((3, 3, 12, 12), dtype=np.float32)}
+
+
 def test_lora_on_the_attention_of_torch() -> None:
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 12}
-    config = transformers.SiglipConfig(vision_config={**vision, "patch_size": 4}, num_labels=3)
+    config = transformers.SiglipConfig(vision_config={**VISION, "patch_size": 4}, num_labels=3)
     base = transformers.SiglipForImageClassification(config)
     model = tuned_model("LORA", base, task_type=None, target_modules=["attention"], modules_to_save=["classifier"])
     attention = base.vision_model.head.attention
-    feeds = {"pixel_values": np.random.default_rng(0).standard_normal((3, 3, 12, 12), dtype=np.float32)}
-    patched = assert_as_in_the_library(model, feeds, 0, ("first", "second"))
+    patched = assert_as_in_the_library(model, IMAGES, 0, ("first", "second"))
     assert type(attention).__name__ == "MultiheadAttention"
     assert any(isinstance(layer, FoldedAttention) for layer in patched.modules())
+
+
+@pytest.mark.parametrize("kind", ["LORA", "LOHA", "OFT"])
+def test_a_layer_that_the_attention_of_torch_reads(kind: str) -> None:
+    base = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION, patch_size=4))
+    model = tuned_model(kind, base, task_type=None, target_modules=["q_proj", "out_proj"])
+    patched = shared_copy(model)
+    prune(patched, [task("second", 0)])
+    patch_for_tracing(patched)
+    activate(patched, task("second", 0))
+    model.set_adapter("second")
+    # The pooler reads the weight of its out_proj, which has an adapter, and does not call it.
+    assert_parity(answer(patched, IMAGES).pooler_output.numpy(), answer(model, IMAGES).pooler_output.numpy())
+
+
+@pytest.mark.parametrize("drop", [0, 1, 3])
+def test_the_layers_of_an_encoder_decoder(drop: int) -> None:
+    base = transformers.BartForSequenceClassification(
+        transformers.BartConfig(**{**CONFIGS["Bart"], "encoder_layers": 2, "decoder_layers": 2}, init_std=0.2, num_labels=3)
+    )
+    model = tuned_model("LORA", base, target_modules=["q_proj", "fc1"], modules_to_save=["classification_head"])
+    ids = np.arange(4, 16).reshape(2, 6)
+    ids[:, -1] = 2  # the end of a sequence
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    assert_as_in_the_library(model, feeds, drop, ("first", "second"))
 
 
 def test_layers_that_are_replicated() -> None:
