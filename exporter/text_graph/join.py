@@ -11,6 +11,11 @@ from exporter.text_graph.part import Part, make_graph, strings
 TEXT_INPUTS = ("text", "text_pair")
 ENCODED = ("input_ids", "attention_mask", "token_type_ids")
 _PREFIX = "tokenizer/"
+# The operators end the process where there is no text: the first node fails before, and its name is the message
+_BOTH = """
+    at_least_one_text_is_expected = Gather(text, axis_0)
+    first_and_all = Concat <axis = 0> (at_least_one_text_is_expected, text, text_pair)
+    texts = Slice(first_and_all, axis_1, far)"""
 
 
 def tokenizer_graph(parts: Sequence[Part], names: Sequence[str], opset: int) -> ir.Model:
@@ -23,7 +28,7 @@ def tokenizer_graph(parts: Sequence[Part], names: Sequence[str], opset: int) -> 
         names: names of the inputs that the graph of tasks has.
         opset: version of the standard operators.
     """
-    both = Part("texts = Concat <axis = 0> (text, text_pair)", {"text_pair": strings()})
+    both = Part(_BOTH, {"text_pair": strings()})
     outputs = ", ".join(f"int64[batch, sequence] {name}" for name in names)
     model = make_graph([both, *parts], "string[batch] text, string[pairs] text_pair", outputs, opset)
     graph = model.graph

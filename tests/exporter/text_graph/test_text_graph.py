@@ -82,7 +82,9 @@ def test_batches_are_padded_and_truncated(graph: TextGraph, wordpiece: Any, pair
         assert found.tolist() == expected[name].tolist()
 
 
-def test_a_number_of_pairs_that_differs_is_refused(graph: TextGraph) -> None:
+def test_numbers_of_texts_that_do_not_fit_are_refused(graph: TextGraph) -> None:
+    with pytest.raises(Exception, match="at_least_one_text_is_expected"):
+        _run(graph, [])
     with pytest.raises(Exception, match="one_text_pair_for_each_text"):
         _run(graph, ["a", "b", "c"], ["d", "e"])
 
