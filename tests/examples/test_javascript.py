@@ -65,4 +65,4 @@ def test_a_pipeline_loads_a_folder_with_one_task(tmp_path: Path) -> None:
     (expected,) = runtime.load(bundle, provider="cpu").predict(TEXTS[:2]).values()
     for row, prediction in zip(found, expected, strict=True):
         assert row["label"] == prediction.label
-        np.testing.assert_allclose(row["score"], prediction.scores[prediction.label], atol=1e-4)
+        np.testing.assert_allclose(row["score"], prediction.scores[str(prediction.label)], atol=1e-4)
