@@ -18,7 +18,7 @@ from typing import Any
 
 from exporter.errors import ExportError
 from exporter.text_graph.characters import character_class, quoted, ranges_of, uniform_blocks
-from exporter.text_graph.nul import refuse_nul
+from exporter.text_graph.nul import refuse_character
 from exporter.text_graph.part import EXTENSIONS, Part, strings
 
 _NOTHING = "[^\\x{0}-\\x{10FFFF}]"  # matches no character
@@ -29,7 +29,7 @@ _PLAIN = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fa
 def byte_level(tokenizer: Any, texts: str, ids: str, starts: str) -> list[Part]:
     """Return a byte-level BPE tokenizer as parts of a graph.
 
-    A text with the character NUL is an error at run time: the operators would end the text there.
+    A text with the character NUL or U+0085 (next line) is an error at run time.
 
     Args:
         tokenizer: tokenizer of the tokenizers library.
@@ -54,7 +54,8 @@ def byte_level(tokenizer: Any, texts: str, ids: str, starts: str) -> list[Part]:
     if any(token["single_word"] for token in content["added_tokens"]):
         raise ExportError("--with-tokenizer: added tokens that must be single words have no operator")
     classes = _classes(tokenizer)
-    parts = [refuse_nul(texts)]
+    # The operators end a text at NUL, and cut a run of spaces before U+0085, which they take for no space
+    parts = [refuse_character(texts, "\0", "nul"), refuse_character(texts, "\x85", "next_line")]
     source = texts
     for token in content["added_tokens"]:
         if token["lstrip"] or token["rstrip"]:

@@ -47,17 +47,19 @@ def replace_nul(source: str, target: str, form: Callable[[str], str], alphabet: 
     return Part(text, constants, {f"{target}_parts": {"delimiter": "\0"}})
 
 
-def refuse_nul(source: str) -> Part:
-    """Fail on a text with NUL; the name of the node that fails is the message.
+def refuse_character(source: str, character: str, name: str) -> Part:
+    """Fail on a text with a character; the name of the node that fails is the message.
 
     Args:
         source: name of the texts [texts].
+        character: the character.
+        name: its name in the message.
     """
     text = f"""
-        nul_parts, nul_counts = StringSplit({source})
-        nul_counts_and_one = Concat <axis = 0> (nul_counts, axis_1)
-        nul_most = ReduceMax <keepdims = 1> (nul_counts_and_one)
-        nul_shape = Shape(axis_1)
-        nul_ones = ConstantOfShape <value: tensor = int64[1] {{1}}> (nul_most)
-        texts_must_not_contain_nul = Reshape(nul_ones, nul_shape)"""
-    return Part(text, attributes={"nul_parts": {"delimiter": "\0"}})
+        {name}_parts, {name}_counts = StringSplit({source})
+        {name}_counts_and_one = Concat <axis = 0> ({name}_counts, axis_1)
+        {name}_most = ReduceMax <keepdims = 1> ({name}_counts_and_one)
+        {name}_shape = Shape(axis_1)
+        {name}_ones = ConstantOfShape <value: tensor = int64[1] {{1}}> ({name}_most)
+        texts_must_not_contain_{name} = Reshape({name}_ones, {name}_shape)"""
+    return Part(text, attributes={f"{name}_parts": {"delimiter": character}})

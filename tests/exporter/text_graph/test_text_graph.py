@@ -102,6 +102,8 @@ def test_other_tokenizers_have_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.verified > 200
     with pytest.raises(Exception, match="texts_must_not_contain_nul"):
         _run(made, ["a\0b"])
+    with pytest.raises(Exception, match="texts_must_not_contain_next_line"):
+        _run(made, ["a \xa0\x85b"])
 
 
 def test_a_text_that_differs_is_named(graph: TextGraph, wordpiece: Any, monkeypatch: pytest.MonkeyPatch) -> None:
