@@ -24,6 +24,7 @@ from exporter.split import split_variants
 from exporter.stages import Stages
 from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges, stored_group_of
 from exporter.targets import needs_ranges
+from exporter.text_graph import extensions_library, save_text_graphs, stored_text_graph
 from exporter.trace.padded_groups import padding_of
 from exporter.variant import report_variant
 from exporter.verify.candidate import Candidate
@@ -85,6 +86,8 @@ def add(
                 f"{manifest.precision} for the target {manifest.target} needs calibration texts of all tasks: export the "
                 "bundle again with the new ones"
             )
+        if manifest.text_graphs:
+            extensions_library()
         templates = [load_stored_groups(folder / variant.model, list(manifest.files)) for variant in manifest.variants]
         checkpoint = load(model, False, adapters, fusions, pooling, heads)  # the bundle's own tokenizer is kept
         plans = [plan_new(checkpoint, manifest, variant, atol) for variant in manifest.variants]
@@ -107,12 +110,19 @@ def add(
                 named = {entry.model: plan.every for (entry, _), plan in zip(done, plans, strict=True)}
                 routed = any(variant.routed for variant in manifest.variants)
                 splits = split_variants(target, named, routed, manifest.splits)
+        texts_to: dict[str, str] = {}
+        if manifest.text_graphs:
+            with stages("tokenizer"):
+                text_graph = stored_text_graph(folder / next(iter(manifest.text_graphs.values())))
+                texts_to = save_text_graphs(text_graph, target, list(manifest.text_graphs), plans[0].every)
         for name in manifest.files:
             if not (target / name).exists():
                 shutil.copyfile(folder / name, target / name)
         save_config(pruned[0][0].model, plans[0].every, (), target)
         _save_manifest(manifest, plans[0].every, [entry for entry, _ in done], target, splits)
-    variants_done = tuple(replace(report, split=splits.get(report.model)) for _, report in done)
+    variants_done = tuple(
+        replace(report, split=splits.get(report.model), text_graph=texts_to.get(report.model, "")) for _, report in done
+    )
     return Report(folder, checkpoint.source, manifest.layers, variants_done, stages.seconds)
 
 

@@ -21,6 +21,7 @@ from exporter.report import Report
 from exporter.slots import check_slots
 from exporter.split import split_variants
 from exporter.stages import Stages
+from exporter.text_graph import extensions_library, make_text_graph, save_text_graphs
 from exporter.variant import BundleRequest, export_variant
 from exporter.verify.evaluate import open_evaluation
 from exporter.verify.library_reference import compare_with_library, is_comparable
@@ -65,6 +66,7 @@ def export(
     subfolder: str = "",
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
+    with_tokenizer: bool = False,
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
@@ -118,6 +120,9 @@ def export(
         subfolder: folder in `model` that has the files of the model; the same as SOURCE:SUBFOLDER.
         token: for hub ids: a token, False for none, None for HF_TOKEN or that of `hf auth login`.
         cache_dir: for hub ids: folder of the hub's cache; None for HF_HUB_CACHE.
+        with_tokenizer: also write each graph with the tokenizer in front of it, text.onnx, from texts to the outputs of all
+            tasks. It needs onnxruntime-extensions, and is refused for a tokenizer whose graph differs on any of a few thousand
+            texts.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
@@ -132,6 +137,8 @@ def export(
     output = _path(output)
     check_destination(output, overwrite)
     check_sources(output, (model, tokenizer, *adapters, *fusions, calibration, evaluation))
+    if with_tokenizer:
+        extensions_library()
     stages = Stages()
     with stages("load"):
         access = Access(token, None if cache_dir is None else str(cache_dir))
@@ -157,6 +164,10 @@ def export(
         request = BundleRequest(checkpoint.model, texts, keep_fused, examples, routed, extendable, slots, compared)
         # Before the long stages rather than after them.
         check_space(output, minimum_bytes(pruned, plans[0]))
+    text_graph = None
+    if with_tokenizer:
+        with stages("tokenizer"):
+            text_graph = make_text_graph(tokenizer, plans[0])
     with staged(output, overwrite) as folder:
         with WeightsFile(folder / WEIGHTS) as weights:
             done = [
@@ -170,8 +181,14 @@ def export(
                 splits = split_variants(folder, named, routed)
         processors = [each for each in (tokenizer, checkpoint.processor) if each is not None]
         save_config(pruned[0][0].model, plans[0], processors, folder)
-        save_manifest(plans[0], tokenizer is not None, [entry for entry, _ in done], folder, splits)
-    variants = tuple(replace(report, split=splits.get(report.model)) for _, report in done)
+        texts_to: dict[str, str] = {}
+        if text_graph is not None:
+            with stages("tokenizer"):
+                texts_to = save_text_graphs(text_graph, folder, [entry.model for entry, _ in done], plans[0])
+        save_manifest(plans[0], tokenizer is not None, [entry for entry, _ in done], folder, splits, texts_to)
+    variants = tuple(
+        replace(report, split=splits.get(report.model), text_graph=texts_to.get(report.model, "")) for _, report in done
+    )
     return Report(output, checkpoint.source, plans[0].layers, variants, stages.seconds)
 
 

@@ -96,6 +96,7 @@ class VariantReport:
         notes: what a user of the graph should know: tasks that do not read an input, adapters without an effect,
             and what tasks without adapters share.
         split: the graphs of the trunk and of the branches, and the states between them; None without them.
+        text_graph: the file name of the graph with the tokenizer in front of it; empty without one.
     """
 
     model: str
@@ -112,6 +113,7 @@ class VariantReport:
     evaluation: tuple[Drift, ...]
     notes: tuple[str, ...] = ()
     split: SplitEntry | None = None
+    text_graph: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the report to JSON types."""

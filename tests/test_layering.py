@@ -41,7 +41,7 @@ ORDER = {
             "prune",
             "planning",
         ),
-        *("write", "trace", "verify", "compile", "report", "inspect", "split", "notes", "slots", "variant"),
+        *("write", "trace", "verify", "compile", "report", "inspect", "split", "text_graph", "notes", "slots", "variant"),
         *("export_tasks", "stored_tasks", "add_tasks", "task_files", "hub", "advise", "cli"),
     ),
     "exporter.compile": (

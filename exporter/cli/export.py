@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
             pooling=pooling_of(options.pooling),
             heads=heads_of(options.head),
             slots=options.slots,
+            with_tokenizer=options.with_tokenizer,
         )
     with printing(f"{report.output} is written, but "):
         show_report(report, options)

@@ -75,6 +75,12 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "--no-tokenizer", action="store_true", help="write no tokenizer: the graph is run on token ids, not on texts"
     )
     parser.add_argument(
+        "--with-tokenizer",
+        action="store_true",
+        help="also write text.onnx, the graph with the tokenizer in front of it, from texts to the outputs of all tasks; it "
+        "needs onnxruntime-extensions where it is written and where it is run",
+    )
+    parser.add_argument(
         "--precision",
         default="fp32",
         metavar="P",

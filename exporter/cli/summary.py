@@ -54,6 +54,8 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
         lines += _fact("routed graph", f"{variant.routed}: each row selects an input row and a task", width)
     if variant.split is not None:
         lines += _fact("split graphs", _split(variant.split), width)
+    if variant.text_graph:
+        lines += _fact("from texts", f"{variant.text_graph}: inputs text and text_pair, with onnxruntime-extensions", width)
     return lines
 
 

@@ -6,6 +6,7 @@ import copy
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -34,6 +35,7 @@ from runtime.bundle import (
 )
 
 _PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "adapters", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+_TEXT_PACKAGE = "onnxruntime-extensions"  # whose operators a graph with a tokenizer needs
 
 
 def save_graph(graph: ir.Model, weights: WeightsFile, path: Path) -> None:
@@ -171,7 +173,12 @@ def task_entry(task: Task, outputs: tuple[str, ...]) -> TaskEntry:
 
 
 def save_manifest(
-    plan: Plan, tokenizer: bool, variants: Sequence[VariantEntry], folder: Path, splits: Mapping[str, SplitEntry]
+    plan: Plan,
+    tokenizer: bool,
+    variants: Sequence[VariantEntry],
+    folder: Path,
+    splits: Mapping[str, SplitEntry],
+    text_graphs: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the manifest, adapterdrop.json, after all other files, because it contains their hashes.
 
@@ -181,8 +188,10 @@ def save_manifest(
         variants: the entries of the variants.
         folder: the bundle.
         splits: file of a variant's graph -> its split graphs.
+        text_graphs: file of a variant's graph -> file of the graph with the tokenizer.
     """
     outputs = plan.outputs
+    packages = (*_PACKAGES, _TEXT_PACKAGE) if text_graphs else _PACKAGES
     manifest = Manifest(
         inputs=plan.inputs,
         max_lengths=plan.max_lengths,
@@ -190,11 +199,12 @@ def save_manifest(
         tasks=tuple(task_entry(task, outputs[task.name]) for task in plan.tasks),
         variants=tuple(variants),
         splits=splits,
+        text_graphs=text_graphs,
         precision=plan.precision,
         target=plan.target,
         opset=plan.opset,
         tokenizer=tokenizer,
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)},
+        versions={name: importlib.metadata.version(name) for name in packages if _installed(name)},
         files={path.name: digest(path) for path in sorted(folder.iterdir())},
     )
     manifest.write(folder)

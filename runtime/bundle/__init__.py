@@ -14,6 +14,7 @@ from runtime.bundle.manifest import (
     read_manifest,
     routed_file,
     slots_file,
+    text_file,
 )
 from runtime.bundle.probe import Probe, probe_file
 from runtime.bundle.probe_entry import FLOATS, Floats, ProbeEntry
@@ -55,4 +56,5 @@ __all__ = [
     "routed_file",
     "slots_file",
     "split_files",
+    "text_file",
 ]

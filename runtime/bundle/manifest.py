@@ -32,9 +32,10 @@ __all__ = [
     "read_manifest",
     "routed_file",
     "slots_file",
+    "text_file",
 ]
 
-FORMAT_VERSION: Final = 6
+FORMAT_VERSION: Final = 7
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
@@ -55,6 +56,8 @@ class Manifest:
         tasks: tasks in export order.
         variants: one entry per drop, the default variant first.
         splits: file name of a variant's graph -> its graphs of the trunk and the branches; empty without `--split`.
+        text_graphs: file name of a variant's graph -> the same graph with the tokenizer in front of it; empty without
+            `--with-tokenizer`.
         precision: precision of the weights: "fp32", "fp16", "bf16" or "int8".
         target: target of the compiled graphs, such as "portable".
         opset: ONNX opset version of the graphs.
@@ -70,6 +73,7 @@ class Manifest:
     tasks: tuple[TaskEntry, ...]
     variants: tuple[VariantEntry, ...]
     splits: Mapping[str, SplitEntry] = field(default_factory=dict)
+    text_graphs: Mapping[str, str] = field(default_factory=dict)
     precision: str = "fp32"
     target: str = "portable"
     opset: int
@@ -133,6 +137,11 @@ def routed_file(model: str) -> str:
 def slots_file(model: str) -> str:
     """Return the file name of the graph with slots that belongs to the graph `model`."""
     return f"{model.removesuffix('.onnx')}_slots.onnx"
+
+
+def text_file(model: str) -> str:
+    """Return the file name of the graph with a tokenizer that belongs to the graph `model`, such as text_drop5.onnx."""
+    return f"text{model.removeprefix('model')}"
 
 
 def read_manifest(folder: str | os.PathLike[str], content: bytes | None = None) -> Manifest:
@@ -205,6 +214,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield from task.problems(f"tasks[{index}]")
     yield from _variant_problems(manifest)
     yield from _split_problems(manifest)
+    yield from _text_problems(manifest)
 
 
 def _variant_problems(manifest: Manifest) -> Iterator[str]:
@@ -214,6 +224,7 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
     yield from repeated("variants: drop", (str(variant.drop) for variant in manifest.variants))
     graphs = [graph for variant in manifest.variants for graph in (variant.model, variant.routed) if graph]
     graphs += [graph for entry in manifest.splits.values() for graph in entry.graphs]
+    graphs += manifest.text_graphs.values()
     yield from repeated("variants: file", graphs)
     for index, variant in enumerate(manifest.variants):
         yield from variant.problems(f"variants[{index}]", manifest.layers, names)
@@ -223,6 +234,15 @@ def _variant_problems(manifest: Manifest) -> Iterator[str]:
                 yield f"variants[{index}].{name}: expected one of the listed files, found {graph!r}"
         if variant.probe.file not in manifest.files:
             yield f"variants[{index}].probe.file: expected one of the listed files, found {variant.probe.file!r}"
+
+
+def _text_problems(manifest: Manifest) -> Iterator[str]:
+    models = [variant.model for variant in manifest.variants]
+    for model, graph in manifest.text_graphs.items():
+        if model not in models:
+            yield f"text_graphs: expected graphs of the variants ({', '.join(models)}), found {model!r}"
+        if graph not in manifest.files:
+            yield f"text_graphs[{model!r}]: expected one of the listed files, found {graph!r}"
 
 
 def _split_problems(manifest: Manifest) -> Iterator[str]:

@@ -55,6 +55,10 @@ NOT_RUN = {
     "pip install '.[cpu]'": "installs packages",
     "pip install onnxruntime-ep-openvino": "installs packages",
     "pip install 'adapterdrop-onnx[tokenizers]'": "installs packages",
+    "pip install 'adapterdrop-onnx[extensions]'": "installs packages",
+    "python -m exporter --drop 5 --with-tokenizer --output onnx-texts": (
+        "needs onnxruntime-extensions; tests/exporter/text_graph has it"
+    ),
     "pip install '.[export,peft,cpu]'": "installs packages",
     "python -m runtime onnx encode texts.txt --output corpus.states": "needs a split bundle; tests/runtime/states has it",
     "python -m runtime onnx run corpus.states --tasks news_topic": "the same",

@@ -33,7 +33,7 @@ def write_export(folder: Path, number: int = 0, names: tuple[str, ...] = ("model
     """Write files that `check_destination` takes for an export."""
     for name in names:
         (folder / name).write_text(str(number))
-    document = {"format_version": 6, "files": dict.fromkeys(names, "0" * 64)} | fields
+    document = {"format_version": 7, "files": dict.fromkeys(names, "0" * 64)} | fields
     (folder / MANIFEST).write_text(json.dumps(document))
 
 
@@ -155,8 +155,8 @@ def test_a_missing_folder_is_not_exchanged(output: Path) -> None:
         (b"[]", "does not list its files"),
         (b"\xff", "does not list its files"),
         (b'{"files": {}}', "does not list its files"),
-        (b'{"format_version": 6, "files": {"a": 1}}', "does not list its files"),
-        (b'{"format_version": 6, "files": []}', "does not list its files"),
+        (b'{"format_version": 7, "files": {"a": 1}}', "does not list its files"),
+        (b'{"format_version": 7, "files": []}', "does not list its files"),
         (b"[" * 100_000, "does not list its files"),
     ],
 )
