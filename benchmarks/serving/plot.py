@@ -34,8 +34,10 @@ def plot(path: Path) -> Path:
     _memories(memory, rows)
     tasks = max((row.tasks for row in rows), default=0)
     figure.text(0.02, 0.945, f"{tasks} tasks, one per text: how many requests per second?", fontsize=13, fontweight="bold")
-    threads = results.head["machine"]["threads"]
-    where = f"{results.head['model']['title']}, {threads} CPU core{'s' * (threads > 1)}"
+    machine = results.head["machine"]
+    threads, gpu = machine["threads"], machine.get("gpu")
+    device = f"{threads} CPU core{'s' * (threads > 1)}" if gpu is None else gpu["name"]
+    where = f"{results.head['model']['title']}, {device}"
     figure.text(0.02, 0.895, f"{where}; blue: ours, orange: alternatives", fontsize=9.5, color=_MUTED)
     target = path.with_suffix(".png")
     figure.savefig(target, metadata={"Software": None})

@@ -83,7 +83,7 @@ def _examine(provider: Provider) -> Found:
         return Found(provider.name, provider.key, True, "ONNX Runtime", _built_in_devices(provider))
     origin = f"{here.package} {plugins.version(here.package) or ''}".strip() or "registered by this process"
     try:
-        devices = tuple(": ".join(plugins.described(each)) for each in plugins.devices(here))
+        devices = tuple(map(_shown, plugins.devices(here)))
     except ProviderError as error:
         return Found(provider.name, provider.key, True, origin, (), str(error).removeprefix(f"provider {provider.name}: "))
     return Found(provider.name, provider.key, True, origin, devices)
@@ -102,8 +102,13 @@ def _built_in_devices(provider: Provider) -> tuple[str, ...] | None:
     if provider is OPENVINO:
         ids = getattr(getattr(ort.capi, "_pybind_state", None), "get_available_openvino_device_ids", None)
         return None if ids is None else tuple(ids())
-    own = tuple(": ".join(plugins.described(each)) for each in plugins.ep_devices() if each.ep_name == provider.key)
+    own = tuple(_shown(each) for each in plugins.ep_devices() if each.ep_name == provider.key)
     return own or None
+
+
+def _shown(device: Any) -> str:
+    """Return the name of a device and its description, which may be empty."""
+    return ": ".join(filter(None, plugins.described(device)))
 
 
 def _gpus() -> tuple[str, ...] | None:

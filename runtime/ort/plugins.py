@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import threading
+from pathlib import Path
 from typing import Any, Final
 
 from runtime.errors import ProviderError
@@ -130,8 +131,18 @@ def described(device: Any) -> tuple[str, str]:
 
 
 def builds() -> list[str]:
-    """Return the installed builds of ONNX Runtime, with their versions; each is in the same folder."""
-    return [f"{name} {found}" for name in _BUILDS if (found := version(name))]
+    """Return the builds of ONNX Runtime in the folder of the imported one, with their versions."""
+    return [f"{name} {found}" for name in _BUILDS if (found := version(name)) and _is_imported(name)]
+
+
+def _is_imported(build: str) -> bool:
+    """Return whether a build is in the folder from which ONNX Runtime was imported; True if that is unknown."""
+    try:
+        folder = Path(str(importlib.metadata.distribution(build).locate_file("onnxruntime")))
+    except importlib.metadata.PackageNotFoundError:
+        return True
+    imported = Path(str(ort.__file__)).parent
+    return not folder.is_dir() or folder.resolve() == imported.resolve()
 
 
 def overlaid() -> str | None:

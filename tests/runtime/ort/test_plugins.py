@@ -1,5 +1,6 @@
 """Plug-in execution providers: registration, devices, options; with a stand-in, and with those that are installed."""
 
+import importlib.metadata
 import json
 import re
 import sys
@@ -301,6 +302,19 @@ def test_builds_over_each_other_are_a_problem(bundle: Path, stand: Stand, monkey
     with pytest.raises(runtime.ProviderError, match=r"^provider cann: .*onnxruntime-gpu 1 are installed over each other"):
         resolve("cann", read_manifest(bundle))
     assert "onnxruntime-gpu 1 are installed over each other" in plugins.failure(find("cuda"), "no such file")
+
+
+def test_a_build_in_another_folder_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder ahead on PYTHONPATH hides another build, and overwrites none of its files."""
+    own = Path(onnxruntime.__file__).parent
+    folders = {"onnxruntime": own, "onnxruntime-gpu": tmp_path / "onnxruntime"}
+    folders["onnxruntime-gpu"].mkdir()
+    found = {name: SimpleNamespace(locate_file=lambda _, folder=folder: folder) for name, folder in folders.items()}
+    monkeypatch.setattr(importlib.metadata, "distribution", found.__getitem__)
+    monkeypatch.setattr(plugins, "version", dict.fromkeys(folders, "1").get)
+    assert (plugins.builds(), plugins.overlaid()) == (["onnxruntime 1"], None)
+    folders["onnxruntime-gpu"].rmdir()  # unknown
+    assert plugins.overlaid() is not None
 
 
 @pytest.mark.parametrize("name", ["openvino", "webgpu", "tensorrt-rtx"])
