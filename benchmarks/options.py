@@ -189,7 +189,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="precision of all exports; default fp32; fp16: cuda",
+        help="precision of all exports; default fp32; fp16 needs --device cuda, int8 the CPU",
     )
 
 

@@ -24,7 +24,7 @@ from exporter.split import split_variants
 from exporter.stages import Stages
 from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges, stored_group_of
 from exporter.targets import needs_ranges
-from exporter.text_graph import extensions_library, save_text_graphs, stored_text_graph
+from exporter.text_graph import check_text_names, extensions_library, save_text_graphs, stored_text_graph
 from exporter.trace.padded_groups import padding_of
 from exporter.variant import report_variant
 from exporter.verify.candidate import Candidate
@@ -95,6 +95,8 @@ def add(
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):
             check_finite(task_group.model)
+        if manifest.text_graphs:
+            check_text_names(plans[0].every)
         compare_with_library(checkpoint, plans[0].new)
         wider = [grown(*each) for each in zip(templates, pruned, (plan.new for plan in plans), strict=True)]
         # The old weights are in the new file again; the templates among them are what an exact copy takes.

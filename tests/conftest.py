@@ -7,7 +7,7 @@ import ctypes
 import gc
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -107,12 +107,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return None if config.getoption("dist") == "each" else Groups(config, log)
 
 
-def pytest_collection() -> None:
-    """Collect without garbage collection, which finds nothing among the modules that are imported."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without garbage collection, and leave what is imported out of every later one."""
     gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    """Leave what is imported out of every later garbage collection."""
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()

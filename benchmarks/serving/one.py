@@ -75,7 +75,7 @@ async def measure(job: Job) -> Row:
     points = await LoadTest(Batcher(served, Batching(), Limits()), given, job.seconds, objectives).search()
     loads = [highest(points, number) for number in range(len(objectives))]
     if job.device == "cuda" and (gpu := current_gpu()) is not None:
-        more["device_mib"] = gpu["memory_used_mib"]
+        more["gpu_used_mib_after"] = gpu["memory_used_mib"]  # of the whole first GPU, after the load test
     return Row(**dataclasses.asdict(setting), loads=loads, peak_mb=peak_mb(), difference=difference, points=points, more=more)
 
 

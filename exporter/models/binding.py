@@ -48,7 +48,7 @@ def task_weights(model: nn.Module, tasks: Sequence[Task]) -> dict[str, list[torc
 
 
 def remove_others(model: nn.Module, tasks: Sequence[Task]) -> None:
-    """Remove the weights of all tasks but the first one, which is active, from a copy of their model, in place."""
+    """Remove the weights of all tasks but the first from a model, in place: pass a copy in which the first one is active."""
     for prefix, container in list(model.named_modules(remove_duplicate=False)):
         if is_keyed(container):
             keys = _keys(prefix, tasks)

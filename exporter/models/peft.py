@@ -75,6 +75,8 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
             f"the layers of {type(base_of(model)).__name__} are not recognized by their module names: expected "
             f"{layers_in(model)}, found {len(layer_numbers(model))} numbers; only drop 0 can be exported"
         )
+    if encoder_layers_in(model) and (name := type(base_of(model)).__name__).endswith("ForConditionalGeneration"):
+        raise ExportError(f"{name} generates text: adapters of PEFT on encoder-decoders are exported for classification only")
     found = structure(model, setup, _without_dropped(model, adapted(model, setup), drop))
     if own := _without_dropped(model, biased(model, setup), drop):
         found["biases"] = {path: type(layer).__name__ for path, layer in own.items()}

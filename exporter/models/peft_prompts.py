@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from exporter.models.peft_modules import base_of, is_layer, layer_of
+from exporter.models.peft_modules import base_of, encoder_layers_in, is_layer, layer_of
 from exporter.models.peft_types import PREFIXES, PROMPTS, type_of
 
 __all__ = ["drop_prefixes", "has_prefix", "has_prompt", "prompt_positions", "prompt_tokens"]
@@ -55,8 +55,9 @@ def drop_prefixes(model: Any, drop: int) -> None:
     PEFT gives the keys and values of all layers, and a mask that covers them, to the model, which hands them to every layer.
     The dropped layers get neither. Positions are counted as before.
     """
+    encoder = encoder_layers_in(model)
     for path, module in base_of(model).named_modules():
-        layer = layer_of(path)
+        layer = layer_of(path, encoder)
         if is_layer(path) and layer is not None and layer < drop:
             module.register_forward_pre_hook(
                 partial(_without_prefix, model.active_peft_config.num_virtual_tokens), with_kwargs=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,20 +62,35 @@ def make_text_graph(tokenizer: Any, plan: Plan) -> TextGraph:
         raise ExportError(f"--with-tokenizer: the graph has inputs that are not made of texts: {', '.join(others)}")
     if plan.opset < LEAST_OPSET:
         raise ExportError(f"--with-tokenizer needs operators for strings of opset {LEAST_OPSET}, found --opset {plan.opset}")
-    if taken := sorted({output for outputs in plan.outputs.values() for output in outputs} & {*ENCODED, *TEXT_INPUTS}):
-        raise ExportError(f"--with-tokenizer: the graph has another value of this name: rename the task {taken[0]!r}")
+    check_text_names(plan)
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
     kind = type(backend.model).__name__
     if kind not in _MODELS:
-        raise ExportError(f"--with-tokenizer: {kind} tokenizers have no graph, those of {', '.join(_MODELS)} have")
+        raise ExportError(
+            f"--with-tokenizer: {kind} tokenizers cannot be written as a graph: expected one of {', '.join(_MODELS)}"
+        )
     limit = plan.max_lengths.get(SEQUENCE)
-    padding = plan.padding_id or 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    padding = tokenizer.pad_token_id
+    if padding is None:
+        padding = plan.padding_id or 0
+        tokenizer = copy.deepcopy(tokenizer)  # transformers pads with a token, and refuses to without one
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     layout = Layout(limit, padding, tokenizer.padding_side == "left", tokenizer.truncation_side == "left")
     parts = [*_MODELS[kind](backend, "texts", "ids", "starts"), graph_inputs(backend, layout, "ids", "starts")]
     model = tokenizer_graph(parts, names, plan.opset)
     return TextGraph(ir.to_proto(model), verify_tokenizer(model, tokenizer, limit, nul=kind != "BPE"))
+
+
+def check_text_names(plan: Plan) -> None:
+    """Check that no output of a task has the name of a text or of its encoding.
+
+    Raises:
+        ExportError: an output has such a name.
+    """
+    if taken := sorted({output for outputs in plan.outputs.values() for output in outputs} & {*ENCODED, *TEXT_INPUTS}):
+        raise ExportError(f"--with-tokenizer: the graph has another value of this name: rename the task {taken[0]!r}")
 
 
 def stored_text_graph(path: Path) -> TextGraph:

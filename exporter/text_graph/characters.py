@@ -69,8 +69,8 @@ def measure_characters(tokenizer: Any, alphabet: set[str]) -> CharacterMap:
         expected = forms.get(first, first) + forms.get(second, second)
         if (found := _form(tokenizer, first + second)) != expected:
             raise ExportError(
-                f"the tokenizer normalises {first + second!a} to {found!a}, and each of its characters to {expected!a}: such "
-                "a tokenizer cannot be written as a graph; export without --with-tokenizer"
+                f"--with-tokenizer: the tokenizer normalises {first + second!a} to {found!a}, and each of its characters to "
+                f"{expected!a}: such a tokenizer cannot be written as a graph; export without --with-tokenizer"
             )
     removed = _long_ranges([each for each, form in forms.items() if not form])
     isolated = _long_ranges([each for each, form in forms.items() if form == f" {each} "])

@@ -57,7 +57,7 @@ def hard_pairs(texts: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _sweep() -> Iterator[str]:
-    """Yield every assigned character of the planes 0 to 3 next to letters, by itself, and doubled."""
+    """Yield every assigned character of Unicode's planes 0 and 1, and samples of the others, next to letters and doubled."""
     drawn = [each for each in map(chr, range(0x20000)) if unicodedata.category(each) not in {"Cn", "Cs", "Co"}]
     # The blocks of Chinese characters and Hangul syllables are uniform
     drawn += map(chr, (*range(0x20000, 0x31350, 977), *range(0xE000, 0xF900, 97), *range(0xE0000, 0x110000, 4099)))
@@ -104,4 +104,4 @@ def _long_texts(tokenizer: Any, limit: int) -> Iterator[str]:
     for length in (limit - 3, limit - 2, limit - 1, limit, limit + 1, 3 * limit):
         yield "a " * max(0, length)
     yield "a" * (2 * limit)
-    yield from ("".join(list(tokenizer.get_vocab())[:limit]), "\n" * limit)
+    yield from ("".join(sorted(tokenizer.get_vocab())[:limit]), "\n" * limit)

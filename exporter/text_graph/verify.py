@@ -90,7 +90,7 @@ def _compare(session: Any, tokenizer: Any, limit: int | None, texts: Sequence[st
         wanted, got = _reference(tokenizer, limit, [text], pair, names), _encode(session, [text], pair)
         if got is None or not all(_equal(got[name], wanted[name]) for name in names):
             raise ExportError(_difference(tokenizer, text if pair is None else (text, pair[0]), got, wanted))
-    raise ExportError(f"--with-tokenizer: the graph pads {list(texts)!a:.{_SHOWN}} in other ways than the tokenizer")
+    raise ExportError(f"--with-tokenizer: the graph pads {list(texts)!a:.{_SHOWN}} differently from the tokenizer")
 
 
 def _encode(session: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> dict[str, np.ndarray] | None:

@@ -43,7 +43,8 @@ def wordpiece(tokenizer: Any, texts: str, ids: str, starts: str) -> list[Part]:
                 f"tokenizers, those with {', '.join(sorted(known - {'Sequence'}))} can be written as a graph"
             )
     model = content["model"]
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    # The order of the library changes from process to process.
+    vocabulary = dict(sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda each: each[1]))
     alphabet = set("".join(vocabulary))
     characters = measure_characters(tokenizer, alphabet)
     special, normalized = _added_tokens(content, characters)

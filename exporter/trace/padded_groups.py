@@ -11,7 +11,7 @@ from torch import nn
 
 from exporter.errors import ExportError
 from exporter.models.binding import task_slots
-from exporter.models.peft_modules import layer_of
+from exporter.models.peft_modules import encoder_layers_in, layer_of
 from exporter.plan import Task
 from exporter.planning.padded_structure import larger_structure
 from exporter.prune.task_groups import TaskGroup
@@ -156,9 +156,9 @@ def _member(group: TaskGroup) -> _Member:
 
 def _branch_size(model: nn.Module, first: int) -> int:
     """Return the elements of the matrices of the layers from `first` on that no task changes."""
-    found = {}
+    found, encoder = {}, encoder_layers_in(model)
     for name, tensor in model.named_parameters():
-        layer = layer_of(name)
+        layer = layer_of(name, encoder)
         if tensor.dim() == 2 and layer is not None and layer >= first and ".weight" in name and not _is_adapter(name):
             found[tensor.data_ptr()] = tensor.numel()
     return sum(found.values())

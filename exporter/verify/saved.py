@@ -19,14 +19,14 @@ from runtime.bundle import MODEL, routed_file
 from runtime.ort.empty_tensors import runs_empty_attention
 
 
-def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None) -> Candidate:
+def load_graph(plan: Plan, graph: Path, routed: bool, reference: bool = False) -> Candidate:
     """Load a saved graph for verification.
 
     Args:
         plan: the plan of the graph.
         graph: the file of the graph.
         routed: whether to load the routed graph in the same folder too.
-        atol: the tolerance; None for the plan's.
+        reference: whether it is the fp32 graph that the graph of the plan was rounded from, and has the tolerance of fp32.
 
     Raises:
         VerificationError: ONNX Runtime cannot load a graph, or cannot run it safely.
@@ -37,7 +37,8 @@ def load_graph(plan: Plan, graph: Path, routed: bool, atol: float | None = None)
             "graph for the target cpu; nothing was written. Install ONNX Runtime 1.30 or newer, or use the target portable"
         )
     routed_graph = graph.with_name(routed_file(graph.name)) if routed else None
-    return Candidate.load(graph, plan.atol if atol is None else atol, routed_graph, atol is None and plan.precision == "fp16")
+    atol = min(plan.atol, TOLERANCES["fp32"]) if reference else plan.atol
+    return Candidate.load(graph, atol, routed_graph, plan.precision == "fp16" and not reference)
 
 
 def verify_saved(
@@ -64,8 +65,7 @@ def verify_saved(
     """
     candidates = [candidate]
     if reference is not None:
-        fp32_atol = min(plan.atol, TOLERANCES["fp32"])
-        candidates.append(load_graph(plan, reference / MODEL, candidate.routed is not None, fp32_atol))
+        candidates.append(load_graph(plan, reference / MODEL, candidate.routed is not None, reference=True))
     try:
         found = verify(task_groups, plan, candidates, library)
     except VerificationError as error:

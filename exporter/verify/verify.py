@@ -186,5 +186,5 @@ def _worst(
     kept = candidate.compared(inputs)
     pairs = [(one, other) for one, other in zip(expected, found, strict=True)]
     if not kept.all():
-        pairs = [(one[kept], other[kept] if len(other) == len(one) else other) for one, other in pairs]
+        pairs = [(one[kept], other[kept]) if one.shape == other.shape else (one, other) for one, other in pairs]
     return max((parity_row(task, *pair, shape, candidate.atol) for pair in pairs), key=tolerance_ratio)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
 
-# Tests whose names begin so share a worker.
+# Start of a test's path -> what all tests with it share. Tests that share it run in one worker.
 TOGETHER = {
     "tests/runtime/on_ray/": "a local Ray",
     "tests/benchmarks/test_serving.py": "a fork server",
@@ -22,7 +22,7 @@ _KINDS = {"own", "portable", "fp32", "fp16", "int8"}
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the groups with most tests away first, and at the end single tests, which keep all workers busy."""
+    """Distributes the largest groups first, so that single tests at the end keep all workers busy."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)

@@ -17,7 +17,7 @@ _STEPS = 8
 
 
 class ShapesOnDevicePass(NodeRewritePass):
-    """No operator is left that computes lengths from lengths, bit-exact.
+    """Lengths that are computed from lengths are replaced where a rule applies, bit-exact.
 
     1. Expand(x, Concat(…, the length of v, …)): the target is the shape of a slice of v that has this length on the same axis
        and 1 elsewhere. Constants in the Concat are 1 or the lengths of x, so that 1 gives the same result.

@@ -58,6 +58,19 @@ def graph(wordpiece: Any) -> TextGraph:
     return made
 
 
+class _Shuffled:
+    """A tokenizer whose vocabulary has another order."""
+
+    def __init__(self, inner: Tokenizer, vocabulary: Any) -> None:
+        self.__dict__.update(inner=inner, vocabulary=vocabulary)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def get_vocab(self, with_added_tokens: bool = True) -> Any:
+        return self.vocabulary(self.inner, with_added_tokens)
+
+
 def _run(graph: TextGraph, texts: list[str], pairs: list[str] | None = None) -> list[np.ndarray]:
     feeds = {"text": np.array(texts, dtype=object)} | ({} if pairs is None else {"text_pair": np.array(pairs, dtype=object)})
     found: list[np.ndarray] = open_text_graph(graph.proto.SerializeToString()).run(None, feeds)
@@ -100,10 +113,35 @@ def test_other_tokenizers_have_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     spaced.backend_tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
     made = make_text_graph(spaced, _plan(NAMES[:2]))
     assert made.verified > 200
+    assert _run(made, ["", ""])[0].tolist() == spaced(["", ""])["input_ids"]
     with pytest.raises(Exception, match="texts_must_not_contain_nul"):
         _run(made, ["a\0b"])
     with pytest.raises(Exception, match="texts_must_not_contain_next_line"):
         _run(made, ["a \xa0\x85b"])
+
+
+def test_a_tokenizer_without_padding_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As GPT-2's: rows are filled up with the padding of the model."""
+    _few(monkeypatch, 200)
+    given = tiny_tokenizer("bpe", LIMIT)
+    given.pad_token = None
+    made = make_text_graph(given, _plan(NAMES[:2], padding_id=3))
+    ids, mask = _run(made, ["a fast phone", "a"])
+    assert set(ids[1][mask[1] == 0].tolist()) == {3}
+    assert given.pad_token is None
+
+
+def test_the_vocabulary_has_one_order(wordpiece: Any, graph: TextGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's dictionary has another order in each process."""
+    _few(monkeypatch, 400)
+    original = Tokenizer.get_vocab
+
+    def reversed_order(own: Tokenizer, with_added_tokens: bool = True) -> dict[str, int]:
+        return dict(reversed(list(original(own, with_added_tokens).items())))
+
+    shuffled = SimpleNamespace(from_str=lambda text: _Shuffled(Tokenizer.from_str(text), reversed_order))
+    monkeypatch.setattr(build, "Tokenizer", shuffled)
+    assert make_text_graph(wordpiece, _plan()).proto.SerializeToString() == graph.proto.SerializeToString()
 
 
 def test_a_text_that_differs_is_named(graph: TextGraph, wordpiece: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +166,11 @@ def _with(kind: str, **parts: Any) -> Any:
     ("make", "fields", "message"),
     [
         (lambda: None, {}, "the model has no tokenizer"),
-        (lambda: tiny_tokenizer("unigram", LIMIT), {}, "Unigram tokenizers have no graph, those of WordPiece, BPE have"),
+        (
+            lambda: tiny_tokenizer("unigram", LIMIT),
+            {},
+            "Unigram tokenizers .* expected one of WordPiece, BPE",
+        ),
         (lambda: _with("bpe", normalizer=normalizers.NFC()), {}, "found the normalizer NFC and the pre-tokenizer ByteLevel"),
         (lambda: _with("wordpiece", normalizer=normalizers.NFC()), {}, "the normalizer NFC depends on neighbouring"),
         (lambda: _with("wordpiece", pre_tokenizer=pre_tokenizers.Whitespace()), {}, "the pre-tokenizer Whitespace depends"),
