@@ -5,7 +5,7 @@ __all__ = ["ort"]
 _INSTALL = (
     "install exactly one of `onnxruntime` and `onnxruntime-gpu`: `pip install 'adapterdrop-onnx[cpu]'` ([openvino], "
     "[tensorrt-rtx] and [webgpu] add a plug-in to it), or [gpu]; they and `onnxruntime-openvino` share one folder, so "
-    "uninstall the others first"
+    "uninstall all of them before: `pip uninstall onnxruntime onnxruntime-gpu onnxruntime-openvino`"
 )
 
 try:

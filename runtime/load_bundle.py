@@ -7,7 +7,7 @@ from typing import Any
 
 from runtime.bundle import MANIFEST, open_bundle, slots_file
 from runtime.checks.requests import check_drop
-from runtime.errors import BundleError
+from runtime.errors import BundleError, InputError
 from runtime.hooks import Hook
 from runtime.hub import Access, bundle_folder
 from runtime.options import Options
@@ -68,6 +68,8 @@ def load(
             cannot be used, or the cache of states is smaller than one text.
     """
     options = Options() if options is None else options
+    if not isinstance(options, Options):
+        raise InputError(f"options: expected runtime.Options(…), found {options!r:.100}")
     options = options if threads is None else replace(options, threads=threads)
     access = Access(token, None if cache_dir is None else os.path.abspath(cache_dir))  # noqa: PTH100  # resolve follows links
     return _Source(os.fspath(folder), provider, drop, verify, state_cache, access)(options, policy, tuple(hooks))

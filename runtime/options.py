@@ -152,6 +152,11 @@ class Options:
 
 
 def _problems(options: Options) -> Iterator[str]:
+    parts = {"cuda": CudaOptions, "tensorrt": TensorRTOptions, "openvino": OpenVINOOptions}
+    if wrong := [name for name, kind in parts.items() if not isinstance(getattr(options, name), kind)]:
+        for name in wrong:
+            yield f"{name}: expected {parts[name].__name__}(…), found {getattr(options, name)!r:.100}"
+        return
     numbers = {
         "threads": options.threads,
         "memory_limit": options.memory_limit,

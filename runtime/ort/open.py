@@ -73,10 +73,8 @@ def open_sessions(
     for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
         try:
             return opening.on(candidate)
-        except ProbeError as error:
+        except ProviderError as error:
             options.progress(f"{error}; auto goes on")
-        except ProviderError:
-            continue
     return opening.on(last)
 
 

@@ -47,6 +47,13 @@ def test_faulty_options_are_named_all_at_once() -> None:
         assert part in str(caught.value)
 
 
+def test_options_of_another_type_are_named(bundle: Path) -> None:
+    with pytest.raises(runtime.InputError, match=r"options: expected runtime\.Options\(…\), found \{'threads': 1\}"):
+        runtime.load(bundle, options={"threads": 1})  # type: ignore[arg-type]
+    with pytest.raises(runtime.InputError, match=r"cuda: expected CudaOptions\(…\), found \{'device': 0\}"):
+        Options(cuda={"device": 0})  # type: ignore[arg-type]
+
+
 def test_numbers_that_onnx_runtime_does_not_take(bundle: Path) -> None:
     assert runtime.load(bundle, provider="cpu", threads=MOST_THREADS)
     for threads in (MOST_THREADS + 1, 2**32):
