@@ -161,6 +161,21 @@ def test_auto_goes_on_and_says_why(bundle: Path, wrong_openvino: list[str]) -> N
     ]
 
 
+def test_auto_says_which_provider_does_not_work(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = create_session
+
+    def made(graph: Any, provider: Provider, *more: Any) -> Any:
+        if provider is CPU:
+            return create(graph, provider, *more)
+        raise runtime.ProviderError("provider openvino: its library is missing")
+
+    monkeypatch.setattr(session, "create_session", made)
+    monkeypatch.setattr(session, "resolve", lambda *_: (OPENVINO, CPU))
+    said: list[str] = []
+    assert runtime.load(bundle, options=Options(progress=said.append)).provider == "cpu"
+    assert said == ["provider openvino: its library is missing; auto goes on"]
+
+
 def test_the_cpu_is_compared_on_request(bundle: Path) -> None:
     shift(bundle)
     predictor = runtime.load(bundle, provider="cpu")
