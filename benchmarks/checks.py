@@ -13,12 +13,18 @@ from benchmarks.models import Candidate
 from benchmarks.options import Options, Shape
 from benchmarks.rounds import timed
 from benchmarks.variant import Bind, Call, Feeds, MismatchError, Outputs, Precision, Prepared, Variant, max_difference, one_line
+from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
 
 # fp32 results differ by the order of additions; the outputs of different tasks differ by tenths.
 TOLERANCE = 1e-3
 # Calls after the first one, on a GPU, whose outputs are compared too: only later calls replay a CUDA graph.
 _SETTLE = 3
+
+
+def tolerance_of(precision: str) -> float:
+    """Return how far outputs of our own graphs may be apart, which the export has compared with PyTorch before."""
+    return TOLERANCE if precision == "fp32" else TOLERANCES[precision]
 
 
 @dataclass(frozen=True)

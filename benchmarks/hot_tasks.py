@@ -23,7 +23,7 @@ import torch
 
 import runtime
 from benchmarks.call_rows import exit_status
-from benchmarks.checks import TOLERANCE
+from benchmarks.checks import tolerance_of
 from benchmarks.machine import current_machine
 from benchmarks.models import random_bert
 from benchmarks.options import Shape, add_device, random_bert_parser, target_of
@@ -31,7 +31,6 @@ from benchmarks.results_file import rounds_lines
 from benchmarks.rounds import measure, paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter import export
-from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL, slots_file
 from runtime.slots.layout import own_task_file
@@ -106,7 +105,7 @@ def _graphs(
         "slots": lambda: predictor.run_routed(feeds, added),
     }
     difference = max_difference(calls["slots"](), calls["routed"]())
-    if not difference <= (TOLERANCE if options.precision == "fp32" else TOLERANCES[options.precision]):
+    if not difference <= tolerance_of(options.precision):
         raise MismatchError(f"the graph with slots differs at {shape} by {difference:.1e}: nothing was written")
     return measure(calls, options.rounds, options.seed, lambda _: None)
 

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import runtime
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
-from benchmarks.checks import TOLERANCE
+from benchmarks.checks import tolerance_of
 from benchmarks.models import Candidate, random_bert
 from benchmarks.options import Shape, add_device, random_bert_parser, target_of
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import export
-from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
 
 _SINGLE = "one task, exported alone"
@@ -74,7 +73,7 @@ def _calls(candidate: Candidate, single: Path, folder: Path, shape: Shape, optio
     }
     every = predictor.run(feeds)
     # In int8, quantization ranges depend on the whole batch, which differs between the calls.
-    tolerance = TOLERANCE if options.precision == "fp32" else TOLERANCES[options.precision]
+    tolerance = tolerance_of(options.precision)
     expected: dict[str, Outputs] = {
         _SINGLE: [every[first]],
         _ONE: list(every[first]),

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import runtime
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
-from benchmarks.checks import TOLERANCE
+from benchmarks.checks import tolerance_of
 from benchmarks.models import Candidate, random_bert
 from benchmarks.options import Shape, add_device, random_bert_parser, target_of
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter import export
-from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
 
 _WHOLE = "run(), the whole graph"
@@ -75,7 +74,7 @@ def _calls(candidate: Candidate, folder: Path, shape: Shape, options: argparse.N
         _HIT: lambda: list(cached.run(feeds).values()),
     }
     expected = calls[_WHOLE]()
-    tolerance = TOLERANCE if options.precision == "fp32" else TOLERANCES[options.precision]
+    tolerance = tolerance_of(options.precision)
     for name in (_BOTH, _KEPT, _HIT):
         difference = max_difference(calls[name](), expected)
         if not difference <= tolerance:

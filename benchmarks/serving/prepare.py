@@ -39,12 +39,9 @@ def main(arguments: Sequence[str]) -> None:
     model = random_bert(size.layers, size.hidden, size.tasks, size.drop, seed).model
     tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
     all_graphs: dict[str, Any] = {"drop": size.drop, "split": True, "slots": size.slots}
-    if "fp32" in missing:
-        export(model, tokenizer, output=folder / "fp32", **all_graphs)
-    if "int8" in missing:
-        export(model, tokenizer, output=folder / "int8", precision="int8", target="cpu", **all_graphs)
-    if "fp16" in missing:
-        export(model, tokenizer, output=folder / "fp16", precision="fp16", target="cuda", **all_graphs)
+    for precision, target in (("fp32", "portable"), ("int8", "cpu"), ("fp16", "cuda")):
+        if precision in missing:
+            export(model, tokenizer, output=folder / precision, precision=precision, target=target, **all_graphs)
     if "drops" in missing:
         export(model, tokenizer, output=folder / "drops", drop=drops, routed=True)
     for number in range(size.files):
