@@ -15,7 +15,7 @@ from exporter.compile.build import compile_plan, copies
 from exporter.errors import ExportError, VerificationError
 from exporter.models.neutral_state import neutral_state
 from exporter.notes import missing_effects
-from exporter.plan import Plan
+from exporter.plan import Plan, TaskPadding
 from exporter.prune.sizes import reference_bytes
 from exporter.prune.task_groups import TaskGroup, prune
 from exporter.report import Report, VariantReport
@@ -25,7 +25,7 @@ from exporter.stages import Stages
 from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported, plan_new, ranges, stored_group_of
 from exporter.targets import needs_ranges
 from exporter.text_graph import check_text_names, extensions_library, save_text_graphs, stored_text_graph
-from exporter.trace.padded_groups import padding_of
+from exporter.trace.padding_costs import padding_of
 from exporter.variant import report_variant
 from exporter.verify.candidate import Candidate
 from exporter.verify.library_reference import compare_with_library
@@ -160,11 +160,11 @@ def _variant(
         verified = make_probe(plans.every, graph.graph, task_groups)
         probe = save_probe(verified, plans.every, measure_rounding(plans.every, verified, path), path)
         notes = missing_effects(plans.new, task_groups)
-    padding: dict[str, tuple[int, float]] = {}
+    padding: dict[str, TaskPadding] = {}
     for task_group in task_groups:
         stored_group = templates[stored_group_of(templates, task_group.tasks[0])]
         shapes = {slot: stored_group.group.weights[name][0].shape for name, slot in stored_group.slots.items()}
-        padding |= {name: (cost.bytes, cost.operations) for name, cost in padding_of(task_group, shapes).items()}
+        padding |= {name: zeros.cost for name, zeros in padding_of(task_group, shapes).items()}
     new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, probe, variant.routed, padding)
     entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=rows)
     report = report_variant(plans.new, task_groups, compiled, entry, parity)

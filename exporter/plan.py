@@ -63,6 +63,19 @@ class Task:
 
 
 @dataclass(frozen=True)
+class TaskPadding:
+    """The costs of the zeros in the weights of a task.
+
+    Attributes:
+        bytes: bytes of zeros, in fp32.
+        operations: additional operations relative to those of the task's branch without zeros.
+    """
+
+    bytes: int
+    operations: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The complete description of one graph to export.
 

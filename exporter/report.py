@@ -7,22 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from exporter.plan import TaskPadding
 from exporter.prune.fusion_members import FusionReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, PassRow, SplitEntry
-
-
-@dataclass(frozen=True)
-class TaskPadding:
-    """The costs of the zeros in the weights of a task.
-
-    Attributes:
-        bytes: bytes of zeros, in fp32.
-        operations: additional operations relative to those of the task's branch without zeros.
-    """
-
-    bytes: int
-    operations: float
 
 
 @dataclass(frozen=True)

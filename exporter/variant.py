@@ -14,11 +14,11 @@ from exporter.compile.build import Compiled, compile_plan, stored_form
 from exporter.compile.pipeline import branch_size, graph_size
 from exporter.models.compositions import describe
 from exporter.notes import missing_effects, shared_weights, unread_inputs, without_pooling
-from exporter.plan import Plan
+from exporter.plan import Plan, TaskPadding
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
 from exporter.prune.sizes import adapter_parameters
 from exporter.prune.task_groups import TaskGroup, prune, shared_part
-from exporter.report import GraphReport, TaskPadding, TaskReport, VariantReport
+from exporter.report import GraphReport, TaskReport, VariantReport
 from exporter.slots import save_slots
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration
@@ -140,10 +140,10 @@ def export_variant(
         with stages("evaluate"):
             answers = evaluate(task_groups, plan, graph.graph, request.evaluation)
     routed = routed_file(path.name) if request.routed else ""
-    padding = {name: (cost.bytes, cost.operations) for each in padded for name, cost in each.padding.items()}
+    padding = {name: zeros.cost for each in padded for name, zeros in each.padding.items()}
     entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed, padding)
     report = report_variant(plan, task_groups, compiled, entry, parity)
-    tasks = _with_costs(report.tasks, padded, costs)
+    tasks = _with_costs(report.tasks, padded, padding, costs)
     return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
 
 
@@ -158,11 +158,13 @@ def _store_groups(compiled: Compiled, padded: Sequence[PaddedGroup], weights: We
 
 
 def _with_costs(
-    tasks: Sequence[TaskReport], padded: Sequence[PaddedGroup], costs: Mapping[str, tuple[int, Mapping[str, int]]]
+    tasks: Sequence[TaskReport],
+    padded: Sequence[PaddedGroup],
+    padding: Mapping[str, TaskPadding],
+    costs: Mapping[str, tuple[int, Mapping[str, int]]],
 ) -> tuple[TaskReport, ...]:
     """Add the group of each task, the bytes and forms of its weights, and what the padding to the group's sizes costs."""
     numbers = {task.name: number for number, each in enumerate(padded) for task in each.tasks}
-    padding = {name: TaskPadding(cost.bytes, cost.operations) for each in padded for name, cost in each.padding.items()}
     return tuple(
         replace(
             task,

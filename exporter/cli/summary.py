@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from exporter.cli.tables import percent, short_setup, size
+from exporter.plan import TaskPadding
 from exporter.prune.fusion_members import FusionReport
-from exporter.report import Report, TaskPadding, VariantReport
+from exporter.report import Report, VariantReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, SplitEntry
 from runtime.bundle.entries import PAIR_SUMS

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from exporter.models.compositions import describe, fuses_of, members_of
-from exporter.plan import Plan, Task
+from exporter.plan import Plan, Task, TaskPadding
 from exporter.prune.task_groups import TaskGroup
 from exporter.targets import probe_tolerances
 from exporter.write.weights_file import WeightsFile
@@ -137,7 +137,7 @@ def variant_entry(
     passes: Sequence[PassRow],
     probe: ProbeEntry,
     routed: str = "",
-    padding: Mapping[str, tuple[int, float]] | None = None,
+    padding: Mapping[str, TaskPadding] = MappingProxyType({}),
 ) -> VariantEntry:
     """Return the manifest entry of one variant.
 
@@ -149,14 +149,15 @@ def variant_entry(
         passes: the rows of the compiler passes.
         probe: the entry of the probe.
         routed: the file name of the routed graph; empty without one.
-        padding: task -> bytes and operations that it costs that its adapter is filled up with zeros.
+        padding: task -> what it costs that its adapter is filled up with zeros.
     """
     layers = {}
     for task_group in task_groups:
         for task in task_group.tasks:
-            cost = (padding or {}).get(task.name, (0, 0.0))
+            cost = padding.get(task.name, TaskPadding(0, 0.0))
             members = _members(task_group, task, plan)
-            layers[task.name] = TaskLayers(task.drop, task_group.layers_without_adapter(task), members, *cost)
+            without = task_group.layers_without_adapter(task)
+            layers[task.name] = TaskLayers(task.drop, without, members, cost.bytes, cost.operations)
     return VariantEntry(plan.drop, model, routed, layers, tuple(parity), tuple(passes), probe)
 
 
