@@ -1,4 +1,4 @@
-"""What it costs to fill up the adapters of tasks with zeros to one size, and the bounds of it."""
+"""Costs of filling up the adapters of tasks with zeros to one size, and their bounds."""
 
 from __future__ import annotations
 
