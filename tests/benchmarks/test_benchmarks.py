@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,14 @@ def test_wrong_use_is_one_message_and_status_2(arguments: list[str], message: st
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "benchmarks.main_run", None)
+    assert main(["--quick"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: import of benchmarks.main_run")
+    assert error.endswith("; install adapterdrop-onnx[export,adapters,cpu,benchmark]\n")
 
 
 def test_a_shape_beyond_the_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,7 +187,7 @@ def test_progress_is_logged_and_shown_by_the_command(
         options.progress("packing weights: 3 s")
         raise runtime.InputError("stop here")
 
-    monkeypatch.setattr("runtime.__main__.load", slow)
+    monkeypatch.setattr("runtime.command_line.load", slow)
     assert main([bundle, "--text", "a"]) == 2
     assert capsys.readouterr() == ("", "packing weights: 3 s\nerror: stop here\n")
     Options().progress("packing weights: 3 s")  # the library prints nothing
@@ -207,5 +207,5 @@ def test_a_closed_pipe_and_an_interrupt_end_quietly(bundle: str, monkeypatch: py
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.__main__.load", interrupt)
+    monkeypatch.setattr("runtime.command_line.load", interrupt)
     assert main([bundle, "--text", "a"]) == 130
