@@ -175,6 +175,18 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "python -m exporter --output DIR" in capsys.readouterr().err
 
 
+def test_unknown_names_get_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(runtime.InputError, match=r"^Options: unknown option 'threds'; the nearest is threads$"):
+        Options(threds=1)  # type: ignore[call-arg]
+    with pytest.raises(runtime.InputError, match=r"^CudaOptions: unknown option 'x'; expected device, memory_limit, "):
+        CudaOptions(x=1)  # type: ignore[call-arg]
+    with pytest.raises(runtime.InputError, match=r"the nearest is provider_options\.use_tf32$"):
+        read_settings(["provider_option.use_tf32=1"], Options())
+    with pytest.raises(SystemExit):
+        main(["onnx", "--providr", "cpu"])
+    assert "unrecognized arguments: --providr; the nearest of --providr is --provider; see" in capsys.readouterr().err
+
+
 def test_truncate_cuts(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([bundle, "--text", "word " * 30, "--truncate", "--tasks", "names"]) == 0
     assert capsys.readouterr().out.count("word/") == 14

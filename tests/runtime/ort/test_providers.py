@@ -21,6 +21,7 @@ from runtime.options_text import read_settings
 from runtime.ort import cpu_info
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.known_providers import CUDA, KNOWN, OPENVINO, TENSORRT
+from runtime.ort.libraries import load_failure
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import profile, session_providers
 from runtime.ort.providers import installed, resolve
@@ -261,3 +262,33 @@ def test_openvino_computes_in_the_precision_of_the_export(
     options = Options(openvino=OpenVINOOptions(precision=requested))
     ((_, settings),) = session_providers(OPENVINO, options, manifest)
     assert json.loads(settings["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == found
+
+
+def test_a_failure_carries_the_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '0, H200, 580'\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [each.key for each in KNOWN])
+    if hasattr(onnxruntime, "preload_dlls"):
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Invalid device ID: 7\nStacktrace:\n0x7f")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    message = (
+        r"does not work here: Invalid device ID: 7; the driver .* no GPU 7 \(cuda\.device\), only 0: H200 \(driver 580\); check"
+    )
+    with pytest.raises(runtime.ProviderError, match=message):
+        runtime.load(bundle, "cuda", options=Options(cuda=CudaOptions(device=7)))
+    with pytest.raises(runtime.ProviderError, match=r"does not work here: Invalid device ID: 7; check"):
+        runtime.load(bundle, "cuda")
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "capi").mkdir()
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    assert load_failure(CUDA) is None
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"")
+    assert "libonnxruntime_providers_cuda.so" in (load_failure(CUDA) or "")
