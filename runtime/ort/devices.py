@@ -12,8 +12,8 @@ from runtime.ort import plugins
 from runtime.ort.cpu_info import processor
 from runtime.ort.cpu_limits import cpu_limits
 from runtime.ort.known_providers import AZURE, CPU, KNOWN, OPENVINO, OTHERS, Provider
-from runtime.ort.nvidia import ON_NVIDIA, gpus
 from runtime.ort.providers import REMOTE, TARGETS_OF_ONE, auto_order, in_order, installed, remedy
+from runtime.ort.seen_devices import ON_NVIDIA, gpus, openvino_devices
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ def _built_in_devices(provider: Provider) -> tuple[str, ...] | None:
     if provider.key in ON_NVIDIA:
         return gpus()
     if provider is OPENVINO:
-        ids = getattr(getattr(ort.capi, "_pybind_state", None), "get_available_openvino_device_ids", None)
-        return None if ids is None else tuple(ids())
+        return openvino_devices()
     own = tuple(_shown(each) for each in plugins.ep_devices() if each.ep_name == provider.key)
     return own or None
 

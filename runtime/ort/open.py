@@ -24,7 +24,7 @@ from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import example_feeds
 from runtime.ort.on_demand import OnDemandSessions
 from runtime.ort.open_bundle import OpenBundle
-from runtime.ort.plugins import failure, first_line
+from runtime.ort.plugins import failure, reason_of
 from runtime.ort.probe import ProbeCheck, ProbeError
 from runtime.ort.providers import resolve
 from runtime.ort.session import create_session, guarded, is_routed, names_of_inputs
@@ -194,7 +194,7 @@ def _captured(
         except InputError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise ProviderError(failure(provider, f"no CUDA graph of {graph}: {first_line(error)}")) from error
+            raise ProviderError(failure(provider, f"no CUDA graph of {graph}: {reason_of(error)}")) from error
     return found
 
 

@@ -23,7 +23,12 @@ _BUILDS: Final = tuple(
     dict.fromkeys(("onnxruntime", *(each.package for each in (*KNOWN, *OTHERS) if each.package and each.name != "qnn")))
 )
 
-_CODE: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# What stands before a reason of ONNX Runtime and OpenVINO: a code; places in their sources, with the signature of the function
+_NOISE: Final = re.compile(
+    r"(?:(?<=\s)|^)(?:\[ONNXRuntimeError\] : \d+ : \w+ : |Exception from \S+\.cpp:\d+: ?"
+    r"|\S+\.(?:cc|cpp|cu|h):\d+ [^)]*\)+(?: const)?(?: \[with [^]]*\])? (?=\S))"
+)
+_LONGEST: Final = 600  # characters of a reason
 
 _LOCK: Final = threading.Lock()
 _BEST_FIRST: Final = ("NPU", "GPU", "CPU")
@@ -129,6 +134,8 @@ def select(plugin: Provider, options: Options) -> list[Any]:
         return chosen
     names = ", ".join(dict.fromkeys(described(each)[0] for each in found))
     reason = f"{_titled(plugin)} sees no device{f' {wanted}' * bool(wanted)}" + (f", only {names}" if names else "")
+    if not found and plugin.key == OPENVINO.key:
+        reason += "; it takes devices of Intel, and onnxruntime-openvino in place of onnxruntime takes processors of AMD too"
     raise ProviderError(failure(plugin, reason))
 
 
@@ -162,10 +169,11 @@ def overlaid() -> str | None:
     return f"{', '.join(found)} are installed over each other in one folder: uninstall all of them, then install one"
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of a message of ONNX Runtime, without its code: stack traces and advice follow."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return _CODE.sub("", line)
+def reason_of(error: Exception) -> str:
+    """Return the reason in a message of ONNX Runtime in one line, without codes, places in its sources and the stack trace."""
+    text = " ".join(str(error).partition("\nStacktrace")[0].split()) or type(error).__name__
+    text = _NOISE.sub("", text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def failure(provider: Provider, reason: str) -> str:

@@ -13,11 +13,11 @@ from runtime.ort.empty_tensors import runs_empty_attention
 from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
 from runtime.ort.libraries import load_failure as library_failure
-from runtime.ort.nvidia import ON_NVIDIA, missing_gpu
 from runtime.ort.option_names import check_session_config
-from runtime.ort.plugins import failure, first_line
+from runtime.ort.plugins import failure, reason_of
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import request
+from runtime.ort.seen_devices import ON_NVIDIA, missing_device
 
 BY_PATH = (TENSORRT.key, TENSORRT_RTX.key)  # read external data themselves, relative to the path of the graph
 _ERRORS_ONLY = 3  # log severity of ONNX Runtime; its warnings concern internal optimizations
@@ -60,11 +60,11 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         if provider is CPU:
             raise BundleError(f"{graph.path}: {load_failure(error)}") from error
-        gpu = missing_gpu(provider, options.cuda.device)
-        raise ProviderError(failure(provider, first_line(error) + (f"; {gpu}" if gpu else ""))) from error
+        missing = missing_device(provider, options)
+        raise ProviderError(failure(provider, reason_of(error) + (f"; {missing}" if missing else ""))) from error
     # ONNX Runtime drops a provider whose libraries are missing, without an exception
     if (found := short_name(session.get_providers()[0])) != provider.name:
-        reason = library_failure(provider) or missing_gpu(provider, options.cuda.device) or "it gives no reason"
+        reason = library_failure(provider) or missing_device(provider, options) or "the reason is in its log"
         raise ProviderError(failure(provider, f"ONNX Runtime fell back to {found}: {reason}"))
     if assigned is not None and not assigned(session):
         raise ProviderError(
