@@ -40,7 +40,7 @@ def log_progress(line: str) -> None:
 
 def _names_fields(kind: type[_Kind]) -> type[_Kind]:
     """Let a dataclass refuse unknown fields by an InputError with the nearest one instead of a TypeError."""
-    make, known = kind.__init__, [each.name for each in fields(kind)]  # type: ignore[arg-type, misc]  # a dataclass
+    make, known = kind.__init__, [each.name for each in fields(kind)]  # type: ignore[arg-type]  # a dataclass
 
     @functools.wraps(make)
     def init(self: _Kind, *given: object, **named: Any) -> None:
@@ -48,7 +48,7 @@ def _names_fields(kind: type[_Kind]) -> type[_Kind]:
             raise InputError(f"{kind.__name__}: {'; '.join(problems)}")
         make(self, *given, **named)
 
-    kind.__init__ = init  # type: ignore[method-assign, misc]  # of a class
+    kind.__init__ = init  # type: ignore[method-assign, assignment]  # of a class
     return kind
 
 

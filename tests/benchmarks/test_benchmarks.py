@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from benchmarks.options import Shape, parse, parse_shapes
 from benchmarks.provider_variants import provider_variants
 from benchmarks.results_file import read_rows
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
-from benchmarks.variant import Prepared, Variant, max_difference, one_line
+from benchmarks.variant import Precision, Prepared, Variant, max_difference, one_line
 from runtime.ort.known_providers import CPU, OPENVINO, WEBGPU
 from runtime.ort.providers import installed
 from tests.helpers.runtime_bundles import expected, feeds, write_bundle
@@ -230,12 +229,20 @@ def test_providers_are_named_by_the_user(tmp_path: Path, capsys: pytest.CaptureF
     assert refusal("cann").startswith("error: --provider: provider cann: the installed ONNX Runtime has only")
     assert parse(["--provider", "webgpu", "--provider", "coreml", "--quick"]).name == "quick-webgpu-coreml"
     bundle = write_bundle(tmp_path / "bundle", tokenizer=False)
-    wanted: list[Any] = []
-    found = provider_variants([CPU, WEBGPU], lambda precision: lambda: wanted.append(precision) or bundle, ["topic"], 5, 1)
+    exported = []
+
+    def portable(precision: Precision) -> Callable[[], Path]:
+        def export() -> Path:
+            exported.append(precision)
+            return bundle
+
+        return export
+
+    found = provider_variants([CPU, WEBGPU], portable, ["topic"], 5, 1)
     assert [each.key for each in found] == ["cpu-fp32", "webgpu-fp32", "webgpu-fp16"]
     (logits,) = found[0].prepare().bind(feeds())()
     np.testing.assert_allclose(logits, expected(feeds())["topic"], atol=1e-5)
-    assert wanted == ["fp32"]  # the others are exported when they are measured
+    assert exported == ["fp32"]  # the others are exported when they are measured
 
 
 def test_a_variant_that_fails_is_shown_with_its_reason(

@@ -184,7 +184,7 @@ def test_unknown_names_get_the_nearest(capsys: pytest.CaptureFixture[str]) -> No
         read_settings(["provider_option.use_tf32=1"], Options())
     with pytest.raises(SystemExit):
         main(["onnx", "--providr", "cpu"])
-    assert "unrecognized arguments: --providr; the nearest of --providr is --provider; see" in capsys.readouterr().err
+    assert "unrecognized arguments: --providr cpu; the nearest of --providr is --provider; see" in capsys.readouterr().err
 
 
 def test_truncate_cuts(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
