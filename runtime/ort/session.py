@@ -68,22 +68,22 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
         raise ProviderError(failure(provider, f"ONNX Runtime fell back to {found}: {reason}"))
     if assigned is not None and not assigned(session):
         raise ProviderError(
-            f"provider {provider.name}: it takes none of the nodes of {graph.name}, which would all run on the CPU: use "
+            f"provider {provider.name}: it takes none of the nodes of {graph.name}, which would run on others: use "
             "provider cpu, or an export for another --target"
         )
     return session
 
 
 def _records_nodes(settings: Any, provider: Provider, graph: str, manifest: Manifest) -> Callable[[Any], bool] | None:
-    """Let a session record which provider takes which node, in ONNX Runtime 1.32.
+    """Let a session record which provider takes which node, where ONNX Runtime can.
 
     Returns:
-        The function from a session to whether another provider than the CPU takes a node; None if that is not checked.
+        The function from a session to whether the provider takes a node; None if that is not checked.
     """
     if provider is CPU or graph not in manifest.main_graphs or not hasattr(ort.InferenceSession, _ASSIGNED):
         return None
     settings.add_session_config_entry(_ASSIGNMENTS, "1")
-    return lambda session: any(each.ep_name != CPU.key for each in getattr(session, _ASSIGNED)())
+    return lambda session: any(each.ep_name.partition(".")[0] == provider.key for each in getattr(session, _ASSIGNED)())
 
 
 def session_options(provider: Provider, options: Options, packed: bool) -> Any:
