@@ -53,7 +53,7 @@ def _names_fields(kind: type[_Kind]) -> type[_Kind]:
 
 
 def _unknown_name(name: str, known: Sequence[str]) -> str:
-    """Return the message for a name that is none of `known`: the nearest one, or all of them."""
+    """Return the message for a name that is not in `known`: the nearest one, or all of them."""
     close = difflib.get_close_matches(name, known, 1)
     return f"unknown option {name!r}; " + (f"the nearest is {close[0]}" if close else f"expected {', '.join(known)}")
 
