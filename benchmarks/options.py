@@ -86,7 +86,11 @@ class Options:
     def name(self) -> str:
         """The first part of the results' file names."""
         name = "bert-base" if (self.layers, self.hidden) == (12, 768) else f"bert-{self.layers}x{self.hidden}"
-        parts = ("quick" if self.quick else name, *(() if self.device == "cpu" else (self.device,)), *self.providers)
+        parts = (
+            "quick" if self.quick else name,
+            *(() if self.device == "cpu" else (self.device,)),
+            *(("with", *self.providers) if self.providers else ()),
+        )
         return "-".join(re.sub(r"\W+", "-", part.lower()) for part in parts)
 
 

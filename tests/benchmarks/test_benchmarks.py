@@ -227,7 +227,7 @@ def test_providers_are_named_by_the_user(tmp_path: Path, capsys: pytest.CaptureF
 
     assert re.match(r"error: --provider: expected one of .*; the nearest is openvino\n$", refusal("openvinoo"))
     assert refusal("cann").startswith("error: --provider: provider cann: the installed ONNX Runtime has only")
-    assert parse(["--provider", "webgpu", "--provider", "coreml", "--quick"]).name == "quick-webgpu-coreml"
+    assert parse(["--provider", "webgpu", "--provider", "coreml", "--quick"]).name == "quick-with-webgpu-coreml"
     bundle = write_bundle(tmp_path / "bundle", tokenizer=False)
     exported = []
 
