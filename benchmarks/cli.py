@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ImportError as error:
+        print(f"error: {error}; install adapterdrop-onnx[export,adapters,cpu,benchmark]", file=sys.stderr)
+        return 2
     except (ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,11 +16,13 @@ import runtime
 from benchmarks.device import Device, OutputBuffer, probe
 from benchmarks.exports import Traces, export_task_files
 from benchmarks.models import Candidate, at_drop
-from benchmarks.onnx_variants import OurExport, graph_bytes
-from benchmarks.options import Shape
-from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant, one_line
+from benchmarks.onnx_variants import OurExport, graph_bytes, portable_exports
+from benchmarks.options import Shape, cores
+from benchmarks.provider_variants import bind_predictor, provider_variants
+from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant, missing, one_line
 from runtime import CudaOptions, Options
 from runtime.bundle import MODEL
+from runtime.ort.known_providers import CUDA, Provider
 
 _TENSORRT = "TensorrtExecutionProvider"
 
@@ -108,14 +110,7 @@ def _runtime(ours: OurExport, tasks: Sequence[str], provider: str, graphs: Seque
     if not graphs:
         _print_nodes(predictor)
 
-    def bind(feeds: Feeds) -> Call:
-        def call() -> Outputs:
-            outputs = predictor.run(feeds)
-            return [outputs[task] for task in tasks]
-
-        return call
-
-    return Prepared(bind, bundle=folder)
+    return Prepared(bind_predictor(predictor, tasks), bundle=folder)
 
 
 def _print_nodes(predictor: runtime.Predictor) -> None:
@@ -141,7 +136,9 @@ def _tensorrt(ours: OurExport, tasks: Sequence[str], device: Device) -> Prepared
     return _runtime(ours, tasks, "tensorrt", ())
 
 
-def cuda_onnx_variants(candidate: Candidate, folder: Path, device: Device, shapes: Sequence[Shape]) -> list[Variant]:
+def cuda_onnx_variants(
+    candidate: Candidate, folder: Path, device: Device, shapes: Sequence[Shape], providers: Sequence[Provider] = ()
+) -> list[Variant]:
     """Return all variants in ONNX Runtime.
 
     Args:
@@ -149,6 +146,7 @@ def cuda_onnx_variants(candidate: Candidate, folder: Path, device: Device, shape
         folder: folder for the exported files.
         device: the device.
         shapes: shapes to capture as CUDA graphs in the runtime.
+        providers: further providers.
     """
     drop, tasks, traces = candidate.plan.drop, candidate.tasks, Traces(candidate)
 
@@ -168,9 +166,6 @@ def cuda_onnx_variants(candidate: Candidate, folder: Path, device: Device, shape
 
     def through_runtime(graphs: Sequence[Shape]) -> Callable[[], Prepared]:
         return lambda: _runtime(fp16, tasks, device.name, graphs)
-
-    def bf16() -> Prepared:
-        raise MissingError("the target cuda has fp32 and fp16 only")
 
     def variant(key: str, label: str, precision: Precision, prepare: Callable[[], Prepared], drop: int = drop) -> Variant:
         return Variant(key, label, "ours", precision, drop, prepare)
@@ -196,7 +191,11 @@ def cuda_onnx_variants(candidate: Candidate, folder: Path, device: Device, shape
         captured.append(variant("ours-fp16-graph-drop0", label, "fp16", ours(undropped, "fp16", True), 0))
     return [
         *found,
-        variant("ours-bf16", "ours, bf16", "bf16", bf16),
+        variant("ours-bf16", "ours, bf16", "bf16", missing("the target cuda has fp32 and fp16 only")),
         variant("ours-tensorrt", "ours, TensorRT fp16", "fp16", lambda: _tensorrt(tensorrt, tasks, device)),
+        *provider_variants(
+            [each for each in providers if each is not CUDA],  # it is measured anyway
+            *(portable_exports(candidate, traces, folder), tasks, drop, cores()),
+        ),
         *captured,
     ]

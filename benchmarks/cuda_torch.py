@@ -12,8 +12,8 @@ import torch
 from benchmarks.device import Device
 from benchmarks.models import Candidate
 from benchmarks.options import Shape
-from benchmarks.torch_variants import bind_parallel, compile_each_shape, task_by_task, with_parallel
-from benchmarks.variant import Bind, Call, Feeds, MissingError, Precision, Prepared, Variant
+from benchmarks.torch_variants import NO_PEFT, NOT_COMPILED, bind_parallel, compile_each_shape, task_by_task, with_parallel
+from benchmarks.variant import Bind, Call, Feeds, MissingError, Precision, Prepared, Variant, missing
 
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -68,12 +68,7 @@ def cuda_torch_variants(
         return lambda: Prepared(bind_parallel(_parallel(candidate, drop, device, precision), device))
 
     def compiled() -> Prepared:
-        if not with_compile:
-            raise MissingError("torch.compile was omitted (--no-compile or --quick)")
         return Prepared(_bind_compiled(_parallel(candidate, drop, device, "fp16"), device, compile_shapes))
-
-    def peft() -> Prepared:
-        raise MissingError("PEFT has no seq_bn adapters, of which this model consists")
 
     variants = [
         Variant("eager", "PyTorch, task by task", "eager", "fp32", drop, one_by_one("fp32")),
@@ -88,6 +83,10 @@ def cuda_torch_variants(
         )
     return [
         *variants,
-        Variant("peft-mixed", "PEFT, mixed batch", "eager", "fp16", drop, peft),
-        Variant("compile-fp16", "torch.compile Parallel, fp16", "compile", "fp16", drop, compiled, True),
+        Variant("peft-mixed", "PEFT, mixed batch", "eager", "fp16", drop, missing(NO_PEFT)),
+        Variant(
+            *("compile-fp16", "torch.compile Parallel, fp16", "compile", "fp16", drop),
+            compiled if with_compile else missing(NOT_COMPILED),
+            compiles=True,
+        ),
     ]

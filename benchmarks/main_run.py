@@ -27,6 +27,7 @@ from benchmarks.models import Candidate, example, random_bert, twin
 from benchmarks.onnx_variants import onnx_variants
 from benchmarks.options import Options, Shape
 from benchmarks.plot import plot
+from benchmarks.provider_variants import named
 from benchmarks.report import GemmRow, Result, Row, print_result, write_jsonl
 from benchmarks.rounds import measure, rounds_within, summarize, timed
 from benchmarks.torch_variants import task_by_task, torch_variants
@@ -34,6 +35,7 @@ from benchmarks.variant import Call, MissingError, Prepared, Variant
 from exporter import ExportError
 from exporter.models.inputs import SEQUENCE
 from exporter.models.quiet_libraries import quiet
+from runtime.ort.known_providers import Provider
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def run(options: Options) -> Result:
     on_gpu = options.device == "cuda"
     gpu = current_gpu() if on_gpu else None  # as found: before this process uses it
     device = open_device(options.device, options.threads)
+    providers = named(options.providers)
     setting = (torch.version.cuda, torch.backends.cuda.matmul.allow_tf32) if on_gpu else (None, None)
     machine = current_machine(options.threads, gpu, *setting)
     # What is imported: another distribution may be installed behind it on the path.
@@ -83,7 +86,7 @@ def run(options: Options) -> Result:
         date = datetime.datetime.now(datetime.UTC)
         stem = options.output / f"{options.name}-{date:%Y%m%d}"
         result = Result(candidate, machine, options, date, (), ())
-        bench = _bench(candidate, options, device, Path(folder))
+        bench = _bench(candidate, options, device, Path(folder), providers)
         # On the CPU, all variants are checked and compiled before the first shape is timed, and a wrong one ends the run. On a
         # GPU, which may be lent for minutes, a finished shape is written first, and a wrong variant is a row with its reason.
         checked = {} if on_gpu else {shape: check(bench, shape) for shape in options.shapes}
@@ -115,14 +118,16 @@ def run(options: Options) -> Result:
     return result
 
 
-def _bench(candidate: Candidate, options: Options, device: Device, folder: Path) -> Bench:
+def _bench(candidate: Candidate, options: Options, device: Device, folder: Path, providers: Sequence[Provider]) -> Bench:
     model, tasks = candidate.model, candidate.tasks
     if options.device == "cpu":
-        variants = torch_variants(candidate, device, options.compile) + onnx_variants(candidate, folder, options.threads)
+        variants = torch_variants(candidate, device, options.compile) + onnx_variants(
+            candidate, folder, options.threads, providers
+        )
         variants = _without(variants, options.skip)
         return prepare(candidate, device, variants, options, lambda drop: task_by_task(twin(model), tasks, drop, device))
     variants = cuda_torch_variants(candidate, device, options.compile, options.compile_shapes)
-    variants += cuda_onnx_variants(candidate, folder, device, options.shapes)
+    variants += cuda_onnx_variants(candidate, folder, device, options.shapes, providers)
     reference = on_device(model, device, "fp32")
     variants = _without(variants, options.skip)
     return prepare(candidate, device, variants, options, lambda drop: task_by_task(reference, tasks, drop, device))

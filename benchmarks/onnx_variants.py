@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import onnxruntime
 import runtime
 from benchmarks.exports import Traces, export_one_graph, export_task_files
 from benchmarks.models import Candidate
+from benchmarks.provider_variants import Portable, bind_predictor, provider_variants, require
 from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Variant
 from runtime.bundle import MODEL
 from runtime.ort.cpu_info import multiplies_bf16
-from runtime.ort.known_providers import OPENVINO
-from runtime.ort.providers import installed
+from runtime.ort.known_providers import CPU, OPENVINO, Provider
 
 # Precisions of the OpenVINO provider.
 _OPENVINO: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -97,24 +98,31 @@ def _prepare_runtime(
 ) -> Prepared:
     folder, _ = ours.written
     predictor = runtime.load(folder, provider=provider, threads=threads)
-
-    def bind(feeds: Feeds) -> Call:
-        def call() -> Outputs:
-            outputs = predictor.run(feeds)
-            return [outputs[task] for task in tasks]
-
-        return call
-
-    return Prepared(bind, bundle=folder, floats=floats)
+    return Prepared(bind_predictor(predictor, tasks), bundle=folder, floats=floats)
 
 
-def onnx_variants(candidate: Candidate, folder: Path, threads: int) -> list[Variant]:
-    """Return all variants in ONNX Runtime on the CPU, including OpenVINO if it is installed.
+def portable_exports(candidate: Candidate, traces: Traces, folder: Path, fp32: OurExport | None = None) -> Portable:
+    """Return the folders of portable exports by precision, of which each is made when it is first needed."""
+    # Not compared with PyTorch on the CPU, which has no kernels for fp16: the benchmark compares
+    found: dict[Precision, OurExport] = {} if fp32 is None else {"fp32": fp32}
+
+    def portable(precision: Precision) -> Callable[[], Path]:
+        if precision not in found:
+            own = folder / f"portable-{precision}"
+            found[precision] = OurExport(candidate, traces, own, "portable", precision, verified=False)
+        return lambda: found[precision].written[0]
+
+    return portable
+
+
+def onnx_variants(candidate: Candidate, folder: Path, threads: int, providers: Sequence[Provider] = ()) -> list[Variant]:
+    """Return all variants in ONNX Runtime on the CPU, OpenVINO among them.
 
     Args:
         candidate: model to measure.
         folder: folder for the exported files.
         threads: threads within one operator.
+        providers: further providers.
     """
     drop, tasks = candidate.plan.drop, candidate.tasks
     traces = Traces(candidate)
@@ -135,11 +143,13 @@ def onnx_variants(candidate: Candidate, folder: Path, threads: int) -> list[Vari
         ),
         Variant("ours-int8", "ours, int8", "ours", "int8", drop, lambda: _prepare_ours(integers, tasks, threads)),
     ]
-    return variants + (_openvino_variants(candidate, traces, folder, threads) if _has_openvino() else [])
-
-
-def _has_openvino() -> bool:
-    return installed(OPENVINO) is not None
+    others = [each for each in providers if each not in (CPU, OPENVINO)]  # these are measured anyway
+    portable = portable_exports(candidate, traces, folder, ours)
+    return [
+        *variants,
+        *_openvino_variants(candidate, traces, folder, threads),
+        *provider_variants(others, portable, tasks, drop, threads),
+    ]
 
 
 def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threads: int) -> list[Variant]:
@@ -149,13 +159,11 @@ def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threa
         own = OurExport(candidate, traces, folder / f"openvino-{precision}", "openvino", precision)
         # As in runtime.ort.provider_options: in an int8 graph, floats are bf16 if the CPU has the instructions.
         floats: Precision = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "fp32"
-        return Variant(
-            f"openvino-{precision}",
-            f"ours, OpenVINO {precision}",
-            "ours",
-            precision,
-            candidate.plan.drop,
-            lambda: _prepare_runtime(own, candidate.tasks, threads, "openvino", floats),
-        )
+
+        def prepare() -> Prepared:
+            require(OPENVINO)
+            return _prepare_runtime(own, candidate.tasks, threads, "openvino", floats)
+
+        return Variant(f"openvino-{precision}", f"ours, OpenVINO {precision}", "ours", precision, candidate.plan.drop, prepare)
 
     return [variant(precision) for precision in _OPENVINO]

@@ -19,7 +19,7 @@ the adapters library (fp32, bf16, compiled), one ONNX file per task, and one ONN
 By default the model is a randomly initialized BERT, whose times equal those of a trained one; --quick uses the bundled example.
 
 --device cuda times the same on an NVIDIA GPU, in fp32, tf32, fp16 and bf16, with IO binding and CUDA graphs. It needs
-onnxruntime-gpu.
+onnxruntime-gpu. --provider NAME adds our graph on any other execution provider that is installed, next to the same baselines.
 """
 _EPILOG = """\
 exit status: 0 done; 1 the outputs of an fp32 variant differ from PyTorch task by task; 2 invalid arguments or model, or the
@@ -58,6 +58,7 @@ class Options:
         compile: include torch.compile.
         compile_shapes: the shapes at which torch.compile is measured, on a GPU; every shape takes a compilation.
         device: "cpu" or "cuda".
+        providers: names of further execution providers of ONNX Runtime that run our graph.
         skip: keys of variants to omit.
         output: folder for the results.
         seed: seed of weights, inputs and the order in a round.
@@ -75,6 +76,7 @@ class Options:
     compile: bool
     compile_shapes: tuple[Shape, ...]
     device: str
+    providers: tuple[str, ...]
     skip: tuple[str, ...]
     output: Path
     seed: int
@@ -84,7 +86,12 @@ class Options:
     def name(self) -> str:
         """The first part of the results' file names."""
         name = "bert-base" if (self.layers, self.hidden) == (12, 768) else f"bert-{self.layers}x{self.hidden}"
-        return ("quick" if self.quick else name) + ("" if self.device == "cpu" else f"-{self.device}")
+        parts = (
+            "quick" if self.quick else name,
+            *(() if self.device == "cpu" else (self.device,)),
+            *(("with", *self.providers) if self.providers else ()),
+        )
+        return "-".join(re.sub(r"\W+", "-", part.lower()) for part in parts)
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
@@ -119,6 +126,15 @@ def _parser() -> CommandParser:
     parser = CommandParser("python -m benchmarks", _DESCRIPTION, _EPILOG)
     parser.add_argument("--quick", action="store_true", help="the bundled example in about a minute, without torch.compile")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the variants run; default cpu")
+    parser.add_argument(
+        "--provider",
+        dest="providers",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also measure our graph on this execution provider, by any name that `python -m runtime --provider` takes, such "
+        "as webgpu, tensorrt-rtx or coreml; may be repeated",
+    )
     parser.add_argument(
         "--rounds",
         type=_whole(1),
@@ -223,6 +239,7 @@ def parse(arguments: Sequence[str]) -> Options:
         compile=not (given.quick or given.no_compile),
         compile_shapes=given.compile_shapes or parse_shapes("1x128,32x128"),
         device=given.device,
+        providers=tuple(dict.fromkeys(given.providers)),
         skip=tuple(filter(None, given.skip.split(","))),
         output=given.output,
         seed=given.seed,

@@ -12,7 +12,11 @@ from adapters.composition import Parallel
 
 from benchmarks.device import Device, to_host
 from benchmarks.models import Candidate, twin
-from benchmarks.variant import Bind, Call, Feeds, Outputs, Prepared, Variant
+from benchmarks.variant import Bind, Call, Feeds, Outputs, Prepared, Variant, missing
+
+# Reasons for which baselines are missing.
+NO_PEFT = "PEFT has no seq_bn adapters, of which this model consists"
+NOT_COMPILED = "torch.compile was omitted (--no-compile or --quick)"
 
 
 def task_by_task(model: Any, tasks: Sequence[str], drop: int, device: Device) -> Bind:
@@ -123,11 +127,13 @@ def torch_variants(candidate: Candidate, device: Device, with_compile: bool) -> 
     ]
     if drop > 0:
         variants.append(Variant("parallel-drop0", "PyTorch Parallel, no drop", "eager", "fp32", 0, parallel(0, torch.float32)))
-    if with_compile:
-        variants += [
-            Variant("compile", "torch.compile Parallel", "compile", "fp32", drop, parallel(drop, torch.float32, True)),
-            Variant(
-                "compile-bf16", "torch.compile Parallel, bf16", "compile", "bf16", drop, parallel(drop, torch.bfloat16, True)
-            ),
-        ]
-    return variants
+
+    def compiled(dtype: torch.dtype) -> Callable[[], Prepared]:
+        return parallel(drop, dtype, True) if with_compile else missing(NOT_COMPILED)
+
+    return [
+        *variants,
+        Variant("peft-mixed", "PEFT, mixed batch", "eager", "fp32", drop, missing(NO_PEFT)),
+        Variant("compile", "torch.compile Parallel", "compile", "fp32", drop, compiled(torch.float32)),
+        Variant("compile-bf16", "torch.compile Parallel, bf16", "compile", "bf16", drop, compiled(torch.bfloat16)),
+    ]

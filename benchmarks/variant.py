@@ -75,6 +75,15 @@ class Variant:
     compiles: bool = False
 
 
+def missing(reason: str) -> Callable[[], Prepared]:
+    """Return the `prepare` of a variant that does not exist here, so that the tables name the reason."""
+
+    def prepare() -> Prepared:
+        raise MissingError(reason)
+
+    return prepare
+
+
 def one_line(error: Exception) -> str:
     """Return the type and the first line of an error, without local paths; for a MissingError "missing: " and the reason."""
     if isinstance(error, MissingError):

@@ -146,9 +146,10 @@ def export(
         checkpoint = load(model, tokenizer, adapters, fusions, pooling, heads, access)
         plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
         check_slots(slots, precision, target, int8_ranges)
+        asked = [name for name, given in (("--routed", routed), ("--slots", slots is not None)) if given]
         routed, extendable = routed or slots is not None, extendable or slots is not None
         if routed:
-            check_routable(plans[0])
+            check_routable(plans[0], f"omit {' and '.join(asked)}")
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):

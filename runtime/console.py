@@ -12,6 +12,7 @@ from typing import Final
 from runtime.program import NAME
 
 _EXPORT: Final = "pip install 'adapterdrop-onnx[export,adapters,cpu]' or 'adapterdrop-onnx[export,peft,cpu]'"
+_RUN: Final = "runtime.command_line"
 _CHECKOUT: Final = "run it in a checkout of the repository, with 'adapterdrop-onnx[export,adapters,cpu,benchmark]' installed"
 
 
@@ -44,13 +45,11 @@ COMMANDS: Final = (
     Command("push", "publish an exported folder on a hub, with a model card", "exporter.cli.main", ("push",)),
     Command("inspect", "show what an exported folder contains, costs and saves", "exporter.cli.main", ("inspect",)),
     Command("advise", "measure which drops and fusion members to export", "exporter.cli.main", ("advise",)),
-    Command("run", "run an exported folder on texts", "runtime.__main__"),
-    Command(
-        "encode", "compute the trunk once per text (exports with --split)", "runtime.__main__", ("encode",), folder_first=True
-    ),
-    Command("devices", "list the execution providers and the devices that each sees", "runtime.__main__", ("devices",)),
-    Command("compile", "build the graphs of an exported folder for a provider ahead of time", "runtime.__main__", ("compile",)),
-    Command("triton", "write an exported folder as a model repository of Triton", "runtime.__main__", ("triton",)),
+    Command("run", "run an exported folder on texts", _RUN),
+    Command("encode", "compute the trunk once per text (exports with --split)", _RUN, ("encode",), folder_first=True),
+    Command("devices", "list the execution providers and the devices that each sees", _RUN, ("devices",)),
+    Command("compile", "build the graphs of an exported folder for a provider ahead of time", _RUN, ("compile",)),
+    Command("triton", "write an exported folder as a model repository of Triton", _RUN, ("triton",)),
     Command("bench", "measure against PyTorch on this machine", "benchmarks.cli", install=_CHECKOUT),
 )
 
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refused(f"{NAME} {command.name} is not installed here: {command.install}")
     try:
         run: Callable[[Sequence[str]], int] = importlib.import_module(command.module).main
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         remedy = "" if error.name == "onnxruntime" else f"; {command.install}"  # that message names what to install
         return _refused(f"{NAME} {command.name}: {error}{remedy}")
     rest = given[1:]

@@ -3,12 +3,14 @@
 The defaults work on every machine and keep fp32 accuracy; docs/runtime.md lists the cost of each option.
 """
 
+import difflib
+import functools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar, get_args
 
 from runtime.errors import InputError
 
@@ -27,6 +29,7 @@ LONGEST_VALUE = 8192
 # Entry with the folder of the external data of a graph that is passed as bytes
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
+_Kind = TypeVar("_Kind")
 _LOGGER = logging.getLogger("runtime.progress")
 
 
@@ -35,6 +38,27 @@ def log_progress(line: str) -> None:
     _LOGGER.info(line)
 
 
+def _names_fields(kind: type[_Kind]) -> type[_Kind]:
+    """Let a dataclass refuse unknown fields by an InputError with the nearest one instead of a TypeError."""
+    make, known = kind.__init__, [each.name for each in fields(kind)]  # type: ignore[arg-type]  # a dataclass
+
+    @functools.wraps(make)
+    def init(self: _Kind, *given: object, **named: Any) -> None:
+        if problems := [_unknown_name(name, known) for name in named if name not in known]:
+            raise InputError(f"{kind.__name__}: {'; '.join(problems)}")
+        make(self, *given, **named)
+
+    kind.__init__ = init  # type: ignore[method-assign, assignment]  # of a class
+    return kind
+
+
+def _unknown_name(name: str, known: Sequence[str]) -> str:
+    """Return the message for a name that is not in `known`: the nearest one, or all of them."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"unknown option {name!r}; " + (f"the nearest is {close[0]}" if close else f"expected {', '.join(known)}")
+
+
+@_names_fields
 @dataclass(frozen=True, kw_only=True)
 class CudaOptions:
     """Options of the CUDA execution provider.
@@ -58,6 +82,7 @@ class CudaOptions:
     graphs: tuple[tuple[int, int], ...] = ()
 
 
+@_names_fields
 @dataclass(frozen=True, kw_only=True)
 class TensorRTOptions:
     """Options of the TensorRT execution provider.
@@ -79,6 +104,7 @@ class TensorRTOptions:
     workspace: int | None = None
 
 
+@_names_fields
 @dataclass(frozen=True, kw_only=True)
 class OpenVINOOptions:
     """Options of the OpenVINO execution provider.
@@ -98,6 +124,7 @@ class OpenVINOOptions:
     kernels: int = KERNELS
 
 
+@_names_fields
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of all sessions of a bundle.
@@ -122,13 +149,13 @@ class Options:
         probe_tolerance: limit of the difference between the logits of the provider and those of the bundle's probe, relative to
             max(1, largest absolute logit of the task); None for the bundle's, for the type in which the provider computes.
         session_config: entries of ONNX Runtime's session configuration, such as
-            "mlas.enable_gemm_fastmath_arm64_bfloat16": "1". ONNX Runtime ignores entries that it does not know.
+            "mlas.enable_gemm_fastmath_arm64_bfloat16": "1". An entry that ONNX Runtime does not know is refused at load.
         compiled: use graphs of the bundle that `python -m runtime compile` made, where they fit this machine. None for those of
             OpenVINO on the CPU, which hold a graph and weights; True for all, which can hold instructions for a GPU; False for
             none.
 
     Raises:
-        InputError: a field is out of range; the message names all such fields.
+        InputError: a field is unknown or out of range; the message names all such fields.
     """
 
     threads: int | None = None

@@ -89,6 +89,16 @@ class CommandParser(argparse.ArgumentParser):
         """Return the help, with the commands as the user calls them."""
         return as_called(super().format_help())
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse, and name for each unknown option the nearest one; nothing is left over."""
+        found, left = super().parse_known_args(args, namespace)
+        if unknown := [each for each in left if each.startswith("--")]:
+            known = [each for each in self._option_string_actions if each.startswith("--")]
+            near = [(difflib.get_close_matches(each.partition("=")[0], known, 1) or [""])[0] for each in unknown]
+            named = "".join(f"; the nearest of {one} is {other}" for one, other in zip(unknown, near, strict=True) if other)
+            self.error(f"unrecognized arguments: {' '.join(left)}{named}")
+        return found, left
+
     def error(self, message: str) -> NoReturn:
         """End the program with status 2."""
         self.exit(2, as_called(f"error: {message}; see {self.prog} --help\n"))
@@ -147,8 +157,9 @@ def read_settings(settings: Sequence[str], options: Options) -> Options:
         if group in MAPPINGS and field and equals:
             found.setdefault(group, {})[field] = value
         elif (kind := SETTINGS.get(name)) is None:
+            mapped = [f"{each}.{field or 'KEY'}" for each in MAPPINGS]
             written = ", ".join((*SETTINGS, *(f"{each}.KEY" for each in MAPPINGS)))
-            close = difflib.get_close_matches(name, SETTINGS, 1)
+            close = difflib.get_close_matches(name, (*SETTINGS, *mapped), 1)
             nearest = f"; the nearest is {close[0]}" if close and name else ""
             problems.append(f"expected NAME=VALUE with one of {written}, found {setting!r}{nearest}")
         elif not re.fullmatch(kind.pattern, value):

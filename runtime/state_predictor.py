@@ -13,7 +13,6 @@ from runtime.bundle import TaskEntry
 from runtime.cancel import Cancellation
 from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
-from runtime.ort.known_providers import GPUS
 from runtime.ort.routed_graph import Ids
 from runtime.ort.split_graph import SplitGraph
 from runtime.slots.task_file import added_names
@@ -21,7 +20,7 @@ from runtime.states.padding import Padding
 from runtime.states.split_runs import LookUp, SplitRuns
 from runtime.states.state_cache import CacheStatistics, StateCache
 from runtime.states.trunk_states import TrunkStates
-from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, BatchLimits
+from runtime.text.encode import BatchLimits, batch_limits
 from runtime.text.predict_options import PredictOptions
 
 
@@ -98,7 +97,7 @@ class StatePredictor(ArrayPredictor):
 
     @property
     def _limits(self) -> BatchLimits:
-        return GPU_LIMITS if self.provider in GPUS else CPU_LIMITS
+        return batch_limits(self.provider)
 
     @property
     def state_cache(self) -> CacheStatistics | None:

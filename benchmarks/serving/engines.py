@@ -16,7 +16,7 @@ from runtime.bundle import TaskEntry, read_manifest, slots_file
 from runtime.checks.requests import select_tasks
 from runtime.serving.request import Served
 from runtime.slots.layout import own_task_file
-from runtime.text.encode import CPU_LIMITS, GPU_LIMITS, TextEncoder
+from runtime.text.encode import TextEncoder, batch_limits
 from runtime.text.predict import predict_routed, tokenize
 from runtime.text.predict_options import PredictOptions
 
@@ -59,8 +59,7 @@ class Alternative:
         by_name = {entry.name: entry for entry in self.manifest.tasks}
         wanted = [[by_name[name] for name in own] for own in tasks]
         windows = tokenize(self._encoder, texts, [each for own in wanted for each in own], options)
-        limits = CPU_LIMITS if self.provider == "cpu" else GPU_LIMITS
-        batches = self._encoder.batches([window.tokens for window in windows], limits, None, ())
+        batches = self._encoder.batches([window.tokens for window in windows], batch_limits(self.provider), None, ())
 
         def run(feeds: Mapping[str, Array], chosen: list[TaskEntry], rows: list[int]) -> tuple[list[Array], int]:
             logits = self._rows(feeds, [entry.name for entry in chosen], rows)

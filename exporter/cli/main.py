@@ -60,8 +60,10 @@ def run(module: str, options: argparse.Namespace) -> int:
     except ExportError as error:
         _print_error(f"error: {error}")
         return 1 if isinstance(error, VerificationError) else 2
-    except ModuleNotFoundError as error:
-        _print_error(f"error: {error}; install adapterdrop-onnx[export,adapters,cpu] or [export,peft,cpu]")
+    except ImportError as error:
+        # The message of runtime.import_ort names what to install
+        remedy = "" if error.name == "onnxruntime" else "; install adapterdrop-onnx[export,adapters,cpu] or [export,peft,cpu]"
+        _print_error(f"error: {error}{remedy}")
         return 2
     except OSError as error:
         _print_error(f"error: {error}")

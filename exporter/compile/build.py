@@ -93,8 +93,8 @@ def compile_plan(
     except Exception as error:  # as above
         reason = str(error.__cause__ or error) or type(error).__name__
         raise ExportError(
-            f"these tasks cannot be compiled to a routed graph: {reason}; omit --routed, or export the tasks of that kind to a "
-            "separate bundle"
+            f"these tasks cannot be compiled to a routed graph, which --routed and --slots ask for: {reason}; omit both, or "
+            "export the tasks of that kind to a separate bundle"
         ) from error
     return Compiled(finished, routes, None if reference is None else (reference, reference_routes), tuple(passes), tuple(kept))
 

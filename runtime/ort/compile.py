@@ -19,7 +19,7 @@ from runtime.ort.cpu_limits import with_threads
 from runtime.ort.external_data import is_compiled
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, Provider
-from runtime.ort.plugins import failure
+from runtime.ort.plugins import failure, reason_of
 from runtime.ort.probe import ProbeCheck
 from runtime.ort.provider_options import request
 from runtime.ort.session import create_session, names_of_inputs, session_options
@@ -118,7 +118,7 @@ def _compiled(
     except AdapterDropError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-        raise ProviderError(failure(provider, f"compilation of {graph}: {error}")) from error
+        raise ProviderError(failure(provider, f"compilation of {graph}: {reason_of(error)}")) from error
     files.check(by_path=True)
     seconds = time.perf_counter() - started
     size = sum(path.stat().st_size for path in own.iterdir())

@@ -1,11 +1,9 @@
 """List of execution providers, their devices and what is missing: `python -m runtime devices`."""
 
 import json
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from runtime.errors import ProviderError
 from runtime.import_ort import ort
@@ -13,10 +11,9 @@ from runtime.options_text import CommandParser
 from runtime.ort import plugins
 from runtime.ort.cpu_info import processor
 from runtime.ort.cpu_limits import cpu_limits
-from runtime.ort.known_providers import CPU, CUDA, KNOWN, OPENVINO, OTHERS, TENSORRT, TENSORRT_RTX, Provider
-from runtime.ort.providers import AUTO, in_order, installed, remedy
-
-_SECONDS: Final = 10  # for nvidia-smi
+from runtime.ort.known_providers import AZURE, CPU, KNOWN, OPENVINO, OTHERS, Provider
+from runtime.ort.providers import REMOTE, TARGETS_OF_ONE, auto_order, in_order, installed, remedy
+from runtime.ort.seen_devices import ON_NVIDIA, gpus, openvino_devices
 
 
 @dataclass(frozen=True)
@@ -46,15 +43,23 @@ def survey() -> dict[str, Any]:
     """Return the providers that are installed or have a known package, what "auto" takes, and problems of the installation."""
     found = [_examine(each) for each in (*KNOWN, *OTHERS)]
     usable = {each.name for each in found if each.installed and each.problem is None and each.devices != ()}
+    auto = _auto("portable", "fp32", usable)
+    others = {"portable int8": _auto("portable", "int8", usable)}
+    others |= {f"target {target}": _auto(target, "fp32", usable) for target in TARGETS_OF_ONE}
     overlaid, limits = plugins.overlaid(), cpu_limits()
     return {
         "onnxruntime": ort.__version__,
         "packages": plugins.builds(),
-        "auto": [each.name for each in in_order(AUTO) if each.name in usable],
+        "auto": auto,
+        "auto_otherwise": {kind: own for kind, own in others.items() if own != auto},
         "problems": [] if overlaid is None else [overlaid],
         "cpu": {"limits": str(limits), "threads": limits.threads or limits.machine or None},
         "providers": [asdict(each) for each in found if each.installed or each.install],
     }
+
+
+def _auto(target: str, precision: str, usable: Collection[str]) -> list[str]:
+    return [each.name for each in in_order(auto_order(target, precision)) if each.name in usable]
 
 
 def described(arguments: Sequence[str]) -> str:
@@ -65,8 +70,8 @@ def described(arguments: Sequence[str]) -> str:
     """
     parser = CommandParser(
         prog="python -m runtime devices",
-        description="List the execution providers, the devices that each sees, what provider auto takes for a portable bundle\n"
-        "of floats, and what to install for the others.",
+        description="List the execution providers, the devices that each sees, what provider auto takes for which bundle, and\n"
+        "what to install for the others.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     as_json = parser.parse_args(arguments).json
@@ -79,6 +84,8 @@ def _examine(provider: Provider) -> Found:
     if here is None:
         # A provider without a package is listed only where it is installed
         return Found(provider.name, provider.key, False, install=remedy(provider) if _obtainable(provider) else None)
+    if here == AZURE:
+        return Found(provider.name, provider.key, True, "ONNX Runtime", (), REMOTE)
     if not here.is_plugin:
         return Found(provider.name, provider.key, True, "ONNX Runtime", _built_in_devices(provider))
     origin = f"{here.package} {plugins.version(here.package) or ''}".strip() or "registered by this process"
@@ -97,11 +104,10 @@ def _built_in_devices(provider: Provider) -> tuple[str, ...] | None:
     if provider is CPU:
         names = [line.partition(":")[2].strip() for line in processor().splitlines() if line.startswith("model name")]
         return (names[0] if names else "CPU",)
-    if provider in (CUDA, TENSORRT, TENSORRT_RTX):
-        return _gpus()
+    if provider.key in ON_NVIDIA:
+        return gpus()
     if provider is OPENVINO:
-        ids = getattr(getattr(ort.capi, "_pybind_state", None), "get_available_openvino_device_ids", None)
-        return None if ids is None else tuple(ids())
+        return openvino_devices()
     own = tuple(_shown(each) for each in plugins.ep_devices() if each.ep_name == provider.key)
     return own or None
 
@@ -111,22 +117,10 @@ def _shown(device: Any) -> str:
     return ": ".join(filter(None, plugins.described(device)))
 
 
-def _gpus() -> tuple[str, ...] | None:
-    """Return the GPUs of NVIDIA's driver: ONNX Runtime lists CUDA without a GPU and without a driver. None if unknown."""
-    command = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"]
-    try:
-        output = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=_SECONDS
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None if Path("/dev/nvidia0").exists() else ()
-    rows = [[part.strip() for part in line.split(",")] for line in output.splitlines()]
-    return tuple(f"{index}: {name} (driver {driver})" for index, name, driver in rows)
-
-
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"ONNX Runtime {found['onnxruntime']} ({', '.join(found['packages']) or 'of unknown origin'})"
-    yield f"auto takes {found['auto'][0]}" + "".join(f", else {name}" for name in found["auto"][1:])
+    yield f"auto takes {_preferred(found['auto'])}"
+    yield from (f"  for bundles of {kind}: {_preferred(names)}" for kind, names in found["auto_otherwise"].items())
     yield from (f"problem: {problem}" for problem in found["problems"])
     threads = found["cpu"]["threads"]
     yield f"CPU threads by default: {threads or 'those of ONNX Runtime'} ({found['cpu']['limits']})"
@@ -136,6 +130,10 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "not installed:"
     yield from (f"{each['name']:<{width}}  {each['install']}" for each in found["providers"] if not each["installed"])
+
+
+def _preferred(names: Sequence[str]) -> str:
+    return ", else ".join(names)
 
 
 def _state(provider: dict[str, Any]) -> str:

@@ -16,12 +16,14 @@ class Provider:
         package: distribution that contains it; empty if none is known.
         module: None for a provider that is compiled into ONNX Runtime. For a plug-in, the Python module that knows the path of
             its library; empty if the process has registered the library itself.
+        needs: the oldest ONNX Runtime that takes a plug-in.
     """
 
     name: str
     key: str
     package: str = ""
     module: str | None = None
+    needs: str = "1.24.1"
 
     @property
     def is_plugin(self) -> bool:
@@ -40,6 +42,7 @@ OPENVINO: Final = Provider("openvino", "OpenVINOExecutionProvider", "onnxruntime
 TENSORRT_RTX: Final = Provider("tensorrt-rtx", "NvTensorRTRTXExecutionProvider", "onnxruntime-trt-rtx")
 WEBGPU: Final = Provider("webgpu", "WebGpuExecutionProvider", "onnxruntime-webgpu")
 QNN: Final = _other("QNN", "onnxruntime-qnn")
+AZURE: Final = _other("Azure")  # sends requests to services, and runs no node of a graph
 
 # Providers with options of their kind, and those that a plug-in adds to stock ONNX Runtime
 KNOWN: Final = (CPU, CUDA, TENSORRT, OPENVINO, TENSORRT_RTX, WEBGPU)
@@ -51,7 +54,8 @@ OTHERS: Final = (
     _other("MIGraphX", "onnxruntime-migraphx"),
     _other("ROCM", "onnxruntime-rocm"),
     _other("CANN", "onnxruntime-cann"),
-    *map(_other, ("VitisAI", "Xnnpack", "Dnnl", "Nnapi", "ACL", "ArmNN", "Rknpu", "VSINPU", "Azure")),
+    *map(_other, ("VitisAI", "Xnnpack", "Dnnl", "Nnapi", "ACL", "ArmNN", "Rknpu", "VSINPU")),
+    AZURE,
 )
 NAMES: Final = ("auto", *(provider.name for provider in KNOWN))
 
@@ -59,12 +63,9 @@ OPENVINO_PLUGIN: Final = Provider("openvino", OPENVINO.key, "onnxruntime-ep-open
 RTX_PLUGIN: Final = Provider(
     "tensorrt-rtx", TENSORRT_RTX.key, "onnxruntime-ep-nv-tensorrt-rtx", "onnxruntime_ep_nv_tensorrt_rtx"
 )
-WEBGPU_PLUGIN: Final = Provider("webgpu", WEBGPU.key, "onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu")
+WEBGPU_PLUGIN: Final = Provider("webgpu", WEBGPU.key, "onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu", "1.24.4")
 QNN_PLUGIN: Final = Provider("qnn", QNN.key, "onnxruntime-qnn", "onnxruntime_qnn")
 PLUGINS: Final = {each.name: each for each in (OPENVINO_PLUGIN, RTX_PLUGIN, WEBGPU_PLUGIN, QNN_PLUGIN)}
-
-# Providers that compute on a GPU, where large batches are fast
-GPUS: Final = frozenset(("cuda", "tensorrt", "tensorrt-rtx", "webgpu", "dml", "migraphx", "rocm"))
 
 
 def short_name(key: str) -> str:

@@ -1,14 +1,17 @@
 """Opening of a bundle: ONNX Runtime sessions on the requested execution provider."""
 
 import functools
+import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from runtime.bundle import BoundFolder, Manifest
 from runtime.errors import BundleError, InputError, ProviderError
 from runtime.options import Options
+from runtime.ort import plugins
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.compiled import CompiledGraphs, find_compiled
 from runtime.ort.cpu_info import saturates
@@ -21,10 +24,12 @@ from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import example_feeds
 from runtime.ort.on_demand import OnDemandSessions
 from runtime.ort.open_bundle import OpenBundle
-from runtime.ort.plugins import failure
+from runtime.ort.plugins import failure, reason_of
 from runtime.ort.probe import ProbeCheck, ProbeError
 from runtime.ort.providers import resolve
 from runtime.ort.session import create_session, guarded, is_routed, names_of_inputs
+
+_LOGGER: Final = logging.getLogger("runtime.providers")
 
 
 def open_sessions(
@@ -59,23 +64,36 @@ def open_sessions(
     Raises:
         BundleError: ONNX Runtime cannot load a graph, or `check` raised it.
         ProviderError: the provider that was requested by name cannot run a graph, or computes other logits than those of the
-            probe. "auto" tries the next provider instead.
+            probe. "auto" tries the next provider instead, which is compared with the
+            probe too if one differed, the CPU as well, unless `probe` is False.
         InputError: the cache folder or an option cannot be used.
     """
     options = Options() if options is None else options
     if str(provider).lower() == "auto" and options.provider_options:
         raise InputError("options.provider_options: they belong to one provider: name it, such as provider='openvino'")
-    *optional, last = resolve(provider, manifest)
+    candidates = resolve(provider, manifest)
+    warn_overlaid()
     options = with_threads(options, options.progress)
     _check_products(files, manifest)
 
     opening = _Opening(files, manifest, tuple(graphs), options, check, probe, slots)
-    for candidate in optional:  # only "auto" gives several providers; one that does not work is skipped
+    for candidate, following in itertools.pairwise(candidates):  # only "auto" gives several; one that does not work is skipped
         try:
             return opening.on(candidate)
         except ProviderError as error:
-            options.progress(f"{error}; auto goes on")
-    return opening.on(last)
+            checked = ""
+            if isinstance(error, ProbeError):
+                # Not that provider may be wrong, but the bundle: the next one, also the CPU, is compared with the probe
+                opening, checked = replace(opening, probe=True), ", which is compared with the probe too"
+            options.progress(f"{error}; auto goes on with {following.name}{checked}")
+    return opening.on(candidates[-1])
+
+
+@functools.cache  # once per process
+def warn_overlaid() -> None:
+    """Log a warning if builds of ONNX Runtime overwrite each other's files: what works may be a mixture of both."""
+    if (message := plugins.overlaid()) is not None:
+        _LOGGER.warning("ONNX Runtime: %s", message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +194,7 @@ def _captured(
         except InputError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise ProviderError(failure(provider, f"no CUDA graph of {graph}: {error}")) from error
+            raise ProviderError(failure(provider, f"no CUDA graph of {graph}: {reason_of(error)}")) from error
     return found
 
 

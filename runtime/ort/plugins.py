@@ -1,4 +1,4 @@
-"""Plug-in execution providers: libraries that ONNX Runtime 1.24 and newer load next to the providers they contain.
+"""Plug-in execution providers: libraries that ONNX Runtime 1.24.1 and newer load next to the providers they contain.
 
 A Python package brings the library and knows its path. ONNX Runtime keeps the list of registered libraries, for the whole
 process; `get_ep_devices` returns one entry for each pair of a plug-in and a device that it can use.
@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 import threading
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +17,18 @@ from runtime.errors import ProviderError
 from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.known_providers import KNOWN, OPENVINO, OTHERS, TENSORRT_RTX, Provider
+from runtime.ort.libraries import truncated_files
 
 _BUILDS: Final = tuple(
     dict.fromkeys(("onnxruntime", *(each.package for each in (*KNOWN, *OTHERS) if each.package and each.name != "qnn")))
 )
+
+# What stands before a reason of ONNX Runtime and OpenVINO: a code; places in their sources, with the signature of the function
+_NOISE: Final = re.compile(
+    r"(?:(?<=\s)|^)(?:\[ONNXRuntimeError\] : \d+ : \w+ : |Exception from \S+\.cpp:\d+: ?"
+    r"|\S+\.(?:cc|cpp|cu|h):\d+ [^)]*\)+(?: const)?(?: \[with [^]]*\])? (?=\S))"
+)
+_LONGEST: Final = 600  # characters of a reason
 
 _LOCK: Final = threading.Lock()
 _BEST_FIRST: Final = ("NPU", "GPU", "CPU")
@@ -66,7 +75,8 @@ def register(plugin: Provider) -> None:
     """
     if not hasattr(ort, "register_execution_provider_library") or not hasattr(ort.SessionOptions, "add_provider_for_devices"):
         raise ProviderError(
-            f"provider {plugin.name}: {_titled(plugin)} is a plug-in for ONNX Runtime 1.24 or newer, found {ort.__version__}; "
+            f"provider {plugin.name}: {_titled(plugin)} is a plug-in for ONNX Runtime {plugin.needs} or newer, found "
+            f"{ort.__version__}; "
             "`pip install --upgrade onnxruntime`"
         )
     if plugin.module:
@@ -77,6 +87,11 @@ def register(plugin: Provider) -> None:
 
 @functools.cache  # ONNX Runtime refuses a second registration; without a device, the first one left no trace
 def _register(plugin: Provider) -> None:
+    if damaged := truncated_files(plugin.package):
+        raise ProviderError(
+            f"provider {plugin.name}: {_titled(plugin)} is installed incompletely: {', '.join(damaged[:3])}; "
+            f"`pip install --force-reinstall --no-deps {plugin.package}`"
+        )
     try:
         module = importlib.import_module(str(plugin.module))
         ort.register_execution_provider_library(f"adapterdrop.{plugin.name}", str(module.get_library_path()))
@@ -119,6 +134,8 @@ def select(plugin: Provider, options: Options) -> list[Any]:
         return chosen
     names = ", ".join(dict.fromkeys(described(each)[0] for each in found))
     reason = f"{_titled(plugin)} sees no device{f' {wanted}' * bool(wanted)}" + (f", only {names}" if names else "")
+    if not found and plugin.key == OPENVINO.key:
+        reason += "; it takes devices of Intel, and onnxruntime-openvino in place of onnxruntime takes processors of AMD too"
     raise ProviderError(failure(plugin, reason))
 
 
@@ -150,6 +167,13 @@ def overlaid() -> str | None:
     if len(found := builds()) < 2:
         return None
     return f"{', '.join(found)} are installed over each other in one folder: uninstall all of them, then install one"
+
+
+def reason_of(error: Exception) -> str:
+    """Return the reason in a message of ONNX Runtime in one line, without codes, places in its sources and the stack trace."""
+    text = " ".join(str(error).partition("\nStacktrace")[0].split()) or type(error).__name__
+    text = _NOISE.sub("", text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def failure(provider: Provider, reason: str) -> str:

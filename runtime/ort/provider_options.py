@@ -11,6 +11,7 @@ from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.cpu_info import multiplies_bf16
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider
+from runtime.ort.option_names import check_provider_options
 from runtime.ort.plugins import select
 
 # Largest sequence length for TensorRT if neither the model nor the options define one
@@ -46,6 +47,7 @@ def request(settings: Any, provider: Provider, options: Options, manifest: Manif
         InputError: the cache folder or an option cannot be used.
         ProviderError: the plug-in cannot be registered, or does not see the device.
     """
+    check_provider_options(provider, options.provider_options)
     found = session_providers(provider, options, manifest, graphs)
     if not provider.is_plugin:
         return found

@@ -8,12 +8,14 @@ from typing import Final
 from runtime.bundle import Manifest
 from runtime.errors import ProviderError
 from runtime.ort import plugins
-from runtime.ort.known_providers import KNOWN, NAMES, OTHERS, PLUGINS, Provider, short_name, spellings
+from runtime.ort.known_providers import AZURE, KNOWN, NAMES, OTHERS, PLUGINS, Provider, short_name, spellings
 
 # Best first. TensorRT is missing on purpose: it builds an engine for minutes, so it must be requested by name.
 AUTO: Final = ("cuda", "openvino", "cpu")
 # Targets whose graphs contain operators that other providers do not support and would leave to the CPU one by one.
-_ONLY: Final = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "openvino": ("openvino", "cpu")}
+TARGETS_OF_ONE: Final = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "openvino": ("openvino", "cpu")}
+# Why azure is refused: without an error, all nodes would run on the CPU
+REMOTE: Final = "it sends requests to services and runs no node of a graph"
 # What people call a provider -> its name, for messages
 _CALLED: Final = {
     "gpu": "cuda",
@@ -39,14 +41,17 @@ def resolve(name: str, manifest: Manifest) -> tuple[Provider, ...]:
         ProviderError: the name is unknown, or the provider is not installed.
     """
     if str(name).lower() == "auto":
-        # Portable int8 graphs are fast only on the CPU: OpenVINO computes them in floats, CUDA leaves most nodes to the CPU.
-        integers = manifest.target == "portable" and manifest.precision == "int8"
-        return tuple(in_order(("cpu",) if integers else _ONLY.get(manifest.target, AUTO)))
+        return tuple(in_order(auto_order(manifest.target, manifest.precision)))
     wanted = find(name)
     if (found := installed(wanted)) is None:
-        advice = plugins.overlaid() or remedy(wanted)
-        raise ProviderError(f"provider {wanted.name}: the installed ONNX Runtime has only {_available()}; {advice}")
+        raise ProviderError(not_installed(wanted))
     return (found,)
+
+
+def auto_order(target: str, precision: str) -> tuple[str, ...]:
+    """Return the names of the providers among which "auto" selects for a bundle, best first."""
+    # Portable int8 graphs are fast only on the CPU: OpenVINO computes them in floats, CUDA leaves most nodes to the CPU.
+    return ("cpu",) if (target, precision) == ("portable", "int8") else TARGETS_OF_ONE.get(target, AUTO)
 
 
 def in_order(names: tuple[str, ...]) -> Iterator[Provider]:
@@ -59,11 +64,13 @@ def find(name: str) -> Provider:
     """Return the provider that a name means: ours, or that of ONNX Runtime with or without "ExecutionProvider", in any case.
 
     Raises:
-        ProviderError: no provider has this name; the message has the nearest one.
+        ProviderError: no provider has this name, and the message has the nearest one; or it computes nothing.
     """
     named = {each: provider for provider in reversed(_every()) for each in spellings(provider)}
     written = str(name).lower()  # of callers without types as well
     if (found := named.get(written)) is not None:
+        if found == AZURE:
+            raise ProviderError(f"provider azure: {REMOTE}; use another one, such as cpu")
         return found
     close = difflib.get_close_matches(written, named, 1, 0.6)
     nearest = _CALLED.get(written) or (named[close[0]].name if close else None)
@@ -84,10 +91,16 @@ def installed(provider: Provider) -> Provider | None:
     return replace(provider, package="", module="") if provider.key in plugins.registered() else None
 
 
+def not_installed(provider: Provider) -> str:
+    """Return the message for a provider that is not installed."""
+    advice = plugins.overlaid() or remedy(provider)
+    return f"provider {provider.name}: the installed ONNX Runtime has only {_available()}; {advice}"
+
+
 def remedy(provider: Provider) -> str:
     """Return what to install for a provider."""
     if (plugin := PLUGINS.get(provider.name)) is not None:
-        return f"`pip install {plugin.package}`, a plug-in for ONNX Runtime 1.24 or newer"
+        return f"`pip install {plugin.package}`, a plug-in for ONNX Runtime {plugin.needs} or newer"
     if provider.package == "onnxruntime":
         return "`onnxruntime` contains it on the systems that have it"
     if not provider.package:

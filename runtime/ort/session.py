@@ -12,13 +12,16 @@ from runtime.ort.device_lock import DEVICE_LOCK
 from runtime.ort.empty_tensors import runs_empty_attention
 from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
-from runtime.ort.plugins import failure
+from runtime.ort.libraries import load_failure as library_failure
+from runtime.ort.option_names import check_session_config
+from runtime.ort.plugins import failure, reason_of
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import request
+from runtime.ort.seen_devices import ON_NVIDIA, missing_device
 
 BY_PATH = (TENSORRT.key, TENSORRT_RTX.key)  # read external data themselves, relative to the path of the graph
 _ERRORS_ONLY = 3  # log severity of ONNX Runtime; its warnings concern internal optimizations
-_ON_CUDA = (CUDA.key, TENSORRT.key, TENSORRT_RTX.key)  # must not allocate while a CUDA graph is captured
+_ASSIGNMENTS, _ASSIGNED = "session.record_ep_graph_assignment_info", "get_provider_graph_assignment_info"
 
 
 def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool = False) -> Any:
@@ -41,6 +44,7 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
             "routed graph; install ONNX Runtime 1.30 or newer, or export it with `--target portable`"
         )
     settings = session_options(provider, options, packed)
+    assigned = _records_nodes(settings, provider, graph.name, manifest)
     if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):
         ort.preload_dlls(cuda=True, cudnn=True)  # libraries installed by pip; those of the system are found anyway
     try:
@@ -56,15 +60,35 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         if provider is CPU:
             raise BundleError(f"{graph.path}: {load_failure(error)}") from error
-        raise ProviderError(failure(provider, str(error))) from error
+        missing = missing_device(provider, options)
+        raise ProviderError(failure(provider, reason_of(error) + (f"; {missing}" if missing else ""))) from error
     # ONNX Runtime drops a provider whose libraries are missing, without an exception
     if (found := short_name(session.get_providers()[0])) != provider.name:
-        raise ProviderError(failure(provider, f"ONNX Runtime fell back to {found}"))
+        reason = library_failure(provider) or missing_device(provider, options) or "the reason is in its log"
+        raise ProviderError(failure(provider, f"ONNX Runtime fell back to {found}: {reason}"))
+    if assigned is not None and not assigned(session):
+        raise ProviderError(
+            f"provider {provider.name}: it takes none of the nodes of {graph.name}, which would run on others: use "
+            "provider cpu, or an export for another --target"
+        )
     return session
+
+
+def _records_nodes(settings: Any, provider: Provider, graph: str, manifest: Manifest) -> Callable[[Any], bool] | None:
+    """Let a session record which provider takes which node, where ONNX Runtime can.
+
+    Returns:
+        The function from a session to whether the provider takes a node; None if that is not checked.
+    """
+    if provider is CPU or graph not in manifest.main_graphs or not hasattr(ort.InferenceSession, _ASSIGNED):
+        return None
+    settings.add_session_config_entry(_ASSIGNMENTS, "1")
+    return lambda session: any(each.ep_name.partition(".")[0] == provider.key for each in getattr(session, _ASSIGNED)())
 
 
 def session_options(provider: Provider, options: Options, packed: bool) -> Any:
     """Return the SessionOptions for a provider; `packed` for a graph that was saved with packed weights."""
+    check_session_config(options.session_config)
     found = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
     # OpenVINO optimizes graphs itself and supports only standard operators
@@ -94,7 +118,7 @@ def _shared_arena(limit: int | None) -> None:
 
 def guarded(call: Callable[..., Any], provider: Provider) -> Callable[..., Any]:
     """Return a call that on a GPU of NVIDIA waits while a CUDA graph is captured."""
-    return DEVICE_LOCK.during(call) if provider.key in _ON_CUDA else call
+    return DEVICE_LOCK.during(call) if provider.key in ON_NVIDIA else call
 
 
 def names_of_inputs(session: Any) -> list[str]:

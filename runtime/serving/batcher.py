@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from runtime.bundle.interface import SEQUENCE
 from runtime.checks.requests import check_drop
-from runtime.ort.known_providers import GPUS
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.request import PredictRequest, Served, respond
+from runtime.text.encode import GPUS
 from runtime.text.texts import characters
 
 _LOGGER: Final = logging.getLogger(__name__)

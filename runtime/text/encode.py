@@ -48,6 +48,13 @@ class BatchLimits:
 # for a GPU, which processes many tokens in the time of a few, are estimates.
 CPU_LIMITS: Final = BatchLimits(rows=64, tokens=1024, call=24)
 GPU_LIMITS: Final = BatchLimits(rows=256, tokens=16384, call=1024)
+# Providers that compute on a GPU
+GPUS: Final = frozenset(("cuda", "tensorrt", "tensorrt-rtx", "webgpu", "dml", "migraphx", "rocm"))
+
+
+def batch_limits(provider: str) -> BatchLimits:
+    """Return the limits of batches on a provider, by its name for users."""
+    return GPU_LIMITS if provider in GPUS else CPU_LIMITS
 
 
 @dataclass(frozen=True)

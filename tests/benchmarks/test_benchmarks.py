@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,13 @@ from benchmarks.cli import main
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
 from benchmarks.markdown_tables import shares, table
 from benchmarks.options import Shape, parse, parse_shapes
+from benchmarks.provider_variants import provider_variants
 from benchmarks.results_file import read_rows
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
-from benchmarks.variant import Prepared, Variant, max_difference, one_line
+from benchmarks.variant import Precision, Prepared, Variant, max_difference, one_line
+from runtime.ort.known_providers import CPU, OPENVINO, WEBGPU
+from runtime.ort.providers import installed
+from tests.helpers.runtime_bundles import expected, feeds, write_bundle
 
 TINY = ("--layers", "2", "--hidden", "32", "--tasks", "2", "--drop", "1", "--rounds", "2", "--no-compile", "--shapes", "1x8")
 
@@ -146,6 +151,14 @@ def test_wrong_use_is_one_message_and_status_2(arguments: list[str], message: st
     assert message in error
 
 
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "benchmarks.main_run", None)
+    assert main(["--quick"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: import of benchmarks.main_run")
+    assert error.endswith("; install adapterdrop-onnx[export,adapters,cpu,benchmark]\n")
+
+
 def test_a_shape_beyond_the_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY[:-1], "1x513", "--output", str(tmp_path)]) == 2
     assert "at most 512 tokens" in capsys.readouterr().err
@@ -161,10 +174,18 @@ def test_a_tiny_run_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFix
     records = [json.loads(line) for line in text.splitlines()]
     rows = [record for record in records if "variant" in record]
     assert [row["variant"] for row in rows] == [
-        "eager", "parallel", "parallel-bf16", "parallel-drop0", "files", "ours", "ours-runtime", "ours-int8",
+        "eager", "parallel", "parallel-bf16", "parallel-drop0", "peft-mixed", "compile", "compile-bf16",
+        "files", "ours", "ours-runtime", "ours-int8", "openvino-fp32", "openvino-bf16", "openvino-int8",
     ]  # fmt: skip
+    reasons = {row["variant"]: row["failure"] for row in rows if row["failure"]}
+    assert reasons["peft-mixed"] == "missing: PEFT has no seq_bn adapters, of which this model consists"
+    assert reasons["compile"] == "missing: torch.compile was omitted (--no-compile or --quick)"
+    if installed(OPENVINO) is None:
+        assert reasons.pop("openvino-fp32").startswith("missing: provider openvino: the installed ONNX Runtime has only")
+    assert set(reasons) <= {"peft-mixed", "compile", "compile-bf16", "openvino-bf16", "openvino-int8"}
     for row in rows:
-        assert row["failure"] is None
+        if row["failure"]:
+            continue
         assert (row["batch"], row["length"], len(row["times_ms"])) == (1, 8, 2)
         assert row["median_ms"] > 0
         assert row["precision"] != "fp32" or row["max_difference"] <= 1e-3
@@ -196,6 +217,32 @@ def _variant(key: str, prepare: Callable[[], Prepared]) -> Variant:
 
 def _raise() -> Prepared:
     raise RuntimeError("no such operator\nin /somewhere/else/model.onnx")
+
+
+def test_providers_are_named_by_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refusal(name: str) -> str:
+        assert main([*TINY, "--provider", name, "--output", str(tmp_path / "results")]) == 2
+        assert not (tmp_path / "results").exists()
+        return capsys.readouterr().err
+
+    assert re.match(r"error: --provider: expected one of .*; the nearest is openvino\n$", refusal("openvinoo"))
+    assert refusal("cann").startswith("error: --provider: provider cann: the installed ONNX Runtime has only")
+    assert parse(["--provider", "webgpu", "--provider", "coreml", "--quick"]).name == "quick-with-webgpu-coreml"
+    bundle = write_bundle(tmp_path / "bundle", tokenizer=False)
+    exported = []
+
+    def portable(precision: Precision) -> Callable[[], Path]:
+        def export() -> Path:
+            exported.append(precision)
+            return bundle
+
+        return export
+
+    found = provider_variants([CPU, WEBGPU], portable, ["topic"], 5, 1)
+    assert [each.key for each in found] == ["cpu-fp32", "webgpu-fp32", "webgpu-fp16"]
+    (logits,) = found[0].prepare().bind(feeds())()
+    np.testing.assert_allclose(logits, expected(feeds())["topic"], atol=1e-5)
+    assert exported == ["fp32"]  # the others are exported when they are measured
 
 
 def test_a_variant_that_fails_is_shown_with_its_reason(

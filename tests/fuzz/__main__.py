@@ -25,7 +25,10 @@ from tests.fuzz.seeds import write_all
 from tests.fuzz.surfaces import SURFACES
 
 # What the command lines import when they run; forked workers have it then.
-_LATER = ("exporter.cli.export", "exporter.cli.add", "exporter.cli.inspect", "exporter.inspect.why", "runtime.__main__", "peft")
+_LATER = (
+    *("exporter.cli.export", "exporter.cli.add", "exporter.cli.inspect", "exporter.inspect.why"),
+    *("runtime.command_line", "peft"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

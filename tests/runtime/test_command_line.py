@@ -175,6 +175,18 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "python -m exporter --output DIR" in capsys.readouterr().err
 
 
+def test_unknown_names_get_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(runtime.InputError, match=r"^Options: unknown option 'threds'; the nearest is threads$"):
+        Options(threds=1)  # type: ignore[call-arg]
+    with pytest.raises(runtime.InputError, match=r"^CudaOptions: unknown option 'x'; expected device, memory_limit, "):
+        CudaOptions(x=1)  # type: ignore[call-arg]
+    with pytest.raises(runtime.InputError, match=r"the nearest is provider_options\.use_tf32$"):
+        read_settings(["provider_option.use_tf32=1"], Options())
+    with pytest.raises(SystemExit):
+        main(["onnx", "--providr", "cpu"])
+    assert "unrecognized arguments: --providr cpu; the nearest of --providr is --provider; see" in capsys.readouterr().err
+
+
 def test_truncate_cuts(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([bundle, "--text", "word " * 30, "--truncate", "--tasks", "names"]) == 0
     assert capsys.readouterr().out.count("word/") == 14
@@ -187,7 +199,7 @@ def test_progress_is_logged_and_shown_by_the_command(
         options.progress("packing weights: 3 s")
         raise runtime.InputError("stop here")
 
-    monkeypatch.setattr("runtime.__main__.load", slow)
+    monkeypatch.setattr("runtime.command_line.load", slow)
     assert main([bundle, "--text", "a"]) == 2
     assert capsys.readouterr() == ("", "packing weights: 3 s\nerror: stop here\n")
     Options().progress("packing weights: 3 s")  # the library prints nothing
@@ -207,5 +219,5 @@ def test_a_closed_pipe_and_an_interrupt_end_quietly(bundle: str, monkeypatch: py
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.__main__.load", interrupt)
+    monkeypatch.setattr("runtime.command_line.load", interrupt)
     assert main([bundle, "--text", "a"]) == 130

@@ -68,12 +68,15 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--tasks", "=a"], "must be ADAPTER or HEAD=ADAPTER, found '=a'"),
         (["--tasks", "a=c"], "unknown adapter 'c'; adapters: a, b"),
         (["--routed"], "found b (tagging): select the others with --tasks a, or omit --routed"),
+        (["--split", "--slots", "2"], "found b (tagging): select the others with --tasks a, or omit --slots"),
+        (["--routed", "--slots", "2"], "select the others with --tasks a, or omit --routed and --slots"),
         (["--opset", "9"], "opset must be from 17 to 24, found 9"),
         (["--atol", "0"], "atol must be a finite number above 0"),
         (["--precision", "fp4"], "precision must be one of fp32, fp16"),
         (["--target", "toaster"], "target must be one of portable"),
         (["--drop", "1,1"], "drop contains 1 twice: give each variant a different drop"),
         (["--frobnicate"], "unrecognized arguments"),
+        (["--ouput", "x"], "unrecognized arguments: --ouput x; the nearest of --ouput is --output"),
     ],
 )
 def test_wrong_arguments(

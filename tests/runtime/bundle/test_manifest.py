@@ -317,15 +317,19 @@ def fresh(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_importing_runtime_pulls_in_no_training_library() -> None:
     found = fresh(
-        "import runtime, runtime.__main__, sys\n"
+        "import runtime, runtime.command_line, sys\n"
         "print(sorted({'torch', 'transformers', 'adapters', 'onnx', 'onnx_ir', 'exporter'} & set(sys.modules)))"
     )
     assert found.stdout.strip() == "[]", found.stderr
 
 
 def test_without_onnxruntime_the_import_says_what_to_install() -> None:
-    found = fresh("import sys; sys.modules['onnxruntime'] = None\nimport runtime\nruntime.load")
-    message = found.stderr.strip().splitlines()[-1]
+    found = fresh(
+        "import sys; sys.modules['onnxruntime'] = None\nfrom runtime.__main__ import main\nassert main(['devices']) == 2\n"
+        "import runtime\nruntime.load"
+    )
+    line, *_, message = found.stderr.strip().splitlines()
+    assert line.startswith("error: ONNX Runtime is not installed; install exactly one of")
     assert message.startswith("ModuleNotFoundError: ONNX Runtime is not installed; install exactly one of")
     assert "pip install 'adapterdrop-onnx[cpu]'" in message
     assert "onnxruntime-openvino" in message
@@ -333,6 +337,9 @@ def test_without_onnxruntime_the_import_says_what_to_install() -> None:
 
 def test_a_broken_onnxruntime_is_recognized() -> None:
     found = fresh(
-        "import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\nimport runtime\nruntime.load"
+        "import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\n"
+        "from runtime.__main__ import main\nassert main(['devices']) == 2\nimport runtime\nruntime.load"
     )
-    assert "installed incompletely" in found.stderr.strip().splitlines()[-1]
+    line, *_, message = found.stderr.strip().splitlines()
+    assert line.startswith("error: ONNX Runtime is installed incompletely")
+    assert "installed incompletely" in message

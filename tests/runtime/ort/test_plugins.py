@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 import runtime
 from runtime import OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import read_manifest
-from runtime.ort import plugins
+from runtime.ort import open as open_module
+from runtime.ort import option_names, plugins
 from runtime.ort.devices import described, survey
 from runtime.ort.known_providers import (
     CUDA,
@@ -31,7 +33,7 @@ from runtime.ort.known_providers import (
     Provider,
 )
 from runtime.ort.provider_options import session_providers
-from runtime.ort.providers import find, installed, resolve
+from runtime.ort.providers import find, installed, remedy, resolve
 from tests.helpers.runtime_bundles import feeds, write_bundle
 
 
@@ -104,7 +106,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(stand: Stand, b
         runtime.load(bundle, "openvino", options=Options(openvino=OpenVINOOptions(device="NPU")))
     stand.names = ()
     for _ in range(2):  # registered once although the list of devices does not show it
-        with pytest.raises(runtime.ProviderError, match=r"sees no device CPU; check the device"):
+        with pytest.raises(runtime.ProviderError, match=r"sees no device CPU; it takes devices of Intel, .*; check the device"):
             runtime.load(bundle, "openvino")
     assert runtime.load(bundle).provider == "cpu"
 
@@ -126,8 +128,31 @@ def test_a_library_that_does_not_load_says_what_to_install(stand: Stand, bundle:
 
 def test_an_older_onnxruntime_is_named(stand: Stand, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(onnxruntime, "register_execution_provider_library")
-    with pytest.raises(runtime.ProviderError, match=r"plug-in for ONNX Runtime 1\.24 or newer, found .*--upgrade onnx"):
+    with pytest.raises(runtime.ProviderError, match=r"plug-in for ONNX Runtime 1\.24\.1 or newer, found .*--upgrade onnx"):
         runtime.load(bundle, "openvino")
+
+
+def test_each_plugin_names_the_onnxruntime_it_needs() -> None:
+    extras = tomllib.loads((Path(runtime.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = extras["tool"]["hatch"]["metadata"]["hooks"]["custom"]["extras"]
+    for plugin in (OPENVINO_PLUGIN, RTX_PLUGIN, WEBGPU_PLUGIN):
+        assert f"onnxruntime>={plugin.needs}" in needed[plugin.name]
+        assert f"ONNX Runtime {plugin.needs} or newer" in remedy(plugin)
+
+
+def test_a_truncated_library_is_not_loaded(stand: Stand, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "onnxruntime_ep_openvino-9.dist-info" / "RECORD"
+    record.parent.mkdir()
+    (record.parent / "METADATA").write_text("Name: onnxruntime-ep-openvino\nVersion: 9\n", encoding="utf-8")
+    record.write_text("half.so,sha256=0,8\nwhole.so,sha256=0,4\nRECORD,,\n", encoding="utf-8")
+    for name in ("half.so", "whole.so"):
+        (tmp_path / name).write_bytes(b"\x7fELF")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        runtime.ProviderError, match=r"openvino 9 is installed incompletely: half\.so \(4 of 8 bytes\); `pip install --force-"
+    ):
+        runtime.load(bundle, "openvino")
+    assert stand.libraries == {}
 
 
 def test_a_package_without_its_library_is_reported(stand: Stand, bundle: Path) -> None:
@@ -231,6 +256,51 @@ def test_entries_that_cannot_be_passed_are_refused(given: Any, message: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("session.set_denormal_as_zer", "; the nearest is session.set_denormal_as_zero"),
+        ("mlas.enable_gemm_fastmath_arm64_bf16", "; the nearest is mlas.enable_gemm_fastmath_arm64_bfloat16"),
+        ("ep.contxt_enable", "; the nearest is ep.context_enable"),
+        ("banana", "; see ONNX Runtime's documentation"),
+    ],
+)
+def test_misspelt_session_entries_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str, nearest: str) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", "1.24.1")
+    with pytest.raises(runtime.InputError, match=rf"session_config: ONNX Runtime 1\.24\.1 has no entry {name}{nearest}"):
+        runtime.load(bundle, "cpu", options=Options(session_config={name: "1"}))
+
+
+def test_entries_of_a_newer_onnxruntime_are_passed_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", "1.99.0")
+    monkeypatch.setattr(option_names, "SESSION_KEYS", frozenset())
+    # Those that the installed library contains are known
+    option_names.check_session_config(["session.disable_prepacking", "session.of_tomorrow", "ep.mine.x"])
+    assert [record.message for record in caplog.records] == [
+        f"options.session_config: ONNX Runtime 1.99.0 has no entry {name}; see ONNX Runtime's documentation for its names; it "
+        "may be ignored"
+        for name in ("session.of_tomorrow", "ep.mine.x")
+    ]
+
+
+def test_misspelt_provider_options_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for provider, name, nearest in (
+        (CUDA, "use_tf23", "use_tf32"),
+        (OPENVINO, "LOAD_CONFIGS", "load_config"),
+        (find("coreml"), "MLComputeUnit", "MLComputeUnits"),
+    ):
+        with pytest.raises(
+            runtime.InputError, match=f"{provider.name} has no documented option {name}; the nearest is {nearest}$"
+        ):
+            option_names.check_provider_options(provider, [name])
+    option_names.check_provider_options(CUDA, ["new", "use_tf32"])  # CUDA refuses what it does not know
+    assert not caplog.records
+    option_names.check_provider_options(Provider("mine", "MineExecutionProvider", module=""), ["anything"])
+    assert "provider mine has no documented option anything" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("name", "found"),
     [
         ("CoreMLExecutionProvider", "coreml"),
@@ -251,6 +321,24 @@ def test_names_of_onnxruntime_are_understood(name: str, found: str) -> None:
 def test_unknown_names_get_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(runtime.ProviderError, match=f"found '{name}'; the nearest is {nearest}$"):
         find(name)
+
+
+def test_azure_computes_nothing_here(bundle: Path) -> None:
+    for name in ("azure", "AzureExecutionProvider"):
+        with pytest.raises(runtime.ProviderError, match=r"^provider azure: it .*runs no node of a graph; use another one"):
+            runtime.load(bundle, provider=name)
+    rows = {each["name"]: each for each in survey()["providers"]}
+    assert "azure" not in rows or rows["azure"]["problem"].endswith("runs no node of a graph")
+
+
+@pytest.mark.skipif(not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"), reason="older version")
+def test_a_provider_that_takes_no_node_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = next((key for key in onnxruntime.get_available_providers() if key.startswith("Azure")), None)
+    if idle is None:
+        pytest.skip("needs a provider without kernels")
+    monkeypatch.setattr(open_module, "resolve", lambda *_: (Provider("azure", idle),))
+    with pytest.raises(runtime.ProviderError, match=r"^provider azure: it takes none of the nodes of model\.onnx, .*: use"):
+        runtime.load(bundle)
 
 
 def test_what_is_no_name_is_refused(bundle: Path) -> None:
@@ -278,11 +366,12 @@ def test_a_plugin_that_the_process_registered_is_used(stand: Stand, monkeypatch:
 
 def test_devices_are_listed_with_what_is_missing(stand: Stand) -> None:
     text = described([])
-    assert "auto takes openvino, else cpu\n" in text
+    assert "auto takes openvino, else cpu\n  for bundles of portable int8: cpu\n  for bundles of target cpu: cpu\n" in text
     assert "\nopenvino      CPU: cpu (onnxruntime-ep-openvino" in text
     assert "\nwebgpu        `pip install onnxruntime-ep-webgpu`" in text
     found = json.loads(described(["--json"]))
     assert found["auto"] == ["openvino", "cpu"]
+    assert found["auto_otherwise"] == {"portable int8": ["cpu"], "target cpu": ["cpu"], "target cuda": ["cpu"]}
     rows = {each["name"]: each for each in found["providers"]}
     assert rows["openvino"]["devices"] == ["CPU: cpu"]
     assert rows["cuda"]["install"].startswith("`pip install onnxruntime-gpu` in place of")
@@ -296,12 +385,18 @@ def test_cuda_without_a_gpu_is_not_what_auto_takes(stand: Stand, monkeypatch: py
         assert "\ncuda          sees no device (ONNX Runtime)\n" in described([])
 
 
-def test_builds_over_each_other_are_a_problem(bundle: Path, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builds_over_each_other_are_a_problem(
+    bundle: Path, stand: Stand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(plugins, "version", lambda package: "1" if package in ("onnxruntime", "onnxruntime-gpu") else None)
     assert "problem: onnxruntime 1, onnxruntime-gpu 1 are installed over each other" in described([])
     with pytest.raises(runtime.ProviderError, match=r"^provider cann: .*onnxruntime-gpu 1 are installed over each other"):
         resolve("cann", read_manifest(bundle))
     assert "onnxruntime-gpu 1 are installed over each other" in plugins.failure(find("cuda"), "no such file")
+    open_module.warn_overlaid.cache_clear()
+    runtime.load(bundle, "cpu")  # works, perhaps as a mixture of both
+    assert "onnxruntime-gpu 1 are installed over each other" in caplog.text
+    open_module.warn_overlaid.cache_clear()
 
 
 def test_a_build_in_another_folder_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

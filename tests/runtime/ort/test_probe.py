@@ -156,9 +156,16 @@ def test_auto_goes_on_and_says_why(bundle: Path, wrong_openvino: list[str]) -> N
     said: list[str] = []
     assert runtime.load(bundle, options=Options(progress=said.append)).provider == "cpu"
     assert wrong_openvino
-    assert [text.startswith("provider openvino: its logits differ") and text.endswith("; auto goes on") for text in said] == [
-        True
-    ]
+    (text,) = said
+    assert text.startswith("provider openvino: its logits differ")
+    assert text.endswith("; auto goes on with cpu, which is compared with the probe too")
+
+
+def test_auto_refuses_a_bundle_with_a_wrong_probe(bundle: Path, wrong_openvino: list[str]) -> None:
+    shift(bundle)
+    with pytest.raises(runtime.ProviderError, match=r"^provider cpu: its logits differ .*; export the bundle again"):
+        runtime.load(bundle)
+    assert runtime.load(bundle, verify=False).drops == (5,)
 
 
 def test_auto_says_which_provider_does_not_work(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +180,7 @@ def test_auto_says_which_provider_does_not_work(bundle: Path, monkeypatch: pytes
     monkeypatch.setattr(session, "resolve", lambda *_: (OPENVINO, CPU))
     said: list[str] = []
     assert runtime.load(bundle, options=Options(progress=said.append)).provider == "cpu"
-    assert said == ["provider openvino: its library is missing; auto goes on"]
+    assert said == ["provider openvino: its library is missing; auto goes on with cpu"]
 
 
 def test_the_cpu_is_compared_on_request(bundle: Path) -> None:

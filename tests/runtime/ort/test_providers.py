@@ -18,9 +18,11 @@ from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import PassRow, read_manifest
 from runtime.options import MOST_THREADS
 from runtime.options_text import read_settings
-from runtime.ort import cpu_info
+from runtime.ort import cpu_info, seen_devices
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.known_providers import CUDA, KNOWN, OPENVINO, TENSORRT
+from runtime.ort.libraries import load_failure
+from runtime.ort.plugins import reason_of
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import profile, session_providers
 from runtime.ort.providers import installed, resolve
@@ -261,3 +263,54 @@ def test_openvino_computes_in_the_precision_of_the_export(
     options = Options(openvino=OpenVINOOptions(precision=requested))
     ((_, settings),) = session_providers(OPENVINO, options, manifest)
     assert json.loads(settings["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == found
+
+
+def test_a_failure_carries_the_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '0, H200, 580'\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [each.key for each in KNOWN])
+    if hasattr(onnxruntime, "preload_dlls"):
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Invalid device ID: 7\nStacktrace:\n0x7f")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    message = (
+        r"does not work here: Invalid device ID: 7; the driver .* no GPU 7 \(cuda\.device\), only 0: H200 \(driver 580\); check"
+    )
+    with pytest.raises(runtime.ProviderError, match=message):
+        runtime.load(bundle, "cuda", options=Options(cuda=CudaOptions(device=7)))
+    with pytest.raises(runtime.ProviderError, match=r"does not work here: Invalid device ID: 7; check"):
+        runtime.load(bundle, "cuda")
+    monkeypatch.setattr(seen_devices, "openvino_devices", lambda: ("CPU", "GPU.0"))
+    for device, missing in (("NPU", "NPU"), ("HETERO:GPU.0,NPU", "NPU"), ("GPU.0", None), ("AUTO", None)):
+        found = seen_devices.missing_device(OPENVINO, Options(openvino=OpenVINOOptions(device=device)))
+        assert found == (missing and f"OpenVINO sees no device {missing} (openvino.device), only CPU, GPU.0")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("\n[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : no\n more\nStacktrace:\n0x7f", "no more"),
+        ("/src/onnxruntime/a_b.cc:10 std::shared_ptr<X> f::Make(const A&, int) Invalid option: foo", "Invalid option: foo"),
+        (
+            "/src/call.cc:9 Status g(T, int) [with T = cudaError; bool Z = true] CUDA failure 101: invalid",
+            "CUDA failure 101: invalid",
+        ),
+        ("/src/b.cc:1 Library::Get() [ONNXRuntimeError] : 1 : FAIL : no (x)", "no (x)"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_the_reason_is_that_of_onnxruntime(message: str, reason: str) -> None:
+    assert reason_of(RuntimeError(message)) == reason
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "capi").mkdir()
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    assert load_failure(CUDA) is None
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"")
+    assert "libonnxruntime_providers_cuda.so" in (load_failure(CUDA) or "")

@@ -1,0 +1,97 @@
+"""Variants of our graph on the execution providers that --provider names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import runtime
+from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant
+from exporter import ExportError
+from runtime import Options
+from runtime.errors import ProviderError
+from runtime.ort import plugins
+from runtime.ort.float_types import float_type
+from runtime.ort.known_providers import Provider
+from runtime.ort.providers import find, installed, not_installed
+from runtime.text.encode import GPUS
+
+# Exports a portable graph in a precision when the folder is first needed.
+Portable = Callable[[Precision], Callable[[], Path]]
+
+
+def named(names: Sequence[str]) -> tuple[Provider, ...]:
+    """Return the providers that --provider names, each once.
+
+    Raises:
+        ExportError: a name is unknown, or a provider is not installed or sees no device; the message is the reason.
+    """
+    try:
+        found = dict.fromkeys(map(find, names))
+        for provider in found:
+            require(provider)
+    except (ProviderError, MissingError) as error:
+        raise ExportError(f"--provider: {str(error).removeprefix('provider: ')}") from error
+    return tuple(found)
+
+
+def require(provider: Provider) -> None:
+    """Check that a provider is installed, and that a plug-in sees a device, before a graph is exported for it.
+
+    Raises:
+        MissingError: otherwise; the message is the reason.
+    """
+    here = installed(provider)
+    if here is None:
+        raise MissingError(not_installed(provider))
+    if here.is_plugin:
+        try:
+            plugins.select(here, Options())
+        except ProviderError as error:
+            raise MissingError(str(error)) from error
+
+
+def bind_predictor(predictor: runtime.Predictor, tasks: Sequence[str]) -> Bind:
+    """Return the calls of a predictor, from arrays to the logits of all tasks."""
+
+    def bind(feeds: Feeds) -> Call:
+        def call() -> Outputs:
+            outputs: Any = predictor.run(feeds)
+            return [outputs[task] for task in tasks]
+
+        return call
+
+    return bind
+
+
+def provider_variants(
+    providers: Sequence[Provider], portable: Portable, tasks: Sequence[str], drop: int, threads: int
+) -> list[Variant]:
+    """Return variants of `runtime.load(provider=…).run()`: the portable graph in fp32, on GPUs in fp16 too.
+
+    Args:
+        providers: the providers.
+        portable: gives the folder of the portable export in a precision.
+        tasks: names of the tasks.
+        drop: number of lowest layers without adapters.
+        threads: threads within one operator.
+    """
+
+    def variant(provider: Provider, precision: Precision) -> Variant:
+        folder = portable(precision)
+
+        def prepare() -> Prepared:
+            # Without the folder: the share of the peak would be that of the device's products, not of this provider's
+            return Prepared(bind_predictor(runtime.load(folder(), provider=provider.name, threads=threads), tasks))
+
+        # TensorRT rounds the factors of fp32 products, neural engines compute in halves: only exact ones must match
+        computed = float_type(provider, [(provider.key, {"load_config": "{}"})], {}) if precision == "fp32" else precision
+        label = f"ours, {provider.name} {precision}"
+        return Variant(f"{provider.name}-{precision}", label, "ours", computed, drop, prepare)
+
+    return [
+        variant(provider, precision)
+        for provider in providers
+        for precision in (("fp32", "fp16") if provider.name in GPUS else ("fp32",))
+    ]

@@ -1,0 +1,304 @@
+"""The command line: run an exported bundle on texts, or write it for Triton. See `python -m runtime --help`."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from runtime import compile_ahead, states_commands
+from runtime.errors import AdapterDropError, InputError, ProviderError
+from runtime.load_bundle import load
+from runtime.logged import shown
+from runtime.options import Options
+from runtime.options_text import CommandParser, add_text_options, describe, read_settings
+from runtime.ort import devices
+from runtime.ort.known_providers import NAMES
+from runtime.ort.probe import described
+from runtime.ort.providers import find
+from runtime.predictor import Prediction, Predictor
+from runtime.printable import printable
+from runtime.program import as_called
+from runtime.serving import triton
+from runtime.streams import command as streams
+from runtime.streams.command import read_file
+from runtime.streams.options import add_stream_options, check_combination, names, work_of
+from runtime.text.texts import Text
+from runtime.text_streams import predict_any
+
+_SHOWN = 6  # numbers of an embedding
+_DONE, _FAILED, _INTERRUPTED = 0, 2, 130
+_EPILOG = """\
+--option NAME=VALUE takes these names and values:
+{}
+
+other commands; each lists its options with --help:
+  python -m runtime triton DIR REPOSITORY
+      write the bundle as a model repository for Triton
+  python -m runtime DIR encode FILE --output STATES
+      compute the states of the trunk once per text (bundles of `python -m exporter --split`)
+  python -m runtime DIR run STATES
+      compute tasks from these states
+  python -m runtime compile DIR --provider NAME
+      compile the graphs for a provider ahead of time, so that they open without a build
+  python -m runtime devices
+      list the execution providers, their devices, what auto takes, and what to install for the others
+
+exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does not work
+
+examples:
+  python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
+  python -m runtime onnx --provider openvino --verify
+  python -m runtime onnx --file texts.txt --tasks news_topic,tweet_sentiment --json
+  python -m runtime onnx --file texts.jsonl --tasks news_topic --skip-errors --output topics.jsonl
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: those after `python -m runtime`; by default those of this process.
+
+    Returns:
+        The exit status: 0 done, 2 wrong use or bad input, 130 interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with shown("runtime", logging.StreamHandler()):
+            if list(arguments[:1]) == ["triton"]:
+                return triton.main(arguments[1:])
+            if (command := states_commands.COMMANDS.get(arguments[1] if len(arguments) > 1 else "")) is not None:
+                for line in command(arguments[0], arguments[2:]):
+                    _print(line)
+                return _DONE
+            if list(arguments[:1]) == ["compile"]:
+                for line in compile_ahead.command(arguments[1:]):
+                    _print(line)
+                return _DONE
+            if list(arguments[:1]) == ["devices"]:
+                _print(devices.described(arguments[1:]))
+                return _DONE
+            _print(_predict(_parser().parse_args(arguments)))
+    except AdapterDropError as error:
+        print(f"error: {printable(as_called(str(error)))}", file=sys.stderr)
+        return _FAILED
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python's flush at exit must not fail either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return _DONE
+
+
+def _predict(options: argparse.Namespace) -> str:
+    """Run inference on the texts that the options name, and format the predictions."""
+    check_combination(options)
+    texts: list[Text] = []
+    if options.output is None:
+        texts = [*options.texts, *(read_file(options) if options.file else ())]
+        if not texts and not options.verify:
+            raise InputError("no text: give some with --text, --pair or --file")
+    tasks = names(options.tasks)
+    # For a single call, packing the weights of all graphs would take longer than the call, unless a cache keeps them
+    given = Options(threads=options.threads, cache=options.cache, share_weights=options.cache is not None)
+    settings = read_settings(options.settings, given)
+    to_run = bool(texts) or options.output is not None
+    verify = True if options.verify and to_run else None  # without texts, all graphs are compared below, once
+    # The actors of an engine have the provider; here the arguments are checked
+    provider = options.provider if options.engine is None else "cpu"
+    predictor = load(options.folder, provider=provider, drop=options.drop, verify=verify, options=settings)
+    if not to_run:
+        return _verified(predictor, options.json)
+    added = [_add(predictor, given) for given in options.added]
+    if tasks is None and added:
+        tasks = (*(task.name for task in predictor.manifest.tasks), *added)
+    if options.output is not None:
+        return streams.run(predictor, tasks, options)
+    predictions = _predictions(predictor, texts, tasks, options)
+    nodes = predictor.node_counts() if options.nodes else None
+    if options.json:
+        return _as_json(predictor, texts, predictions, nodes)
+    return _as_text(predictor, texts, predictions, nodes, options.top_k)
+
+
+def _verified(predictor: Predictor, as_json: bool) -> str:
+    """Compare the provider with the probe, and format the differences."""
+    rows = predictor.verify()
+    if as_json:
+        return json.dumps({"provider": predictor.provider, "verified": [asdict(row) for row in rows]})
+    return "\n".join([f"provider {predictor.provider}", *described(rows)])
+
+
+def _add(predictor: Predictor, given: str) -> str:
+    """Add a task NAME=FILE, and return its name."""
+    name, equals, file = given.partition("=")
+    if not (name and equals and file):
+        raise InputError(f"--task: expected NAME=FILE, found {given!r}")
+    predictor.add_task(name, file)
+    return name
+
+
+def _predictions(
+    predictor: Predictor, texts: Sequence[Text], tasks: Sequence[str] | None, options: argparse.Namespace
+) -> dict[str, Sequence[Prediction]]:
+    """The predictions of all tasks; those of sentence embeddings are their vectors."""
+    entries = predictor.entries(tasks)
+    work = work_of(options, tasks)
+    if options.prompt_name is not None and not any(entry.head == "sentence_embedding" for entry in entries):
+        raise InputError(f"--prompt-name: none of the tasks is a sentence embedding, found {options.prompt_name!r}")
+    # The predictor has only the drop that was asked for
+    return predict_any(predictor, texts, entries, None, work.options, options.prompt_name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="python -m runtime",
+        description="Run inference on texts with an exported bundle.",
+        epilog=_EPILOG.format(describe()),
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder that `python -m exporter` wrote")
+    # One destination for both keeps the order of the command line
+    add = parser.add_argument
+    add(
+        "--text",
+        dest="texts",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a text; write --text=-… for one that starts with a dash; may be repeated",
+    )
+    add(
+        "--pair",
+        dest="texts",
+        action="append",
+        nargs=2,
+        metavar=("A", "B"),
+        help="a pair of texts, for example a question and its context; may be repeated",
+    )
+    add(
+        "--file",
+        metavar="F",
+        help="UTF-8 file, one text per line, a TAB between the texts of a pair; or .jsonl, .csv, .tsv or .parquet with a "
+        "column text; - reads standard input",
+    )
+    add("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
+    add(
+        "--task",
+        dest="added",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="add a task from a file of `python -m exporter task`, for a bundle with slots; may be repeated",
+    )
+    add(
+        "--provider",
+        type=_provider,
+        metavar="NAME",
+        default="auto",
+        help=f"execution provider: {', '.join(NAMES)}, or a name of ONNX Runtime such as coreml, dml or qnn; default auto, "
+        "which takes the best one that works on this machine",
+    )
+    add(
+        "--drop",
+        type=int,
+        metavar="N",
+        help="the variant without adapters in the lowest N layers; default: the first exported",
+    )
+    add("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core it may use")
+    add("--cache", metavar="DIR", help="folder that keeps packed weights, TensorRT engines and OpenVINO graphs for later calls")
+    add(
+        "--option",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of sessions or providers, such as openvino.precision=bf16 or cuda.device=1; may be repeated, see below",
+    )
+    add(
+        "--verify",
+        action="store_true",
+        help="compare the logits of the provider with those that the export verified; without texts, print the differences",
+    )
+    add("--nodes", action="store_true", help="also print how many nodes of the graph each provider ran")
+    add_text_options(parser)
+    add("--prompt-name", metavar="NAME", help="the prompt of sentence embeddings; default: that of each task, if it has one")
+    add("--json", action="store_true", help="print one JSON object on standard output")
+    add_stream_options(parser)
+    return parser
+
+
+def _provider(name: str) -> str:
+    if name.lower() != "auto":
+        try:
+            find(name)
+        except ProviderError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix("provider: ")) from error
+    return name
+
+
+def _as_json(
+    predictor: Predictor,
+    texts: Sequence[Text],
+    predictions: Mapping[str, Sequence[Prediction]],
+    nodes: dict[str, int] | None,
+) -> str:
+    rows = [
+        {"text": text, "predictions": {task: rows[index].to_dict() for task, rows in predictions.items()}}
+        for index, text in enumerate(texts)
+    ]
+    try:
+        head = {"provider": predictor.provider, "drop": predictor.drops[0]} | ({} if nodes is None else {"nodes": nodes})
+        return json.dumps(head | {"texts": rows}, allow_nan=False)
+    except ValueError as error:
+        raise AdapterDropError("the model's output contains NaN or infinity, which JSON cannot represent") from error
+
+
+def _as_text(
+    predictor: Predictor,
+    texts: Sequence[Text],
+    predictions: Mapping[str, Sequence[Prediction]],
+    nodes: dict[str, int] | None,
+    top_k: int | None,
+) -> str:
+    lines = [f"provider {predictor.provider}, drop {predictor.drops[0]}"]
+    if nodes is not None:
+        lines.append("nodes " + ", ".join(f"{provider} {count}" for provider, count in nodes.items()))
+    width = max(map(len, predictions))
+    for index, text in enumerate(texts):
+        lines += ["", text if isinstance(text, str) else " | ".join(text)]
+        lines += [f"  {task:<{width}}  {_summary(rows[index], top_k is not None)}" for task, rows in predictions.items()]
+    return "\n".join(map(printable, lines))
+
+
+def _summary(prediction: Prediction, several: bool) -> str:
+    """Describe a prediction in one line; with `several`, all labels of its scores."""
+    if several and prediction.scores:
+        return ", ".join(f"{label} {score:.2f}" for label, score in prediction.scores.items())
+    if prediction.entities is not None:
+        return ", ".join(f"{each.word}/{each.entity_group} {each.score:.2f}" for each in prediction.entities) or "-"
+    if prediction.head == "classification":
+        return f"{prediction.label}  {prediction.score:.2f}"
+    if prediction.head == "multilabel":
+        return ", ".join(f"{label} {prediction.scores[label]:.2f}" for label in prediction.labels) or "-"
+    if len(prediction.values) > 1:
+        return " ".join(f"{value:+.2f}" for value in prediction.values)
+    if prediction.head in ("regression", "multiple_choice"):
+        return f"{prediction.value:+.2f}"
+    if prediction.head == "question_answering":
+        return f"{prediction.answer or '-'}  {prediction.score:.2f}"
+    if prediction.head == "masked_lm":
+        return ", ".join(f"{word.label} {word.score:.2f}" for word in prediction.words) or "-"
+    if prediction.head in ("text_embedding", "sentence_embedding"):
+        first = " ".join(f"{value:+.2f}" for value in prediction.vector[:_SHOWN])
+        return f"{first} … ({len(prediction.vector)} numbers)"
+    return " ".join(f"{word.text}/{word.label}" for word in prediction.words)
+
+
+def _print(text: str) -> None:
+    if not text:  # standard output has what a stream wrote
+        return
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal without a character shows its code, there is no traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
+    print(text, flush=True)
