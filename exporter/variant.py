@@ -126,7 +126,7 @@ def export_variant(
         probe = save_probe(made, plan, measure_rounding(plan, made, path), path)
         notes = (
             *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
-            *missing_effects(plan, task_groups, graph.graph),
+            *missing_effects(plan, task_groups, verified.probed),
             *without_pooling(plan),
             *shared_weights(plan, task_groups),
             *apart,

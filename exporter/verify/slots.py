@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import VerificationError
-from exporter.models.inputs import SEQUENCE
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.routes import width
-from exporter.verify.verify import SHAPES
+from exporter.verify.verify import shapes_of
 from runtime.bundle import ROUTE_INPUTS, ParityRow
 from runtime.slots.layout import SlotLayout
 
@@ -46,15 +45,11 @@ def verify_slots(
     Raises:
         VerificationError: the graph fails or exceeds its tolerance.
     """
-    longest = plan.max_lengths.get(SEQUENCE, SHAPES[1][1])
-    shapes = [(batch, min(length, longest)) for batch, length in SHAPES]
-    if all(SEQUENCE not in entry.shape for entry in plan.inputs):  # an image has one size
-        shapes = [(batch, 0) for batch in sorted({batch for batch, _ in SHAPES})]
     found = [
         _compare(session, layout, plan, task_group, task, (rows[task.name], group_of[task.name]), shape)
         for task_group in task_groups
         for task in task_group.tasks
-        for shape in shapes
+        for shape in shapes_of(plan, of_structure=task is task_group.tasks[0])
     ]
     if failed := [row for row in found if not row.max_abs_diff <= row.tolerance]:
         lines = [

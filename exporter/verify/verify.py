@@ -19,11 +19,16 @@ from exporter.verify.random_inputs import MASKS, Masks, make_inputs
 from exporter.verify.routes import compare_routes
 from runtime.bundle import ParityRow
 
-# (batch, sequence). The traced inputs are 2 x 7.
-SHAPES = ((1, 1), (1, 16), (3, 11), (5, 4))
+# (batch, sequence) of every task. The traced inputs are 2 x 7. Few tokens, because PyTorch runs each task by itself: with 64
+# tasks that is most of an export. The tasks of a structure share every node of the graph and differ only in weights, so what
+# depends on the length is seen in the first of them, which runs at a single token and at a great length as well.
+SHAPES = ((1, 9), (3, 5), (5, 4))
 # The shape of which the inputs and outputs are kept for the probe.
-PROBE_SHAPE = (3, 11)
-# Tokens times tasks at the model's maximum length; more would take longer than the export itself.
+PROBE_SHAPE = (3, 5)
+_SINGLE = (1, 1)
+# Tokens of the greatest length for models without a maximum.
+_LONG = 128
+# Tokens times tasks at the greatest length; more would take longer than the export itself.
 _MAX_TOKENS = 2048
 Library = Callable[[str], Any]
 
@@ -45,9 +50,9 @@ class Verified:
 def verify(
     task_groups: Sequence[TaskGroup], plan: Plan, candidates: Sequence[Candidate], library: Library | None = None
 ) -> Verified:
-    """Compare graphs with PyTorch: every task at SHAPES, the first task of each structure also at the model's maximum length.
+    """Compare graphs with PyTorch: every task at SHAPES, the first task of each structure also at one token and a great length.
 
-    With many tasks, the maximum length is reduced.
+    The great length is the model's maximum, which is reduced with many tasks.
 
     Args:
         task_groups: the pruned models.
@@ -59,16 +64,13 @@ def verify(
         VerificationError: a graph fails or exceeds its tolerance; the message lists each task and shape.
     """
     runs = _Runs(plan, candidates)
-    longest = plan.max_lengths.get(SEQUENCE)
-    shapes, rows = shapes_of(plan), dict[tuple[str, tuple[int, int]], list[ParityRow]]()
+    rows = dict[tuple[str, tuple[int, int]], list[ParityRow]]()
+    every, first = shapes_of(plan), shapes_of(plan, of_structure=True)
     for task_group in task_groups:
         for task in task_group.tasks:
-            more = []
-            if longest is not None and task is task_group.tasks[0]:
-                more = [(1, max(1, min(longest, _MAX_TOKENS // len(plan.tasks))))]
             # All shapes of a task one after the other: the library's model is loaded for each task.
             model = None if library is None else TaskGroup((task,), library(task.setup))
-            for shape in dict.fromkeys((*shapes, *more)):
+            for shape in first if task is task_group.tasks[0] else every:
                 rows[task.name, shape] = _compare(runs, model or task_group, task, shape, activate=model is None)
     for shape, masks in runs.known:
         for number, row in runs.compare_routes(shape, masks):
@@ -128,12 +130,22 @@ class _Runs:
         return inputs, found[0]
 
 
-def shapes_of(plan: Plan) -> list[tuple[int, int]]:
-    """Return the shapes, batch and sequence, at which the graphs of a plan are compared; the sequence is 0 for images."""
+def shapes_of(plan: Plan, of_structure: bool = False) -> list[tuple[int, int]]:
+    """Return the shapes, batch and sequence, at which the graphs of a plan are compared; the sequence is 0 for images.
+
+    Args:
+        plan: the plan of the graphs.
+        of_structure: whether to add the shapes of the first task of a structure.
+    """
     if all(SEQUENCE not in entry.shape for entry in plan.inputs):
         # An image has one size: only the batch varies.
         return [(batch, 0) for batch in sorted({batch for batch, _ in SHAPES})]
-    return [shape for shape in SHAPES if shape[1] <= plan.max_lengths.get(SEQUENCE, shape[1])]
+    longest = plan.max_lengths.get(SEQUENCE)
+    shapes = [(batch, min(length, longest or length)) for batch, length in SHAPES]
+    if of_structure:
+        great = min(longest or _LONG, max(1, _MAX_TOKENS // len(plan.tasks)))
+        shapes = [_SINGLE, *shapes, (1, great)]
+    return list(dict.fromkeys(shapes))
 
 
 def _compare(runs: _Runs, task_group: TaskGroup, task: Task, shape: tuple[int, int], activate: bool) -> list[ParityRow]:
