@@ -61,6 +61,20 @@ def missing_effects(
     )
 
 
+def decided_in_fp64(exact: Mapping[str, float]) -> tuple[str, ...]:
+    """Return a note with the tasks that were compared with PyTorch in fp64.
+
+    Args:
+        exact: task -> the difference of PyTorch in fp32 from fp64.
+    """
+    if not exact:
+        return ()
+    return (
+        f"{_listed(list(exact))}: compared with PyTorch in fp64 for some inputs, where rounding changes its logits in fp32 by "
+        f"up to {max(exact.values()):.1e}",
+    )
+
+
 def without_pooling(plan: Plan) -> tuple[str, ...]:
     """Return a note with the tasks that give hidden states, as an adapter of PEFT does without a pooling.
 

@@ -11,10 +11,11 @@ from exporter.errors import VerificationError
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
+from exporter.verify.exact import in_fp64, may_be_rounding
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.routes import width
-from exporter.verify.verify import shapes_of
+from exporter.verify.shapes import shapes_of
 from runtime.bundle import ROUTE_INPUTS, ParityRow
 from runtime.slots.layout import SlotLayout
 
@@ -84,7 +85,10 @@ def _compare(
     count = width(task)
     if not np.isneginf(logits[:, count:]).all():
         raise VerificationError(f"{NOTHING_WRITTEN}  {task.name} in a slot has logits beyond its {count} column(s)")
-    return parity_row(task, expected[row_ids], logits[:, :count], shape, plan.atol)
+    row = parity_row(task, expected[row_ids], logits[:, :count], shape, plan.atol)
+    if may_be_rounding(row) and (exact := in_fp64(task_group, plan, task, inputs)) is not None:
+        return parity_row(task, exact[0][row_ids], logits[:, :count], shape, plan.atol)
+    return row
 
 
 def _stacks(layout: SlotLayout, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

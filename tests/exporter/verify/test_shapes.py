@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exporter.verify.verify import shapes_of
+from exporter.verify.shapes import shapes_of
 from runtime.bundle import InputEntry
 
 _TEXT = InputEntry("input_ids", "int64", ("batch", "sequence"), 10)
