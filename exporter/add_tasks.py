@@ -34,7 +34,7 @@ from exporter.verify.probe import make_probe
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.rounding import measure_rounding
 from exporter.verify.saved import load_graph, verify_saved
-from exporter.verify.verify import SHAPES
+from exporter.verify.shapes import shapes_of
 from exporter.write.save import save_config, save_graphs, save_probe, task_entry, variant_entry
 from exporter.write.staging import check_space, staged
 from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_stored_groups, stored_group_files
@@ -179,9 +179,7 @@ def _compare_old(before: Candidate, after: Candidate, plans: Plans) -> None:
     old = [task for task in plans.every.tasks if task not in plans.new.tasks]
     outputs = [replace(plans.every, tasks=tuple(old)).outputs, plans.every.outputs]
     failed = []
-    for shape in SHAPES:
-        if shape[1] > min(plans.every.max_lengths.values(), default=shape[1]):
-            continue
+    for shape in shapes_of(plans.every):
         given = make_inputs(plans.every, *shape)
         for task in old:
             expected, found = (

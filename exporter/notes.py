@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from exporter.models.inputs import used_inputs
 from exporter.models.own_tasks import OwnModel, Sharing
@@ -15,6 +17,7 @@ from exporter.verify.effect import tasks_without_effect
 _TASKS = 3
 # PEFT 0.21 takes two arguments of its forward method by name and does not pass them on.
 _DROPPING = "PeftModelForQuestionAnswering"
+_Arrays = Mapping[str, np.ndarray]
 
 
 def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unread: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -38,21 +41,37 @@ def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unre
     )
 
 
-def missing_effects(plan: Plan, task_groups: Sequence[TaskGroup], graph: Any = None) -> tuple[str, ...]:
+def missing_effects(
+    plan: Plan, task_groups: Sequence[TaskGroup], probed: tuple[_Arrays, _Arrays] | None = None
+) -> tuple[str, ...]:
     """Return a note with the tasks whose adapter changes nothing; empty if there are no such tasks.
 
     Args:
         plan: the plan of the tasks.
         task_groups: the pruned models.
-        graph: the ONNX Runtime session of their graph; it is used if it computes in fp32.
+        probed: inputs and outputs of their graph; they are used if it computes in fp32.
     """
-    tasks = tasks_without_effect(task_groups, plan, None if plan.precision != "fp32" else graph)
+    tasks = tasks_without_effect(task_groups, plan, None if plan.precision != "fp32" else probed)
     if not tasks:
         return ()
     own = "their adapters are" if len(tasks) > 1 else "its adapter is"
     return (
         f"suspicious: {_listed(tasks)} {'give' if len(tasks) > 1 else 'gives'} the same logits without an adapter; check that "
         f"{own} trained",
+    )
+
+
+def decided_in_fp64(exact: Mapping[str, float]) -> tuple[str, ...]:
+    """Return a note with the tasks that were compared with PyTorch in fp64.
+
+    Args:
+        exact: task -> the difference of PyTorch in fp32 from fp64.
+    """
+    if not exact:
+        return ()
+    return (
+        f"{_listed(list(exact))}: compared with PyTorch in fp64 for some inputs, where rounding changes its logits in fp32 by "
+        f"up to {max(exact.values()):.1e}",
     )
 
 

@@ -8,14 +8,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporter.models.peft_modules import adapted
+from exporter.errors import ExportError
+from exporter.models.peft_modules import adapted, base_of
 from exporter.models.peft_structure import output_layer
 
 __all__ = ["fit_heads", "fit_projections"]
 
 
-def fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Resize the adapter's head to the number of labels in its file: PEFT copies the base model's head."""
+def fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Resize the adapter's head to the number of labels in its file: PEFT copies the base model's head.
+
+    Args:
+        model: a model of PEFT with the adapter.
+        name: the adapter name.
+        weights: the weights of its file.
+        what: a description of the adapter, for messages.
+
+    Raises:
+        ExportError: the base model is for multiple choice, which has one score for each choice, and the file has more.
+    """
     for path, wrapper in adapted(model, name):
         saved = getattr(wrapper, "modules_to_save", None)
         output = None if saved is None else output_layer(path, saved[name])
@@ -25,6 +36,11 @@ def fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor]) -> Non
         stored = weights.get(".".join(part for part in (path, inner, "weight") if part))
         if stored is None or stored.dim() != 2 or stored.shape[1] != output.in_features or len(stored) == output.out_features:
             continue
+        if (found := type(base_of(model)).__name__).endswith("ForMultipleChoice"):
+            raise ExportError(
+                f"{what} has a head of {len(stored)} labels, and {found} gives one score for each choice: it was trained on "
+                "another class; give its base model, or write that class as architectures into the config.json of this one"
+            )
         fitting = nn.Linear(output.in_features, len(stored), output.bias is not None)
         if inner:
             saved[name].set_submodule(inner, fitting)

@@ -36,7 +36,7 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
     """
     from peft import set_peft_model_state_dict
 
-    fit_heads(model, name, weights)
+    fit_heads(model, name, weights, what)
     fit_projections(model, name, weights)
     differing = _remove_base_weights(model, weights, what)
     try:

@@ -26,7 +26,7 @@ from exporter.models.peft_modules import (
     layers_in,
     outside_of_adapters,
 )
-from exporter.models.peft_prompts import drop_prefixes, has_prefix, has_prompt
+from exporter.models.peft_prompts import check_prompt, drop_prefixes, has_prefix, has_prompt
 from exporter.models.peft_structure import structure
 from exporter.models.peft_switch import same_flags, switch_to
 from exporter.models.quiet_libraries import quiet
@@ -66,7 +66,8 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
     """Return the structure of an adapter; adapters with equal structure differ only in weights and number of labels.
 
     Raises:
-        ExportError: the setup is a composition, the adapter's type is not supported, or layers are dropped and not recognized.
+        ExportError: the setup is a composition, the adapter's type is not supported or does not run with the model's class, or
+            layers are dropped and not recognized.
     """
     if not isinstance(setup, str):
         raise ExportError(f"the setup of the task {task!r} is a composition: with PEFT, a task is one adapter")
@@ -77,6 +78,7 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
         )
     if encoder_layers_in(model) and (name := type(base_of(model)).__name__).endswith("ForConditionalGeneration"):
         raise ExportError(f"{name} generates text: adapters of PEFT on encoder-decoders are exported for classification only")
+    check_prompt(model, setup)
     found = structure(model, setup, _without_dropped(model, adapted(model, setup), drop))
     if own := _without_dropped(model, biased(model, setup), drop):
         found["biases"] = {path: type(layer).__name__ for path, layer in own.items()}

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from exporter.errors import ExportError
 from exporter.models.peft_modules import base_of, encoder_layers_in, is_layer, layer_of
 from exporter.models.peft_types import PREFIXES, PROMPTS, type_of
 
-__all__ = ["drop_prefixes", "has_prefix", "has_prompt", "prompt_positions", "prompt_tokens"]
+__all__ = ["check_prompt", "drop_prefixes", "has_prefix", "has_prompt", "prompt_positions", "prompt_tokens"]
 
 # Heads with logits for every position of the model.
 TOKENWISE = ("tagging", "question_answering", "masked_lm", "causal_lm", "hidden_states")
@@ -25,6 +26,29 @@ def has_prompt(model: Any, name: str) -> bool:
 def has_prefix(model: Any, name: str) -> bool:
     """Return whether an adapter consists of keys and values of the attention."""
     return type_of(model.peft_config[name]) in PREFIXES
+
+
+def check_prompt(model: Any, name: str) -> None:
+    """Check that PEFT runs an adapter that is a prompt or a prefix.
+
+    Raises:
+        ExportError: the class of PEFT does not read prompts, or cannot put one before the choices of a question.
+    """
+    from peft import PeftModel
+
+    if not has_prompt(model, name):
+        return
+    what = f"the adapter {name!r} with the PEFT type {type_of(model.peft_config[name])}"
+    if getattr(type(model), "forward", None) is PeftModel.forward:
+        raise ExportError(
+            f"{what} has no task_type, and PEFT ignores a prompt without one: write the one that it was trained with, such as "
+            "SEQ_CLS, into its adapter_config.json"
+        )
+    if (found := type(base_of(model)).__name__).endswith("ForMultipleChoice"):
+        raise ExportError(
+            f"{what} does not run with {found}: PEFT puts a prompt before a text, and a question has several; train an adapter "
+            "of another type, such as LoRA"
+        )
 
 
 def prompt_tokens(model: Any) -> int:

@@ -14,7 +14,7 @@ from exporter.plan import Plan
 from exporter.verify.candidate import open_graph
 from exporter.verify.random_inputs import MASKS, make_inputs
 from exporter.verify.routes import draw_routes
-from exporter.verify.verify import shapes_of
+from exporter.verify.shapes import shapes_of
 from runtime.bundle import ROUTE_INPUTS, StateEntry, routed_file
 from runtime.bundle.interface import SEQUENCE
 from runtime.bundle.split_entry import split_files

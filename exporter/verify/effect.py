@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +19,12 @@ from exporter.verify.random_inputs import make_inputs
 _EQUAL = 1e-5
 _TOKENS = 8
 _Outputs = list[np.ndarray]
+_Arrays = Mapping[str, np.ndarray]
 
 
-def tasks_without_effect(task_groups: Sequence[TaskGroup], plan: Plan, graph: Any = None) -> tuple[str, ...]:
+def tasks_without_effect(
+    task_groups: Sequence[TaskGroup], plan: Plan, probed: tuple[_Arrays, _Arrays] | None = None
+) -> tuple[str, ...]:
     """Return the tasks whose logits for random inputs are those without adapters; with PEFT, also those of the base's head.
 
     Tasks whose layers are all dropped are not among them.
@@ -30,13 +32,9 @@ def tasks_without_effect(task_groups: Sequence[TaskGroup], plan: Plan, graph: An
     Args:
         task_groups: the pruned models.
         plan: their plan.
-        graph: the ONNX Runtime session of their verified graph in fp32, which computes all tasks at once; None to run PyTorch.
+        probed: inputs, and the outputs of their graph in fp32, which computes all tasks at once; None to run PyTorch.
     """
-    inputs = make_inputs(plan, 1, min(_TOKENS, plan.max_lengths.get(SEQUENCE, _TOKENS)), masks="none")
-    computed: dict[str, np.ndarray] = {}
-    if graph is not None:
-        names = [name for outputs in plan.outputs.values() for name in outputs]
-        computed = dict(zip(names, graph.run(names, inputs), strict=True))
+    inputs, computed = probed or (make_inputs(plan, 1, min(_TOKENS, plan.max_lengths.get(SEQUENCE, _TOKENS)), masks="none"), {})
     found = set()
     for task_group in task_groups:
         own = {task.name: [computed[name] for name in plan.outputs[task.name]] for task in task_group.tasks if computed}

@@ -14,7 +14,7 @@ from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import MASKS, Masks, make_inputs
-from exporter.verify.verify import PROBE_SHAPE
+from exporter.verify.shapes import PROBE_SHAPE
 from runtime.bundle import Probe
 from runtime.bundle.probe import repeated_block, thinned
 

@@ -59,7 +59,7 @@ def _mask(shape: tuple[int, ...], generator: np.random.Generator, masks: Masks) 
     mask = np.ones(shape, dtype=np.int64)
     columns = np.arange(shape[1])
     for row in range(1, shape[0] if masks != "none" else 1):
-        padding = int(generator.integers(0, shape[1]))
+        padding = int(generator.integers(min(1, shape[1] - 1), shape[1]))  # a single token is not padding
         kind = (row - 1) % (4 if masks == "all" else 2)
         if kind < 2:
             mask[row] = columns < shape[1] - padding if kind == 0 else columns >= padding

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import VerificationError
-from exporter.models.inputs import SEQUENCE
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
+from exporter.verify.exact import in_fp64, may_be_rounding
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.routes import width
-from exporter.verify.verify import SHAPES
+from exporter.verify.shapes import shapes_of
 from runtime.bundle import ROUTE_INPUTS, ParityRow
 from runtime.slots.layout import SlotLayout
 
@@ -46,15 +46,11 @@ def verify_slots(
     Raises:
         VerificationError: the graph fails or exceeds its tolerance.
     """
-    longest = plan.max_lengths.get(SEQUENCE, SHAPES[1][1])
-    shapes = [(batch, min(length, longest)) for batch, length in SHAPES]
-    if all(SEQUENCE not in entry.shape for entry in plan.inputs):  # an image has one size
-        shapes = [(batch, 0) for batch in sorted({batch for batch, _ in SHAPES})]
     found = [
         _compare(session, layout, plan, task_group, task, (rows[task.name], group_of[task.name]), shape)
         for task_group in task_groups
         for task in task_group.tasks
-        for shape in shapes
+        for shape in shapes_of(plan, of_structure=task is task_group.tasks[0])
     ]
     if failed := [row for row in found if not row.max_abs_diff <= row.tolerance]:
         lines = [
@@ -89,7 +85,10 @@ def _compare(
     count = width(task)
     if not np.isneginf(logits[:, count:]).all():
         raise VerificationError(f"{NOTHING_WRITTEN}  {task.name} in a slot has logits beyond its {count} column(s)")
-    return parity_row(task, expected[row_ids], logits[:, :count], shape, plan.atol)
+    row = parity_row(task, expected[row_ids], logits[:, :count], shape, plan.atol)
+    if may_be_rounding(row) and (exact := in_fp64(task_group, plan, task, inputs)) is not None:
+        return parity_row(task, exact[0][row_ids], logits[:, :count], shape, plan.atol)
+    return row
 
 
 def _stacks(layout: SlotLayout, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from exporter.errors import VerificationError
-from exporter.models.inputs import SEQUENCE
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.candidate import Candidate
 from exporter.verify.eager import eager
+from exporter.verify.exact import in_fp64, may_be_rounding
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
-from exporter.verify.random_inputs import MASKS, Masks, make_inputs
-from exporter.verify.routes import compare_routes
+from exporter.verify.random_inputs import MASKS
+from exporter.verify.runs import Runs
+from exporter.verify.shapes import shapes_of
 from runtime.bundle import ParityRow
 
-# (batch, sequence). The traced inputs are 2 x 7.
-SHAPES = ((1, 1), (1, 16), (3, 11), (5, 4))
-# The shape of which the inputs and outputs are kept for the probe.
-PROBE_SHAPE = (3, 11)
-# Tokens times tasks at the model's maximum length; more would take longer than the export itself.
-_MAX_TOKENS = 2048
 Library = Callable[[str], Any]
 
 
@@ -36,18 +31,21 @@ class Verified:
         rows: one per task and shape for the first candidate, the larger difference of its graph and its routed graph.
         probed: the inputs of `PROBE_SHAPE` and the outputs of the first candidate's graph for them, if every task was compared
             there, otherwise None.
+        exact: task -> the difference of PyTorch in fp32 from fp64, where it was compared in fp64.
     """
 
     rows: tuple[ParityRow, ...]
     probed: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None
+    exact: Mapping[str, float]
 
 
 def verify(
     task_groups: Sequence[TaskGroup], plan: Plan, candidates: Sequence[Candidate], library: Library | None = None
 ) -> Verified:
-    """Compare graphs with PyTorch: every task at SHAPES, the first task of each structure also at the model's maximum length.
+    """Compare graphs with PyTorch: every task at SHAPES, the first task of each structure also at one token and a great length.
 
-    With many tasks, the maximum length is reduced.
+    The great length is the model's maximum, which is reduced with many tasks. Where a difference exceeds its tolerance, but not
+    by more than rounding can explain, the graph is compared with PyTorch in fp64.
 
     Args:
         task_groups: the pruned models.
@@ -58,22 +56,20 @@ def verify(
     Raises:
         VerificationError: a graph fails or exceeds its tolerance; the message lists each task and shape.
     """
-    runs = _Runs(plan, candidates)
-    longest = plan.max_lengths.get(SEQUENCE)
-    shapes, rows = shapes_of(plan), dict[tuple[str, tuple[int, int]], list[ParityRow]]()
+    runs = Runs(plan, candidates)
+    rows = dict[tuple[str, tuple[int, int]], list[ParityRow]]()
+    every, first = shapes_of(plan), shapes_of(plan, of_structure=True)
     for task_group in task_groups:
         for task in task_group.tasks:
-            more = []
-            if longest is not None and task is task_group.tasks[0]:
-                more = [(1, max(1, min(longest, _MAX_TOKENS // len(plan.tasks))))]
             # All shapes of a task one after the other: the library's model is loaded for each task.
             model = None if library is None else TaskGroup((task,), library(task.setup))
-            for shape in dict.fromkeys((*shapes, *more)):
+            for shape in first if task is task_group.tasks[0] else every:
                 rows[task.name, shape] = _compare(runs, model or task_group, task, shape, activate=model is None)
     for shape, masks in runs.known:
         for number, row in runs.compare_routes(shape, masks):
             own = rows[row.task, shape]
             own[number] = max(own[number], row, key=tolerance_ratio)
+    exact = _decide(runs, task_groups, rows, library)
     failed = [row for found in rows.values() for row in found if not row.max_abs_diff <= row.tolerance]
     if failed:
         lines = [
@@ -82,61 +78,41 @@ def verify(
         ]
         raise VerificationError(NOTHING_WRITTEN + "\n".join(lines))
     order = {task.name: number for number, task in enumerate(plan.tasks)}
-    return Verified(tuple(sorted((found[0] for found in rows.values()), key=lambda row: order[row.task])), runs.probed())
+    return Verified(tuple(sorted((found[0] for found in rows.values()), key=lambda row: order[row.task])), runs.probed(), exact)
 
 
-class _Runs:
-    """The outputs of the graphs, which compute all tasks at once, for each shape and kind of masks.
+def _decide(
+    runs: Runs,
+    task_groups: Sequence[TaskGroup],
+    rows: dict[tuple[str, tuple[int, int]], list[ParityRow]],
+    library: Library | None,
+) -> dict[str, float]:
+    """Replace rows that may exceed their tolerance by PyTorch's rounding by those relative to PyTorch in fp64.
 
-    Attributes:
-        known: shape and masks -> task -> PyTorch's first output.
+    Returns:
+        Task -> the difference of PyTorch in fp32 from fp64.
     """
-
-    def __init__(self, plan: Plan, candidates: Sequence[Candidate]) -> None:
-        self.plan = plan
-        self.candidates = candidates
-        self.known: dict[tuple[tuple[int, int], Masks], dict[str, np.ndarray]] = {}
-        self._found: dict[tuple[tuple[int, int], Masks], tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]] = {}
-
-    def at(self, shape: tuple[int, int], masks: Masks) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
-        """Return the inputs, and the outputs of each candidate."""
-        if (shape, masks) not in self._found:
-            inputs = make_inputs(self.plan, *shape, masks=masks)
-            names = [name for outputs in self.plan.outputs.values() for name in outputs]
-            try:
-                found = [dict(zip(names, each.graph.run(names, inputs), strict=True)) for each in self.candidates]
-            except Exception as error:
-                raise VerificationError(
-                    f"the exported graph fails at {shape[0]}x{shape[1]}; nothing was written: {error}"
-                ) from error
-            self._found[shape, masks] = inputs, found
-        return self._found[shape, masks]
-
-    def compare_routes(self, shape: tuple[int, int], masks: Masks) -> Iterator[tuple[int, ParityRow]]:
-        """Yield the rows of the routed graphs, with the number of the candidate."""
-        for number, candidate in enumerate(self.candidates):
-            if candidate.routed is not None:
-                inputs, known = self.at(shape, masks)[0], self.known[shape, masks]
-                for row in compare_routes(candidate, self.plan, inputs, known, shape):
-                    yield number, row
-
-    def probed(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
-        """The inputs and outputs at `PROBE_SHAPE`."""
-        if len(self.known.get((PROBE_SHAPE, MASKS[0]), ())) < len(self.plan.tasks):
-            return None
-        inputs, found = self.at(PROBE_SHAPE, MASKS[0])
-        return inputs, found[0]
+    differences: dict[str, float] = {}
+    for task_group in task_groups:
+        for task in task_group.tasks:
+            near = [shape for (name, shape), found in rows.items() if name == task.name and any(map(may_be_rounding, found))]
+            model = task_group if library is None or not near else TaskGroup((task,), library(task.setup))
+            for shape in near:
+                masks = next(kind for kind in MASKS if task.name in runs.known.get((shape, kind), ()))
+                inputs, results = runs.at(shape, masks)
+                if (expected := in_fp64(model, runs.plan, task, inputs, activate=library is None)) is None:
+                    continue
+                rounding = float(np.abs(runs.known[shape, masks][task.name] - expected[0]).max(initial=0.0))
+                differences[task.name] = max(rounding, differences.get(task.name, 0.0))
+                runs.known[shape, masks][task.name] = expected[0]
+                own = _rows(runs, task, shape, inputs, results, expected)
+                for number, row in runs.compare_routes(shape, masks, task.name):
+                    own[number] = max(own[number], row, key=tolerance_ratio)
+                rows[task.name, shape] = own
+    return differences
 
 
-def shapes_of(plan: Plan) -> list[tuple[int, int]]:
-    """Return the shapes, batch and sequence, at which the graphs of a plan are compared; the sequence is 0 for images."""
-    if all(SEQUENCE not in entry.shape for entry in plan.inputs):
-        # An image has one size: only the batch varies.
-        return [(batch, 0) for batch in sorted({batch for batch, _ in SHAPES})]
-    return [shape for shape in SHAPES if shape[1] <= plan.max_lengths.get(SEQUENCE, shape[1])]
-
-
-def _compare(runs: _Runs, task_group: TaskGroup, task: Task, shape: tuple[int, int], activate: bool) -> list[ParityRow]:
+def _compare(runs: Runs, task_group: TaskGroup, task: Task, shape: tuple[int, int], activate: bool) -> list[ParityRow]:
     """Return a row per candidate.
 
     A task for which PyTorch fails, or has no finite logits, is compared with masks of fewer kinds.
@@ -148,6 +124,18 @@ def _compare(runs: _Runs, task_group: TaskGroup, task: Task, shape: tuple[int, i
             break
     assert expected is not None  # of the last masks
     runs.known.setdefault((shape, masks), {})[task.name] = expected[0]
+    return _rows(runs, task, shape, inputs, results, expected)
+
+
+def _rows(
+    runs: Runs,
+    task: Task,
+    shape: tuple[int, int],
+    inputs: Mapping[str, np.ndarray],
+    results: Sequence[Mapping[str, np.ndarray]],
+    expected: Sequence[np.ndarray],
+) -> list[ParityRow]:
+    """Compare the outputs of a task of each candidate with PyTorch's."""
     return [
         _worst(task, expected, [found[name] for name in runs.plan.outputs[task.name]], shape, candidate, inputs)
         for found, candidate in zip(results, runs.candidates, strict=True)

@@ -58,6 +58,9 @@ def test_verification_tries_every_kind_of_mask() -> None:
     assert not masks[4].any()
     assert make_inputs(plan, 5, 8)["attention_mask"].any(1).all()
     assert make_inputs(plan, 5, 8, masks="none")["attention_mask"].all()
+    # Padded rows are padded, and at a single token are not empty.
+    assert all((~mask[1:].all(1)).all() for n in range(2, 12) for mask in [make_inputs(plan, 3, n)["attention_mask"] == 1])
+    assert make_inputs(plan, 3, 1)["attention_mask"].all()
 
 
 @pytest.mark.adapters

@@ -12,6 +12,7 @@ import transformers
 
 from exporter.checkpoints.embedders import embed
 from exporter.models.embeddings import POOLINGS, Dense, Embedder, Normalize
+from tests.helpers.peft_folders import folder_cases
 from tests.helpers.sentence_folders import TANH
 from tests.helpers.support_models import CONFIGS, Row, class_of, randomize
 from tests.helpers.tiny_peft import TUNERS, tuned_model
@@ -135,6 +136,8 @@ def _peft() -> Iterator[Row]:
         built = Tuned("LORA", architecture, head, settings)
         label = "none (hidden and pooled states)" if head == "Model" else f"its own ({head})"
         yield Row("PEFT lora", "single", label, architecture.lower(), built, drop=1)
+    for method, head, made in folder_cases():
+        yield Row(method, "single", head, "bert", made, drop=1)
 
 
 PEFT_ROWS = tuple(_peft())

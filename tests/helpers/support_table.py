@@ -25,6 +25,7 @@ from exporter.models.embeddings import embedder_of
 from runtime.bundle import OUTPUTS, InputEntry, Manifest, TaskEntry, read_manifest
 from runtime.ort.empty_tensors import safe_arguments
 from tests.helpers.batch_independence import left_tokenizer
+from tests.helpers.peft_folders import Folders
 from tests.helpers.sentence_reference import dense, normalized, pooled
 from tests.helpers.support_models import Row
 from tests.helpers.tiny_models import lowest_layers
@@ -58,24 +59,29 @@ def result(
     """Return "within 1e-05" or "refused: …", and "yes", "no (operator)" or "-". `look` is given the exported folder."""
     model = row.build()
     with tempfile.TemporaryDirectory() as scratch:
-        folder, routed, tokenizer = Path(scratch) / "onnx", "yes", left_tokenizer(model)
+        folder, routed = Path(scratch) / "onnx", "yes"
+        given = model.save(Path(scratch)) if isinstance(model, Folders) else {"model": model}
+        tokenizer = left_tokenizer(model.base if isinstance(model, Folders) else model)
         try:
             try:
-                export(model, tokenizer, row.tasks, row.drop, folder, target=target, routed=True)
+                export(**given, tokenizer=tokenizer, tasks=row.tasks, drop=row.drop, output=folder, target=target, routed=True)
             except ExportError as error:
                 if isinstance(error, VerificationError) or "routed graph" not in str(error):
                     raise
                 operator = re.search(r"choose their task in (\w+)", str(error))
                 routed = "-" if operator is None else f"no ({operator[1]})"
-                export(model, tokenizer, row.tasks, row.drop, folder, target=target)
+                export(**given, tokenizer=tokenizer, tasks=row.tasks, drop=row.drop, output=folder, target=target)
         except VerificationError:
             raise
         except ExportError as error:
             return f"refused: {error}".splitlines()[0].replace("|", "\\|"), "-"
         look(folder)
         exported = _Exported.load(folder, providers)
-        # set_active_adapters takes a merged adapter out of the weights: not from the user's model.
-        references = {task.name: copy.deepcopy(model).eval() for task in exported.manifest.tasks}
+        if isinstance(model, Folders):
+            references = model.references(row.drop)
+        else:
+            # set_active_adapters takes a merged adapter out of the weights: not from the user's model.
+            references = {task.name: copy.deepcopy(model).eval() for task in exported.manifest.tasks}
         worst = max(_difference(references, row, exported, shape) for shape in SHAPES)
     level = next((level for level in _LEVELS if worst <= level), None)
     return f"differs by {worst:.0e}" if level is None else f"within {level:.0e}", routed
@@ -162,7 +168,7 @@ def _reference(model: Any, task: TaskEntry, row: Row, feeds: Mapping[str, np.nda
     if hasattr(model, "peft_config"):
         model.set_adapter(task.name)
         _silence(model, row.drop)
-    else:
+    elif hasattr(model, "set_active_adapters"):
         model.set_active_adapters((row.tasks or {}).get(task.name, task.name), skip_layers=list(range(row.drop)))
     if hasattr(model, "heads"):
         model.active_head = task.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.helpers.tiny_quality import TASK, train_all
 from training.quality import evaluate, tables
 from training.quality.answers import FILE, Answers, accuracy, add_answers, digits, read_answers
+from training.quality.graphs import read_test_set
 from training.quality.results import Results, read_results
 from training.quality.scores import Scores
 from training.quality.train import Piece
@@ -140,3 +142,15 @@ def test_wrong_arguments_of_the_evaluation_are_named(tmp_path: Path, capsys: pyt
         with pytest.raises(SystemExit):
             evaluate.main([str(tmp_path), *arguments])
         assert message in capsys.readouterr().err
+
+
+def test_texts_of_a_sorted_file_have_all_labels(tmp_path: Path) -> None:
+    rows = [{"text": f"text {number}", "label": label} for label in _LABELS for number in range(20)]
+    path = tmp_path / "task.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def read(count: int) -> tuple[int, ...]:
+        return read_test_set(path, lambda texts, **_: {"input_ids": [[len(text)] for text in texts]}, _LABELS, count).expected
+
+    assert set(read(10)) == {0, 1}
+    assert read(20)[:10] == read(10)

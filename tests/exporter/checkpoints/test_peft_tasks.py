@@ -294,6 +294,33 @@ def test_a_mixed_model_of_peft() -> None:
         assert_parity(eager(group, plan, group.tasks[0], feeds)[0], answer(model, feeds).logits.numpy())
 
 
+def _with_prompt(folder: Path, kind: Any, task_type: str | None) -> Path:
+    torch.manual_seed(0)
+    base = kind(config())
+    base.save_pretrained(folder / "base")
+    adapted = peft.get_peft_model(base, peft.PrefixTuningConfig(task_type=task_type or "SEQ_CLS", num_virtual_tokens=3))
+    adapted.save_pretrained(folder / "prompt")
+    path = folder / "prompt" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task_type": task_type}))
+    return folder / "prompt"
+
+
+def test_a_prompt_that_peft_does_not_run(tmp_path: Path) -> None:
+    """The plain class ignores it, so that its positions would be missing in the logits of masked language models."""
+    folder = _with_prompt(tmp_path / "none", transformers.BertForSequenceClassification, None)
+    with pytest.raises(ExportError, match="'prompt' with the PEFT type PREFIX_TUNING has no task_type, and PEFT ignores"):
+        load(tmp_path / "none" / "base", False, adapters=[str(folder)])
+    folder = _with_prompt(tmp_path / "choices", transformers.BertForMultipleChoice, "SEQ_CLS")
+    with pytest.raises(ExportError, match="'prompt' with the PEFT type PREFIX_TUNING does not run with BertForMultipleChoice"):
+        load(tmp_path / "choices" / "base", False, adapters=[str(folder)])
+
+
+def test_labels_over_a_base_for_multiple_choice(saved: Path, tmp_path: Path) -> None:
+    transformers.BertForMultipleChoice(config()).save_pretrained(tmp_path / "base")
+    with pytest.raises(ExportError, match=r"sentiment.* has a head of 3 labels, and BertForMultipleChoice gives one score"):
+        load(tmp_path / "base", False, adapters=[f"sentiment={saved / 'sentiment'}"])
+
+
 def test_a_prompt_takes_positions_of_every_task() -> None:
     prompt = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5)
     models = [
