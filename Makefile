@@ -4,7 +4,8 @@
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
 # make test-torch TORCH=torch==2.15.0  installs that PyTorch into .venv-torch and runs the tests of exports there
-# make test-javascript  installs the packages of examples/javascript with npm, and tests the examples
+# make test-javascript  installs the packages of examples/javascript with npm, and tests the examples; that of a browser needs Chromium
+# make test-cpp  gets headers with Debian's apt-get, without installing them, and tests examples/cpp
 # make support  exports every combination of the support table and writes docs/support.md
 # make docs     builds the site of the pages and the reference into build/site, and checks its links
 # make dist     builds the sdists and wheels of the three distributions into dist/
@@ -23,6 +24,7 @@ TORCH ?= torch==2.13.0# what CI installs; pyproject.toml has the tested range; o
 LOCKED ?= yes
 LOCK_FLAGS ?=
 AUDIT_FLAGS ?=
+APT_FLAGS ?=
 DEVICE ?= cuda
 GPU_WORKERS ?= 8
 
@@ -53,7 +55,7 @@ define install
 endef
 endif
 
-.PHONY: export test lint unit test-javascript test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
+.PHONY: export test lint unit test-javascript test-cpp test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
 
 export: .venv/installed
 	.venv/$(BIN)/python -m exporter --drop 5 --output onnx --overwrite
@@ -73,7 +75,17 @@ unit: .venv-test/installed
 
 test-javascript: .venv-test/installed
 	npm --prefix examples/javascript install --ignore-scripts
-	.venv-test/$(BIN)/python -m pytest tests/examples/test_javascript.py
+	.venv-test/$(BIN)/python -m pytest -rs tests/examples/test_javascript.py
+
+test-cpp: .venv-test/installed build/cpp/installed
+	.venv-test/$(BIN)/python -m pytest -rs tests/examples/test_cpp.py
+
+# The library is that of ONNX Runtime's wheel. Debian 13 and Ubuntu 25.04 are the first to have its headers.
+build/cpp/installed:
+	mkdir -p build/cpp
+	if [ "$$(id -u)" = 0 ]; then apt-get $(APT_FLAGS) update; fi
+	cd build/cpp && apt-get $(APT_FLAGS) download libonnxruntime-dev nlohmann-json3-dev && for each in *.deb; do dpkg -x "$$each" .; done
+	touch $@
 
 test-tensorrt: .venv-tensorrt/installed
 	.venv-tensorrt/$(BIN)/python -m pytest tests/exporter/test_tensorrt.py

@@ -27,7 +27,7 @@ from runtime.bundle import text_file
 from runtime.bundle.interface import SEQUENCE
 
 # Type of the model in tokenizer.json -> its operators
-_MODELS: dict[str, Callable[[Any, str, str, str], list[Part]]] = {"WordPiece": wordpiece, "BPE": byte_level}
+_MODELS: dict[str, Callable[[Any], list[Part]]] = {"WordPiece": wordpiece, "BPE": byte_level}
 _SAMPLE = ("The new phone is fast, and the screen is gorgeous.", "a", "")
 
 
@@ -78,7 +78,7 @@ def make_text_graph(tokenizer: Any, plan: Plan) -> TextGraph:
         tokenizer = copy.deepcopy(tokenizer)  # transformers pads with a token, and refuses to without one
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     layout = Layout(limit, padding, tokenizer.padding_side == "left", tokenizer.truncation_side == "left")
-    parts = [*_MODELS[kind](backend, "texts", "ids", "starts"), graph_inputs(backend, layout, "ids", "starts")]
+    parts = [*_MODELS[kind](backend), graph_inputs(backend, layout)]
     model = tokenizer_graph(parts, names, plan.opset)
     return TextGraph(ir.to_proto(model), verify_tokenizer(model, tokenizer, limit, nul=kind != "BPE"))
 

@@ -26,16 +26,13 @@ _SUFFIXES = "'s|'t|'re|'ve|'m|'ll|'d"
 _PLAIN = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
 
 
-def byte_level(tokenizer: Any, texts: str, ids: str, starts: str) -> list[Part]:
-    """Return a byte-level BPE tokenizer as parts of a graph.
+def byte_level(tokenizer: Any) -> list[Part]:
+    """Return a byte-level BPE tokenizer as parts from `texts` to `ids` and `starts`, see `exporter.text_graph.part`.
 
     A text with the character NUL or U+0085 (next line) is an error at run time.
 
     Args:
         tokenizer: tokenizer of the tokenizers library.
-        texts: name of the input, strings [texts].
-        ids: name of the output with the ids of the tokens of all texts, int64 [tokens], without special tokens.
-        starts: name of the output with the index of each text's first token, and their number, int64 [texts + 1].
 
     Raises:
         ExportError: a normalizer, another pre-tokenizer, or an option of the model that has no operator.
@@ -55,14 +52,14 @@ def byte_level(tokenizer: Any, texts: str, ids: str, starts: str) -> list[Part]:
         raise ExportError("--with-tokenizer: added tokens that must be single words have no operator")
     classes = _classes(tokenizer)
     # The operators end a text at NUL, and cut a run of spaces before U+0085, which they take for no space
-    parts = [refuse_character(texts, "\0", "nul"), refuse_character(texts, "\x85", "next_line")]
-    source = texts
+    parts = [refuse_character("texts", "\0", "nul"), refuse_character("texts", "\x85", "next_line")]
+    source = "texts"
     for token in content["added_tokens"]:
         if token["lstrip"] or token["rstrip"]:
             parts.append(_strip(source, f"stripped_{token['id']}", token, classes["space"]))
             source = f"stripped_{token['id']}"
     parts.append(_words(source, special, classes, bool(words["add_prefix_space"])))
-    return [*parts, _tokens(tokenizer, model, special, ids, starts)]
+    return [*parts, _tokens(tokenizer, model, special)]
 
 
 def _classes(tokenizer: Any) -> dict[str, str]:
@@ -124,7 +121,7 @@ def _words(source: str, special: list[str], classes: Mapping[str, str], prefix: 
     return Part(text, constants, {"segment_number": numbers, "is_ascii": {"pattern": "[\\x00-\\x7F]*"}})
 
 
-def _tokens(tokenizer: Any, model: Mapping[str, Any], special: list[str], ids: str, starts: str) -> Part:
+def _tokens(tokenizer: Any, model: Mapping[str, Any], special: list[str]) -> Part:
     """Divide words into tokens, see step 4."""
     vocabulary = model["vocab"]
     merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
@@ -147,10 +144,10 @@ def _tokens(tokenizer: Any, model: Mapping[str, Any], special: list[str], ids: s
         token_counts = ReduceSum <keepdims = 0> (used_number, axis_1)
         token_ends = CumSum(token_counts, zero)
         token_first = Concat <axis = 0> (axis_0, token_ends)
-        {starts} = Gather(token_first, text_words)
+        starts = Gather(token_first, text_words)
         flat_ids = Reshape(token_table, last)
         flat_used = Reshape(used, last)
-        {ids} = Compress <axis = 0> (flat_ids, flat_used)"""
+        ids = Compress <axis = 0> (flat_ids, flat_used)"""
     bpe = {"vocab": json.dumps(vocabulary), "merges": "\n".join(["#version: 0.2", *merges]), "padding_length": -1}
     added = {"keys_strings": special or [""], "values_int64s": [tokenizer.token_to_id(each) for each in special] or [-1]}
     return Part(text, attributes={"word_ids": bpe, "added_id": added})

@@ -65,17 +65,15 @@ class Layout:
     cut_left: bool
 
 
-def graph_inputs(tokenizer: Any, layout: Layout, ids: str, starts: str) -> Part:
+def graph_inputs(tokenizer: Any, layout: Layout) -> Part:
     """Return the part that makes input_ids, attention_mask and token_type_ids, int64 [batch, sequence].
 
-    `text` and `text_pair` are the inputs of the whole graph. Texts that are too long are truncated as the strategy
-    "longest_first" of transformers does. Rows are padded to the longest one.
+    It reads `ids` and `starts` of `exporter.text_graph.part`; `text` and `text_pair` are the inputs of the whole graph. Texts
+    that are too long are truncated as the strategy "longest_first" of transformers does. Rows are padded to the longest one.
 
     Args:
         tokenizer: tokenizer of the tokenizers library.
         layout: how tokens become rows.
-        ids: name of the ids of the tokens of all texts and then all second texts, int64 [tokens].
-        starts: name of the index of each text's first token and their number, int64 [texts + 1].
 
     Raises:
         ExportError: see `Template.of`.
@@ -94,7 +92,13 @@ def graph_inputs(tokenizer: Any, layout: Layout, ids: str, starts: str) -> Part:
         "limit": 2**31 - 1 if layout.limit is None else layout.limit,
         "pad_ids": [layout.pad_id],
         "pad_types": [0],
+        "axis_2": [2],
+        "text_axes": [1, 2],
+        "swapped": [1, 0],
+        "second_of_equals": [[0], [1]],
     }
+    # From both_axes on, the first axis is that of the first and the second texts; those of single texts are empty.
+    # A text keeps what the other one leaves of the room, or half of the room; of an odd room, the longer text keeps more.
     text = f"""
         batch = Size(text)
         pairs = Size(text_pair)
@@ -104,48 +108,36 @@ def graph_inputs(tokenizer: Any, layout: Layout, ids: str, starts: str) -> Part:
         special_kinds = Gather <axis = 0> (special_types, row)
         sizes = Gather <axis = 0> (special_sizes, row)
         kinds = Gather <axis = 0> (text_types, row)
-        before = Gather(sizes, zero)
-        between = Gather(sizes, one)
-        after = Gather(sizes, two)
         batch_axis = Unsqueeze(batch, axis_0)
-        text_first = Slice({starts}, axis_0, last)
-        text_next = Slice({starts}, axis_1, far)
+        both_axes = Concat <axis = 0> (axis_2, batch_axis)
+        singles = Sub(one, row)
+        absent = Mul(batch_axis, singles)
+        nothing = ConstantOfShape <value: tensor = int64[1] {{0}}> (absent)
+        text_first = Slice(starts, axis_0, last)
+        text_next = Slice(starts, axis_1, far)
         text_length = Sub(text_next, text_first)
-        first_start = Slice(text_first, axis_0, batch_axis)
-        first_length = Slice(text_length, axis_0, batch_axis)
-        pair_start = Slice(text_first, batch_axis, far)
-        pair_length = Slice(text_length, batch_axis, far)
-        expected = Mul(batch, row)
-        expected_axis = Unsqueeze(expected, axis_0)
-        one_text_pair_for_each_text = Reshape <allowzero = 1> (pair_start, expected_axis)
-        one_text_pair_for_each_text_length = Reshape <allowzero = 1> (pair_length, expected_axis)
-        nothing = ConstantOfShape <value: tensor = int64[1] {{0}}> (batch_axis)
-        filled_start = Concat <axis = 0> (one_text_pair_for_each_text, nothing)
-        filled_length = Concat <axis = 0> (one_text_pair_for_each_text_length, nothing)
-        second_start = Slice(filled_start, axis_0, batch_axis)
-        second_length = Slice(filled_length, axis_0, batch_axis)
+        all_first = Concat <axis = 0> (text_first, nothing)
+        all_length = Concat <axis = 0> (text_length, nothing)
+        one_text_pair_for_each_text = Reshape(all_first, both_axes)
+        one_text_pair_for_each_text_length = Reshape(all_length, both_axes)
+        start = Identity(one_text_pair_for_each_text)
+        length = Identity(one_text_pair_for_each_text_length)
 
         special_count = ReduceSum <keepdims = 0> (sizes)
         free = Sub(limit, special_count)
         room = Max(free, zero)
-        short = Min(first_length, second_length)
-        long = Max(first_length, second_length)
-        sum = Add(short, long)
-        rest = Sub(room, short)
-        cut_long = Max(short, rest)
-        is_long = Greater(sum, room)
-        long_once = Where(is_long, cut_long, long)
-        sum_once = Add(short, long_once)
-        both_long = Greater(sum_once, room)
         half = Div(room, two)
-        other_half = Sub(room, half)
-        kept_short = Where(both_long, half, short)
-        kept_long = Where(both_long, other_half, long_once)
-        in_order = LessOrEqual(first_length, second_length)
-        first_kept = Where(in_order, kept_short, kept_long)
-        second_kept = Where(in_order, kept_long, kept_short)
+        larger_half = Sub(room, half)
+        other_length = Gather <axis = 0> (length, swapped)
+        longer_by = Sub(length, other_length)
+        longer_or_second = Add(longer_by, second_of_equals)
+        is_longer = Greater(longer_or_second, zero)
+        share = Where(is_longer, larger_half, half)
+        left = Sub(room, other_length)
+        most = Max(left, share)
+        kept = Min(length, most)
 
-        texts_kept = Add(first_kept, second_kept)
+        texts_kept = ReduceSum <keepdims = 0> (kept, axis_0)
         total = Add(texts_kept, special_count)
         totals = Concat <axis = 0> (total, axis_1)
         width = ReduceMax <keepdims = 0> (totals)
@@ -153,57 +145,52 @@ def graph_inputs(tokenizer: Any, layout: Layout, ids: str, starts: str) -> Part:
         total_row = Unsqueeze(total, axis_1)
         missing = Sub(width, total_row)
         place = {"Sub(column, missing)" if layout.pad_left else "Add(column, zero)"}
-        first_row = Unsqueeze(first_kept, axis_1)
-        second_row = Unsqueeze(second_kept, axis_1)
-        first_end = Add(first_row, before)
-        second_begin = Add(first_end, between)
-        second_end = Add(second_begin, second_row)
-
-        first_cut = Sub(first_length, first_kept)
-        second_cut = Sub(second_length, second_kept)
-        first_from = {"Add(first_start, first_cut)" if layout.cut_left else "Identity(first_start)"}
-        second_from = {"Add(second_start, second_cut)" if layout.cut_left else "Identity(second_start)"}
-        first_from_row = Unsqueeze(first_from, axis_1)
-        second_from_row = Unsqueeze(second_from, axis_1)
-        in_first = Sub(place, before)
-        in_second = Sub(place, second_begin)
-        first_at = Add(in_first, first_from_row)
-        second_at = Add(in_second, second_from_row)
-
         at_least_0 = GreaterOrEqual(place, zero)
         is_used = Less(place, total_row)
         inside = And(at_least_0, is_used)
-        from_before = GreaterOrEqual(place, before)
-        until_first = Less(place, first_end)
-        from_second = GreaterOrEqual(place, second_begin)
-        until_second = Less(place, second_end)
-        is_first = And(from_before, until_first)
-        is_second = And(from_second, until_second)
-        after_first = GreaterOrEqual(place, first_end)
-        after_second = GreaterOrEqual(place, second_end)
-        skipped_first = Where(after_first, first_row, zero)
-        skipped_second = Where(after_second, second_row, zero)
-        skipped = Add(skipped_first, skipped_second)
-        special_at = Sub(place, skipped)
 
-        token_count = Size({ids})
-        special_width = Size(special_ids)
-        pad_at = Add(token_count, special_width)
-        special_source = Add(special_at, token_count)
-        not_pad = Where(inside, special_source, pad_at)
-        or_second = Where(is_second, second_at, not_pad)
-        source = Where(is_first, first_at, or_second)
-        all_ids = Concat <axis = 0> ({ids}, special_ids, pad_ids)
+        kept_before = CumSum <exclusive = 1> (kept, zero)
+        special_before = CumSum(sizes, zero)
+        special_before_texts = Slice(special_before, axis_0, axis_2)
+        special_before_row = Unsqueeze(special_before_texts, axis_1)
+        begin = Add(kept_before, special_before_row)
+        removed = Sub(length, kept)
+        kept_from = {"Add(start, removed)" if layout.cut_left else "Identity(start)"}
+        token_offset = Sub(kept_from, begin)
+        begin_row = Unsqueeze(begin, axis_2)
+        kept_row = Unsqueeze(kept, axis_2)
+        offset_row = Unsqueeze(token_offset, axis_2)
+        end_row = Add(begin_row, kept_row)
+        from_begin = GreaterOrEqual(place, begin_row)
+        until_end = Less(place, end_row)
+        in_text = And(from_begin, until_end)
+        in_text_number = Cast <to = 7> (in_text)
+        in_any_text = ReduceMax <keepdims = 0> (in_text_number, axis_0)
+        is_text = Cast <to = 9> (in_any_text)
+        token_at = Add(place, offset_row)
+        token_of_text = Mul(token_at, in_text_number)
+        text_source = ReduceSum <keepdims = 0> (token_of_text, axis_0)
+        is_after = GreaterOrEqual(place, end_row)
+        after_number = Cast <to = 7> (is_after)
+        skipped_of_text = Mul(kept_row, after_number)
+        skipped = ReduceSum <keepdims = 0> (skipped_of_text, axis_0)
+        special_at = Sub(place, skipped)
+        not_text = Not(is_text)
+        is_special = And(inside, not_text)
+        pad_at = Size(special_ids)
+        special_or_pad = Where(is_special, special_at, pad_at)
+
+        token_count = Size(ids)
+        special_source = Add(special_or_pad, token_count)
+        source = Where(is_text, text_source, special_source)
+        all_ids = Concat <axis = 0> (ids, special_ids, pad_ids)
         input_ids = Gather(all_ids, source)
         attention_mask = Cast <to = 7> (inside)
 
         all_kinds = Concat <axis = 0> (special_kinds, pad_types)
-        no_kind = Where(inside, special_at, special_width)
-        is_text = Or(is_first, is_second)
-        kind_source = Where(is_text, special_width, no_kind)
-        special_kind = Gather(all_kinds, kind_source)
-        first_kind = Gather(kinds, zero)
-        second_kind = Gather(kinds, one)
-        text_kind = Where(is_second, second_kind, first_kind)
+        special_kind = Gather(all_kinds, special_or_pad)
+        text_kinds = Unsqueeze(kinds, text_axes)
+        kind_of_text = Mul(text_kinds, in_text_number)
+        text_kind = ReduceSum <keepdims = 0> (kind_of_text, axis_0)
         token_type_ids = Where(is_text, text_kind, special_kind)"""
     return Part(text, {name: np.array(value, np.int64) for name, value in ints.items()})

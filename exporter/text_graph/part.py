@@ -1,4 +1,11 @@
-"""A part of a graph as text, with its constants and long attributes."""
+"""A part of a graph as text, with its constants and long attributes.
+
+The parts of the tokenizer and those around it meet in three values:
+
+- `texts`, strings [texts]: all texts, then all second texts of pairs;
+- `ids`, int64 [tokens]: ids of the tokens of all `texts` in a row, without special tokens;
+- `starts`, int64 [texts + 1]: index of the first token of each of the `texts`, then the number of tokens.
+"""
 
 from __future__ import annotations
 

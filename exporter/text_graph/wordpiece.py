@@ -23,14 +23,11 @@ from exporter.text_graph.part import EXTENSIONS, Part, strings
 _UNKNOWN = "\1"  # no word of a text: control characters are removed, or replaced by step 1
 
 
-def wordpiece(tokenizer: Any, texts: str, ids: str, starts: str) -> list[Part]:
-    """Return a WordPiece tokenizer as parts of a graph.
+def wordpiece(tokenizer: Any) -> list[Part]:
+    """Return a WordPiece tokenizer as parts from `texts` to `ids` and `starts`, see `exporter.text_graph.part`.
 
     Args:
         tokenizer: tokenizer of the tokenizers library.
-        texts: name of the input, strings [texts].
-        ids: name of the output with the ids of the tokens of all texts, int64 [tokens], without special tokens.
-        starts: name of the output with the index of each text's first token, and their number, int64 [texts + 1].
 
     Raises:
         ExportError: the tokenizer has a part that does not treat each character independently of the others.
@@ -49,13 +46,13 @@ def wordpiece(tokenizer: Any, texts: str, ids: str, starts: str) -> list[Part]:
     characters = measure_characters(tokenizer, alphabet)
     special, normalized = _added_tokens(content, characters)
     changed = {**characters.forms, **{token: f" {token} " for token in special}}
-    parts = [replace_nul(texts, "text_clean", characters.apply, alphabet)]
+    parts = [replace_nul("texts", "text_clean", characters.apply, alphabet)]
     parts.append(_substitute("text_clean", "text_changed", changed, characters))
     if normalized:
         parts.append(_substitute("text_changed", "text_words", normalized))
     else:
         parts.append(Part("text_words = Identity(text_changed)"))
-    return [*parts, _divide("text_words", vocabulary, model, ids, starts)]
+    return [*parts, _divide("text_words", vocabulary, model)]
 
 
 def _types(content: Any) -> set[str]:
@@ -138,7 +135,7 @@ def _substitute(source: str, target: str, table: Mapping[str, str], characters: 
     return Part("\n".join(lines), constants, {f"{name}_number": numbers})
 
 
-def _divide(texts: str, vocabulary: Mapping[str, int], model: Mapping[str, Any], ids: str, starts: str) -> Part:
+def _divide(texts: str, vocabulary: Mapping[str, int], model: Mapping[str, Any]) -> Part:
     """Divide words into tokens, see step 3."""
     constants = {
         "word_pattern": strings("( +)"),
@@ -156,7 +153,7 @@ def _divide(texts: str, vocabulary: Mapping[str, int], model: Mapping[str, Any],
         word_kept = Where(word_bad, one, word_length)
         word_ends = CumSum(word_kept, zero)
         word_first = Concat <axis = 0> (axis_0, word_ends)
-        {starts} = Gather(word_first, word_starts)
+        starts = Gather(word_first, word_starts)
         token_shape = Shape(tokens)
         token_zeros = ConstantOfShape <value: tensor = int64[1] {{0}}> (token_shape)
         word_shape = Shape(token_first)
@@ -168,7 +165,7 @@ def _divide(texts: str, vocabulary: Mapping[str, int], model: Mapping[str, Any],
         token_good = Not(token_in_bad)
         token_kept = Or(token_good, token_bad)
         token_known = Where(token_bad, word_unknown, token_ids)
-        {ids} = Compress <axis = 0> (token_known, token_kept)"""
+        ids = Compress <axis = 0> (token_known, token_kept)"""
     words = {
         "vocab": json.dumps(dict(vocabulary)),
         "suffix_indicator": model["continuing_subword_prefix"],

@@ -94,6 +94,13 @@ NOT_RUN = {
     'node examples/javascript/labels.mjs onnx "The new phone is fast, and the screen is gorgeous."': (
         "needs packages of npm; tests/examples/test_javascript.py runs it"
     ),
+    "python -m http.server --bind 127.0.0.1 8000": "serves until it is stopped; test_javascript.py does the same",
+    "make test-cpp": "gets packages of Debian",
+    "ORT=$PWD/onnxruntime-linux-x64-1.31.1": "needs a release of ONNX Runtime; tests/examples/test_cpp.py has its layout",
+    "g++ -std=c++17 examples/cpp/labels.cpp -I $ORT/include -L $ORT/lib -Wl,-rpath,$ORT/lib -lonnxruntime -o labels": (
+        "tests/examples/test_cpp.py runs it"
+    ),
+    './labels onnx-texts libortextensions.so "The new phone is fast, and the screen is gorgeous."': "the same",
     "python -m exporter push": "names a command without its folder",
     "python -m exporter advise": "names a command without its texts",
     "python -m exporter advise --evaluation movie_sentiment=texts/movie_sentiment.jsonl --evaluation "

@@ -4,8 +4,14 @@ import json
 import os
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -31,22 +37,28 @@ needs_node = pytest.mark.skipif(
 )
 
 
-def _run(script: str, bundle: Path, folder: Path, texts: list[str]) -> list[Any]:
-    """Run a script in a folder on a bundle, and return the JSON of each line."""
-    shutil.copyfile(FOLDER / script, folder / script)
+_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(
+    _CHROMIUM is None or not (_modules() or FOLDER).joinpath("playwright-core").is_dir(),
+    reason="needs Chromium (Debian's package chromium), and playwright-core, which make test-javascript installs",
+)
+
+
+def _node(script: Path, folder: Path, *given: str) -> str:
+    """Run a script in a folder, and return what it prints."""
+    shutil.copyfile(script, folder / script.name)
     (folder / "node_modules").symlink_to(str(_modules()))  # node looks for packages next to the script
-    call = ["node", script, str(bundle), *texts]
-    done = subprocess.run(call, cwd=folder, capture_output=True, encoding="utf-8", timeout=120)
+    done = subprocess.run(["node", script.name, *given], cwd=folder, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout
 
 
-@needs_node
-@pytest.mark.parametrize("script", ["labels.mjs", "labels_web.mjs"])
-def test_labels_and_logits_are_those_of_the_runtime(example_bundle: Path, tmp_path: Path, script: str) -> None:
-    rows = _run(script, example_bundle, tmp_path, TEXTS)
-    expected = runtime.load(example_bundle, provider="cpu").predict(TEXTS)
-    entries = [task for task in runtime.load(example_bundle, provider="cpu").manifest.tasks if task.head == "classification"]
+def _check(printed: str, bundle: Path) -> None:
+    """Compare the lines with the labels and scores of the runtime."""
+    rows = [json.loads(line) for line in printed.splitlines()]
+    predictor = runtime.load(bundle, provider="cpu")
+    expected = predictor.predict(TEXTS)
+    entries = [task for task in predictor.manifest.tasks if task.head == "classification"]
     assert len(rows) == len(TEXTS) * len(entries) > 0
     for row in rows:
         prediction = expected[row["task"]][TEXTS.index(row["text"])]
@@ -57,11 +69,48 @@ def test_labels_and_logits_are_those_of_the_runtime(example_bundle: Path, tmp_pa
         assert row["label"] == prediction.label
 
 
+class _Files(SimpleHTTPRequestHandler):
+    """The files of a folder, without a log."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=folder))
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@needs_node
+@pytest.mark.parametrize("script", ["labels.mjs", "labels_web.mjs"])
+def test_labels_and_logits_are_those_of_the_runtime(example_bundle: Path, tmp_path: Path, script: str) -> None:
+    _check(_node(FOLDER / script, tmp_path, str(example_bundle), *TEXTS), example_bundle)
+
+
+@needs_node
+@needs_chromium
+def test_labels_in_a_browser_are_those_of_the_runtime(example_bundle: Path, tmp_path: Path) -> None:
+    assert _CHROMIUM is not None
+    for name in ("page.html", "page.mjs"):
+        shutil.copyfile(FOLDER / name, tmp_path / name)
+    (tmp_path / "onnx").symlink_to(example_bundle)
+    with _served(tmp_path) as address:
+        query = urlencode([("folder", "/onnx"), *(("text", text) for text in TEXTS)])
+        given = (_CHROMIUM, str(tmp_path / "profile"), f"{address}/page.html?{query}")
+        _check(_node(Path(__file__).with_name("browser.mjs"), tmp_path, *given), example_bundle)
+
+
 @needs_node
 def test_a_pipeline_loads_a_folder_with_one_task(tmp_path: Path) -> None:
     bundle = tmp_path / "onnx"
     export(tiny_model({"sst2": ("seq_bn", "3")}, bert_config(30_522)), tokenizer(), output=bundle)
-    (found,) = _run("pipeline.mjs", bundle, tmp_path, TEXTS[:2])
+    found = json.loads(_node(FOLDER / "pipeline.mjs", tmp_path, str(bundle), *TEXTS[:2]))
     (expected,) = runtime.load(bundle, provider="cpu").predict(TEXTS[:2]).values()
     for row, prediction in zip(found, expected, strict=True):
         assert row["label"] == prediction.label

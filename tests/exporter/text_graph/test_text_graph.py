@@ -14,33 +14,19 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import runtime
 from exporter import ExportError, VerificationError, add, export
 from exporter.text_graph import build, verify
 from exporter.text_graph.build import TextGraph, make_text_graph, save_text_graphs, stored_text_graph
-from exporter.text_graph.hard_texts import hard_texts
 from exporter.text_graph.verify import extensions_library, open_text_graph, verify_tokenizer
-from runtime.bundle import MANIFEST, digest, read_manifest, text_file
+from runtime.bundle import MANIFEST, read_manifest, text_file
 from tests.helpers.pages import blocks
+from tests.helpers.text_graphs import LIMIT, NAMES, few_texts, needs_extensions, text_plan, with_text_graph
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 from tests.helpers.tiny_tokenizers import tiny_tokenizer
-
-LIMIT = 24
-NAMES = ("input_ids", "attention_mask", "token_type_ids")
-pytest.importorskip("onnxruntime_extensions", reason="make test installs onnxruntime-extensions")
-
-
-def _plan(names: tuple[str, ...] = NAMES, **fields: Any) -> Any:
-    defaults = {"opset": 20, "outputs": {"t": ("t",)}, "max_lengths": {"sequence": LIMIT}, "padding_id": 0, "atol": 1e-4}
-    return SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in names], **(defaults | fields))
-
-
-def _few(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Compare every step-th text: export compares all."""
-    monkeypatch.setattr(verify, "hard_texts", lambda *given: hard_texts(*given)[::step])
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +37,10 @@ def wordpiece(example_bundle: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def graph(wordpiece: Any) -> TextGraph:
+    pytest.importorskip("onnxruntime_extensions")
     with pytest.MonkeyPatch.context() as patch:
-        _few(patch, 10)
-        made = make_text_graph(wordpiece, _plan())
+        few_texts(patch, 10)
+        made = make_text_graph(wordpiece, text_plan())
     assert made.verified > 500
     return made
 
@@ -102,30 +89,46 @@ def test_numbers_of_texts_that_do_not_fit_are_refused(graph: TextGraph) -> None:
         _run(graph, ["a", "b", "c"], ["d", "e"])
 
 
-def test_other_tokenizers_have_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cased WordPiece that pads and truncates on the left, and byte-level BPE with tokens that take spaces."""
-    _few(monkeypatch, 25)
+@needs_extensions
+def test_another_wordpiece_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cased, with padding and truncation on the left."""
+    few_texts(monkeypatch, 25)
     cased = tiny_tokenizer("wordpiece", LIMIT, padding_side="left", truncation_side="left")
     cased.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     cased.backend_tokenizer.add_tokens([AddedToken("Łódź-b", normalized=True)])
-    assert make_text_graph(cased, _plan()).verified > 200
-    spaced = tiny_tokenizer("bpe", LIMIT)
-    spaced.backend_tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
-    made = make_text_graph(spaced, _plan(NAMES[:2]))
+    assert make_text_graph(cased, text_plan()).verified > 200
+
+
+@needs_extensions
+@pytest.mark.parametrize("prefix", [False, True])
+def test_roberta_has_a_graph(monkeypatch: pytest.MonkeyPatch, prefix: bool) -> None:
+    """A mask that takes the space before it, and two separators in a pair."""
+    few_texts(monkeypatch, 25)
+    roberta = tiny_tokenizer("bpe", LIMIT)
+    backend = roberta.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    ends = ("</s>", roberta.sep_token_id), ("<s>", roberta.cls_token_id)
+    backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=prefix, add_prefix_space=prefix)
+    backend.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
+    made = make_text_graph(roberta, text_plan(NAMES[:2]))
     assert made.verified > 200
-    assert _run(made, ["", ""])[0].tolist() == spaced(["", ""])["input_ids"]
+    assert _run(made, ["", ""])[0].tolist() == roberta(["", ""])["input_ids"]
+    (ids,) = _run(made, ["slow <mask>"], ["isn't"])[0].tolist()
+    assert ids == roberta("slow <mask>", "isn't")["input_ids"]
+    assert [roberta.sep_token_id] * 2 == ids[ids.index(roberta.sep_token_id) :][:2]
     with pytest.raises(Exception, match="texts_must_not_contain_nul"):
         _run(made, ["a\0b"])
     with pytest.raises(Exception, match="texts_must_not_contain_next_line"):
         _run(made, ["a \xa0\x85b"])
 
 
+@needs_extensions
 def test_a_tokenizer_without_padding_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """As GPT-2's: rows are filled up with the padding of the model."""
-    _few(monkeypatch, 200)
+    few_texts(monkeypatch, 200)
     given = tiny_tokenizer("bpe", LIMIT)
     given.pad_token = None
-    made = make_text_graph(given, _plan(NAMES[:2], padding_id=3))
+    made = make_text_graph(given, text_plan(NAMES[:2], padding_id=3))
     ids, mask = _run(made, ["a fast phone", "a"])
     assert set(ids[1][mask[1] == 0].tolist()) == {3}
     assert given.pad_token is None
@@ -133,7 +136,7 @@ def test_a_tokenizer_without_padding_has_a_graph(monkeypatch: pytest.MonkeyPatch
 
 def test_the_vocabulary_has_one_order(wordpiece: Any, graph: TextGraph, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library's dictionary has another order in each process."""
-    _few(monkeypatch, 400)
+    few_texts(monkeypatch, 400)
     original = Tokenizer.get_vocab
 
     def reversed_order(own: Tokenizer, with_added_tokens: bool = True) -> dict[str, int]:
@@ -141,7 +144,7 @@ def test_the_vocabulary_has_one_order(wordpiece: Any, graph: TextGraph, monkeypa
 
     shuffled = SimpleNamespace(from_str=lambda text: _Shuffled(Tokenizer.from_str(text), reversed_order))
     monkeypatch.setattr(build, "Tokenizer", shuffled)
-    assert make_text_graph(wordpiece, _plan()).proto.SerializeToString() == graph.proto.SerializeToString()
+    assert make_text_graph(wordpiece, text_plan()).proto.SerializeToString() == graph.proto.SerializeToString()
 
 
 def test_a_text_that_differs_is_named(graph: TextGraph, wordpiece: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +184,7 @@ def _with(kind: str, **parts: Any) -> Any:
 )
 def test_what_has_no_graph_is_refused(make: Any, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        make_text_graph(make(), _plan(**fields))
+        make_text_graph(make(), text_plan(**fields))
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,27 +203,24 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_graph_gives_the_answers_of_the_runtime(
     graph: TextGraph, example_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = shutil.copytree(example_bundle, tmp_path / "onnx")
-    files = save_text_graphs(graph, folder, ["model.onnx"], _plan())
-    assert files == {"model.onnx": "text.onnx"}
-    # The same from what was written, for `add`
-    assert save_text_graphs(stored_text_graph(folder / "text.onnx"), folder, ["model.onnx"], _plan()) == files
+    written = with_text_graph(graph, example_bundle, tmp_path / "written")
+    # Again from what was written, for `add`
+    folder = with_text_graph(stored_text_graph(written / "text.onnx"), example_bundle, tmp_path / "onnx")
+    assert read_manifest(folder).text_graphs == {"model.onnx": "text.onnx"}
     assert (folder / "text.onnx").stat().st_size < 3_000_000  # the weights are in the file of all graphs
-    manifest = read_manifest(folder)
-    listed = {**manifest.files, "text.onnx": digest(folder / "text.onnx")}
-    replace(manifest, files=listed, text_graphs=files).write(folder)
     predictor = runtime.load(folder, provider="cpu")
     texts = ["The new phone is fast, and the screen is gorgeous.", "Çá va?"]
     (program,) = [block.text for block in blocks("python") if "onnxruntime_extensions" in block.text]
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
     exec(program.replace("onnx-texts/", "onnx/"), scope)  # noqa: S102  # the page of other languages
-    topics = next(task for task in manifest.tasks if task.name == "news_topic")
+    topics = next(task for task in predictor.manifest.tasks if task.name == "news_topic")
     assert topics.labels[int(scope["logits"][0].argmax())] == predictor.predict([scope["texts"][0]])["news_topic"][0].label
     session = open_text_graph(folder / "text.onnx")
-    names = [task.outputs[0] for task in manifest.tasks]
+    tasks = predictor.manifest.tasks
+    names = [task.outputs[0] for task in tasks]
     found = dict(zip(names, session.run(names, {"text": np.array(texts, dtype=object)}), strict=True))
-    for task in manifest.tasks:
+    for task in tasks:
         if task.head == "classification":
             for row, prediction in enumerate(predictor.predict(texts, tasks=[task.name])[task.name]):
                 assert task.labels[int(found[task.outputs[0]][row].argmax())] == prediction.label
@@ -232,7 +232,7 @@ def test_a_graph_that_differs_is_refused(
     folder = shutil.copytree(example_bundle, tmp_path / "onnx")
     monkeypatch.setattr(build, "open_graph", lambda path: _Shifted(path))
     with pytest.raises(VerificationError, match=r"text\.onnx: .* differs from that of the graph without a tokenizer"):
-        save_text_graphs(graph, folder, ["model.onnx"], _plan())
+        save_text_graphs(graph, folder, ["model.onnx"], text_plan())
 
 
 class _Shifted:

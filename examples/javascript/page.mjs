@@ -1,0 +1,38 @@
+// The script of page.html: as labels_web.mjs, with files that the browser fetches.
+import { AutoTokenizer, env } from "@huggingface/transformers";
+import * as ort from "onnxruntime-web";
+
+async function fetched(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
+  return response;
+}
+
+async function* labels(folder, texts) {
+  const manifest = await (await fetched(`${folder}/adapterdrop.json`)).json();
+  // By default, a browser looks folders up on the hub, and keeps the tokenizer of a folder that has changed.
+  Object.assign(env, { allowLocalModels: true, allowRemoteModels: false, useBrowserCache: false });
+  const tokenizer = await AutoTokenizer.from_pretrained(folder);
+  ort.env.wasm.numThreads = 1; // more need a page with cross-origin isolation
+  const externalData = [{ path: "model.onnx.data", data: `${folder}/model.onnx.data` }];
+  const session = await ort.InferenceSession.create(`${folder}/${manifest.variants[0].model}`, { externalData });
+  const encoded = await tokenizer(texts, { padding: true, truncation: true, max_length: manifest.max_lengths.sequence });
+  const feeds = Object.fromEntries(manifest.inputs.map(({ name }) => [name, new ort.Tensor("int64", encoded[name].data, encoded[name].dims)]));
+  const results = await session.run(feeds);
+  for (const task of manifest.tasks.filter(({ head }) => head === "classification")) {
+    const { data } = results[task.outputs[0]];
+    for (const [row, text] of texts.entries()) {
+      const logits = Array.from(data.slice(row * task.labels.length, (row + 1) * task.labels.length));
+      yield { text, task: task.name, label: task.labels[logits.indexOf(Math.max(...logits))], logits };
+    }
+  }
+}
+
+const asked = new URLSearchParams(location.search);
+const output = document.querySelector("pre");
+try {
+  for await (const line of labels(asked.get("folder"), asked.getAll("text"))) output.append(`${JSON.stringify(line)}\n`);
+} catch (error) {
+  output.append(`${error}\n`);
+}
+output.dataset.done = "";
