@@ -25,6 +25,8 @@ from exporter.models.quiet_libraries import quiet
 OPTIONS: Mapping[str, Any] = {"output_loading_info": True, "local_files_only": True, "trust_remote_code": False}
 # Number of a layer within the name of a weight
 _NUMBER = re.compile(r"\.\d+\.")
+# Classes whose head gives a start and an end, whatever labels another head of the folder has.
+_SPANS = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,10 @@ def load_folder(source: Source, class_name: str) -> Loaded:
         ExportError: the folder is damaged.
     """
     with reading(source):
+        labels = {"num_labels": 2} if class_name.endswith(_SPANS) else {}
         # transformers 5 would keep the dtype of the weights, in which a head in fp32 of an adapter would be rounded.
-        model, info = getattr(transformers, class_name).from_pretrained(source.folder, dtype=torch.float32, **OPTIONS)
+        kind = getattr(transformers, class_name)
+        model, info = kind.from_pretrained(source.folder, dtype=torch.float32, **labels, **OPTIONS)
     check_unexpected(source.folder, model, info["unexpected_keys"])
     return as_loaded(source, model, info)
 

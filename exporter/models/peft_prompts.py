@@ -32,7 +32,7 @@ def check_prompt(model: Any, name: str) -> None:
     """Check that PEFT runs an adapter that is a prompt or a prefix.
 
     Raises:
-        ExportError: the class of PEFT does not read prompts, or cannot put one before the choices of a question.
+        ExportError: the class of PEFT does not read prompts, or cannot put this one before the text.
     """
     from peft import PeftModel
 
@@ -48,6 +48,13 @@ def check_prompt(model: Any, name: str) -> None:
         raise ExportError(
             f"{what} does not run with {found}: PEFT puts a prompt before a text, and a question has several; train an adapter "
             "of another type, such as LoRA"
+        )
+    embeddings = base_of(model).get_input_embeddings()
+    size, width = model.peft_config[name].token_dim, getattr(embeddings, "embedding_dim", None)
+    if not has_prefix(model, name) and width not in (None, size):
+        raise ExportError(
+            f"{what} has vectors of {size} numbers, the embeddings of {found} {width}, so that PEFT cannot run it: train it "
+            f"with token_dim={width} in its configuration"
         )
 
 

@@ -20,7 +20,7 @@ from tests.helpers.tiny_models import lowest_layers
 from tests.helpers.tiny_peft import tuner
 
 _LABELS = 3
-_LORA = {"r": 4, "target_modules": ["query", "output.dense"], "modules_to_save": ["classifier"]}
+_LORA: dict[str, Any] = {"r": 4, "target_modules": ["query", "output.dense"], "modules_to_save": ["classifier"]}
 
 
 @dataclass(frozen=True, eq=False)

@@ -299,7 +299,7 @@ def _with_prompt(folder: Path, kind: Any, task_type: str | None) -> Path:
     base = kind(config())
     base.save_pretrained(folder / "base")
     adapted = peft.get_peft_model(base, peft.PrefixTuningConfig(task_type=task_type or "SEQ_CLS", num_virtual_tokens=3))
-    adapted.save_pretrained(folder / "prompt")
+    adapted.save_pretrained(str(folder / "prompt"))
     path = folder / "prompt" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "task_type": task_type}))
     return folder / "prompt"
@@ -319,6 +319,28 @@ def test_labels_over_a_base_for_multiple_choice(saved: Path, tmp_path: Path) -> 
     transformers.BertForMultipleChoice(config()).save_pretrained(tmp_path / "base")
     with pytest.raises(ExportError, match=r"sentiment.* has a head of 3 labels, and BertForMultipleChoice gives one score"):
         load(tmp_path / "base", False, adapters=[f"sentiment={saved / 'sentiment'}"])
+
+
+def test_a_prompt_of_another_width_than_the_embeddings() -> None:
+    settings = config().to_dict() | {"embedding_size": 16}
+    base = transformers.ElectraForSequenceClassification(transformers.ElectraConfig(**settings))
+    model = peft.get_peft_model(base, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3))
+    with pytest.raises(ExportError, match="vectors of 32 numbers, the embeddings of ElectraForSequenceClassification 16"):
+        make_plan(load(model), None, 0)
+
+
+def test_questions_over_a_base_with_other_labels(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved / "base", tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "id2label": {number: str(number) for number in range(3)}}))
+    checkpoint = load(tmp_path / "base", False, adapters=[str(saved / "answers")])
+    plan = make_plan(checkpoint, None, 0)
+    compare_with_library(checkpoint, plan)
+    feeds = inputs((2, 6))
+    (group,) = prune(checkpoint.model, plan)
+    found = eager(group, plan, plan.tasks[0], feeds)
+    for one, other in zip(found, expected(saved, "answers", feeds), strict=True):
+        assert_parity(one, other)
 
 
 def test_a_prompt_takes_positions_of_every_task() -> None:
