@@ -17,6 +17,9 @@ from benchmarks.serving.tables import markdown as load_test_table
 from benchmarks.serving.tables import read as read_load_test
 from runtime.options import KERNELS
 from tests.helpers.pages import ROOT, text_of
+from training.quality import fusion_members, tables
+from training.quality.results import read_results
+from training.quality.scores import Scores
 
 _SHAPES = ((1, 32), (1, 128), (4, 128))
 
@@ -286,3 +289,43 @@ def test_the_figures_of_hot_tasks_are_those_of_the_results() -> None:
     assert "and {:.0f} ms ({:.0f} ms at most) while another thread".format(*busy) in text
     assert f"takes {found['memory']['ratio']:.2f} times the memory" in text
     assert f"look-up takes {seen['many_us']:.1f} µs with 10,000 tasks, and {seen['few_us']:.1f} µs with ten" in text
+
+
+def test_the_quality_is_that_of_the_results() -> None:
+    page, text = text_of("docs/quality.md"), _spoken("docs/quality.md")
+    results = read_results(_results("docs/quality.md", "quality"))
+    scores = Scores(results)
+    assert tables.retained(scores) in page
+    assert all(tables.by_drop(scores, precision) in page for precision in scores.precisions)
+    assert tables.sharing(results, scores) in page
+    assert tables.checks(results, scores) in page
+
+    def mean(task: str, method: str, precision: str, drop: int) -> float:
+        spread = scores.score(task, method, precision, drop)
+        assert spread is not None
+        return 100 * spread.mean
+
+    for method in ("standard", "specialised", "robust"):
+        low, high = scores.interval(method, "fp32", 5) or (0.0, 0.0)
+        assert low < 1 < high
+    for task, name in (("news_topic", "news topics have"), ("reuters_topic", "Reuters topics")):
+        robust, standard = (mean(task, method, "fp32", 11) for method in ("robust", "standard"))
+        assert f"{name} {robust:.1f} % instead of {standard:.1f} %" in text
+    loss = mean("reuters_topic", "standard", "fp32", 0) - mean("reuters_topic", "shared", "fp32", 0)
+    assert f"loses {loss:.1f} points on Reuters topics" in text
+    cells = [
+        (task, method, drop)
+        for task in scores.tasks
+        for method in scores.methods
+        for drop in scores.drops
+        if scores.score(task, method, "int8", drop) is not None
+    ]
+    moved = max(abs(mean(task, method, "int8", drop) - mean(task, method, "fp32", drop)) for task, method, drop in cells)
+    assert f"by more than {moved:.1f} points" in text
+
+
+def test_the_members_of_the_fusion_are_those_of_the_results() -> None:
+    rows = fusion_members.read_rows(_results("docs/quality.md", "fusion-members"))
+    assert fusion_members.table(rows) in text_of("docs/quality.md")
+    accuracy = {row["members"]: 100 * row["accuracy"] for row in rows if row["drop"] == 0}
+    assert f"it loses {accuracy[8] - accuracy[1]:.1f} points" in _spoken("docs/quality.md")

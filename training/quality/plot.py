@@ -46,7 +46,8 @@ def _panel(axes: Axes, scores: Scores, task: str, precision: str) -> None:
         if not points:
             continue
         drops = list(points)
-        axes.plot(drops, [100 * each.mean for each in points.values()], color=_COLORS[method], label=method, linewidth=1.6)
+        means = [100 * each.mean for each in points.values()]
+        axes.plot(drops, means, color=_COLORS[method], label=method, linewidth=1.6, marker="o", markersize=2.5)
         axes.fill_between(
             drops,
             [100 * each.low for each in points.values()],
