@@ -74,6 +74,7 @@ def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cuda", "cpu"), help="run the tests marked gpu there")
+    parser.addoption("--all", action="store_true", help="run the tests marked slow as well (make test-all)")
     parser.addoption(
         "--fresh-environments", action="store_true", help="install the wheels into new environments, from a registry"
     )
@@ -92,11 +93,19 @@ def _has_gpu() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests for a GPU on a machine without one."""
+    """Skip the tests for a GPU on a machine without one, and leave out the slow ones unless they are named."""
+    if not config.getoption("--all") and not any("::" in each for each in config.args):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     if config.getoption("--device") is None and not _has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU and onnxruntime-gpu"))
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what is left out: with pytest-xdist, pytest does not count it."""
+    return None if config.getoption("--all") else "tests marked slow are left out; --all runs them"
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be installed
