@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fusion, growth_model, paper, paper_tables, peft_tasks, results_page, routed, states
+from benchmarks import fusion, growth_model, mixed_ranks, paper, paper_tables, peft_tasks, results_page, routed, states
 from benchmarks.markdown_tables import shares, table
 from benchmarks.results_file import read_rows
 from benchmarks.serving.tables import markdown as load_test_table
@@ -54,6 +54,8 @@ def test_the_measured_tables_are_those_of_the_results_files() -> None:
     assert load_test_table(read_load_test(_results("docs/benchmarks.md", "serving-small"))) in text_of("docs/benchmarks.md")
     tasks = read_rows(_results("docs/benchmarks.md", "peft-tasks"), peft_tasks.Row)
     assert peft_tasks.markdown(tasks) in text_of("docs/benchmarks.md")
+    ranks = read_rows(_results("docs/benchmarks.md", "mixed-ranks"), mixed_ranks.Row)
+    assert mixed_ranks.markdown(ranks) in text_of("docs/benchmarks.md")
 
 
 def test_the_page_of_results_is_made_from_the_results() -> None:
