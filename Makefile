@@ -1,5 +1,6 @@
 # make export   installs into .venv, exports the bundled example and asks the exported graph a question
 # make test     installs into .venv-test, then make lint (style and types) and make unit (tests) at the same time
+# make test-all  the same, with the tests marked slow
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
@@ -27,6 +28,7 @@ AUDIT_FLAGS ?=
 APT_FLAGS ?=
 DEVICE ?= cuda
 GPU_WORKERS ?= 8
+UNIT_FLAGS ?=
 
 # $(call install_lock,environment,lock file) creates an environment with what the lock file lists. pip builds nothing (wheels only)
 # and compares each file with its hash. --no-compile: Python compiles what is imported, which is a part of the 14,000 files.
@@ -55,7 +57,7 @@ define install
 endef
 endif
 
-.PHONY: export test lint unit test-javascript test-cpp test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
+.PHONY: export test test-all lint unit test-javascript test-cpp test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
 
 export: .venv/installed
 	.venv/$(BIN)/python -m exporter --drop 5 --output onnx --overwrite
@@ -64,6 +66,9 @@ export: .venv/installed
 test: .venv-test/installed
 	@$(MAKE) --no-print-directory --jobs 2 lint unit
 
+test-all: .venv-test/installed
+	@$(MAKE) --no-print-directory --jobs 2 lint unit UNIT_FLAGS=--all
+
 # mypy needs one core for most of a minute: it runs while the tests do.
 lint: .venv-test/installed
 	.venv-test/$(BIN)/ruff check .
@@ -71,7 +76,7 @@ lint: .venv-test/installed
 	.venv-test/$(BIN)/mypy
 
 unit: .venv-test/installed
-	.venv-test/$(BIN)/python -m pytest -n 2
+	.venv-test/$(BIN)/python -m pytest -n 2 $(UNIT_FLAGS)
 
 test-javascript: .venv-test/installed
 	npm --prefix examples/javascript install --ignore-scripts

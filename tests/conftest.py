@@ -104,7 +104,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what is left out: with pytest-xdist, pytest does not count it."""
+    """Name what is left out, which pytest does not count with pytest-xdist."""
     return None if config.getoption("--all") else "tests marked slow are left out; --all runs them"
 
 

@@ -36,6 +36,7 @@ NOT_RUN = {
     "make docs": "installs a virtual environment; tests/docs/test_site.py has its hooks and its pages",
     "make dist": "tests/test_distributions.py builds the same",
     "make unit": "runs all tests, this one among them",
+    "make test-all": "runs all tests, this one among them",
     "make test-wheels": "installs packages from a registry; tests/test_wheels.py has a part without one",
     "make licences": "tests/test_repository.py runs it",
     "make release-notes TAG=v0.1.0": "there is no release yet; tests/test_repository.py has one",
