@@ -14,7 +14,7 @@ from exporter.checkpoints.load import check_finite, load
 from exporter.compile.build import compile_plan, copies
 from exporter.errors import ExportError, VerificationError
 from exporter.models.neutral_state import neutral_state
-from exporter.notes import missing_effects
+from exporter.notes import decided_in_fp64, missing_effects
 from exporter.plan import Plan, TaskPadding
 from exporter.prune.sizes import reference_bytes
 from exporter.prune.task_groups import TaskGroup, prune
@@ -146,20 +146,22 @@ def _variant(
     with stages("save"):
         reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         save_stored_groups(templates, weights, path)
+    exact: dict[str, float] = {}
     if slots_file(variant.model) in manifest.files:
         with stages("slots"):
             layout = layout_file(slots_file(variant.model))
             slots = SlotLayout.from_bytes((folder / layout).read_bytes(), folder / layout).slots
             stored = load_stored_groups(path, stored_group_files(path.name, len(templates)))
-            save_slots(stored, task_groups, plans.every, slots, weights, path)
+            exact |= save_slots(stored, task_groups, plans.every, slots, weights, path)
     with stages("verify"):
         graph = load_graph(plans.every, path, bool(variant.routed))
-        parity = verify_saved(plans.every, task_groups, graph, reference).rows
+        compared = verify_saved(plans.every, task_groups, graph, reference)
+        parity, exact = compared.rows, {**exact, **compared.exact}
         _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
         rows = (*variant.parity, *parity)
         verified = make_probe(plans.every, graph.graph, task_groups)
         probe = save_probe(verified, plans.every, measure_rounding(plans.every, verified, path), path)
-        notes = missing_effects(plans.new, task_groups)
+        notes = (*missing_effects(plans.new, task_groups), *decided_in_fp64(exact))
     padding: dict[str, TaskPadding] = {}
     for task_group in task_groups:
         stored_group = templates[stored_group_of(templates, task_group.tasks[0])]

@@ -65,13 +65,13 @@ def decided_in_fp64(exact: Mapping[str, float]) -> tuple[str, ...]:
     """Return a note with the tasks that were compared with PyTorch in fp64.
 
     Args:
-        exact: task -> the difference of PyTorch in fp32 from fp64.
+        exact: tasks -> the largest difference from PyTorch in fp32 there.
     """
     if not exact:
         return ()
     return (
-        f"{_listed(list(exact))}: compared with PyTorch in fp64 for some inputs, where rounding changes its logits in fp32 by "
-        f"up to {max(exact.values()):.1e}",
+        f"{_listed(list(exact))}: compared with PyTorch in fp64 for some of the verified inputs, where the graph differs from "
+        f"PyTorch in fp32 by up to {max(exact.values()):.1e}",
     )
 
 

@@ -49,7 +49,7 @@ def save_slots(
     slots: int,
     weights: WeightsFile,
     model: Path,
-) -> None:
+) -> dict[str, float]:
     """Compile the graph with slots from the stored groups of a variant, write it and verify it with its own tasks.
 
     Args:
@@ -59,6 +59,9 @@ def save_slots(
         slots: slots of each structure.
         weights: the weights file of the bundle.
         model: the file of the variant's graph.
+
+    Returns:
+        The tasks that were compared with PyTorch in fp64, as of `verify_slots`.
 
     Raises:
         ExportError: the tasks cannot be compiled to such a graph.
@@ -70,8 +73,9 @@ def save_slots(
     layout = make_layout(compiled.model, compiled.inputs, compiled.fingerprint, groups, slots)
     path = save_slots_graph(compiled.model, weights, model)
     group_of = {name: number for number, each in enumerate(stored) for name in each.group.tasks}
-    parity = verify_slots(open_slots(path), layout, plan, task_groups, compiled.rows, group_of)
+    parity, exact = verify_slots(open_slots(path), layout, plan, task_groups, compiled.rows, group_of)
     save_layout(layout, compiled.rows, group_of, plan, parity, path)
+    return exact
 
 
 def open_slots(graph: Path) -> Any:

@@ -13,6 +13,7 @@ from exporter.compile.build import copies
 from exporter.compile.slots import SlotGraph, compile_slots
 from exporter.errors import ExportError
 from exporter.models.neutral_state import neutral_state
+from exporter.notes import decided_in_fp64
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup, prune
 from exporter.slots import open_slots
@@ -39,6 +40,7 @@ class TaskReport:
         task: the name of the task.
         bytes: size of the file.
         parity: comparisons with single-task eager PyTorch, for each drop of the bundle.
+        notes: what is worth knowing about the comparisons.
         seconds: stage -> duration.
     """
 
@@ -46,6 +48,7 @@ class TaskReport:
     task: str
     bytes: int
     parity: tuple[ParityRow, ...]
+    notes: tuple[str, ...]
     seconds: Mapping[str, float]
 
 
@@ -101,7 +104,7 @@ def task(
         for (task_group,) in pruned:
             check_finite(task_group.model)
         compare_with_library(checkpoint, plans[0])
-    graphs, parity = {}, list[ParityRow]()
+    graphs, parity, notes = {}, list[ParityRow](), dict[str, None]()
     for variant, layout, plan, (task_group,) in zip(manifest.variants, layouts, plans, pruned, strict=True):
         (only,) = plan.tasks
         with stages("compile"):
@@ -111,12 +114,14 @@ def task(
             _check_graph(compiled, layout, folder / slots_file(variant.model))
         with stages("verify"):
             session = open_slots(folder / slots_file(variant.model))
-            parity += verify_slots(session, layout, plan, [task_group], compiled.rows, {only.name: group})
+            rows, exact = verify_slots(session, layout, plan, [task_group], compiled.rows, {only.name: group})
+            parity += rows
+            notes |= dict.fromkeys(decided_in_fp64(exact))
         graphs[layout.identity] = (variant.drop, group, compiled.rows[only.name])
     with stages("save"):
         content = task_file_bytes(task_entry(only, (only.name,)), manifest.precision, graphs, parity)
         _write(output, content)
-    return TaskReport(output, only.name, len(content), tuple(parity), stages.seconds)
+    return TaskReport(output, only.name, len(content), tuple(parity), tuple(notes), stages.seconds)
 
 
 def _file(output: object) -> Path:

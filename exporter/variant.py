@@ -127,15 +127,16 @@ def export_variant(
         notes = (
             *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
             *missing_effects(plan, task_groups, verified.probed),
-            *decided_in_fp64(verified.exact),
             *without_pooling(plan),
             *shared_weights(plan, task_groups),
             *apart,
         )
+    exact = dict(verified.exact)
     if request.slots is not None:
         with stages("slots"):
             names = stored_group_files(path.name, len(stored))
-            save_slots(load_stored_groups(path, names), task_groups, plan, request.slots, weights, path)
+            exact |= save_slots(load_stored_groups(path, names), task_groups, plan, request.slots, weights, path)
+    notes = (*notes, *decided_in_fp64(exact))
     answers: tuple[Drift, ...] = ()
     if request.evaluation.texts:
         with stages("evaluate"):

@@ -110,18 +110,18 @@ class LoadTest:
             latencies.append(clock() - start)
         return self._point(0.0, latencies, stopped=False, others=others)
 
-    async def measure(self, load: float, seed: int) -> Point:
+    async def measure(self, load: float, step: int) -> Point:
         """Send requests at random times that do not depend on the answers.
 
         Args:
             load: mean number of requests per second.
-            seed: of the times; the step of the search, which is negative below a request per second.
+            step: step of the search, which seeds the times; negative for loads below a request per second.
         """
         await self.service.submit(next(self.given))  # what the last load left behind is done before it
         count = max(round(load * self.seconds), _FEWEST)
         most = _OVERLOADED * max(self.objectives)
         clock = asyncio.get_running_loop().time
-        due = clock() + 0.05 + np.cumsum(np.random.default_rng(abs(seed)).exponential(1 / load, count))
+        due = clock() + 0.05 + np.cumsum(np.random.default_rng(abs(step)).exponential(1 / load, count))
         done: list[float | None] = [None] * count
         oldest, others = 0, OtherProcesses()
 

@@ -25,7 +25,8 @@ def fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor], what: 
         what: a description of the adapter, for messages.
 
     Raises:
-        ExportError: the base model is for multiple choice, which has one score for each choice, and the file has more.
+        ExportError: the base model is for multiple choice, and the head in
+            the file has another number of outputs than one score per choice.
     """
     for path, wrapper in adapted(model, name):
         saved = getattr(wrapper, "modules_to_save", None)
@@ -38,8 +39,9 @@ def fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor], what: 
             continue
         if (found := type(base_of(model)).__name__).endswith("ForMultipleChoice"):
             raise ExportError(
-                f"{what} has a head of {len(stored)} labels, and {found} gives one score for each choice: it was trained on "
-                "another class; give its base model, or write that class as architectures into the config.json of this one"
+                f"{what} has a head with {len(stored)} labels, but {found} gives one score per choice: the adapter was trained "
+                "on a model of another class. Give that base model, or set architectures in this model's config.json to that "
+                "class"
             )
         fitting = nn.Linear(output.in_features, len(stored), output.bias is not None)
         if inner:

@@ -41,8 +41,9 @@ def run(options: argparse.Namespace) -> None:
 def _text(report: TaskReport) -> str:
     worst = max(row.max_abs_diff for row in report.parity)
     shapes = ", ".join(dict.fromkeys(f"{row.batch}x{row.sequence}" for row in report.parity))
+    notes = "".join(f"note: {each}\n" for each in report.notes)
     return (
         f"{report.output}: the task {report.task}, {report.bytes / 1e6:.2f} MB\n"
-        f"verified in a slot against single-task PyTorch at {shapes}: max diff {worst:.1e}\n"
+        f"verified in a slot against single-task PyTorch at {shapes}: max diff {worst:.1e}\n{notes}"
         f"add it to a running service: predictor.add_task({report.task!r}, {str(report.output)!r})"
     )

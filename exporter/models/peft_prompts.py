@@ -46,15 +46,15 @@ def check_prompt(model: Any, name: str) -> None:
         )
     if (found := type(base_of(model)).__name__).endswith("ForMultipleChoice"):
         raise ExportError(
-            f"{what} does not run with {found}: PEFT puts a prompt before a text, and a question has several; train an adapter "
-            "of another type, such as LoRA"
+            f"{what} does not run with {found}: PEFT puts a prompt before one text, and a multiple-choice question has "
+            "several; train an adapter of another type, such as LoRA"
         )
     embeddings = base_of(model).get_input_embeddings()
     size, width = model.peft_config[name].token_dim, getattr(embeddings, "embedding_dim", None)
     if not has_prefix(model, name) and width not in (None, size):
         raise ExportError(
-            f"{what} has vectors of {size} numbers, the embeddings of {found} {width}, so that PEFT cannot run it: train it "
-            f"with token_dim={width} in its configuration"
+            f"{what} has prompt vectors of width {size}, but the embeddings of {found} have width {width}, so PEFT cannot run "
+            f"it: train it with token_dim={width}"
         )
 
 

@@ -14,16 +14,28 @@ import torch
 from exporter.models.shared_copy import copy_model
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
+from exporter.targets import TOLERANCES
 from exporter.verify.eager import eager
 from runtime.bundle import ParityRow
 
-# Differences of more than this many tolerances are no rounding.
+# What exceeds a tolerance by more than this many tolerances of fp32 is no rounding in fp32.
 _ROUNDING = 10.0
 
 
-def may_be_rounding(row: ParityRow) -> bool:
-    """Return whether a difference exceeds its tolerance by so little that it may be PyTorch's rounding."""
-    return row.tolerance < row.max_abs_diff <= _ROUNDING * row.tolerance
+def may_be_rounding(row: ParityRow, atol: float) -> bool:
+    """Return whether a difference exceeds its tolerance by so little that it may be PyTorch's rounding in fp32.
+
+    Args:
+        row: the difference.
+        atol: the tolerance of the graph relative to max(1, max |logit|), in its precision.
+    """
+    scale = row.tolerance / atol
+    return 0 < row.max_abs_diff - row.tolerance <= _ROUNDING * TOLERANCES["fp32"] * scale
+
+
+def widened(task_group: TaskGroup) -> TaskGroup:
+    """Return the tasks with a copy of their model in fp64."""
+    return TaskGroup(task_group.tasks, copy_model(task_group.model, {}).to(torch.float64))
 
 
 def in_fp64(
@@ -32,7 +44,7 @@ def in_fp64(
     """Run single-task eager PyTorch in fp64.
 
     Args:
-        task_group: the group of `task`; its model is not changed.
+        task_group: the group of `task`, as of `widened`.
         plan: the graph's inputs.
         task: the task to run.
         inputs: input name -> array.
@@ -41,10 +53,9 @@ def in_fp64(
     Returns:
         The fields of the head's output, rounded to fp32; None if the model does not run in fp64.
     """
-    exact = TaskGroup(task_group.tasks, copy_model(task_group.model, {}).to(torch.float64))
     wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in inputs.items()}
     try:
-        found = eager(exact, plan, task, wide, activate)
+        found = eager(task_group, plan, task, wide, activate)
     except Exception:  # raised by the model, for example by a table of positions that it makes in fp32
         return None
     return [field.astype(np.float32) for field in found]

@@ -11,7 +11,7 @@ from exporter.errors import VerificationError
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
-from exporter.verify.exact import in_fp64, may_be_rounding
+from exporter.verify.exact import in_fp64, may_be_rounding, widened
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.routes import width
@@ -27,7 +27,7 @@ def verify_slots(
     task_groups: Sequence[TaskGroup],
     rows: Mapping[str, Mapping[str, np.ndarray]],
     group_of: Mapping[str, int],
-) -> list[ParityRow]:
+) -> tuple[list[ParityRow], dict[str, float]]:
     """Run each task of some pruned models in a slot, and compare its logits with PyTorch.
 
     The weights are in the last slot of their group; all other slots hold NaN, which must not reach the task's logits.
@@ -41,13 +41,15 @@ def verify_slots(
         group_of: task -> number of its group.
 
     Returns:
-        A row for each task and shape.
+        A row for each task and shape; and the tasks that were compared with PyTorch in fp64 -> the largest difference from
+        PyTorch in fp32 there.
 
     Raises:
         VerificationError: the graph fails or exceeds its tolerance.
     """
+    exact: dict[str, float] = {}
     found = [
-        _compare(session, layout, plan, task_group, task, (rows[task.name], group_of[task.name]), shape)
+        _compare(session, layout, plan, task_group, task, (rows[task.name], group_of[task.name]), shape, exact)
         for task_group in task_groups
         for task in task_group.tasks
         for shape in shapes_of(plan, of_structure=task is task_group.tasks[0])
@@ -59,7 +61,7 @@ def verify_slots(
             for row in failed
         ]
         raise VerificationError(NOTHING_WRITTEN + "\n".join(lines))
-    return found
+    return found, exact
 
 
 def _compare(
@@ -70,6 +72,7 @@ def _compare(
     task: Task,
     placed: tuple[Mapping[str, np.ndarray], int],
     shape: tuple[int, int],
+    exact: dict[str, float],
 ) -> ParityRow:
     rows, group = placed
     slot = group * layout.slots + layout.slots - 1
@@ -86,8 +89,9 @@ def _compare(
     if not np.isneginf(logits[:, count:]).all():
         raise VerificationError(f"{NOTHING_WRITTEN}  {task.name} in a slot has logits beyond its {count} column(s)")
     row = parity_row(task, expected[row_ids], logits[:, :count], shape, plan.atol)
-    if may_be_rounding(row) and (exact := in_fp64(task_group, plan, task, inputs)) is not None:
-        return parity_row(task, exact[0][row_ids], logits[:, :count], shape, plan.atol)
+    if may_be_rounding(row, plan.atol) and (wide := in_fp64(widened(task_group), plan, task, inputs)) is not None:
+        exact[task.name] = max(row.max_abs_diff, exact.get(task.name, 0.0))
+        return parity_row(task, wide[0][row_ids], logits[:, :count], shape, plan.atol)
     return row
 
 

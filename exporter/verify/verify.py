@@ -13,7 +13,7 @@ from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.candidate import Candidate
 from exporter.verify.eager import eager
-from exporter.verify.exact import in_fp64, may_be_rounding
+from exporter.verify.exact import in_fp64, may_be_rounding, widened
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
 from exporter.verify.random_inputs import MASKS
 from exporter.verify.runs import Runs
@@ -31,7 +31,7 @@ class Verified:
         rows: one per task and shape for the first candidate, the larger difference of its graph and its routed graph.
         probed: the inputs of `PROBE_SHAPE` and the outputs of the first candidate's graph for them, if every task was compared
             there, otherwise None.
-        exact: task -> the difference of PyTorch in fp32 from fp64, where it was compared in fp64.
+        exact: tasks that were compared with PyTorch in fp64 -> the largest difference from PyTorch in fp32 there.
     """
 
     rows: tuple[ParityRow, ...]
@@ -90,26 +90,37 @@ def _decide(
     """Replace rows that may exceed their tolerance by PyTorch's rounding by those relative to PyTorch in fp64.
 
     Returns:
-        Task -> the difference of PyTorch in fp32 from fp64.
+        Tasks that were compared with PyTorch in fp64 -> the largest difference from PyTorch in fp32 there.
     """
     differences: dict[str, float] = {}
     for task_group in task_groups:
         for task in task_group.tasks:
-            near = [shape for (name, shape), found in rows.items() if name == task.name and any(map(may_be_rounding, found))]
-            model = task_group if library is None or not near else TaskGroup((task,), library(task.setup))
-            for shape in near:
+            near = {
+                shape: difference
+                for (name, shape), found in rows.items()
+                if name == task.name and (difference := _rounding(found, runs.candidates))
+            }
+            if not near:
+                continue
+            model = widened(task_group if library is None else TaskGroup((task,), library(task.setup)))
+            for shape, difference in near.items():
                 masks = next(kind for kind in MASKS if task.name in runs.known.get((shape, kind), ()))
                 inputs, results = runs.at(shape, masks)
                 if (expected := in_fp64(model, runs.plan, task, inputs, activate=library is None)) is None:
                     continue
-                rounding = float(np.abs(runs.known[shape, masks][task.name] - expected[0]).max(initial=0.0))
-                differences[task.name] = max(rounding, differences.get(task.name, 0.0))
+                differences[task.name] = max(difference, differences.get(task.name, 0.0))
                 runs.known[shape, masks][task.name] = expected[0]
                 own = _rows(runs, task, shape, inputs, results, expected)
                 for number, row in runs.compare_routes(shape, masks, task.name):
                     own[number] = max(own[number], row, key=tolerance_ratio)
                 rows[task.name, shape] = own
     return differences
+
+
+def _rounding(rows: Sequence[ParityRow], candidates: Sequence[Candidate]) -> float:
+    """Return the largest difference that may be PyTorch's rounding; 0 if none may."""
+    pairs = zip(rows, candidates, strict=True)
+    return max((row.max_abs_diff for row, candidate in pairs if may_be_rounding(row, candidate.atol)), default=0.0)
 
 
 def _compare(runs: Runs, task_group: TaskGroup, task: Task, shape: tuple[int, int], activate: bool) -> list[ParityRow]:

@@ -55,7 +55,7 @@ def trained(folder: Path) -> dict[Piece, Result]:
 def read_test_set(path: Path, tokenizer: Any, labels: Sequence[str], texts: int) -> TestSet:
     """Read `texts` lines of a test set, truncated as in training.
 
-    They are chosen by hash, because the file may be sorted by label; more texts begin with those of fewer.
+    They are chosen by hash, because the file may be sorted by label; a larger number includes the texts of a smaller one.
     """
     rows = sorted(read_task(path), key=lambda row: hashlib.sha256(row["text"].encode()).digest())[:texts]
     encoded = tokenizer([row["text"] for row in rows], truncation=True, max_length=MAX_LENGTH)["input_ids"]

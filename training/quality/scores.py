@@ -47,6 +47,10 @@ class Scores:
         self.drops = tuple(sorted({row.drop for row in results.answers}))
         self.seeds = tuple(sorted({row.seed for row in results.answers}))
 
+    def drops_of(self, precision: str) -> set[int]:
+        """Return the drops that were measured in a precision."""
+        return {drop for *_, own, drop in self._predictions if own == precision}
+
     def predictions(self, task: str, method: str, seed: int, precision: str, drop: int) -> str | None:
         """Return the predictions of an adapter; None if it was not measured.
 

@@ -29,7 +29,7 @@ def _cell(spread: Spread | None) -> str:
 
 def by_drop(scores: Scores, precision: str) -> str:
     """Return the accuracy of each task and method at some drops in percent: mean over seeds, lowest to highest."""
-    drops = [drop for drop in _SHOWN if drop in scores.drops]
+    drops = [drop for drop in _SHOWN if drop in scores.drops_of(precision)]
     lines = [
         f"| {precision} | trained | {' | '.join(f'n = {drop}' for drop in drops)} |",
         "| --- | --- |" + " ---: |" * len(drops),
