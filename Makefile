@@ -102,7 +102,7 @@ PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoin
   tests/exporter/checkpoints/test_peft_starts.py tests/exporter/checkpoints/test_peft_tasks.py tests/exporter/test_padding.py tests/exporter/test_pipelines.py
 
 test-peft5: .venv-peft5/installed
-	.venv-peft5/$(BIN)/python -m pytest -n 2 -m "not adapters" $(PEFT5_TESTS)
+	.venv-peft5/$(BIN)/python -m pytest -n 2 -m "not adapters" --all $(PEFT5_TESTS)
 
 # -W default: warnings of other versions than the locked ones are no errors here.
 gpu:
@@ -115,7 +115,7 @@ TORCH_TESTS = tests/exporter/trace tests/exporter/test_support.py tests/exporter
 test-torch:
 	@if ! grep -qsxF '$(TORCH)' .venv-torch/installed; then rm -rf .venv-torch; fi
 	@$(MAKE) --no-print-directory .venv-torch/installed
-	.venv-torch/$(BIN)/python -m pytest -n 2 $(TORCH_TESTS)
+	.venv-torch/$(BIN)/python -m pytest -n 2 --all $(TORCH_TESTS)
 
 support: .venv-test/installed
 	.venv-test/$(BIN)/python -m tests.helpers.support_table

@@ -92,9 +92,13 @@ def _has_gpu() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
+def _leaves_out_slow(config: pytest.Config) -> bool:
+    return not (config.getoption("--all") or config.option.markexpr or any("::" in each for each in config.args))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip the tests for a GPU on a machine without one, and leave out the slow ones unless they are named."""
-    if not config.getoption("--all") and not any("::" in each for each in config.args):
+    if _leaves_out_slow(config):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
     if config.getoption("--device") is None and not _has_gpu():
@@ -105,7 +109,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Name what is left out, which pytest does not count with pytest-xdist."""
-    return None if config.getoption("--all") else "tests marked slow are left out; --all runs them"
+    return "tests marked slow are left out; --all runs them" if _leaves_out_slow(config) else None
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be installed
