@@ -1,6 +1,5 @@
 # make export   installs into .venv, exports the bundled example and asks the exported graph a question
 # make test     installs into .venv-test, then make lint (style and types) and make unit (tests) at the same time
-# make test-all  the same, with the tests marked slow
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
@@ -28,7 +27,6 @@ AUDIT_FLAGS ?=
 APT_FLAGS ?=
 DEVICE ?= cuda
 GPU_WORKERS ?= 8
-UNIT_FLAGS ?=
 
 # $(call install_lock,environment,lock file) creates an environment with what the lock file lists. pip builds nothing (wheels only)
 # and compares each file with its hash. --no-compile: Python compiles what is imported, which is a part of the 14,000 files.
@@ -57,7 +55,7 @@ define install
 endef
 endif
 
-.PHONY: export test test-all lint unit test-javascript test-cpp test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
+.PHONY: export test lint unit test-javascript test-cpp test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
 
 export: .venv/installed
 	.venv/$(BIN)/python -m exporter --drop 5 --output onnx --overwrite
@@ -66,9 +64,6 @@ export: .venv/installed
 test: .venv-test/installed
 	@$(MAKE) --no-print-directory --jobs 2 lint unit
 
-test-all: .venv-test/installed
-	@$(MAKE) --no-print-directory --jobs 2 lint unit UNIT_FLAGS=--all
-
 # mypy needs one core for most of a minute: it runs while the tests do.
 lint: .venv-test/installed
 	.venv-test/$(BIN)/ruff check .
@@ -76,7 +71,7 @@ lint: .venv-test/installed
 	.venv-test/$(BIN)/mypy
 
 unit: .venv-test/installed
-	.venv-test/$(BIN)/python -m pytest -n 2 $(UNIT_FLAGS)
+	.venv-test/$(BIN)/python -m pytest -n 2
 
 test-javascript: .venv-test/installed
 	npm --prefix examples/javascript install --ignore-scripts
@@ -102,7 +97,7 @@ PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoin
   tests/exporter/checkpoints/test_peft_starts.py tests/exporter/checkpoints/test_peft_tasks.py tests/exporter/test_padding.py tests/exporter/test_pipelines.py
 
 test-peft5: .venv-peft5/installed
-	.venv-peft5/$(BIN)/python -m pytest -n 2 -m "not adapters" --all $(PEFT5_TESTS)
+	.venv-peft5/$(BIN)/python -m pytest -n 2 -m "not adapters" $(PEFT5_TESTS)
 
 # -W default: warnings of other versions than the locked ones are no errors here.
 gpu:
@@ -115,7 +110,7 @@ TORCH_TESTS = tests/exporter/trace tests/exporter/test_support.py tests/exporter
 test-torch:
 	@if ! grep -qsxF '$(TORCH)' .venv-torch/installed; then rm -rf .venv-torch; fi
 	@$(MAKE) --no-print-directory .venv-torch/installed
-	.venv-torch/$(BIN)/python -m pytest -n 2 --all $(TORCH_TESTS)
+	.venv-torch/$(BIN)/python -m pytest -n 2 $(TORCH_TESTS)
 
 support: .venv-test/installed
 	.venv-test/$(BIN)/python -m tests.helpers.support_table

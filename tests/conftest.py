@@ -74,7 +74,6 @@ def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cuda", "cpu"), help="run the tests marked gpu there")
-    parser.addoption("--all", action="store_true", help="run the tests marked slow as well (make test-all)")
     parser.addoption(
         "--fresh-environments", action="store_true", help="install the wheels into new environments, from a registry"
     )
@@ -92,24 +91,12 @@ def _has_gpu() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def _leaves_out_slow(config: pytest.Config) -> bool:
-    return not (config.getoption("--all") or config.option.markexpr or any("::" in each for each in config.args))
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests for a GPU on a machine without one, and leave out the slow ones unless they are named."""
-    if _leaves_out_slow(config):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    """Skip the tests for a GPU on a machine without one."""
     if config.getoption("--device") is None and not _has_gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU and onnxruntime-gpu"))
-
-
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Name what is left out, which pytest does not count with pytest-xdist."""
-    return "tests marked slow are left out; --all runs them" if _leaves_out_slow(config) else None
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be installed

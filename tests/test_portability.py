@@ -38,7 +38,7 @@ LINUX_PATHS = {
     "runtime/bundle/files.py": "only where sys.platform is linux",
     "runtime/ort/cpu_info.py": "a file that is missing is an unknown processor",
     "runtime/ort/cpu_limits.py": "what cannot be read is no limit",
-    "runtime/ort/devices.py": "asks whether it exists",
+    "runtime/ort/seen_devices.py": "asks whether it exists",
     "benchmarks/machine.py": "a file that is missing is an unknown processor",
     "benchmarks/runtime_memory.py": "is refused elsewhere",
     "benchmarks/serving/memory.py": "what the system itself counts, without these files",
