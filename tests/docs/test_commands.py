@@ -34,7 +34,6 @@ NOT_RUN = {
     "make TORCH=…": "an option of the targets above",
     "make test LOCKED=no": "an option of the targets above",
     "make docs": "installs a virtual environment; tests/docs/test_site.py has its hooks and its pages",
-    "python -m http.server --bind 127.0.0.1 8000": "a server that does not end",
     "make dist": "tests/test_distributions.py builds the same",
     "make unit": "runs all tests, this one among them",
     "make test-wheels": "installs packages from a registry; tests/test_wheels.py has a part without one",
@@ -124,7 +123,8 @@ NOT_RUN = {
 }
 _SLOW = ("benchmarks", "training")  # programs that measure for minutes or train; tests/benchmarks runs them on tiny models
 _COMMANDS = commands()
-_PROGRAMS = [line for line in _COMMANDS if line.startswith("python -m ") and "pytest" not in line]
+_OURS = ("exporter", "runtime", "benchmarks", "training", "tests")
+_PROGRAMS = [line for line in _COMMANDS if re.match(rf"python -m ({'|'.join(_OURS)})\b", line)]
 _NAMES = [line for line, reason in NOT_RUN.items() if reason.startswith("names a")]
 _EXPORTS = [line for line in _PROGRAMS if re.match(r"python -m exporter( --(?!help)|$)", line) and line not in NOT_RUN]
 
