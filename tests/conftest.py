@@ -74,6 +74,7 @@ def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cuda", "cpu"), help="run the tests marked gpu there")
+    parser.addoption("--no-skips", action="store_true", help="fail each test that would be skipped, with its reason")
     parser.addoption(
         "--fresh-environments", action="store_true", help="install the wheels into new environments, from a registry"
     )
@@ -97,6 +98,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU and onnxruntime-gpu"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that was skipped, with `--no-skips`: a target that prepares what its tests need must not pass without it."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and item.config.getoption("--no-skips"):
+        report.outcome, report.longrepr = "failed", report.longrepr[2]
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be installed

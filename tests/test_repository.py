@@ -49,6 +49,24 @@ def test_a_workflow_only_runs_make_targets(path: Path) -> None:
         assert re.search(rf"^{target[1]}:", _MAKEFILE, flags=re.MULTILINE), command
 
 
+@pytest.mark.parametrize("target", ["test-cpp", "test-javascript"])
+def test_a_target_fails_without_what_it_needs(target: str) -> None:
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", _MAKEFILE, flags=re.MULTILINE)
+    assert recipe
+    assert re.search(r"-m pytest --no-skips tests/", recipe[1])
+
+
+@pytest.mark.parametrize(("no_skips", "outcome"), [(False, "skipped"), (True, "failed")])
+def test_a_skip_is_a_failure_with_no_skips(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_skips: bool, outcome: str
+) -> None:
+    monkeypatch.setattr(request.config.option, "no_skips", no_skips)
+    call = pytest.CallInfo.from_call(lambda: pytest.skip("needs g++"), "call")
+    report = request.node.ihook.pytest_runtest_makereport(item=request.node, call=call)
+    assert report.outcome == outcome
+    assert "needs g++" in report.longreprtext
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_actions_are_pinned_to_commits(path: Path) -> None:
     lines = re.findall(r"uses: (.*)", path.read_text(encoding="utf-8"))

@@ -9,9 +9,15 @@
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 int main(int count, char** given) try {
-  if (count < 4) throw std::invalid_argument("expected DIR LIBRARY TEXT…");
+  const size_t columns = count > 3 && std::string(given[3]) == "--pairs" ? 2 : 1;
+  const int first = 2 + static_cast<int>(columns);
+  if (count <= first || (count - first) % columns)
+    throw std::invalid_argument("expected DIR LIBRARY TEXT… or DIR LIBRARY --pairs TEXT TEXT_PAIR …");
   const std::filesystem::path folder = given[1], library = given[2];
   std::ifstream file(folder / "adapterdrop.json");
   if (!file) throw std::runtime_error("no adapterdrop.json in " + folder.string());
@@ -24,9 +30,8 @@ int main(int count, char** given) try {
   options.RegisterCustomOpsLibrary(library.c_str());
   Ort::Session session(env, (folder / graph).c_str(), options);
 
-  const size_t columns = std::string(given[3]) == "--pairs" ? 2 : 1;
   std::vector<std::vector<const char*>> texts(columns);
-  for (int index = 2 + columns; index < count; ++index) texts[(index - columns) % columns].push_back(given[index]);
+  for (int index = first; index < count; ++index) texts[(index - first) % columns].push_back(given[index]);
   Ort::AllocatorWithDefaultOptions allocator;
   std::vector<Ort::Value> feeds;
   for (const auto& column : texts) {

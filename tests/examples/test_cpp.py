@@ -157,6 +157,8 @@ def test_a_bundle_with_another_tokenizer(program: Path, tmp_path: Path, monkeypa
         (["no-folder", "library", "a"], "no adapterdrop.json in no-folder"),
         (["{bundle}", "library", "a"], "export the folder with --with-tokenizer"),
         (["{bundle}"], "expected DIR LIBRARY TEXT"),
+        (["{bundle}", "library", "--pairs"], "--pairs TEXT TEXT_PAIR"),
+        (["{bundle}", "library", "--pairs", "a", "b", "c"], "--pairs TEXT TEXT_PAIR"),
     ],
 )
 def test_bad_input_is_named(program: Path, example_bundle: Path, given: list[str], message: str) -> None:
