@@ -12,6 +12,7 @@ from typing import NoReturn
 from benchmarks.options import parse
 from benchmarks.variant import MismatchError
 from exporter.errors import ExportError
+from runtime.program import import_failure
 
 # Commands of the suite; without one of them, the main benchmark runs.
 _COMMANDS = ("suite", "compare", "quick_ratios")
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
-        print(f"error: {error}; install adapterdrop-onnx[export,adapters,cpu,benchmark]", file=sys.stderr)
+        remedy = "install adapterdrop-onnx[export,adapters,cpu,benchmark]"
+        print(f"error: {import_failure(error, remedy)}", file=sys.stderr)
         return 2
     except (ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ from benchmarks.provider_variants import bind_predictor, provider_variants
 from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant, missing, one_line
 from runtime import CudaOptions, Options
 from runtime.bundle import MODEL
-from runtime.ort.known_providers import CUDA, Provider
+from runtime.ort.known_providers import Provider
 
 _TENSORRT = "TensorrtExecutionProvider"
 
@@ -189,13 +189,11 @@ def cuda_onnx_variants(
         found.append(variant("ours-fp16-drop0", "ours, fp16, no drop", "fp16", ours(undropped, "fp16"), 0))
         label = "ours, fp16, CUDA graph, no drop"
         captured.append(variant("ours-fp16-graph-drop0", label, "fp16", ours(undropped, "fp16", True), 0))
+    portable = portable_exports(candidate, traces, folder)
     return [
         *found,
         variant("ours-bf16", "ours, bf16", "bf16", missing("the target cuda has fp32 and fp16 only")),
         variant("ours-tensorrt", "ours, TensorRT fp16", "fp16", lambda: _tensorrt(tensorrt, tasks, device)),
-        *provider_variants(
-            [each for each in providers if each is not CUDA],  # it is measured anyway
-            *(portable_exports(candidate, traces, folder), tasks, drop, cores()),
-        ),
+        *provider_variants(providers, portable, tasks, drop, cores()),
         *captured,
     ]

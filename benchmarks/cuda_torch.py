@@ -85,7 +85,11 @@ def cuda_torch_variants(
         *variants,
         Variant("peft-mixed", "PEFT, mixed batch", "eager", "fp16", drop, missing(NO_PEFT)),
         Variant(
-            *("compile-fp16", "torch.compile Parallel, fp16", "compile", "fp16", drop),
+            "compile-fp16",
+            "torch.compile Parallel, fp16",
+            "compile",
+            "fp16",
+            drop,
             compiled if with_compile else missing(NOT_COMPILED),
             compiles=True,
         ),

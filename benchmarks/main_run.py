@@ -73,7 +73,8 @@ def run(options: Options) -> Result:
     on_gpu = options.device == "cuda"
     gpu = current_gpu() if on_gpu else None  # as found: before this process uses it
     device = open_device(options.device, options.threads)
-    providers = named(options.providers)
+    providers = named(options.providers, options.device)
+    options = replace(options, providers=tuple(provider.name for provider in providers))  # one spelling, for the file names
     setting = (torch.version.cuda, torch.backends.cuda.matmul.allow_tf32) if on_gpu else (None, None)
     machine = current_machine(options.threads, gpu, *setting)
     # What is imported: another distribution may be installed behind it on the path.

@@ -17,7 +17,7 @@ from benchmarks.provider_variants import Portable, bind_predictor, provider_vari
 from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Variant
 from runtime.bundle import MODEL
 from runtime.ort.cpu_info import multiplies_bf16
-from runtime.ort.known_providers import CPU, OPENVINO, Provider
+from runtime.ort.known_providers import OPENVINO, Provider
 
 # Precisions of the OpenVINO provider.
 _OPENVINO: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -102,7 +102,7 @@ def _prepare_runtime(
 
 
 def portable_exports(candidate: Candidate, traces: Traces, folder: Path, fp32: OurExport | None = None) -> Portable:
-    """Return the folders of portable exports by precision, of which each is made when it is first needed."""
+    """Return the portable exports by precision; each is made when first needed."""
     # Not compared with PyTorch on the CPU, which has no kernels for fp16: the benchmark compares
     found: dict[Precision, OurExport] = {} if fp32 is None else {"fp32": fp32}
 
@@ -143,12 +143,11 @@ def onnx_variants(candidate: Candidate, folder: Path, threads: int, providers: S
         ),
         Variant("ours-int8", "ours, int8", "ours", "int8", drop, lambda: _prepare_ours(integers, tasks, threads)),
     ]
-    others = [each for each in providers if each not in (CPU, OPENVINO)]  # these are measured anyway
     portable = portable_exports(candidate, traces, folder, ours)
     return [
         *variants,
         *_openvino_variants(candidate, traces, folder, threads),
-        *provider_variants(others, portable, tasks, drop, threads),
+        *provider_variants(providers, portable, tasks, drop, threads),
     ]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import runtime
 from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant
@@ -13,23 +13,34 @@ from runtime import Options
 from runtime.errors import ProviderError
 from runtime.ort import plugins
 from runtime.ort.float_types import float_type
-from runtime.ort.known_providers import Provider
+from runtime.ort.known_providers import CPU, CUDA, OPENVINO, Provider
 from runtime.ort.providers import find, installed, not_installed
+from runtime.ort.seen_devices import missing_device
 from runtime.text.encode import GPUS
 
 # Exports a portable graph in a precision when the folder is first needed.
 Portable = Callable[[Precision], Callable[[], Path]]
 
+# Device of a run -> the providers that are measured without --provider
+_MEASURED: Final[Mapping[str, tuple[Provider, ...]]] = {"cpu": (CPU, OPENVINO), "cuda": (CUDA,)}
 
-def named(names: Sequence[str]) -> tuple[Provider, ...]:
+
+def named(names: Sequence[str], device: str) -> tuple[Provider, ...]:
     """Return the providers that --provider names, each once.
 
+    Args:
+        names: names of providers, in any spelling.
+        device: device of the run, one of `benchmarks.options.DEVICES`.
+
     Raises:
-        ExportError: a name is unknown, or a provider is not installed or sees no device; the message is the reason.
+        ExportError: a name is unknown, or a provider is measured anyway, not installed or sees no device; the message is the
+            reason.
     """
     try:
         found = dict.fromkeys(map(find, names))
         for provider in found:
+            if provider in _MEASURED[device]:
+                raise ExportError(f"--provider {provider.name}: measured anyway; omit it")
             require(provider)
     except (ProviderError, MissingError) as error:
         raise ExportError(f"--provider: {str(error).removeprefix('provider: ')}") from error
@@ -37,7 +48,7 @@ def named(names: Sequence[str]) -> tuple[Provider, ...]:
 
 
 def require(provider: Provider) -> None:
-    """Check that a provider is installed, and that a plug-in sees a device, before a graph is exported for it.
+    """Check that a provider is installed and sees a device, as far as that can be seen, before a graph is exported for it.
 
     Raises:
         MissingError: otherwise; the message is the reason.
@@ -50,6 +61,8 @@ def require(provider: Provider) -> None:
             plugins.select(here, Options())
         except ProviderError as error:
             raise MissingError(str(error)) from error
+    elif (missing := missing_device(here, Options())) is not None:
+        raise MissingError(f"provider {here.name}: {missing}")
 
 
 def bind_predictor(predictor: runtime.Predictor, tasks: Sequence[str]) -> Bind:

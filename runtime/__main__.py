@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from runtime.program import INSTALL, import_failure
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, `runtime.command_line`.
@@ -17,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command_line = importlib.import_module("runtime.command_line")
     except ImportError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {import_failure(error, INSTALL)}", file=sys.stderr)
         return 2
     status: int = command_line.main(arguments)
     return status

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.program import NAME
+from runtime.program import INSTALL, NAME, import_failure
 
 _EXPORT: Final = "pip install 'adapterdrop-onnx[export,adapters,cpu]' or 'adapterdrop-onnx[export,peft,cpu]'"
 _RUN: Final = "runtime.command_line"
@@ -45,11 +45,11 @@ COMMANDS: Final = (
     Command("push", "publish an exported folder on a hub, with a model card", "exporter.cli.main", ("push",)),
     Command("inspect", "show what an exported folder contains, costs and saves", "exporter.cli.main", ("inspect",)),
     Command("advise", "measure which drops and fusion members to export", "exporter.cli.main", ("advise",)),
-    Command("run", "run an exported folder on texts", _RUN),
-    Command("encode", "compute the trunk once per text (exports with --split)", _RUN, ("encode",), folder_first=True),
-    Command("devices", "list the execution providers and the devices that each sees", _RUN, ("devices",)),
-    Command("compile", "build the graphs of an exported folder for a provider ahead of time", _RUN, ("compile",)),
-    Command("triton", "write an exported folder as a model repository of Triton", _RUN, ("triton",)),
+    Command("run", "run an exported folder on texts", _RUN, install=INSTALL),
+    Command("encode", "compute the trunk once per text (exports with --split)", _RUN, ("encode",), INSTALL, folder_first=True),
+    Command("devices", "list the execution providers and the devices that each sees", _RUN, ("devices",), INSTALL),
+    Command("compile", "build the graphs of an exported folder for a provider ahead of time", _RUN, ("compile",), INSTALL),
+    Command("triton", "write an exported folder as a model repository of Triton", _RUN, ("triton",), INSTALL),
     Command("bench", "measure against PyTorch on this machine", "benchmarks.cli", install=_CHECKOUT),
 )
 
@@ -77,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run: Callable[[Sequence[str]], int] = importlib.import_module(command.module).main
     except ImportError as error:
-        remedy = "" if error.name == "onnxruntime" else f"; {command.install}"  # that message names what to install
-        return _refused(f"{NAME} {command.name}: {error}{remedy}")
+        return _refused(f"{NAME} {command.name}: {import_failure(error, command.install)}")
     rest = given[1:]
     folder: list[str] = []
     if command.folder_first:  # without one, DIR stands for it in the message of what is missing, and in --help

@@ -149,7 +149,9 @@ class Options:
         probe_tolerance: limit of the difference between the logits of the provider and those of the bundle's probe, relative to
             max(1, largest absolute logit of the task); None for the bundle's, for the type in which the provider computes.
         session_config: entries of ONNX Runtime's session configuration, such as
-            "mlas.enable_gemm_fastmath_arm64_bfloat16": "1". An entry that ONNX Runtime does not know is refused at load.
+            "mlas.enable_gemm_fastmath_arm64_bfloat16": "1". An entry that is neither known for ONNX Runtime 1.32
+            nor found in the installed library is refused at load, or logged as a warning if it starts with `ep.` or the
+            installed version is newer.
         compiled: use graphs of the bundle that `python -m runtime compile` made, where they fit this machine. None for those of
             OpenVINO on the CPU, which hold a graph and weights; True for all, which can hold instructions for a GPU; False for
             none.

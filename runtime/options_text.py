@@ -90,7 +90,7 @@ class CommandParser(argparse.ArgumentParser):
         return as_called(super().format_help())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse, and name for each unknown option the nearest one; nothing is left over."""
+        """Parse; an unknown option is an error that names the nearest one. Other unknown arguments are returned."""
         found, left = super().parse_known_args(args, namespace)
         if unknown := [each for each in left if each.startswith("--")]:
             known = [each for each in self._option_string_actions if each.startswith("--")]

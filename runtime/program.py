@@ -1,4 +1,4 @@
-"""How the command that runs is called: the console script `adapterdrop` and `python -m …` share their parsers and texts."""
+"""Texts of all command lines: how the command that runs is called, and the message for a package that is missing."""
 
 import re
 import sys
@@ -6,6 +6,8 @@ from pathlib import PurePath
 from typing import Final
 
 NAME: Final = "adapterdrop"
+# Remedy for the commands of the runtime
+INSTALL: Final = "pip install 'adapterdrop-onnx[cpu]' or 'adapterdrop-onnx[gpu]'"
 # What the texts of the parsers say -> the same for the console script; the first that matches counts.
 _AS_SCRIPT: Final = (
     (re.compile(r"python -m runtime (\w+) encode\b"), rf"{NAME} encode \1"),
@@ -27,3 +29,13 @@ def as_called(text: str) -> str:
     for pattern, script in _AS_SCRIPT:
         text = pattern.sub(script, text)
     return text
+
+
+def import_failure(error: ImportError, remedy: str) -> str:
+    """Return the message for a package that is missing or incomplete, in one line.
+
+    Args:
+        error: the error of the import.
+        remedy: what to install; omitted for ONNX Runtime, whose message (`runtime.import_ort`) contains it.
+    """
+    return " ".join(str(error).split()) + ("" if error.name == "onnxruntime" else f"; {remedy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import re
@@ -9,14 +10,19 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable, Sequence
 from email.parser import HeaderParser
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
+from benchmarks.cli import main as benchmarks_main
 from exporter.cli.main import main as exporter_main
 from runtime import console
+from runtime.__main__ import main as runtime_main
+from runtime.program import INSTALL
 from tests.helpers.distributions import ROOT, build, stage
 
 
@@ -104,6 +110,28 @@ def test_a_command_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys
     assert "adapterdrop export is not installed here: pip install 'adapterdrop-onnx[export," in capsys.readouterr().err
     assert console.main(["nothing"]) == 2
     assert "'nothing' is no command: expected export, add," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("run", "arguments", "remedy"),
+    [
+        (runtime_main, ["devices"], INSTALL),
+        (console.main, ["devices"], INSTALL),
+        (exporter_main, ["--drop", "5"], "install adapterdrop-onnx[export,adapters,cpu] or [export,peft,cpu]"),
+        (benchmarks_main, ["--quick"], "install adapterdrop-onnx[export,adapters,cpu,benchmark]"),
+    ],
+)
+def test_a_missing_package_has_one_remedy(
+    run: Callable[[Sequence[str]], int],
+    arguments: Sequence[str],
+    remedy: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, shown in (("tokenizers", f"; {remedy}"), ("onnxruntime", "")):  # the message of runtime.import_ort has it
+        monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ImportError("no\npackage", name=name)))
+        assert run(arguments) == 2
+        assert capsys.readouterr().err.endswith(f": no package{shown}\n")
 
 
 def test_an_example_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from exporter.cli.folder_options import add_parser, inspect_parser, push_parser,
 from exporter.cli.options import export_parser
 from exporter.errors import ExportError, VerificationError
 from runtime.options_text import CommandParser
-from runtime.program import as_called
+from runtime.program import as_called, import_failure
 
 # First argument -> its options, and the module whose run(options) does the work. The module is loaded by name once the options
 # are read: importing torch takes seconds, and neither --help nor a mistyped option needs it.
@@ -61,9 +61,8 @@ def run(module: str, options: argparse.Namespace) -> int:
         _print_error(f"error: {error}")
         return 1 if isinstance(error, VerificationError) else 2
     except ImportError as error:
-        # The message of runtime.import_ort names what to install
-        remedy = "" if error.name == "onnxruntime" else "; install adapterdrop-onnx[export,adapters,cpu] or [export,peft,cpu]"
-        _print_error(f"error: {error}{remedy}")
+        remedy = "install adapterdrop-onnx[export,adapters,cpu] or [export,peft,cpu]"
+        _print_error(f"error: {import_failure(error, remedy)}")
         return 2
     except OSError as error:
         _print_error(f"error: {error}")

@@ -45,7 +45,7 @@ def survey() -> dict[str, Any]:
     usable = {each.name for each in found if each.installed and each.problem is None and each.devices != ()}
     auto = _auto("portable", "fp32", usable)
     others = {"portable int8": _auto("portable", "int8", usable)}
-    others |= {f"target {target}": _auto(target, "fp32", usable) for target in TARGETS_OF_ONE}
+    others |= {f"--target {target}": _auto(target, "fp32", usable) for target in TARGETS_OF_ONE}
     overlaid, limits = plugins.overlaid(), cpu_limits()
     return {
         "onnxruntime": ort.__version__,
@@ -120,7 +120,7 @@ def _shown(device: Any) -> str:
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"ONNX Runtime {found['onnxruntime']} ({', '.join(found['packages']) or 'of unknown origin'})"
     yield f"auto takes {_preferred(found['auto'])}"
-    yield from (f"  for bundles of {kind}: {_preferred(names)}" for kind, names in found["auto_otherwise"].items())
+    yield from (f"  for {kind} bundles: {_preferred(names)}" for kind, names in found["auto_otherwise"].items())
     yield from (f"problem: {problem}" for problem in found["problems"])
     threads = found["cpu"]["threads"]
     yield f"CPU threads by default: {threads or 'those of ONNX Runtime'} ({found['cpu']['limits']})"

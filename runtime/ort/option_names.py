@@ -13,9 +13,9 @@ from typing import Final
 from runtime.errors import InputError
 from runtime.import_ort import ort
 from runtime.ort.known_providers import Provider
+from runtime.ort.libraries import is_library
 
 _LOGGER: Final = logging.getLogger("runtime.options")
-_LIBRARIES: Final = re.compile(r"\.(so|dll|pyd|dylib)\b")
 _MISSPELT: Final = 0.8  # ratio of difflib from which a name is another one with a mistake
 
 # Entries of the session configuration that the wheels of this version read, on Linux, Windows and macOS
@@ -133,15 +133,15 @@ def check_session_config(config: Iterable[str]) -> None:
 def check_provider_options(provider: Provider, options: Iterable[str]) -> None:
     """Check the names of `Options.provider_options`.
 
-    A name that is nearly a documented one is refused. Providers that are compiled into ONNX Runtime refuse others themselves; a
-    plug-in ignores them, so that a warning is logged.
+    A name that is nearly a documented one, and is not in the installed library, is refused. Providers that are compiled into
+    ONNX Runtime refuse others themselves; a plug-in ignores them, so that a warning is logged.
 
     Raises:
         InputError: the provider would ignore or refuse an option; the message has the nearest one.
     """
     documented = _OPTIONS.get(provider.name, "").split()
     for name in options:
-        if name not in documented and not (provider.module and _in_plugin(provider.module, name)):
+        if name not in documented and not _is_installed(provider, name):
             message = f"options.provider_options: provider {provider.name} has no documented option {name}"
             if provider.is_plugin or _nearest(name, documented, _MISSPELT):
                 _report(message, name, documented, is_open=True)
@@ -170,21 +170,27 @@ def _version() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
 
 
-@functools.cache
+def _is_installed(provider: Provider, name: str) -> bool:
+    """Whether the library of a provider contains a name; False for one that the process has registered itself."""
+    if not provider.is_plugin:
+        return _in_onnxruntime(name)
+    return bool(provider.module) and _contains(_folder_of(str(provider.module)), name)
+
+
 def _in_onnxruntime(name: str) -> bool:
     """Whether a library of the installed ONNX Runtime contains a name, which another version or build may have added."""
     return _contains(Path(ort.__file__).parent / "capi", name)
 
 
+def _folder_of(module: str) -> Path:
+    return Path(str(importlib.import_module(module).get_library_path())).parent
+
+
 @functools.cache
-def _in_plugin(module: str, name: str) -> bool:
-    return _contains(Path(str(importlib.import_module(module).get_library_path())).parent, name)
-
-
 def _contains(folder: Path, name: str) -> bool:
     """Whether a library of a folder has a string as a constant."""
     wanted = f"\0{name}\0".encode()
-    return any(_has(path, wanted) for path in folder.iterdir() if _LIBRARIES.search(path.name) and path.stat().st_size)
+    return any(_has(path, wanted) for path in folder.iterdir() if is_library(path.name) and path.stat().st_size)
 
 
 def _has(path: Path, wanted: bytes) -> bool:

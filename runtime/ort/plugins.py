@@ -17,7 +17,7 @@ from runtime.errors import ProviderError
 from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.known_providers import KNOWN, OPENVINO, OTHERS, TENSORRT_RTX, Provider
-from runtime.ort.libraries import truncated_files
+from runtime.ort.libraries import truncated_libraries
 
 _BUILDS: Final = tuple(
     dict.fromkeys(("onnxruntime", *(each.package for each in (*KNOWN, *OTHERS) if each.package and each.name != "qnn")))
@@ -87,7 +87,7 @@ def register(plugin: Provider) -> None:
 
 @functools.cache  # ONNX Runtime refuses a second registration; without a device, the first one left no trace
 def _register(plugin: Provider) -> None:
-    if damaged := truncated_files(plugin.package):
+    if damaged := truncated_libraries(plugin.package):
         raise ProviderError(
             f"provider {plugin.name}: {_titled(plugin)} is installed incompletely: {', '.join(damaged[:3])}; "
             f"`pip install --force-reinstall --no-deps {plugin.package}`"
@@ -135,7 +135,8 @@ def select(plugin: Provider, options: Options) -> list[Any]:
     names = ", ".join(dict.fromkeys(described(each)[0] for each in found))
     reason = f"{_titled(plugin)} sees no device{f' {wanted}' * bool(wanted)}" + (f", only {names}" if names else "")
     if not found and plugin.key == OPENVINO.key:
-        reason += "; it takes devices of Intel, and onnxruntime-openvino in place of onnxruntime takes processors of AMD too"
+        reason += "; the plug-in supports devices of Intel only: "
+        reason += "for an AMD processor, install onnxruntime-openvino in place of onnxruntime"
     raise ProviderError(failure(plugin, reason))
 
 

@@ -36,8 +36,10 @@ def openvino_devices() -> tuple[str, ...] | None:
 def missing_device(provider: Provider, options: Options) -> str | None:
     """Return the message for a device of the options that is not there, with those that are; None if it is."""
     if provider == OPENVINO and (found := openvino_devices()) is not None:
-        kinds = {name.partition(".")[0] for name in found} | set(_COMBINED)
-        wanted = [name for name in re.split("[:,]", options.openvino.device) if name.partition(".")[0] not in kinds]
+        # GPU is the first of GPU.0 and GPU.1, and a device without a number is the only one of its kind
+        kinds = {name.partition(".")[0] for name in found}
+        known = {*_COMBINED, *found, *kinds, *(f"{name}.0" for name in found if "." not in name)}
+        wanted = [name for name in re.split("[:,]", options.openvino.device) if name not in known]
         return f"OpenVINO sees no device {', '.join(wanted)} (openvino.device), only {', '.join(found)}" if wanted else None
     if provider.key not in ON_NVIDIA or (seen := gpus()) is None or (device := options.cuda.device) < len(seen):
         return None

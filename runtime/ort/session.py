@@ -12,7 +12,7 @@ from runtime.ort.device_lock import DEVICE_LOCK
 from runtime.ort.empty_tensors import runs_empty_attention
 from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
-from runtime.ort.libraries import load_failure as library_failure
+from runtime.ort.libraries import library_failure
 from runtime.ort.option_names import check_session_config
 from runtime.ort.plugins import failure, reason_of
 from runtime.ort.progress import announced
@@ -68,8 +68,8 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
         raise ProviderError(failure(provider, f"ONNX Runtime fell back to {found}: {reason}"))
     if assigned is not None and not assigned(session):
         raise ProviderError(
-            f"provider {provider.name}: it takes none of the nodes of {graph.name}, which would run on others: use "
-            "provider cpu, or an export for another --target"
+            f"provider {provider.name}: it takes none of the nodes of {graph.name}, so another provider would run "
+            "them all: use provider cpu, or export with another --target"
         )
     return session
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from benchmarks import hot_tasks, main_run, routed
@@ -17,11 +18,13 @@ from benchmarks.cli import main
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
 from benchmarks.markdown_tables import shares, table
 from benchmarks.options import Shape, parse, parse_shapes
-from benchmarks.provider_variants import provider_variants
+from benchmarks.provider_variants import named, provider_variants
 from benchmarks.results_file import read_rows
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
 from benchmarks.variant import Precision, Prepared, Variant, max_difference, one_line
-from runtime.ort.known_providers import CPU, OPENVINO, WEBGPU
+from exporter import ExportError
+from runtime.ort import seen_devices
+from runtime.ort.known_providers import CPU, CUDA, OPENVINO, WEBGPU
 from runtime.ort.providers import installed
 from tests.helpers.runtime_bundles import expected, feeds, write_bundle
 
@@ -219,7 +222,9 @@ def _raise() -> Prepared:
     raise RuntimeError("no such operator\nin /somewhere/else/model.onnx")
 
 
-def test_providers_are_named_by_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_providers_are_named_by_the_user(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refusal(name: str) -> str:
         assert main([*TINY, "--provider", name, "--output", str(tmp_path / "results")]) == 2
         assert not (tmp_path / "results").exists()
@@ -227,6 +232,14 @@ def test_providers_are_named_by_the_user(tmp_path: Path, capsys: pytest.CaptureF
 
     assert re.match(r"error: --provider: expected one of .*; the nearest is openvino\n$", refusal("openvinoo"))
     assert refusal("cann").startswith("error: --provider: provider cann: the installed ONNX Runtime has only")
+    assert refusal("OpenVINO") == "error: --provider openvino: measured anyway; omit it\n"
+    with pytest.raises(ExportError, match="--provider cuda: measured anyway"):
+        named(["CUDAExecutionProvider"], "cuda")
+    with monkeypatch.context() as without_gpu:
+        without_gpu.setattr(onnxruntime, "get_available_providers", lambda: [CUDA.key, CPU.key])
+        without_gpu.setattr(seen_devices, "gpus", lambda: ())
+        assert refusal("cuda") == "error: --provider: provider cuda: the driver of NVIDIA is not installed, or sees no GPU\n"
+        assert named(["cpu", "CPUExecutionProvider"], "cuda") == (CPU,)
     assert parse(["--provider", "webgpu", "--provider", "coreml", "--quick"]).name == "quick-with-webgpu-coreml"
     bundle = write_bundle(tmp_path / "bundle", tokenizer=False)
     exported = []
@@ -249,7 +262,10 @@ def test_a_variant_that_fails_is_shown_with_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(main_run, "onnx_variants", lambda *_: [_variant("broken", _raise)])
-    assert main([*TINY, "--output", str(tmp_path)]) == 0
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CoreMLExecutionProvider", CPU.key])
+    spellings = ("--provider", "CoreMLExecutionProvider", "--provider", "coreml")
+    assert main([*TINY, *spellings, "--output", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("bert-2x32-with-coreml-2*.jsonl"))) == 1  # the date follows
     assert "failed: RuntimeError" in capsys.readouterr().out
     records = map(json.loads, next(tmp_path.glob("*.jsonl")).read_text(encoding="utf-8").splitlines())
     last = [record for record in records if "variant" in record][-1]

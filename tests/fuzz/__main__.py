@@ -26,8 +26,12 @@ from tests.fuzz.surfaces import SURFACES
 
 # What the command lines import when they run; forked workers have it then.
 _LATER = (
-    *("exporter.cli.export", "exporter.cli.add", "exporter.cli.inspect", "exporter.inspect.why"),
-    *("runtime.command_line", "peft"),
+    "exporter.cli.export",
+    "exporter.cli.add",
+    "exporter.cli.inspect",
+    "exporter.inspect.why",
+    "runtime.command_line",
+    "peft",
 )
 
 

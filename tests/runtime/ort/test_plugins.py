@@ -106,7 +106,9 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(stand: Stand, b
         runtime.load(bundle, "openvino", options=Options(openvino=OpenVINOOptions(device="NPU")))
     stand.names = ()
     for _ in range(2):  # registered once although the list of devices does not show it
-        with pytest.raises(runtime.ProviderError, match=r"sees no device CPU; it takes devices of Intel, .*; check the device"):
+        with pytest.raises(
+            runtime.ProviderError, match=r"sees no device CPU; the plug-in supports devices of Intel only: .*; check the device"
+        ):
             runtime.load(bundle, "openvino")
     assert runtime.load(bundle).provider == "cpu"
 
@@ -144,12 +146,15 @@ def test_a_truncated_library_is_not_loaded(stand: Stand, bundle: Path, tmp_path:
     record = tmp_path / "onnxruntime_ep_openvino-9.dist-info" / "RECORD"
     record.parent.mkdir()
     (record.parent / "METADATA").write_text("Name: onnxruntime-ep-openvino\nVersion: 9\n", encoding="utf-8")
-    record.write_text("half.so,sha256=0,8\nwhole.so,sha256=0,4\nRECORD,,\n", encoding="utf-8")
-    for name in ("half.so", "whole.so"):
+    # An image without the licence is complete
+    lines = ("half.so.1,sha256=0,8", "gone.dll,sha256=0,6", "whole.so,sha256=0,4", "LICENSE,sha256=0,9", "RECORD,,")
+    record.write_text("\n".join(lines), encoding="utf-8")
+    for name in ("half.so.1", "whole.so"):
         (tmp_path / name).write_bytes(b"\x7fELF")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        runtime.ProviderError, match=r"openvino 9 is installed incompletely: half\.so \(4 of 8 bytes\); `pip install --force-"
+        runtime.ProviderError,
+        match=r"openvino 9 is installed incompletely: half\.so\.1 \(4 of 8 bytes\), gone\.dll \(0 of 6 bytes\); `pip install -",
     ):
         runtime.load(bundle, "openvino")
     assert stand.libraries == {}
@@ -284,7 +289,9 @@ def test_entries_of_a_newer_onnxruntime_are_passed_on(
     ]
 
 
-def test_misspelt_provider_options_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_misspelt_provider_options_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     for provider, name, nearest in (
         (CUDA, "use_tf23", "use_tf32"),
         (OPENVINO, "LOAD_CONFIGS", "load_config"),
@@ -295,6 +302,10 @@ def test_misspelt_provider_options_are_refused(tmp_path: Path, caplog: pytest.Lo
         ):
             option_names.check_provider_options(provider, [name])
     option_names.check_provider_options(CUDA, ["new", "use_tf32"])  # CUDA refuses what it does not know
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"\0has_user_compute_stream\0")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    option_names.check_provider_options(CUDA, ["has_user_compute_stream"])  # nearly a documented one, and in the library
     assert not caplog.records
     option_names.check_provider_options(Provider("mine", "MineExecutionProvider", module=""), ["anything"])
     assert "provider mine has no documented option anything" in caplog.text
@@ -337,7 +348,9 @@ def test_a_provider_that_takes_no_node_is_refused(bundle: Path, monkeypatch: pyt
     if idle is None:
         pytest.skip("needs a provider without kernels")
     monkeypatch.setattr(open_module, "resolve", lambda *_: (Provider("azure", idle),))
-    with pytest.raises(runtime.ProviderError, match=r"^provider azure: it takes none of the nodes of model\.onnx, .*: use"):
+    with pytest.raises(
+        runtime.ProviderError, match=r"^provider azure: it takes none of the nodes of model\.onnx, so another .*: use"
+    ):
         runtime.load(bundle)
 
 
@@ -366,12 +379,12 @@ def test_a_plugin_that_the_process_registered_is_used(stand: Stand, monkeypatch:
 
 def test_devices_are_listed_with_what_is_missing(stand: Stand) -> None:
     text = described([])
-    assert "auto takes openvino, else cpu\n  for bundles of portable int8: cpu\n  for bundles of target cpu: cpu\n" in text
+    assert "auto takes openvino, else cpu\n  for portable int8 bundles: cpu\n  for --target cpu bundles: cpu\n" in text
     assert "\nopenvino      CPU: cpu (onnxruntime-ep-openvino" in text
     assert "\nwebgpu        `pip install onnxruntime-ep-webgpu`" in text
     found = json.loads(described(["--json"]))
     assert found["auto"] == ["openvino", "cpu"]
-    assert found["auto_otherwise"] == {"portable int8": ["cpu"], "target cpu": ["cpu"], "target cuda": ["cpu"]}
+    assert found["auto_otherwise"] == {"portable int8": ["cpu"], "--target cpu": ["cpu"], "--target cuda": ["cpu"]}
     rows = {each["name"]: each for each in found["providers"]}
     assert rows["openvino"]["devices"] == ["CPU: cpu"]
     assert rows["cuda"]["install"].startswith("`pip install onnxruntime-gpu` in place of")

@@ -21,7 +21,7 @@ from runtime.options_text import read_settings
 from runtime.ort import cpu_info, seen_devices
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.known_providers import CUDA, KNOWN, OPENVINO, TENSORRT
-from runtime.ort.libraries import load_failure
+from runtime.ort.libraries import library_failure
 from runtime.ort.plugins import reason_of
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import profile, session_providers
@@ -286,7 +286,16 @@ def test_a_failure_carries_the_reason(bundle: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(runtime.ProviderError, match=r"does not work here: Invalid device ID: 7; check"):
         runtime.load(bundle, "cuda")
     monkeypatch.setattr(seen_devices, "openvino_devices", lambda: ("CPU", "GPU.0"))
-    for device, missing in (("NPU", "NPU"), ("HETERO:GPU.0,NPU", "NPU"), ("GPU.0", None), ("AUTO", None)):
+    for device, missing in (
+        ("NPU", "NPU"),
+        ("HETERO:GPU.0,NPU", "NPU"),
+        ("GPU.1", "GPU.1"),
+        ("MULTI:CPU.0,GPU.1", "GPU.1"),
+        ("GPU.0", None),
+        ("GPU", None),
+        ("CPU.0", None),
+        ("AUTO", None),
+    ):
         found = seen_devices.missing_device(OPENVINO, Options(openvino=OpenVINOOptions(device=device)))
         assert found == (missing and f"OpenVINO sees no device {missing} (openvino.device), only CPU, GPU.0")
 
@@ -311,6 +320,6 @@ def test_the_reason_is_that_of_onnxruntime(message: str, reason: str) -> None:
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "capi").mkdir()
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
-    assert load_failure(CUDA) is None
+    assert library_failure(CUDA) is None
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"")
-    assert "libonnxruntime_providers_cuda.so" in (load_failure(CUDA) or "")
+    assert "libonnxruntime_providers_cuda.so" in (library_failure(CUDA) or "")
