@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from exporter.models.inputs import used_inputs
 from exporter.models.own_tasks import OwnModel, Sharing
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.effect import tasks_without_effect
+from exporter.verify.random_inputs import Arrays
 
 # Longer lists of tasks are cut to this number.
 _TASKS = 3
 # PEFT 0.21 takes two arguments of its forward method by name and does not pass them on.
 _DROPPING = "PeftModelForQuestionAnswering"
-_Arrays = Mapping[str, np.ndarray]
 
 
 def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unread: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -42,7 +40,7 @@ def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unre
 
 
 def missing_effects(
-    plan: Plan, task_groups: Sequence[TaskGroup], probed: tuple[_Arrays, _Arrays] | None = None
+    plan: Plan, task_groups: Sequence[TaskGroup], probed: tuple[Arrays, Arrays] | None = None
 ) -> tuple[str, ...]:
     """Return a note with the tasks whose adapter changes nothing; empty if there are no such tasks.
 

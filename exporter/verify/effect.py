@@ -13,17 +13,16 @@ from exporter.models.quiet_libraries import quiet
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
-from exporter.verify.random_inputs import make_inputs
+from exporter.verify.random_inputs import Arrays, make_inputs
 
 # Far below what an adapter of few training steps changes, and above what the order of sums changes.
 _EQUAL = 1e-5
 _TOKENS = 8
 _Outputs = list[np.ndarray]
-_Arrays = Mapping[str, np.ndarray]
 
 
 def tasks_without_effect(
-    task_groups: Sequence[TaskGroup], plan: Plan, probed: tuple[_Arrays, _Arrays] | None = None
+    task_groups: Sequence[TaskGroup], plan: Plan, probed: tuple[Arrays, Arrays] | None = None
 ) -> tuple[str, ...]:
     """Return the tasks whose logits for random inputs are those without adapters; with PEFT, also those of the base's head.
 

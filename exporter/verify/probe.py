@@ -13,7 +13,7 @@ from exporter.plan import Plan
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
-from exporter.verify.random_inputs import MASKS, Masks, make_inputs
+from exporter.verify.random_inputs import MASKS, Arrays, Masks, make_inputs
 from exporter.verify.shapes import PROBE_SHAPE
 from runtime.bundle import Probe
 from runtime.bundle.probe import repeated_block, thinned
@@ -22,11 +22,10 @@ from runtime.bundle.probe import repeated_block, thinned
 SHAPE = PROBE_SHAPE
 # Of images and audio, which have no padding.
 _ROWS = 2
-_Arrays = Mapping[str, np.ndarray]
 
 
 def make_probe(
-    plan: Plan, graph: Any, task_groups: Sequence[TaskGroup] = (), probed: tuple[_Arrays, _Arrays] | None = None
+    plan: Plan, graph: Any, task_groups: Sequence[TaskGroup] = (), probed: tuple[Arrays, Arrays] | None = None
 ) -> Probe:
     """Run a graph on the inputs of the probe, and compare its logits with PyTorch's.
 
@@ -57,7 +56,7 @@ def make_probe(
     raise VerificationError(f"{NOTHING_WRITTEN}  the logits of rows of {SHAPE[1]} tokens are not finite, or PyTorch has none")
 
 
-def _equal(one: _Arrays, other: _Arrays) -> bool:
+def _equal(one: Arrays, other: Arrays) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(value, other[name]) for name, value in one.items())
 
 

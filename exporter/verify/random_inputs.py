@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,9 @@ from exporter.plan import Plan
 from runtime.bundle import InputEntry
 
 _SEED = 20101
+
+# Name of an input or output -> its values.
+Arrays = Mapping[str, np.ndarray]
 
 # How much of the masks is tried: all kinds of rows, rows that a tokenizer pads, or no padding.
 Masks = Literal["all", "padded", "none"]
