@@ -132,8 +132,8 @@ class Options:
     Attributes:
         threads: threads within one operator; None for one per physical core that the process may use by its CPU affinity and
             the quota of its control group (Linux).
-        spin: whether idle threads wait actively. This is faster on a machine with free cores and slower when processes share
-            cores.
+        spin: whether threads that wait for others wait actively during a run. This is faster on a machine with free cores and
+            slower when processes share cores. After a run none does.
         memory_limit: size in bytes of the CPU arena that all sessions of the process share, including the packed weights of
             sessions that do not share theirs; None for no limit. The limit holds for the whole process; ONNX Runtime 1.32
             ignores a limit that these weights exceed.

@@ -97,15 +97,21 @@ def session_options(provider: Provider, options: Options, packed: bool) -> Any:
     found.log_severity_level = _ERRORS_ONLY
     if options.threads is not None:
         found.intra_op_num_threads = options.threads
-    if not options.spin:
-        found.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        found.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if provider is CPU:
         _shared_arena(options.memory_limit)
-        found.add_session_config_entry("session.use_env_allocators", "1")
-    for name, value in options.session_config.items():
+    for name, value in {**_session_config(provider, options), **options.session_config}.items():
         found.add_session_config_entry(name, value)
     return found
+
+
+def _session_config(provider: Provider, options: Options) -> dict[str, str]:
+    """Return the settings that Options have names for."""
+    found = {"session.use_env_allocators": "1"} if provider is CPU else {}
+    if options.spin:
+        # By default threads spin for some 30 ms after a run, next to those of the session that runs then: on two cores, trunk
+        # and branches one after the other took 1.6 times as long, and one text every 40 ms twice the CPU time.
+        return found | {"session.force_spinning_stop": "1"}
+    return found | {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
 
 
 @functools.cache

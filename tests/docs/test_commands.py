@@ -103,8 +103,6 @@ NOT_RUN = {
     './labels onnx-texts libortextensions.so "The new phone is fast, and the screen is gorgeous."': "the same",
     "python -m exporter push": "names a command without its folder",
     "python -m exporter advise": "names a command without its texts",
-    "python -m exporter advise --evaluation movie_sentiment=texts/movie_sentiment.jsonl --evaluation "
-    "news_topic=texts/news_topic.jsonl --evaluation word_usage=texts/word_usage.jsonl --max-loss 3%": "the same, for minutes",
     "python -m exporter advise --model my-model --evaluation sst2=sst2.jsonl --evaluation mnli=mnli.jsonl --max-loss 2% "
     "--shape 1x64": "measures for minutes; tests/exporter/advise runs it",
     "python -m benchmarks suite": "names a command without its folder",

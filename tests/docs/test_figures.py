@@ -333,6 +333,16 @@ def test_the_members_of_the_fusion_are_those_of_the_results() -> None:
     assert f"it loses {accuracy[8] - accuracy[1]:.1f} points" in _spoken("docs/quality.md")
 
 
+def test_the_advice_is_that_of_the_results() -> None:
+    found = json.loads(_results("docs/advice.md", "advice").read_text(encoding="utf-8"))
+    page, (_, *report) = text_of("docs/advice.md"), found["report"]
+    losses, chosen = (next(at for at, line in enumerate(report) if line.startswith(word)) for word in ("Pareto", "chosen"))
+    assert "\n".join(line for line in report[:losses] if line) in page
+    assert "\n".join(report[chosen : chosen + len(found["tasks"]) + 3]) in page
+    assert found["seconds"] == pytest.approx(7.5 * 60, rel=0.02)  # "seven and a half minutes"
+    assert f"`word_usage` loses {found['tasks']['word_usage']['by_drop']['2']['loss']:.1%}".replace("%", " %") in page
+
+
 def test_the_loads_are_those_of_the_results() -> None:
     rows = {row.candidate: row for row in read_load_test(_results("docs/benchmarks.md", "serving-base")).rows}
     ours = {"ours", "ours-int8"}

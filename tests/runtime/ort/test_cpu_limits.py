@@ -12,6 +12,8 @@ from runtime.options import Options
 from runtime.ort import cpu_limits as limits_module
 from runtime.ort.cpu_limits import CpuLimits, cpu_limits, with_threads
 from runtime.ort.devices import survey
+from runtime.ort.known_providers import CPU
+from runtime.ort.session import session_options
 from tests.helpers.runtime_bundles import write_bundle
 
 _V2 = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw\n"
@@ -129,6 +131,19 @@ def test_sessions_get_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     predictor.node_counts()
     assert [session.get_session_options().intra_op_num_threads for session in made] == [3, 3]
     assert predictor.options.threads is None  # as it was passed
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Options(), {"session.force_spinning_stop": "1"}),
+        (Options(spin=False), {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}),
+        (Options(session_config={"session.force_spinning_stop": "0"}), {"session.force_spinning_stop": "0"}),
+    ],
+)
+def test_no_thread_spins_after_a_run(options: Options, expected: dict[str, str]) -> None:
+    settings = session_options(CPU, options, packed=False)
+    assert {name: settings.get_session_config_entry(name) for name in expected} == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
