@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.variant import Call, Outputs
 
-# Idle threads of a thread pool spin for a few milliseconds. Without a pause, a variant would compete with the threads of the
-# previous one.
-_PAUSE_SECONDS = 0.02
+# After a run, threads of ONNX Runtime spin for some 30 ms, unless a session says otherwise as ours do. Without a pause, a variant
+# would compete with the threads of the previous one.
+_PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
