@@ -11,7 +11,7 @@ from exporter.errors import VerificationError
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.eager import eager
-from exporter.verify.exact import in_fp64, may_be_rounding, widened
+from exporter.verify.exact import in_fp64, may_be_rounding, widened, with_rounding
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.routes import width
@@ -89,10 +89,11 @@ def _compare(
     if not np.isneginf(logits[:, count:]).all():
         raise VerificationError(f"{NOTHING_WRITTEN}  {task.name} in a slot has logits beyond its {count} column(s)")
     row = parity_row(task, expected[row_ids], logits[:, :count], shape, plan.atol)
-    if may_be_rounding(row, plan.atol) and (wide := in_fp64(widened(task_group), plan, task, inputs)) is not None:
-        exact[task.name] = max(row.max_abs_diff, exact.get(task.name, 0.0))
-        return parity_row(task, wide[0][row_ids], logits[:, :count], shape, plan.atol)
-    return row
+    if not may_be_rounding(row, plan.atol) or (wide := in_fp64(task_group, widened(task_group), plan, task, inputs)) is None:
+        return row
+    (expected,), rounding = wide
+    exact[task.name] = max(row.max_abs_diff, exact.get(task.name, 0.0))
+    return with_rounding(parity_row(task, expected[row_ids], logits[:, :count], shape, plan.atol), rounding)
 
 
 def _stacks(layout: SlotLayout, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

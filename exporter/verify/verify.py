@@ -13,7 +13,7 @@ from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.candidate import Candidate
 from exporter.verify.eager import eager
-from exporter.verify.exact import in_fp64, may_be_rounding, widened
+from exporter.verify.exact import in_fp64, may_be_rounding, widened, with_rounding
 from exporter.verify.parity import NOTHING_WRITTEN, parity_row, tolerance_ratio
 from exporter.verify.random_inputs import MASKS
 from exporter.verify.runs import Runs
@@ -45,7 +45,8 @@ def verify(
     """Compare graphs with PyTorch: every task at SHAPES, the first task of each structure also at one token and a great length.
 
     The great length is the model's maximum, which is reduced with many tasks. Where a difference exceeds its tolerance, but not
-    by more than rounding can explain, the graph is compared with PyTorch in fp64.
+    by more than rounding can explain, the graph is compared with PyTorch in fp64, from which it may differ as much as PyTorch
+    in fp32 does.
 
     Args:
         task_groups: the pruned models.
@@ -102,18 +103,20 @@ def _decide(
             }
             if not near:
                 continue
-            model = widened(task_group if library is None else TaskGroup((task,), library(task.setup)))
+            own_group = task_group if library is None else TaskGroup((task,), library(task.setup))
+            wide = widened(own_group)
             for shape, difference in near.items():
                 masks = next(kind for kind in MASKS if task.name in runs.known.get((shape, kind), ()))
                 inputs, results = runs.at(shape, masks)
-                if (expected := in_fp64(model, runs.plan, task, inputs, activate=library is None)) is None:
+                if (exact := in_fp64(own_group, wide, runs.plan, task, inputs, activate=library is None)) is None:
                     continue
+                expected, rounding = exact
                 differences[task.name] = max(difference, differences.get(task.name, 0.0))
                 runs.known[shape, masks][task.name] = expected[0]
                 own = _rows(runs, task, shape, inputs, results, expected)
                 for number, row in runs.compare_routes(shape, masks, task.name):
                     own[number] = max(own[number], row, key=tolerance_ratio)
-                rows[task.name, shape] = own
+                rows[task.name, shape] = [with_rounding(row, rounding) for row in own]
     return differences
 
 

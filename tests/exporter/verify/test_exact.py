@@ -37,7 +37,7 @@ def test_rounding_of_pytorch_is_no_difference(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(verify_module, "eager", rounded(3e-4))
     monkeypatch.setattr(exact_module, "eager", rounded(0.0, wide))
     report = export(tiny_model(TASKS), output=tmp_path / "onnx", routed=routed)
-    assert set(wide) == {np.dtype("float64")}
+    assert set(wide) == {np.dtype("float64"), np.dtype("float32")}  # and the rounding of the latter
     assert max(row.max_abs_diff for row in report.parity) < 1e-5
     (note,) = report.variants[0].notes
     assert note == (
@@ -60,6 +60,24 @@ def test_a_difference_from_fp64_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(exact_module, "eager", rounded(3e-4))
     with pytest.raises(VerificationError, match="two at"):
         export(tiny_model(TASKS), output=tmp_path / "onnx")
+
+
+@pytest.mark.parametrize(("rounding", "is_right"), [(5e-4, True), (1.5e-4, False)])
+def test_a_graph_may_be_as_inexact_as_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounding: float, is_right: bool
+) -> None:
+    def run(task_group: Any, plan: Any, task: Any, inputs: Any, activate: bool = True) -> list[np.ndarray]:
+        (found,) = eager(task_group, plan, task, inputs, activate)
+        return [found + (2e-4 if found.dtype == np.float64 else np.float32(2e-4 + rounding))]
+
+    monkeypatch.setattr(verify_module, "eager", rounded(3e-4))
+    monkeypatch.setattr(exact_module, "eager", run)
+    if is_right:
+        report = export(tiny_model(TASKS), output=tmp_path / "onnx", routed=True)
+        assert max(row.max_abs_diff / row.tolerance for row in report.parity) == pytest.approx(2e-4 / rounding, rel=0.05)
+    else:
+        with pytest.raises(VerificationError, match=r"over 1\.50e-04"):
+            export(tiny_model(TASKS), output=tmp_path / "onnx", routed=True)
 
 
 def test_a_large_difference_is_no_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
