@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.variant import Call, Outputs
 
-# After a run, threads of ONNX Runtime spin for some 30 ms, unless a session says otherwise as ours do. Without a pause, a variant
-# would compete with the threads of the previous one.
+# After a run, threads of ONNX Runtime spin for some 30 ms, unless a session says otherwise as ours do. Without a pause, a
+# variant would compete with the threads of the previous one.
 _PAUSE_SECONDS = 0.05
 
 
