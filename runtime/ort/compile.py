@@ -142,6 +142,14 @@ def _record(files: BoundFolder, folder: Path, graphs: Sequence[str], machine: Ma
     ).write(folder)
 
 
+def _unreadable(provider: Provider, graph: str, reason: BaseException) -> ProviderError:
+    """Return the error for a provider that does not read what it wrote, as OpenVINO of onnxruntime-openvino 1.24.1 does."""
+    return ProviderError(
+        f"provider {provider.name}: it cannot open the compiled {graph} that it wrote ({reason_of(reason)}); nothing was kept: "
+        f"load the bundle without compiled graphs, or install another version of {provider.package or 'the provider'}"
+    )
+
+
 def _checked(probes: ProbeCheck, folder: Path, rows: Sequence[CompiledRow]) -> list[CompiledRow]:
     """Open the compiled graphs as `load` will, and compare them."""
     bound = BoundFolder.open(folder)
@@ -151,7 +159,10 @@ def _checked(probes: ProbeCheck, folder: Path, rows: Sequence[CompiledRow]) -> l
     for row in rows:
         if (file := compiled.file(row.graph)) is not None:
             started = time.perf_counter()
-            session = create_session(file, probes.provider, probes.manifest, probes.options)
+            try:
+                session = create_session(file, probes.provider, probes.manifest, probes.options)
+            except ProviderError as error:
+                raise _unreadable(probes.provider, row.graph, error.__cause__ or error) from error
             row = replace(row, open_seconds=time.perf_counter() - started)
             probes.check(row.graph, session.run, names_of_inputs(session))
         found.append(row)

@@ -275,6 +275,14 @@ def test_what_the_provider_does_not_open_is_built(bundle: Path, stand: Stand) ->
     assert said == [f"{place(bundle)}: {name} is not used: another driver" for name in (MODEL, ROUTED)]
 
 
+def test_what_the_provider_does_not_open_is_not_kept(bundle: Path, stand: Stand) -> None:
+    stand.fails = "Unhandled exception type: 1"
+    message = r"it cannot open the compiled model\.onnx that it wrote \(Unhandled exception type: 1\); nothing was kept: load"
+    with pytest.raises(runtime.ProviderError, match=message):
+        runtime.compile_bundle(bundle, "openvino")
+    assert not (bundle / "compiled").exists()
+
+
 def test_code_for_a_device_needs_consent(bundle: Path, stand: Stand) -> None:
     gpu = OpenVINOOptions(device="GPU")
     runtime.compile_bundle(bundle, "openvino", options=Options(openvino=gpu))
