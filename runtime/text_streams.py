@@ -147,6 +147,7 @@ def stream(
     options: PredictOptions,
     prompt_name: str | None = None,
     window: int | None = None,
+    held: Callable[[], int] = lambda: 0,
 ) -> Iterator[Row | AdapterDropError]:
     """Compute a stream of texts; the arguments are checked before the first text is read.
 
@@ -158,6 +159,7 @@ def stream(
         options: options of the predictions.
         prompt_name: as for `encode_texts`.
         window: as for `TextStreams.predict_iter`.
+        held: as for `outcomes`.
 
     Returns:
         Iterator with the predictions of each item, or its error.
@@ -187,7 +189,7 @@ def stream(
     def compute(texts: Sequence[Text]) -> dict[str, Sequence[Prediction]]:
         return predict_any(predictor, texts, entries, drop, options, prompt_name)
 
-    return outcomes(items, compute, check, window)
+    return outcomes(items, compute, check, window, held)
 
 
 def predict_any(

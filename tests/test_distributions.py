@@ -29,7 +29,9 @@ from tests.helpers.distributions import ROOT, build, stage
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, zipfile.ZipFile]:
     pytest.importorskip("hatchling")
-    found = [path for path in build(tmp_path_factory.mktemp("dist")) if path.suffix == ".whl"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("built"))
+        found = [path for path in build(Path("dist")) if path.suffix == ".whl"]  # as make dist names it
     return {path.name.partition("-")[0]: zipfile.ZipFile(path) for path in found}
 
 

@@ -16,7 +16,12 @@ async function* labels(folder, texts) {
   ort.env.wasm.numThreads = 1; // more need a page with cross-origin isolation
   const externalData = [{ path: "model.onnx.data", data: `${folder}/model.onnx.data` }];
   const session = await ort.InferenceSession.create(`${folder}/${manifest.variants[0].model}`, { externalData });
-  const encoded = await tokenizer(texts, { padding: true, truncation: true, max_length: manifest.max_lengths.sequence });
+  const limit = manifest.max_lengths.sequence;
+  const encoded = await tokenizer(texts, { padding: true, truncation: true, max_length: limit });
+  const { data: ids, dims } = encoded.input_ids; // without the last special token of a text that is too long
+  for (let end = limit; dims[1] === limit && end <= ids.length; end += limit) {
+    if (encoded.attention_mask.data[end - 1] && tokenizer.sep_token_id) ids[end - 1] = BigInt(tokenizer.sep_token_id);
+  }
   const feeds = Object.fromEntries(manifest.inputs.map(({ name }) => [name, new ort.Tensor("int64", encoded[name].data, encoded[name].dims)]));
   const results = await session.run(feeds);
   for (const task of manifest.tasks.filter(({ head }) => head === "classification")) {

@@ -14,7 +14,7 @@ import runtime
 
 
 class Tasks(litserve.LitAPI):  # type: ignore[misc,unused-ignore]  # without types
-    """All tasks of a bundle, for {"text": …}."""
+    """All tasks of a bundle, for {"text": …} or {"text": [first, second]}."""
 
     def __init__(self, folder: str, **batching: Any) -> None:
         """Keep the folder, which each worker loads."""
@@ -25,11 +25,12 @@ class Tasks(litserve.LitAPI):  # type: ignore[misc,unused-ignore]  # without typ
         """Load the bundle in a worker."""
         self.predictor = runtime.load(self.folder, provider="cuda" if device.startswith("cuda") else "cpu")
 
-    def decode_request(self, request: dict[str, Any]) -> str:
-        """Return the text of a request."""
-        return str(request["text"])
+    def decode_request(self, request: Any) -> Any:
+        """Return the text of a request, or both of a pair; an error here would be that of all requests in the batch."""
+        text = request.get("text") if isinstance(request, dict) else None
+        return tuple(text) if isinstance(text, list) else text
 
-    def predict(self, x: list[str], **_: Any) -> list[dict[str, Any]]:
+    def predict(self, x: list[Any], **_: Any) -> list[dict[str, Any]]:
         """Compute a batch of texts; one that is invalid does not end the others."""
         rows = self.predictor.predict_iter(x, on_error=lambda index, error: errors.update({index: str(error)}))
         errors: dict[int, str] = {}

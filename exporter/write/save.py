@@ -82,12 +82,20 @@ def variant_files(plans: Sequence[Plan]) -> list[str]:
     return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
 
 
+# Head type -> problem_type, by which pipelines choose between softmax, sigmoid and the logits as they are.
+_PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+
+
 def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path) -> None:
     """Write config.json and the files of the tokenizer or image processor in the format of transformers.
 
     Args:
         model: the pruned model.
-        plan: a single task's labels are written to config.json.
+        plan: a single task's labels and problem type are written to config.json.
         processors: tokenizers and image processors.
         folder: the bundle.
     """
@@ -104,6 +112,8 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
+    if only is not None and only.head.kind in _PROBLEM_TYPES:
+        config.problem_type = _PROBLEM_TYPES[only.head.kind]
     config.save_pretrained(folder)
     for processor in processors:
         processor.save_pretrained(folder)

@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 from runtime.errors import AdapterDropError, InputError
 from runtime.predictor import Predictor
 from runtime.streams import ray_engine
-from runtime.streams.lines import opened
+from runtime.streams.lines import Input, opened
 from runtime.streams.options import columns_of, work_of
 from runtime.streams.partitions import Folder
 from runtime.streams.progress import Progress
-from runtime.streams.read import format_of
+from runtime.streams.read import Format, format_of
 from runtime.streams.score import Work, score, texts_of
-from runtime.streams.sinks import FileSink, StreamSink
+from runtime.streams.sinks import FileSink, Sink, StreamSink
 from runtime.text.text_file import LARGEST, STANDARD_INPUT, read_texts
 from runtime.text.texts import Text
 from runtime.text_streams import stream
@@ -40,38 +41,61 @@ def run(predictor: Predictor, tasks: Sequence[str] | None, options: argparse.Nam
     work = work_of(options, tasks)
     if options.engine is None and Path(options.file).is_dir():
         raise InputError(f"--file {options.file}: expected a file, found a folder; --engine ray computes the files in it")
+    stream(predictor, (), work.tasks, work.drop, work.options, work.prompt_name, work.window)  # checks the arguments
     if options.engine is not None:
         return _on_ray(predictor, work, options)
     form = format_of(options.file, options.format, work.columns)
     settings = work.settings(predictor.manifest, form)
+    output = Path(options.output)
+    if options.output != STANDARD_INPUT and _is_same(options.file, output):
+        raise InputError(f"--output {output}: is the input; name another file")
+    # Before the output: where there is nothing to read, none is made
+    with opened(options.file) as source, _sink(options, settings) as sink:
+        shown = _write(predictor, work, options, source, form, sink)
+    return "" if options.output == STANDARD_INPUT else f"{shown} in {output}"
+
+
+@contextmanager
+def _sink(options: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator[Sink]:
+    """Open the output of a stream.
+
+    Raises:
+        InputError: as for `FileSink`; or standard output is closed.
+    """
+    output = Path(options.output)
     if options.output == STANDARD_INPUT:
         if sys.stdout is None:
             raise InputError("--output -: standard output is closed")
-        _write(predictor, work, options, StreamSink(sys.stdout.buffer, settings))
-        return ""
-    output = Path(options.output)
-    if output.exists() and not output.is_file() and not output.is_dir():  # such as /dev/null, or a named pipe
-        with output.open("wb") as file:
-            return f"{_write(predictor, work, options, StreamSink(file, settings))} in {output}"
-    if _is_same(options.file, output):
-        raise InputError(f"--output {output}: is the input; name another file")
-    with FileSink(output, settings, options.overwrite) as sink:
-        return f"{_write(predictor, work, options, sink)} in {output}"
+        yield StreamSink(sys.stdout.buffer, settings)
+    elif output.is_dir():
+        raise InputError(f"--output {output}: expected a file, found a folder")
+    elif output.exists() and not output.is_file():  # such as /dev/null, or a named pipe
+        try:
+            device = output.open("wb")
+        except OSError as error:
+            raise InputError(f"{output}: cannot be written: {error.strerror or error}") from error
+        try:
+            yield StreamSink(device, settings)
+        finally:
+            with suppress(OSError):  # which `commit` has reported
+                device.close()
+    else:
+        with FileSink(output, settings, options.overwrite) as sink:
+            yield sink
 
 
-def _write(predictor: Predictor, work: Work, options: argparse.Namespace, sink: Any) -> str:
+def _write(predictor: Predictor, work: Work, options: argparse.Namespace, source: Input, form: Format, sink: Sink) -> str:
     before = sink.done.rows
     where = f"--file {options.file}"
-    with opened(options.file) as source:
-        progress = Progress(where, source, before, options.quiet)
-        try:
-            done = score(predictor, work, source, format_of(options.file, options.format, work.columns), where, sink, progress)
-        except (AdapterDropError, KeyboardInterrupt):
-            progress.end()
-            if sink.done.rows and options.output != STANDARD_INPUT:
-                print(f"stopped after line {sink.done.line:,}; the same command goes on from there", file=sys.stderr)
-            raise
+    progress = Progress(where, source, before, options.quiet)
+    try:
+        done = score(predictor, work, source, form, where, sink, progress)
+    except (AdapterDropError, KeyboardInterrupt):
         progress.end()
+        if sink.done.rows and isinstance(sink, FileSink):
+            print(f"stopped after line {sink.done.line:,}; the same command goes on from there", file=sys.stderr)
+        raise
+    progress.end()
     rows = done.rows - before
     parts = [f"{rows:,} rows in {progress.speed.seconds:.1f} s ({progress.speed.of(done.rows):,.0f} per second)"]
     parts += [f"after {before:,} of an earlier run"] if before else []
@@ -80,7 +104,9 @@ def _write(predictor: Predictor, work: Work, options: argparse.Namespace, sink: 
 
 
 def _on_ray(predictor: Predictor, work: Work, options: argparse.Namespace) -> str:
-    stream(predictor, (), work.tasks, work.drop, work.options, work.prompt_name, work.window)  # checks the arguments
+    source, target = Folder.of(options.file), Folder.of(options.output)
+    if source.contains(target):  # the next run would compute its files as well
+        raise InputError(f"--output {options.output}: is in the folder of --file; name one outside of it")
     is_hub_id = not Path(options.folder).exists()
     job = ray_engine.Job(
         folder=options.folder if is_hub_id else str(Path(options.folder).absolute()),
@@ -88,8 +114,8 @@ def _on_ray(predictor: Predictor, work: Work, options: argparse.Namespace) -> st
         options=replace(predictor.options, threads=options.threads or 1),  # an actor takes a CPU of Ray for each
         work=work,
         manifest=predictor.manifest,
-        source=Folder.of(options.file),
-        target=Folder.of(options.output),
+        source=source,
+        target=target,
         format=options.format,
         overwrite=options.overwrite,
     )

@@ -1,9 +1,11 @@
 """Lines of files that may be larger than the memory, compressed, or come from a pipe."""
 
+import csv
 import gzip
 import os
 import sys
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from runtime.errors import InputError
 from runtime.text.text_file import STANDARD_INPUT
 
 LONGEST: Final = 64_000_000  # bytes of a line; a text has at most 16 million characters
+ROW_LINES: Final = 100_000  # of a table, in quotes
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -86,8 +89,7 @@ def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
     while line := file.readline(LONGEST + 1):
         number += 1
         if len(line) > LONGEST:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(LONGEST)
+            _discard(file, line)
             yield number, None
             continue
         if number == 1 and line.startswith(_BOM):  # spreadsheets write one
@@ -95,18 +97,64 @@ def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
         yield number, line.rstrip(b"\r\n")
 
 
-def text_lines(file: IO[bytes], where: str) -> Iterator[str]:
-    r"""Yield the lines with their ends, for `csv`. A byte that is not UTF-8 becomes half of a surrogate pair.
+class TextLines:
+    """The lines of a file with their ends, for `csv`, which gets those of a broken row again.
 
-    Raises:
-        InputError: a line is longer than LONGEST.
+    A byte that is not UTF-8 becomes half of a surrogate pair. A line longer than LONGEST is a `csv.Error`, and so is a row of
+    more than ROW_LINES lines.
+
+    Attributes:
+        number: number of the line that was read last.
     """
-    number = 0
-    while line := file.readline(LONGEST + 1):
-        number += 1
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Read a file from its start."""
+        self.number = 0
+        self._file = file
+        self._row: list[str | None] = []  # None for a line that was discarded
+        self._again: deque[str | None] = deque()
+
+    def __iter__(self) -> "TextLines":
+        """Return the lines."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line."""
+        line = self._again.popleft() if self._again else self._read()
+        self.number += 1
+        self._row.append(line)
+        if line is None:
+            raise csv.Error(f"more than {LONGEST:,} bytes in a line")
+        if len(self._row) > ROW_LINES:
+            raise csv.Error(f"more than {ROW_LINES:,} lines in a row, as after a quote that is not closed")
+        return line
+
+    def begin_row(self) -> int:
+        """Begin a row, and return the number of its first line."""
+        self._row.clear()
+        return self.number + 1
+
+    def end_broken_row(self) -> str:
+        """Take the first line of the row for the broken one, and return it; the others are read again."""
+        first, *rest = self._row
+        self._again.extendleft(reversed(rest))
+        self.number -= len(rest)
+        return first or ""
+
+    def _read(self) -> str | None:
+        line = self._file.readline(LONGEST + 1)
+        if not line:
+            raise StopIteration
         if len(line) > LONGEST:
-            raise InputError(f"{where}: line {number}: expected at most {LONGEST:,} bytes in a line, found more")
-        yield (line[len(_BOM) :] if number == 1 and line.startswith(_BOM) else line).decode("utf-8", "surrogateescape")
+            _discard(self._file, line)
+            return None
+        return (line.removeprefix(_BOM) if self.number == 0 else line).decode("utf-8", "surrogateescape")
+
+
+def _discard(file: IO[bytes], line: bytes) -> None:
+    """Read to the end of a line."""
+    while line and not line.endswith(b"\n"):
+        line = file.readline(LONGEST)
 
 
 def too_long() -> dict[str, Any]:

@@ -38,6 +38,12 @@ class Folder:
         """Whether it is a path."""
         return "://" not in self.name
 
+    def contains(self, other: "Folder") -> bool:
+        """Whether another folder is this one, or in it."""
+        if self.is_local and other.is_local:
+            return Path(other.name).resolve().is_relative_to(Path(self.name).resolve())
+        return f"{other.name}/".startswith(f"{self.name}/")
+
     def partitions(self) -> list[str]:
         """Return the names of the files with texts in the folder and its subfolders, in order.
 

@@ -7,13 +7,14 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from runtime.errors import InputError
-from runtime.streams.lines import Input, lines, text_lines, too_long
+from runtime.streams.lines import Input, TextLines, lines, too_long
 from runtime.streams.records import Columns, Raw
 from runtime.text.text_file import STANDARD_INPUT
 
 FORMATS: Final = ("txt", "jsonl", "csv", "tsv", "parquet")
 _NAMES: Final = {"ndjson": "jsonl", "json": "jsonl", "pq": "parquet"}
 _ROWS: Final = 1_024  # of Parquet, decoded at a time
+_FIELD: Final = 16_000_000  # characters of a field of CSV, as of the longest text
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,22 @@ def _json_lines(source: Input, _columns: Columns, _where: str) -> Iterator[Raw]:
 
 def _table(delimiter: str) -> Callable[[Input, Columns, str], Iterator[Raw]]:
     def read(source: Input, columns: Columns, where: str) -> Iterator[Raw]:
-        reader = csv.reader(text_lines(source.file, where), delimiter=delimiter, strict=True)
+        csv.field_size_limit(max(_FIELD, csv.field_size_limit()))  # 131,072 by default
+        given = TextLines(source.file)
+        reader = csv.reader(given, delimiter=delimiter, strict=True)
         header: list[str] | None = None
-        last = 0
         while True:
-            problem, fields = "", []
+            problem, fields, first = "", [], given.begin_row()
             try:
                 fields = next(reader)
             except StopIteration:
                 return
-            except csv.Error as error:  # the reader goes on with the next line
+            except csv.Error as error:  # such as a quote that is not closed: the reader goes on with the next line
                 problem = f"expected {'comma' if delimiter == ',' else 'tab'}-separated values, found: {error}"
-            first, last = last + 1, reader.line_num
+                fields = [given.end_broken_row()]
             if header is None:
                 header = [field.strip() for field in fields]
-                if problem := problem or (columns.problem(header) if fields else ""):
+                if problem := problem or _encoding_problem(fields) or (columns.problem(header) if fields else ""):
                     raise InputError(f"{where}: line {first}: {problem}")
                 header = header or None  # empty lines before it
             elif fields or problem:
@@ -116,11 +118,13 @@ def _table_row(line: int, fields: list[str], header: list[str], problem: str) ->
     content = "\x1f".join(fields).encode("utf-8", "surrogateescape")
     if not problem and len(fields) != len(header):
         problem = f"expected {len(header)} columns as in the header, found {len(fields)}"
-    if not problem and any(
-        "\udc80" <= character <= "\udcff" for field in fields for character in field if ord(character) > 127
-    ):
-        problem = "expected UTF-8, found another encoding; convert the file"
+    problem = problem or _encoding_problem(fields)
     return Raw(line, content, {} if problem else dict(zip(header, fields, strict=True)), problem)
+
+
+def _encoding_problem(fields: list[str]) -> str:
+    is_utf8 = not any("\udc80" <= character <= "\udcff" for field in fields for character in field if ord(character) > 127)
+    return "" if is_utf8 else "expected UTF-8, found another encoding; convert the file"
 
 
 def _parquet(source: Input, columns: Columns, where: str) -> Iterator[Raw]:

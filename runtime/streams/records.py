@@ -71,6 +71,8 @@ class Columns:
     def problem(self, header: Sequence[str]) -> str:
         """Return what is missing in the columns of a table; empty if there is nothing."""
         texts = self.texts or (("text",) if "text" in header else PAIR)
+        if twice := [name for name in (*texts, *self.kept) if header.count(name) > 1]:
+            return f"expected different names of columns, found {twice[0]} more than once; rename one"
         if not (missing := [name for name in (*texts, *self.kept) if name not in header]):
             return ""
         wanted = "text, or text_a and text_b" if self.texts is None else " and ".join(self.texts)
@@ -139,7 +141,17 @@ def _kept(name: str, columns: Mapping[str, Any]) -> Any:
     """The value of a kept column as JSON can write it."""
     if name not in columns:
         raise InputError(f"expected {name}, which --keep names, found {', '.join(map(repr, list(columns)[:6]))}")
-    value = columns[name]
+    try:
+        return _json_value(columns[name])
+    except RecursionError as error:
+        raise InputError(f"{name}, which --keep names, is nested too deeply") from error
+
+
+def _json_value(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):  # a missing number in Parquet
         return None
-    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
+    if isinstance(value, list | tuple):
+        return [_json_value(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _json_value(each) for key, each in value.items()}
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -15,7 +15,7 @@ from runtime.errors import AdapterDropError, InputError
 from runtime.predictor import Predictor
 from runtime.streams.lines import Input
 from runtime.streams.read import Format
-from runtime.streams.records import Columns, Record
+from runtime.streams.records import Columns, Raw, Record
 from runtime.streams.sinks import Done, Sink
 from runtime.text.predict_options import PredictOptions
 from runtime.text.texts import Text
@@ -102,29 +102,30 @@ def score(
     digest = hashlib.sha256()
     done = sink.done
     for raw in itertools.islice(rows, done.rows):
-        _add(digest, raw.content)
+        digest.update(_digest(raw))
     if digest.hexdigest() != done.input:
         raise InputError(
             f"{where}: the first {done.rows:,} rows are not those of the interrupted run that has the output; {_OVERWRITE}"
         )
-    pending: deque[tuple[bytes, Record]] = deque()
+    waiting = _Waiting()
 
     def items() -> Iterator[Text | InputError]:
         for raw in rows:
             record = work.columns.parse(raw)
-            pending.append((raw.content, record))
+            waiting.add(raw, record)
             yield record.text
 
+    given = (work.tasks, work.drop, work.options, work.prompt_name, work.window)
     try:
-        for outcome in stream(predictor, items(), work.tasks, work.drop, work.options, work.prompt_name, work.window):
-            content, record = pending.popleft()
+        for outcome in stream(predictor, items(), *given, lambda: waiting.bytes):
+            row_digest, record = waiting.next()
             broken = None
             if isinstance(outcome, AdapterDropError):
                 broken = Broken(record.line, at_text(outcome, "the text"))
                 if not work.skip_errors:
                     raise type(outcome)(f"{where}: line {broken.line}: {broken.reason}") from outcome
             sink.write(_line(record, outcome))
-            _add(digest, content)
+            digest.update(row_digest)
             done = Done(
                 done.rows + 1, done.errors + (broken is not None), record.line, 0, digest.hexdigest(), sink.done.settings
             )
@@ -135,9 +136,32 @@ def score(
     return done
 
 
-def _add(digest: Any, content: bytes) -> None:
-    # With its length: two rows are not the same as one that contains both
-    digest.update(b"%d:" % len(content) + content)
+def _digest(raw: Raw) -> bytes:
+    return hashlib.sha256(raw.content).digest()
+
+
+class _Waiting:
+    """The rows of a window, without what is not needed after their predictions: a row may have far more than its text.
+
+    Attributes:
+        bytes: size of the rows with kept columns.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._rows: deque[tuple[bytes, int, Record]] = deque()
+
+    def add(self, raw: Raw, record: Record) -> None:
+        """Add a row that was read."""
+        size = len(raw.content) if record.kept else 0
+        self.bytes += size
+        self._rows.append((_digest(raw), size, record))
+
+    def next(self) -> tuple[bytes, Record]:
+        """Remove the first row, and return its digest and the rest."""
+        digest, size, record = self._rows.popleft()
+        self.bytes -= size
+        return digest, record
 
 
 def _line(record: Record, outcome: Row | AdapterDropError) -> bytes:

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
@@ -20,7 +20,7 @@ else:
     import fcntl
 
 SUFFIX: Final = ".resume"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _SECONDS: Final = 1.0  # between two states of an output that are safe on the disk
 _UNEXPECTED: Final = "remove it, or pass --overwrite to start again"
 
@@ -34,7 +34,7 @@ class Done:
         errors: how many of them are errors.
         line: number of the last one in the input.
         bytes: bytes of the output.
-        input: sha256 of these rows.
+        input: sha256 of the digests of these rows.
         settings: what the predictions depend on: the bundle, the tasks and the options.
         format: format of the state.
     """
@@ -70,17 +70,24 @@ class StreamSink:
 
     def write(self, line: bytes) -> None:
         """Write one line. Raises InputError if that is impossible, BrokenPipeError if there is no reader."""
-        try:
+        with _reported():
             self._file.write(line)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise InputError(f"--output: cannot be written: {error.strerror or error}") from error
 
     def commit(self, done: Done, force: bool = False) -> None:  # noqa: ARG002 - as of Sink
-        """Flush the stream."""
+        """Flush the stream. Raises as `write`."""
         self.done = done
-        self._file.flush()
+        with _reported():
+            self._file.flush()
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"--output: cannot be written: {error.strerror or error}") from error
 
 
 class FileSink:
@@ -154,9 +161,11 @@ class FileSink:
                 raise InputError(f"{self._path}: exists, and no interrupted run belongs to it; {_UNEXPECTED}")
             return Done(settings=settings)
         done = read_state(self._state)
+        if not done.rows:  # nothing to continue, and nothing to lose
+            return Done(settings=settings)
         if changed := differences(done.settings, settings):
             raise InputError(f"{self._path}: belongs to a run with other settings: {'; '.join(changed)}; {_UNEXPECTED}")
-        if done.rows and not self._path.exists():
+        if not self._path.exists():
             raise InputError(f"{self._path}: is missing, but {self._state.name} is there; {_UNEXPECTED}")
         return done
 

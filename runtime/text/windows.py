@@ -17,6 +17,7 @@ LARGEST: Final = 4_096  # texts of a window; larger ones are no faster
 _FIRST: Final = 256
 _SECONDS: Final = (2.0, 8.0)  # a window that takes less or more is followed by one of another size
 _CHARACTERS: Final = 4_000_000  # of the texts of a window, so that long texts do not fill the memory
+_HELD: Final = 64_000_000  # bytes of the rows of a window
 # Errors that every text would have: they end the stream
 _OF_ALL: Final = (BundleError, CancelledError, ProviderError)
 
@@ -45,7 +46,11 @@ class _Size:
 
 
 def outcomes(
-    items: Iterable[Text | AdapterDropError], compute: Compute, check: Check, window: int | None
+    items: Iterable[Text | AdapterDropError],
+    compute: Compute,
+    check: Check,
+    window: int | None,
+    held: Callable[[], int] = lambda: 0,
 ) -> Iterator[Row | AdapterDropError]:
     """Compute a stream of texts.
 
@@ -55,6 +60,7 @@ def outcomes(
         check: function that raises if one of a list of texts is invalid. It costs less than `compute`.
         window: number of texts that are computed, and held in memory, together. None begins with 256 and goes up to LARGEST, as
             long as a window takes a few seconds.
+        held: function that returns the bytes which the caller holds for the items of a window, in addition to their texts.
 
     Yields:
         For each item in order, the predictions by task, or the error.
@@ -65,7 +71,7 @@ def outcomes(
         ProviderError: as of `compute`.
     """
     size = _Size(_FIRST, adapts=True) if window is None else _Size(window, adapts=False)
-    for part in _windows(items, size):
+    for part in _windows(items, size, held):
         texts = [item for item in part if not isinstance(item, AdapterDropError)]
         started = time.monotonic()
         computed = iter(_isolated(texts, compute, check) if texts else ())
@@ -74,13 +80,15 @@ def outcomes(
             yield item if isinstance(item, AdapterDropError) else next(computed)
 
 
-def _windows(items: Iterable[Text | AdapterDropError], most: _Size) -> Iterator[list[Text | AdapterDropError]]:
+def _windows(
+    items: Iterable[Text | AdapterDropError], most: _Size, held: Callable[[], int]
+) -> Iterator[list[Text | AdapterDropError]]:
     part: list[Text | AdapterDropError] = []
     size = 0  # characters
     for item in items:
         part.append(item)
         size += _characters(item)
-        if len(part) >= most.now or size >= _CHARACTERS:
+        if len(part) >= most.now or size >= _CHARACTERS or held() >= _HELD:
             yield part
             part, size = [], 0
     if part:

@@ -42,9 +42,9 @@ def _identifier(block: Block) -> str:
 
 @pytest.fixture(scope="module")
 def routed_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tasks on one layer, with a routed graph."""
+    """Two tasks on one layer and one of the bundled example, with a routed graph."""
     folder = tmp_path_factory.mktemp("routed") / "onnx"
-    model = tiny_model({"sst2": ("seq_bn", "2"), "mnli": ("seq_bn", "3")}, deep_config(1))
+    model = tiny_model({"sst2": ("seq_bn", "2"), "mnli": ("seq_bn", "3"), "news_topic": ("seq_bn", "5")}, deep_config(1))
     export(model, tokenizer(), output=folder, routed=True)
     return folder
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -53,15 +53,15 @@ def _node(script: Path, folder: Path, *given: str) -> str:
     return done.stdout
 
 
-def _check(printed: str, bundle: Path) -> None:
+def _check(printed: str, bundle: Path, texts: Sequence[str] = TEXTS) -> None:
     """Compare the lines with the labels and scores of the runtime."""
     rows = [json.loads(line) for line in printed.splitlines()]
     predictor = runtime.load(bundle, provider="cpu")
-    expected = predictor.predict(TEXTS)
+    expected = predictor.predict(texts, truncate=True)
     entries = [task for task in predictor.manifest.tasks if task.head == "classification"]
-    assert len(rows) == len(TEXTS) * len(entries) > 0
+    assert len(rows) == len(texts) * len(entries) > 0
     for row in rows:
-        prediction = expected[row["task"]][TEXTS.index(row["text"])]
+        prediction = expected[row["task"]][texts.index(row["text"])]
         shifted = np.exp(np.array(row["logits"]) - max(row["logits"]))
         labels = next(task.labels for task in entries if task.name == row["task"])
         scores = [prediction.scores[label] for label in labels]
@@ -93,25 +93,53 @@ def test_labels_and_logits_are_those_of_the_runtime(example_bundle: Path, tmp_pa
     _check(_node(FOLDER / script, tmp_path, str(example_bundle), *TEXTS), example_bundle)
 
 
+@pytest.fixture(scope="module")
+def one_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classification whose logits depend on every token."""
+    bundle = tmp_path_factory.mktemp("one") / "onnx"
+    export(tiny_model({"sst2": ("seq_bn", "3")}, bert_config(30_522)), tokenizer(), output=bundle)
+    return bundle
+
+
+@needs_node
+@pytest.mark.parametrize("script", ["labels.mjs", "labels_web.mjs"])
+def test_long_texts_end_with_the_special_token(one_task: Path, tmp_path: Path, script: str) -> None:
+    texts = ["word " * 900, "a short text", "another text " * 400]
+    _check(_node(FOLDER / script, tmp_path, str(one_task), *texts), one_task, texts)
+
+
+def _shown(bundle: Path, folder: Path, page: str, texts: Sequence[str]) -> str:
+    """Show a page of the examples in Chromium, and return its text."""
+    assert _CHROMIUM is not None
+    for script in FOLDER.glob(f"{page}.*"):
+        shutil.copyfile(script, folder / script.name)
+    (folder / "onnx").symlink_to(bundle)
+    with _served(folder) as address:
+        query = urlencode([("folder", "/onnx"), *(("text", text) for text in texts)])
+        given = (_CHROMIUM, str(folder / "profile"), f"{address}/{page}.html?{query}")
+        return _node(Path(__file__).with_name("browser.mjs"), folder, *given)
+
+
 @needs_node
 @needs_chromium
 def test_labels_in_a_browser_are_those_of_the_runtime(example_bundle: Path, tmp_path: Path) -> None:
-    assert _CHROMIUM is not None
-    for name in ("page.html", "page.mjs"):
-        shutil.copyfile(FOLDER / name, tmp_path / name)
-    (tmp_path / "onnx").symlink_to(example_bundle)
-    with _served(tmp_path) as address:
-        query = urlencode([("folder", "/onnx"), *(("text", text) for text in TEXTS)])
-        given = (_CHROMIUM, str(tmp_path / "profile"), f"{address}/page.html?{query}")
-        _check(_node(Path(__file__).with_name("browser.mjs"), tmp_path, *given), example_bundle)
+    _check(_shown(example_bundle, tmp_path, "page", TEXTS), example_bundle)
 
 
-@needs_node
-def test_a_pipeline_loads_a_folder_with_one_task(tmp_path: Path) -> None:
-    bundle = tmp_path / "onnx"
-    export(tiny_model({"sst2": ("seq_bn", "3")}, bert_config(30_522)), tokenizer(), output=bundle)
-    found = json.loads(_node(FOLDER / "pipeline.mjs", tmp_path, str(bundle), *TEXTS[:2]))
+def _check_pipeline(printed: str, bundle: Path) -> None:
+    found = json.loads(printed)
     (expected,) = runtime.load(bundle, provider="cpu").predict(TEXTS[:2]).values()
     for row, prediction in zip(found, expected, strict=True):
         assert row["label"] == prediction.label
         np.testing.assert_allclose(row["score"], prediction.scores[str(prediction.label)], atol=1e-4)
+
+
+@needs_node
+def test_a_pipeline_loads_a_folder_with_one_task(one_task: Path, tmp_path: Path) -> None:
+    _check_pipeline(_node(FOLDER / "pipeline.mjs", tmp_path, str(one_task), *TEXTS[:2]), one_task)
+
+
+@needs_node
+@needs_chromium
+def test_a_pipeline_in_a_browser_loads_it(one_task: Path, tmp_path: Path) -> None:
+    _check_pipeline(_shown(one_task, tmp_path, "pipeline_page", TEXTS[:2]), one_task)

@@ -204,12 +204,16 @@ def test_wrong_arguments_are_one_line(bundle: Path, tmp_path: Path) -> None:
 
 def test_litserve(bundle: Path, predictor: runtime.Predictor) -> None:
     pytest.importorskip("litserve", reason="needs litserve, which the extra `test` installs")
-    with started("litserve_app.py", "/health", str(bundle)) as (url, _), ThreadPoolExecutor(len(TEXTS)) as pool:
-        answers = list(pool.map(lambda text: send(f"{url}/predict", {"text": text}), [*TEXTS, "word " * 30]))
+    texts = [*TEXTS, ("one", "b")]
+    broken = {"at most 16 tokens": {"text": "word " * 30}, "found NoneType": {"txt": "a"}, "found int": {"text": 7}}
+    bodies = [*({"text": text} for text in texts), *broken.values()]
+    with started("litserve_app.py", "/health", str(bundle)) as (url, _), ThreadPoolExecutor(len(bodies)) as pool:
+        answers = list(pool.map(lambda body: send(f"{url}/predict", body), bodies))  # some share a batch
     assert [status for status, _ in answers] == [200] * len(answers)
-    for (_, body), expected in zip(answers[:-1], predictor.predict(TEXTS, ["topic"])["topic"], strict=True):
+    for (_, body), expected in zip(answers, predictor.predict(texts, ["topic"])["topic"], strict=False):
         assert body["topic"]["scores"] == pytest.approx(dict(expected.scores), abs=1e-5)
-    assert "at most 16 tokens" in answers[-1][1]["error"]
+    for (_, body), message in zip(answers[len(texts) :], broken, strict=True):
+        assert message in body["error"]
 
 
 def test_the_image_copies_what_is_there() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
 import pytest
 import torch
+from transformers import BertConfig
 
 import runtime
 from exporter import ExportError, Report, VerificationError, export
+from exporter.write.save import save_config
 from runtime.bundle import read_manifest
 from tests.helpers.tiny_models import (
     LAYERS,
@@ -222,6 +225,23 @@ def test_one_task_loads_in_optimum(tmp_path: Path) -> None:
     assert_parity(loaded(**batch).logits.numpy(), reference(model, "mood", feeds, 2))
     prediction = runtime.load(tmp_path / "onnx").predict(["a fine day"])["mood"][0]
     assert prediction.label in ("bad", "fair", "good")
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "problem"),
+    [
+        ("multilabel", ("a", "b"), "multi_label_classification"),
+        ("classification", ("a", "b"), "single_label_classification"),
+        ("regression", (), "regression"),
+        ("tagging", ("a", "b"), None),
+    ],
+)
+def test_one_task_has_its_problem_type(tmp_path: Path, kind: str, labels: tuple[str, ...], problem: str | None) -> None:
+    """A pipeline takes the sigmoid of several labels, the softmax of one, and the logit of a regression."""
+    model = SimpleNamespace(config=BertConfig())
+    plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=SimpleNamespace(kind=kind, labels=labels))])
+    save_config(model, plan, (), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem
 
 
 def test_a_slow_tokenizer_is_converted_or_refused(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def stage(target: Path) -> Path:
 
 def build(output: Path) -> list[Path]:
     """Write the sdists and wheels of all distributions into a folder, with hatchling of this environment; return them."""
+    output = output.absolute()  # hatchling runs in the folder of the distribution
     output.mkdir(parents=True, exist_ok=True)
     found: list[Path] = []
     with tempfile.TemporaryDirectory() as folder:

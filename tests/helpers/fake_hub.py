@@ -114,6 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             return self._fail(404, "RevisionNotFound")
         commit, files = found
+        if kind == "tree":  # snapshot_download of huggingface_hub 2
+            oid = hashlib.sha1(usedforsecurity=False)
+            return self._json(
+                [{"type": "file", "path": each, "size": len(files[each]), "oid": oid.hexdigest()} for each in files]
+            )
         if api:
             siblings = [{"rfilename": each} for each in files]
             return self._json(
@@ -139,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             if name in self.fake.repositories:
                 return self._json({"error": "You already created this model repo", "url": f"{self.fake.url}/{name}"}, 409)
             self.fake.created.append(asked)
-            self.fake.private |= {name} if asked.get("private") else set()
+            is_private = asked.get("private") or asked.get("visibility") == "private"  # the latter since huggingface_hub 2
+            self.fake.private |= {name} if is_private else set()
             self.fake.repositories[name] = {"main": {}}
             return self._json({"url": f"{self.fake.url}/{name}", "id": name})
         if path.endswith(".git/info/lfs/objects/batch"):

@@ -103,7 +103,9 @@ def test_a_half_downloaded_bundle(hub: FakeHub, tmp_path: Path) -> None:
     assert command(hub, home, REPOSITORY).stdout == answer
     blob = weights.resolve()
     blob.write_bytes(bytes(len(blob.read_bytes())))
-    assert "model.onnx.data: truncated or altered" in command(hub, home, REPOSITORY).stderr
+    damaged = command(hub, home, REPOSITORY).stderr
+    assert "model.onnx.data: truncated or altered" in damaged
+    assert f" in {blob}; remove that file to download it again" in damaged
 
 
 def test_a_repository_without_a_listed_file(hub: FakeHub, tmp_path: Path) -> None:

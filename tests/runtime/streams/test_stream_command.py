@@ -1,5 +1,6 @@
 """python -m runtime DIR --file FILE --output OUT: formats, broken lines, and runs that are interrupted."""
 
+import datetime
 import gzip
 import io
 import json
@@ -111,6 +112,7 @@ BROKEN = [
     ("a.csv", b"text,id\na,1\nb\n", "line 3: expected 2 columns as in the header, found 1"),
     ("a.csv", b'text,id\na,1\n"b"c,2\n', "line 3: expected comma-separated values, found: "),
     ("a.csv", b"text\na\nZo\xeb\n", "line 3: expected UTF-8"),
+    ("a.csv", b'text\na\n"b\n', "line 3: expected comma-separated values, found: unexpected end of data"),
 ]
 
 
@@ -137,25 +139,73 @@ def test_a_broken_line_is_named_and_can_be_skipped(
     assert last["predictions"]["topic"]["label"]
 
 
-def test_an_unclosed_quote_does_not_hide_the_rest(bundle: Path, tmp_path: Path) -> None:
-    text = 'text\na\n"unclosed\n' + "b\n" * 90_000
+@pytest.mark.parametrize("most", [5, 100_000])  # lines of a row; the quote ends with the file
+def test_an_unclosed_quote_hides_no_row(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("runtime.streams.lines.ROW_LINES", most)
+    text = 'text\na\n"unclosed\n' + "b\n" * 9 + '"c\nd"\n'
     (tmp_path / "in.csv").write_text(text, encoding="utf-8")
     assert run(bundle, tmp_path / "in.csv", tmp_path / "out", "--skip-errors", "--quiet") == 0
     found = rows(tmp_path / "out")
+    assert [row["line"] for row in found if "predictions" in row] == [2, *range(4, 14)]
     assert [row["line"] for row in found if "error" in row] == [3]
-    assert "field larger than field limit" in found[1]["error"]
-    assert found[-1]["line"] == 90_003
+
+
+def test_a_broken_row_of_a_table_belongs_to_the_input(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.csv").write_text('text\n"a"b\n', encoding="utf-8")
+    assert run(bundle, tmp_path / "in.csv", tmp_path / "out", "--skip-errors") == 0
+    (tmp_path / "in.csv").write_text('text\n"c"d\n', encoding="utf-8")
+    assert run(bundle, tmp_path / "in.csv", tmp_path / "out", "--skip-errors") == 2
+    assert "the first 1 rows are not those of the interrupted run" in capsys.readouterr().err
+
+
+def test_a_long_text_in_a_table_is_a_text(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(f"text\n{'word ' * 30_000}\n", encoding="utf-8")
+    assert run(bundle, tmp_path / "in.csv", tmp_path / "out", "--truncate") == 0
+    (row,) = rows(tmp_path / "out")
+    assert row["predictions"]["topic"]["label"]
+
+
+def test_kept_values_that_json_lacks(bundle: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, which the extra `test` installs")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    day = datetime.date(2026, 11, 27)
+    columns = {"text": ["a"], "days": [[day, None]], "mean": [{"of": float("nan")}], "day": [day]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet")
+    (tmp_path / "in.jsonl").write_text('{"text": "a", "days": [1e999], "mean": {"of": -1e999}, "day": 1}', encoding="utf-8")
+    for name, days, kept in (("in.parquet", [str(day), None], str(day)), ("in.jsonl", [None], 1)):
+        assert run(bundle, tmp_path / name, tmp_path / f"{name}.out", "--keep", "days,mean,day") == 0
+        (row,) = rows(tmp_path / f"{name}.out")
+        assert (row["days"], row["mean"], row["day"]) == (days, {"of": None}, kept)
+
+
+def test_wide_rows_make_short_windows(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.text.windows._HELD", 5_000)
+    calls: list[int] = []
+    predict = runtime.Predictor.predict
+
+    def counted(self: runtime.Predictor, texts: Any, *more: Any, **options: Any) -> Any:
+        calls.append(len(texts))
+        return predict(self, texts, *more, **options)
+
+    monkeypatch.setattr(runtime.Predictor, "predict", counted)
+    wide = json.dumps({"text": "a", "page": "x" * 2_000}) + "\n"
+    (tmp_path / "in.jsonl").write_text(wide * 7, encoding="utf-8")
+    assert run(bundle, tmp_path / "in.jsonl", tmp_path / "kept", "--keep", "page") == 0
+    assert run(bundle, tmp_path / "in.jsonl", tmp_path / "left-out") == 0
+    assert calls == [3, 3, 1, 7]
 
 
 def test_long_lines_are_errors_of_bounded_size(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.streams.lines.LONGEST", 40)
     (tmp_path / "in.txt").write_bytes(b"a\n" + b"x" * 999 + b"\nb\n")
-    assert run(bundle, tmp_path / "in.txt", tmp_path / "out", "--skip-errors") == 0
-    assert [(row["line"], row.get("error")) for row in rows(tmp_path / "out")] == [
-        (1, None),
-        (2, "expected at most 40 bytes in a line, found more"),
-        (3, None),
-    ]
+    (tmp_path / "in.csv").write_bytes(b"text\n" + b"x" * 999 + b"\nb\n")
+    for name, first, reason in (
+        ("in.txt", [(1, None)], "expected at most 40 bytes in a line, found more"),
+        ("in.csv", [], "expected comma-separated values, found: more than 40 bytes in a line"),
+    ):
+        assert run(bundle, tmp_path / name, tmp_path / f"{name}.out", "--skip-errors") == 0
+        found = [(row["line"], row.get("error")) for row in rows(tmp_path / f"{name}.out")]
+        assert found == [*first, (2, reason), (3, None)]
 
 
 def test_pipes_are_streams(
@@ -210,6 +260,13 @@ def test_a_finished_run_has_nothing_left(bundle: Path, tmp_path: Path, capsys: p
     assert run(bundle, source, output) == 0
     assert output.read_bytes().startswith(before)
     assert [row["line"] for row in rows(output)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_has_done_nothing_binds_no_options(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("first\na\n", encoding="utf-8")
+    assert run(bundle, tmp_path / "in.csv", tmp_path / "out") == 2  # there is no column `text`
+    assert run(bundle, tmp_path / "in.csv", tmp_path / "out", "--columns", "first") == 0
+    assert len(rows(tmp_path / "out")) == 1
 
 
 def test_changes_between_two_runs_are_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,6 +341,9 @@ def test_devices_are_outputs_without_a_state(bundle: Path, tmp_path: Path, capsy
     assert run(bundle, tmp_path / "in.jsonl", "/dev/null") == 0
     assert "5 rows in" in capsys.readouterr().out
     assert not Path("/dev/null.resume").exists()
+    if Path("/dev/full").exists():  # Linux
+        assert run(bundle, tmp_path / "in.jsonl", "/dev/full") == 2
+        assert "error: --output: cannot be written: No space left on device" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs locks of files")
@@ -305,6 +365,7 @@ def test_two_runs_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys: py
         (["--output", "o.csv", "--file", "f"], "--output o.csv: expected a name for JSON lines"),
         (["--output", "o", "--file", "."], "--file .: expected a file, found a folder; --engine ray computes the files in it"),
         (["--output", "o", "--file", "nowhere.txt"], "--file nowhere.txt: cannot be read: No such file"),
+        (["--output", ".", "--file", "f"], "--output .: expected a file, found a folder"),
         (["--output", "no/where", "--file", "f"], "no/where: cannot be written: No such file"),
         (["--output", "f", "--file", "f"], "--output f: is the input"),
         (["--output", "o", "--file", "f", "--keep", "id"], "--columns and --keep need a format with columns"),
@@ -313,6 +374,9 @@ def test_two_runs_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys: py
         (["--output", "o", "--file", "f", "--window", "0"], "window: expected a positive number"),
         (["--output", "o", "--file", "f", "--tasks", "mood"], "found 'mood'"),
         (["--output", "o", "--file", "-", "--format", "parquet"], "expected a file for Parquet"),
+        (["--output", "i/o", "--file", "i", "--engine", "ray"], "--output i/o: is in the folder of --file"),
+        (["--output", "o", "--file", "twice.csv"], "twice.csv: line 1: expected different names of columns, found text"),
+        (["--output", "o", "--file", "wide.csv"], "wide.csv: line 1: expected UTF-8, found another encoding; convert the file"),
         (["--output", "o", "--file", "bad.gz"], "--file bad.gz: the compressed data are damaged"),
     ],
 )
@@ -325,12 +389,19 @@ def test_wrong_use_is_one_line_and_status_2(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, content in (("f", b"a\n"), ("f.jsonl", b'{"text": "a"}\n'), ("bad.gz", b"\x1f\x8bnothing")):
+    for name, content in (
+        ("f", b"a\n"),
+        ("f.jsonl", b'{"text": "a"}\n'),
+        ("bad.gz", b"\x1f\x8bnothing"),
+        ("twice.csv", b"text,text\n"),
+        ("wide.csv", "text\na".encode("utf-16")),
+    ):
         Path(name).write_bytes(content)
     assert main([str(bundle), *arguments]) == 2
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+    assert not Path("o").exists() or {"bad.gz", "twice.csv", "wide.csv"} & {*arguments}
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")

@@ -1,0 +1,18 @@
+// The script of pipeline_page.html: as pipeline.mjs, with files that the browser fetches.
+import { env, pipeline } from "@huggingface/transformers";
+
+// By default, a browser looks folders up on the hub, keeps files of a folder that has changed, and gets WebAssembly from a CDN.
+Object.assign(env, { allowLocalModels: true, allowRemoteModels: false, useBrowserCache: false });
+env.backends.onnx.wasm.wasmPaths = new URL("node_modules/onnxruntime-web/dist/", location.href).href;
+env.backends.onnx.wasm.numThreads = 1; // more need a page with cross-origin isolation
+const weights = [{ path: "model.onnx.data", data: "model.onnx.data" }]; // a name in the graph, and a file of the folder
+const options = { subfolder: "", dtype: "fp32", session_options: { externalData: weights } };
+const asked = new URLSearchParams(location.search);
+const output = document.querySelector("pre");
+try {
+  const classify = await pipeline("text-classification", asked.get("folder"), options);
+  output.append(JSON.stringify(await classify(asked.getAll("text"))));
+} catch (error) {
+  output.append(`${error}\n`);
+}
+output.dataset.done = "";
