@@ -19,6 +19,8 @@ from runtime.serving.request import PredictRequest
 Read = Callable[[Request], Awaitable[bytearray]]
 Submit = Callable[[PredictRequest], Awaitable[bytes]]
 
+_VERSION = "1"
+
 
 def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Limits, read: Read, submit: Submit) -> None:
     """Add the endpoints of the protocol.
@@ -32,9 +34,11 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         submit: function that computes a request.
     """
 
-    def check(model: str) -> None:
+    def check(model: str, version: str) -> None:
         if model != name:
             raise RequestError(404, f"model: expected {name}, found {model[:100]}")
+        if version != _VERSION:
+            raise RequestError(404, f"version: expected {_VERSION}, found {version[:100]}")
 
     @app.get("/v2")
     async def server() -> dict[str, Any]:
@@ -49,24 +53,27 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         return JSONResponse({"ready": app.state.ready}, 200 if app.state.ready else 503)
 
     @app.get("/v2/models/{model}")
-    async def metadata(model: str) -> dict[str, Any]:
-        check(model)
+    @app.get("/v2/models/{model}/versions/{version}")
+    async def metadata(model: str, version: str = _VERSION) -> dict[str, Any]:
+        check(model, version)
         inputs = [{"name": each, "datatype": "BYTES", "shape": [-1]} for each in ("text", "text_pair")]
         outputs = [
             {"name": tensor, "datatype": kind, "shape": [-1, *shape]}
             for task in predictor.manifest.tasks
             for tensor, kind, shape in _tensors(task)
         ]
-        return {"name": name, "versions": ["1"], "platform": "onnxruntime", "inputs": inputs, "outputs": outputs}
+        return {"name": name, "versions": [_VERSION], "platform": "onnxruntime", "inputs": inputs, "outputs": outputs}
 
     @app.get("/v2/models/{model}/ready")
-    async def model_ready(model: str) -> JSONResponse:
-        check(model)
+    @app.get("/v2/models/{model}/versions/{version}/ready")
+    async def model_ready(model: str, version: str = _VERSION) -> JSONResponse:
+        check(model, version)
         return await ready()
 
     @app.post("/v2/models/{model}/infer")
-    async def infer(model: str, request: Request) -> dict[str, Any]:
-        check(model)
+    @app.post("/v2/models/{model}/versions/{version}/infer")
+    async def infer(model: str, request: Request, version: str = _VERSION) -> dict[str, Any]:
+        check(model, version)
         document = _document(await read(request))
         texts = _texts(document.get("inputs"))
         wanted = _wanted(document.get("outputs"), predictor.tasks)
@@ -85,7 +92,7 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         if missing := [each for each in wanted or () if each not in tensors]:
             raise runtime.InputError(f"outputs: expected some of {', '.join(tensors)}, found {', '.join(missing)}")
         outputs = [tensors[each] for each in (tensors if wanted is None else wanted)]
-        return {"model_name": name, "model_version": "1", "id": str(document.get("id", "")), "outputs": outputs}
+        return {"model_name": name, "model_version": _VERSION, "id": str(document.get("id", "")), "outputs": outputs}
 
 
 def _document(body: bytearray) -> dict[str, Any]:
@@ -107,7 +114,11 @@ def _texts(inputs: object) -> list[Any]:
         data, shape = each.get("data"), each.get("shape")
         if not isinstance(data, list) or shape not in ([len(data)], [len(data), 1]):
             raise runtime.InputError(f"inputs: {each['name']}: expected n texts and the shape [n], found {str(shape)[:40]}")
+        if each["name"] in tensors:
+            raise runtime.InputError(f"inputs: expected {each['name']} once")
         tensors[each["name"]] = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data]
+        if not all(isinstance(row, str) for row in tensors[each["name"]]):
+            raise runtime.InputError(f"inputs: {each['name']}: expected texts")
     if "text" not in tensors:
         raise runtime.InputError("inputs: expected the tensor text")
     if "text_pair" not in tensors:

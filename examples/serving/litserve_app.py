@@ -25,9 +25,9 @@ class Tasks(litserve.LitAPI):  # type: ignore[misc,unused-ignore]  # without typ
         """Load the bundle in a worker."""
         self.predictor = runtime.load(self.folder, provider="cuda" if device.startswith("cuda") else "cpu")
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request: dict[str, Any]) -> Any:
         """Return the text of a request, or both of a pair; an error here would be that of all requests in the batch."""
-        text = request.get("text") if isinstance(request, dict) else None
+        text = request.get("text")
         return tuple(text) if isinstance(text, list) else text
 
     def predict(self, x: list[Any], **_: Any) -> list[dict[str, Any]]:

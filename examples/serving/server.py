@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from kserve import add_kserve
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import runtime
@@ -100,6 +101,7 @@ def _add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestError, handler(lambda error: error.status))
     app.add_exception_handler(runtime.InputError, handler(lambda _: 400))
+    app.add_exception_handler(HTTPException, handler(lambda error: error.status_code))  # an unknown address or method
     app.add_exception_handler(ClientDisconnect, handler(lambda _: 400))
 
 
@@ -111,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--provider", default="auto")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--connections", type=int, default=256, help="open connections; further ones get status 503")
+    parser.add_argument("--connections", type=_count, default=256, help="open connections; further ones get status 503")
     parser.add_argument(
         "--limit",
         action="append",
@@ -136,12 +138,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return int(text)
+
+
 def _limit(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     kinds = {field.name: field.type for field in fields(Limits)}
     if not equals or name not in kinds:
         raise ValueError(f"--limit: expected NAME=VALUE with one of {', '.join(kinds)}, found {text!r}")
-    return name, int(value) if kinds[name] is int else float(value)
+    try:
+        return name, int(value) if kinds[name] is int else float(value)
+    except ValueError as error:
+        raise ValueError(f"--limit: {name}: expected a number, found {value!r}") from error
 
 
 if __name__ == "__main__":

@@ -146,13 +146,14 @@ class FileSink:
         now = time.monotonic()
         if not force and now < self._committed + _SECONDS:
             return
-        self.done = Done(**{**vars(done), "bytes": self._bytes})
+        state = Done(**{**vars(done), "bytes": self._bytes})
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            replace_file(self._state, json.dumps(asdict(self.done)).encode())
+            replace_file(self._state, json.dumps(asdict(state)).encode())
         except OSError as error:
             raise InputError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+        self.done = state  # what a message says is what the next run finds
         self._committed = time.monotonic()
 
     def _found(self, settings: Mapping[str, Any]) -> Done:

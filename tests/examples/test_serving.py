@@ -161,6 +161,8 @@ def test_the_protocol_of_kserve(url: str, predictor: runtime.Predictor) -> None:
         ({"inputs": [{**text, "datatype": "FP32"}]}, "with the datatype BYTES"),
         ({"inputs": [{**text, "shape": [3]}]}, "expected n texts and the shape [n], found [3]"),
         ({"inputs": [text, {**pair, "shape": [1], "data": ["b"]}]}, "as many texts in text_pair as in text"),
+        ({"inputs": [text, text]}, "inputs: expected text once"),
+        ({"inputs": [{**text, "data": ["a", ["b", "c"]]}]}, "inputs: text: expected texts"),
         ({"inputs": [text], "outputs": [{"name": "mood"}]}, "found 'mood'"),
         ({"inputs": [text], "outputs": [{"name": "stars.scores"}]}, "outputs: expected some of stars, found stars.scores"),
         ({"inputs": [text], "outputs": []}, 'outputs: expected [{"name": …}, …]'),
@@ -169,6 +171,11 @@ def test_the_protocol_of_kserve(url: str, predictor: runtime.Predictor) -> None:
         status, answer = infer(**body)
         assert (status, message in answer["error"]) == (400, True), answer
     assert send(f"{url}/v2/models/other/infer", {})[0] == 404
+    assert send(f"{url}/v2/models/adapterdrop/versions/1/infer", {"inputs": [text]})[1]["outputs"] == every
+    for address in ("versions/1", "versions/1/ready"):
+        assert send(f"{url}/v2/models/adapterdrop/{address}")[0] == 200
+    assert send(f"{url}/v2/models/adapterdrop/versions/2/infer", {}) == (404, {"error": "version: expected 1, found 2"})
+    assert send(f"{url}/nowhere") == (404, {"error": "404: Not Found"})
 
 
 def test_requests_in_progress_are_finished(bundle: Path) -> None:
@@ -194,6 +201,8 @@ def test_wrong_arguments_are_one_line(bundle: Path, tmp_path: Path) -> None:
         ([str(tmp_path)], "not a bundle"),
         ([str(bundle), "--limit", "max_text=9"], "--limit: expected NAME=VALUE with one of max_body_bytes,"),
         ([str(bundle), "--limit", "max_texts=0"], "max_texts: expected a positive number, found 0"),
+        ([str(bundle), "--limit", "max_texts=x", "--connections", "0"], "--connections: expected a positive number, found 0"),
+        ([str(bundle), "--limit", "max_texts=x"], "--limit: max_texts: expected a number, found 'x'"),
     ):
         command = [sys.executable, str(FOLDER / "server.py"), *arguments]
         done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=PATIENCE)
