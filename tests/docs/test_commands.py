@@ -55,8 +55,9 @@ NOT_RUN = {
     "pip install '.[export,adapters,cpu]'": "installs packages",
     "pip install '.[cpu]'": "installs packages",
     "pip install onnxruntime-ep-openvino": "installs packages",
-    "pip install 'adapterdrop-onnx[tokenizers]'": "installs packages",
-    "pip install 'adapterdrop-onnx[extensions]'": "installs packages",
+    "pip install '.[gpu]'": "installs packages",
+    "pip install '.[tokenizers]'": "installs packages",
+    "pip install '.[extensions]'": "installs packages",
     "python -m exporter --drop 5 --with-tokenizer --output onnx-texts": (
         "needs onnxruntime-extensions; tests/exporter/text_graph has it"
     ),
