@@ -16,7 +16,7 @@ from exporter.errors import ExportError
 from exporter.models.compositions import names_of
 from exporter.plan import Head, Plan, Task
 from exporter.planning.make_plan import check_names, make_options, make_plan
-from exporter.planning.padded_structure import fits
+from exporter.planning.padded_structure import fits, larger_structure
 from exporter.planning.routable import check_routable
 from exporter.planning.structure_difference import first_difference
 from exporter.prune.task_groups import TaskGroup
@@ -133,11 +133,20 @@ def stored_group_of(stored: Sequence[StoredGroup], task: Task) -> int:
     fitting = fitting or [number for number, each in enumerate(stored) if fits(task.structure, each.structure)][:1]
     if len(fitting) != 1:
         found = "several groups of tasks have" if fitting else "no task of the bundle has"
-        difference = first_difference(task.structure, {each.group.tasks[0]: each.structure for each in stored})
         raise ExportError(
-            f"{found} the structure of the task {task.name!r}: {difference}; export the bundle again with all tasks"
+            f"{found} the structure of the task {task.name!r}: {_reason(task.structure, stored)}; export the bundle again "
+            "with all tasks"
         )
     return fitting[0]
+
+
+def _reason(structure: str, stored: Sequence[StoredGroup]) -> str:
+    structures = {each.group.tasks[0]: each.structure for each in stored}
+    for name, own in structures.items():
+        larger = larger_structure([structure, own])
+        if larger not in (None, own):  # smaller sizes, which zeros would fill up, are no reason
+            return first_difference(str(larger), {name: own})
+    return first_difference(structure, structures)
 
 
 def _with_task(template: StoredGroup, task_group: TaskGroup, task: Task) -> StoredGroup:

@@ -151,7 +151,7 @@ class ArrayPredictor(BasePredictor):
         known = {entry.name: entry for entry in self.manifest.tasks}
         return self._rows_observed(checked, [known[name] for name in tasks], row_ids, self._chosen_drop(drop))
 
-    def routes(self, tasks: Sequence[str]) -> bool:
+    def routes(self, tasks: Sequence[str | TaskEntry]) -> bool:
         """Return whether `run_routed` and `predict_routed` take these tasks.
 
         Tasks of the bundle need `--routed`; together with added tasks, they need slots of their structure.
@@ -159,7 +159,9 @@ class ArrayPredictor(BasePredictor):
         Raises:
             InputError: a task is unknown, or the list is empty.
         """
-        entries = self.entries(tasks)
+        return self._routes(self.entries(tasks))
+
+    def _routes(self, entries: Sequence[TaskEntry]) -> bool:
         if self._hot is not None and added_names(entries):
             return self._hot.has_slots(entries)
         return len(self._routed) == len(self.drops)

@@ -4,7 +4,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -77,13 +77,16 @@ class BasePredictor:
         """Names of all tasks: those of the bundle in export order, then those that were added."""
         return (*(task.name for task in self.manifest.tasks), *self._added)
 
-    def entries(self, tasks: Sequence[str] | None = None) -> tuple[TaskEntry, ...]:
+    def entries(self, tasks: Sequence[str | TaskEntry] | None = None) -> tuple[TaskEntry, ...]:
         """Return the entries of tasks without duplicates; those of the bundle for None.
+
+        The entry of an added task stands for its present weights: in place of the name, it gives several calls the same
+        weights, even if the task is replaced or removed between them.
 
         Raises:
             InputError: a task is unknown, or the list is empty.
         """
-        return select_tasks(self.manifest, tasks, self._added)
+        return select_tasks(self.manifest, tasks, self._added, self._versions)
 
     def add_task(self, name: str, file: str | os.PathLike[str]) -> None:
         """Add a task to the predictor, while other threads use it.
@@ -137,6 +140,8 @@ class BasePredictor:
             BundleError: a graph cannot be loaded.
         """
         self._bundle.prepare()
+        if self._hot is not None:
+            self._hot.prepare()
 
     def verify(self) -> tuple[ProbeRow, ...]:
         """Compare the logits of all graphs with those that the export verified, which the bundle contains for a few inputs.
@@ -194,6 +199,10 @@ class BasePredictor:
     @cached_property
     def _graphs(self) -> dict[int, str]:
         return {drop: self.manifest.variant(drop).model for drop in self.drops}
+
+    @property
+    def _versions(self) -> Container[TaskEntry]:
+        return () if self._hot is None else self._hot.versions
 
     @property
     def _added(self) -> Mapping[str, TaskEntry]:

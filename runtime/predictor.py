@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from runtime.checks.requests import (
     TaskSelection,
     check_drop,
     check_pairs,
+    find_tasks,
     require_encoder,
     require_texts,
     select_embeddings,
@@ -52,7 +54,7 @@ class Predictor(StatePredictor, TextStreams):
     def predict(
         self,
         texts: Sequence[Text],
-        tasks: Sequence[str] | None = None,
+        tasks: Sequence[str | TaskEntry] | None = None,
         drop: int | None = None,
         truncate: bool = False,
         batch_size: int | None = None,
@@ -70,7 +72,7 @@ class Predictor(StatePredictor, TextStreams):
         Args:
             texts: list of str and of pairs (str, str). Question answering requires pairs (question, context). For multiple
                 choice, pass each choice of a question as one pair and compare the values.
-            tasks: names of the tasks; None for all tasks of the bundle.
+            tasks: names of the tasks, or entries of added ones; None for all tasks of the bundle.
             drop: drop of the variant; None uses the policy, or the first drop without a policy.
             truncate: truncate texts that exceed the model's maximum, the longer one of a pair first. The truncated part has
                 no words and no answers. By default, such texts are an error.
@@ -149,7 +151,7 @@ class Predictor(StatePredictor, TextStreams):
     def predict_routed(
         self,
         texts: Sequence[Text],
-        tasks: Sequence[str | Sequence[str]],
+        tasks: Sequence[str | TaskEntry | Sequence[str | TaskEntry]],
         drop: int | None = None,
         truncate: bool = False,
         batch_size: int | None = None,
@@ -161,7 +163,7 @@ class Predictor(StatePredictor, TextStreams):
 
         Args:
             texts: as for `predict`.
-            tasks: for each text the name of its task, or a list of names.
+            tasks: for each text the name of its task or the entry of an added one, or a list of these.
             drop: as for `predict`.
             truncate: as for `predict`.
             batch_size: maximum number of texts of a batch.
@@ -178,13 +180,15 @@ class Predictor(StatePredictor, TextStreams):
         """
         if isinstance(tasks, str) or not isinstance(tasks, Sequence):
             raise InputError(f"tasks: expected a list with an entry per text, found {type(tasks).__name__}")
-        wanted = [(names,) if isinstance(names, str) else tuple(names) for names in tasks]
+        wanted = [(names,) if isinstance(names, str | TaskEntry) else tuple(names) for names in tasks]
         if len(wanted) != len(texts) or not all(wanted):
             found = f"{len(wanted)}, {sum(not names for names in wanted)} of them empty"
             raise InputError(f"tasks: expected at least one name for each of {len(texts)} text(s), found entries: {found}")
-        names = tuple(dict.fromkeys(name for own in wanted for name in own))
-        entries = self.entries(names)
-        if not self.routes(names):
+        # Looked up once: other threads may replace or remove tasks between two batches.
+        looked_up = iter(find_tasks(self.manifest, [name for own in wanted for name in own], self._added, self._versions))
+        per_text = [list({entry.name: entry for entry in islice(looked_up, len(own))}.values()) for own in wanted]
+        entries = tuple({id(entry): entry for own in per_text for entry in own}.values())
+        if not self._routes(entries):
             raise InputError("predict_routed(): this bundle has no routed graph for these tasks; export it with --routed")
         check_drop(drop, self.drops, "loaded")
         options = PredictOptions(truncate=truncate, batch_size=batch_size, threshold=threshold, top_k=top_k)
@@ -192,8 +196,6 @@ class Predictor(StatePredictor, TextStreams):
         options.check_tasks(entries, encoder)
         self._bundle.here()
         windows = tokenize(encoder, texts, entries, options)
-        # Looked up once: other threads may replace or remove tasks between two batches.
-        by_name = {entry.name: entry for entry in entries}
 
         def run(
             feeds: Mapping[str, npt.NDArray[Any]], chosen: list[TaskEntry], rows: list[int]
@@ -202,7 +204,6 @@ class Predictor(StatePredictor, TextStreams):
             return self._run_rows(feeds, chosen, rows, actual), actual
 
         batches = self._batches(encoder, batch_size)([window.tokens for window in windows])
-        per_text = [[by_name[name] for name in dict.fromkeys(own)] for own in wanted]
         where = f"provider {self.provider}, {self.manifest.precision}"
         return predict_routed(windows, batches, run, per_text, encoder, options, where)
 
@@ -242,7 +243,7 @@ class Predictor(StatePredictor, TextStreams):
     def encode_texts(
         self,
         texts: Sequence[Text],
-        tasks: Sequence[str] | None = None,
+        tasks: Sequence[str | TaskEntry] | None = None,
         drop: int | None = None,
         truncate: bool = False,
         batch_size: int | None = None,
@@ -271,7 +272,7 @@ class Predictor(StatePredictor, TextStreams):
             AdapterDropError: an embedding contains NaN or infinity; the message names the task and the text.
             InputError: as for `predict`; a task gives no embeddings, or has no prompt of this name.
         """
-        entries = select_embeddings(self.manifest, tasks, self._added)
+        entries = select_embeddings(self.manifest, tasks, self._added, self._versions)
         check_drop(drop, self.drops, "loaded")
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts()")
@@ -317,7 +318,7 @@ class Predictor(StatePredictor, TextStreams):
             InputError: as for `encode_texts`; the number of tasks differs from the number of texts; or the bundle was exported
                 without `--routed`.
         """
-        entries = select_embeddings(self.manifest, tasks, self._added)
+        entries = select_embeddings(self.manifest, tasks, self._added, self._versions)
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts_routed()")
         prompts = prompts_of(entries, prompt, prompt_name)

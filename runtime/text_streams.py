@@ -11,6 +11,7 @@ from runtime.bundle import Manifest, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.checks.requests import check_drop, check_pairs, require_encoder, require_texts
 from runtime.errors import AdapterDropError, InputError
+from runtime.slots.task_file import pinned
 from runtime.text.encode import TextEncoder
 from runtime.text.predict import tokenize
 from runtime.text.predict_options import Aggregate, PredictOptions
@@ -34,7 +35,7 @@ class Streamable(Protocol):
     @property
     def _encoder(self) -> TextEncoder | None: ...
 
-    def entries(self, tasks: Sequence[str] | None = None) -> tuple[TaskEntry, ...]:
+    def entries(self, tasks: Sequence[str | TaskEntry] | None = None) -> tuple[TaskEntry, ...]:
         """Return the entries of tasks; as of `Predictor`."""
 
     @property
@@ -217,8 +218,8 @@ def predict_any(
         AdapterDropError: as for `predict`.
         InputError: as for `predict` and `encode_texts`.
     """
-    embedded = [entry.name for entry in entries if entry.head == "sentence_embedding"]
-    others = [entry.name for entry in entries if entry.head != "sentence_embedding"]
+    embedded = pinned(entry for entry in entries if entry.head == "sentence_embedding")
+    others = pinned(entry for entry in entries if entry.head != "sentence_embedding")
     found: dict[str, Sequence[Prediction]] = {}
     if others:
         found |= predictor.predict(texts, others, drop, **vars(options))

@@ -40,11 +40,11 @@ class Alternative:
         self._rows = rows
         self.provider = provider
 
-    def entries(self, tasks: Sequence[str] | None = None) -> tuple[TaskEntry, ...]:
+    def entries(self, tasks: Sequence[str | TaskEntry] | None = None) -> tuple[TaskEntry, ...]:
         """Return the entries of tasks."""
         return select_tasks(self.manifest, tasks)
 
-    def routes(self, tasks: Sequence[str]) -> bool:
+    def routes(self, tasks: Sequence[str | TaskEntry]) -> bool:
         """Return True: all candidates get the rows of a batch together."""
         return bool(tasks)
 

@@ -74,7 +74,12 @@ class Cut:
 
 
 def cut_states(
-    graph: ir.Graph, axes: Mapping[str, int | None], tasks: int, weights: WeightDigests, known: Iterable[str] = ()
+    graph: ir.Graph,
+    axes: Mapping[str, int | None],
+    tasks: int,
+    weights: WeightDigests,
+    known: Iterable[str] = (),
+    among: Collection[str] | None = None,
 ) -> Cut:
     """Choose the states of a graph.
 
@@ -84,6 +89,7 @@ def cut_states(
         tasks: number of tasks, whose branches the graph computes together.
         weights: see `Identities`.
         known: identities of values that are stored in any case and therefore cost next to nothing.
+        among: identities of the values that may be stored, such as those that another graph computes; None for all.
     """
     lengths = dict(zip((BATCH, *axes), _LENGTHS, strict=False))
     for axis, longest in axes.items():
@@ -96,7 +102,7 @@ def cut_states(
     identities = Identities(graph, values, weights)
     operations = {node: _operations(node, runs[0]) for node in graph}
     total = sum(operations.values()) - (1 - 1 / tasks) * sum(operations[node] for node in branch)
-    storage = _Storage(runs, sizes, identities, set(known), _contents(graph))
+    storage = _Storage(runs, sizes, identities, set(known), _contents(graph), among)
     states, again = _minimum_cut(graph, branch, values, operations, total, storage)
     saved = sum(count for node, count in operations.items() if node not in again and node not in branch)
     inner = [value for node in graph if node not in branch for value in node.outputs]
@@ -136,9 +142,10 @@ class _Storage:
         identities: Identities,
         known: set[str],
         contents: Collection[ir.Value],
+        among: Collection[str] | None,
     ) -> None:
         self.runs, self.sizes, self.identities, self.known = runs, sizes, identities, known
-        self.contents = contents
+        self.contents, self.among = contents, among
 
     def shape(self, value: ir.Value) -> tuple[str, ...] | None:
         """Return the axes of a value; None for a value that cannot be stored row by row.
@@ -146,7 +153,7 @@ class _Storage:
         Masks and positions are not stored: the branches compute them for the batch in which a text is, whose padding differs
         from that of the batch in which its states were computed.
         """
-        if value not in self.contents:
+        if value not in self.contents or (self.among is not None and self.identities[value] not in self.among):
             return None
         one, other = (run.get(value) for run in self.runs)
         if one is None or other is None or one.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):

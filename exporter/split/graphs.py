@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from exporter.split.cut import State
+from runtime.bundle import ROUTE_INPUTS
 
 __all__ = ["save_branches", "save_trunk"]
 
@@ -41,7 +42,7 @@ def save_branches(graph: Path, states: Sequence[State], output: Path) -> tuple[s
         output: a file in the same folder, which reads the same weights.
 
     Returns:
-        The names of the graph's own inputs that are still read.
+        The names of the graph's own inputs that are still read, and of those of a routed graph, also if it has one task.
     """
     model = ir.load(graph)
     given = model.graph
@@ -58,7 +59,7 @@ def save_branches(graph: Path, states: Sequence[State], output: Path) -> tuple[s
     common.RemoveUnusedNodesPass()(model)
     _measure_others(given, entered)
     common.RemoveUnusedNodesPass()(model)
-    kept = [value for value in given.inputs if value.uses()]
+    kept = [value for value in given.inputs if value.uses() or value.name in ROUTE_INPUTS]
     given.inputs.clear()
     given.inputs.extend([*kept, *entered])
     _save(model, output)

@@ -53,11 +53,6 @@ def split_variants(
             continue
         plan = graphs[model]
         states = _union(cut.states, () if routes is None else routes.states)
-        if lacking := [state.value for state in states if state.identity not in cut.storable]:
-            raise ExportError(
-                f"the trunk of the routed graph at drop {plan.drop} differs from that of the graph of all tasks in "
-                f"{', '.join(lacking)}: export without --split or without --routed"
-            )
         own = dict.fromkeys(state.identity for state in states)
         others = _union(*(other.states for other, _ in cuts.values()))
         passing = [
@@ -100,14 +95,15 @@ def split_variants(
 def _cut(
     folder: Path, model: str, plan: Plan, routed: bool, weights: WeightDigests, kept: Sequence[str]
 ) -> tuple[Cut, Cut | None]:
-    """Cut a variant's graph and, at the same values, its routed graph."""
+    """Cut a variant's graph and, at values that it computes as well, its routed graph: one trunk serves both."""
     axes = {axis: plan.max_lengths.get(axis) for entry in plan.inputs for axis in entry.axes if axis != BATCH}
     tasks = len(plan.tasks)
     cut = cut_states(ir.load(folder / model).graph, axes, tasks, weights, kept)
     if not routed or not cut.states:
         return cut, None
     known = [state.identity for state in cut.states]
-    return cut, cut_states(ir.load(folder / routed_file(model)).graph, {**axes, _ROWS: None}, 1, weights, known)
+    routes = ir.load(folder / routed_file(model)).graph
+    return cut, cut_states(routes, {**axes, _ROWS: None}, 1, weights, known, cut.storable.keys())
 
 
 def _union(*lists: Sequence[State]) -> list[State]:

@@ -1,5 +1,6 @@
 """The format of safetensors, read and written with numpy only: probes, task files and trunk states."""
 
+import hashlib
 import json
 import math
 import struct
@@ -10,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DTYPES", "Array", "map_file", "pack", "pack_parts", "unpack"]
+__all__ = ["DTYPES", "Array", "check_seal", "map_file", "pack", "pack_parts", "sealed", "unpack"]
 
 Array = npt.NDArray[Any]
 
@@ -27,6 +28,7 @@ DTYPES: Final[Mapping[str, str]] = {
 _NAMES: Final = {name: code for code, name in DTYPES.items()}
 _LENGTH: Final = struct.Struct("<Q")
 _METADATA: Final = "__metadata__"
+_SEAL: Final = "sha256"
 
 
 def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
@@ -59,6 +61,32 @@ def pack_parts(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> list
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return [_LENGTH.pack(len(text)), text, *parts]
+
+
+def sealed(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata with the sha256 of the arrays and of itself, for `check_seal`."""
+    return {**metadata, _SEAL: _digest(arrays, metadata)}
+
+
+def check_seal(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Compare the arrays and the metadata of a file with its sha256.
+
+    Raises:
+        ValueError: they differ, or the file has none.
+    """
+    found = _digest(arrays, metadata)
+    if metadata.get(_SEAL) != found:
+        raise ValueError(f"expected the content with sha256 {metadata.get(_SEAL)!r:.70}, found {found}")
+
+
+def _digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    found = hashlib.sha256()
+    text = {key: value for key, value in metadata.items() if key != _SEAL}
+    shapes = {name: [array.dtype.name, array.shape] for name, array in arrays.items()}
+    found.update(json.dumps([text, shapes], sort_keys=True).encode())
+    for name in sorted(arrays):
+        found.update(np.asarray(arrays[name], arrays[name].dtype.newbyteorder("<"), order="C").reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def map_file(path: Path) -> tuple[dict[str, Array], dict[str, str]]:

@@ -1,6 +1,6 @@
 """Check of the requested tasks, drop and texts against the bundle."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -13,7 +13,7 @@ from runtime.text.texts import Text
 
 # Heads with predictions for texts
 PREDICTED: Final = frozenset(FIELDS) - {"sentence_embedding"}
-_SHOWN: Final = 10  # added tasks in a message
+_MOST: Final = 10  # added tasks in a message
 
 
 @dataclass(frozen=True)
@@ -40,37 +40,73 @@ class TaskSelection:
         )
 
 
-def select_tasks(
-    manifest: Manifest, tasks: Sequence[str] | None, added: Mapping[str, TaskEntry] = MappingProxyType({})
+def find_tasks(
+    manifest: Manifest,
+    tasks: Sequence[str | TaskEntry],
+    added: Mapping[str, TaskEntry] = MappingProxyType({}),
+    versions: Container[TaskEntry] = (),
 ) -> tuple[TaskEntry, ...]:
-    """Return the entries of `tasks` without duplicates; all entries of the manifest for None.
+    """Return the entry of each of `tasks`; a name is looked up once, so that all its entries are of one version.
 
     Args:
         manifest: manifest of the bundle.
-        tasks: names of tasks.
+        tasks: names of tasks, or entries of added tasks that were looked up before.
         added: tasks that were added to the bundle, by name. Other threads may change them.
+        versions: every entry that was added and is still in use, those of tasks that were replaced or removed since included.
 
     Raises:
         InputError: a task is unknown (the message names all such tasks), or the list is empty.
     """
-    if tasks is None:
-        return manifest.tasks
     if isinstance(tasks, str) or not isinstance(tasks, Sequence):
         raise InputError(f"tasks: expected a list of names or None, found {type(tasks).__name__}; pass [name]")
     known = {task.name: task for task in manifest.tasks}
-    found = [(known.get(name) or added.get(name)) if isinstance(name, str) else None for name in tasks]
-    if unknown := [name for name, entry in zip(tasks, found, strict=True) if entry is None]:
-        raise InputError(f"tasks: expected some of {_names(known, added)}, found {', '.join(map(repr, unknown))}")
+    names = dict.fromkeys(name for name in tasks if isinstance(name, str))
+    by_name = {name: known.get(name) or added.get(name) for name in names}
+
+    def entry(task: object) -> TaskEntry | None:
+        if isinstance(task, str):
+            return by_name[task]
+        return task if isinstance(task, TaskEntry) and task.name not in known and task in versions else None
+
+    found = [entry(task) for task in tasks]
+    if unknown := [name for name, each in zip(tasks, found, strict=True) if each is None]:
+        raise InputError(f"tasks: expected some of {_names(known, added)}, found {', '.join(map(_shown, unknown))}")
     if not tasks:
         raise InputError(f"tasks: expected some of {_names(known, added)}, found an empty list; None takes all")
+    return tuple(each for each in found if each is not None)
+
+
+def select_tasks(
+    manifest: Manifest,
+    tasks: Sequence[str | TaskEntry] | None,
+    added: Mapping[str, TaskEntry] = MappingProxyType({}),
+    versions: Container[TaskEntry] = (),
+) -> tuple[TaskEntry, ...]:
+    """Return the entries of `tasks` without duplicates; all entries of the manifest for None.
+
+    Args:
+        manifest: as of `find_tasks`.
+        tasks: as of `find_tasks`.
+        added: as of `find_tasks`.
+        versions: as of `find_tasks`.
+
+    Raises:
+        InputError: as of `find_tasks`.
+    """
+    if tasks is None:
+        return manifest.tasks
     # A repeated task is computed once.
-    return tuple({entry.name: entry for entry in found if entry is not None}.values())
+    return tuple({entry.name: entry for entry in find_tasks(manifest, tasks, added, versions)}.values())
+
+
+def _shown(task: object) -> str:
+    return repr(task.name if isinstance(task, TaskEntry) else task)
 
 
 def _names(known: Iterable[str], added: Mapping[str, TaskEntry]) -> str:
     """The names of tasks, at most a few of those that were added."""
     shown = list(added)
-    return ", ".join((*known, *shown[:_SHOWN], *(["…"] if len(shown) > _SHOWN else [])))
+    return ", ".join((*known, *shown[:_MOST], *(["…"] if len(shown) > _MOST else [])))
 
 
 def require_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Sequence[TaskEntry]) -> TextEncoder:
@@ -90,7 +126,10 @@ def require_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Se
 
 
 def select_embeddings(
-    manifest: Manifest, tasks: Sequence[str] | None, added: Mapping[str, TaskEntry] = MappingProxyType({})
+    manifest: Manifest,
+    tasks: Sequence[str | TaskEntry] | None,
+    added: Mapping[str, TaskEntry] = MappingProxyType({}),
+    versions: Container[TaskEntry] = (),
 ) -> tuple[TaskEntry, ...]:
     """Return the entries of `tasks` without duplicates; for None, all of the manifest that give embeddings.
 
@@ -98,12 +137,13 @@ def select_embeddings(
         manifest: as of `select_tasks`.
         tasks: as of `select_tasks`.
         added: as of `select_tasks`.
+        versions: as of `select_tasks`.
 
     Raises:
         InputError: as of `select_tasks`; or a task gives no embeddings, or the bundle has no such task.
     """
     others = [task.name for task in manifest.tasks if task.head in EMBEDDINGS]
-    entries = select_tasks(manifest, others if tasks is None and others else tasks, added)
+    entries = select_tasks(manifest, others if tasks is None and others else tasks, added, versions)
     if wrong := [f"{task.name} ({task.head})" for task in entries if task.head not in EMBEDDINGS]:
         choice = f"select {', '.join(others)}" if others else "the bundle has none; call predict() or run()"
         raise InputError(f"tasks: encode_texts() expects tasks that give embeddings, found {', '.join(wrong)}; {choice}")

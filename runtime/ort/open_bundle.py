@@ -89,7 +89,7 @@ class OpenBundle:
             CancelledError: the run was cancelled through `cancel`.
         """
         if (here := self.here()) is not self:
-            return here.run(graph, outputs, feeds, cancel)
+            return here.run(graph, outputs, feeds, cancel, weights)
         run = self._run_of(graph)
         try:
             given = {**feeds, **weights} if weights else feeds

@@ -15,6 +15,7 @@ from runtime.bundle.interface import SEQUENCE
 from runtime.checks.requests import check_drop
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.request import PredictRequest, Served, respond
+from runtime.slots.task_file import pinned
 from runtime.text.encode import GPUS
 from runtime.text.texts import characters
 
@@ -84,7 +85,9 @@ class Batcher:
             InputError: a task or the drop is unknown, or the stride is too large.
             RequestError: the request fails, or it exceeds one of the limits.
         """
-        self._predictor.entries(request.tasks)
+        entries = self._predictor.entries(request.tasks)
+        if request.tasks is not None:  # looked up once: tasks may be replaced or removed between two batches
+            request = replace(request, tasks=pinned(entries))
         check_drop(request.drop, self._predictor.drops, "loaded")
         request.check_stride(self._predictor.manifest.max_lengths.get(SEQUENCE))
         job = _Job(request)

@@ -93,7 +93,7 @@ class Replica:
         if request.tasks is None and header:
             request = replace(request, tasks=(header,))
         for name in dict.fromkeys(request.tasks or ()):
-            if name and name not in self._bundled:
+            if isinstance(name, str) and name and name not in self._bundled:
                 await self._load_task(name)
         return request
 

@@ -52,10 +52,10 @@ class Served(Protocol):
     def manifest(self) -> Manifest:
         """Manifest of the bundle."""
 
-    def entries(self, tasks: Sequence[str] | None = None) -> tuple[TaskEntry, ...]:
+    def entries(self, tasks: Sequence[str | TaskEntry] | None = None) -> tuple[TaskEntry, ...]:
         """Return the entries of tasks; as of `Predictor`."""
 
-    def routes(self, tasks: Sequence[str]) -> bool:
+    def routes(self, tasks: Sequence[str | TaskEntry]) -> bool:
         """Return whether `predict_routed` takes these tasks."""
 
     @property
@@ -73,13 +73,13 @@ class PredictRequest:
 
     Attributes:
         texts: texts and pairs of texts.
-        tasks: names of the tasks; None for all tasks.
+        tasks: names of the tasks, or entries of added ones, with which all batches use the same weights; None for all tasks.
         drop: drop of the variant; None for the default.
         options: the other arguments of `Predictor.predict`.
     """
 
     texts: tuple[Checked, ...]
-    tasks: tuple[str, ...] | None
+    tasks: tuple[str | TaskEntry, ...] | None
     drop: int | None
     options: PredictOptions
 

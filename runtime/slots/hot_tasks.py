@@ -1,8 +1,8 @@
 """The tasks that are added to a predictor while it serves."""
 
 import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+import weakref
+from collections.abc import Container, Mapping, Sequence
 from threading import Lock
 from types import MappingProxyType
 
@@ -53,6 +53,7 @@ class HotTasks:
         }
         self._layouts, self._manifest, self._files = layouts, manifest, files
         self._added: dict[str, HotEntry] = {}
+        self._versions: weakref.WeakSet[TaskEntry] = weakref.WeakSet()
         self._own: dict[str, HotEntry] = {}
         self._locks = PerProcess(Lock)
         self._bundled = {entry.name: entry for entry in manifest.tasks}
@@ -68,6 +69,11 @@ class HotTasks:
         """Added tasks by name; a view that changes with them."""
         return MappingProxyType(self._added)
 
+    @property
+    def versions(self) -> Container[TaskEntry]:
+        """Entries of the added tasks, and of those that were replaced or removed while a call still uses them."""
+        return self._versions
+
     def add(self, name: str, path: str | os.PathLike[str]) -> None:
         """Add a task, for `Predictor.add_task`."""
         self._check_new(name)
@@ -76,6 +82,7 @@ class HotTasks:
             self._check_new(name)  # again: another thread may have added it meanwhile
             for drop, graph in self.graphs.items():
                 graph.table.preload(entry.weights[drop], rows[drop])
+            self._versions.add(entry)
             self._added[name] = entry
 
     def replace(self, name: str, path: str | os.PathLike[str]) -> None:
@@ -86,6 +93,7 @@ class HotTasks:
             before = self._find(name)
             for drop, graph in self.graphs.items():
                 graph.table.preload(entry.weights[drop], rows[drop])
+            self._versions.add(entry)
             self._added[name] = entry
         self._forget(before)
 
@@ -95,6 +103,12 @@ class HotTasks:
             before = self._find(name)
             del self._added[name]
         self._forget(before)
+
+    def prepare(self) -> None:
+        """Open the files of the bundle's tasks, so that no later call meets those of a new export. Raises BundleError."""
+        for entry in self._manifest.tasks:
+            if self.has_slots([entry]):
+                self._bundle_task(entry)
 
     def in_slots(self, entries: Sequence[TaskEntry]) -> list[HotEntry]:
         """Return the entries in the form that a graph with slots takes; those of the bundle come from its files.
@@ -115,7 +129,7 @@ class HotTasks:
             for drop, layout in self._layouts.items():
                 if (name := layout.own.get(entry.name)) is None:
                     raise InputError(f"tasks: {entry.name} cannot be in one call with added tasks: call it by itself")
-                weights[drop] = own_weights(partial(self._files.read, name), str(self._files.path / name), layout, drop)
+                weights[drop] = own_weights(self._files.map(name), str(self._files.path / name), layout, drop)
             with self._changes:
                 found = self._own.setdefault(entry.name, HotEntry(**vars(entry), weights=weights))
         return found

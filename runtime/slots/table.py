@@ -113,12 +113,32 @@ class SlotTable:
             self._release([slot], [])
 
     def forget(self, weights: TaskWeights) -> None:
-        """Empty the slot of a task that was removed, after the calls that use it."""
+        """Empty the slot of a task that was removed, after the calls that use it.
+
+        These calls, and those that have looked up the task and not come here yet, may need the weights again; its file may be
+        gone by then. The weights are therefore kept in memory as long as such a call has them.
+        """
         with self._changed:
-            if (slot := self._where.pop(weights, None)) is not None:
-                slot.forgotten = True
-                if not slot.pins:
-                    _empty(slot)
+            slot = self._where.get(weights)
+            if slot is not None:
+                slot.pins += 1
+        if slot is not None:
+            slot.ready.wait()
+        try:
+            if slot is not None and slot.error is None:
+                weights.kept = {name: self.arrays[name][slot.place].copy() for name in self._names[weights.group]}
+            else:
+                weights.kept = weights.read()
+        except AdapterDropError:  # the file is gone already: calls that read it will say so
+            pass
+        finally:
+            with self._changed:
+                if (now := self._where.get(weights)) is not None:
+                    now.forgotten = True
+                    if slot is None:  # a call has read them meanwhile
+                        now.pins += 1
+                        slot = now
+            self._release([] if slot is None else [slot], [])
 
     @property
     def resident(self) -> int:
@@ -165,7 +185,8 @@ class SlotTable:
 
     def _assign(self, slot: _Slot, weights: TaskWeights) -> None:
         self._unmap(slot)
-        slot.weights, slot.error, slot.forgotten, slot.ready = weights, None, False, threading.Event()
+        slot.weights, slot.error, slot.ready = weights, None, threading.Event()
+        slot.forgotten = weights.kept is not None  # a version that has been replaced leaves with its last call
         self._where[weights] = slot
 
     def _fill(self, slot: _Slot, weights: TaskWeights) -> None:
@@ -199,6 +220,7 @@ class SlotTable:
             for slot in held:
                 slot.pins -= 1
                 if slot.forgotten and not slot.pins:
+                    self._unmap(slot)
                     _empty(slot)
             self._changed.notify_all()
 

@@ -13,30 +13,36 @@ import numpy.typing as npt
 
 from runtime.bundle import ROUTED_HEADS, ParityRow, TaskEntry
 from runtime.bundle.schema import decode, encode
-from runtime.bundle.tensors import pack, unpack
+from runtime.bundle.tensors import check_seal, pack, sealed, unpack
 from runtime.errors import InputError
 from runtime.slots.layout import SlotLayout
 
-__all__ = ["HotEntry", "TaskWeights", "added_names", "open_task_file", "own_weights", "task_file_bytes"]
+__all__ = ["HotEntry", "TaskWeights", "added_names", "open_task_file", "own_weights", "pinned", "task_file_bytes"]
 
 _FORMAT: Final = "adapterdrop-task"
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 _MAKE_AGAIN: Final = "make it again with `python -m exporter task DIR --adapter SOURCE --output FILE`"
 
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TaskWeights:
     """The weights of one version of a task for one graph with slots; they stay in their file until a slot needs them.
 
     Attributes:
         group: number of the group whose slots it takes.
-        read: reads the weights: input of the graph -> array. Raises an AdapterDropError if the file has changed.
+        from_file: reads the weights: input of the graph -> array. Raises an AdapterDropError if the file has changed.
+        kept: the weights of a version that was replaced or removed, whose file may be gone, for the calls that still use it.
     """
 
     group: int
-    read: Callable[[], Mapping[str, Array]]
+    from_file: Callable[[], Mapping[str, Array]]
+    kept: Mapping[str, Array] | None = None
+
+    def read(self) -> Mapping[str, Array]:
+        """Return the weights: input of the graph -> array. Raises as `from_file`."""
+        return self.from_file() if self.kept is None else self.kept
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,6 +62,11 @@ class HotEntry(TaskEntry):
 def added_names(entries: Iterable[TaskEntry]) -> list[str]:
     """Return the names of the tasks among `entries` that were added: the graph with slots computes them, and no other one."""
     return [entry.name for entry in entries if isinstance(entry, HotEntry)]
+
+
+def pinned(entries: Iterable[TaskEntry]) -> tuple[str | TaskEntry, ...]:
+    """Return tasks for several calls, all of which are to use the same weights: added tasks as the versions of now."""
+    return tuple(entry if isinstance(entry, HotEntry) else entry.name for entry in entries)
 
 
 def task_file_bytes(
@@ -82,7 +93,7 @@ def task_file_bytes(
         "parity": json.dumps(encode(list(parity))),
     }
     arrays = {f"{drop}:{name}": array for drop, _, rows in graphs.values() for name, array in rows.items()}
-    return pack(arrays, metadata)
+    return pack(arrays, sealed(arrays, metadata))
 
 
 def open_task_file(
@@ -108,6 +119,10 @@ def open_task_file(
     where = Path(path).absolute()
     content = _content(where, shown)
     arrays, metadata = _unpacked(content, shown)
+    try:
+        check_seal(arrays, metadata)
+    except ValueError as error:
+        raise InputError(f"{shown}: damaged: {error}; {_MAKE_AGAIN}") from error
     entry = _entry(metadata, shown)
     found = _graphs(metadata, shown)
     if metadata.get("precision") != precision:
@@ -129,11 +144,11 @@ def open_task_file(
     return HotEntry(**vars(replace(entry, name=name, outputs=(name,))), weights=weights), rows
 
 
-def own_weights(read: Callable[[], bytes], shown: str, layout: SlotLayout, drop: int) -> TaskWeights:
-    """Return the weights of a task of the bundle, from a file whose hash the manifest has.
+def own_weights(content: bytes | memoryview, shown: str, layout: SlotLayout, drop: int) -> TaskWeights:
+    """Return the weights of a task of the bundle, from the content of its file, whose hash the manifest has.
 
     Args:
-        read: reads the file.
+        content: the content, mapped: its pages are read when a slot needs them.
         shown: the file, for messages.
         layout: layout of the graph.
         drop: drop of the variant.
@@ -141,14 +156,10 @@ def own_weights(read: Callable[[], bytes], shown: str, layout: SlotLayout, drop:
     Raises:
         InputError: the file does not fit the layout.
     """
-    arrays, metadata = _unpacked(read(), shown)
+    arrays, metadata = _unpacked(content, shown)
     group = _group(_graphs(metadata, shown).get(str(drop), {}), layout, shown, drop)
-    _rows(arrays, layout, group, drop, shown, finite=False)
-
-    def read_again() -> Mapping[str, Array]:
-        return _rows(_unpacked(read(), shown)[0], layout, group, drop, shown, finite=False)
-
-    return TaskWeights(group, read_again)
+    rows = _rows(arrays, layout, group, drop, shown, finite=False)
+    return TaskWeights(group, lambda: rows)
 
 
 def _reader(
@@ -169,14 +180,14 @@ def _reader(
 
 def _content(path: Path, shown: str) -> bytes:
     try:
-        if not path.is_file():  # reading from a pipe would not end
-            raise FileNotFoundError(2, "there is no such file")
+        if path.exists() and not path.is_file():  # reading from a pipe would not end
+            raise InputError(f"{shown}: expected a task file, found {'a folder' if path.is_dir() else 'no regular file'}")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{shown}: the task file cannot be read: {error.strerror}") from error
 
 
-def _unpacked(content: bytes, shown: str) -> tuple[dict[str, Array], dict[str, str]]:
+def _unpacked(content: bytes | memoryview, shown: str) -> tuple[dict[str, Array], dict[str, str]]:
     try:
         arrays, metadata = unpack(content)
     except ValueError as error:

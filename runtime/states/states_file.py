@@ -13,12 +13,12 @@ import numpy as np
 from runtime.bundle import INPUTS, StateEntry
 from runtime.bundle.interface import SEQUENCE
 from runtime.bundle.schema import decode, encode
-from runtime.bundle.tensors import Array, map_file, pack_parts
+from runtime.bundle.tensors import Array, check_seal, map_file, pack_parts, sealed
 from runtime.errors import InputError
 
 __all__ = ["read_states", "write_states"]
 
-_FORMAT: Final = "adapterdrop trunk states 1"
+_FORMAT: Final = "adapterdrop trunk states 2"
 _LENGTHS: Final = "lengths/"  # prefix of the array with the first axis of each text's array
 _TOKENS: Final = ("input_ids", "attention_mask", "token_type_ids")
 _NAMES: Final = {"fp16": np.float16, "fp32": np.float32}
@@ -59,7 +59,7 @@ def write_states(
             [array.shape[0] if row[name].ndim else -1 for row, array in zip(rows, arrays, strict=True)]
         )
     metadata = {"format": _FORMAT, "drop": str(drop), "states": json.dumps([encode(entry) for entry in entries])}
-    _write(Path(path), tensors, metadata)
+    _write(Path(path), tensors, sealed(tensors, metadata))
 
 
 def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], tuple[Mapping[str, Array], ...], int]:
@@ -76,6 +76,7 @@ def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], t
         )
     problems: list[str] = []
     try:
+        check_seal(arrays, metadata)
         entries = tuple(decode(StateEntry, each, "states", problems) for each in json.loads(metadata["states"]))
         drop = int(metadata["drop"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ import runtime
 from exporter import ExportError, Report, add, export, task
 from exporter.inspect import inspect_bundle
 from exporter.planning.padded_structure import fits, larger_structure
+from exporter.stored_tasks import stored_group_of
 from runtime.bundle import read_manifest
 from tests.helpers.tiny_models import assert_parity, inputs, reference, run_graph, tiny_model
 
 TASKS = {
     "large": (LoRAConfig(r=8, alpha=16), "3"),
     "small": (LoRAConfig(r=4, alpha=4), "3"),
-    "other alpha": (LoRAConfig(r=4, alpha=32), "2"),
     "one module": (LoRAConfig(r=8, attn_matrices=["q"]), "3"),
+    "other alpha": (LoRAConfig(r=4, alpha=32), "2"),  # another task is between those of equal size
     "wide": (SeqBnConfig(reduction_factor=4), "3"),
     "narrow": (SeqBnConfig(reduction_factor=8), "2"),
     "tags": (LoRAConfig(r=4), "tag"),
@@ -176,7 +178,7 @@ def _lora(**settings: Any) -> str:
         "use_dora": False,
     }
     config |= {"selfattn_lora": True, "intermediate_lora": False, "output_lora": False, **settings}
-    return json.dumps({"head": ["h"], "setup": [0, [config], [], 1]}, sort_keys=True)
+    return json.dumps({"head": ["h", 1], "setup": [0, [config], [], 1]}, sort_keys=True)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,13 @@ def _lora(**settings: Any) -> str:
 )
 def test_what_fits(one: dict[str, Any], other: dict[str, Any], fit: bool) -> None:
     assert fits(_lora(**one), _lora(**other)) is fit
+
+
+def test_a_smaller_size_is_no_reason_for_a_refusal() -> None:
+    stored: Any = [SimpleNamespace(structure=_lora(r=8), group=SimpleNamespace(tasks=("own",)))]
+    new: Any = SimpleNamespace(name="new", structure=_lora(attn_matrices=["k", "q"]))
+    with pytest.raises(ExportError, match=r'has attn_matrices \["k", "q"\], that of the task .own. has attn_matrices \["q"\]'):
+        stored_group_of(stored, new)
 
 
 def test_the_larger_structure_has_all_modules() -> None:

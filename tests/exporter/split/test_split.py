@@ -114,6 +114,21 @@ def test_routed_branches_equal_pytorch(model: Any, routed: Path, tasks: list[str
             assert_parity(logits, reference(model, task, feeds, 2))
 
 
+@pytest.mark.parametrize("task", ["mood", "topic"])
+def test_the_graph_of_one_task_is_routed_and_split(model: Any, tmp_path: Path, task: str) -> None:
+    """Its routed graph computes other values on the way than its graph, and both read the states of one trunk."""
+    folder = export(model, tasks=[task], drop=2, split=True, routed=True, output=tmp_path / "onnx").output
+    predictor = runtime.load(folder, provider="cpu", state_cache=1_000_000)
+    feeds = inputs((3, 9))
+    expected = reference(model, task, feeds, 2)
+    for _ in range(2):  # the second call has the states
+        for row, answer in zip((2, 0, 2), predictor.run_routed(feeds, [task] * 3, [2, 0, 2]), strict=True):
+            assert_parity(answer, expected[row])
+    assert predictor.state_cache is not None
+    assert predictor.state_cache.hits == 3
+    assert_parity(predictor.run_branches(predictor.run_trunk(feeds))[task], expected)
+
+
 def test_each_depth_has_a_state(model: Any, tmp_path: Path) -> None:
     report = export(model, tasks=["topic", "mood"], drop={"topic": 2, "mood": 1}, split=True, output=tmp_path / "onnx")
     (entry,) = read_manifest(report.output).splits.values()
