@@ -170,7 +170,7 @@ def overlaid() -> str | None:
     return f"{', '.join(found)} are installed over each other in one folder: uninstall all of them, then install one"
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the reason in a message of ONNX Runtime in one line, without codes, places in its sources and the stack trace."""
     text = " ".join(str(error).partition("\nStacktrace")[0].split()) or type(error).__name__
     text = _NOISE.sub("", text)
