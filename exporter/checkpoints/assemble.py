@@ -19,6 +19,7 @@ from exporter.checkpoints.scan import INTERFACE, SETUP, Part, scan
 from exporter.checkpoints.sources import Source, check_base_names, find, is_base, split_name
 from exporter.errors import ExportError
 from exporter.families import adapterhub_module, has_adapterhub
+from exporter.models.binding import check_names
 from runtime.hub import Access
 
 
@@ -95,6 +96,7 @@ def _assemble(
     parts = [part for (folder, name), task in found_parts for part in ([task] if task else scan(folder, name))]
     _check_fusions(parts, named[len(adapters) :])
     parts = _distinct(parts)
+    check_names((*(part.name for part in parts), *heads))
     if heads or any(part.kind in ("peft", "model") for part in parts):
         found = load_tasks(source, config, parts, pooling, heads)
         return Assembled(found.model, None, None, found.configs, found.references, found.max_length)

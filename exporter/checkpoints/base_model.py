@@ -76,11 +76,18 @@ def load_folder(source: Source, class_name: str) -> Loaded:
         ExportError: the folder is damaged.
     """
     with reading(source):
-        labels = {"num_labels": 2} if class_name.endswith(_SPANS) else {}
+        # ModernBERT's head for answers has the name of that for other classes, whose size can differ.
+        labels = {"num_labels": 2, "ignore_mismatched_sizes": True} if class_name.endswith(_SPANS) else {}
         # transformers 5 would keep the dtype of the weights, in which a head in fp32 of an adapter would be rounded.
         kind = getattr(transformers, class_name)
         model, info = kind.from_pretrained(source.folder, dtype=torch.float32, **labels, **OPTIONS)
     check_unexpected(source.folder, model, info["unexpected_keys"])
+    trunk = f"{model.base_model_prefix}."
+    if resized := sorted(name for name in _mismatched(info) if name.startswith(trunk)):
+        raise ExportError(
+            f"the model folder {str(source.folder)!r} has {len(resized)} weights of another shape than its config.json "
+            f"describes, first {resized[0]!r}: load the model and save it again"
+        )
     return as_loaded(source, model, info)
 
 
@@ -107,8 +114,12 @@ def as_loaded(source: Source, model: Any, info: Mapping[str, Any]) -> Loaded:
     """
     if source.hub is not None:
         model.config.name_or_path = source.hub
-    mismatched = {name for name, *_ in info["mismatched_keys"]}
-    return Loaded(model.eval(), frozenset({*info["missing_keys"], *mismatched}))
+    return Loaded(model.eval(), frozenset({*info["missing_keys"], *_mismatched(info)}))
+
+
+def _mismatched(info: Mapping[str, Any]) -> set[str]:
+    """The names of weights of another shape; transformers 5 gives them with their shapes."""
+    return {entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]}
 
 
 def check_unexpected(folder: Path, model: Any, unexpected: Iterable[str]) -> None:

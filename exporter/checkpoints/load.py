@@ -21,6 +21,7 @@ from exporter.checkpoints.trunk_changes import fold_changes
 from exporter.errors import ExportError
 from exporter.example import example_folder, fusion_folders, peft_folders, trunk_folder
 from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft, is_adapterhub
+from exporter.models.binding import check_names
 from exporter.models.compositions import is_block
 from exporter.models.injected import as_peft_model
 from exporter.models.mixed import MixedModel
@@ -117,6 +118,7 @@ def _own_heads(model: Any, adapters: Sequence[str], fusions: Sequence[str]) -> l
 
 def _with_own_heads(model: Any, names: Sequence[str]) -> Checkpoint:
     """A live model with its own head, next to its adapters if it has some."""
+    check_names(names)
     whole = model[0] if isinstance(model, list | tuple) and model else model
     if isinstance(whole, PreTrainedModel) and is_adapterhub(whole):
         raise ExportError(

@@ -57,7 +57,7 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
     # Layers refer to weights that the adapter has once, outside of the layers; a file contains them once.
     lacking = [key for key in lacking if not (key.startswith(PREFIX) and any(part in key for part in _REFERRED))]
     lacking = [key for key in lacking if _is_written(model, name, key)]
-    unexpected = sorted(key for key in (*result.unexpected_keys, *differing) if not (prompt and key.startswith("prompt_")))
+    unexpected = sorted(key for key in result.unexpected_keys if not (prompt and key.startswith("prompt_")))
     problems = [f"lacks {len(lacking)} weights, first {_as_saved(lacking[0], name)!r}"] if lacking else []
     if unexpected:
         problems.append(f"has {len(unexpected)} weights that are not in the model, first {_as_saved(unexpected[0], name)!r}")
@@ -69,6 +69,12 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
             else "it is damaged or was trained for another model"
         )
         raise ExportError(f"{what} {' and '.join(problems)}: {reason}")
+    if differing:
+        raise ExportError(
+            f"{what} has {len(differing)} weights of the base model with other values, first {differing[0]!r}: it was trained "
+            "over another model, in another precision, or has changed them, and the tasks of a graph share them; choose that "
+            "model with --model, or save the adapter with save_embedding_layers=False if it does not depend on them"
+        )
 
 
 def take_biases(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -57,6 +57,7 @@ def fold_changes(models: Mapping[str, Any], base: Any, missing: Collection[str],
         names = {name for other, names in units.items() if other == path or other.startswith(f"{path}.") for name in names}
         own = {name: models[name].get_submodule(path) for name in models if name in names}
         layer = _folded(own, whole.get_submodule(path))
+        layer.is_read = True
         whole.set_submodule(path, layer)
         for name in own:
             ranks[name] += _ranks(layer, name)

@@ -7,7 +7,7 @@ and heads. Task weights are found by these keys, not by searching dotted paths f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +82,20 @@ def task_entries(model: nn.Module, task: Task) -> Iterator[tuple[str, str, dict[
             for name in task.names:
                 if name in container:
                     yield prefix, name, _tensors(container[name])
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check that dictionaries of modules and parameters can have the names as keys, which are their attributes in PyTorch.
+
+    Raises:
+        ExportError: a name is that of another attribute of theirs, such as "type".
+    """
+    for name in names:
+        if any(hasattr(kind(), name) for kind in (nn.ModuleDict, nn.ParameterDict)):
+            raise ExportError(
+                f"the name {name!r} of an adapter, head or task is that of an attribute of PyTorch's modules, which therefore "
+                "cannot have weights of that name: choose another one (--adapter NAME=SOURCE)"
+            )
 
 
 def is_keyed(module: Any) -> bool:

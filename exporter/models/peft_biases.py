@@ -40,7 +40,9 @@ def add_biases(model: nn.Module, biases: Mapping[str, _Biases]) -> None:
             owners.setdefault(owner, {})[adapter] = tensors
     # The innermost first: a module and one of its parts can both have biases.
     for path in sorted(owners, key=lambda path: -path.count(".")):
-        model.set_submodule(path, _folded(path, model.get_submodule(path), owners[path]))
+        layer = _folded(path, model.get_submodule(path), owners[path])
+        layer.is_read = True  # the biases are those of the base model itself
+        model.set_submodule(path, layer)
 
 
 def biased(model: nn.Module, name: str) -> Iterator[tuple[str, Folded]]:

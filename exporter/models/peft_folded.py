@@ -30,7 +30,15 @@ __all__ = [
 
 
 class Folded(nn.Module):
-    """A layer with other weights per adapter."""
+    """A layer with other weights per adapter.
+
+    Attributes:
+        base_layer: the layer without adapters.
+        active: the adapter whose weights are used.
+        is_read: whether `weight`, `bias` and other attributes are those of the active adapter. Some models read the weights of
+            a layer that they do not call, such as DeBERTa's relative positions: a fine-tune has changed them, and so has an
+            adapter that trains biases of the base model, but no other adapter of PEFT.
+    """
 
     def __init__(self, base_layer: nn.Module, **weights: Mapping[str, torch.Tensor]) -> None:
         """Store the weights.
@@ -42,6 +50,7 @@ class Folded(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.active = ""
+        self.is_read = False
         for key, tensors in weights.items():
             frozen = {name: nn.Parameter(tensor.contiguous(), requires_grad=False) for name, tensor in tensors.items()}
             setattr(self, key, nn.ParameterDict(frozen))
@@ -50,13 +59,13 @@ class Folded(nn.Module):
     # in PEFT. Some models read the type or the size of a weight.
     @property
     def weight(self) -> Any:
-        """The weight of the layer without adapters."""
-        return self.base_layer.weight
+        """The weight of the layer, without adapters of PEFT."""
+        return self._active_weight() if self.is_read else self.base_layer.weight
 
     @property
     def bias(self) -> Any:
-        """The bias of the layer without adapters."""
-        return self.base_layer.bias
+        """The bias of the layer, without adapters of PEFT."""
+        return self._active_bias() if self.is_read else self.base_layer.bias
 
     def has(self, name: str) -> bool:
         """Return whether the layer is another one for an adapter."""
@@ -69,6 +78,14 @@ class Folded(nn.Module):
                 del entries[name]
             if not entries:
                 delattr(self, key)
+
+    def _active_weight(self) -> Any:
+        dense = self._of("dense")
+        return self.base_layer.weight if dense is None else dense
+
+    def _active_bias(self) -> Any:
+        bias = self._of("biases")
+        return self.base_layer.bias if bias is None else bias
 
     def _dictionaries(self) -> list[tuple[str, Any]]:
         return [(key, child) for key, child in self.named_children() if key != "base_layer"]
@@ -94,6 +111,21 @@ class FoldedLinear(Folded):
         if down is not None:
             result = result + linear(linear(x, down), self._of("up"))
         return result if bias is None else result + bias
+
+    def _active_weight(self) -> Any:
+        dense, down = self._of("dense"), self._of("down")
+        own: Any = self.base_layer.weight
+        if dense is None and down is None:
+            return own
+        turned = type(self.base_layer).__name__ == "Conv1D"
+        if dense is not None:
+            return dense.t() if turned else dense
+        change = self._of("up") @ down
+        return own + (change.t() if turned else change)
+
+    def _active_bias(self) -> Any:
+        bias, own = self._of("biases"), self.base_layer.bias
+        return own if bias is None else bias if self._of("dense") is not None else own + bias
 
 
 class FoldedLora(FoldedLinear):
@@ -124,6 +156,11 @@ class FoldedEmbedding(Folded):
         result: torch.Tensor = self.base_layer(ids)
         return result if down is None else result + embedding(ids, down) @ self._of("up")
 
+    def _active_weight(self) -> Any:
+        down = self._of("down")
+        own = super()._active_weight()
+        return own if down is None else own + down @ self._of("up")
+
 
 class FoldedTokens(Folded):
     """An embedding with changed rows: ids in `tokens` [n], and in `rows` [n, features] what is added to their rows."""
@@ -136,6 +173,10 @@ class FoldedTokens(Folded):
             return result
         chosen: torch.Tensor = (ids.unsqueeze(-1) == self._of("tokens")).to(rows.dtype)
         return result + chosen @ rows
+
+    def _active_weight(self) -> Any:
+        own: Any = self.base_layer.weight
+        return own if self._of("rows") is None else self(torch.arange(len(own), device=own.device))
 
 
 class FoldedModule(Folded):
@@ -151,14 +192,25 @@ class FoldedModule(Folded):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base_layer":
+            if name in ("base_layer", "copies"):
                 raise
-            return getattr(super().__getattr__("base_layer"), name)
+            return getattr(self._module(), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the copy returns."""
         copy = self._of("copies")
         return self.base_layer(*args, **kwargs) if copy is None else copy(*args, **kwargs)
+
+    def _module(self) -> Any:
+        """The module whose attributes are those of this one."""
+        copy = self._of("copies") if self.is_read else None
+        return self.base_layer if copy is None else copy
+
+    def _active_weight(self) -> Any:
+        return self._module().weight
+
+    def _active_bias(self) -> Any:
+        return self._module().bias
 
 
 class FoldedAttention(FoldedModule):

@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
 
-from exporter import ExportError
+from exporter import ExportError, export
 from exporter.checkpoints.load import load
 from tests.helpers.support_models import CONFIGS, Row
 from tests.helpers.support_table import result
-from tests.helpers.tiny_peft import tuned_model
+from tests.helpers.tiny_peft import TRANSFORMERS_5, scramble, tuned_model
 
 _TARGETS = ["q_proj", "v_proj"]
 
@@ -24,6 +25,19 @@ def _tuned(name: str) -> Any:
     config = getattr(transformers, f"{name}Config")(**{**CONFIGS["Qwen2"], "num_key_value_heads": 4}, num_labels=3)
     base = getattr(transformers, f"{name}ForSequenceClassification")(config)
     return tuned_model("LORA", base, ("a", "b"), target_modules=_TARGETS)
+
+
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 5 has the weights of all experts in one parameter")
+def test_adapters_of_experts(tmp_path: Path) -> None:
+    """LoRA on parameters, which are no layers; a task's graph multiplies the experts of each token."""
+    sizes = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    config: Any = transformers.Qwen3MoeConfig(**{**CONFIGS["Qwen3"], **sizes}, num_labels=3)
+    torch.manual_seed(0)
+    base: Any = transformers.Qwen3MoeForSequenceClassification(config)
+    base.save_pretrained(tmp_path / "base")
+    lora = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=[], target_parameters=["experts.down_proj"])
+    scramble(peft.get_peft_model(base, lora)).save_pretrained(tmp_path / "a")
+    export(tmp_path / "base", False, adapters=[str(tmp_path / "a")], output=tmp_path / "onnx")
 
 
 @pytest.mark.parametrize(

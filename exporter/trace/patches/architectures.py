@@ -39,6 +39,17 @@ def patch_cache(model: nn.Module) -> None:
             config.use_cache = False
 
 
+def patch_experts(model: nn.Module) -> None:
+    """Compute the experts of a mixture with one batched product, for which ONNX has operators.
+
+    By default transformers 5 uses a grouped product, whose groups have as many rows as tokens chose an expert.
+    """
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PretrainedConfig) and getattr(config, "_experts_implementation", None) is not None:
+            config._experts_implementation = "batched_mm"
+
+
 def before_padding(input_ids: torch.Tensor, padding: int) -> torch.Tensor:
     """Return the number of ids that differ from the padding id, minus one: [batch, sequence] -> [batch]."""
     last = input_ids.ne(padding).sum(-1) - 1
@@ -132,6 +143,7 @@ class _VisibleRows:
 # The order does not matter: no two patches change the same method of the same module.
 ARCHITECTURE_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
     patch_cache,
+    patch_experts,
     patch_language_token,
     patch_decoder_mask,
     patch_empty_rows,

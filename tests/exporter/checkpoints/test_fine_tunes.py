@@ -26,6 +26,7 @@ from exporter.planning.make_plan import make_plan
 from exporter.prune.task_groups import prune
 from exporter.verify.eager import eager
 from exporter.verify.library_reference import compare_with_library
+from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_models import assert_parity, inputs
 from tests.helpers.tiny_peft import answer, config, scramble
 
@@ -118,6 +119,25 @@ def test_heads_of_every_class(saved: Path, name: str, kind: str) -> None:
         assert_parity(found, output.get("logits", output.get(field)).numpy())
 
 
+@pytest.mark.parametrize("form", ["whole", "rows", "rank"])
+def test_weights_that_a_model_reads_without_a_call(form: str, tmp_path: Path) -> None:
+    """The relative positions of DeBERTa are the weight of an embedding that is not called."""
+    kind: Any = transformers.DebertaV2ForSequenceClassification
+    torch.manual_seed(0)
+    kind(transformers.DebertaV2Config(**{**CONFIGS["DebertaV2"], "vocab_size": 101})).save_pretrained(tmp_path / "base")
+    model = kind.from_pretrained(tmp_path / "base").eval()
+    with torch.no_grad():
+        table = model.deberta.encoder.rel_embeddings.weight
+        change = torch.randn(table.shape) if form != "rank" else torch.randn(len(table), 1) @ torch.randn(1, table.shape[1])
+        table[: 1 if form == "rows" else None] += change[: 1 if form == "rows" else None]
+    model.save_pretrained(tmp_path / "tune")
+    checkpoint = load(tmp_path / "base", False, [f"tune={tmp_path / 'tune'}"])
+    plan, feeds = make_plan(checkpoint, None, 0), inputs((3, 7))
+    (group,) = prune(checkpoint.model, plan)
+    (found,) = eager(group, plan, plan.tasks[0], feeds)
+    assert_parity(found, answer(model, feeds).logits.numpy())
+
+
 def test_what_is_shared(saved: Path) -> None:
     names = ("merged", "upper", "names", "answers", "masks")
     model = load(saved / "base", False, [f"{name}={saved / name}" for name in names]).model
@@ -206,6 +226,8 @@ def test_damaged_fine_tunes(saved: Path, tmp_path: Path, damage: Any, message: s
         (["base"], "the task of the model's own head has no name: expected NAME=base"),
         (["{}/upper"], "contains neither an adapter nor a fusion but a model: .* a name"),
         (["a={}/upper", "a={}/merged"], "two different tasks have the name 'a', one from .*upper' and one from .*merged'"),
+        (["type={}/merged"], "the name 'type' of an adapter, head or task is that of an attribute of PyTorch's modules"),
+        (["half={}/adapter"], "the name 'half' of an adapter, head or task .* choose another one"),
         (["a={}/adapter", "a=base"], "two different tasks have the name 'a'"),
         (["a={}/encoder"], "without a prediction head"),
         (["own=base", "a={}/adapterhub"], "from the adapters library, and the task 'own' in .* without an adapter"),

@@ -144,7 +144,7 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     ),
     "base": (
         lambda weights: weights.update({"base_model.model.bert.embeddings.word_embeddings.weight": torch.ones(101, 32)}),
-        "first 'base_model.model.bert.embeddings.word_embeddings.weight'",
+        "has 1 weights of the base model with other values, first .*word_embeddings.weight'.*save_embedding_layers=False",
     ),
     "shape": (
         lambda weights: weights.update({key: tensor[:, :3].clone() for key, tensor in weights.items() if "lora_A" in key}),

@@ -26,6 +26,7 @@ from exporter.prune.task_groups import prune
 from exporter.verify.eager import eager
 from exporter.verify.library_reference import compare_with_library
 from runtime.bundle import OUTPUTS
+from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_models import assert_parity, inputs, run_graph
 from tests.helpers.tiny_peft import TRANSFORMERS_5, answer, config, scramble
 
@@ -341,6 +342,19 @@ def test_questions_over_a_base_with_other_labels(saved: Path, tmp_path: Path) ->
     found = eager(group, plan, plan.tasks[0], feeds)
     for one, other in zip(found, expected(saved, "answers", feeds), strict=True):
         assert_parity(one, other)
+
+
+def test_questions_over_a_base_whose_head_has_the_same_name(tmp_path: Path) -> None:
+    """ModernBERT calls both heads `classifier`."""
+    base: Any = transformers.ModernBertForSequenceClassification
+    settings = transformers.ModernBertConfig(**CONFIGS["ModernBert"], num_labels=3)
+    base(settings).save_pretrained(tmp_path / "base")
+    spans: Any = transformers.ModernBertForQuestionAnswering
+    model = spans.from_pretrained(tmp_path / "base", num_labels=2, ignore_mismatched_sizes=True)
+    lora = peft.LoraConfig(task_type="QUESTION_ANS", target_modules=["Wqkv"], modules_to_save=["classifier"])
+    scramble(peft.get_peft_model(model, lora)).save_pretrained(tmp_path / "spans")
+    checkpoint = load(tmp_path / "base", False, adapters=[str(tmp_path / "spans")])
+    compare_with_library(checkpoint, make_plan(checkpoint, None, 0))
 
 
 def test_a_prompt_takes_positions_of_every_task() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from exporter.errors import ExportError
 from exporter.models.binding import task_weights
 from exporter.models.peft import activate, layers_without_adapter, prune, structure_of, without_adapters
 from exporter.models.peft_biases import add_biases
+from exporter.models.peft_folded import Folded
 from exporter.models.shared_copy import shared_copy
 from exporter.trace.patches import patch_for_tracing
 from tests.exporter.models.test_peft_models import task
@@ -103,6 +105,32 @@ def test_biases_of_a_language_model_are_tied(tmp_path: Path) -> None:
     model, feeds = load_peft(base(BertForMaskedLM), {"a": folder}), inputs((3, 7))
     activate(model, task("a"))
     assert_parity(answer(model, feeds).logits.numpy(), answer(library(folder, 0, BertForMaskedLM), feeds).logits.numpy())
+
+
+def test_biases_that_a_model_reads_without_a_call() -> None:
+    """Torch's attention reads those of its last layer."""
+    model, x, changes = nn.Sequential(nn.Identity(), _Pooling().eval()), torch.randn(2, 3, 8), torch.randn(2, 8)
+    names = ("1.attention.in_proj_bias", "1.attention.out_proj.bias")
+    own = dict(model.named_parameters())
+    expected = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, change in zip(names, (torch.cat([changes[0]] * 3), changes[1]), strict=True):
+            expected.get_parameter(name).add_(change)
+        add_biases(model, {"a": {name: expected.get_parameter(name).clone() for name in own if name in names}})
+        for module in model.modules():
+            if isinstance(module, Folded):
+                module.active = "a"
+        np.testing.assert_allclose(model(x), expected(x), atol=1e-6)
+
+
+class _Pooling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.attention(x, x, x)[0]
+        return found
 
 
 class _Convolutions(nn.Module):
