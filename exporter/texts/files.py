@@ -141,7 +141,7 @@ def _row(path: Path, line: int, record: Mapping[str, Any]) -> Row:
         if any("\ud800" <= character <= "\udfff" for character in part):
             raise ExportError(f"{path}, line {line}: {name} contains half of a surrogate pair: save the file again as UTF-8")
     label = record.get("label")
-    if "label" in record and (label is None or label == "" or label == []):
+    if "label" in record and (label is None or label == ""):
         raise ExportError(f"{path}, line {line}: the label is empty: give every text a label, or omit the labels")
     return Row(line, parts[0] if len(parts) == 1 else (parts[0], parts[1]), label)
 
