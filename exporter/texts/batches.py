@@ -96,7 +96,7 @@ def read_calibration(
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in FORMATS:
-        raise ExportError(f"the calibration file {str(path)!r} must end in one of {', '.join(FORMATS)}")
+        raise ExportError(f"the file {str(path)!r} must end in one of {', '.join(FORMATS)}")
     if kind == ".json":
         return Calibration(str(path), scores=read_scores(path))
     rows = read_rows(path)

@@ -77,7 +77,7 @@ def _decode(path: Path) -> str:
     except InputError as error:
         raise ExportError(str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: the path contains a null byte
-        raise ExportError(f"the calibration file {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
+        raise ExportError(f"the file {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
     try:
         return data.decode("utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
@@ -148,7 +148,7 @@ def _row(path: Path, line: int, record: Mapping[str, Any]) -> Row:
 
 def _check(path: Path, rows: Sequence[Row]) -> None:
     if not rows:
-        raise ExportError(f"the calibration file {str(path)!r} contains no text: expected at least one")
+        raise ExportError(f"the file {str(path)!r} contains no text: expected at least one")
     first = rows[0]
     for row in rows:
         if isinstance(row.text, str) != isinstance(first.text, str):
