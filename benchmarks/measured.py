@@ -97,7 +97,7 @@ def read_results(folder: Path) -> Results:
 
 
 def _settings(head: Mapping[str, Any]) -> dict[str, str | int]:
-    """Return the settings of one model; lists are of several models, whose calls have names of their own."""
+    """Return the settings of one model; lists are of several models, whose calls have different names."""
     model = head.get("model")
     whole = {**head, **(model if isinstance(model, dict) else {})}
     return {name: whole[name] for name in _SETTINGS if isinstance(whole.get(name), str | int)}
