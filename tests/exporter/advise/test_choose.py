@@ -14,6 +14,7 @@ from exporter.advise.combinations import Combination
 from exporter.advise.costs import Batch, Counts
 from exporter.advise.metrics import Estimate
 from exporter.advise.request import Request
+from exporter.advise.search import Losses
 from exporter.advise.timing import Timing, corners
 from exporter.stages import Stages
 
@@ -23,7 +24,7 @@ _COUNTS = Counts(
     {drop: (Batch(frozenset(_NAMES), 10.0 * (6 - drop), 5, (("layers", 10 * drop + 1, drop),)),) for drop in _DROPS}, {}
 )
 _CORNERS = set(map(str, corners(_COUNTS, _NAMES, _DROPS, [])))
-_LOSSES = {None: {name: {drop: each * drop for drop in _DROPS} for name, each in (("a", 0.010), ("b", 0.013))}}
+_LOSSES: Losses = {None: {name: {drop: each * drop for drop in _DROPS} for name, each in (("a", 0.010), ("b", 0.013))}}
 
 
 def _estimate(loss: float, low: float, high: float) -> Estimate:
@@ -88,7 +89,7 @@ def test_a_measured_combination_that_is_faster_is_chosen() -> None:
     """It is not on the front of the predicted times."""
     fast = Combination({"a": 0, "b": 6})
     timing = _timing(_Times({str(fast): 0.1}))
-    losses = {None: {"a": {0: 0.0, 6: 1.0}, "b": dict.fromkeys((0, 6), 0.0)}}
+    losses: Losses = {None: {"a": {0: 0.0, 6: 1.0}, "b": dict.fromkeys((0, 6), 0.0)}}
     point, _, fits = _search(timing, losses, Request({}, max_loss=0.01), Stages())
     assert fits
     assert point.combination == fast
