@@ -47,21 +47,33 @@ class Change:
 
 
 def changes(before: Results, after: Results) -> list[Change]:
-    """Return what both folders measured relative to the same reference, without the references themselves.
+    """Return what both folders measured of one model relative to the same reference, without the references themselves.
 
     Raises:
         ExportError: they have nothing in common.
     """
     found = []
+    others = differences(before, after)
     for key, one in before.rows.items():
-        other = after.rows.get(key)
+        other = None if one.benchmark in others else after.rows.get(key)
         if other is not None and one.reference == other.reference != one.call:
             found.append(Change(one, other, change(one.ratios, other.ratios)))
     if not found:
         raise ExportError(
-            "the two folders have no measurement in common: expected the same benchmarks at the same shapes, found "
+            "the two folders have no measurement in common: expected the same benchmarks and models at the same shapes, found "
             f"{', '.join(sorted(before.files))} and {', '.join(sorted(after.files))}"
+            + "".join(f"; {benchmark}: {text}" for benchmark, text in others.items())
         )
+    return found
+
+
+def differences(before: Results, after: Results) -> dict[str, str]:
+    """Return for each benchmark of both folders that measured another model in the second one what differs."""
+    found = {}
+    for benchmark, one in before.settings.items():
+        other = after.settings.get(benchmark, {})
+        if own := [f"{name} {one[name]} and {other[name]}" for name in one if name in other and one[name] != other[name]]:
+            found[benchmark] = ", ".join(own)
     return found
 
 
@@ -90,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     better = [each for each in found if each.verdict(limit) == "faster"]
     print(f"{len(found)} ratios: {len(worse)} slower and {len(better)} faster by more than {100 * limit:g} %")
     only = [set(one.rows) - set(other.rows) for one, other in ((before, after), (after, before))]
+    for benchmark, text in differences(before, after).items():
+        print(f"{benchmark} is not compared, because the models differ: {text}")
     print(f"only in A: {len(only[0])}, only in B: {len(only[1])} measurements")
     for name, results in (("A", before), ("B", after)):
         if results.without:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.results_file import replace_text
 from benchmarks.rounds import measure
 from benchmarks.variant import Call
 from exporter import ExportError
@@ -38,7 +39,7 @@ class KeptRounds:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _SETUP
         if not path.exists():
-            path.write_text(json.dumps(dict(setup)), encoding="utf-8")
+            replace_text(path, json.dumps(dict(setup)))
         elif (before := json.loads(path.read_text(encoding="utf-8"))) != setup:
             found = f"{folder} was created with the options {before}, found {dict(setup)}"
             raise ExportError(f"{found}: use another --folder, or the same options")
@@ -75,7 +76,7 @@ class KeptRounds:
                 call()
         path = self.folder / _ROUNDS
         # A run that was killed may have left half a line.
-        path.write_text("".join(json.dumps(line) + "\n" for line in self._lines()), encoding="utf-8")
+        replace_text(path, "".join(json.dumps(line) + "\n" for line in self._lines()))
         with path.open("a", encoding="utf-8") as file:
             for number in tqdm(range(have, rounds), desc=group, file=sys.stderr, unit="round"):
                 taken = measure(calls, 1, seed + number, lambda _: None)

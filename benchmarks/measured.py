@@ -14,6 +14,8 @@ from exporter import ExportError
 _DATE = re.compile(r"-\d{8}$")
 # The main benchmark's reference of ratios is the fastest eager variant, which differs between machines; this one does not.
 _MAIN_REFERENCE = "parallel"
+# What a results file says about its model; times of different models are not compared.
+_SETTINGS = ("name", "model", "layers", "hidden", "vocabulary", "tasks", "drop", "slots", "precision", "device", "size")
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ class Results:
     Attributes:
         rows: key -> rounds.
         machines: benchmark -> its machine, as in the file.
+        settings: benchmark -> what its file says about the model.
         files: benchmark -> its newest file.
         without: names of files without rounds.
     """
 
     rows: Mapping[tuple[str, str, str], Measured]
     machines: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Mapping[str, str | int]]
     files: Mapping[str, Path]
     without: tuple[str, ...]
 
@@ -75,19 +79,28 @@ def read_results(folder: Path) -> Results:
     newest = {_DATE.sub("", path.stem): path for path in sorted(folder.glob("*.json*")) if _DATE.search(path.stem)}
     rows: dict[tuple[str, str, str], Measured] = {}
     machines: dict[str, Mapping[str, Any]] = {}
+    settings: dict[str, Mapping[str, str | int]] = {}
     without = []
     for benchmark, path in newest.items():
         lines = _lines(path)
         found = [*_of_rounds(benchmark, lines), *_of_variants(benchmark, lines)]
         rows |= {row.key: row for row in found}
         if found:
-            machines[benchmark] = next(line["machine"] for line in lines if "machine" in line)
+            head = next(line for line in lines if "machine" in line)
+            machines[benchmark], settings[benchmark] = head["machine"], _settings(head)
         else:
             without.append(path.name)
     if not rows:
         raise ExportError(f"{folder} has no results with rounds: expected a folder that `python -m benchmarks suite` wrote")
     files = {benchmark: path for benchmark, path in newest.items() if benchmark in machines}
-    return Results(rows, machines, files, tuple(without))
+    return Results(rows, machines, settings, files, tuple(without))
+
+
+def _settings(head: Mapping[str, Any]) -> dict[str, str | int]:
+    """Return the settings of one model; lists are of several models, whose calls have different names."""
+    model = head.get("model")
+    whole = {**head, **(model if isinstance(model, dict) else {})}
+    return {name: whole[name] for name in _SETTINGS if isinstance(whole.get(name), str | int)}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ _HALO = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none
 _INK, _MUTED = "#1F2328", "#6A737D"
 _WIDTH_INCHES, _DPI = 10.0, 150
 _LETTER = 0.0085  # of the figure's width
+_ROOM = 1.5  # for the text behind the longest bar
 _BAR_INCHES, _PANEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 0.30, 0.62, 1.05, 0.95
 _FOOT_LETTERS = 150
 
@@ -39,7 +40,7 @@ def plot(result: Result, path: Path) -> None:
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.edgecolor": _MUTED}):
         figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI, facecolor="white")
         ratios = [row.stats.throughput_ratio for row in result.rows if row.stats and row.stats.throughput_ratio is not None]
-        limit = 1.34 * max([1.0, *ratios])
+        limit = _ROOM * max([1.0, *ratios])
         top = height - _HEAD_INCHES
         left = max(0.235, _LETTER * max(len(row.variant.label) for row in result.rows))
         for shape, rows, size in zip(shapes, panels, heights, strict=True):
@@ -111,8 +112,18 @@ def _foot(result: Result) -> str:
         f"Bars: median of paired ratios over {span} interleaved rounds. In brackets: median time of one batch, all tasks.\n"
         f"Of peak: time of the graph's matrix products at the rate of the fastest single product, {_peaks(result)}.\n"
         f"{textwrap.fill(result.machine.sentence(), _FOOT_LETTERS)}; {result.date:%Y-%m-%d}"
-        + (" – the machine was not idle: do not quote" if result.machine.busy else "")
+        + (f" – not idle: {found}" if (found := _load(result)) else "")
     )
+
+
+def _load(result: Result) -> str:
+    """Return how busy the machine was when the run began; empty if it was not."""
+    if not result.machine.busy:
+        return ""
+    gpu = result.machine.gpu
+    if gpu is not None:
+        return f"the GPU was used to {gpu['utilization_percent']} % when the run began"
+    return f"a load of {result.machine.load:g} when the run began"
 
 
 def _peaks(result: Result) -> str:

@@ -47,8 +47,15 @@ def write_rows(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{today:%Y%m%d}.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    replace_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file as a whole: a run that is killed leaves the former one."""
+    scratch = path.with_suffix(".part")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
 
 
 def rounds_lines(times: Mapping[str, Mapping[str, Sequence[float]]], reference: str) -> list[dict[str, Any]]:

@@ -54,6 +54,7 @@ ENTRIES = (
     Entry("hot_tasks", "benchmarks.hot_tasks", (), (*_TASKS_TINY, "--slots", "4", "--registered", "9", "--looked-up", "20")),
     Entry("fusion", "benchmarks.fusion", (), _TINY),
     Entry("peft_tasks", "benchmarks.peft_tasks", ("--vocabulary", "32000"), (*_TINY, "--vocabulary", "300")),
+    Entry("mixed_ranks", "benchmarks.mixed_ranks", (), _TASKS_TINY),
     Entry("paper", "benchmarks.paper", (), (*_TINY, "--tasks", "2"), continues=True),
     Entry(
         "growth",
@@ -126,7 +127,8 @@ def _run(entry: Entry, folder: Path, quick: bool, threads: int, seconds: float) 
     if status:
         print(f"{entry.name}: failed with status {status}; run {' '.join(command[1:])}", file=sys.stderr, flush=True)
         return False
-    if entry.continues and not all(_is_complete(folder / name) for name in files):
+    # Stopped before its first round, a benchmark writes no file.
+    if not files or (entry.continues and not all(_is_complete(folder / name) for name in files)):
         return False
     taken = {"entry": entry.name, "arguments": arguments, "files": files, "seconds": round(time.monotonic() - start, 1)}
     with (folder / _LOG).open("a", encoding="utf-8") as file:

@@ -59,7 +59,9 @@ def _plot(rows: Sequence[Measured], benchmark: str, path: Path) -> None:
     heights = [len(panel) * _LINE_INCHES + _GROUP_INCHES for panel in panels]
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 8.5, "text.color": _INK, "axes.edgecolor": _MUTED}):
         figure = Figure(figsize=(9.0, sum(heights) + 0.6), dpi=_DPI, facecolor="white", layout="constrained")
-        figure.suptitle(f"{benchmark}: time relative to the reference, shorter is better", x=0.01, ha="left", fontweight="bold")
+        title = f"{benchmark}: time relative to the reference"
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        figure.supxlabel("further left is faster; lines: 95 % intervals over the rounds", fontsize=7.5, color=_MUTED)
         every = figure.subplots(len(panels), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
         for axes, panel, group in zip(every, panels, groups, strict=True):
             for place, row in enumerate(panel):

@@ -17,12 +17,16 @@ class TaskTable:
     Attributes:
         metric: "accuracy", "micro F1" or "pearson".
         texts: number of texts.
+        different: number of different ones, which the intervals depend on.
+        available: number of texts in the file, before the limit.
         by_drop: drop -> its estimate with all fusion members.
         by_members: number of members kept -> drop -> estimate; empty for a task without a fusion.
     """
 
     metric: str
     texts: int
+    different: int
+    available: int
     by_drop: Mapping[int, Estimate]
     by_members: Mapping[int, Mapping[int, Estimate]]
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from exporter.advise.advice import Advice, TaskTable
 from exporter.advise.choose import choose, is_precise, losses, shortage
 from exporter.advise.combinations import Branch, Combination, Templates
@@ -20,7 +22,7 @@ from exporter.advise.exports import (
     selected,
 )
 from exporter.advise.measurements import Measurements
-from exporter.advise.metrics import METRICS, Estimate, estimates
+from exporter.advise.metrics import METRICS, Array, Estimate, by_text, estimates
 from exporter.advise.read import Data, check_request, read
 from exporter.advise.request import Request, export_command
 from exporter.advise.search import Front, Losses, Point, front, undominated
@@ -30,6 +32,8 @@ from exporter.models.neutral_state import neutral_state
 from exporter.plan import Task
 from exporter.stages import Stages
 from exporter.targets import needs_ranges
+from exporter.texts.batches import Calibration
+from exporter.texts.files import Text
 
 # A chosen combination is measured and added to the fit. If another one then looks better, it is measured too.
 _REFINEMENTS = 6
@@ -74,7 +78,7 @@ def advise(request: Request, folder: Path) -> Advice:
     precise = losses(tables, sorted(members), lambda each: is_precise(each, request.max_loss))
     nearest, reason, fits = _search(timing, precise, request, stages)
     model, found = _front(timing, every)
-    estimated, _, _ = choose(found.points, request.max_loss, request.latency, timing.times)
+    estimated, _, _ = choose([*found.points, *timing.points(every)], request.max_loss, request.latency, timing.times)
     if lacking := shortage(tables, request.max_loss):
         nearest, reason, fits = estimated, f"too few texts to choose: {lacking}", False
     nearest = _timed(nearest, timing.times)
@@ -90,7 +94,7 @@ def advise(request: Request, folder: Path) -> Advice:
         precision=request.precision,
         tasks=tables,
         left_out=data.left_out,
-        front=undominated(_timed(point, timing.times) for point in found.points),
+        front=undominated([*(_timed(point, timing.times) for point in found.points), *timing.points(every)]),
         uniform=_uniform(drops, names, every, timing.times),
         exact=found.exact,
         base_seconds=timing.times[str(timing.reference)],
@@ -136,12 +140,19 @@ def _tables(
 
         with stages("score", f"{task.name} (task {number} of {len(data.plan.tasks)}, texts: {count:,})"):
             rows = measurements.sums(task, branches, texts, data.labels[task.name], progress)
-            found = estimates(task.head.kind, rows)
-        tables[task.name] = _table(task, count, dict(zip(branches, found, strict=True)))
+            numbers = _different(texts.texts)
+            found = estimates(task.head.kind, [by_text(each, numbers) for each in rows])
+        tables[task.name] = _table(task, texts, int(numbers.max()) + 1, dict(zip(branches, found, strict=True)))
     return tables
 
 
-def _table(task: Task, texts: int, found: Mapping[Branch, Estimate]) -> TaskTable:
+def _different(texts: Sequence[Text]) -> Array:
+    """Return the number of each text among the different ones."""
+    known = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    return np.array([known[text] for text in texts])
+
+
+def _table(task: Task, texts: Calibration, different: int, found: Mapping[Branch, Estimate]) -> TaskTable:
     first = next(iter(found.values()))
     metric = METRICS[task.head.kind]
     if not first.metric > 0:
@@ -153,7 +164,8 @@ def _table(task: Task, texts: int, found: Mapping[Branch, Estimate]) -> TaskTabl
     for branch, each in found.items():
         if branch.keep is not None:
             by_members.setdefault(branch.keep, {})[branch.drop] = each
-    return TaskTable(metric, texts, {branch.drop: each for branch, each in found.items() if branch.keep is None}, by_members)
+    by_drop = {branch.drop: each for branch, each in found.items() if branch.keep is None}
+    return TaskTable(metric, len(texts.texts), different, texts.available, by_drop, by_members)
 
 
 def _front(timing: Timing, considered: Losses) -> tuple[CostModel, Front]:
@@ -162,10 +174,11 @@ def _front(timing: Timing, considered: Losses) -> tuple[CostModel, Front]:
 
 
 def _search(timing: Timing, considered: Losses, request: Request, stages: Stages) -> tuple[Point, str, bool]:
-    """Choose a combination, and measure it and those that then look better."""
+    """Choose a combination, and measure it and those that then look better; at last, choose among those that are measured."""
     for _ in range(_REFINEMENTS):
-        chosen = choose(_front(timing, considered)[1].points, request.max_loss, request.latency, timing.times)
+        points = [*_front(timing, considered)[1].points, *timing.points(considered)]
+        chosen = choose(points, request.max_loss, request.latency, timing.times)
         if str(chosen[0].combination) in timing.times:
-            break
+            return chosen
         timing.add([chosen[0].combination], stages)
-    return chosen
+    return choose(timing.points(considered), request.max_loss, request.latency, timing.times)

@@ -35,8 +35,12 @@ def losses(
 
 
 def is_precise(estimate: Estimate, max_loss: float | None) -> bool:
-    """Return whether the interval of a loss is narrow enough to decide on it: its half is at most the loss that is allowed."""
-    return estimate.margin <= (max(_WIDEST, estimate.loss) if max_loss is None else max_loss)
+    """Return whether a loss is known well enough to decide on it.
+
+    Half of its interval is at most the loss that is allowed, or all of it is: a gain need not be known so precisely.
+    """
+    limit = _WIDEST if max_loss is None else max_loss
+    return estimate.margin <= (max(limit, estimate.loss) if max_loss is None else limit) or estimate.high <= limit
 
 
 def choose(
@@ -73,19 +77,22 @@ def choose(
 def shortage(tables: Mapping[str, TaskTable], max_loss: float | None) -> str:
     """Return for which tasks the texts support no drop at all; empty if there is no such task.
 
-    These are tasks of which some drop seems to lose little enough, but no such loss has an interval narrow enough to decide.
+    These are tasks of which some drop may lose little enough, or nothing, but no such loss has an interval narrow enough to
+    decide.
     """
     limit = _WIDEST if max_loss is None else max_loss
     found = []
     for name, table in tables.items():
         dropped = {drop: each for drop, each in table.by_drop.items() if drop}
-        within = {drop: each for drop, each in dropped.items() if max_loss is None or each.loss <= max_loss}
+        within = {drop: each for drop, each in dropped.items() if max_loss is None or each.loss <= max_loss or each.low <= 0}
         if within and not any(is_precise(each, max_loss) for each in within.values()):
             drop, closest = min(within.items(), key=lambda item: item[1].margin)
             interval = f"{closest.loss:.2%} ({closest.low:.2%} to {closest.high:.2%})"
+            equal = "" if table.different == table.texts else f", {table.different:,} of them different"
+            more = f" (the limit leaves out texts of the file, which has {table.available:,})" * (table.available > table.texts)
             found.append(
-                f"{name} at drop {drop} loses {interval} on {table.texts:,} texts, about "
-                f"{_needed(table.texts, closest.margin, limit):,} are needed"
+                f"{name} at drop {drop} loses {interval} on {table.texts:,} texts{equal}{more}, about "
+                f"{_needed(table.different, closest.margin, limit):,} are needed"
             )
     return "; ".join(found)
 

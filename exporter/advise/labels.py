@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from exporter.advise.metrics import METRICS, Array
 from exporter.errors import ExportError
 from exporter.plan import Task
-from exporter.texts.batches import Calibration
+from exporter.texts.batches import Calibration, whole_texts
 from exporter.texts.drift import label_id, label_values
+from runtime.text.tokens import Tokens
 
 
 class Labels:
@@ -21,13 +23,14 @@ class Labels:
         centre: the mean of a regression's labels, [outputs]; 0 for other heads.
     """
 
-    def __init__(self, task: Task, texts: Calibration, tokenizer: Any) -> None:
+    def __init__(self, task: Task, texts: Calibration, tokenizer: Any, max_length: int) -> None:
         """Read the labels.
 
         Args:
             task: the task.
             texts: its texts with labels.
             tokenizer: the fast tokenizer that encoded them.
+            max_length: the number of tokens to which they were truncated.
 
         Raises:
             ExportError: the head has no metric, the file has no labels, or a label is not one of the head's.
@@ -39,9 +42,9 @@ class Labels:
             )
         if texts.labels is None:
             raise ExportError(f"{texts.source}: the texts of the task {task.name!r} have no labels: add a label to each line")
-        self._positions: list[list[int]] = []
+        self._positions: list[list[int | None]] = []
         if kind == "tagging":
-            self.expected = self._tags(task, texts, tokenizer)
+            self.expected = self._tags(task, texts, tokenizer, max_length)
         else:
             values = label_values(texts, kind, task.head.labels)
             assert values is not None  # the file has labels, and the head is one of METRICS
@@ -49,23 +52,25 @@ class Labels:
         self.centre: Array | float = self.expected.reshape(len(texts.texts), -1).mean(0) if kind == "regression" else 0.0
         _check_different(task, texts, self.expected)
 
-    def _tags(self, task: Task, texts: Calibration, tokenizer: Any) -> Array:
-        """Tags of words, separated by white space; a word is predicted by its first token."""
+    def _tags(self, task: Task, texts: Calibration, tokenizer: Any, max_length: int) -> Array:
+        """Tags of words, separated by white space; a word is predicted by its first token, if truncation leaves it."""
         rows: list[list[int]] = []
-        longest = max(batch.mask.sum(1).max() for batch in texts.batches)
-        for line, text, tags in zip(texts.lines, texts.texts, texts.labels or (), strict=True):
+        left = tokenizer.truncation_side == "left"
+        encoded = whole_texts(texts.texts, tokenizer)
+        for line, text, tokens, tags in zip(texts.lines, texts.texts, encoded, texts.labels or (), strict=True):
             where = f"{texts.source}, line {line}"
-            words = text.split() if isinstance(text, str) else []
+            if not isinstance(text, str):
+                raise ExportError(f"{where}: expected a text with a label for each word, found a pair of texts")
+            words = text.split()
             if not isinstance(tags, list) or len(tags) != len(words):
                 raise ExportError(
                     f"{where}: expected a list of {len(words)} labels, one per word between white space, found {str(tags)[:60]}"
                 )
             rows.append([label_id(tag, task.head.labels, where) for tag in tags])
-            self._positions.append(_first_tokens(str(text), words, tokenizer))
+            self._positions.append(_kept(_first_tokens(text, words, tokens), tokens, max_length, left))
         expected = np.full((len(rows), max(map(len, rows))), -1)
         for row, positions, ids in zip(expected, self._positions, rows, strict=True):
-            # The last of a truncated text's tokens is the end of the text.
-            row[: len(ids)] = [each if place < longest - 1 else -1 for each, place in zip(ids, positions, strict=True)]
+            row[: len(ids)] = [-1 if place is None else each for each, place in zip(ids, positions, strict=True)]
         return expected
 
     def rows(self, number: int, logits: Array, mask: Array) -> Array:
@@ -80,8 +85,8 @@ class Labels:
             return logits
         own = logits[mask.astype(bool)]
         found = np.zeros((self.expected.shape[1], logits.shape[-1]), logits.dtype)
-        places = [min(place, len(own) - 1) for place in self._positions[number]]
-        found[: len(places)] = own[places]
+        places = self._positions[number]
+        found[: len(places)] = own[[place or 0 for place in places]]
         return found
 
 
@@ -95,16 +100,22 @@ def _check_different(task: Task, texts: Calibration, expected: Array) -> None:
         )
 
 
-def _first_tokens(text: str, words: list[str], tokenizer: Any) -> list[int]:
-    """Return the position of each word's first token; a word without a token gets that of the next one."""
-    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, truncation=False, verbose=False)
-    special = encoding["special_tokens_mask"]
-    spans = [(place, *span) for place, span in enumerate(encoding["offset_mapping"]) if not special[place]]
-    found, start = [], 0
+def _first_tokens(text: str, words: list[str], tokens: Tokens) -> list[int | None]:
+    """Return the position of each word's first token; a word without a token gets that of the next one, the last one None."""
+    spans = [(place, *span) for place, span in enumerate(tokens.offsets) if tokens.parts[place] is not None]
+    found: list[int | None] = []
+    start = 0
     for word in words:
         start = text.index(word, start)
         inside = [place for place, low, high in spans if high > start and low < start + len(word)]
         after = [place for place, low, _ in spans if low >= start]
-        found.append((inside or after or [len(special)])[0])
+        found.append(next(iter(inside or after), None))
         start += len(word)
     return found
+
+
+def _kept(places: list[int | None], tokens: Tokens, max_length: int, left: bool) -> list[int | None]:
+    """Return the positions of tokens after truncation; None for those that it removes."""
+    kept = replace(tokens, ids=list(range(len(tokens)))).cut(max_length, left).ids
+    moved = {place: number for number, place in enumerate(kept)}
+    return [None if place is None else moved.get(place) for place in places]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import time
@@ -18,6 +19,7 @@ from exporter.advise.metrics import Array, text_sums
 from exporter.plan import Plan, Task
 from exporter.texts.batches import Batch, Calibration
 from exporter.verify.random_inputs import make_inputs
+from runtime.ort.cpu_info import processor
 
 # The threads of a session wait actively for a few milliseconds after a run, and would compete with those of the other one.
 _PAUSE_SECONDS = 0.02
@@ -98,7 +100,9 @@ class Measurements:
         Returns:
             Name of the combination -> seconds.
         """
-        path = self._folder / f"times-{shape[0]}x{shape[1]}-{self._threads or 'all'}.json"
+        # The folder may be moved to another machine.
+        machine = hashlib.sha256(processor().encode()).hexdigest()[:8]
+        path = self._folder / f"times-{shape[0]}x{shape[1]}-{self._threads or 'all'}-{machine}.json"
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         missing = {str(each): each for each in wanted if str(each) not in known}
         if missing:

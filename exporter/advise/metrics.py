@@ -65,6 +65,18 @@ def text_sums(kind: str, logits: Array, expected: Array, centre: Array | float =
     return np.stack([(right & counted).sum(1), counted.sum(1)], 1).astype(np.float64)
 
 
+def by_text(rows: Array, numbers: Array) -> Array:
+    """Add the rows of equal texts: copies of a text are one observation, not several.
+
+    Args:
+        rows: result of `text_sums`.
+        numbers: number of the different text of each row.
+    """
+    found = np.zeros((int(numbers.max()) + 1, rows.shape[1]))
+    np.add.at(found, numbers, rows)
+    return found
+
+
 def metric(kind: str, sums: Array) -> Array:
     """Return the metric of column sums, [..., terms] -> [...]; 0 where it is undefined, as for constant predictions."""
     if kind != "regression":
@@ -86,7 +98,7 @@ def estimates(kind: str, by_drop: list[Array], seed: int = 0) -> list[Estimate]:
 
     Args:
         kind: head type.
-        by_drop: result of `text_sums` at each drop, drop 0 first.
+        by_drop: result of `text_sums` at each drop, drop 0 first, with one row per different text.
         seed: seed of the resamples.
     """
     draw = np.random.default_rng(seed)

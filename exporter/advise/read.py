@@ -94,7 +94,7 @@ def read(request: Request) -> Data:
     texts = {name: read_calibration(request.evaluation[name], tokenizer, inputs, length, request.limit) for name in chosen}
     if scores := [each.source for each in texts.values() if each.scores is not None]:
         raise ExportError(f"the evaluation file {scores[0]!r} contains scores of fusions: expected texts with labels")
-    labels = {task.name: Labels(task, texts[task.name], tokenizer) for task in plan.tasks}
+    labels = {task.name: Labels(task, texts[task.name], tokenizer, length) for task in plan.tasks}
     ranges = None
     if needs_ranges(request.target, request.precision, request.int8_ranges):
         if request.calibration is None:

@@ -19,7 +19,7 @@ from exporter.errors import ExportError
 from exporter.example import example_folder, trunk_folder
 
 _PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "onnxruntime", "adapters", "peft")
-_READ = (".safetensors", ".bin", ".json", ".txt", ".model")
+_READ = (".safetensors", ".bin", ".json", ".txt", ".model", ".codes", ".bpe", ".spm", ".tokenizer", ".jinja")
 _EXPORTED = "onnx-advised"
 
 
@@ -93,8 +93,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _model_files(request: Request) -> Iterator[tuple[str, int, int]]:
-    """Yield name, size and time of the files in the folders of the model: their content may be gigabytes."""
+def _model_files(request: Request) -> Iterator[tuple[str, str]]:
+    """Yield name and digest of the files in the folders of the model; copies may keep the size and the time of another one."""
     folders = [trunk_folder(), example_folder()] if request.model is None else [find(request.model, "model").folder]
     for text in request.adapters:
         _, source = split_name(text)
@@ -104,8 +104,7 @@ def _model_files(request: Request) -> Iterator[tuple[str, int, int]]:
         # What a model is read from is in its folder and the folders in it.
         for path in sorted((*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*"))):
             if path.is_file() and path.suffix in _READ:
-                status = path.stat()
-                yield f"{number}/{path.relative_to(folder)}", status.st_size, status.st_mtime_ns
+                yield f"{number}/{path.relative_to(folder)}", _sha256(path).hex()
 
 
 def _sha256(path: Path) -> bytes:

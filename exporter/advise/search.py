@@ -119,8 +119,10 @@ class _Search:
             self.trunks[drop] = joined(batch.trunk for (_, each), batch in own.items() if each <= drop)
         self._added = {key: self._per_flop * batch.flops for key, batch in own.items()}
         fixed = self._per_node * np.array([batch.nodes for _, batch in places])
-        size = _largest_size(len(places))
-        self.exact = size == len(places)
+        # A task is in one batch: more batches than tasks are never needed.
+        wanted = min(len(places), len(tasks))
+        size = _largest_size(len(places), wanted)
+        self.exact = size == wanted
         sets = [each for number in range(1, size + 1) for each in itertools.combinations(range(len(places)), number)]
         self._sets = np.zeros((len(sets), len(places)), bool)
         for row, each in zip(self._sets, sets, strict=True):
@@ -148,9 +150,9 @@ class _Search:
         return found
 
 
-def _largest_size(places: int) -> int:
+def _largest_size(places: int, wanted: int) -> int:
     total, size = 0, 0
-    while size < places and total + math.comb(places, size + 1) <= _SETS:
+    while size < wanted and total + math.comb(places, size + 1) <= _SETS:
         size += 1
         total += math.comb(places, size)
     return max(size, 1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from exporter.advise.combinations import Combination
 from exporter.advise.costs import CostModel, Counts, fit
 from exporter.advise.measurements import Measurements
+from exporter.advise.search import Losses, Point
 from exporter.stages import Stages
 
 _UNIFORM = 7
@@ -40,6 +41,16 @@ class Timing:
             self._measured[str(each)] = each
             with stages("time", f"combination {number} of {len(combinations)}"):
                 self.times = self._measurements.seconds(list(self._measured.values()), self.reference, self._shape)
+
+    def points(self, considered: Losses) -> list[Point]:
+        """Return the measured combinations of all tasks, those without a drop that is not considered."""
+        found = []
+        for name, each in self._measured.items():
+            own = considered.get(each.keep, {})
+            if own.keys() == each.drops.keys() and all(drop in own[task] for task, drop in each.drops.items()):
+                loss = max(0.0, *(own[task][drop] for task, drop in each.drops.items()))
+                found.append(Point(each, self.times[name], loss))
+        return found
 
     def fit(self) -> CostModel:
         """Fit the rates to all measured times."""

@@ -21,7 +21,8 @@ Without --latency, the fastest combination is chosen in which no task loses more
 largest loss is least. The chosen combination is measured. Metrics: accuracy (tagging: over words), micro F1 (multi-label),
 Pearson's correlation (regression).
 
-Measurements are kept in --output: an interrupted run continues, and other limits need no new measurement.
+Measurements are kept in --output: an interrupted run continues. Other limits only measure the time of what they
+choose.
 """
 _EPILOG = """\
 exit status: 0 a combination is chosen; 1 none is, because of too few texts or because none is fast enough; 2 wrong use,

@@ -48,6 +48,7 @@ class Calibration:
         lines: the number of the line where each text starts, for messages.
         batches: all texts, encoded, in ascending order of length.
         truncated: how many texts were truncated to the model's limit.
+        available: how many texts the file has; more than were read, if they were limited.
         scores: scores of fusion members, or None.
     """
 
@@ -57,6 +58,7 @@ class Calibration:
     lines: tuple[int, ...] = ()
     batches: tuple[Batch, ...] = ()
     truncated: int = 0
+    available: int = 0
     scores: Scores | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,10 +96,11 @@ def read_calibration(
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in FORMATS:
-        raise ExportError(f"the calibration file {str(path)!r} must end in one of {', '.join(FORMATS)}")
+        raise ExportError(f"the file {str(path)!r} must end in one of {', '.join(FORMATS)}")
     if kind == ".json":
         return Calibration(str(path), scores=read_scores(path))
     rows = read_rows(path)
+    available = len(rows)
     if limit is not None and len(rows) > limit:
         rows = [rows[number * len(rows) // limit] for number in range(limit)]
     tokens, truncated = _encode(path, rows, tokenizer, inputs, max_length)
@@ -108,6 +111,7 @@ def read_calibration(
         lines=tuple(row.line for row in rows),
         batches=tuple(_batches(tokens, tokenizer, inputs)),
         truncated=truncated,
+        available=available,
     )
 
 
@@ -119,16 +123,25 @@ def _encode(
     unsupported = [name for name in inputs if name not in ("input_ids", "attention_mask", "token_type_ids")]
     if unsupported:
         raise ExportError(f"a text cannot be encoded to the model's input {unsupported[0]!r}: give scores in a .json file")
-    # On a copy, so that the truncation and padding of the user's tokenizer are not changed.
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.no_truncation()
-    backend.no_padding()
     left = tokenizer.truncation_side == "left"
-    encoded = [Tokens.of(encoding) for encoding in backend.encode_batch([row.text for row in rows])]
+    encoded = whole_texts([row.text for row in rows], tokenizer)
     for row, tokens in zip(rows, encoded, strict=True):
         if not len(tokens):
             raise ExportError(f"{path}, line {row.line}: the tokenizer produces no token for {str(row.text)[:40]!r}")
     return [tokens.cut(max_length, left) for tokens in encoded], sum(len(tokens) > max_length for tokens in encoded)
+
+
+def whole_texts(texts: Sequence[Text], tokenizer: Any) -> list[Tokens]:
+    """Return the tokens of texts or pairs, neither truncated nor padded.
+
+    Args:
+        texts: the texts.
+        tokenizer: a fast tokenizer; its own truncation and padding are not changed.
+    """
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.no_truncation()
+    backend.no_padding()
+    return [Tokens.of(encoding) for encoding in backend.encode_batch(list(texts))]
 
 
 def _batches(tokens: Sequence[Tokens], tokenizer: Any, inputs: Sequence[str]) -> Iterator[Batch]:

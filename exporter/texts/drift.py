@@ -205,6 +205,11 @@ def label_values(calibration: Calibration, head: str, labels: Sequence[str]) -> 
         where = f"{calibration.source}, line {line}"
         if head == "multilabel":
             ids = [label_id(one, labels, where) for one in (label if isinstance(label, list) else [label])]
+            if len(set(ids)) < len(ids):
+                raise ExportError(
+                    f"{where}: the label {label!r} names a label twice: expected a list of the names or numbers of the labels "
+                    "that apply, and [] where none does; a 0 or 1 for each label is not read"
+                )
             found.append([float(number in ids) for number in range(len(labels))])
         elif head == "regression":
             found.append(_numbers(label, len(labels) or 1, where))
@@ -217,10 +222,15 @@ def label_id(label: Any, labels: Sequence[str], where: str) -> int:
     """Return the number of a label, given by its name or number.
 
     Raises:
-        ExportError: there is no such label.
+        ExportError: there is no such label, or a number may be either a name or a number.
     """
     if isinstance(label, str) and label in labels:
         return labels.index(label)
+    if any(name.isdecimal() and number != int(name) < len(labels) for number, name in enumerate(labels)):
+        raise ExportError(
+            f"{where}: expected the name of a label as a text, one of {', '.join(map(repr, labels))}, found {label!r}: a "
+            "number could be the name of one label and the number of another"
+        )
     try:
         number = int(label) if isinstance(label, str | int) else -1
     except ValueError:

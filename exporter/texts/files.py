@@ -77,7 +77,7 @@ def _decode(path: Path) -> str:
     except InputError as error:
         raise ExportError(str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: the path contains a null byte
-        raise ExportError(f"the calibration file {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
+        raise ExportError(f"the file {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
     try:
         return data.decode("utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
@@ -141,14 +141,14 @@ def _row(path: Path, line: int, record: Mapping[str, Any]) -> Row:
         if any("\ud800" <= character <= "\udfff" for character in part):
             raise ExportError(f"{path}, line {line}: {name} contains half of a surrogate pair: save the file again as UTF-8")
     label = record.get("label")
-    if "label" in record and (label is None or label == "" or label == []):
+    if "label" in record and (label is None or label == ""):
         raise ExportError(f"{path}, line {line}: the label is empty: give every text a label, or omit the labels")
     return Row(line, parts[0] if len(parts) == 1 else (parts[0], parts[1]), label)
 
 
 def _check(path: Path, rows: Sequence[Row]) -> None:
     if not rows:
-        raise ExportError(f"the calibration file {str(path)!r} contains no text: expected at least one")
+        raise ExportError(f"the file {str(path)!r} contains no text: expected at least one")
     first = rows[0]
     for row in rows:
         if isinstance(row.text, str) != isinstance(first.text, str):

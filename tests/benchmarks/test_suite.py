@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,43 @@ def test_a_suite_goes_on_where_it_stopped(
     assert main(own) == 0
     assert capfd.readouterr().err.count("done before") == 2
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 0
+
+
+@pytest.mark.usefixtures("forked_modules")
+def test_a_benchmark_without_a_round_is_not_done(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = suite.Entry("tiny", "tests.helpers.tiny_benchmark", (), (), continues=True)
+    monkeypatch.setattr(suite, "ENTRIES", (tiny,))
+    own = ["suite", "--out", str(tmp_path), "--threads", "1"]
+    assert main([*own, "--seconds", "0.3"]) == 1
+    assert "not done: tiny" in capfd.readouterr().err
+    assert main(own) == 1
+    assert main(own) == 0
+
+
+def test_the_suite_has_every_benchmark_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    first = page.split("```")[1]
+    for module in set(re.findall(r"-m (benchmarks\.\w+)", first)):
+        assert module in [entry.module for entry in suite.ENTRIES]
+
+
+def test_times_of_another_model_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, tasks in (("a", 2), ("b", 3)):
+        for name in ("x", "y"):
+            _write(tmp_path / folder, f"{name}-20260101.jsonl", {"eager": [1.0], "ours": [1.0]})
+        path = tmp_path / folder / "x-20260101.jsonl"
+        path.write_text(path.read_text().replace('"kind": "run"', f'"kind": "run", "tasks": {tasks}'))
+    folders = [str(tmp_path / name) for name in "ab"]
+    assert main(["compare", *folders]) == 0
+    printed = capsys.readouterr().out
+    assert "x is not compared, because the models differ: tasks 2 and 3" in printed
+    assert "1 ratios: 0 slower" in printed
+    for folder in "ab":
+        (tmp_path / folder / "y-20260101.jsonl").unlink()
+    assert main(["compare", *folders]) == 2
+    assert "x: tasks 2 and 3" in capsys.readouterr().err
 
 
 def test_unknown_benchmarks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Add a round; two are enough."""
+    """Add a round; two are enough. Without any second, add none."""
     parser = argparse.ArgumentParser()
     for name in ("--output", "--folder"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
+    if options.seconds == 0:
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     kept = options.folder / "rounds.json"
     times = [*(json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []), 2.0]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from exporter.advise.advice import Advice
 from exporter.advise.advise import advise
@@ -214,9 +215,20 @@ def test_an_interrupted_run_continues(case: Case, templates: Templates, advice: 
         np.testing.assert_array_equal(found, complete["sums"])
 
 
-def test_the_picture_and_the_file(case: Case, advice: Advice, tmp_path: Path) -> None:
+def test_the_picture_and_the_file(case: Case, advice: Advice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *given: Any, **more: Any) -> None:
+        drawn.append(self)
+        save(self, *given, **more)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     assert save_picture(advice, tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    # Between two points of the front, what can be kept is what the faster one keeps.
+    (stairs,) = [each for each in drawn[0].axes[0].lines if each.get_drawstyle() == "steps-pre"]
+    assert np.asarray(stairs.get_xdata()).tolist() == sorted((1e3 * point.seconds for point in advice.front), reverse=True)
     saved = json.loads(json.dumps(advice.to_dict()))
     assert saved["tasks"]["a"]["by_drop"]["0"]["loss"] == 0
     assert [point["loss"] for point in saved["front"]] == sorted(point["loss"] for point in saved["front"])

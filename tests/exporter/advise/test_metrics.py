@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exporter.advise.metrics import estimates, metric, text_sums
+from exporter.advise.metrics import by_text, estimates, metric, text_sums
 
 _DRAW = np.random.default_rng(0)
 
@@ -52,3 +52,12 @@ def test_interval_contains_the_loss_and_narrows() -> None:
 def test_few_texts_prove_no_small_loss() -> None:
     same = np.ones((20, 2))
     assert estimates("classification", [same, same])[1].high >= 3 / 20
+
+
+def test_copies_of_texts_narrow_no_interval() -> None:
+    right = np.stack([_DRAW.random(40) < 0.9, np.ones(40)], 1).astype(float)
+    worse = np.stack([_DRAW.random(40) < 0.7, np.ones(40)], 1).astype(float)
+    copies = np.repeat(np.arange(40), 25)
+    once = estimates("classification", [right, worse])
+    assert estimates("classification", [by_text(rows[copies], copies) for rows in (right, worse)]) == once
+    assert estimates("classification", [right[copies], worse[copies]])[1].margin < once[1].margin / 4

@@ -73,3 +73,13 @@ def test_members_without_a_drop_are_left_out() -> None:
     losses = {name: {0: 0.0} for name in _NAMES}
     (point,) = front(model, {None: losses, 1: {**losses, "a": {}}}).points
     assert point.combination == Combination(dict.fromkeys(_NAMES, 0))
+
+
+def test_more_batches_than_tasks_are_not_needed() -> None:
+    """Of one task in 24 layers, all combinations are its 25 drops."""
+    drops = range(25)
+    batches = {drop: (Batch(frozenset("a"), 24.0 - drop, 3, (("layers", drop + 1, 1),)),) for drop in drops}
+    model = CostModel(Counts(batches, {}), np.array([5.0, 0.05, 0.5, 0.3]), (0.0, 0.0))
+    found = front(model, {None: {"a": {drop: 0.01 * drop for drop in drops}}})
+    assert found.exact
+    assert [point.combination.drops["a"] for point in found.points] == list(drops)
