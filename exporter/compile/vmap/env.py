@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder, known_shape
 from exporter.compile.vmap.batch import Batch, Use, uses_of_inputs
-from exporter.compile.vmap.forms import Constant, Folded, Form, PerTask, Stacked
+from exporter.compile.vmap.forms import Constant, Folded, Form, PerRow, PerTask, Stacked
 from exporter.compile.vmap.layouts import Layout
 from exporter.compile.vmap.lengths import Lengths
 
 __all__ = ["Env"]
 
-_F = TypeVar("_F", Constant, Folded, Stacked, PerTask)
+_F = TypeVar("_F", Constant, Folded, Stacked, PerTask, PerRow)
 
 
 class Env:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Constant", "Folded", "Form", "PerTask", "Stacked"]
+__all__ = ["Constant", "Folded", "Form", "PerRow", "PerTask", "Stacked"]
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,11 @@ class PerTask:
     values: Sequence[ir.Value]
 
 
-Form = Constant | Folded | Stacked | PerTask
+@dataclass(frozen=True)
+class PerRow:
+    """A value that the template has once for all rows, with a batch axis of length 1 or none: [rows, ...], or as there."""
+
+    value: ir.Value
+
+
+Form = Constant | Folded | Stacked | PerTask | PerRow

@@ -12,11 +12,12 @@ from exporter.compile.rewrite.builder import Builder, claim_names, known_shape, 
 from exporter.compile.vmap.batch import Batch
 from exporter.compile.vmap.env import Env
 from exporter.compile.vmap.evaluate import evaluate
-from exporter.compile.vmap.forms import Folded, Form
+from exporter.compile.vmap.forms import Folded, Form, PerRow
 from exporter.compile.vmap.loop import Rule, compute_branch, fold, replace_branch, template_problems, weight_rule
 from exporter.compile.vmap.row_layout import RowLayout
 from exporter.compile.vmap.row_selection import add_route_inputs, rows_of_routed_stem, select_rows
 from exporter.compile.vmap.stem_rows import StemRows, stem_output
+from exporter.compile.vmap.table_rows import look_up
 from exporter.compile.vmap.weight_rules import Stacks
 
 __all__ = ["RouteTasksPass"]
@@ -42,6 +43,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
        each number.
     6. A stem, as of `VectorizeTasksPass`, has one output, "<group>/stem" [rows of the tasks of all its groups, ...]. The rest
        of each group has it as an input, of which it takes its rows.
+    7. A table of each task, in which tokens or positions are looked up, is a part of one table of all tasks: `look_up`.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class _Router:
         own = None if settings.stem is None else graph.inputs[-1]
         rows, row_ids, task_ids, self.places = select_rows(build, add_route_inputs(graph), settings)
         layout = RowLayout(build, batch_input, settings.batch, rows, row_ids, task_ids)
+        self.layout, self.has_examples = layout, len(settings.numbers) > len(settings.tasks)
         self.env = Env(graph, build, layout, settings.weights, settings.batch)
         self.stacks = Stacks(self.env)
         if settings.stem is not None and own is not None:
@@ -131,6 +134,8 @@ class _Router:
             rules += [self._with_only_task]
         else:
             rules += [lambda node: weight_rule(node, env, self.stacks), self._with_rows_of_weights]
+            if not self.has_examples:  # rule 5: the tables of all tasks are no stack
+                rules += [lambda node: look_up(node, env, self.layout)]
         branch = compute_branch(self.graph, env, [*rules, lambda node: fold(node, env), self._refuse])
         if self.is_stem:
             if not env.can_fold(output):
@@ -160,9 +165,20 @@ class _Router:
         raise ir.passes.PassError(f"RouteTasksPass: there is no rule by which each row selects its task in {found}")
 
     def _with_only_task(self, node: ir.Node) -> list[Form] | None:
-        """Compute an operator with the weights of a single task, by rule 4."""
-        given = {value: self._only(value) for value in node.inputs if value is not None and self.env.arrays(value) is not None}
-        return fold(node, self.env, given) if given else None
+        """Compute an operator with the weights of a single task, by rule 4; without the batch, if it reads none."""
+        env, given = self.env, {}
+        for value in node.inputs:
+            if value is not None and env.arrays(value) is not None:
+                given[value] = self._only(value)
+            elif value is not None and (held := env.held(value, PerRow)) is not None:
+                given[value] = held.value
+        if not given or (forms := fold(node, env, given)) is not None:
+            return forms if given else None
+        others = [value for value in node.inputs if value is not None and value not in given]
+        if any(value in env or env.batch.axis(value) is not None for value in (*others, *node.outputs)):
+            return None
+        inputs = [None if value is None else given.get(value, value) for value in node.inputs]
+        return [PerRow(value) for value in env.build.clone(node, inputs, [output.shape for output in node.outputs], "")]
 
     def _only(self, value: ir.Value) -> ir.Value:
         """Return the weight of a single task."""
@@ -177,15 +193,20 @@ class _Router:
     def _with_rows_of_weights(self, node: ir.Node) -> list[Form] | None:
         """Compute an operator with a task weight that broadcasts along the batch: the weight gets that axis, [rows, ...].
 
-        The weight may vary along any other axis.
+        The weight may vary along any other axis. Values that are looked up per row enter in the same way.
         """
         output = node.outputs[0]
         shape = known_shape(output)
         if node.op_type not in BROADCASTING or node.domain != "" or shape is None or self.env.batch.axis(output) != 0:
             return None
-        whole = {}
+        whole, given = {}, {}
         for index, value in enumerate(node.inputs):
             arrays = None if value is None else self.env.arrays(value)
+            if value is not None and (held := self.env.held(value, PerRow)) is not None:
+                own = known_shape(value) or ()
+                if len(own) != len(shape) - 1 and (len(own) != len(shape) or own[0] != 1):
+                    return None
+                given[value] = held.value
             if value is None or arrays is None:
                 continue
             if index == OPERATORS[node.op_type].sizes:
@@ -195,10 +216,10 @@ class _Router:
                 return None
             if whole[value][0].ndim != len(shape) or whole[value][0].shape[0] != 1:
                 return None
-        if self.env.uses(node, dict.fromkeys(whole, output)) is None:
+        if self.env.uses(node, dict.fromkeys((*whole, *given), output)) is None:
             return None
         stack = self.env.layout.stack
-        given = {value: stack([array[0] for array in arrays], str(value.name)) for value, arrays in whole.items()}
+        given |= {value: stack([array[0] for array in arrays], str(value.name)) for value, arrays in whole.items()}
         return fold(node, self.env, given) if given else None
 
     def _masked(self, output: ir.Value) -> ir.Value:

@@ -154,9 +154,23 @@ def test_uses_the_weights_of_a_single_task_as_they_are() -> None:
     route(text, {"w": tasks_of(2, 4, count=1), "b": tasks_of(2, count=1)}, "Gather MatMul Add")
 
 
-@pytest.mark.parametrize("operator", ['Einsum<equation = "bi,io->bo">(h, w)', "Gather(w, i)"])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("kind", ["int64", "int32"])
+def test_looks_up_in_the_table_of_each_task(count: int, kind: str) -> None:
+    text = f"""({kind}[batch, sequence] ids) => (float[batch, 4] y)
+        <int64[1] i = {{1}}, int64[1] j = {{0}}, int64 zero = {{0}}, int64 one = {{1}}> {{
+        l = Shape<start = 1, end = 2>(ids) k = Squeeze(l) r = Range(zero, k, one) q = Unsqueeze(r, j)
+        tokens = Gather(w, ids) places = Gather(p, q) plain = Gather(p, r)
+        e = Add(tokens, places) o = Sub(e, plain) h = Mul(o, tokens) y = ReduceMax<keepdims = 0>(h, i) }}"""
+    weights = {"w": tasks_of(9, 4, count=count), "p": tasks_of(3, 4, seed=1, count=count)}
+    shapes: dict[str, list[str | int]] = {"r": ["sequence"], "q": [1, "sequence"]}
+    shapes |= {"places": [1, "sequence", 4], "plain": ["sequence", 4]}
+    route(text, weights, shapes=shapes, labels=4)
+
+
+@pytest.mark.parametrize("operator", ['Einsum<equation = "bi,io->bo">(h, w)', "GatherElements(w, i)"])
 def test_refuses_what_has_no_rule(operator: str) -> None:
-    text = f"(float[batch, 4] x, int64[batch] i) => (float[batch, 2] y) {{ h = Relu(x) y = {operator} }}"
+    text = f"(float[batch, 4] x, int64[batch, 2] i) => (float[batch, 2] y) {{ h = Relu(x) y = {operator} }}"
     with pytest.raises(ir.passes.PassError, match=f"each row selects its task in {operator[:6]}.*reads w"):
         route(text, {"w": tasks_of(4, 2)})
 
