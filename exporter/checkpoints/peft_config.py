@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from exporter.checkpoints.files import read_json, read_weights
 from exporter.checkpoints.peft_starts import REPEATABLE
 from exporter.errors import ExportError
 from exporter.models.peft_types import check_type
+from runtime.text.pattern_cost import HIGHEST, UnknownPatternError, cost
 
 _CONFIG = "adapter_config.json"
 # Settings without effect once the weights are loaded, some of which name code or files.
@@ -23,8 +25,27 @@ _NEUTRAL = (
 )
 # Settings that name code to import.
 _CODE = ("megatron_config",)
+# Settings that are, contain, or have as their keys regular expressions for names of modules, of at most so many characters.
+_PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
+_NAME_LENGTH = 128
 # Values of init_lora_weights that do not change the base model's weights.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+
+
+def _check_patterns(name: str, stored: Mapping[str, Any]) -> None:
+    """Refuse regular expressions that may take exponential time for a name of a module, which PEFT compares with them."""
+    for key in _PATTERNS:
+        value = stored.get(key)
+        for pattern in [value] if isinstance(value, str) else value if isinstance(value, list | dict) else []:
+            try:
+                reason = "may take exponential time" if cost(str(pattern), _NAME_LENGTH).first >= HIGHEST else ""
+            except UnknownPatternError as error:
+                reason = str(error)
+            if reason:
+                raise ExportError(
+                    f"the adapter {name!r} has a regular expression in {key} that {reason}: {str(pattern)[:_NAME_LENGTH]!r}; "
+                    "list the names of the modules instead"
+                )
 
 
 def read_config(name: str, folder: Path) -> Any:
@@ -46,6 +67,7 @@ def read_config(name: str, folder: Path) -> Any:
             f"the adapter {name!r} has the PEFT type {known}, which the installed PEFT does not know: update PEFT"
         )
     check_type(name, known)
+    _check_patterns(name, stored)
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[stored.pop("peft_type")]
     fields = {field.name for field in dataclasses.fields(kind)} - set(_CODE)
     # Settings of a newer PEFT that are not used are None, False or empty.

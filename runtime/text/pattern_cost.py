@@ -25,7 +25,7 @@ class UnknownPatternError(ValueError):
 
 @dataclass(frozen=True)
 class Cost:
-    """Upper bounds for a part of a pattern at one position of a text of LENGTH characters.
+    """Upper bounds for a part of a pattern at one position of a text.
 
     Attributes:
         least: minimum number of characters that it matches.
@@ -46,15 +46,19 @@ _CHARACTER: Final = Cost(1, 1, 1, 1, fails=True)
 _POSITION: Final = Cost(0, 1, 1, 1, fails=True)
 
 
-def cost(pattern: str) -> Cost:
+def cost(pattern: str, length: int = LENGTH) -> Cost:
     """Return upper bounds for a pattern.
+
+    Args:
+        pattern: the pattern.
+        length: characters of the text.
 
     Raises:
         UnknownPatternError: the pattern is too long, has a part whose time is not known, or is not a pattern.
     """
     if len(pattern) > _LONGEST:
         raise UnknownPatternError(f"has {len(pattern):,} characters, expected at most {_LONGEST:,}")
-    parser = _Parser(pattern)
+    parser = _Parser(pattern, length)
     found = parser.alternatives()
     if parser.at < len(pattern):
         raise UnknownPatternError("has a ) without a (")
@@ -84,12 +88,12 @@ def _either(left: Cost, right: Cost) -> Cost:
     )
 
 
-def _repeated(part: Cost, least: int, most: int | None) -> Cost:
-    """Bounds for `least` to `most` times a part; None is without a maximum."""
+def _repeated(part: Cost, least: int, most: int | None, length: int) -> Cost:
+    """Bounds for `least` to `most` times a part in a text of `length` characters; None is without a maximum."""
     if most is None:
         if part.least == 0:
             raise UnknownPatternError("repeats a part that may be empty")
-        most = max(least, LENGTH // part.least)
+        most = max(least, length // part.least)
     needed = _sequence([part] * min(least, 50)) if part.ways > 1 else _times(part, least)
     ways, steps = (most - least + 1, _capped(most * part.steps)) if part.ways == 1 else _all(part, least, most)
     # A part that matches a character is repeated at most once per character.
@@ -121,8 +125,9 @@ def _capped(number: int) -> int:
 class _Parser:
     """Reads a pattern in the syntax of Oniguruma from left to right. What it does not know is refused."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, length: int) -> None:
         self.pattern = pattern
+        self.length = length
         self.at = 0
         self.depth = 0
 
@@ -216,11 +221,11 @@ class _Parser:
     def _quantified(self, part: Cost) -> Cost:
         while (found := self._quantifier()) is not None:
             least, most, is_interval = found
-            repeated = _repeated(part, least, most)
+            repeated = _repeated(part, least, most, self.length)
             if self._take("?"):
                 repeated = replace(repeated, ways=_capped(repeated.ways + 1))  # {n}? may also match nothing
             elif not is_interval and self._take("+"):
-                steps = _capped((LENGTH if most is None else most) * part.steps)
+                steps = _capped((self.length if most is None else most) * part.steps)
                 repeated = replace(repeated, ways=1, steps=steps)
             part = repeated
         return part

@@ -200,6 +200,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "import": ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
     "newer": ({"of_another_day": 1}, "sets of_another_day"),
     "targets": ({"target_modules": ["q_proj"]}, "does not fit BertForSequenceClassification"),
+    "exponential": ({"target_modules": "(a|a)*b$"}, "a regular expression in target_modules that may take exponential time"),
+    "empty": ({"rank_pattern": {"(.*)*x": 4}}, r"in rank_pattern that repeats a part that may be empty: '\(\.\*\)\*x'; list"),
     "rank": ({"r": 0}, "does not fit BertForSequenceClassification"),
     "pattern": ({"target_modules": "query", "layers_to_transform": [1]}, "not a valid PEFT configuration"),
 }
@@ -211,6 +213,19 @@ def test_configurations_that_are_refused(name: str, tmp_path: Path) -> None:
     folder = change_config(saved(tmp_path, peft.LoraConfig(**LORA)), **settings)
     with pytest.raises(ExportError, match=reason):
         load_peft(base(), {"a": folder})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*\.layer\.(0|1)\.attention\.self\.(query|value)$",
+        r"^(?!.*pooler).*(query|value).*$",
+        r"bert\.encoder\.layer\.\d+.*\.query",
+    ],
+)
+def test_regular_expressions_of_users(pattern: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, peft.LoraConfig(**{**LORA, "target_modules": pattern}))
+    assert_loaded(load_peft(base(), {"a": folder}), "a", folder)
 
 
 class _Code:
