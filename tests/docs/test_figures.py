@@ -344,7 +344,8 @@ def test_the_advice_is_that_of_the_results() -> None:
 
 
 def test_the_loads_are_those_of_the_results() -> None:
-    rows = {row.candidate: row for row in read_load_test(_results("docs/benchmarks.md", "serving-base")).rows}
+    every = read_load_test(_results("docs/benchmarks.md", "serving-base")).rows
+    rows = {row.candidate: row for row in every if (row.tasks, row.per_text, row.repeats) == (64, 1, 0.0)}
     ours = {"ours", "ours-int8"}
 
     def factors(candidate: str) -> list[float]:
