@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.machine import FLAVOURS, Machine, versions
+from exporter.advise.kept import replace_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -49,13 +50,6 @@ def write_rows(
     path = folder / f"{name}-{today:%Y%m%d}.jsonl"
     replace_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file as a whole: a run that is killed leaves the former one."""
-    scratch = path.with_suffix(".part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
 
 
 def rounds_lines(times: Mapping[str, Mapping[str, Sequence[float]]], reference: str) -> list[dict[str, Any]]:

@@ -272,7 +272,7 @@ class Predictor(StatePredictor, TextStreams):
             AdapterDropError: an embedding contains NaN or infinity; the message names the task and the text.
             InputError: as for `predict`; a task gives no embeddings, or has no prompt of this name.
         """
-        entries = select_embeddings(self.manifest, tasks, self._added, self._versions)
+        entries = select_embeddings(self.manifest, tasks, self.entries)
         check_drop(drop, self.drops, "loaded")
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts()")
@@ -318,7 +318,7 @@ class Predictor(StatePredictor, TextStreams):
             InputError: as for `encode_texts`; the number of tasks differs from the number of texts; or the bundle was exported
                 without `--routed`.
         """
-        entries = select_embeddings(self.manifest, tasks, self._added, self._versions)
+        entries = select_embeddings(self.manifest, tasks, self.entries)
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
         encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts_routed()")
         prompts = prompts_of(entries, prompt, prompt_name)

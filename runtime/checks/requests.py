@@ -1,6 +1,6 @@
 """Check of the requested tasks, drop and texts against the bundle."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -128,22 +128,20 @@ def require_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Se
 def select_embeddings(
     manifest: Manifest,
     tasks: Sequence[str | TaskEntry] | None,
-    added: Mapping[str, TaskEntry] = MappingProxyType({}),
-    versions: Container[TaskEntry] = (),
+    select: Callable[[Sequence[str | TaskEntry] | None], tuple[TaskEntry, ...]],
 ) -> tuple[TaskEntry, ...]:
     """Return the entries of `tasks` without duplicates; for None, all of the manifest that give embeddings.
 
     Args:
-        manifest: as of `select_tasks`.
-        tasks: as of `select_tasks`.
-        added: as of `select_tasks`.
-        versions: as of `select_tasks`.
+        manifest: manifest of the bundle.
+        tasks: tasks as `select` takes them.
+        select: `select_tasks` with the tasks of a predictor.
 
     Raises:
-        InputError: as of `select_tasks`; or a task gives no embeddings, or the bundle has no such task.
+        InputError: as of `select`; or a task gives no embeddings, or the bundle has no such task.
     """
     others = [task.name for task in manifest.tasks if task.head in EMBEDDINGS]
-    entries = select_tasks(manifest, others if tasks is None and others else tasks, added, versions)
+    entries = select(others if tasks is None and others else tasks)
     if wrong := [f"{task.name} ({task.head})" for task in entries if task.head not in EMBEDDINGS]:
         choice = f"select {', '.join(others)}" if others else "the bundle has none; call predict() or run()"
         raise InputError(f"tasks: encode_texts() expects tasks that give embeddings, found {', '.join(wrong)}; {choice}")

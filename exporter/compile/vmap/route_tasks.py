@@ -172,8 +172,10 @@ class _Router:
                 given[value] = self._only(value)
             elif value is not None and (held := env.held(value, PerRow)) is not None:
                 given[value] = held.value
-        if not given or (forms := fold(node, env, given)) is not None:
-            return forms if given else None
+        if not given:
+            return None
+        if (forms := fold(node, env, given)) is not None:
+            return forms
         others = [value for value in node.inputs if value is not None and value not in given]
         if any(value in env or env.batch.axis(value) is not None for value in (*others, *node.outputs)):
             return None
