@@ -153,6 +153,7 @@ class Templates:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # as sessions of the runtime
         # Trunk weights stay where the bundle has them. They must be next to the graph, whichever bundle they are from. The
         # links end before anything else runs: onnx-ir reads no file that has two names.
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._folder.parent, ignore_cleanup_errors=True) as scratch:

@@ -21,7 +21,7 @@ from exporter.texts.batches import Batch, Calibration
 from exporter.verify.random_inputs import make_inputs
 from runtime.ort.cpu_info import processor
 
-# The threads of a session wait actively for a few milliseconds after a run, and would compete with those of the other one.
+# A pause before each call, as between the calls of a service.
 _PAUSE_SECONDS = 0.02
 _SECONDS, _LEAST, _MOST = 3.0, 7, 60
 _SAVE_SECONDS = 15.0
