@@ -26,6 +26,7 @@ from exporter.variant import BundleRequest, export_variant
 from exporter.verify.evaluate import open_evaluation
 from exporter.verify.library_reference import compare_with_library, is_comparable
 from exporter.verify.padding import with_padding_side
+from exporter.write.layout import FLAT, arrange, check_layout, check_tasks
 from exporter.write.replaceable import check_sources
 from exporter.write.save import save_config, save_manifest, variant_files
 from exporter.write.staging import check_destination, check_space, staged
@@ -67,6 +68,7 @@ def export(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     with_tokenizer: bool = False,
+    layout: str = FLAT,
 ) -> Report:
     """Export all tasks of an adapter model into one ONNX graph with a shared trunk, and verify it against PyTorch.
 
@@ -123,6 +125,8 @@ def export(
         with_tokenizer: also write each graph with the tokenizer in front of it, text.onnx, from texts to the outputs of all
             tasks. It needs onnxruntime-extensions, and is refused for a tokenizer whose graph differs on any of a few thousand
             texts.
+        layout: "flat", or "transformersjs" for a graph of one task in onnx/, where the pipelines of transformers.js look for
+            it; `runtime.load` reads both.
 
     Returns:
         The report. Logits of a task: [batch, labels], [batch, 1] for regression, [batch, sequence, labels] for tagging,
@@ -137,6 +141,9 @@ def export(
     output = _path(output)
     check_destination(output, overwrite)
     check_sources(output, (model, tokenizer, *adapters, *fusions, calibration, evaluation))
+    further = {"--routed": routed, "--slots": slots is not None, "--extendable": extendable, "--split": split}
+    further |= {"--with-tokenizer": with_tokenizer}
+    check_layout(layout, precision, target, [name for name, given in further.items() if given])
     if with_tokenizer:
         extensions_library()
     stages = Stages()
@@ -146,7 +153,8 @@ def export(
         checkpoint = load(model, tokenizer, adapters, fusions, pooling, heads, access)
         plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
         check_slots(slots, precision, target, int8_ranges)
-        asked = [name for name, given in (("--routed", routed), ("--slots", slots is not None)) if given]
+        check_tasks(layout, plans, checkpoint.tokenizer is not None)
+        asked = [name for name in ("--routed", "--slots") if further[name]]
         routed, extendable = routed or slots is not None, extendable or slots is not None
         if routed:
             check_routable(plans[0], f"omit {' and '.join(asked)}")
@@ -186,9 +194,11 @@ def export(
         if text_graph is not None:
             with stages("tokenizer"):
                 texts_to = save_text_graphs(text_graph, folder, [entry.model for entry, _ in done], plans[0])
-        save_manifest(plans[0], tokenizer is not None, [entry for entry, _ in done], folder, splits, texts_to)
+        entries = [arrange(layout, folder, entry, precision) for entry, _ in done]
+        save_manifest(plans[0], tokenizer is not None, entries, folder, splits, texts_to)
     variants = tuple(
-        replace(report, split=splits.get(report.model), text_graph=texts_to.get(report.model, "")) for _, report in done
+        replace(report, model=entry.model, split=splits.get(report.model), text_graph=texts_to.get(report.model, ""))
+        for entry, (_, report) in zip(entries, done, strict=True)
     )
     return Report(output, checkpoint.source, plans[0].layers, variants, stages.seconds)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from runtime.base_predictor import BasePredictor
@@ -16,7 +15,6 @@ from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
 from runtime.ort.check_graph import OutputCheck
 from runtime.ort.routed_graph import Ids, RoutedGraph, check_counts, checked_rows
-from runtime.slots.hot_tasks import HotTasks
 from runtime.slots.task_file import added_names
 from runtime.states.split_runs import LookUp
 
@@ -76,7 +74,7 @@ class ArrayPredictor(BasePredictor):
         check_drop(drop, self.drops, "loaded")
         checked = self._check(feeds)
         chosen = self._chosen_drop(drop)
-        cached = None if added_names(selection.entries) else self._look_up(checked, chosen)
+        cached = self._look_up(checked, chosen, selection.entries)
         observed = self.hooks or self.policy is not None
         logits = (self._run_observed if observed else self._run_graph)(selection, checked, chosen, cancel, cached)
         answers = Answers(zip(selection.result_names, logits, strict=True))
@@ -166,8 +164,13 @@ class ArrayPredictor(BasePredictor):
             return self._hot.has_slots(entries)
         return len(self._routed) == len(self.drops)
 
-    def _look_up(self, feeds: Mapping[str, npt.NDArray[Any]], drop: int) -> LookUp | None:  # noqa: ARG002
-        """Return the states of the trunk that are known for these inputs; None without a cache."""
+    def _look_up(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],  # noqa: ARG002 - StatePredictor uses them
+        drop: int,  # noqa: ARG002
+        entries: Sequence[TaskEntry],  # noqa: ARG002
+    ) -> LookUp | None:
+        """Return the states of the trunk that are known for these inputs; None without a cache that these tasks can use."""
         return None
 
     def _run_rows(
@@ -189,7 +192,7 @@ class ArrayPredictor(BasePredictor):
         self, feeds: Mapping[str, npt.NDArray[Any]], entries: Sequence[TaskEntry], row_ids: Ids, drop: int
     ) -> list[npt.NDArray[Any]]:
         """`_compute_rows` inside the hooks, with its duration reported to the policy."""
-        cached = None if added_names(entries) else self._look_up(feeds, drop)
+        cached = self._look_up(feeds, drop, entries)
         if not self.hooks and self.policy is None:
             return self._compute_rows(feeds, entries, row_ids, drop, cached)
         names, hits = list(dict.fromkeys(entry.name for entry in entries)), 0 if cached is None else cached.hits
@@ -219,28 +222,13 @@ class ArrayPredictor(BasePredictor):
     ) -> Sequence[npt.NDArray[Any]]:
         del cached  # StatePredictor uses it
         if self._hot is not None and added_names(selection.entries):
-            return self._run_slots(self._hot, selection, feeds, drop, cancel)
+            return self._hot.graphs[drop].tasks(feeds, self._hot.in_slots(selection.entries), cancel)
         # Not RunOptions.only_execute_path_to_fetches: inference builds of ONNX Runtime ignore it (1.31 and 1.32 do).
         if len(selection.entries) < len(self.manifest.tasks) and (routed := self._routed.get(drop)):
             return routed.subset(feeds, selection.entries, cancel)
         logits = self._bundle.run(self._graphs[drop], selection.outputs, feeds, cancel)
         self._check_outputs(selection.outputs, [array.shape for array in logits], len(next(iter(feeds.values()))))
         return logits
-
-    def _run_slots(
-        self,
-        hot: HotTasks,
-        selection: TaskSelection,
-        feeds: Mapping[str, npt.NDArray[Any]],
-        drop: int,
-        cancel: Cancellation | None,
-    ) -> Sequence[npt.NDArray[Any]]:
-        """Compute tasks, some of which were added, for all rows."""
-        batch = len(next(iter(feeds.values())))
-        entries = hot.in_slots(selection.entries)
-        row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
-        rows = hot.graphs[drop].rows(feeds, [entry for entry in entries for _ in range(batch)], row_ids, cancel)
-        return [np.stack(rows[start : start + batch]) for start in range(0, len(rows), batch)]
 
     def _run_observed(
         self,

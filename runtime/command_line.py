@@ -22,6 +22,7 @@ from runtime.predictor import Prediction, Predictor
 from runtime.printable import printable
 from runtime.program import as_called
 from runtime.serving import triton
+from runtime.states_commands import with_added
 from runtime.streams import command as streams
 from runtime.streams.command import read_file
 from runtime.streams.options import add_stream_options, check_combination, names, work_of
@@ -111,9 +112,7 @@ def _predict(options: argparse.Namespace) -> str:
     predictor = load(options.folder, provider=provider, drop=options.drop, verify=verify, options=settings)
     if not to_run:
         return _verified(predictor, options.json)
-    added = [_add(predictor, given) for given in options.added]
-    if tasks is None and added:
-        tasks = (*(task.name for task in predictor.manifest.tasks), *added)
+    tasks = with_added(predictor, options.added, tasks)
     if options.output is not None:
         return streams.run(predictor, tasks, options)
     predictions = _predictions(predictor, texts, tasks, options)
@@ -129,15 +128,6 @@ def _verified(predictor: Predictor, as_json: bool) -> str:
     if as_json:
         return json.dumps({"provider": predictor.provider, "verified": [asdict(row) for row in rows]})
     return "\n".join([f"provider {predictor.provider}", *described(rows)])
-
-
-def _add(predictor: Predictor, given: str) -> str:
-    """Add a task NAME=FILE, and return its name."""
-    name, equals, file = given.partition("=")
-    if not (name and equals and file):
-        raise InputError(f"--task: expected NAME=FILE, found {given!r}")
-    predictor.add_task(name, file)
-    return name
 
 
 def _predictions(

@@ -10,7 +10,7 @@ from runtime.options import Options
 from runtime.options_text import CommandParser, add_session_options, describe, read_settings
 from runtime.ort.compile import CompiledRow, compile_graphs
 from runtime.ort.providers import resolve
-from runtime.slots.hot_tasks import read_layouts
+from runtime.slots.hot_tasks import graphs_with_slots, read_layouts
 
 
 def compile_bundle(
@@ -47,7 +47,7 @@ def compile_bundle(
         names = (variant.model, variant.routed, slots_file(variant.model), *(split.graphs if split else ()))
         graphs += [name for name in names if name in manifest.files]
     layouts = read_layouts(files, manifest, manifest.drops if drop is None else (drop,))
-    slots = {slots_file(manifest.variant(each).model): layout.total for each, layout in layouts.items()}
+    slots = {graph: layout.total for graph, layout in graphs_with_slots(manifest, layouts).items()}
     return compile_graphs(files, manifest, graphs, found, Options() if options is None else options, slots)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.bundle import MANIFEST, open_bundle, slots_file
+from runtime.bundle import MANIFEST, open_bundle
 from runtime.checks.requests import check_drop
 from runtime.errors import BundleError, InputError
 from runtime.hooks import Hook
@@ -18,7 +18,7 @@ from runtime.ort.split_graph import check_split_graph
 from runtime.policy import DropPolicy
 from runtime.predictor import Predictor
 from runtime.slots.graph import check_slots_graph
-from runtime.slots.hot_tasks import HotTasks, read_layouts
+from runtime.slots.hot_tasks import HotTasks, graphs_with_slots, read_layouts
 from runtime.states.make_cache import make_cache
 from runtime.text.encode import TextEncoder
 
@@ -113,9 +113,9 @@ class _Source:
         splits = [entry for each in drops if (entry := manifest.split(each)) is not None]
         cache = None if self.state_cache is None else make_cache(self.state_cache, splits, manifest)
         models, routed = [each.model for each in variants], [each.routed for each in variants if each.routed]
-        split = [graph for entry in splits for graph in entry.graphs]
+        split = [graph for entry in splits for graph in entry.graphs if graph != entry.slots]
         layouts = read_layouts(files, manifest, drops)
-        slots = {slots_file(manifest.variant(each).model): layout for each, layout in layouts.items()}
+        slots = graphs_with_slots(manifest, layouts)
 
         def check(graph: str, session: Any) -> None:
             if graph in slots:

@@ -131,6 +131,7 @@ class Predictor(StatePredictor, TextStreams):
                 limits=self._limits,
                 batches=self._batches(encoder, batch_size),
                 run_whole=lambda selection, feeds, drop: self._run_selected(selection, feeds, drop, cancel),
+                run_branches=lambda runs, values, selection, rows: self._branches(runs, values, selection, rows, cancel),
                 observe=lambda drop, names, feeds, logits: self._observed(drop, names, feeds, 0, logits),
                 where=f"provider {self.provider}, {self.manifest.precision}",
                 cancel=cancel,

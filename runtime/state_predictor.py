@@ -73,21 +73,20 @@ class StatePredictor(ArrayPredictor):
             CancelledError: the call was cancelled through `cancel`.
         """
         selection = self._select(tasks)
-        if hot := added_names(selection.entries):
-            raise InputError(
-                f"tasks: run_branches() expects tasks of the bundle, found added ones ({', '.join(hot)}): call run() or "
-                "predict() for them, or add them with `python -m exporter add`"
-            )
         if not isinstance(states, TrunkStates) or not len(states):
             raise InputError(f"states: expected TrunkStates of at least one text, found {states!r:.100}")
         runs = self._split_runs(self._drop_of(states) if drop is None else drop)
         runs.check(states)
+        if (hot := added_names(selection.entries)) and not runs.graph.entry.slots:
+            raise InputError(
+                f"tasks: the bundle has no graph from the states of drop {runs.drop} to added tasks ({', '.join(hot)}): call "
+                "run() or predict() for them, or export it again"
+            )
         limits = self._limits
         most = PredictOptions(batch_size=batch_size).batch_size or limits.rows
         found: list[Sequence[npt.NDArray[Any]]] = [()] * len(states)
         for numbers, values in runs.batches(states.rows, most, limits.tokens, limits.call):
-            logits = runs.graph.branches(values, selection.entries, selection.outputs, cancel)
-            self._check_outputs(selection.outputs, [array.shape for array in logits], len(numbers))
+            logits = self._branches(runs, values, selection, len(numbers), cancel)
             for position, number in enumerate(numbers):
                 found[number] = [array[position] for array in logits]
         arrays = (_padded(column, runs.padding.left) for column in zip(*found, strict=True))
@@ -142,10 +141,28 @@ class StatePredictor(ArrayPredictor):
                 found[drop] = SplitRuns(SplitGraph(self._bundle, entry, self.manifest), padding, drop)
         return found
 
-    def _look_up(self, feeds: Mapping[str, npt.NDArray[Any]], drop: int) -> LookUp | None:
+    def _look_up(self, feeds: Mapping[str, npt.NDArray[Any]], drop: int, entries: Sequence[TaskEntry]) -> LookUp | None:
         if self._state_cache is None or drop not in self._splits:
             return None
+        if added_names(entries) and not self._splits[drop].graph.entry.slots:
+            return None
         return self._splits[drop].look_up(feeds, self._state_cache)
+
+    def _branches(
+        self,
+        runs: SplitRuns,
+        values: Mapping[str, npt.NDArray[Any]],
+        selection: TaskSelection,
+        rows: int,
+        cancel: Cancellation | None,
+    ) -> Sequence[npt.NDArray[Any]]:
+        """Compute tasks from the states of a batch of `rows` texts."""
+        if self._hot is not None and added_names(selection.entries):
+            given, entries = runs.graph.given_to_slots(values), self._hot.in_slots(selection.entries)
+            return self._hot.graphs[runs.drop].tasks(given, entries, cancel, runs.graph.entry.slots)
+        logits = runs.graph.branches(values, selection.entries, selection.outputs, cancel)
+        self._check_outputs(selection.outputs, [array.shape for array in logits], rows)
+        return logits
 
     def _run_graph(
         self,
@@ -159,9 +176,7 @@ class StatePredictor(ArrayPredictor):
             return super()._run_graph(selection, feeds, drop, cancel, cached)
         runs = self._splits[drop]
         values = runs.values(feeds, cached, self._state_cache, cancel)
-        logits = runs.graph.branches(values, selection.entries, selection.outputs, cancel)
-        self._check_outputs(selection.outputs, [array.shape for array in logits], len(next(iter(feeds.values()))))
-        return logits
+        return self._branches(runs, values, selection, len(next(iter(feeds.values()))), cancel)
 
     def _compute_rows(
         self,
@@ -175,6 +190,10 @@ class StatePredictor(ArrayPredictor):
             return super()._compute_rows(feeds, entries, row_ids, drop, cached)
         runs = self._splits[drop]
         values = runs.values(feeds, cached, self._state_cache)
+        if self._hot is not None and added_names(entries):
+            given = runs.graph.given_to_slots(values)
+            hot = self._hot.in_slots(entries)
+            return self._hot.graphs[drop].rows(given, hot, row_ids, branches=runs.graph.entry.slots)
         logits = runs.graph.routed(values, row_ids, self._routed[drop].numbers(entries))
         return [row[: entry.columns].copy() for row, entry in zip(logits, entries, strict=True)]
 

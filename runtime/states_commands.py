@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Final
 
 from runtime.bundle import HeadType
-from runtime.checks.requests import select_tasks
 from runtime.errors import AdapterDropError, InputError
 from runtime.load_bundle import load
 from runtime.options import Options
@@ -53,14 +52,47 @@ def run(folder: str, arguments: Sequence[str]) -> Iterator[str]:
     )
     parser.add_argument("states", metavar="STATES", help="the file of states")
     parser.add_argument("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
+    parser.add_argument(
+        "--task",
+        action="append",
+        dest="added",
+        default=[],
+        metavar="NAME=FILE",
+        help="add a task from a file of `python -m exporter task`, for a bundle with slots; may be repeated",
+    )
     _add_options(parser)
     options = parser.parse_args(arguments)
     tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
-    yield from _predictions(_load(folder, options), load_states(options.states), tasks, options.drop)
+    predictor = _load(folder, options)
+    chosen = with_added(predictor, options.added, tasks)
+    yield from _predictions(predictor, load_states(options.states), chosen, options.drop)
+
+
+def with_added(predictor: Predictor, files: Sequence[str], tasks: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Add the tasks of the option --task, and return the names of the tasks to compute.
+
+    Args:
+        predictor: the predictor that receives them.
+        files: NAME=FILE of each.
+        tasks: names that were selected; None for the tasks of the bundle, which are then followed by the added ones.
+
+    Raises:
+        InputError: as for `Predictor.add_task`, or there is no NAME or FILE.
+    """
+    added = []
+    for given in files:
+        name, equals, file = given.partition("=")
+        if not (name and equals and file):
+            raise InputError(f"--task: expected NAME=FILE, found {given!r}")
+        predictor.add_task(name, file)
+        added.append(name)
+    if tasks is None:
+        return (*(task.name for task in predictor.manifest.tasks), *added) if added else None
+    return tuple(tasks)
 
 
 def _predictions(predictor: Predictor, states: TrunkStates, tasks: Sequence[str] | None, drop: int | None) -> Iterator[str]:
-    entries = select_tasks(predictor.manifest, tasks)
+    entries = predictor.entries(tasks)
     if wrong := [f"{entry.name} ({entry.head})" for entry in entries if entry.head not in _HEADS]:
         raise InputError(
             f"--tasks: expected tasks whose prediction needs no text ({', '.join(_HEADS)}), found {', '.join(wrong)}: select "

@@ -63,8 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [
         Setting(*each) for each in itertools.product(options.candidates, options.tasks, options.per_text, options.repeats)
     ]
-    wanted = [each for each in wanted if each.tasks <= size.tasks or _takes_more(CANDIDATES[each.candidate])]
     for setting in wanted:
+        if setting.tasks > size.tasks and not _takes_more(CANDIDATES[setting.candidate]):
+            what = f"{setting.tasks} tasks are not measured: it takes the {size.tasks} that are exported"
+            print(f"{CANDIDATES[setting.candidate].label}: {what}", file=sys.stderr, flush=True)
+            continue
         if setting in [row.setting for row in results.rows]:
             continue
         if time.monotonic() - start > options.seconds:

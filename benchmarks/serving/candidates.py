@@ -39,8 +39,10 @@ CANDIDATES = {
         Candidate("ours-int8", "ours, slots, int8", True, "int8", adds=True, precise=False, devices=("cpu",)),
         Candidate("ours-fp16", "ours, slots, fp16", True, "fp16", adds=True, precise=False, devices=("cuda",)),
         Candidate("ours-routed", "ours, routed", True),
-        Candidate("ours-cache", "ours, routed, state cache", True),
-        Candidate("ours-int8-cache", "ours, routed, int8, state cache", True, "int8", precise=False, devices=("cpu",)),
+        Candidate("ours-cache", "ours, slots, state cache", True, adds=True),
+        Candidate(
+            "ours-int8-cache", "ours, slots, int8, state cache", True, "int8", adds=True, precise=False, devices=("cpu",)
+        ),
         Candidate("ours-drop0", "ours, routed, drop 0", True, "drops", drop="lowest"),
         Candidate("ours-adaptive", "ours, routed, adaptive drop", True, "drops", drop="all"),
         Candidate("files", "one ONNX file per task, ORTModel", False, "files"),

@@ -1,9 +1,7 @@
-// node pipeline.mjs DIR TEXT…: prints the labels of a folder with one classification, with a pipeline of transformers.js.
+// node pipeline.mjs DIR TEXT…: prints the labels of a classification that was exported with --layout transformersjs.
 import path from "node:path";
 import { pipeline } from "@huggingface/transformers";
 
 const [folder, ...texts] = process.argv.slice(2);
-// By default, pipelines look for the graph in onnx/, with a suffix for the precision; "fp32" has none.
-const options = { subfolder: "", dtype: "fp32", local_files_only: true };
-const classify = await pipeline("text-classification", path.resolve(folder), options);
+const classify = await pipeline("text-classification", path.resolve(folder), { local_files_only: true });
 console.log(JSON.stringify(await classify(texts)));

@@ -5,12 +5,10 @@ import { env, pipeline } from "@huggingface/transformers";
 Object.assign(env, { allowLocalModels: true, allowRemoteModels: false, useBrowserCache: false });
 env.backends.onnx.wasm.wasmPaths = new URL("node_modules/onnxruntime-web/dist/", location.href).href;
 env.backends.onnx.wasm.numThreads = 1; // more need a page with cross-origin isolation
-const weights = [{ path: "model.onnx.data", data: "model.onnx.data" }]; // a name in the graph, and a file of the folder
-const options = { subfolder: "", dtype: "fp32", session_options: { externalData: weights } };
 const asked = new URLSearchParams(location.search);
 const output = document.querySelector("pre");
 try {
-  const classify = await pipeline("text-classification", asked.get("folder"), options);
+  const classify = await pipeline("text-classification", asked.get("folder"));
   output.append(JSON.stringify(await classify(asked.getAll("text"))));
 } catch (error) {
   output.append(`${error}\n`);

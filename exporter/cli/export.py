@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
             heads=heads_of(options.head),
             slots=options.slots,
             with_tokenizer=options.with_tokenizer,
+            layout=options.layout,
         )
     with printing(f"{report.output} is written, but "):
         show_report(report, options)

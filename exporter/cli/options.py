@@ -136,5 +136,12 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         help="also write a graph that takes the weights of its tasks from N slots of each structure, so that services can add "
         "tasks while they run (`python -m exporter task`); implies --routed and --extendable",
     )
+    parser.add_argument(
+        "--layout",
+        default="flat",
+        metavar="L",
+        help="flat: all files in the folder itself; transformersjs: the graph of one task in onnx/, where the pipelines of "
+        "transformers.js look for it; default flat",
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
     add_report(parser)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from runtime.bundle import MANIFEST, Manifest, ParityRow, TaskEntry
+from runtime.bundle.file_names import GRAPHS
 from runtime.printable import printable
 
 # A card with this line is replaced by the next push; other cards belong to their authors.
@@ -60,6 +61,7 @@ def _header(manifest: Manifest, base_model: str) -> str:
     families = [name for name in ("adapters", "peft") if name in manifest.versions]
     tags = ["adapterdrop", "onnx", "onnxruntime", *families, manifest.precision]
     tags += ["multi-task"] if len(manifest.tasks) > 1 else []
+    tags += ["transformers.js"] if manifest.variants[0].model.startswith(GRAPHS) else []
     fields: dict[str, object] = {"library_name": "adapterdrop-onnx", "tags": list(dict.fromkeys(tags))}
     if len(kinds) == 1 and (kind := kinds.pop()):
         fields["pipeline_tag"] = kind
@@ -94,7 +96,9 @@ def _snippet(manifest: Manifest, repository: str) -> str:
         call = 'print(predictor.encode_texts(["A first text.", "A second one."]))'
     else:
         call = 'for task, rows in predictor.predict(["A first text.", "A second one."]).items():\n    print(task, rows[0])'
-    plain = "onnxruntime.InferenceSession also runs `model.onnx`, next to its weights file."
+    model = manifest.variants[0].model
+    plain = f"onnxruntime.InferenceSession also runs `{model}`, next to its weights file"
+    plain += ", and transformers.js' pipelines load this repository." if model.startswith(GRAPHS) else "."
     return f"```python\nimport runtime\n\npredictor = runtime.load({json.dumps(repository)})\n{call}\n```\n\n{plain}"
 
 

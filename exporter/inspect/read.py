@@ -14,10 +14,11 @@ from exporter.inspect.flops import Cost, node_cost, product_type
 from exporter.inspect.parts import TRUNK, Parts, find_parts, group_of, is_stem
 from exporter.inspect.shapes import Known, concrete_values
 from exporter.inspect.views import Cell, GraphView, Inspection, OperatorView, TaskView
-from runtime.bundle import WEIGHTS, Manifest, VariantEntry, check_files, read_manifest
+from runtime.bundle import Manifest, VariantEntry, check_files, read_manifest
 from runtime.bundle.interface import BATCH
 from runtime.errors import BundleError
 from runtime.hub import Access, bundle_folder
+from runtime.ort.external_data import locations
 
 # The default length, or the longest that the model takes.
 _LENGTH = 128
@@ -46,7 +47,6 @@ def inspect_bundle(folder: str | os.PathLike[str], shape: Sequence[int] | None =
         for name in (variant.model, variant.routed)
         if name
     ]
-    weights = Path(folder) / WEIGHTS
     return Inspection(
         folder=Path(folder),
         shape=shape,
@@ -55,7 +55,7 @@ def inspect_bundle(folder: str | os.PathLike[str], shape: Sequence[int] | None =
         target=manifest.target,
         opset=manifest.opset,
         graphs=tuple(graphs),
-        weights_bytes=weights.stat().st_size if weights.is_file() else 0,
+        weights_bytes=_weights_bytes(Path(folder), manifest),
         read_bytes=sum(graph.bytes for graph in graphs),
         versions=manifest.versions,
     )
@@ -120,6 +120,12 @@ def _read_graph(folder: Path, manifest: Manifest, variant: VariantEntry, name: s
         bytes=sum(_nbytes(value) for value in graph.initializers.values()),
         passes=() if routed else variant.passes,
     )
+
+
+def _weights_bytes(folder: Path, manifest: Manifest) -> int:
+    """Return the size of the weights file, which all variants share."""
+    model = folder / manifest.variants[0].model
+    return sum(model.with_name(name).stat().st_size for name in locations(model.read_bytes()))
 
 
 def _nbytes(value: ir.Value) -> int:

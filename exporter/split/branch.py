@@ -14,9 +14,12 @@ _TASK_WEIGHT = re.compile(r"(tasks|stem)\d+/")
 
 
 def branch_nodes(graph: ir.Graph) -> dict[ir.Node, None]:
-    """Return the nodes that depend on the weights of a task or, in a routed graph, on the choice of rows, in order."""
+    """Return the nodes that depend on the weights of a task or, in a routed graph, on the choice of rows, in order.
+
+    The weights of a graph with slots are inputs.
+    """
     values: set[ir.Value] = {value for name, value in graph.initializers.items() if _TASK_WEIGHT.match(name)}
-    values |= {value for value in graph.inputs if value.name in ROUTE_INPUTS}
+    values |= {value for value in graph.inputs if value.name in ROUTE_INPUTS or _TASK_WEIGHT.match(str(value.name))}
     found: dict[ir.Node, None] = {}
     for node in graph:
         if any(value in values for value in node.inputs):

@@ -37,12 +37,13 @@ def save_branches(graph: Path, states: Sequence[State], output: Path) -> tuple[s
     """Write the part of a saved graph that computes its outputs from states.
 
     Args:
-        graph: the graph of all tasks, or the routed graph.
+        graph: the graph of all tasks, the routed graph, or that with slots.
         states: the values that become inputs, after those inputs of the graph that are still read.
         output: a file in the same folder, which reads the same weights.
 
     Returns:
-        The names of the graph's own inputs that are still read, and of those of a routed graph, also if it has one task.
+        The names of the graph's own inputs that are still read, among them those of a routed graph, also if it has one task,
+        and the weights of slots.
     """
     model = ir.load(graph)
     given = model.graph

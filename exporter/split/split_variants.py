@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,13 +14,16 @@ from exporter.split.cut import Cut, State, cut_states
 from exporter.split.graphs import save_branches, save_trunk
 from exporter.split.identity import WeightDigests
 from exporter.split.verify import SplitSessions, compare_split, padding_counts
-from runtime.bundle import SplitEntry, StateEntry, routed_file, split_files
+from runtime.bundle import SplitEntry, StateEntry, routed_file, slots_file, split_files
 from runtime.bundle.interface import BATCH
 from runtime.bundle.split_entry import StateType
+from runtime.slots.layout import SlotLayout, layout_file
 
 __all__ = ["split_variants"]
 
 _ROWS = "rows"
+# The names of the graphs of rows, from that of the graph of all tasks: the routed graph, and that with slots
+_OF_ROWS: tuple[Callable[[str], str], ...] = (routed_file, slots_file)
 
 
 def split_variants(
@@ -33,7 +36,7 @@ def split_variants(
     Args:
         folder: the folder of the graphs; receives the graphs of the trunks and the branches.
         graphs: file of each variant's graph -> its plan.
-        routed: whether each variant has a routed graph, which is split too.
+        routed: whether each variant has a routed graph, which is split too, as is one with slots if the folder has it.
         before: file of a variant's graph -> its entry before tasks were added. Its states are kept where possible, so that
             states that were computed with it remain valid.
 
@@ -48,11 +51,11 @@ def split_variants(
     kept = {model: [state.identity for state in entry.states] for model, entry in before.items()}
     cuts = {model: _cut(folder, model, plan, routed, weights, kept.get(model, ())) for model, plan in graphs.items()}
     found = {}
-    for model, (cut, routes) in cuts.items():
+    for model, (cut, of_rows) in cuts.items():
         if not cut.states:
             continue
         plan = graphs[model]
-        states = _union(cut.states, () if routes is None else routes.states)
+        states = _union(cut.states, *(each.states for each in of_rows.values()))
         own = dict.fromkeys(state.identity for state in states)
         others = _union(*(other.states for other, _ in cuts.values()))
         passing = [
@@ -64,24 +67,27 @@ def split_variants(
         # The names of values differ between the graphs; those of the states are equal.
         save_trunk(folder / model, [*(cut.storable[identity] for identity in own), *passing], folder / trunk)
         inputs = save_branches(folder / model, cut.states, folder / branches)
-        name = ""
-        if routes is not None:
-            name = routed_file(branches)
-            inputs += save_branches(folder / routed_file(model), routes.states, folder / name)
-        sessions = SplitSessions.load(folder, model, routed)
+        written = {}
+        for of_whole, each in of_rows.items():
+            whole, part = of_whole(model), of_whole(branches)
+            inputs += save_branches(folder / whole, each.states, folder / part)
+            written[part] = whole, _count(folder, whole, plan)
+        sessions = SplitSessions.load(folder, model, written)
         half = compare_split(sessions, plan, [state.name for state in states])
         entries = tuple(_entry(state) for state in states)
+        routes, slots = (part if (part := of_whole(branches)) in written else "" for of_whole in _OF_ROWS)
         found[model] = SplitEntry(
-            trunk,
-            branches,
-            name,
-            entries,
-            tuple(state.name for state in passing),
-            tuple(entry.name for entry in plan.inputs if entry.name in inputs),
-            padding_counts(sessions, plan, entries),
-            cut.saved,
-            half.difference,
-            half.agreement,
+            trunk=trunk,
+            branches=branches,
+            routed=routes,
+            slots=slots,
+            states=entries,
+            passing=tuple(state.name for state in passing),
+            inputs=tuple(entry.name for entry in plan.inputs if entry.name in inputs),
+            padding_counts=padding_counts(sessions, plan, entries),
+            saved=cut.saved,
+            half_diff=half.difference,
+            half_agreement=half.agreement,
         )
     if not found:
         drops = ", ".join(str(plan.drop) for plan in graphs.values())
@@ -94,16 +100,30 @@ def split_variants(
 
 def _cut(
     folder: Path, model: str, plan: Plan, routed: bool, weights: WeightDigests, kept: Sequence[str]
-) -> tuple[Cut, Cut | None]:
-    """Cut a variant's graph and, at values that it computes as well, its routed graph: one trunk serves both."""
+) -> tuple[Cut, dict[Callable[[str], str], Cut]]:
+    """Cut a variant's graph and, at values that it computes as well, its graphs of rows: one trunk serves all.
+
+    Returns:
+        The cut of the graph, and those of the graphs of `_OF_ROWS` that exist.
+    """
     axes = {axis: plan.max_lengths.get(axis) for entry in plan.inputs for axis in entry.axes if axis != BATCH}
     tasks = len(plan.tasks)
     cut = cut_states(ir.load(folder / model).graph, axes, tasks, weights, kept)
     if not routed or not cut.states:
-        return cut, None
+        return cut, {}
     known = [state.identity for state in cut.states]
-    routes = ir.load(folder / routed_file(model)).graph
-    return cut, cut_states(routes, {**axes, _ROWS: None}, 1, weights, known, cut.storable.keys())
+    found: dict[Callable[[str], str], Cut] = {}
+    for of_whole in _OF_ROWS:
+        if (path := folder / of_whole(model)).exists():
+            rows = ir.load(path).graph
+            found[of_whole] = cut_states(rows, {**axes, _ROWS: None}, 1, weights, known, cut.storable.keys())
+    return cut, found
+
+
+def _count(folder: Path, whole: str, plan: Plan) -> int:
+    """Return the number of tasks of a routed graph, or of slots of one with slots."""
+    layout = folder / layout_file(whole)
+    return SlotLayout.from_bytes(layout.read_bytes(), layout).total if layout.exists() else len(plan.tasks)
 
 
 def _union(*lists: Sequence[State]) -> list[State]:

@@ -15,9 +15,10 @@ from exporter.verify.candidate import open_graph
 from exporter.verify.random_inputs import MASKS, make_inputs
 from exporter.verify.routes import draw_routes
 from exporter.verify.shapes import shapes_of
-from runtime.bundle import ROUTE_INPUTS, StateEntry, routed_file
+from runtime.bundle import ROUTE_INPUTS, StateEntry
 from runtime.bundle.interface import SEQUENCE
 from runtime.bundle.split_entry import split_files
+from runtime.ort.probe_graphs import invented_weight
 from runtime.states.padding import Padding
 
 __all__ = ["Half", "SplitSessions", "compare_split", "padding_counts"]
@@ -37,6 +38,21 @@ class Half:
 
 
 @dataclass(frozen=True, eq=False)
+class RowSessions:
+    """Sessions of a routed graph, or of one with slots.
+
+    Attributes:
+        whole: the whole graph.
+        branches: the graph of its branches.
+        tasks: number of its tasks, or of the slots of all groups.
+    """
+
+    whole: Any
+    branches: Any
+    tasks: int
+
+
+@dataclass(frozen=True, eq=False)
 class SplitSessions:
     """Sessions of the whole graph and of its parts.
 
@@ -45,31 +61,35 @@ class SplitSessions:
         trunk: the graph of the trunk.
         branches: the graph of the branches.
         branches_file: file name of the latter, for messages.
-        routes: the routed graph, and that of the branches; empty without one.
+        rows: file of the branches of a routed graph or of one with slots -> the graphs.
     """
 
     whole: Any
     trunk: Any
     branches: Any
     branches_file: str
-    routes: tuple[Any, ...]
+    rows: Mapping[str, RowSessions]
 
     @classmethod
-    def load(cls, folder: Path, model: str, routed: bool) -> SplitSessions:
+    def load(cls, folder: Path, model: str, rows: Mapping[str, tuple[str, int]]) -> SplitSessions:
         """Open the sessions.
 
         Args:
             folder: the folder of the graphs.
             model: the file of the whole graph.
-            routed: whether to open the routed graphs too.
+            rows: file of the branches of a routed graph or of one with slots -> the file of the whole graph, and the number of
+                its tasks or slots.
 
         Raises:
             VerificationError: ONNX Runtime cannot load a graph.
         """
         trunk, branches = split_files(model)
-        routes = [open_graph(folder / routed_file(name), routed=True) for name in (model, branches)] if routed else []
+        pairs = {
+            part: RowSessions(open_graph(folder / name, routed=True), open_graph(folder / part, routed=True), tasks)
+            for part, (name, tasks) in rows.items()
+        }
         whole, first, second = (open_graph(folder / name) for name in (model, trunk, branches))
-        return cls(whole, first, second, branches, tuple(routes))
+        return cls(whole, first, second, branches, pairs)
 
 
 def compare_split(graphs: SplitSessions, plan: Plan, states: Sequence[str]) -> Half:
@@ -100,13 +120,16 @@ def compare_split(graphs: SplitSessions, plan: Plan, states: Sequence[str]) -> H
         with np.errstate(over="ignore"):
             rounded = {name: array.astype(np.float16).astype(array.dtype) for name, array in given.items()}
         halves += _effect(expected, branches.run(None, _read(branches, {**inputs, **rounded})))
-        if graphs.routes:
+        if graphs.rows:
             groups = {task.name: number for number, group in enumerate(plan.groups) for task in group}
             numbers = [task.name for task in plan.tasks]
             for row_ids, names in draw_routes(groups, shape[0], (plan.drop, *shape)):
-                ids = dict(zip(ROUTE_INPUTS, (row_ids, np.array([numbers.index(name) for name in names])), strict=True))
-                one, other = (each.run(None, _read(each, {**inputs, **given, **ids})) for each in graphs.routes)
-                _compare(one, other, plan, shape, routed_file(graphs.branches_file))
+                task_ids = np.array([numbers.index(name) for name in names])
+                for name, pair in graphs.rows.items():
+                    ids = dict(zip(ROUTE_INPUTS, (row_ids, task_ids % pair.tasks), strict=True))
+                    values = {**inputs, **given, **ids}
+                    one, other = (each.run(None, _read(each, values)) for each in (pair.whole, pair.branches))
+                    _compare(one, other, plan, shape, name)
     if any(half.difference < 0 for half in halves):
         return Half(-1.0, 0.0)
     return Half(max(half.difference for half in halves), float(np.mean([half.agreement for half in halves])))
@@ -154,7 +177,9 @@ def _states(trunk: Any, names: Sequence[str], inputs: Mapping[str, np.ndarray]) 
 
 
 def _read(session: Any, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {value.name: values[value.name] for value in session.get_inputs()}
+    """Return the inputs of a graph; the weights of its slots, if it has any, are invented."""
+    inputs = session.get_inputs()
+    return {each.name: values[each.name] if each.name in values else invented_weight(each) for each in inputs}
 
 
 def _compare(

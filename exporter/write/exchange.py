@@ -39,9 +39,9 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def flush(folder: Path) -> None:
-    """Write the files of `folder` and its directory to the disk. Raises OSError."""
-    for path in folder.iterdir():
-        _sync(path)
+    """Write the files of `folder`, the folders in it and its directory to the disk. Raises OSError."""
+    for path in folder.rglob("*"):
+        flush_names(path) if path.is_dir() else _sync(path)
     flush_names(folder)
 
 

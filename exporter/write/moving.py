@@ -38,11 +38,11 @@ def check_unused(folder: Path) -> None:
     """
     if sys.platform != "win32":
         return
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*")):
         try:
             path.rename(path)  # changes nothing, and is refused if the file is open
         except PermissionError as error:
-            raise in_use(folder, path.name) from error
+            raise in_use(folder, path.relative_to(folder).as_posix()) from error
 
 
 def in_use(folder: Path, file: str = "one of its files") -> ExportError:

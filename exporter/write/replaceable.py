@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from exporter.errors import ExportError
 from runtime.bundle import MANIFEST
 from runtime.bundle.compiled_entry import COMPILED, is_compiled_folder
+from runtime.bundle.file_names import GRAPHS
 
 _SHOWN = 10
 
@@ -35,10 +36,10 @@ def check_replaceable(folder: Path, shown: Path | None = None) -> None:
             f"the output folder {name!r} was not written by an export ({MANIFEST} does not list its files): choose another one"
         )
     surplus = sorted(
-        path.name + "/" * _is_folder(path)
-        for path in folder.iterdir()
-        if (path.name not in {*listed, MANIFEST} or _is_folder(path))
-        and not (path.name == COMPILED and is_compiled_folder(path))  # made from the export, and useless without it
+        path.relative_to(folder).as_posix() + "/" * _is_folder(path)
+        for path in _contents(folder, listed)
+        if (path.relative_to(folder).as_posix() not in {*listed, MANIFEST} or _is_folder(path))
+        and not (path == folder / COMPILED and is_compiled_folder(path))  # made from the export, and useless without it
     )
     if surplus:
         more = f" and {len(surplus) - _SHOWN} more" if len(surplus) > _SHOWN else ""
@@ -90,6 +91,15 @@ def _listed(folder: Path) -> set[str] | None:
         if all(isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in files.values())
         else None
     )
+
+
+def _contents(folder: Path, listed: set[str]) -> Iterator[Path]:
+    """Yield what is in a folder, and in its folder of graphs in place of that folder itself."""
+    for path in folder.iterdir():
+        if f"{path.name}/" == GRAPHS and _is_folder(path) and any(name.startswith(GRAPHS) for name in listed):
+            yield from path.iterdir()
+        else:
+            yield path
 
 
 def _is_folder(path: Path) -> bool:

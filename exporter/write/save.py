@@ -216,7 +216,7 @@ def save_manifest(
         opset=plan.opset,
         tokenizer=tokenizer,
         versions={name: importlib.metadata.version(name) for name in packages if _installed(name)},
-        files={path.name: digest(path) for path in sorted(folder.iterdir())},
+        files={path.relative_to(folder).as_posix(): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()},
     )
     manifest.write(folder)
 

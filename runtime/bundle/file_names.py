@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+GRAPHS: Final = "onnx/"  # the only folder in a bundle: transformers.js, Optimum and sentence-transformers look for graphs there
+
 # What Windows takes for a separator, a drive or a stream of a file, or refuses; POSIX separates with the slash only
 _UNSAFE: Final = re.compile(r'[\x00-\x1f/\\:*?"<>|]')
 # Devices in every folder of Windows, with any extension: reading CON waits for the keyboard
@@ -21,16 +23,22 @@ def is_plain(name: str) -> bool:
     return bool(name) and name[-1] not in ". " and not _UNSAFE.search(name) and not _DEVICE.fullmatch(name)
 
 
-def name_problems(names: Iterable[str], own: str) -> Iterator[str]:
+def flat_name(name: str) -> str:
+    """Return a plain name for a file of a bundle that may be in its folder of graphs."""
+    return name.replace("/", "_")
+
+
+def name_problems(names: Iterable[str], own: str, folder: str = "") -> Iterator[str]:
     """Yield a message for each name that is not plain, is that of the list itself, or differs from another one only in case.
 
     Args:
         names: the names of the listed files.
         own: the name of the file that lists them.
+        folder: a folder in which files may be, such as "onnx/".
     """
     seen = {own.casefold(): own}
     for name in names:
-        if not is_plain(name) or name == own:
+        if not is_plain(name.removeprefix(folder)) or name == own or name == folder.removesuffix("/"):
             yield f"files: expected plain names of other files in the folder, found {name!r}"
         elif (other := seen.setdefault(name.casefold(), name)) != name:
             yield f"files: expected names that differ in more than case, found {other!r} and {name!r}"

@@ -198,6 +198,9 @@ class BoundFolder:
 
     def _bind(self, name: str, expected: str, contents: bool, links: bool) -> Iterator[str]:
         at = self._at(name)
+        if "/" in name and Path(at).parent.is_symlink():
+            yield f"{name}: in a folder that is a link"
+            return
         try:
             before = _State.of(at)
         except OSError as error:
@@ -264,7 +267,7 @@ class BoundFolder:
 
 def _joined(folder: str, name: str) -> str:
     """Join with the separator of the system: a slash does not separate in the long paths of Windows."""
-    return os.path.join(folder, name)  # noqa: PTH118 - a Path would be made for each check of a file
+    return os.path.join(folder, *name.split("/"))  # noqa: PTH118 - a Path would be made for each check of a file
 
 
 def open_bundle(folder: str | os.PathLike[str]) -> tuple[Manifest, BoundFolder]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.bundle.entries import LARGEST, MOST_LAYERS, InputEntry, TaskEntry, VariantEntry, repeated, shown
-from runtime.bundle.file_names import name_problems
+from runtime.bundle.file_names import GRAPHS, name_problems
 from runtime.bundle.interface import BATCH
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.split_entry import SplitEntry
@@ -35,7 +35,7 @@ __all__ = [
     "text_file",
 ]
 
-FORMAT_VERSION: Final = 7
+FORMAT_VERSION: Final = 8
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
@@ -255,6 +255,8 @@ def _split_problems(manifest: Manifest) -> Iterator[str]:
             yield f"splits: expected graphs of the variants ({', '.join(variants)}), found {model!r}"
         elif bool(variants[model].routed) != bool(entry.routed):
             yield f"{where}.routed: expected {'a' if variants[model].routed else 'no'} routed graph, found {entry.routed!r}"
+        elif bool(entry.slots) != (slots_file(model) in manifest.files):
+            yield f"{where}.slots: expected {'no' if entry.slots else 'a'} graph with slots, found {entry.slots!r}"
         yield from entry.problems(where, manifest.files, names, axes)
 
 
@@ -279,7 +281,7 @@ def _input_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
-    yield from name_problems(manifest.files, MANIFEST)
+    yield from name_problems(manifest.files, MANIFEST, GRAPHS)
     for name, value in manifest.files.items():
         if not re.fullmatch("[0-9a-f]{64}", value):
             yield f"files[{name!r}]: expected a sha256 in lower-case hex, found {value!r}"

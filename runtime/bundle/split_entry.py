@@ -51,6 +51,7 @@ class SplitEntry:
         trunk: file name of the graph from the inputs to the states.
         branches: file name of the graph from the states to the outputs of all tasks.
         routed: file name of the graph from the states to the logits of rows that select a task; empty without one.
+        slots: file name of the same for tasks in slots; empty without one.
         states: the states that the branches read.
         passing: names of states of other variants that the trunk computes on its way and returns too, after `states`.
         inputs: names of the bundle's inputs that the branches read in addition to the states.
@@ -64,6 +65,7 @@ class SplitEntry:
     trunk: str
     branches: str
     routed: str
+    slots: str
     states: tuple[StateEntry, ...]
     passing: tuple[str, ...]
     inputs: tuple[str, ...]
@@ -75,7 +77,7 @@ class SplitEntry:
     @property
     def graphs(self) -> tuple[str, ...]:
         """File names of all graphs of the entry."""
-        return tuple(name for name in (self.trunk, self.branches, self.routed) if name)
+        return tuple(name for name in (self.trunk, self.branches, self.routed, self.slots) if name)
 
     def problems(self, where: str, files: Collection[str], inputs: Collection[str], axes: Sequence[str]) -> Iterator[str]:
         """Yield a message for each invalid field.
@@ -86,9 +88,9 @@ class SplitEntry:
             inputs: names of the bundle's inputs.
             axes: their named axes.
         """
-        for field in ("trunk", "branches", "routed"):
+        for field in ("trunk", "branches", "routed", "slots"):
             graph = getattr(self, field)
-            if graph not in files and (graph or field != "routed"):
+            if graph not in files and (graph or field in ("trunk", "branches")):
                 yield f"{where}.{field}: expected one of the listed files, found {graph!r}"
         if not self.states:
             yield f"{where}.states: expected at least one, found none"

@@ -10,6 +10,7 @@ from typing import Final
 
 from runtime.bundle import BoundFolder, Manifest, digest
 from runtime.bundle.compiled_entry import COMPILED, RECORD, CompiledEntry, CompiledGraph, Machine
+from runtime.bundle.file_names import flat_name
 from runtime.bundle.scratch import scratch
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.import_ort import ort
@@ -114,7 +115,7 @@ def _compiled(
     try:
         for key, entries in request(settings, provider, options, manifest, graphs=False) or ():
             settings.add_provider(key, entries)
-        ort.ModelCompiler(settings, str(files.path / graph)).compile_to_file(str(own / graph))
+        ort.ModelCompiler(settings, str(files.path / graph)).compile_to_file(str(own / flat_name(graph)))
     except AdapterDropError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
@@ -122,7 +123,7 @@ def _compiled(
     files.check(by_path=True)
     seconds = time.perf_counter() - started
     size = sum(path.stat().st_size for path in own.iterdir())
-    if not is_compiled((own / graph).read_bytes()):
+    if not is_compiled((own / flat_name(graph)).read_bytes()):
         shutil.rmtree(own)
         return CompiledRow(graph, None)
     for path in own.iterdir():
@@ -133,11 +134,12 @@ def _compiled(
 
 def _record(files: BoundFolder, folder: Path, graphs: Sequence[str], machine: Machine) -> None:
     sources = {
-        graph: {name: files.hashes[name] for name in (graph, *GraphFile(files, graph).external_files())} for graph in graphs
+        graph: {name: files.hashes[name] for name in (graph, *GraphFile(files, graph).external_files().values())}
+        for graph in graphs
     }
     CompiledEntry(
         machine=machine,
-        graphs={graph: CompiledGraph(file=graph, sources=sources[graph]) for graph in graphs},
+        graphs={graph: CompiledGraph(file=flat_name(graph), sources=sources[graph]) for graph in graphs},
         files={path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != RECORD},
     ).write(folder)
 

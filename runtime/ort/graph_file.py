@@ -20,7 +20,7 @@ class GraphFile:
 
     Attributes:
         files: the folder.
-        name: file name of the graph.
+        name: file name of the graph, which may be in a folder of the bundle; its weights are in the same one.
         routed: whether it is a routed graph, in which tensors may be empty.
         compiled: whether a provider compiled it; its nodes then name files of the folder.
     """
@@ -75,16 +75,25 @@ class GraphFile:
         self.files.check(by_path)
         return session
 
-    def external_files(self) -> list[str]:
-        """List the files that contain the weights of the graph. Raises BundleError if one is not bound."""
+    def external_files(self) -> dict[str, str]:
+        """Return the files that contain the weights of the graph.
+
+        Returns:
+            Name in the graph -> name in the bundle.
+
+        Raises:
+            BundleError: a file is not bound.
+        """
         return self._named(self.files.read(self.name))
 
-    def _named(self, model: bytes) -> list[str]:
+    def _named(self, model: bytes) -> dict[str, str]:
         try:
-            found = locations(model, self.compiled)
+            names = locations(model, self.compiled)
         except ValueError as error:
             raise BundleError(f"{self.path}: {load_failure(error)}") from error
-        if strangers := [name for name in found if name not in self.files.hashes]:
+        folder, slash, _ = self.name.rpartition("/")
+        found = {name: f"{folder}{slash}{name}" for name in names}
+        if strangers := [name for name, file in found.items() if file not in self.files.hashes]:
             raise BundleError(
                 f"{self.path}: expected weights in the files that the manifest lists, found "
                 f"{', '.join(map(repr, strangers[:10]))}; do not use this bundle, or export it again"
@@ -98,7 +107,7 @@ class GraphFile:
             The graph, which refers to its weights by the names of the files themselves, and the folder of these files.
         """
         model = self.files.read(self.name)
-        places = {name: self.files.place(name) for name in self._named(model)}
+        places = {name: self.files.place(file) for name, file in self._named(model).items()}
         folders = {folder for folder, _ in places.values()}
         if len(folders) > 1:
             raise BundleError(

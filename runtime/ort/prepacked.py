@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from runtime.bundle import BoundFolder, digest
+from runtime.bundle.file_names import flat_name
 from runtime.bundle.scratch import FolderLock, owned, remove_leftovers, scratch
 from runtime.errors import BundleError
 from runtime.import_ort import ort
@@ -61,7 +62,7 @@ def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path, config: Mapping
                 remove_leftovers(folder, _MAKING)
             if (stored := _stored(place, contents)) is None:
                 stored = _packed(graphs, folder, place, config)
-    return {name: replace(graph, files=stored) for name, graph in graphs.items()}
+    return {name: replace(graph, files=stored, name=flat_name(graph.name)) for name, graph in graphs.items()}
 
 
 def _packed(graphs: Mapping[str, GraphFile], folder: Path, place: Path, config: Mapping[str, str]) -> BoundFolder:
@@ -90,10 +91,11 @@ def _make(graphs: Mapping[str, GraphFile], folder: Path, config: Mapping[str, st
             saving.result()
             if following is not None:  # ONNX Runtime saves it without the GIL while the weights of this graph are moved
                 saving = pool.submit(_save, following, folder, config)
-            weights = folder / f"{graph.name}{_SAVED}"
+            name = flat_name(graph.name)
+            weights = folder / f"{name}{_SAVED}"
             with weights.open("rb") as source:
-                model = rewrite((folder / graph.name).read_bytes(), lambda entries: _moved(entries, source, store))
-            (folder / graph.name).write_bytes(model)
+                model = rewrite((folder / name).read_bytes(), lambda entries: _moved(entries, source, store))
+            (folder / name).write_bytes(model)
             weights.unlink()
     record = {path.name: [path.stat().st_size, digest(path)] for path in sorted(folder.iterdir())}
     (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
@@ -103,15 +105,16 @@ def _save(graph: GraphFile, folder: Path, config: Mapping[str, str]) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3  # hides the warning that the file is specific to this CPU, which is intended
-    options.optimized_model_filepath = str(folder / graph.name)
-    for name, value in config.items():
-        options.add_session_config_entry(name, value)
-    for name, value in (
+    name = flat_name(graph.name)
+    options.optimized_model_filepath = str(folder / name)
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    for key, value in (
         ("save_external_prepacked_constant_initializers", "1"),
-        ("optimized_model_external_initializers_file_name", f"{graph.name}{_SAVED}"),
+        ("optimized_model_external_initializers_file_name", f"{name}{_SAVED}"),
         ("optimized_model_external_initializers_min_size_in_bytes", str(_LEAST_BYTES)),
     ):
-        options.add_session_config_entry(f"session.{name}", value)
+        options.add_session_config_entry(f"session.{key}", value)
     graph.session(options, ["CPUExecutionProvider"])
 
 

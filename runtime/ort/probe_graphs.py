@@ -10,7 +10,7 @@ import numpy.typing as npt
 from runtime.bundle import ROUTE_INPUTS, Manifest, Probe, SplitEntry, VariantEntry
 from runtime.bundle.probe import thinned
 
-__all__ = ["Compared", "Counterpart", "run_on_probe"]
+__all__ = ["Compared", "Counterpart", "invented_weight", "run_on_probe"]
 
 Array = npt.NDArray[Any]
 Run = Callable[[Sequence[str], Mapping[str, Array]], Sequence[Array]]
@@ -70,7 +70,11 @@ def run_on_probe(
     """
     split = manifest.splits.get(variant.model)
     if slots:
-        yield _slots(graph, probe, run, slots, on_cpu)
+        feeds = probe.feeds
+        if split is not None and graph == split.slots:
+            names = [state.name for state in split.states]
+            feeds = {**feeds, **dict(zip(names, on_cpu(split.trunk).run(names, feeds), strict=True))}
+        yield _slots(graph, feeds, run, slots, on_cpu)
     elif split is not None and graph in split.graphs:
         yield from _split(graph, split, manifest, probe, run, reads, on_cpu)
     elif graph == variant.routed:
@@ -111,18 +115,22 @@ def _split(
     yield from (_routed if graph == split.routed else _plain)(manifest, probe, run, feeds)
 
 
-def _slots(graph: str, probe: Probe, run: Run, slots: int, on_cpu: Counterpart) -> Compared:
+def _slots(graph: str, feeds: Mapping[str, Array], run: Run, slots: int, on_cpu: Counterpart) -> Compared:
     """Every slot for every row."""
     session = on_cpu(graph)
-    known = {**probe.feeds, **_route(_rows(probe), slots)}
-    given = {each.name: known[each.name] if each.name in known else _weight(each) for each in session.get_inputs()}
+    known = {**feeds, **_route(len(next(iter(feeds.values()))), slots)}
+    given = {each.name: known[each.name] if each.name in known else invented_weight(each) for each in session.get_inputs()}
     found, expected = (thinned(each([_LOGITS], given)[0]) for each in (run, session.run))
     empty = np.isneginf(expected)  # columns beyond those of a structure
     return Compared(_SLOTS, [np.where(empty & np.isneginf(found), 0, found)], [np.where(empty, 0, expected)])
 
 
-def _weight(value: Any) -> Array:
-    """Return weights that are the same on every machine, and different in each slot; all labels, and zeros for positions."""
+def invented_weight(value: Any) -> Array:
+    """Return weights that are the same on every machine, and different in each slot; all labels, and zeros for positions.
+
+    Args:
+        value: an input of a graph with slots, as a session describes it.
+    """
     if value.type == "tensor(bool)":
         return np.ones(value.shape, np.bool_)
     wave = np.sin(np.arange(np.prod(value.shape), dtype=np.float64)).reshape(value.shape)

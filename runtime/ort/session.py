@@ -134,4 +134,5 @@ def names_of_inputs(session: Any) -> list[str]:
 
 def is_routed(graph: str, manifest: Manifest) -> bool:
     """Return whether a graph selects rows by their values; the shapes in all others follow from those of the inputs."""
-    return graph in {name for variant in manifest.variants for name in (variant.routed, slots_file(variant.model))}
+    whole = {name for variant in manifest.variants for name in (variant.routed, slots_file(variant.model))}
+    return graph in whole | {name for entry in manifest.splits.values() for name in (entry.routed, entry.slots)}

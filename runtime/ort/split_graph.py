@@ -42,11 +42,17 @@ class SplitGraph:
     def _given(self, graph: str, values: Mapping[str, Array]) -> dict[str, Array]:
         """Return the values that a graph reads: the routed graph may read other ones than that of all tasks."""
         if graph not in self._read:
-            found = tuple(
-                value.name for value in self.bundle.here().sessions[graph].get_inputs() if value.name not in ROUTE_INPUTS
-            )
-            self._read[graph] = found
+            inputs = [value.name for value in self.bundle.here().sessions[graph].get_inputs()]
+            self._read[graph] = tuple(name for name in inputs if name in self.reads)
         return {name: values[name] for name in self._read[graph]}
+
+    def given_to_slots(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the states and inputs that the graph of the branches with slots reads.
+
+        Args:
+            values: states and inputs of a batch, at least those of `reads`.
+        """
+        return self._given(self.entry.slots, values)
 
     def trunk(self, feeds: Mapping[str, Array], cancel: Cancellation | None = None, passing: bool = False) -> dict[str, Array]:
         """Compute the states of a batch.
@@ -119,19 +125,29 @@ def check_split_graph(session: Any, path: Path, manifest: Manifest) -> None:
 def _problems(session: Any, graph: str, entry: SplitEntry, manifest: Manifest) -> Iterator[str]:
     inputs = {value.name: value.type for value in session.get_inputs()}
     outputs = {value.name: value.type for value in session.get_outputs()}
-    states = {state.name: _TYPES[state.dtype] for state in entry.states}
     if graph == entry.trunk:
         yield from _differences("inputs", [each.name for each in manifest.inputs], inputs)
-        yield from _differences("outputs", [*states, *entry.passing], outputs)
+        yield from _differences("outputs", [*(state.name for state in entry.states), *entry.passing], outputs)
         return
-    given = {name: kind for name, kind in inputs.items() if name in states}
-    if wrong := [f"{name} {kind}" for name, kind in given.items() if states[name] != kind]:
-        yield f"inputs: the manifest lists {states}, the graph has {', '.join(wrong)}"
-    expected = [*entry.inputs, *states, *(ROUTE_INPUTS if graph == entry.routed else ())]
-    if set(inputs) - set(expected):
-        yield from _differences("inputs", expected, inputs)
+    if graph == entry.routed:
+        inputs = {name: kind for name, kind in inputs.items() if name not in ROUTE_INPUTS}
+    yield from read_problems(inputs, entry)
     names = [_LOGITS] if graph == entry.routed else [name for task in manifest.tasks for name in task.outputs]
     yield from _differences("outputs", names, outputs)
+
+
+def read_problems(inputs: Mapping[str, str], entry: SplitEntry) -> Iterator[str]:
+    """Yield a message for each input of a graph of branches that the manifest does not list.
+
+    Args:
+        inputs: name -> type as ONNX Runtime names it, without those that select rows and tasks.
+        entry: the manifest's entry of the split variant.
+    """
+    states = {state.name: _TYPES[state.dtype] for state in entry.states}
+    if wrong := [f"{name} {kind}" for name, kind in inputs.items() if states.get(name, kind) != kind]:
+        yield f"inputs: the manifest lists {states}, the graph has {', '.join(wrong)}"
+    if set(inputs) - {*entry.inputs, *states}:
+        yield from _differences("inputs", [*entry.inputs, *states], inputs)
 
 
 def _differences(what: str, expected: Sequence[str], found: Mapping[str, str]) -> Iterator[str]:

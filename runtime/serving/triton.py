@@ -98,7 +98,7 @@ def write_repository(
         try:
             (model / "1").mkdir(parents=True)
             with _removed_on_failure(model):
-                for source, target in ((file, "model.onnx"), *((each, each) for each in graph.external_files())):
+                for source, target in ((file, "model.onnx"), *((each, name) for name, each in graph.external_files().items())):
                     files.copy(source, model / "1" / target)
                 (model / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:

@@ -19,6 +19,7 @@ from runtime.ort.check_graph import input_problems, type_problems
 from runtime.ort.forks import PerProcess
 from runtime.ort.known_providers import CUDA, TENSORRT
 from runtime.ort.open_bundle import OpenBundle
+from runtime.ort.split_graph import read_problems
 from runtime.slots.layout import SlotLayout
 from runtime.slots.table import SlotTable
 from runtime.slots.task_file import HotEntry
@@ -31,7 +32,7 @@ Ids = npt.NDArray[np.int64]
 
 
 def check_slots_graph(session: Any, path: Path, manifest: Manifest, layout: SlotLayout) -> None:
-    """Check the inputs and outputs of a graph with slots.
+    """Check the inputs and outputs of a graph with slots, the whole one or that of the branches.
 
     Raises:
         BundleError: the graph does not match the manifest or its layout; the message names every input that differs.
@@ -43,7 +44,11 @@ def check_slots_graph(session: Any, path: Path, manifest: Manifest, layout: Slot
         if value is None or list(value.shape) != [layout.slots, *weight.shape]:
             found = "none" if value is None else list(value.shape)
             problems.append(f"input {weight.name}: expected {[layout.slots, *weight.shape]}, found {found}")
-    problems += input_problems(inputs, manifest)
+    split = next((entry for entry in manifest.splits.values() if entry.slots == path.name), None)
+    if split is None:
+        problems += input_problems(inputs, manifest)
+    else:
+        problems += read_problems({name: value.type for name, value in inputs.items()}, split)
     problems += type_problems({value.name: value.type for value in session.get_outputs()})
     if [value.name for value in session.get_outputs()] != [_LOGITS]:
         problems.append(f"outputs: expected {_LOGITS}, found {[value.name for value in session.get_outputs()]}")
@@ -89,14 +94,16 @@ class SlotsGraph:
         entries: Sequence[HotEntry],
         row_ids: Ids,
         cancel: Cancellation | None = None,
+        branches: str = "",
     ) -> list[Array]:
         """Compute one task per row. A call with more tasks of one structure than slots is divided.
 
         Args:
-            feeds: checked inputs.
+            feeds: checked inputs; for the branches, the values that they read.
             entries: task of each result row.
             row_ids: input row of each result row.
             cancel: handle that can cancel the run from another thread.
+            branches: file name of the graph of the branches, which is run in place of the whole one.
 
         Returns:
             Logits [columns of the task] per result row.
@@ -111,7 +118,7 @@ class SlotsGraph:
             with self.table.hold(weights) as slots:
                 slot_of = {entry: slots[own] for entry, own in zip(part.entries, weights, strict=True)}
                 task_ids = np.array([slot_of[entries[row]] for row in part.rows], np.int64)
-                logits = self._run(feeds, row_ids[part.rows], task_ids, cancel)
+                logits = self._run(branches or self._graph, feeds, row_ids[part.rows], task_ids, cancel)
             for row, found in zip(part.rows, logits, strict=True):
                 results[row] = found[: entries[row].columns].copy()
         return [row for row in results if row is not None]
@@ -132,13 +139,39 @@ class SlotsGraph:
             part.rows.extend(rows)
         yield part
 
-    def _run(self, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None) -> Array:
+    def tasks(
+        self,
+        feeds: Mapping[str, Array],
+        entries: Sequence[HotEntry],
+        cancel: Cancellation | None = None,
+        branches: str = "",
+    ) -> list[Array]:
+        """Compute several tasks for all rows.
+
+        Args:
+            feeds: as for `rows`.
+            entries: the tasks.
+            cancel: as for `rows`.
+            branches: as for `rows`.
+
+        Returns:
+            Logits [batch, columns of the task] per entry.
+
+        Raises:
+            AdapterDropError: as for `rows`.
+        """
+        batch = len(next(iter(feeds.values())))
+        row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
+        rows = self.rows(feeds, [entry for entry in entries for _ in range(batch)], row_ids, cancel, branches)
+        return [np.stack(rows[start : start + batch]) for start in range(0, len(rows), batch)]
+
+    def _run(self, graph: str, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None) -> Array:
         weights = self.table.arrays if self._copies is None else self._copies.current()
         given = {**feeds, **dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))}
-        (logits,) = self._bundle.run(self._graph, [_LOGITS], given, cancel, weights)
+        (logits,) = self._bundle.run(graph, [_LOGITS], given, cancel, weights)
         if logits.shape != (expected := (len(row_ids), self.layout.columns)):
             found = f"the graph returned {list(logits.shape)}; export the bundle again"
-            raise AdapterDropError(f"{self._graph}: expected logits of shape {list(expected)}, {found}")
+            raise AdapterDropError(f"{graph}: expected logits of shape {list(expected)}, {found}")
         return logits
 
 

@@ -15,7 +15,7 @@ from runtime.slots.graph import SlotsGraph
 from runtime.slots.layout import SlotLayout, layout_file
 from runtime.slots.task_file import HotEntry, TaskWeights, open_task_file, own_weights
 
-__all__ = ["HotTasks", "read_layouts"]
+__all__ = ["HotTasks", "graphs_with_slots", "read_layouts"]
 
 
 def read_layouts(files: BoundFolder, manifest: Manifest, drops: Sequence[int]) -> dict[int, SlotLayout]:
@@ -34,6 +34,18 @@ def read_layouts(files: BoundFolder, manifest: Manifest, drops: Sequence[int]) -
         given = ", ".join(map(str, found))
         raise BundleError(f"{files.path}: expected a graph with slots for each drop, found them for {given}; {EXPORT_AGAIN}")
     return layouts
+
+
+def graphs_with_slots(manifest: Manifest, layouts: Mapping[int, SlotLayout]) -> dict[str, SlotLayout]:
+    """Return the file name of each graph with slots -> its layout: whole graphs, then those of the branches.
+
+    Args:
+        manifest: manifest of the bundle.
+        layouts: drop -> layout.
+    """
+    whole = {slots_file(manifest.variant(drop).model): layout for drop, layout in layouts.items()}
+    splits = {drop: manifest.split(drop) for drop in layouts}
+    return whole | {entry.slots: layouts[drop] for drop, entry in splits.items() if entry is not None and entry.slots}
 
 
 class HotTasks:

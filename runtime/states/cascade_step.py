@@ -38,6 +38,7 @@ class CascadeStep:
         limits: limits of a batch of states.
         batches: divides tokens into batches.
         run_whole: (tasks, feeds, drop) -> logits of the whole graph.
+        run_branches: (graphs, values, tasks, number of texts) -> logits of the branches.
         observe: computes the logits of the branches inside the hooks.
         where: provider and precision, for messages.
         cancel: handle that can cancel the call from another thread.
@@ -50,6 +51,7 @@ class CascadeStep:
     limits: BatchLimits
     batches: Callable[[Sequence[Tokens]], Iterator[Batch]]
     run_whole: Callable[[TaskSelection, Feeds, int], Mapping[str, Array]]
+    run_branches: Callable[[SplitRuns, Feeds, TaskSelection, int], Sequence[Array]]
     observe: Observe
     where: str
     cancel: Cancellation | None = None
@@ -63,7 +65,9 @@ class CascadeStep:
             rows: numbers of the texts.
             entries: manifest entries of the tasks.
         """
-        runs = None if added_names(entries) else self.splits.get(drop)
+        runs = self.splits.get(drop)
+        if runs is not None and added_names(entries) and not runs.graph.entry.slots:
+            runs = None
         part = [replace(self.windows[row], index=number) for number, row in enumerate(rows)]
         if runs is None:
             batches, run = self.batches([window.tokens for window in part]), self._whole(drop, entries)
@@ -89,7 +93,7 @@ class CascadeStep:
                 drop,
                 [entry.name for entry in entries],
                 feeds,
-                lambda: runs.graph.branches(values_of(feeds), entries, selection.outputs, self.cancel),
+                lambda: self.run_branches(runs, values_of(feeds), selection, len(next(iter(feeds.values())))),
             )
             return dict(zip(selection.result_names, logits, strict=True)), drop
 

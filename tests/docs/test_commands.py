@@ -95,6 +95,12 @@ NOT_RUN = {
     'node examples/javascript/labels.mjs onnx "The new phone is fast, and the screen is gorgeous."': (
         "needs packages of npm; tests/examples/test_javascript.py runs it"
     ),
+    "python -m exporter --tasks news_topic --drop 5 --layout transformersjs --output onnx-js": (
+        "tests/exporter/test_layout.py has the layout"
+    ),
+    'node examples/javascript/pipeline.mjs onnx-js "The new phone is fast, and the screen is gorgeous."': (
+        "needs packages of npm; tests/examples/test_javascript.py runs it"
+    ),
     "python -m http.server --bind 127.0.0.1 8000": "serves until it is stopped; test_javascript.py does the same",
     "make test-cpp": "gets packages of Debian",
     "ORT=$PWD/onnxruntime-linux-x64-1.31.1": "needs a release of ONNX Runtime; tests/examples/test_cpp.py has its layout",

@@ -134,12 +134,20 @@ def _check_pipeline(printed: str, bundle: Path) -> None:
         np.testing.assert_allclose(row["score"], prediction.scores[str(prediction.label)], atol=1e-4)
 
 
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def pipeline_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("pipeline") / "onnx"
+    model = tiny_model({"sst2": ("seq_bn", "3")}, bert_config(30_522))
+    export(model, tokenizer(), output=bundle, layout="transformersjs", precision=request.param)
+    return bundle
+
+
 @needs_node
-def test_a_pipeline_loads_a_folder_with_one_task(one_task: Path, tmp_path: Path) -> None:
-    _check_pipeline(_node(FOLDER / "pipeline.mjs", tmp_path, str(one_task), *TEXTS[:2]), one_task)
+def test_a_pipeline_loads_a_folder_with_one_task(pipeline_folder: Path, tmp_path: Path) -> None:
+    _check_pipeline(_node(FOLDER / "pipeline.mjs", tmp_path, str(pipeline_folder), *TEXTS[:2]), pipeline_folder)
 
 
 @needs_node
 @needs_chromium
-def test_a_pipeline_in_a_browser_loads_it(one_task: Path, tmp_path: Path) -> None:
-    _check_pipeline(_shown(one_task, tmp_path, "pipeline_page", TEXTS[:2]), one_task)
+def test_a_pipeline_in_a_browser_loads_it(pipeline_folder: Path, tmp_path: Path) -> None:
+    _check_pipeline(_shown(pipeline_folder, tmp_path, "pipeline_page", TEXTS[:2]), pipeline_folder)

@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder, known_shape
 from exporter.compile.vmap.batch import Batch, Use, uses_of_inputs
-from exporter.compile.vmap.forms import Constant, Folded, Form, PerRow, PerTask, Stacked
+from exporter.compile.vmap.forms import Constant, Folded, Form, Padded, PerRow, PerTask, Stacked
 from exporter.compile.vmap.layouts import Layout
 from exporter.compile.vmap.lengths import Lengths
 
 __all__ = ["Env"]
 
-_F = TypeVar("_F", Constant, Folded, Stacked, PerTask, PerRow)
+_F = TypeVar("_F", Constant, Folded, Stacked, Padded, PerTask, PerRow)
 
 
 class Env:
@@ -81,14 +81,14 @@ class Env:
 
     def widths(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """Return the number of valid columns per task if it differs between tasks; None otherwise."""
-        found = self.held(value, Stacked)
+        found = self.held(value, Stacked) or self.held(value, Padded)
         return None if found is None else found.widths
 
     def is_split(self, value: ir.Value | None) -> bool:
         """Return whether a value of the branch has one value per task and no form that all tasks share."""
         if value is None or value not in self:
             return False
-        return not any((value, form) in self._forms for form in (Constant, Folded, Stacked))
+        return not any((value, form) in self._forms for form in (Constant, Folded, Stacked, Padded))
 
     # Folded
 
@@ -101,11 +101,15 @@ class Env:
             node: an operator of the template.
             given: replacements of inputs, which hold for all rows or vary row by row.
         """
-        uses = uses_of_inputs(node, self.batch, self, lambda value: self._lengths.can_derive(value, self), given or {})
+        uses = self.uses_of(node, given)
         if uses is None:
             return None
         folded = [value for value, use in zip(node.inputs, uses, strict=True) if value is not None and use is Use.FOLDED]
         return uses if all(map(self.can_fold, folded)) else None
+
+    def uses_of(self, node: ir.Node, given: Mapping[ir.Value, ir.Value] | None = None) -> list[Use] | None:
+        """Return how the operator uses its inputs, as `uses`, whether or not they can be folded."""
+        return uses_of_inputs(node, self.batch, self, lambda value: self._lengths.can_derive(value, self), given or {})
 
     def are_lengths(self, node: ir.Node) -> bool:
         """Return whether the node computes lengths that can be computed again at the branch's batch."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Constant", "Folded", "Form", "PerRow", "PerTask", "Stacked"]
+__all__ = ["Constant", "Folded", "Form", "Padded", "PerRow", "PerTask", "Stacked"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,21 @@ class Stacked:
 
 
 @dataclass(frozen=True)
+class Padded:
+    """A folded value whose label counts differ between tasks.
+
+    Attributes:
+        value: the value, with the largest label count along `axis`.
+        axis: the axis of the labels.
+        widths: the number of valid columns per task along it; further columns have no meaning.
+    """
+
+    value: ir.Value
+    axis: int
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class PerTask:
     """One value per task."""
 
@@ -55,4 +70,4 @@ class PerRow:
     value: ir.Value
 
 
-Form = Constant | Folded | Stacked | PerTask | PerRow
+Form = Constant | Folded | Stacked | Padded | PerTask | PerRow

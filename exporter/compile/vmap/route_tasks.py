@@ -14,6 +14,7 @@ from exporter.compile.vmap.env import Env
 from exporter.compile.vmap.evaluate import evaluate
 from exporter.compile.vmap.forms import Folded, Form, PerRow
 from exporter.compile.vmap.loop import Rule, compute_branch, fold, replace_branch, template_problems, weight_rule
+from exporter.compile.vmap.padded_columns import carry, padded
 from exporter.compile.vmap.row_layout import RowLayout
 from exporter.compile.vmap.row_selection import add_route_inputs, rows_of_routed_stem, select_rows
 from exporter.compile.vmap.stem_rows import StemRows, stem_output
@@ -34,7 +35,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
     1. Outputs: "<group>/logits" [rows of the group, largest label count of the group], and "<group>/places" [rows of the
        group], the positions of these rows among all rows.
     2. Columns beyond a task's labels are minus infinity: softmax and sigmoid give them probability 0, and argmax never
-       selects them.
+       selects them. Operators may carry them along, such as the selection of a decoder's last token: `carry`.
     3. A group that does not have all tasks first selects its rows; there may be none. With `every_row` it computes all rows
        instead: those of other groups for its first task, with a place that is one beyond the last row. The number of rows of a
        group then does not depend on `task_ids`, as TensorRT requires.
@@ -133,7 +134,11 @@ class _Router:
         if self.is_single:
             rules += [self._with_only_task]
         else:
-            rules += [lambda node: weight_rule(node, env, self.stacks), self._with_rows_of_weights]
+            rules += [
+                lambda node: weight_rule(node, env, self.stacks),
+                self._with_rows_of_weights,
+                lambda node: carry(node, env),
+            ]
             if not self.has_examples:  # rule 5: the tables of all tasks are no stack
                 rules += [lambda node: look_up(node, env, self.layout)]
         branch = compute_branch(self.graph, env, [*rules, lambda node: fold(node, env), self._refuse])
@@ -240,6 +245,10 @@ class _Router:
         return env.build.node("Where", [valid, logits, nothing], shape=valid.shape, dtype=output.dtype)
 
     def _logits(self, output: ir.Value) -> ir.Value:
-        if self.env.widths(output) is None and not self.env.can_fold(output):
+        if self.env.widths(output) is not None:
+            if (wide := padded(output, self.env)) is not None and wide.axis == 1:
+                return wide.value
+            raise ir.passes.PassError(f"RouteTasksPass: expected the labels in the last axis of {output.name!r}")
+        if not self.env.can_fold(output):
             raise ir.passes.PassError(f"RouteTasksPass: expected one row of {output.name!r} per text, found {output.shape}")
         return self.env.folded(output)

@@ -109,6 +109,22 @@ def test_pads_heads_whose_bias_is_added_apart() -> None:
     route(f"{HEAD} {{ g = MatMul(x, w) y = Add(g, b) }}", weights, labels=3)
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "last = Constant<value_int = 1>() y = Gather<axis = 1>(g, last)",
+        "t = Transpose<perm = [0, 2, 1]>(g) last = Constant<value_int = 1>() y = Gather<axis = 2>(t, last)",
+        "last = Constant<value_ints = [1]>() s = Gather<axis = 1>(g, last) one = Constant<value_ints = [1]>() y = Squeeze(s, one)",
+        "one = Constant<value_ints = [1]>() y = ReduceMax<keepdims = 0>(g, one)",
+    ],
+)
+def test_padded_labels_are_carried_to_the_output(tail: str) -> None:
+    """The head of a decoder gives logits for each token, of which one is selected."""
+    weights = {"w": [rand(4, 1), rand(4, 3), rand(4, 2)]}
+    text = f"(float[batch, sequence, 4] x) => (float[batch, labels] y) {{ g = MatMul(x, w) {tail} }}"
+    route(text, weights, labels=3)
+
+
 @pytest.mark.parametrize("tail", ["y = Softmax(g)", "y = Concat<axis = 1>(g, x)", "y = Div(g, x)", "y = MatMul(g, v)"])
 def test_refuses_to_combine_padded_labels(tail: str) -> None:
     weights = {"w": [rand(4, 2), rand(4, 5), rand(4, 3)], "v": [rand(2, 2), rand(5, 2), rand(3, 2)]}
