@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from exporter.compile.finish import strip
 from exporter.compile.pipeline import route_slots, run_passes
-from exporter.compile.rewrite.axes import UNARY
+from exporter.compile.rewrite.axes import carried_from
 from exporter.compile.target_passes import target_passes
 from exporter.errors import ExportError
 from exporter.models.inputs import BATCH
@@ -21,9 +21,6 @@ from exporter.traced_group import TracedGroup
 from runtime.bundle import ROUTE_INPUTS
 
 __all__ = ["SlotGraph", "compile_slots", "fingerprint", "label_axes"]
-
-# Steps through the operators between the product of a head and the output.
-_KEEP_COLUMNS = UNARY | {"Identity", "Cast"}
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,11 @@ def label_axes(group: TracedGroup) -> dict[str, int]:
     """
     weights = group.weights
     value, axes = group.model.graph.outputs[0], dict[str, int]()
+    labels = len(value.shape or ()) - 1  # the axis of the labels
     while (node := value.producer()) is not None and node.domain == "":
         own = {index: _weight(each, weights) for index, each in enumerate(node.inputs)}
+        if len(list(value.uses())) > 1 or (labels != len(value.shape or ()) - 1 and any(own.values())):
+            break  # something else may mix the columns, as the norm of an embedding does
         if node.op_type == "Gemm" and own.get(1):
             name, flipped = own[1] or ("", False)
             axes[name] = int((node.attributes.get_int("transB", 0) == 0) != flipped)
@@ -138,8 +138,8 @@ def label_axes(group: TracedGroup) -> dict[str, int]:
         if node.op_type == "Add" and len(offsets := [found for found in own.values() if found]) == 1:
             axes[offsets[0][0]] = -1
             value = next(each for index, each in enumerate(node.inputs) if not own[index] and each is not None)
-        elif node.op_type in _KEEP_COLUMNS and node.inputs[0] is not None:
-            value = node.inputs[0]
+        elif (source := carried_from(node, labels)) is not None:
+            value, labels = source
         else:
             break
     return {}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adapters import LoRAConfig, SeqBnConfig
+from transformers import LlamaConfig
 
 import runtime
 from exporter import ExportError, add, export, task
@@ -126,6 +127,24 @@ def test_wrong_changes_are_refused(
     with pytest.raises(InputError, match=message):
         change(predictor, files["news"])
     assert predictor.tasks == (*OWN, "there")
+
+
+def test_decoders_take_other_label_counts(tmp_path: Path) -> None:
+    """Their heads give logits for each token, of which that of the last one is selected."""
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    config = LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=101, max_position_embeddings=48, pad_token_id=0)
+    tasks = {"topic": (LoRAConfig(r=2), "4"), "mood": (LoRAConfig(r=2), "2"), "tone": (LoRAConfig(r=2), "3")}
+    model, other = tiny_model(tasks, config), tiny_model(tasks, config)
+    for name in ("topic", "mood"):
+        other.delete_adapter(name)
+        other.delete_head(name)
+    export(model, tasks=["topic", "mood"], slots=2, output=tmp_path / "onnx")
+    predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
+    predictor.add_task("tone", task(tmp_path / "onnx", output=tmp_path / "tone", model=other).output)
+    feeds = inputs((3, 7), segments=False)
+    for answers in (predictor.run(feeds, ["mood"]), predictor.run(feeds, ["tone", "topic"])):
+        for name, answer in answers.items():
+            assert_parity(answer, reference(model, name, feeds))
 
 
 def test_a_task_file_has_a_drop_of_its_own(model: Any, folder: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "UNARY",
     "Sources",
     "block_sources",
+    "carried_from",
     "sources",
 ]
 
@@ -200,3 +201,24 @@ def block_sources(node: ir.Node, axis: int) -> Sources:
         if axis < min(len(before), len(after)) and all(map(rules.same, before[:axis], after[:axis])):
             return rules.only_first(node, axis)
     return sources(node, axis)
+
+
+def carried_from(node: ir.Node, axis: int) -> tuple[ir.Value, int] | None:
+    """Return the only input of which an axis of the result reads an axis position by position, and that axis.
+
+    Such an operator carries the axis along, whatever its length: the selection of a token carries the labels of its logits.
+
+    Args:
+        node: the operator.
+        axis: an axis of the result, counted from 0.
+
+    Returns:
+        None if no input or several inputs have the axis, if positions mix, or if the operator takes lengths of the result.
+    """
+    found = sources(node, axis)
+    if found is None or OPERATORS[node.op_type].sizes is not None:
+        return None
+    read = [
+        (value, source) for value, source in zip(node.inputs, found, strict=True) if value is not None and source is not None
+    ]
+    return read[0] if len(read) == 1 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from exporter.compile.rewrite.axes import OPERATORS, sources
+from exporter.compile.rewrite.axes import carried_from
 from exporter.compile.vmap.batch import Use
 from exporter.compile.vmap.env import Env
 from exporter.compile.vmap.forms import Padded, Stacked
@@ -23,8 +23,7 @@ def carry(node: ir.Node, env: Env) -> list[Padded] | None:
         env: the environment.
     """
     wide = [value for value in node.inputs if value is not None and env.widths(value) is not None]
-    operator = OPERATORS.get(node.op_type)
-    if len(wide) != 1 or operator is None or operator.sizes is not None or len(node.outputs) != 1:
+    if len(wide) != 1 or len(node.outputs) != 1:
         return None
     value, output = wide[0], node.outputs[0]
     own = padded(value, env)
@@ -62,12 +61,4 @@ def padded(value: ir.Value, env: Env) -> Padded | None:
 
 
 def _axis_of_result(node: ir.Node, value: ir.Value, axis: int, rank: int) -> int | None:
-    """Return the axis of the result whose position i reads position i of the padded axis, and of no other input's axis."""
-    for own in range(rank):
-        found = sources(node, own)
-        if found is None:
-            continue
-        read = [(each, source) for each, source in zip(node.inputs, found, strict=True) if source is not None]
-        if read == [(value, axis)]:
-            return own
-    return None
+    return next((own for own in range(rank) if carried_from(node, own) == (value, axis)), None)

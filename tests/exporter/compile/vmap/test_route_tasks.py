@@ -114,7 +114,7 @@ def test_pads_heads_whose_bias_is_added_apart() -> None:
     [
         "last = Constant<value_int = 1>() y = Gather<axis = 1>(g, last)",
         "t = Transpose<perm = [0, 2, 1]>(g) last = Constant<value_int = 1>() y = Gather<axis = 2>(t, last)",
-        "last = Constant<value_ints = [1]>() s = Gather<axis = 1>(g, last) one = Constant<value_ints = [1]>() y = Squeeze(s, one)",
+        "one = Constant<value_ints = [1]>() s = Gather<axis = 1>(g, one) y = Squeeze(s, one)",
         "one = Constant<value_ints = [1]>() y = ReduceMax<keepdims = 0>(g, one)",
     ],
 )
