@@ -28,6 +28,7 @@ class GraphSessions(Mapping[str, Any]):
     def __init__(self, graphs: Mapping[str, GraphFile]) -> None:
         """Set the graphs: file name -> graph."""
         self._graphs = graphs
+        self._open: dict[str, Any] = {}
 
     def __contains__(self, graph: object) -> bool:
         """Whether the bundle has this graph, open or not."""
@@ -40,6 +41,10 @@ class GraphSessions(Mapping[str, Any]):
     def __len__(self) -> int:
         """Return the number of graphs, open or not."""
         return len(self._graphs)
+
+    def opened(self) -> list[Any]:
+        """Return the sessions that are open, without opening another one."""
+        return list(self._open.values())
 
 
 class LazySessions(GraphSessions):
@@ -73,10 +78,6 @@ class LazySessions(GraphSessions):
         """Return the session of a graph; open the graph if necessary."""
         sessions = self._open  # replaced as a whole, so that readers need no lock
         return sessions[graph] if graph in sessions else self._open_graph(graph)
-
-    def opened(self) -> list[Any]:
-        """Return the sessions that are open."""
-        return list(self._open.values())
 
     def _open_graph(self, graph: str) -> Any:
         with self._locks.setdefault(os.getpid(), threading.Lock()):

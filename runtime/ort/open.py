@@ -19,7 +19,7 @@ from runtime.ort.cpu_limits import with_threads
 from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.forks import PerProcess
 from runtime.ort.graph_file import GraphFile
-from runtime.ort.known_providers import CPU, CUDA, Provider
+from runtime.ort.known_providers import CPU, CUDA, OPENVINO, Provider
 from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
 from runtime.ort.node_counts import example_feeds
 from runtime.ort.on_demand import OnDemandSessions
@@ -142,7 +142,7 @@ class _Opening:
         found = {graph: GraphFile(files, graph, is_routed(graph, manifest)) for graph in self.graphs}
         sessions = _on_cpu(found, make, manifest, options) if provider is CPU else OnDemandSessions(found, late, make)
         captured = _captured(sessions, provider, manifest, options)
-        again = PerProcess(functools.partial(self.on, provider))
+        again = PerProcess(functools.partial(self.on, provider)) if _works_in_forks(provider, options) else None
         device, threads = options.cuda.device, options.threads
         bundle = OpenBundle(provider, sessions, files, captured, device, threads, forked=again, slots=self.slots)
         if probes is not None and provider is not CPU:
@@ -150,6 +150,11 @@ class _Opening:
                 if graph not in late:
                     probes.check(graph, functools.partial(bundle.run, graph))
         return bundle
+
+
+def _works_in_forks(provider: Provider, options: Options) -> bool:
+    """Return whether sessions can be opened in a fork of a process that uses the provider: the drivers of GPUs cannot."""
+    return provider is CPU or (provider.key == OPENVINO.key and options.openvino.device == "CPU")
 
 
 def _check_products(files: BoundFolder, manifest: Manifest) -> None:

@@ -16,15 +16,12 @@ from runtime.options import Options
 from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.forks import PerProcess, keep_open_in_forks
 from runtime.ort.graph_file import GraphFile
-from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, Provider
-from runtime.ort.lazy_sessions import LazySessions
+from runtime.ort.known_providers import CPU, CUDA, TENSORRT, Provider
+from runtime.ort.lazy_sessions import GraphSessions
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.probe import ProbeCheck, ProbeRow
 from runtime.ort.provider_options import request
 from runtime.ort.session import BY_PATH, guarded, is_routed, names_of_inputs, session_options
-
-# Providers whose sessions can be opened in a fork of a process that uses them: the drivers of GPUs cannot be used there
-_FORKED = (CPU.key, OPENVINO.key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +58,7 @@ class OpenBundle:
 
     def opened(self) -> list[Any]:
         """Return the sessions that are open."""
-        return self.sessions.opened() if isinstance(self.sessions, LazySessions) else list(self.sessions.values())
+        return self.sessions.opened() if isinstance(self.sessions, GraphSessions) else list(self.sessions.values())
 
     def run(
         self,
@@ -155,7 +152,7 @@ class OpenBundle:
         """
         if os.getpid() == self.process or (self.provider is CPU and self.threads == 1):
             return self
-        if self.forked is None or self.provider.key not in _FORKED:
+        if self.forked is None:
             raise AdapterDropError(
                 f"this predictor was loaded in process {self.process} and is used in process {os.getpid()}, a fork of it, in "
                 f"which provider {self.provider.name} cannot be used: start workers with the method spawn, to which a "

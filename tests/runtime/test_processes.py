@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime import LatencyTarget, Options
+from runtime import LatencyTarget, OpenVINOOptions, Options
 from runtime.bundle import read_manifest
 from runtime.ort import open as session
 from runtime.ort.forks import PerProcess
-from runtime.ort.known_providers import CPU, CUDA
+from runtime.ort.known_providers import CPU, CUDA, OPENVINO
+from runtime.ort.on_demand import OnDemandSessions
+from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.session import create_session
 from tests.helpers.runtime_bundles import feeds, rewrite, write_bundle, write_routed
 
@@ -153,6 +155,36 @@ def test_gpus_are_refused_in_forks(bundle: Path, monkeypatch: pytest.MonkeyPatch
         predictor.predict(["one"])
     with pytest.raises(runtime.AdapterDropError, match="provider cuda cannot be used"):
         predictor.prepare()
+
+
+def test_openvino_on_a_gpu_is_refused_in_forks(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = create_session
+    monkeypatch.setattr(session, "create_session", lambda graph, _, *more: create(graph, CPU, *more))
+    monkeypatch.setattr(session, "resolve", lambda *_: (OPENVINO,))
+    loaded = {
+        device: runtime.load(bundle, "openvino", options=Options(openvino=OpenVINOOptions(device=device)))
+        for device in ("CPU", "GPU.0", "AUTO")
+    }
+    parent = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    assert loaded.pop("CPU")._bundle.forked is not None
+    for predictor in loaded.values():
+        with pytest.raises(runtime.AdapterDropError, match=r"provider openvino cannot be used: start workers .*spawn"):
+            predictor.run(feeds())
+
+
+def test_a_fork_opens_no_graph_by_itself() -> None:
+    made: list[str] = []
+
+    def make(name: str, *_: object) -> str:
+        made.append(name)
+        return name
+
+    graph: Any = None
+    sessions = OnDemandSessions({"model.onnx": graph, "trunk.onnx": graph}, {"trunk.onnx"}, make)
+    opened = OpenBundle(OPENVINO, sessions, graph).opened()  # the handler of forks keeps these
+    assert (opened, made) == (["model.onnx"], ["model.onnx"])
+    assert [sessions["trunk.onnx"], *sessions.opened()] == ["trunk.onnx", "model.onnx", "trunk.onnx"]
 
 
 def test_a_value_is_made_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
