@@ -23,6 +23,7 @@ from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.probe import ProbeRow
 from runtime.policy import DropPolicy
 from runtime.slots.hot_tasks import HotTasks
+from runtime.slots.task_file import AddedFile
 
 Rows = TypeVar("Rows", bound=Sequence[npt.NDArray[Any]])
 
@@ -47,7 +48,8 @@ class BasePredictor:
     policy: DropPolicy | None
     hooks: tuple[Hook, ...]
     _bundle: OpenBundle
-    _load: Callable[[Options, DropPolicy | None, tuple[Hook, ...]], Any]  # loads the same bundle again
+    # Loads the same bundle again, and adds the tasks of these files
+    _load: Callable[[Options, DropPolicy | None, tuple[Hook, ...], Mapping[str, AddedFile]], Any]
     _hot: HotTasks | None = field(default=None, kw_only=True)
 
     def __copy__(self) -> Self:
@@ -59,9 +61,10 @@ class BasePredictor:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path of the folder and the arguments of `load`; the other process loads the bundle again.
+        """Pickle the path of the folder, the arguments of `load` and the files of added tasks; the other process loads them again.
 
-        Unpickling raises what `load` raises, and a BundleError if the folder contains another bundle by then.
+        Unpickling raises what `load` and `add_task` raise, a BundleError if the folder contains another bundle by then, and an
+        InputError if the file of an added task has changed.
 
         Raises:
             InputError: a hook, the policy or a field of the options cannot be pickled.
@@ -70,7 +73,7 @@ class BasePredictor:
         for name, values in parts.items():
             for value in values:
                 _check_pickles(name, value)
-        return self._load, (self.options, self.policy, self.hooks)
+        return self._load, (self.options, self.policy, self.hooks, {} if self._hot is None else self._hot.files())
 
     @property
     def tasks(self) -> tuple[str, ...]:

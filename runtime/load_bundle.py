@@ -1,7 +1,7 @@
 """`load`: from a bundle folder to a `Predictor`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from runtime.policy import DropPolicy
 from runtime.predictor import Predictor
 from runtime.slots.graph import check_slots_graph
 from runtime.slots.hot_tasks import HotTasks, graphs_with_slots, read_layouts
+from runtime.slots.task_file import AddedFile
 from runtime.states.make_cache import make_cache
 from runtime.text.encode import TextEncoder
 
@@ -72,7 +73,7 @@ def load(
         raise InputError(f"options: expected runtime.Options(…), found {options!r:.100}")
     options = options if threads is None else replace(options, threads=threads)
     access = Access(token, None if cache_dir is None else os.path.abspath(cache_dir))  # noqa: PTH100  # resolve follows links
-    return _Source(os.fspath(folder), provider, drop, verify, state_cache, access)(options, policy, tuple(hooks))
+    return _Source(os.fspath(folder), provider, drop, verify, state_cache, access)(options, policy, tuple(hooks), {})
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,15 @@ class _Source:
     access: Access
     manifest: str = ""
 
-    def __call__(self, options: Options, policy: DropPolicy | None, hooks: tuple[Hook, ...]) -> Predictor:
-        """Load the bundle, as `load` does. Raises BundleError if the manifest is another one."""
+    def __call__(
+        self, options: Options, policy: DropPolicy | None, hooks: tuple[Hook, ...], added: Mapping[str, AddedFile]
+    ) -> Predictor:
+        """Load the bundle, as `load` does, and add tasks of a pickled predictor.
+
+        Raises:
+            BundleError: the manifest is another one.
+            InputError: the file of an added task has changed.
+        """
         folder, commit = bundle_folder(self.folder, self.access)
         manifest, files = open_bundle(folder)
         if self.manifest and files.hashes[MANIFEST] != self.manifest:
@@ -128,6 +136,8 @@ class _Source:
         bundle = open_sessions(files, manifest, graphs, self.provider, options, check, self.verify, counts)
         encoder = TextEncoder.load(files.path, manifest, files.read) if manifest.tokenizer else None
         hot = HotTasks(manifest, files, bundle, layouts) if layouts else None
+        if hot is not None:
+            hot.add_again(added)
         # With its commit, a hub id works on other machines too, and needs no request where the cache has it
         secretless = replace(self.access, token=None)
         same = replace(self, folder=commit or str(files.path), access=secretless, manifest=files.hashes[MANIFEST])

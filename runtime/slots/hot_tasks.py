@@ -13,7 +13,7 @@ from runtime.ort.forks import PerProcess
 from runtime.ort.open_bundle import OpenBundle
 from runtime.slots.graph import SlotsGraph
 from runtime.slots.layout import SlotLayout, layout_file
-from runtime.slots.task_file import HotEntry, TaskWeights, open_task_file, own_weights
+from runtime.slots.task_file import AddedFile, HotEntry, TaskWeights, open_task_file, own_weights
 
 __all__ = ["HotTasks", "graphs_with_slots", "read_layouts"]
 
@@ -85,6 +85,27 @@ class HotTasks:
     def versions(self) -> Container[TaskEntry]:
         """Entries of the added tasks, and of those that were replaced or removed while a call still uses them."""
         return self._versions
+
+    def files(self) -> dict[str, AddedFile]:
+        """Return the files of the added tasks by name, in the order in which they were added."""
+        return {name: entry.file for name, entry in list(self._added.items()) if entry.file is not None}
+
+    def add_again(self, files: Mapping[str, AddedFile]) -> None:
+        """Add the tasks of a predictor that was pickled.
+
+        Args:
+            files: those of `files`.
+
+        Raises:
+            InputError: as for `add`, or a file has changed.
+        """
+        for name, file in files.items():
+            self.add(name, file.path)
+            if self._added[name].file != file:
+                raise InputError(
+                    f"{file.path}: the file has changed since the predictor with the task {name!r} was pickled; call "
+                    "replace_task() with a file that stays as it is, and pickle the predictor again"
+                )
 
     def add(self, name: str, path: str | os.PathLike[str]) -> None:
         """Add a task, for `Predictor.add_task`."""

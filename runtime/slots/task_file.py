@@ -17,7 +17,7 @@ from runtime.bundle.tensors import check_seal, pack, sealed, unpack
 from runtime.errors import InputError
 from runtime.slots.layout import SlotLayout
 
-__all__ = ["HotEntry", "TaskWeights", "added_names", "open_task_file", "own_weights", "pinned", "task_file_bytes"]
+__all__ = ["AddedFile", "HotEntry", "TaskWeights", "added_names", "open_task_file", "own_weights", "pinned", "task_file_bytes"]
 
 _FORMAT: Final = "adapterdrop-task"
 _VERSION: Final = "2"
@@ -45,15 +45,30 @@ class TaskWeights:
         return self.from_file() if self.kept is None else self.kept
 
 
+@dataclass(frozen=True)
+class AddedFile:
+    """The file of a task that was added, with which a pickled predictor adds it again.
+
+    Attributes:
+        path: absolute path of the file.
+        sha256: hash of its content.
+    """
+
+    path: str
+    sha256: str
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HotEntry(TaskEntry):
     """A task that calls compute in a slot. Calls keep the entry with which they began, also if the task is replaced.
 
     Attributes:
         weights: drop -> weights.
+        file: the file of a task that was added; None for a task of the bundle.
     """
 
     weights: Mapping[int, TaskWeights] = field(repr=False)
+    file: AddedFile | None = field(default=None, repr=False)
     # Two versions of a task are two entries, even if their names and labels are equal.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -141,7 +156,8 @@ def open_task_file(
             most = layout.groups[group].columns
             raise InputError(f"{shown}: expected at most {most} label(s), found {entry.columns}: {_MAKE_AGAIN}")
         weights[drop] = TaskWeights(group, _reader(where, shown, sha256, layout, group, drop))
-    return HotEntry(**vars(replace(entry, name=name, outputs=(name,))), weights=weights), rows
+    file = AddedFile(str(where), sha256)
+    return HotEntry(**vars(replace(entry, name=name, outputs=(name,))), weights=weights, file=file), rows
 
 
 def own_weights(content: bytes | memoryview, shown: str, layout: SlotLayout, drop: int) -> TaskWeights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import pickle
 import random
 import shutil
 import threading
@@ -263,6 +264,22 @@ def test_a_fork_has_slots(
     monkeypatch.setattr(OpenBundle, "here", lambda _: opened)
     feeds = inputs((2, 5))
     assert_parity(predictor.run(feeds, ["spam"])["spam"], reference(model, "spam", feeds, 1))
+
+
+def test_a_pickle_adds_the_tasks_again(predictor: runtime.Predictor, files: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("spam", "stars", "news"):
+        predictor.add_task(name, shutil.copy(files[name], tmp_path / name))
+    predictor.remove_task("spam")
+    content = pickle.dumps(predictor)
+    (tmp_path / "spam").unlink()
+    other = pickle.loads(content)  # noqa: S301 - made here
+    assert other.tasks == predictor.tasks
+    feeds = inputs((2, 5))
+    names = ("news", *OWN, "stars")
+    assert all(np.array_equal(other.run(feeds, [name])[name], predictor.run(feeds, [name])[name]) for name in names)
+    shutil.copy(files["tone"], tmp_path / "stars")
+    with pytest.raises(InputError, match=r"stars: the file has changed since the predictor with the task 'stars' was pickled"):
+        pickle.loads(content)  # noqa: S301
 
 
 def test_a_prepared_bundle_may_be_replaced(model: Any, folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
