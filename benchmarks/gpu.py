@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 
@@ -23,13 +24,16 @@ Gpu = Mapping[str, str | float | None]
 
 
 def current_gpu() -> Gpu | None:
-    """Return name, driver, memory, clocks and power of the first GPU as they are now.
+    """Return name, driver, memory, clocks and power of the first GPU that CUDA uses in this process, as they are now.
 
     Returns:
-        Name in the results -> text or number, None for a number that the driver does not give; None without nvidia-smi.
+        Name in the results -> text or number, None for a number that the driver does not give; None without nvidia-smi,
+        or if it does not know this GPU.
     """
     fields = [*_TEXTS, *_NUMBERS]
-    command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    # An index or a UUID; nvidia-smi itself numbers all GPUs of the machine
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    command = ["nvidia-smi", f"--id={first}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         text = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):

@@ -40,7 +40,7 @@ class Machine:
         load: load average of the last minute; None if unknown.
         versions: versions of Python and the packages.
         commit: git commit of this code, with the suffix "+changes" if files differ from it; None outside a checkout.
-        gpu: the GPU as found before the measurement; None if it was not used, or without nvidia-smi.
+        gpu: the GPU as found before the measurement; None if it was not used, or nvidia-smi does not know it.
         cuda: version of CUDA that torch is built for; None if no GPU was used.
         tf32: whether PyTorch may use TF32 in fp32; None if no GPU was used.
     """
@@ -88,7 +88,7 @@ class Machine:
 
         instructions = ", ".join((has("bf16", self.bf16), has("vnni", self.vnni), has("amx", self.amx)))
         if self.cuda is not None:
-            gpu = "unknown GPU, without nvidia-smi" if self.gpu is None else sentence(self.gpu)
+            gpu = "unknown GPU" if self.gpu is None else sentence(self.gpu)
             return f"{gpu}; CUDA {self.cuda}; {self.cpu}, {self.cores} cores"
         return f"{self.cpu}, {self.threads} of {self.cores} cores, {self.memory_gb:.0f} GB; {instructions}"
 

@@ -61,7 +61,7 @@ class BasePredictor:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path of the folder, the arguments of `load` and the files of added tasks; the other process loads them again.
+        """Pickle the folder, the arguments of `load` and the files of added tasks; the other process loads and adds them again.
 
         Unpickling raises what `load` and `add_task` raise, a BundleError if the folder contains another bundle by then, and an
         InputError if the file of an added task has changed.

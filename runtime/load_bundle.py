@@ -71,6 +71,8 @@ def load(
     options = Options() if options is None else options
     if not isinstance(options, Options):
         raise InputError(f"options: expected runtime.Options(…), found {options!r:.100}")
+    if verify is not None and not isinstance(verify, bool):
+        raise InputError(f"verify: expected True, False or None, found {verify!r:.100}")
     options = options if threads is None else replace(options, threads=threads)
     access = Access(token, None if cache_dir is None else os.path.abspath(cache_dir))  # noqa: PTH100  # resolve follows links
     return _Source(os.fspath(folder), provider, drop, verify, state_cache, access)(options, policy, tuple(hooks), {})

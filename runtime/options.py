@@ -186,6 +186,7 @@ def _problems(options: Options) -> Iterator[str]:
         for name in wrong:
             yield f"{name}: expected {parts[name].__name__}(…), found {getattr(options, name)!r:.100}"
         return
+    yield from _switches(options)
     numbers = {
         "threads": options.threads,
         "memory_limit": options.memory_limit,
@@ -197,35 +198,59 @@ def _problems(options: Options) -> Iterator[str]:
             yield f"{name}: expected a positive integer or None, found {value!r}"
         elif value is not None and value > (most := MOST_THREADS if name == "threads" else _MOST_BYTES):
             yield f"{name}: expected at most {most:,}, found {value:,}"
-    if not isinstance(options.cuda.device, int) or not 0 <= options.cuda.device < 2**31:
-        yield f"cuda.device: expected the index of a GPU, found {options.cuda.device!r}"
+    if type(device := options.cuda.device) is not int or not 0 <= device < 2**31:
+        yield f"cuda.device: expected the index of a GPU, found {device!r}"
     if type(kernels := options.openvino.kernels) is not int or not 0 <= kernels < 2**31:
         yield f"openvino.kernels: expected a whole number, found {kernels!r}"
+    if not isinstance(name := options.openvino.device, str) or not name.strip():
+        yield f"openvino.device: expected OpenVINO's name of a device, such as CPU or GPU.1, found {name!r}"
     for name, choice, choices in (
         ("cuda.conv_search", options.cuda.conv_search, get_args(ConvSearch)),
-        # None: the bundle decides
-        ("openvino.precision", options.openvino.precision or get_args(Hint)[0], get_args(Hint)),
+        ("openvino.precision", options.openvino.precision, (*get_args(Hint), None)),  # None: the bundle decides
     ):
         if choice not in choices:
-            yield f"{name}: expected one of {', '.join(choices)}, found {choice!r}"
-    for shape in options.cuda.graphs:
-        if len(shape) != 2 or not all(map(_positive, shape)):
-            yield f"cuda.graphs: expected pairs (batch, sequence) of positive integers, found {shape!r}"
+            yield f"{name}: expected one of {', '.join(filter(None, choices))}, found {choice!r}"
+    if not callable(options.progress):
+        yield f"progress: expected a function of a message, found {options.progress!r:.100}"
+    if options.cache is not None and not isinstance(options.cache, str | os.PathLike):
+        yield f"cache: expected the path of a folder or None, found {options.cache!r:.100}"
     if (tolerance := options.probe_tolerance) is not None and not (
         isinstance(tolerance, int | float) and not isinstance(tolerance, bool) and 0 < tolerance < math.inf
     ):
         yield f"probe_tolerance: expected a positive number or None, found {tolerance!r}"
-    if options.compiled not in (True, False, None):
-        yield f"compiled: expected True, False or None, found {options.compiled!r}"
     yield from _passed_through("provider_options", options.provider_options)
     yield from _passed_through("session_config", options.session_config)
-    best, largest = options.tensorrt.best, options.tensorrt.largest
-    if len(best) != 2 or not all(map(_positive, best)):
+    yield from _shapes(options)
+
+
+def _switches(options: Options) -> Iterator[str]:
+    """A text such as "off" would be true."""
+    always = {"spin": options.spin, "share_weights": options.share_weights, "cuda.tf32": options.cuda.tf32}
+    tensorrt = options.tensorrt
+    optional = {"tensorrt.fp16": tensorrt.fp16, "tensorrt.bf16": tensorrt.bf16, "compiled": options.compiled}
+    for name, value in (always | optional).items():
+        if not isinstance(value, bool) and (name in always or value is not None):
+            expected = "True or False" if name in always else "True, False or None"
+            yield f"{name}: expected {expected}, found {value!r:.100}"
+
+
+def _shapes(options: Options) -> Iterator[str]:
+    graphs, best, largest = options.cuda.graphs, options.tensorrt.best, options.tensorrt.largest
+    if not isinstance(graphs, Sequence) or not all(_is_shape(each) for each in graphs):
+        expected = "pairs (batch, sequence) of positive integers, such as ((1, 32), (8, 128))"
+        yield f"cuda.graphs: expected {expected}, found {graphs!r:.100}"
+    if not _is_shape(best):
         yield f"tensorrt.best: expected (batch, sequence), both positive, found {best!r}"
-    elif len(largest) != 2 or not _positive(largest[0]) or not (largest[1] is None or _positive(largest[1])):
+    elif not _is_shape(largest, may_be_open=True):
         yield f"tensorrt.largest: expected (batch, sequence or None), both positive, found {largest!r}"
     elif best[0] > largest[0] or (largest[1] is not None and best[1] > largest[1]):
         yield f"tensorrt.best: expected at most tensorrt.largest {largest!r}, found {best!r}"
+
+
+def _is_shape(value: object, may_be_open: bool = False) -> bool:
+    if not isinstance(value, Sequence) or len(value) != 2:
+        return False
+    return _positive(value[0]) and (_positive(value[1]) or (may_be_open and value[1] is None))
 
 
 def _passed_through(name: str, entries: object) -> Iterator[str]:

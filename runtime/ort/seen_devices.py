@@ -1,5 +1,6 @@
 """Devices that drivers see, for providers whose devices ONNX Runtime does not list."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,20 +12,39 @@ from runtime.ort.known_providers import CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, 
 
 ON_NVIDIA: Final = (CUDA.key, TENSORRT.key, TENSORRT_RTX.key)
 _SECONDS: Final = 10  # for nvidia-smi
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _COMBINED: Final = ("AUTO", "HETERO", "MULTI", "BATCH")  # names of OpenVINO that stand for several devices
 
 
 def gpus() -> tuple[str, ...] | None:
-    """Return the GPUs of NVIDIA's driver: ONNX Runtime lists CUDA without a GPU and without a driver. None if unknown."""
-    command = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"]
+    """Return the GPUs of NVIDIA's driver that this process may use, by their index in CUDA. None if unknown.
+
+    ONNX Runtime lists CUDA without a GPU and without a driver, and nvidia-smi also lists GPUs that CUDA_VISIBLE_DEVICES hides.
+    """
+    command = ["nvidia-smi", "--query-gpu=index,uuid,name,driver_version", "--format=csv,noheader"]
     try:
         output = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=_SECONDS
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None if Path("/dev/nvidia0").exists() else ()
-    rows = [[part.strip() for part in line.split(",")] for line in output.splitlines()]
-    return tuple(f"{index}: {name} (driver {driver})" for index, name, driver in rows)
+    rows = [row for line in output.splitlines() if len(row := [part.strip() for part in line.split(",")]) == 4]
+    if (names := os.environ.get(_VISIBLE)) is not None:
+        if "MIG-" in names:  # parts of a GPU, which this list does not have
+            return None
+        rows = _visible(rows, names)
+    return tuple(f"{index}: {name} (driver {driver})" for index, (_, _, name, driver) in enumerate(rows))
+
+
+def _visible(rows: list[list[str]], names: str) -> list[list[str]]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES names by index or start of the UUID, up to the first that is not there."""
+    found: list[list[str]] = []
+    for name in map(str.strip, names.split(",")):
+        own = [row for row in rows if name and (row[0] == name or (name.startswith("GPU-") and row[1].startswith(name)))]
+        if len(own) != 1 or own[0] in found:
+            break
+        found += own
+    return found
 
 
 def openvino_devices() -> tuple[str, ...] | None:
@@ -43,6 +63,7 @@ def missing_device(provider: Provider, options: Options) -> str | None:
         return f"OpenVINO sees no device {', '.join(wanted)} (openvino.device), only {', '.join(found)}" if wanted else None
     if provider.key not in ON_NVIDIA or (seen := gpus()) is None or (device := options.cuda.device) < len(seen):
         return None
+    visible = f" ({_VISIBLE}={names!r})" if (names := os.environ.get(_VISIBLE)) is not None else ""
     if not seen:
-        return "the driver of NVIDIA is not installed, or sees no GPU"
-    return f"the driver of NVIDIA sees no GPU {device} (cuda.device), only {', '.join(seen)}"
+        return f"the driver of NVIDIA is not installed, or sees no GPU{visible}"
+    return f"the driver of NVIDIA sees no GPU {device} (cuda.device), only {', '.join(seen)}{visible}"

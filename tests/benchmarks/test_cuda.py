@@ -33,6 +33,7 @@ def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.write_text(f"#!/bin/sh\necho '{FOUND}'\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.fixture
@@ -93,6 +94,11 @@ def test_the_gpu_is_described_as_found(fake_gpu: None, monkeypatch: pytest.Monke
     assert (gpu["name"], gpu["driver"], gpu["sm_mhz"], gpu["power_w"]) == ("NVIDIA H100 80GB HBM3", "580.159.04", 345.0, 68.23)
     assert gpu["temperature_c"] is None
     assert "SM clock 345 of 1980 MHz, memory clock 2619 MHz, 68.23 of 700 W" in sentence(gpu)
+    program = tmp_path / "bin" / "nvidia-smi"  # answers for one of two
+    program.write_text(f"#!/bin/sh\ncase $1 in --id=3) echo '{FOUND}';; *) exit 6;; esac\n", encoding="utf-8")
+    assert current_gpu() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,0")
+    assert current_gpu() == gpu
     monkeypatch.setenv("PATH", str(tmp_path))
     assert current_gpu() is None
 

@@ -56,6 +56,37 @@ def test_options_of_another_type_are_named(bundle: Path) -> None:
         Options(cuda={"device": 0})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"spin": "off"}, r"spin: expected True or False, found 'off'"),
+        ({"share_weights": None}, r"share_weights: expected True or False, found None"),
+        ({"cuda": CudaOptions(tf32="off")}, r"cuda\.tf32: expected True or False, found 'off'"),  # type: ignore[arg-type]
+        ({"tensorrt": TensorRTOptions(fp16=0)}, r"tensorrt\.fp16: expected True, False or None, found 0"),  # type: ignore[arg-type]
+        ({"compiled": 0}, r"compiled: expected True, False or None, found 0"),  # 0 is no False: graphs for GPUs were taken
+        ({"cuda": CudaOptions(device=True)}, r"cuda\.device: expected the index of a GPU, found True"),
+        ({"cuda": CudaOptions(graphs=(1, 32))}, r"cuda\.graphs: expected pairs .*, found \(1, 32\)$"),  # type: ignore[arg-type]
+        ({"cuda": CudaOptions(graphs=None)}, r"cuda\.graphs: expected pairs .*, found None$"),  # type: ignore[arg-type]
+        ({"tensorrt": TensorRTOptions(best=8)}, r"tensorrt\.best: expected \(batch, .*found 8"),  # type: ignore[arg-type]
+        ({"tensorrt": TensorRTOptions(largest=8)}, r"tensorrt\.largest: expected .*found 8"),  # type: ignore[arg-type]
+        ({"openvino": OpenVINOOptions(device="")}, r"openvino\.device: expected OpenVINO's name .*found ''"),
+        ({"openvino": OpenVINOOptions(device=0)}, r"openvino\.device: .*found 0"),  # type: ignore[arg-type]
+        ({"openvino": OpenVINOOptions(precision="")}, r"precision: expected one of f32, bf16, f16, found ''"),  # type: ignore[arg-type]
+        ({"progress": None}, r"progress: expected a function of a message, found None"),
+        ({"cache": 5}, r"cache: expected the path of a folder or None, found 5"),
+        ({"cache": b"folder"}, r"cache: expected the path"),
+    ],
+)
+def test_a_value_of_another_type_is_no_choice(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(runtime.InputError, match=message):
+        Options(**fields)
+
+
+def test_verify_is_a_switch(bundle: Path) -> None:
+    with pytest.raises(runtime.InputError, match="verify: expected True, False or None, found 'no'"):
+        runtime.load(bundle, verify="no")  # type: ignore[arg-type]
+
+
 def test_numbers_that_onnx_runtime_does_not_take(bundle: Path) -> None:
     assert runtime.load(bundle, provider="cpu", threads=MOST_THREADS)
     for threads in (MOST_THREADS + 1, 2**32):
@@ -267,9 +298,10 @@ def test_openvino_computes_in_the_precision_of_the_export(
 
 def test_a_failure_carries_the_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '0, H200, 580'\n", encoding="utf-8")
+    program.write_text("#!/bin/sh\necho '0, GPU-1a, H200, 580'\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [each.key for each in KNOWN])
     if hasattr(onnxruntime, "preload_dlls"):
         monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
@@ -298,6 +330,36 @@ def test_a_failure_carries_the_reason(bundle: Path, monkeypatch: pytest.MonkeyPa
     ):
         found = seen_devices.missing_device(OPENVINO, Options(openvino=OpenVINOOptions(device=device)))
         assert found == (missing and f"OpenVINO sees no device {missing} (openvino.device), only CPU, GPU.0")
+
+
+@pytest.mark.parametrize(
+    ("names", "seen"),
+    [
+        (None, ("0: H200 (driver 580)", "1: L4 (driver 580)")),
+        ("1", ("0: L4 (driver 580)",)),
+        ("1, 0", ("0: L4 (driver 580)", "1: H200 (driver 580)")),
+        ("GPU-2b", ("0: L4 (driver 580)",)),
+        ("0,7,1", ("0: H200 (driver 580)",)),  # CUDA reads up to the first that is not there
+        ("", ()),
+        ("-1", ()),
+        ("MIG-3c", None),
+    ],
+)
+def test_hidden_gpus_are_not_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, names: str | None, seen: tuple[str, ...] | None
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    lines = "0, GPU-1a, H200, 580\n1, GPU-2b, L4, 580"
+    program.write_text(f"#!/bin/sh\necho '{lines}'\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if names is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    assert seen_devices.gpus() == seen
+    if seen is not None and len(seen) < 2:
+        message = seen_devices.missing_device(CUDA, Options(cuda=CudaOptions(device=1)))
+        assert f"(CUDA_VISIBLE_DEVICES={names!r})" in str(message)
 
 
 @pytest.mark.parametrize(
