@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, Self, TypeVar
@@ -69,7 +69,8 @@ class BasePredictor:
         Raises:
             InputError: a hook, the policy or a field of the options cannot be pickled.
         """
-        parts = {"options": (self.options,), "policy": (self.policy,), "hooks": self.hooks}
+        parts = {f"options.{each.name}": (getattr(self.options, each.name),) for each in fields(self.options)}
+        parts |= {"policy": (self.policy,), "hooks": self.hooks}
         for name, values in parts.items():
             for value in values:
                 _check_pickles(name, value)
