@@ -18,7 +18,10 @@ from benchmarks.options import cores
 from runtime.ort.known_providers import PLUGINS
 
 # Distributions of ONNX Runtime, of which one is installed, and its plug-ins.
-FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", *(plugin.package for plugin in PLUGINS.values()))
+FLAVOURS = (
+    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    *(package for plugin in PLUGINS.values() for package in plugin.packages),
+)
 _PACKAGES = ("torch", "transformers", "adapters", "onnx", *FLAVOURS)
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
 

@@ -18,9 +18,7 @@ from runtime.ort.known_providers import PLUGINS
 # Part of the cache key: with another version, a cached engine or packed weight may fail to load, or load and be wrong.
 _PACKAGES = (
     *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
-    *(plugin.package for plugin in PLUGINS.values()),
-    "onnxruntime-ep-nv-tensorrt-rtx-cu12",
-    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    *(package for plugin in PLUGINS.values() for package in plugin.packages),
 )
 
 

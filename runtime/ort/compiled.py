@@ -35,7 +35,7 @@ def this_machine(provider: Provider, manifest: Manifest, options: Options) -> Ma
     device = ": ".join(plugins.described(plugins.select(provider, options)[0])) if provider.is_plugin else ""
     return Machine(
         provider=provider.key,
-        package=f"{provider.package} {plugins.version(provider.package) or ''}".strip() if provider.is_plugin else "",
+        package=plugins.origin(provider) if provider.is_plugin else "",
         onnxruntime=ort.__version__,
         device=device,
         processor=f"{platform.machine()} {hashlib.sha256(processor().encode()).hexdigest()[:16]}",

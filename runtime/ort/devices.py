@@ -8,7 +8,7 @@ from typing import Any
 from runtime.errors import ProviderError
 from runtime.import_ort import ort
 from runtime.options_text import CommandParser
-from runtime.ort import plugins
+from runtime.ort import plugins, trial_registration
 from runtime.ort.cpu_info import processor
 from runtime.ort.cpu_limits import cpu_limits
 from runtime.ort.known_providers import AZURE, CPU, KNOWN, OPENVINO, OTHERS, Provider
@@ -88,7 +88,17 @@ def _examine(provider: Provider) -> Found:
         return Found(provider.name, provider.key, True, "ONNX Runtime", (), REMOTE)
     if not here.is_plugin:
         return Found(provider.name, provider.key, True, "ONNX Runtime", _built_in_devices(provider))
-    origin = f"{here.package} {plugins.version(here.package) or ''}".strip() or "registered by this process"
+    origin = plugins.origin(here) or "registered by this process"
+    if here.module and (end := trial_registration.ended_process(here)) is not None:
+        reinstall = f"`pip install --force-reinstall --no-deps {' '.join(plugins.installed_packages(here))}`"
+        return Found(
+            provider.name,
+            provider.key,
+            True,
+            origin,
+            (),
+            f"the library of {origin} ends the process that loads it ({end}): {reinstall}, or uninstall it",
+        )
     try:
         devices = tuple(map(_shown, plugins.devices(here)))
     except ProviderError as error:

@@ -17,6 +17,8 @@ class Provider:
         module: None for a provider that is compiled into ONNX Runtime. For a plug-in, the Python module that knows the path of
             its library; empty if the process has registered the library itself.
         needs: the oldest ONNX Runtime that takes a plug-in.
+        parts: distributions that `package` requires and that have its files, one for each version of CUDA; they are also
+            installed without it.
     """
 
     name: str
@@ -24,6 +26,12 @@ class Provider:
     package: str = ""
     module: str | None = None
     needs: str = "1.24.1"
+    parts: tuple[str, ...] = ()
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions that may contain it; empty if none is known."""
+        return (self.package, *self.parts) if self.package else ()
 
     @property
     def is_plugin(self) -> bool:
@@ -61,7 +69,11 @@ NAMES: Final = ("auto", *(provider.name for provider in KNOWN))
 
 OPENVINO_PLUGIN: Final = Provider("openvino", OPENVINO.key, "onnxruntime-ep-openvino", "onnxruntime_ep_openvino")
 RTX_PLUGIN: Final = Provider(
-    "tensorrt-rtx", TENSORRT_RTX.key, "onnxruntime-ep-nv-tensorrt-rtx", "onnxruntime_ep_nv_tensorrt_rtx"
+    "tensorrt-rtx",
+    TENSORRT_RTX.key,
+    "onnxruntime-ep-nv-tensorrt-rtx",
+    "onnxruntime_ep_nv_tensorrt_rtx",
+    parts=("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
 )
 WEBGPU_PLUGIN: Final = Provider("webgpu", WEBGPU.key, "onnxruntime-ep-webgpu", "onnxruntime_ep_webgpu", "1.24.4")
 QNN_PLUGIN: Final = Provider("qnn", QNN.key, "onnxruntime-qnn", "onnxruntime_qnn")

@@ -67,6 +67,17 @@ def version(package: str) -> str | None:
         return None
 
 
+def installed_packages(plugin: Provider) -> list[str]:
+    """Return the distributions of a plug-in that are installed; the known one if none is found."""
+    return [each for each in plugin.packages if version(each)] or [plugin.package]
+
+
+def origin(plugin: Provider) -> str:
+    """Return the distribution that contains a plug-in, with its version if it is installed; empty if none is known."""
+    package = installed_packages(plugin)[0]
+    return f"{package} {version(package) or ''}".strip() if package else ""
+
+
 def register(plugin: Provider) -> None:
     """Register the library of a plug-in, once per process.
 
@@ -87,19 +98,19 @@ def register(plugin: Provider) -> None:
 
 @functools.cache  # ONNX Runtime refuses a second registration; without a device, the first one left no trace
 def _register(plugin: Provider) -> None:
-    if damaged := truncated_libraries(plugin.package):
+    if damaged := {package: found for package in plugin.packages if (found := truncated_libraries(package))}:
+        files = [file for found in damaged.values() for file in found]
         raise ProviderError(
-            f"provider {plugin.name}: {_titled(plugin)} is installed incompletely: {', '.join(damaged[:3])}; "
-            f"`pip install --force-reinstall --no-deps {plugin.package}`"
+            f"provider {plugin.name}: {_titled(plugin)} is installed incompletely: {', '.join(files[:3])}; "
+            f"`pip install --force-reinstall --no-deps {' '.join(damaged)}`"
         )
     try:
         module = importlib.import_module(str(plugin.module))
         ort.register_execution_provider_library(f"adapterdrop.{plugin.name}", str(module.get_library_path()))
     except Exception as error:  # packages raise what they like, and ONNX Runtime's exceptions have no common base
-        reason = " ".join(str(error).split())
         raise ProviderError(
-            f"provider {plugin.name}: ONNX Runtime {ort.__version__} cannot load {_titled(plugin)}: {reason}; install the "
-            "driver or library that is missing, or versions that belong together: "
+            f"provider {plugin.name}: ONNX Runtime {ort.__version__} cannot load {_titled(plugin)}: {reason_of(error)}; "
+            "install the driver or library that is missing, or versions that belong together: "
             f"`pip install --upgrade onnxruntime {plugin.package}`"
         ) from error
 
@@ -194,4 +205,4 @@ def _belongs(device: Any, plugin: Provider) -> bool:
 
 
 def _titled(plugin: Provider) -> str:
-    return f"{plugin.package} {version(plugin.package) or ''}".strip() if plugin.package else "its library"
+    return origin(plugin) or "its library"

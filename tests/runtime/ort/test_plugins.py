@@ -19,7 +19,7 @@ import runtime
 from runtime import OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import read_manifest
 from runtime.ort import open as open_module
-from runtime.ort import option_names, plugins
+from runtime.ort import option_names, plugins, trial_registration
 from runtime.ort.devices import described, survey
 from runtime.ort.known_providers import (
     CUDA,
@@ -86,6 +86,7 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "register_execution_provider_library", found.register)
     monkeypatch.setattr(onnxruntime, "get_ep_devices", found.devices)
+    monkeypatch.setattr(trial_registration, "ended_process", lambda _: None)
     plugins._register.cache_clear()
     yield found
     plugins._register.cache_clear()
@@ -158,6 +159,35 @@ def test_a_truncated_library_is_not_loaded(stand: Stand, bundle: Path, tmp_path:
     ):
         runtime.load(bundle, "openvino")
     assert stand.libraries == {}
+
+
+@pytest.mark.parametrize("name", ["", "-cu13"])
+def test_the_part_with_the_files_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """TensorRT-RTX's distribution requires the one with the files, which may also be installed without it."""
+    for part in {name, "-cu13"}:
+        record = tmp_path / f"onnxruntime_ep_nv_tensorrt_rtx{part.replace('-', '_')}-0.5.dist-info" / "RECORD"
+        record.parent.mkdir()
+        (record.parent / "METADATA").write_text(f"Name: {RTX_PLUGIN.package}{part}\nVersion: 0.5\n", encoding="utf-8")
+        record.write_text("half.so,sha256=0,8\n" if part else "RECORD,,\n", encoding="utf-8")
+    (tmp_path / "half.so").write_bytes(b"\x7fELF")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins._register.cache_clear()
+    message = (
+        rf"{RTX_PLUGIN.package}{name} 0\.5 is installed incompletely: half\.so \(4 of 8 .*--no-deps {RTX_PLUGIN.package}-cu13`"
+    )
+    with pytest.raises(runtime.ProviderError, match=message):
+        plugins.register(RTX_PLUGIN)
+
+
+def test_devices_outlive_a_library_that_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / f"{WEBGPU_PLUGIN.module}.py"
+    package.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    (found,) = (each for each in survey()["providers"] if each["name"] == "webgpu")
+    message = f"the library of {WEBGPU_PLUGIN.package} ends the process that loads it (SIGSEGV): `pip install --force-reinstall"
+    assert found["problem"].startswith(message)
+    package.write_text("raise RuntimeError('as load reports it')\n", encoding="utf-8")
+    assert trial_registration.ended_process(WEBGPU_PLUGIN) is None
 
 
 def test_a_package_without_its_library_is_reported(stand: Stand, bundle: Path) -> None:
