@@ -10,10 +10,17 @@ _INSTALL = (
 
 try:
     import onnxruntime as ort
-except ModuleNotFoundError as error:
-    if error.name != "onnxruntime":  # a dependency of ONNX Runtime is missing, and the original message names it
+except ImportError as error:
+    if error.name == "onnxruntime" and isinstance(error, ModuleNotFoundError):
+        raise ModuleNotFoundError(f"ONNX Runtime is not installed; {_INSTALL}", name="onnxruntime") from error
+    if not str(error.name).startswith("onnxruntime"):  # a dependency of ONNX Runtime is missing: the original message names it
         raise
-    raise ModuleNotFoundError(f"ONNX Runtime is not installed; {_INSTALL}", name="onnxruntime") from error
+    # pip takes a damaged installation for a complete one
+    raise ImportError(
+        f"ONNX Runtime is installed incompletely ({error}): install the library that this names, or the same build again, such "
+        "as `pip install --force-reinstall --no-deps onnxruntime`",
+        name="onnxruntime",
+    ) from error
 
 # Uninstalling one of two distributions removes files that both own; the rest still imports, as an empty namespace package.
 if not hasattr(ort, "InferenceSession"):

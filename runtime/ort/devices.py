@@ -86,6 +86,8 @@ def _examine(provider: Provider) -> Found:
         return Found(provider.name, provider.key, False, install=remedy(provider) if _obtainable(provider) else None)
     if here == AZURE:
         return Found(provider.name, provider.key, True, "ONNX Runtime", (), REMOTE)
+    if (incomplete := plugins.incomplete_build(here)) is not None:
+        return Found(provider.name, provider.key, True, "ONNX Runtime", (), incomplete)
     if not here.is_plugin:
         return Found(provider.name, provider.key, True, "ONNX Runtime", _built_in_devices(provider))
     origin = plugins.origin(here) or "registered by this process"

@@ -12,7 +12,7 @@ from runtime.ort.known_providers import CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, 
 
 _LIBRARY: Final = re.compile(r"\.(so|dll|pyd|dylib)\b")
 # Providers that ONNX Runtime contains as a separate library -> a part of its name
-_PARTS = {CUDA.key: "cuda", TENSORRT.key: "tensorrt", OPENVINO.key: "openvino", TENSORRT_RTX.key: "nv_tensorrt_rtx"}
+PARTS: Final = {CUDA.key: "cuda", TENSORRT.key: "tensorrt", OPENVINO.key: "openvino", TENSORRT_RTX.key: "nv_tensorrt_rtx"}
 
 
 def is_library(name: str) -> bool:
@@ -49,7 +49,7 @@ def library_failure(provider: Provider) -> str | None:
     Returns:
         The message of the system; None if it loads, or the provider has no separate library.
     """
-    part = _PARTS.get(provider.key)
+    part = PARTS.get(provider.key)
     if part is None or provider.is_plugin:
         return None
     for name in (f"libonnxruntime_providers_{part}.so", f"onnxruntime_providers_{part}.dll"):

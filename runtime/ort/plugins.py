@@ -17,7 +17,7 @@ from runtime.errors import ProviderError
 from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort.known_providers import KNOWN, OPENVINO, OTHERS, TENSORRT_RTX, Provider
-from runtime.ort.libraries import truncated_libraries
+from runtime.ort.libraries import PARTS, truncated_libraries
 
 _BUILDS: Final = tuple(
     dict.fromkeys(("onnxruntime", *(each.package for each in (*KNOWN, *OTHERS) if each.package and each.name != "qnn")))
@@ -161,7 +161,32 @@ def described(device: Any) -> tuple[str, str]:
 
 def builds() -> list[str]:
     """Return the builds of ONNX Runtime in the folder of the imported one, with their versions."""
-    return [f"{name} {found}" for name in _BUILDS if (found := version(name)) and _is_imported(name)]
+    return [f"{name} {version(name)}" for name in _builds()]
+
+
+def incomplete_build(provider: Provider) -> str | None:
+    """Return the message for a build of ONNX Runtime with truncated libraries, which would end the process.
+
+    Returns:
+        The message; None if the provider has no separate library there, or it is complete as far as that is known.
+    """
+    if provider.is_plugin or provider.key not in PARTS or not (damaged := _truncated_build()):
+        return None
+    build, files = damaged
+    return f"{build} is installed incompletely: {', '.join(files[:3])}; `pip install --force-reinstall --no-deps {build}`"
+
+
+@functools.cache  # reads the list of its files
+def _truncated_build() -> tuple[str, list[str]] | None:
+    found = _builds()
+    if len(found) != 1:  # of builds over each other, no list of files is right, as `overlaid` says
+        return None
+    files = truncated_libraries(found[0])
+    return (found[0], files) if files else None
+
+
+def _builds() -> list[str]:
+    return [name for name in _BUILDS if version(name) and _is_imported(name)]
 
 
 def _is_imported(build: str) -> bool:

@@ -14,7 +14,7 @@ from runtime.ort.graph_file import GraphFile, load_failure
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider, short_name
 from runtime.ort.libraries import library_failure
 from runtime.ort.option_names import check_session_config
-from runtime.ort.plugins import failure, reason_of
+from runtime.ort.plugins import failure, incomplete_build, reason_of
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import request
 from runtime.ort.seen_devices import ON_NVIDIA, missing_device
@@ -43,6 +43,8 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
             f"{graph.path}: ONNX Runtime {ort.__version__} ends the process when no row selects one of the structures in this "
             "routed graph; install ONNX Runtime 1.30 or newer, or export it with `--target portable`"
         )
+    if (incomplete := incomplete_build(provider)) is not None:
+        raise ProviderError(f"provider {provider.name}: {incomplete}, or use provider cpu")
     settings = session_options(provider, options, packed)
     assigned = _records_nodes(settings, provider, graph.name, manifest)
     if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):

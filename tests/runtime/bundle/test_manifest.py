@@ -343,3 +343,21 @@ def test_a_broken_onnxruntime_is_recognized() -> None:
     line, *_, message = found.stderr.strip().splitlines()
     assert line.startswith("error: ONNX Runtime is installed incompletely")
     assert "installed incompletely" in message
+
+
+def test_a_damaged_onnxruntime_is_installed_again(tmp_path: Path) -> None:
+    """`pip install onnxruntime` would do nothing."""
+    package = tmp_path / "onnxruntime"
+    package.mkdir()
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom runtime.__main__ import main\nsys.exit(main(['devices']))"
+    )
+    for source, reason in (
+        ("import ctypes, importlib\nimportlib.import_module('onnxruntime.capi')", "No module named 'onnxruntime.capi'"),
+        ("raise ImportError('state.so: file too short', name='onnxruntime_pybind11_state')", "state.so: file too short"),
+    ):
+        (package / "__init__.py").write_text(source, encoding="utf-8")
+        assert fresh(program).stderr.startswith(
+            f"error: ONNX Runtime is installed incompletely ({reason}): install the library that this names, or the same build "
+            "again, such as `pip install --force-reinstall"
+        )

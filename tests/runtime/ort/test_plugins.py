@@ -190,6 +190,24 @@ def test_devices_outlive_a_library_that_ends_the_process(tmp_path: Path, monkeyp
     assert trial_registration.ended_process(WEBGPU_PLUGIN) is None
 
 
+def test_a_truncated_build_is_not_loaded(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries of the providers that ONNX Runtime contains are loaded late, too."""
+    found = {"onnxruntime-openvino": ["libopenvino.so (1 of 9 bytes)"]}
+    monkeypatch.setattr(plugins, "version", lambda package: "1" if package == "onnxruntime-openvino" else None)
+    monkeypatch.setattr(plugins, "_is_imported", lambda _: True)
+    monkeypatch.setattr(plugins, "truncated_libraries", lambda package: found.get(package, []))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [OPENVINO.key, "CPUExecutionProvider"])
+    plugins._truncated_build.cache_clear()
+    message = (
+        r"openvino: onnxruntime-openvino is installed incompletely: libopenvino\.so \(1 of 9 bytes\); `pip install --force"
+    )
+    with pytest.raises(runtime.ProviderError, match=message):
+        runtime.load(bundle, "openvino")
+    assert "\nopenvino      onnxruntime-openvino is installed incompletely: libop" in described([])
+    assert runtime.load(bundle).provider == "cpu"
+    plugins._truncated_build.cache_clear()
+
+
 def test_a_package_without_its_library_is_reported(stand: Stand, bundle: Path) -> None:
     def fails() -> str:
         raise FileNotFoundError("plugin library not found")
