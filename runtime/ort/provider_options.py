@@ -13,6 +13,7 @@ from runtime.ort.cpu_info import multiplies_bf16
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider
 from runtime.ort.option_names import check_provider_options
 from runtime.ort.plugins import select
+from runtime.ort.seen_devices import openvino_devices
 
 # Largest sequence length for TensorRT if neither the model nor the options define one
 _LONGEST: Final = 512
@@ -148,21 +149,46 @@ def _engine(prefix: str, options: Options, manifest: Manifest) -> dict[str, str]
 
 
 def _openvino(options: Options, manifest: Manifest, plugin: bool) -> dict[str, str]:
-    openvino, cpu, more = options.openvino, options.openvino.device == "CPU", dict(options.provider_options)
+    openvino, more = options.openvino, dict(options.provider_options)
     if plugin and (ignored := [f"{name} (use {_IGNORED[name]})" for name in more if name in _IGNORED]):
         raise InputError(f"options.provider_options: OpenVINO's plug-in ignores {', '.join(ignored)}")
-    # Without a hint, the plug-in computes in bf16 on a CPU with the instructions
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": openvino.precision or _openvino_precision(manifest, cpu)}
-    if cpu:
-        settings["CPU_RUNTIME_CACHE_CAPACITY"] = str(openvino.kernels)
-    if cpu and options.threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = str(options.threads)
-    found = {} if plugin else {"device_type": openvino.device}
+    device = openvino.device if plugin else _listed(openvino.device)
+    # Without a hint, OpenVINO computes in bf16 on a CPU with the instructions
+    precision = openvino.precision or _openvino_precision(manifest, device == "CPU")
+    settings: dict[str, dict[str, Any]] = {
+        each: {"INFERENCE_PRECISION_HINT": precision} for each in ((device,) if plugin else _kinds(device))
+    }
+    if "CPU" in settings:
+        settings["CPU"]["CPU_RUNTIME_CACHE_CAPACITY"] = str(openvino.kernels)
+        if options.threads is not None:
+            settings["CPU"]["INFERENCE_NUM_THREADS"] = str(options.threads)
+    found = {} if plugin else {"device_type": device}
     if options.cache is not None:
         folder = str(cache_folder(options.cache, manifest, "openvino", _key(options, (openvino, options.threads))))
-        (settings if plugin else found)["CACHE_DIR" if plugin else "cache_dir"] = folder
-    config = _merged({openvino.device: settings}, more.pop(LOAD_CONFIG, "{}"))
+        if plugin:
+            settings[device]["CACHE_DIR"] = folder
+        else:
+            found["cache_dir"] = folder
+    config = _merged(settings, more.pop(LOAD_CONFIG, "{}"))
     return found | {LOAD_CONFIG: json.dumps(config)} | more
+
+
+def _listed(device: str) -> str:
+    """Return "AUTO" with its devices, best first: without them, onnxruntime-openvino takes no node."""
+    if device != "AUTO":
+        return device
+    every = [*(openvino_devices() or ()), "CPU"]
+    return f"AUTO:{','.join(dict.fromkeys([*(each for each in every if each.startswith('GPU')), 'CPU']))}"
+
+
+def _kinds(device: str) -> dict[str, None]:
+    """Return the names under which onnxruntime-openvino takes properties: those of kinds, in any other it finds none.
+
+    GPU.1 is a GPU, and HETERO:GPU.1,CPU has its own properties and those of a CPU.
+    """
+    mode, _, parts = device.partition(":")
+    cpu = ["CPU"] if "CPU" in parts.split(",") else []
+    return dict.fromkeys([mode.partition(".")[0], *cpu])
 
 
 def _merged(ours: dict[str, dict[str, Any]], given: str) -> dict[str, Any]:

@@ -45,6 +45,9 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
         )
     if (incomplete := incomplete_build(provider)) is not None:
         raise ProviderError(f"provider {provider.name}: {incomplete}, or use provider cpu")
+    # onnxruntime-openvino ignores the properties of a device that it does not know
+    if provider == OPENVINO and options.openvino.device != "CPU" and (missing := missing_device(provider, options)):
+        raise ProviderError(failure(provider, missing))
     settings = session_options(provider, options, packed)
     assigned = _records_nodes(settings, provider, graph.name, manifest)
     if provider in (CUDA, TENSORRT) and hasattr(ort, "preload_dlls"):

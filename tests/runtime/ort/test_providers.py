@@ -18,7 +18,7 @@ from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import PassRow, read_manifest
 from runtime.options import MOST_THREADS
 from runtime.options_text import read_settings
-from runtime.ort import cpu_info, seen_devices
+from runtime.ort import cpu_info, provider_options, seen_devices
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.known_providers import CUDA, KNOWN, OPENVINO, TENSORRT
 from runtime.ort.libraries import library_failure
@@ -294,6 +294,38 @@ def test_openvino_computes_in_the_precision_of_the_export(
     options = Options(openvino=OpenVINOOptions(precision=requested))
     ((_, settings),) = session_providers(OPENVINO, options, manifest)
     assert json.loads(settings["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == found
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "keys"),
+    [
+        ("CPU", "CPU", ["CPU"]),
+        ("GPU.1", "GPU.1", ["GPU"]),
+        ("HETERO:GPU.1,CPU", "HETERO:GPU.1,CPU", ["HETERO", "CPU"]),
+        ("MULTI:GPU.0,NPU", "MULTI:GPU.0,NPU", ["MULTI"]),
+        ("AUTO:CPU", "AUTO:CPU", ["AUTO", "CPU"]),
+        ("AUTO", "AUTO:GPU.0,GPU.1,CPU", ["AUTO", "CPU"]),
+    ],
+)
+def test_properties_reach_the_devices_of_the_build(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, device: str, asked: str, keys: list[str]
+) -> None:
+    """It takes the names of kinds only: GPUs computed in halves, and combined devices in bf16, as they do without a hint."""
+    monkeypatch.setattr(provider_options, "openvino_devices", lambda: ("CPU", "GPU.0", "GPU.1", "NPU"))
+    options = Options(threads=2, openvino=OpenVINOOptions(device=device))
+    ((_, settings),) = session_providers(OPENVINO, options, read_manifest(bundle))
+    assert settings["device_type"] == asked
+    config = json.loads(settings["load_config"])
+    assert list(config) == keys
+    assert all(each["INFERENCE_PRECISION_HINT"] == "f32" for each in config.values())
+    assert all(("INFERENCE_NUM_THREADS" in each) == (key == "CPU") for key, each in config.items())
+
+
+def test_a_device_with_another_spelling_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seen_devices, "openvino_devices", lambda: ("CPU",))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [OPENVINO.key, "CPUExecutionProvider"])
+    with pytest.raises(runtime.ProviderError, match=r"OpenVINO sees no device cpu \(openvino\.device\), only CPU"):
+        runtime.load(bundle, "openvino", options=Options(openvino=OpenVINOOptions(device="cpu")))
 
 
 def test_a_failure_carries_the_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
