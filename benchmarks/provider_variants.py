@@ -36,6 +36,8 @@ def named(names: Sequence[str], device: str) -> tuple[Provider, ...]:
         ExportError: a name is unknown, or a provider is measured anyway, not installed or sees no device; the message is the
             reason.
     """
+    if any(name.lower() == "auto" for name in names):
+        raise ExportError("--provider: expected the name of one provider, found 'auto'; `python -m runtime devices` lists them")
     try:
         found = dict.fromkeys(map(find, names))
         for provider in found:

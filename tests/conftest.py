@@ -80,24 +80,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _has_gpu() -> bool:
+def missing_gpu() -> str | None:
+    """Why no GPU can be used here; None if one can."""
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():  # the CPU package says that without a driver
-        return False
+        return f"onnxruntime {onnxruntime.__version__} has no CUDA provider: install onnxruntime-gpu in place of it"
     try:
         driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
-    except OSError:
-        return False
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except OSError as error:
+        return f"no driver of NVIDIA ({error})"
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return "the driver of NVIDIA sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse --device cuda without a GPU before anything is exported for it."""
+    if config.getoption("--device") == "cuda" and (reason := missing_gpu()) is not None:
+        raise pytest.UsageError(f"--device cuda: {reason}; --device cpu rehearses the tests without a GPU")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip the tests for a GPU on a machine without one."""
-    if config.getoption("--device") is None and not _has_gpu():
+    if config.getoption("--device") is None and (reason := missing_gpu()) is not None:
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a GPU and onnxruntime-gpu"))
+                item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -233,6 +233,7 @@ def test_providers_are_named_by_the_user(
     assert re.match(r"error: --provider: expected one of .*; the nearest is openvino\n$", refusal("openvinoo"))
     assert refusal("cann").startswith("error: --provider: provider cann: the installed ONNX Runtime has only")
     assert refusal("OpenVINO") == "error: --provider openvino: measured anyway; omit it\n"
+    assert refusal("Auto").startswith("error: --provider: expected the name of one provider, found 'auto'; `python -m runtime")
     with pytest.raises(ExportError, match="--provider cuda: measured anyway"):
         named(["CUDAExecutionProvider"], "cuda")
     with monkeypatch.context() as without_gpu:

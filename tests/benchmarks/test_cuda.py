@@ -74,6 +74,20 @@ def test_a_machine_without_a_gpu_is_one_message(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_make_gpu_without_a_gpu_is_one_message(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, each test exported its model and failed with the log of the trace."""
+    (conftest,) = (each for each in pytestconfig.pluginmanager.get_plugins() if hasattr(each, "missing_gpu"))
+    monkeypatch.setattr(pytestconfig.option, "device", "cuda")
+    for providers, reason in (
+        (["CPUExecutionProvider"], "has no CUDA provider: install"),
+        (["CUDAExecutionProvider"], "driver"),
+    ):
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda found=providers: found)
+        with pytest.raises(pytest.UsageError, match=rf"^--device cuda: .*{reason}.*; --device cpu rehearses the tests"):
+            conftest.pytest_configure(pytestconfig)
+
+
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has the provider")
 def test_a_provider_that_does_not_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
