@@ -24,7 +24,8 @@ class CpuLimits:
 
     Attributes:
         machine: physical cores of the machine; 0 if unknown.
-        affinity: physical cores among the CPUs to which the process is bound; 0 if unknown.
+        affinity: physical cores among the CPUs to which the process is bound; where the system does not tell which CPUs share a
+            core, these CPUs. 0 if unknown.
         quota: cores that the quota of the control group amounts to, such as 1.5; None without one.
     """
 
@@ -38,15 +39,17 @@ class CpuLimits:
 
         The fraction of a core in a quota is left unused: with one thread more, the system would stop all of them at times.
         """
-        if not self.affinity:
-            return None if self.quota is None else max(1, math.floor(self.quota))
-        threads = self.affinity if self.quota is None else min(self.affinity, max(1, math.floor(self.quota)))
-        return threads if threads < self.machine else None
+        if self.quota is None:
+            return self.affinity if 0 < self.affinity < self.machine else None
+        threads = max(1, math.floor(self.quota))
+        threads = min(threads, self.affinity) if self.affinity else threads
+        return threads if threads < self.machine or not self.machine else None
 
     def __str__(self) -> str:
         """Describe the limits for `python -m runtime devices`."""
         machine = f"{self.machine} physical core{'s' * (self.machine != 1)}" if self.machine else "an unknown number of cores"
-        parts = [f"{self.affinity} by CPU affinity"] if self.affinity != self.machine else []
+        unit = "" if self.machine else f" CPU{'s' * (self.affinity != 1)}"
+        parts = [f"{self.affinity}{unit} by CPU affinity"] if self.affinity != self.machine else []
         parts += [] if self.quota is None else [f"{self.quota:.2f} by the quota of the control group"]
         return f"{machine}, of which {' and '.join(parts)}" if parts else machine
 
@@ -61,8 +64,8 @@ def cpu_limits(root: Path = Path("/"), cpus: Collection[int] | None = None) -> C
     if cpus is None:
         cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
     online = {int(path.parent.name[3:]) for path in (root / _CPUS).glob("cpu[0-9]*/topology")}
-    known = [cpu for cpu in cpus if cpu in online] if online else []
-    return CpuLimits(_cores(root, online), _cores(root, known), min(_quotas(root), default=None))
+    affinity = _cores(root, [cpu for cpu in cpus if cpu in online]) if online else len(cpus)
+    return CpuLimits(_cores(root, online), affinity, min(_quotas(root), default=None))
 
 
 def with_threads(options: Options, tell: Callable[[str], None], limits: CpuLimits | None = None) -> Options:
@@ -124,7 +127,9 @@ def _groups(root: Path) -> Iterator[tuple[Path, Path, int]]:
     """Yield the folders of this process's control groups that limit CPU time, each with that of the mount and its version."""
     paths = {}
     for line in (_text(root / "proc/self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if not path.startswith("/"):
+            continue
         if controllers == "":
             paths[2] = path
         elif "cpu" in controllers.split(","):

@@ -77,6 +77,7 @@ def test_two_threads_of_a_core_count_once(tmp_path: Path, name: str) -> None:
         # Both versions are mounted, and the first one limits
         ("3:cpu,cpuacct:/\n0::/", _V2 + _V1.format("/"), v1("sys/fs/cgroup/cpu,cpuacct", 300000), 3.0),
         ("0::/", _V2, {"sys/fs/cgroup/cpu.max": "oops\n"}, None),
+        ("oops\n0::/", _V2, {"sys/fs/cgroup/cpu.max": "350000 100000\n"}, 3.5),
         ("0::/", _V2, {"sys/fs/cgroup/cpu.max": "100000 0\n"}, None),
     ],
 )
@@ -94,6 +95,10 @@ def test_quotas_of_both_versions(tmp_path: Path, line: str, mount: str, files: d
         (CpuLimits(1, 1, 0.5), None),  # one thread anyway
         (CpuLimits(0, 0, None), None),  # another system
         (CpuLimits(0, 0, 2.5), 2),
+        (CpuLimits(0, 4, 64.0), 4),  # not more threads than CPUs where the system does not tell the cores
+        (CpuLimits(0, 4, 2.5), 2),
+        (CpuLimits(0, 4, None), None),
+        (CpuLimits(8, 0, None), None),
     ],
 )
 def test_the_smallest_limit_decides(limits: CpuLimits, threads: int | None) -> None:
@@ -112,8 +117,10 @@ def test_less_than_one_core_is_said() -> None:
 
 
 def test_missing_files_are_no_limit(tmp_path: Path) -> None:
-    assert cpu_limits(tmp_path, range(4)) == CpuLimits(0, 0, None)
-    assert str(cpu_limits(tmp_path, range(4))) == "an unknown number of cores"
+    assert cpu_limits(tmp_path, ()) == CpuLimits(0, 0, None)
+    assert str(cpu_limits(tmp_path, ())) == "an unknown number of cores"
+    assert cpu_limits(tmp_path, range(4)) == CpuLimits(0, 4, None)
+    assert str(cpu_limits(tmp_path, range(4))) == "an unknown number of cores, of which 4 CPUs by CPU affinity"
 
 
 def test_sessions_get_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
