@@ -1,12 +1,14 @@
 """The command line: run an exported bundle on texts, or write it for Triton. See `python -m runtime --help`."""
 
 import argparse
+import difflib
 import json
 import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from runtime import compile_ahead, states_commands
 from runtime.errors import AdapterDropError, InputError, ProviderError
@@ -29,6 +31,7 @@ from runtime.streams.options import add_stream_options, check_combination, names
 from runtime.text.texts import Text
 from runtime.text_streams import predict_any
 
+_COMMANDS = ("compile", "devices", "triton")
 _SHOWN = 6  # numbers of an embedding
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
 _EPILOG = """\
@@ -82,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if list(arguments[:1]) == ["devices"]:
                 _print(devices.described(arguments[1:]))
                 return _DONE
+            _check_command(arguments)
             _print(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
         print(f"error: {printable(as_called(str(error)))}", file=sys.stderr)
@@ -91,6 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     return _DONE
+
+
+def _check_command(arguments: Sequence[str]) -> None:
+    """Raise InputError if the first argument is a mistyped command, which would be taken for the name of a folder."""
+    for first in arguments[:1]:
+        if (close := difflib.get_close_matches(first, _COMMANDS, 1, 0.75)) and not Path(first).exists():
+            raise InputError(f"{first!r} is neither a folder nor a command: the nearest command is {close[0]}")
 
 
 def _predict(options: argparse.Namespace) -> str:

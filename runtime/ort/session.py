@@ -64,7 +64,9 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         if provider is CPU:
-            raise BundleError(f"{graph.path}: {load_failure(error)}") from error
+            given = ", ".join(options.session_config)
+            cause = f"; with options.session_config ({given}), which may be the reason" if given else ""
+            raise BundleError(f"{graph.path}: {load_failure(error)}{cause}") from error
         missing = missing_device(provider, options)
         raise ProviderError(failure(provider, reason_of(error) + (f"; {missing}" if missing else ""))) from error
     # ONNX Runtime drops a provider whose libraries are missing, without an exception

@@ -175,6 +175,16 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "python -m exporter --output DIR" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [(["device"], "devices"), (["complie", "onnx", "--provider", "openvino"], "compile"), (["tritn", "a", "b"], "triton")],
+)
+def test_a_mistyped_command_is_no_folder(arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    message = f"error: {arguments[0]!r} is neither a folder nor a command: the nearest command is {nearest}\n"
+    assert capsys.readouterr().err == message
+
+
 def test_unknown_names_get_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(runtime.InputError, match=r"^Options: unknown option 'threds'; the nearest is threads$"):
         Options(threds=1)  # type: ignore[call-arg]
