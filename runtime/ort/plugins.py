@@ -145,7 +145,9 @@ def select(plugin: Provider, options: Options) -> list[Any]:
         return chosen
     names = ", ".join(dict.fromkeys(described(each)[0] for each in found))
     reason = f"{_titled(plugin)} sees no device{f' {wanted}' * bool(wanted)}" + (f", only {names}" if names else "")
-    if not found and plugin.key == OPENVINO.key:
+    if not found and _numbers(ort.__version__) < _numbers(plugin.needs):
+        reason += f"; it is a plug-in for ONNX Runtime {plugin.needs} or newer: `pip install --upgrade onnxruntime`"
+    elif not found and plugin.key == OPENVINO.key:
         reason += "; the plug-in supports devices of Intel only: "
         reason += "for an AMD processor, install onnxruntime-openvino in place of onnxruntime"
     raise ProviderError(failure(plugin, reason))
@@ -227,6 +229,10 @@ def _belongs(device: Any, plugin: Provider) -> bool:
     """Whether a plug-in can compute on a device. A virtual one can only compile; OpenVINO adds AUTO as a provider's suffix."""
     own = device.ep_name == plugin.key or device.ep_name.startswith(f"{plugin.key}.")
     return bool(own) and device.device.metadata.get("is_virtual") != "1"
+
+
+def _numbers(version_text: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version_text)[:3]]
 
 
 def _titled(plugin: Provider) -> str:

@@ -102,7 +102,9 @@ def test_a_plugin_is_registered_once_and_gives_its_device(stand: Stand, bundle: 
     assert [each.name for each in resolve("auto", read_manifest(bundle))] == ["openvino", "cpu"]
 
 
-def test_a_device_that_is_not_there_is_named_with_those_that_are(stand: Stand, bundle: Path) -> None:
+def test_a_device_that_is_not_there_is_named_with_those_that_are(
+    stand: Stand, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(runtime.ProviderError, match=r"openvino: .*does not work here: .*sees no device NPU, only CPU; check"):
         runtime.load(bundle, "openvino", options=Options(openvino=OpenVINOOptions(device="NPU")))
     stand.names = ()
@@ -112,6 +114,9 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(stand: Stand, b
         ):
             runtime.load(bundle, "openvino")
     assert runtime.load(bundle).provider == "cpu"
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")  # registers it, and lists none of its devices
+    with pytest.raises(runtime.ProviderError, match=r"sees no device CPU; it is a plug-in for ONNX Runtime 1\.24\.1 or newer"):
+        runtime.load(bundle, "openvino")
 
 
 def test_a_library_that_does_not_load_says_what_to_install(stand: Stand, bundle: Path) -> None:
