@@ -26,6 +26,7 @@ from runtime.ort.on_demand import OnDemandSessions
 from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.plugins import failure, reason_of
 from runtime.ort.probe import ProbeCheck, ProbeError
+from runtime.ort.provider_options import with_device
 from runtime.ort.providers import resolve
 from runtime.ort.session import create_session, guarded, is_routed, names_of_inputs
 
@@ -114,14 +115,15 @@ class _Opening:
 
     def on(self, provider: Provider) -> OpenBundle:
         """Open the sessions on one provider, from compiled graphs of the bundle where they fit."""
-        compiled = find_compiled(self.files, self.manifest, provider, self.options)
+        own = replace(self, options=with_device(provider, self.options))
+        compiled = find_compiled(self.files, self.manifest, provider, own.options)
         try:
-            return self._opened(provider, compiled)
+            return own._opened(provider, compiled)
         except ProbeError as error:
             if compiled is None or not compiled.opened:
                 raise
             self.options.progress(f"{compiled.folder.shown}: its graphs are not used: {error}")
-            return self._opened(provider, None)
+            return own._opened(provider, None)
 
     def _opened(self, provider: Provider, compiled: CompiledGraphs | None) -> OpenBundle:
         files, manifest, options, check = self.files, self.manifest, self.options, self.check

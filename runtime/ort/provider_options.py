@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from runtime.bundle import Manifest
@@ -13,7 +14,7 @@ from runtime.ort.cpu_info import multiplies_bf16
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider
 from runtime.ort.option_names import check_provider_options
 from runtime.ort.plugins import select
-from runtime.ort.seen_devices import openvino_devices
+from runtime.ort.seen_devices import ON_NVIDIA, openvino_devices
 
 # Largest sequence length for TensorRT if neither the model nor the options define one
 _LONGEST: Final = 512
@@ -54,6 +55,20 @@ def request(settings: Any, provider: Provider, options: Options, manifest: Manif
         return found
     settings.add_provider_for_devices(select(provider, options), found[0][1])
     return None
+
+
+def with_device(provider: Provider, options: Options) -> Options:
+    """Return options whose `cuda.device` is the `device_id` of the provider's options, on which outputs are then kept.
+
+    Raises:
+        InputError: it is no number.
+    """
+    given = options.provider_options.get("device_id")
+    if given is None or provider.key not in ON_NVIDIA:
+        return options
+    if not given.isdecimal():
+        raise InputError(f"options.provider_options: device_id: expected the index of a GPU, found {given!r}")
+    return replace(options, cuda=replace(options.cuda, device=int(given)))
 
 
 def session_providers(

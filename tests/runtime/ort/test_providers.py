@@ -19,13 +19,15 @@ from runtime.bundle import PassRow, read_manifest
 from runtime.options import MOST_THREADS
 from runtime.options_text import read_settings
 from runtime.ort import cpu_info, provider_options, seen_devices
+from runtime.ort import open as open_module
 from runtime.ort.cache_folder import cache_folder
-from runtime.ort.known_providers import CUDA, KNOWN, OPENVINO, TENSORRT
+from runtime.ort.known_providers import CPU, CUDA, KNOWN, OPENVINO, TENSORRT
 from runtime.ort.libraries import library_failure
 from runtime.ort.plugins import reason_of
 from runtime.ort.progress import announced
 from runtime.ort.provider_options import profile, session_providers
 from runtime.ort.providers import installed, resolve
+from runtime.ort.session import create_session
 from tests.helpers.runtime_bundles import feeds, write_attention, write_bundle
 
 ROOT = Path(runtime.__file__).parents[1]
@@ -103,6 +105,20 @@ def test_cuda_keeps_fp32_and_tensorrt_has_cuda_behind_it(bundle: Path) -> None:
     assert (requested["use_tf32"], requested["gpu_mem_limit"], requested["enable_cuda_graph"]) == ("0", "7", "1")
     keys = [key for key, _ in session_providers(TENSORRT, Options(), manifest)]
     assert keys == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+
+
+def test_outputs_stay_on_the_gpu_that_the_provider_got(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options may name the GPU as well, and take precedence."""
+    create = create_session
+    monkeypatch.setattr(
+        open_module, "create_session", lambda graph, _, manifest, *_more: create(graph, CPU, manifest, Options())
+    )
+    monkeypatch.setattr(open_module, "resolve", lambda *_: (CUDA,))
+    for given, found in (({}, 3), ({"device_id": "1"}, 1)):
+        options = Options(cuda=CudaOptions(device=3), provider_options=given)
+        assert runtime.load(bundle, "cuda", options=options)._bundle.device == found
+    with pytest.raises(runtime.InputError, match="device_id: expected the index of a GPU, found 'first'"):
+        runtime.load(bundle, "cuda", options=Options(provider_options={"device_id": "first"}))
 
 
 def test_the_profile_is_the_axes_of_the_manifest(bundle: Path, tmp_path: Path) -> None:
