@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.options_text import CommandParser
+from runtime.ort.cpu_limits import cpu_limits
 
 _DESCRIPTION = """\
 Time all ways to run the same adapter tasks in interleaved rounds on this machine: PyTorch task by task, the Parallel block of
@@ -118,8 +119,10 @@ def _whole(least: int) -> type[int]:
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPU cores that this process may use, by its affinity and the quota of its control group."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_limits().quota
+    return bound if quota is None else max(1, min(bound, int(quota)))
 
 
 def _parser() -> CommandParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import sys
@@ -14,6 +15,7 @@ import onnxruntime
 import pytest
 
 from benchmarks import hot_tasks, main_run, routed
+from benchmarks import options as options_module
 from benchmarks.cli import main
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
 from benchmarks.markdown_tables import shares, table
@@ -24,6 +26,7 @@ from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving
 from benchmarks.variant import Precision, Prepared, Variant, max_difference, one_line
 from exporter import ExportError
 from runtime.ort import seen_devices
+from runtime.ort.cpu_limits import CpuLimits
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, WEBGPU
 from runtime.ort.providers import installed
 from tests.helpers.runtime_bundles import expected, feeds, write_bundle
@@ -220,6 +223,13 @@ def _variant(key: str, prepare: Callable[[], Prepared]) -> Variant:
 
 def _raise() -> Prepared:
     raise RuntimeError("no such operator\nin /somewhere/else/model.onnx")
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(None, 4), (2.5, 2), (0.5, 1), (64.0, 4)])
+def test_threads_fit_the_quota(monkeypatch: pytest.MonkeyPatch, quota: float | None, threads: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setattr(options_module, "cpu_limits", lambda: CpuLimits(4, 4, quota))
+    assert parse([]).threads == threads
 
 
 def test_providers_are_named_by_the_user(
