@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def write_labels(model: Any, folder: Path, count: int) -> dict[str, Path]:
     found = {}
     for number, task in enumerate(TASKS):
         rows = []
-        for text in texts(count, number):
-            logits = _logits(model, task, text, 0)
+        given = texts(count, number)
+        for text, logits in zip(given, _logits(model, task, given, 0), strict=True):
             ids = logits.argmax(-1)
             wrong = draw.random(ids.shape) < _NOISE
             labels = np.where(wrong, (ids + 1) % logits.shape[-1], ids).tolist()
@@ -76,11 +77,11 @@ def write_labels(model: Any, folder: Path, count: int) -> dict[str, Path]:
 
 
 def accuracy(model: Any, task: str, drop: int, path: Path) -> float:
-    """Return the accuracy of PyTorch, text by text, over texts or over words."""
+    """Return the accuracy of PyTorch over texts or over words."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     right = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        right += np.atleast_1d(_logits(model, task, row["text"], drop).argmax(-1) == row["label"]).tolist()
+    for row, logits in zip(rows, _logits(model, task, [row["text"] for row in rows], drop), strict=True):
+        right += np.atleast_1d(logits.argmax(-1) == row["label"]).tolist()
     return float(np.mean(right))
 
 
@@ -89,20 +90,25 @@ def _tokenizer() -> Any:
     return tiny_tokenizer("wordpiece", 48)
 
 
-def _logits(model: Any, task: str, text: str, drop: int) -> np.ndarray:
-    """Return [labels], or for tags [words, labels] of the words' first tokens."""
+def _logits(model: Any, task: str, given: Sequence[str], drop: int) -> list[np.ndarray]:
+    """Return [labels] for each text, or for tags [words, labels] of the words' first tokens.
+
+    Texts of one length are a batch, in which there is no padding.
+    """
     from adapters.composition import Fuse
 
-    tokenizer = _tokenizer()
-    encoding = tokenizer(text)
-    feeds = {name: np.array([encoding[name]]) for name in ("input_ids", "attention_mask", "token_type_ids")}
     setup = Fuse("a", "b") if task == FUSION else task
-    logits: np.ndarray = reference(model, setup, feeds, drop, task)[0]
+    encodings = [_tokenizer()(text) for text in given]
+    found: dict[int, np.ndarray] = {}
+    for length in {len(each["input_ids"]) for each in encodings}:
+        rows = [row for row, each in enumerate(encodings) if len(each["input_ids"]) == length]
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        feeds = {name: np.array([encodings[row][name] for row in rows]) for name in names}
+        found |= dict(zip(rows, reference(model, setup, feeds, drop, task), strict=True))
     if task != "tags":
-        return logits
-    words = encoding.word_ids()
-    found: np.ndarray = logits[[words.index(number) for number in range(len(text.split()))]]
-    return found
+        return [found[row] for row in range(len(given))]
+    words = [each.word_ids() for each in encodings]
+    return [found[row][[words[row].index(number) for number in range(len(text.split()))]] for row, text in enumerate(given)]
 
 
 def cost(graph: ir.Graph, shape: tuple[int, int]) -> float:

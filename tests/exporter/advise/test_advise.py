@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from matplotlib.figure import Figure
 
@@ -52,8 +53,19 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    """Times are counted in the graph of each combination, so that the best one does not depend on the machine."""
+    """Times are counted in the graph of each combination, so that the best one does not depend on the machine.
+
+    Each graph is compiled once.
+    """
     known: dict[str, float] = {}
+    graphs: dict[str, ir.Model] = {}
+    compile_branches = Templates.compile
+
+    def compiled(self: Templates, branches: Mapping[str, Branch]) -> ir.Model:
+        key = f"{self._folder} {branches}"
+        if key not in graphs:
+            graphs[key] = compile_branches(self, branches)
+        return graphs[key].clone()
 
     def seconds(self: Measurements, wanted: Sequence[Combination], _: Combination, shape: tuple[int, int]) -> dict[str, float]:
         for each in wanted:
@@ -69,6 +81,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     request = Request(evaluation, str(folder / "model"), tasks=TASKS, shape=SHAPE, max_loss=0.05, threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Measurements, "seconds", seconds)
+        patch.setattr(Templates, "compile", compiled)
         yield Case(model, request, folder / "advice")
 
 
