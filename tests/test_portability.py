@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import itertools
 import os
 import re
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 
 from runtime.bundle.file_names import is_plain, name_problems
 from runtime.bundle.files import BoundFolder
+from tests.helpers.forked import run_forked
 from tests.helpers.runtime_bundles import write_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -47,10 +50,13 @@ LINUX_PATHS = {
 
 
 def _files(*folders: str) -> Iterator[tuple[str, ast.Module, str]]:
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            yield path.relative_to(ROOT).as_posix(), ast.parse(text), text
+    return itertools.chain.from_iterable(map(_files_of, folders))
+
+
+@functools.cache
+def _files_of(folder: str) -> list[tuple[str, ast.Module, str]]:
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / folder).rglob("*.py"))}
+    return [(path.relative_to(ROOT).as_posix(), ast.parse(text), text) for path, text in texts.items()]
 
 
 def _docstrings(tree: ast.Module) -> set[int]:
@@ -148,7 +154,7 @@ def test_long_paths_of_windows_have_no_slash(monkeypatch: pytest.MonkeyPatch, tm
 
 
 _WITHOUT_POSIX = """
-import importlib, os, pkgutil, signal, sys, sysconfig, warnings
+import importlib, os, pkgutil, signal, sys, sysconfig
 ours = ("runtime", "exporter", "benchmarks")
 
 def load_all():
@@ -169,8 +175,11 @@ for name in {names!r}:
     for module in (os, signal):
         if hasattr(module, name):
             delattr(module, name)
-warnings.filterwarnings("error", category=EncodingWarning, module="(runtime|exporter|benchmarks)")
 load_all()
+"""
+_PROGRAMS = """
+import sys, warnings
+warnings.filterwarnings("error", category=EncodingWarning, module="(runtime|exporter|benchmarks)")
 import runtime
 from runtime.__main__ import main
 assert main([sys.argv[1], "--text", "a fine film"]) == 0
@@ -184,8 +193,17 @@ print("passed")
 
 def test_the_programs_run_without_what_only_posix_has(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "onnx")
-    script = _WITHOUT_POSIX.format(modules=sorted(_MODULES - {"posix"}), names=sorted(_NAMES))
-    command = [sys.executable, "-X", "warn_default_encoding", "-c", script, str(bundle), str(tmp_path / "cache")]
+    script = _WITHOUT_POSIX.format(modules=sorted(_MODULES - {"posix"}), names=sorted(_NAMES)) + _PROGRAMS
+    command = [sys.executable, "-c", script, str(bundle), str(tmp_path / "cache")]
+    done = run_forked(command, cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.endswith("passed\n")
+
+
+def test_the_runtime_names_every_encoding(tmp_path: Path) -> None:
+    """In a new process, whose option no fork can have; for the other programs, ruff and a test above look at the source."""
+    bundle = write_bundle(tmp_path / "onnx")
+    command = [sys.executable, "-X", "warn_default_encoding", "-c", _PROGRAMS, str(bundle), str(tmp_path / "cache")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.endswith("passed\n")

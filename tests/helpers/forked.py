@@ -12,7 +12,8 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,21 +63,36 @@ def ended(process: ForkServerProcess, seconds: float = 120) -> int:
 
 
 def run_forked(
-    command: Sequence[str], *, timeout: float = 120, capture_output: bool = False, cwd: Path | None = None, **_: object
+    command: Sequence[str],
+    *,
+    timeout: float = 120,
+    capture_output: bool = False,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    forget: str = "",
+    **_: object,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE …` as subprocess.run does.
+    """Run `python -m MODULE …` or `python -c CODE …` as subprocess.run does; on Windows, which has no fork, with it.
 
     Args:
-        command: the interpreter, "-m", the module and its arguments.
+        command: the interpreter, "-m" or "-c", the module or code, and its arguments.
         timeout: seconds after which the test fails.
         capture_output: return what is printed; otherwise standard error goes where this process's goes.
         cwd: folder of the process.
+        env: its environment; None for that of the server.
+        forget: a package that is imported again, because it reads the environment at import.
     """
-    interpreter, option, module, *arguments = command
-    assert (interpreter, option) == (sys.executable, "-m"), command
+    interpreter, option, program, *arguments = command
+    assert interpreter == sys.executable, command
+    assert option in ("-m", "-c"), command
+    if sys.platform == "win32":
+        return subprocess.run(
+            command, timeout=timeout, capture_output=capture_output, cwd=cwd, env=env, encoding="utf-8", check=False
+        )
+    start = _Start(option == "-m", program, arguments, cwd, env, forget)
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder) / name for name in ("output", "errors")]
-        process = start_forked(_run_module, module, arguments, cwd, output=streams[0], errors=streams[1])
+        process = start_forked(_run, start, output=streams[0], errors=streams[1])
         status = ended(process, timeout)
         output, errors = (stream.read_text(encoding="utf-8") for stream in streams)
     if not capture_output:
@@ -84,11 +100,32 @@ def run_forked(
     return subprocess.CompletedProcess(list(command), status, output, errors)
 
 
-def _run_module(module: str, arguments: Sequence[str], folder: Path | None) -> None:
-    if folder is not None:
-        os.chdir(folder)
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+@dataclass(frozen=True)
+class _Start:
+    """What a process runs, and where."""
+
+    is_module: bool
+    program: str
+    arguments: Sequence[str]
+    folder: Path | None
+    environment: Mapping[str, str] | None
+    forget: str
+
+
+def _run(start: _Start) -> None:
+    if start.folder is not None:
+        os.chdir(start.folder)
+    if start.environment is not None:
+        os.environ.clear()
+        os.environ.update(start.environment)
+    for name in [name for name in sys.modules if start.forget and name.partition(".")[0] == start.forget]:
+        del sys.modules[name]
+    if start.is_module:
+        sys.argv = [start.program, *start.arguments]
+        runpy.run_module(start.program, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = ["-c", *start.arguments]
+        exec(start.program, {"__name__": "__main__"})  # noqa: S102 - a program of a test
 
 
 @pytest.fixture

@@ -15,7 +15,10 @@ TOGETHER = {
     "tests/benchmarks/test_suite.py": "a fork server",
     "tests/exporter/cli/test_command_line.py": "a fork server",
     "tests/exporter/cli/test_streams_and_names.py": "a fork server",
+    "tests/exporter/hub/test_push.py": "a fork server",
     "tests/fuzz/test_fuzz.py": "a fork server",
+    "tests/runtime/test_hub.py": "a fork server",
+    "tests/test_portability.py": "a fork server",
 }
 # What a test on a GPU names besides the model, whose exports the tests of several precisions share.
 _KINDS = {"own", "portable", "fp32", "fp16", "int8"}

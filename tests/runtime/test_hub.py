@@ -14,6 +14,7 @@ import runtime
 from runtime import BundleError
 from runtime.hub import Access, HubId, hub_id
 from tests.helpers.fake_hub import FakeHub, commit_of, module
+from tests.helpers.forked import run_forked
 from tests.helpers.runtime_bundles import rewrite, write_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def command(hub: FakeHub, home: Path, *arguments: str, **variables: str) -> subp
     """Run the command line in a separate process: huggingface_hub reads its settings at import."""
     environment = client(hub, home) | variables
     call = [sys.executable, *module("runtime", variables), *arguments, "--text", "good", "--provider", "cpu"]
-    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=120)
+    return run_forked(call, cwd=ROOT, env=environment, capture_output=True, forget="huggingface_hub")
 
 
 def client(hub: FakeHub, home: Path) -> dict[str, str]:

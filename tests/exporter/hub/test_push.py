@@ -16,6 +16,7 @@ import exporter
 from exporter.hub.card import MARKER, card
 from runtime.bundle import read_manifest
 from tests.helpers.fake_hub import FakeHub, module
+from tests.helpers.forked import run_forked
 from tests.helpers.runtime_bundles import keep_tasks, task, write_bundle
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +39,7 @@ def run(hub: FakeHub, home: Path, *arguments: str, **variables: str) -> subproce
     others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment = others | hub.environment(str(home)) | {"HF_TOKEN": "hf_test"} | variables
     call = [sys.executable, *module(arguments[0], variables), *arguments[1:]]
-    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=120)
+    return run_forked(call, cwd=ROOT, env=environment, capture_output=True, forget="huggingface_hub")
 
 
 def test_a_pushed_bundle_loads_from_the_hub(hub: FakeHub, bundle: Path, tmp_path: Path) -> None:
