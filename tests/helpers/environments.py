@@ -53,7 +53,7 @@ class Environment:
 
     @classmethod
     def make(cls, folder: Path, python: str | None = None) -> Environment:
-        """Make an environment with pip.
+        """Make an environment.
 
         Args:
             folder: a new folder.
@@ -62,7 +62,7 @@ class Environment:
         if python is not None:
             subprocess.run([python, "-m", "venv", str(folder)], check=True)
             return cls(folder)
-        venv.create(folder, with_pip=True, symlinks=os.name != "nt")
+        venv.create(folder, symlinks=os.name != "nt")  # pip, too, is borrowed
         found = cls(folder)
         packages = found._output("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
         paths = [each for each in sys.path if each.endswith("site-packages")]

@@ -90,7 +90,7 @@ def test_verify_is_a_switch(bundle: Path) -> None:
 
 
 def test_numbers_that_onnx_runtime_does_not_take(bundle: Path) -> None:
-    assert runtime.load(bundle, provider="cpu", threads=MOST_THREADS)
+    assert runtime.load(bundle, provider="cpu", options=Options(threads=MOST_THREADS, spin=False))
     for threads in (MOST_THREADS + 1, 2**32):
         with pytest.raises(runtime.InputError, match=rf"threads: expected at most 1,024, found {threads:,}"):
             runtime.load(bundle, provider="cpu", threads=threads)
