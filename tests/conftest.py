@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import io
+import logging
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -135,3 +136,5 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+        # pytest listens to all loggers that do not propagate; to who listens there, torch describes each step of a trace.
+        logging.getLogger("torch.__trace").propagate = True
