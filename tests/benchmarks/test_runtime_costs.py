@@ -1,6 +1,8 @@
 """The soak test and the figures of docs/runtime.md: that they run, and that the soak test detects wrong results."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +41,7 @@ def test_a_soak_detects_wrong_answers(bundle: str, capsys: pytest.CaptureFixture
 
 
 def test_figures_are_json(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime_costs, "_PROCESSES", (("all", 2),))
+    monkeypatch.setattr(runtime_costs, "_PROCESSES", (("all", 1),))
     assert runtime_costs.main([bundle, "batching", "overhead", "speed", "providers", "memory", "--seconds", "0.1"]) == 0
     batching, overhead, speed, providers, memory = map(json.loads, capsys.readouterr().out.splitlines())
     assert batching["rounds"] >= 5
@@ -47,4 +49,14 @@ def test_figures_are_json(bundle: str, capsys: pytest.CaptureFixture[str], monke
     assert 0 < overhead["1x1 of nothing"]["predictor_ms"] < 1
     assert set(speed) == {"figure", "drop 5, 1x16", "drop 5, 1x128"}
     assert providers["4x128"]["cpu"]["max_abs_diff"] == 0
-    assert memory["2 x all shared"]["pss_mb"] > 0
+    assert memory["1 x all shared"]["pss_mb"] > 0
+
+
+def test_all_processes_load_before_one_measures(tmp_path: Path) -> None:
+    """Each measures how many have loaded."""
+    code = (
+        "import json, os, sys; folder = sys.argv[1]\n"
+        "open(os.path.join(folder, str(os.getpid())), 'x'); print('ready', flush=True); sys.stdin.readline()\n"
+        "print(json.dumps({'loaded': len(os.listdir(folder))}), flush=True); sys.stdin.readline()"
+    )
+    assert runtime_costs._together([sys.executable, "-c", code, str(tmp_path)], 2) == {"loaded": 2 + 2}
