@@ -11,12 +11,12 @@ import pytest
 from exporter.cli.main import main
 from exporter.cli.next_step import next_step
 from tests.helpers import runtime_bundles as bundles
-from tests.helpers.printed_lines import run_lines
+from tests.helpers.printed_lines import run_in_shell, run_lines
 
 
 def test_the_example(example_bundle: Path) -> None:
     (command,) = next_step(example_bundle)
-    output = run_lines([command], example_bundle.parent)
+    output = run_in_shell(command, example_bundle.parent)
     assert '--text "The phone is fast, and the screen is gorgeous."' in command
     assert all(task in output for task in ("movie_sentiment", "part_of_speech", "review_sentiment"))
 
@@ -26,7 +26,7 @@ def test_paths_are_quoted(tmp_path: Path, name: str) -> None:
     bundles.write_bundle(tmp_path / name)
     (command,) = next_step(tmp_path / name)
     assert command.endswith(" --truncate")  # of 16 tokens at most
-    assert "names" in run_lines([command], tmp_path)
+    assert "names" in run_in_shell(command, tmp_path)
     assert ('"' in command.split(" --text")[0] or "'" in command.split(" --text")[0]) == (name != "plain")
 
 
