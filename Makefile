@@ -1,5 +1,6 @@
 # make export   installs into .venv, exports the bundled example and asks the exported graph a question
 # make test     installs into .venv-test, then make lint (style and types) and make unit (tests) at the same time
+# make test-all  all tests, also those marked sweep: every row of the support table, and a longer fuzz; every week in CI
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
@@ -55,7 +56,7 @@ define install
 endef
 endif
 
-.PHONY: export test lint unit test-javascript test-cpp test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
+.PHONY: export test test-all lint unit test-javascript test-cpp test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
 
 export: .venv/installed
 	.venv/$(BIN)/python -m exporter --drop 5 --output onnx --overwrite
@@ -72,6 +73,10 @@ lint: .venv-test/installed
 
 unit: .venv-test/installed
 	.venv-test/$(BIN)/python -m pytest -n 2
+
+# An empty -m also selects the tests marked sweep, which pyproject.toml deselects.
+test-all: .venv-test/installed
+	.venv-test/$(BIN)/python -m pytest -n 2 -m ""
 
 # make test skips tests whose requirements are missing; in these two targets, which prepare them, such tests fail.
 test-javascript: .venv-test/installed
@@ -91,7 +96,7 @@ build/cpp/installed:
 test-tensorrt: .venv-tensorrt/installed
 	.venv-tensorrt/$(BIN)/python -m pytest tests/exporter/test_tensorrt.py
 
-# Tests that neither import the adapters library nor are marked as needing it.
+# Tests that neither import the adapters library nor are marked as needing it; -m also selects those marked sweep.
 PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoints/test_peft_load.py tests/exporter/test_families.py \
   tests/exporter/test_support_peft.py tests/exporter/test_architectures_peft.py tests/exporter/test_peft_example.py \
   tests/exporter/cli/test_peft_command_line.py tests/exporter/models/test_peft_tuners.py tests/exporter/models/test_peft_biases.py \
@@ -111,7 +116,7 @@ TORCH_TESTS = tests/exporter/trace tests/exporter/test_support.py tests/exporter
 test-torch:
 	@if ! grep -qsxF '$(TORCH)' .venv-torch/installed; then rm -rf .venv-torch; fi
 	@$(MAKE) --no-print-directory .venv-torch/installed
-	.venv-torch/$(BIN)/python -m pytest -n 2 $(TORCH_TESTS)
+	.venv-torch/$(BIN)/python -m pytest -n 2 -m "" $(TORCH_TESTS)
 
 support: .venv-test/installed
 	.venv-test/$(BIN)/python -m tests.helpers.support_table

@@ -8,6 +8,7 @@ from tests.helpers.peft_rows import PEFT_ROWS
 from tests.helpers.support_check import check_row
 from tests.helpers.support_models import Row
 from tests.helpers.support_rows import ROWS
+from tests.helpers.support_sweep import chosen, parameters, parts_of
 from tests.helpers.support_table import documented, worse
 
 
@@ -18,6 +19,12 @@ def test_the_table_has_every_row_once() -> None:
     assert ROWS[-len(PEFT_ROWS) :] == PEFT_ROWS
 
 
+def test_the_rows_of_make_test_have_every_part() -> None:
+    kept = chosen(ROWS)
+    assert set().union(*(parts_of(row) for row in ROWS)) == set().union(*(parts_of(row) for row in ROWS if row.key in kept))
+    assert len(kept) < 0.8 * len(ROWS)
+
+
 def test_worse_is_worse() -> None:
     ranked = ["within 1e-05", "within 1e-04", "refused: x", "differs by 1e-01"]
     for number, one in enumerate(ranked):
@@ -25,6 +32,6 @@ def test_worse_is_worse() -> None:
     assert worse("refused: another reason", "refused: x")
 
 
-@pytest.mark.parametrize("row", ROWS[: -len(PEFT_ROWS)], ids=lambda row: row.key)
+@pytest.mark.parametrize("row", parameters(ROWS[: -len(PEFT_ROWS)]))
 def test_row(row: Row) -> None:
     check_row(row)

@@ -7,6 +7,7 @@ import pytest
 from tests.helpers.peft_rows import PEFT_ROWS
 from tests.helpers.support_check import check_row
 from tests.helpers.support_models import Row
+from tests.helpers.support_sweep import parameters
 from tests.helpers.support_table import result
 from tests.helpers.tiny_peft import TRANSFORMERS_5
 
@@ -14,7 +15,7 @@ from tests.helpers.tiny_peft import TRANSFORMERS_5
 _PREFIXES = ("PEFT prefix_tuning", "PEFT cartridge")
 
 
-@pytest.mark.parametrize("row", PEFT_ROWS, ids=lambda row: row.key)
+@pytest.mark.parametrize("row", parameters(PEFT_ROWS))
 def test_row(row: Row) -> None:
     if TRANSFORMERS_5 and row.method in _PREFIXES:
         assert "Model does not support past key values which are required for prefix tuning" in result(row)[0]

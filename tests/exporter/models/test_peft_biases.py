@@ -67,8 +67,10 @@ def library(folder: Path, drop: int, kind: Any = BertForSequenceClassification) 
     return model
 
 
-@pytest.mark.parametrize("drop", [0, 2])
-@pytest.mark.parametrize("bias", ["all", "only"])
+@pytest.mark.parametrize(
+    ("bias", "drop"),
+    [("all", 2), ("only", 0), *(pytest.param(*other, marks=pytest.mark.sweep) for other in (("all", 0), ("only", 2)))],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_adapter_has_its_biases(kind: str, bias: str, drop: int, tmp_path: Path) -> None:
     settings = {"bias": KINDS[kind] if bias == "only" else bias}

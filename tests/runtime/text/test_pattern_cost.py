@@ -106,10 +106,11 @@ def _accepted(pattern: str) -> Any:
         return None
 
 
-def test_oniguruma_keeps_the_bound() -> None:
+@pytest.mark.parametrize("patterns", [1_400, pytest.param(10_000, marks=pytest.mark.sweep)])
+def test_oniguruma_keeps_the_bound(patterns: int) -> None:
     """Random patterns below the bound: Oniguruma gives up at 10 million steps, which it may never reach."""
-    random, end, accepted = Random(0), time.monotonic() + 5, 0  # noqa: S311 - not for cryptography
-    while time.monotonic() < end:
+    random, accepted = Random(0), 0  # noqa: S311 - not for cryptography
+    for _ in range(patterns):
         pattern = _pattern(random)
         if (split := _accepted(pattern)) is None:
             continue
@@ -118,4 +119,4 @@ def test_oniguruma_keeps_the_bound() -> None:
             start = time.monotonic()
             split.pre_tokenize_str(text)  # raises if Oniguruma gives up
             assert time.monotonic() - start < 5, pattern
-    assert accepted > 100
+    assert accepted > 0.1 * patterns
