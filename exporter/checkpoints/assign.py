@@ -12,6 +12,7 @@ import torch
 from exporter.checkpoints.files import read_weights
 from exporter.checkpoints.scan import FILES, PEFT_FILES, Part
 from exporter.errors import ExportError
+from runtime.hub import hub_id
 
 Weights = dict[str, torch.Tensor]
 # The containers of adapter and fusion weights in the library.
@@ -104,7 +105,7 @@ def check_base_name(part: Part, theirs: Any, ours: str) -> None:
     Raises:
         ExportError: both are hub ids and differ.
     """
-    if not isinstance(theirs, str) or not theirs or not ours or Path(ours).exists() or Path(theirs).is_absolute():
+    if not isinstance(theirs, str) or not ours or Path(ours).exists() or hub_id(theirs) is None:
         return
     # bert-base-uncased was renamed to google-bert/bert-base-uncased.
     if _plain_name(theirs) != _plain_name(ours):

@@ -40,7 +40,7 @@ def saved_embedders(parts: Sequence[Part], config: Any) -> tuple[dict[str, Embed
     """Read the modules of adapters that sentence-transformers saved.
 
     Args:
-        parts: the adapters of a model without a head.
+        parts: the adapters of a model without a head, and such models.
         config: the configuration of that model.
 
     Returns:
@@ -60,7 +60,7 @@ def saved_embedders(parts: Sequence[Part], config: Any) -> tuple[dict[str, Embed
     for name, other in others:
         if other != limit:
             raise ExportError(
-                f"the adapters {first!r} and {name!r} have a max_seq_length of {limit} and {other} tokens: the tasks of a "
+                f"the tasks {first!r} and {name!r} have a max_seq_length of {limit} and {other} tokens: the tasks of a "
                 "graph share one limit; give them the same one, or export them separately"
             )
     return found, limit

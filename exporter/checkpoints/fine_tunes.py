@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from exporter.checkpoints.base_model import Loaded, load_folder, read_config
 from exporter.checkpoints.model_class import own_class
+from exporter.checkpoints.peft_class import HEADLESS
 from exporter.checkpoints.peft_tokenizers import check_vocabulary
 from exporter.checkpoints.scan import Part
+from exporter.checkpoints.sentence_folder import sentence_task
 from exporter.checkpoints.sources import Source
 from exporter.checkpoints.trunk_changes import fold_changes
 from exporter.errors import ExportError
@@ -39,22 +41,24 @@ _NEUTRAL = frozenset(
 )
 
 
-def task_class(part: Part) -> str:
+def task_class(part: Part, pooled: bool = False) -> str:
     """Return the name of the class of a task's model.
 
     Args:
         part: the model folder as a task.
+        pooled: whether its pooling is named; that of a folder of sentence-transformers is in the folder.
 
     Raises:
         ExportError: the model has no prediction head, or is an encoder-decoder.
     """
     config = read_config(part.folder)
-    name = own_class(config)
+    name = HEADLESS if pooled or sentence_task(part.folder) is not None else own_class(config)
     if name is None:
         found = (config.get("architectures") or ["no class"])[0]
         raise ExportError(
             f"{part.label} is a model without a prediction head ({found}): expected a model that was saved with a trained "
-            "head, such as one of AutoModelForSequenceClassification"
+            "head, such as one of AutoModelForSequenceClassification, a folder of sentence-transformers, or a pooling for "
+            f"embeddings, such as --pooling {part.name}=mean"
         )
     if config.get("is_encoder_decoder"):
         raise ExportError(f"{part.label} is an encoder-decoder ({name}): only models with one stack of layers can be tasks")
@@ -72,23 +76,25 @@ def load_task(part: Part, class_name: str) -> Loaded:
         ExportError: weights are missing, for which transformers only warns, or contain NaN.
     """
     loaded = load_folder(Source(str(part.folder), part.folder), class_name)
-    if loaded.missing:
-        first, base = sorted(loaded.missing)[0], loaded.model.base_model
+    # Embeddings do not read the pooler.
+    missing = {key for key in loaded.missing if not (class_name == HEADLESS and key.startswith("pooler."))}
+    if missing:
+        first, base = sorted(missing)[0], loaded.model.base_model
         names = set(base.state_dict())
-        trunk = any(key.removeprefix(f"{loaded.model.base_model_prefix}.") in names for key in loaded.missing)
+        trunk = any(key.removeprefix(f"{loaded.model.base_model_prefix}.") in names for key in missing)
         reason = "save the complete model again" if trunk else "its head is not trained; choose a model with a trained head"
-        raise ExportError(f"{part.label} lacks {len(loaded.missing)} weights of {class_name}, first {first!r}: {reason}")
+        raise ExportError(f"{part.label} lacks {len(missing)} weights of {class_name}, first {first!r}: {reason}")
     for name, tensor in loaded.model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise ExportError(f"the weight {name!r} of {part.label} contains NaN or infinity: it is damaged or diverged")
     return loaded
 
 
-def load_own(parts: Sequence[Part], source: Source, trunk: Any) -> Iterator[OwnModel]:
+def load_own(parts: Mapping[str, tuple[Part, str]], source: Source, trunk: Any) -> Iterator[OwnModel]:
     """Load tasks without adapters, those of each class and configuration into one model over the trunk.
 
     Args:
-        parts: the model folders as tasks; the folder of the base model for its own head.
+        parts: task name -> its model folder, that of the base model for its own head, and the class of its model.
         source: the folder of the base model.
         trunk: a model whose weights are shared where they are equal; None for those of the first task's class.
 
@@ -97,8 +103,7 @@ def load_own(parts: Sequence[Part], source: Source, trunk: Any) -> Iterator[OwnM
     """
     base_config = read_config(source.folder)
     groups: dict[tuple[str, str], list[tuple[Part, Loaded]]] = {}
-    for part in parts:
-        class_name = task_class(part)
+    for part, class_name in parts.values():
         _check_family(part, read_config(part.folder), base_config, source)
         check_vocabulary(part.name, part.folder, source.folder)
         loaded = load_task(part, class_name)

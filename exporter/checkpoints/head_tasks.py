@@ -14,7 +14,7 @@ from exporter.checkpoints.files import read_json
 from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_class import HEADLESS
 from exporter.checkpoints.scan import Part
-from exporter.checkpoints.sentence_folder import read_sentence_folder, sentence_task
+from exporter.checkpoints.sentence_folder import read_sentence_folder, sentence_root, sentence_task
 from exporter.checkpoints.sentence_pooling import parse_pooling
 from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
@@ -52,7 +52,8 @@ def load_heads(
         )
     if trunk is not None:
         share_trunk(loaded.model, trunk)
-    settings = read_json(path) if (path := source.folder / _SETFIT).is_file() else {}
+    root = sentence_root(source.folder) or source.folder
+    settings = read_json(path) if (path := root / _SETFIT).is_file() else {}
     embedders, limit = {}, None
     stated: tuple[tuple[str, ...], tuple[nn.Module, ...], int] | None = None
     if sentence_task(source.folder) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".bin")
 _LOGISTIC = ("LogisticRegression", "LogisticRegressionCV")
 _ADVICE = (
     "load it yourself and give the object to exporter.export(heads={name: object}), or save its coefficients with "
-    "numpy.savez(file, coef=head.coef_, intercept=head.intercept_, classes=head.classes_)"
+    "numpy.savez(file, coef=head.coef_, intercept=head.intercept_, classes=head.classes_.astype(str))"
 )
 
 
@@ -100,7 +100,11 @@ def _logistic(name: str, head: Any) -> LinearHead:
             f"the head {name!r} has one binary model per class ({solver}, {scheme}), whose probabilities are not a softmax: "
             "fit it with another solver, without multi_class='ovr'"
         )
-    return _from_arrays(name, head.coef_, head.intercept_, head.classes_)
+    found = _from_arrays(name, head.coef_, head.intercept_, head.classes_)
+    if len(head.classes_) == 2 and scheme == "multinomial":
+        # The softmax of the value and its opposite, where other schemes have that of the value and 0.
+        return replace(found, weights=found.weights - found.weights.flip(0), bias=found.bias - found.bias.flip(0))
+    return found
 
 
 def _from_arrays(name: str, weights: Any, bias: Any = None, labels: Any = None) -> LinearHead:
@@ -144,6 +148,11 @@ def _file(name: str, path: Path) -> tuple[Any, Any, Any]:
                 labels = json.loads((tensors.metadata() or {}).get("labels", "null"))
             arrays |= {} if labels is None else {"classes": labels}
     except (OSError, ValueError, KeyError, RecursionError, SafetensorError, zipfile.BadZipFile) as error:
+        if "Object arrays" in str(error):  # names of pandas, for example
+            raise ExportError(
+                f"the head {name!r} in {str(path)!r} has an array of Python objects, which is a pickle and could run code: "
+                "save names as text, classes=head.classes_.astype(str)"
+            ) from error
         raise ExportError(f"the head {name!r} in {str(path)!r} cannot be loaded: {first_line(error)}") from error
     weights, bias, classes = (next((arrays[key] for key in keys if key in arrays), None) for keys in (_WEIGHTS, _BIAS, _LABELS))
     if weights is None:

@@ -13,7 +13,7 @@ import torch
 from exporter.checkpoints.allocation_limit import limited_allocations, stored_with
 from exporter.checkpoints.files import first_line
 from exporter.checkpoints.peft_class import check_fit
-from exporter.checkpoints.peft_config import changes_biases, read_adapter_weights, read_config, start_of
+from exporter.checkpoints.peft_config import HEADS, changes_biases, is_headless, read_adapter_weights, read_config, start_of
 from exporter.checkpoints.peft_names import neutral_names, rename_adapters
 from exporter.checkpoints.peft_starts import over_plain_weights
 from exporter.checkpoints.peft_state import PREFIX, lies_in, load_weights, take_biases
@@ -27,8 +27,6 @@ from exporter.models.peft_modules import adapted, base_of
 from exporter.models.quiet_libraries import quiet
 from exporter.models.shared_copy import shared_copy
 
-# The heads that PEFT adds to modules_to_save.
-_HEADS = ("classifier", "score", "qa_outputs")
 # Types whose adapters read weights of the model that the first adapter brings: each adapter gets a separate model.
 _SHARING = frozenset(("VBLORA", "RANDLORA", "PVERA", "TINYLORA", "UNILORA"))
 # Settings that each adapter of a model has separately, whatever its type.
@@ -80,6 +78,8 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, config in configs.items():
         check_fit(name, config.task_type, base)
+        if is_headless(name, sources[name]):
+            config.task_type = None
         kind = str(config.peft_type.value)
         # Projections of VeRA that are not saved are made again.
         separate = kind in _SHARING or not getattr(config, "save_projection", True)
@@ -154,7 +154,7 @@ def _load_group(base: Any, adapters: Mapping[str, _Adapter], missing: Collection
         weights = read_adapter_weights(name, folder)
         if config.task_type is None and getattr(config, "modules_to_save", ()) is None:
             # The classes of PEFT for a task type add the heads; without one, older configurations do not list them.
-            heads = [head for head in _HEADS if any(_is_saved_in(key, f"{PREFIX}{head}") for key in weights)]
+            heads = [head for head in sorted(HEADS) if any(_is_saved_in(key, f"{PREFIX}{head}") for key in weights)]
             config.modules_to_save = heads or None
         try:
             with quiet(), limited_allocations(f"the adapter {name!r} in {str(folder)!r}", stored_with(weights, base)):

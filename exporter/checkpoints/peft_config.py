@@ -28,6 +28,9 @@ _CODE = ("megatron_config",)
 # Settings that are, contain, or have as their keys regular expressions for names of modules, of at most so many characters.
 _PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
 _NAME_LENGTH = 128
+# Task types whose classes in PEFT add heads to modules_to_save, and the names of these.
+_WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+HEADS = frozenset(("classifier", "score", "qa_outputs"))
 # Values of init_lora_weights that do not change the base model's weights.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
@@ -99,6 +102,21 @@ def start_of(folder: Path) -> str | None:
     """Return the initialization that changed the base model's weights, one of `REPEATABLE`; None for any other."""
     start = read_json(folder / _CONFIG).get("init_lora_weights")
     return start if start in REPEATABLE else None
+
+
+def is_headless(name: str, folder: Path) -> bool:
+    """Return whether transformers injected and saved an adapter: it lists no modules, and its file has no head.
+
+    For its task type, the classes of PEFT would require one.
+
+    Args:
+        name: the adapter name, for messages.
+        folder: the adapter's folder.
+    """
+    stored = read_json(folder / _CONFIG)
+    if stored.get("task_type") not in _WITH_HEADS or stored.get("modules_to_save", ()) is not None:
+        return False
+    return not any(HEADS & set(key.split(".")) and "lora_" not in key for key in read_adapter_weights(name, folder))
 
 
 def changes_biases(folder: Path) -> bool:

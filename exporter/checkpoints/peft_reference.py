@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from exporter.checkpoints.files import first_line, read_json
-from exporter.checkpoints.fine_tunes import load_task, task_class
+from exporter.checkpoints.fine_tunes import load_task
 from exporter.checkpoints.linear_heads import LinearHead
-from exporter.checkpoints.peft_config import read_adapter_weights, start_of
+from exporter.checkpoints.peft_config import is_headless, read_adapter_weights, start_of
 from exporter.checkpoints.scan import Part
 from exporter.errors import ExportError
 from exporter.models.embeddings import Embedder, activate_embedder, add_embedders
@@ -32,7 +32,7 @@ class References:
         self._loaded: dict[str, Any] = {}
         self._known: dict[str, tuple[Any, Path]] = {}
         self._embedders: dict[str, Embedder] = {}
-        self._models: dict[str, Part] = {}
+        self._models: dict[str, tuple[Part, str]] = {}
         self._heads: dict[str, tuple[Callable[[Mapping[str, LinearHead]], tuple[Any, Any]], LinearHead]] = {}
 
     def add(self, base: Any, sources: Mapping[str, Path]) -> None:
@@ -45,8 +45,8 @@ class References:
         fresh = shared_copy(base)
         self._known.update({name: (fresh, folder) for name, folder in sources.items()})
 
-    def add_models(self, parts: Mapping[str, Part]) -> None:
-        """Register tasks without adapters: task name -> its model folder."""
+    def add_models(self, parts: Mapping[str, tuple[Part, str]]) -> None:
+        """Register tasks without adapters: task name -> its model folder, and the class of its model."""
         self._models.update(parts)
 
     def add_heads(self, load: Callable[[Mapping[str, LinearHead]], tuple[Any, Any]], heads: Mapping[str, LinearHead]) -> None:
@@ -69,8 +69,11 @@ class References:
         if name in self._heads:
             return self._with_head(name)
         if name in self._models:
-            return load_task(self._models[name], task_class(self._models[name])).model
-        from peft import PeftModel, set_peft_model_state_dict
+            own = load_task(*self._models[name]).model
+            if name in self._embedders:
+                add_embedders(own, {name: copy_model(self._embedders[name], {})}, name)
+            return own
+        from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
         base, folder = self._known[name]
         weights = read_adapter_weights(name, folder)
@@ -85,7 +88,11 @@ class References:
         _resize_head(model, weights)
         try:
             with quiet():
-                loaded = PeftModel.from_pretrained(model, str(folder)).eval().float()
+                config = None
+                if is_headless(name, folder):
+                    config = PeftConfig.from_pretrained(str(folder))
+                    config.task_type = None
+                loaded = PeftModel.from_pretrained(model, str(folder), config=config).eval().float()
         # PEFT raises many types: KeyError, RuntimeError, ValueError, …
         except Exception as error:
             raise ExportError(

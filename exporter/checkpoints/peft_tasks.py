@@ -12,7 +12,7 @@ from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.base_model import load_folder
 from exporter.checkpoints.embedders import embed, named_embedders, saved_embedders
 from exporter.checkpoints.files import read_json
-from exporter.checkpoints.fine_tunes import load_own
+from exporter.checkpoints.fine_tunes import load_own, task_class
 from exporter.checkpoints.head_tasks import load_heads
 from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_adapters import load_parts
@@ -22,7 +22,6 @@ from exporter.checkpoints.peft_tokenizers import check_vocabulary
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
-from exporter.models.embeddings import Embedder
 from exporter.models.mixed import MixedModel
 from exporter.models.shared_copy import share_trunk, shared_copy
 
@@ -78,8 +77,9 @@ def load_tasks(
     models: list[Any] = []
     trunk: Any = None
     references = References()
-    embedders: dict[str, Embedder] = {}
-    max_length: int | None = None
+    classes = {part.name: (part, task_class(part, part.name in pooling)) for part in tasks}
+    # The folders of text encoders, which can state a pooling.
+    encoders = [*by_class.get(HEADLESS, ()), *(part for part, name in classes.values() if name == HEADLESS)]
     for class_name, own in by_class.items():
         loaded = load_folder(source, class_name)
         for part in own:
@@ -91,11 +91,10 @@ def load_tasks(
             share_trunk(loaded.model, trunk)
         sources = {part.name: part.folder for part in own}
         references.add(loaded.model, sources)
-        if class_name == HEADLESS:
-            embedders, max_length = saved_embedders(own, loaded.model.config)
         models += load_parts(loaded.model, sources, loaded.missing)
-    models += load_own(tasks, source, trunk)
-    references.add_models({part.name: part for part in tasks})
+    models += load_own(classes, source, trunk)
+    references.add_models(classes)
+    embedders, max_length = saved_embedders(encoders, models[0].config) if encoders else ({}, None)
     if heads:
         with_heads, limit = load_heads(source, heads, pooling, trunk)
         models.append(with_heads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from exporter.checkpoints.config_requests import check_sizes
 from exporter.checkpoints.files import read_json
+from exporter.checkpoints.sentence_layout import encoder_of, is_module_of
 from exporter.checkpoints.sources import Source, check_regular
 from exporter.errors import ExportError
 
@@ -23,8 +23,6 @@ FILES = {
 # The compositions of a model, and the description of an architecture, both of the adapters library.
 SETUP = "adapter_setup.json"
 INTERFACE = "adapter_interface.json"
-# The list of modules of sentence-transformers.
-SENTENCE_MODULES = "modules.json"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Training checkpoints in the folder of a finished adapter.
 _UNFINISHED = re.compile(r"checkpoint-\d+")
@@ -63,20 +61,29 @@ def scan(source: Source, name: str | None = None) -> list[Part]:
 
     Args:
         source: the folder.
-        name: a new name for the adapter, if the folder contains a single one.
+        name: a new name for the adapter in the folder itself, without those in its subfolders, or for the only one there.
 
     Raises:
         ExportError: the folder contains no part, a file is missing or damaged, or `name` was given for several adapters.
     """
-    parts = [*_parts(source.folder, source), *scan_below(source)]
-    if not parts and (model := source.folder / "config.json").is_file():
+    own = list(_parts(source.folder, source))
+    is_adapter = name is not None and sum(part.kind in ("adapter", "peft") for part in own) == 1
+    parts = own if is_adapter else [*own, *scan_below(source)]
+    if not parts and (model := encoder_of(source.folder) / "config.json").is_file():
         if name is None:
             raise ExportError(
                 f"{source.text!r} contains neither an adapter nor a fusion but a model: for a fine-tune of the base model, "
                 f"give its task a name (--adapter NAME={source.text})"
             )
-        return [Part("model", name, None, source.folder, read_json(model))]
+        return [Part("model", name, None, model.parent, read_json(model))]
     if not parts:
+        unfinished = [path for path in source.folder.iterdir() if path.is_dir() and _UNFINISHED.fullmatch(path.name)]
+        if unfinished:
+            last = max(unfinished, key=lambda path: int(path.name.rpartition("-")[2]))
+            raise ExportError(
+                f"{source.text!r} contains no adapter but checkpoints of a training: give the folder of one, such as "
+                f"{str(last)!r}"
+            )
         raise ExportError(
             f"{source.text!r} contains neither an adapter nor a fusion: expected a folder of model.save_adapter, "
             "save_all_adapters, save_adapter_setup or save_adapter_fusion, a PEFT folder, or NAME= and the folder of a "
@@ -135,20 +142,6 @@ def _folder_name(folder: Path, source: Source) -> str:
         folder = source.folder  # the encoder of sentence-transformers can be in a subfolder such as 0_Transformer
     name = source.hub if source.hub is not None and folder == source.folder else folder.resolve().name
     return name.rsplit("/", 1)[-1].replace(".", "_")
-
-
-def is_module_of(folder: Path, name: str) -> bool:
-    """Return whether a subfolder contains a module of a folder of sentence-transformers; True if the list is damaged."""
-    path = folder / SENTENCE_MODULES
-    if not path.is_file():
-        return False
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return True
-    if not isinstance(content, list) or not content:
-        return True
-    return any(isinstance(each, dict) and each.get("path") == name for each in content)
 
 
 def _refuse_stray(folder: Path, config_name: str, weights: Iterable[str]) -> None:

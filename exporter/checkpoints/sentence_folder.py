@@ -6,7 +6,6 @@ Types of modules and activations are compared with known names. Nothing that a f
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,18 @@ import torch
 from torch import nn
 
 from exporter.checkpoints.files import read_json, read_weights
-from exporter.checkpoints.scan import SENTENCE_MODULES, Part, is_module_of
+from exporter.checkpoints.scan import Part
+from exporter.checkpoints.sentence_layout import MODULE_FOLDER, SENTENCE_MODULES, is_module_of
 from exporter.checkpoints.sentence_pooling import pooling_modes
 from exporter.errors import ExportError
 from exporter.models.embeddings import ACTIVATIONS, Dense, Embedder, Normalize
 
-__all__ = ["SentenceFolder", "read_sentence_folder", "sentence_task"]
+__all__ = ["SentenceFolder", "read_sentence_folder", "sentence_root", "sentence_task"]
 
 _OPTIONS = "config_sentence_transformers.json"
-_TRANSFORMER = "sentence_bert_config.json"
+# Settings of the encoder: versions before 1 named the file after the model, and the first one with entries counts.
+_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_TRANSFORMER = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
 _OLD = "sentence_transformers.models."
 _NEW = "sentence_transformers.sentence_transformer.modules."
 _BASE = "sentence_transformers.base.modules."
@@ -45,8 +47,6 @@ _REFUSED = (
     *("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs", "processing_kwargs"),
     *("query_length", "document_length", "query_expansion"),
 )
-# A folder in the folder, which no ".." leaves.
-_FOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 _LARGEST = 2**20
 
 
@@ -63,8 +63,8 @@ class SentenceFolder:
     max_length: int | None
 
 
-def _root(folder: Path) -> Path | None:
-    """The folder with the list of modules, if there is one: that of the encoder, or the one above it."""
+def sentence_root(folder: Path) -> Path | None:
+    """Return the folder with the list of modules, if there is one: that of the encoder, or the one above it."""
     if (folder / SENTENCE_MODULES).is_file():
         return folder
     above = folder.resolve().parent
@@ -83,9 +83,9 @@ def sentence_task(folder: Path) -> str | None:
     Raises:
         ExportError: a file is damaged.
     """
-    if _root(folder) is None:
+    if sentence_root(folder) is None:
         return None
-    task = str(_optional(folder / _TRANSFORMER).get("transformer_task", "feature-extraction"))
+    task = str(_transformer(folder)[1].get("transformer_task", "feature-extraction"))
     return None if task == "sequence-classification" else task
 
 
@@ -99,11 +99,11 @@ def read_sentence_folder(part: Part, hidden_size: int) -> SentenceFolder:
     Raises:
         ExportError: a module, pooling, activation or setting is not supported, or sizes do not match.
     """
-    root = _root(part.folder)
+    root = sentence_root(part.folder)
     assert root is not None  # as is_sentence_folder found
     modules = _modules(root / SENTENCE_MODULES)
-    transformer = _optional(part.folder / _TRANSFORMER)
-    _check_transformer(part, transformer)
+    path, transformer = _transformer(part.folder)
+    _check_transformer(part, path, transformer)
     if not modules or modules[0][0] != "Transformer":
         raise ExportError(
             f"{str(root / SENTENCE_MODULES)!r} must begin with a Transformer, found {modules[0][0] if modules else 'none'}"
@@ -142,14 +142,21 @@ def _modules(path: Path) -> list[tuple[str, Path]]:
                 f"{str(path)!r} lists a module of type {name!r}, which is not supported and never imported: expected "
                 f"{', '.join(_SUPPORTED)} of sentence-transformers"
             )
-        if not isinstance(folder, str) or (folder and not _FOLDER.fullmatch(folder)):
+        if not isinstance(folder, str) or (folder and not MODULE_FOLDER.fullmatch(folder)):
             raise ExportError(f"{str(path)!r} has a module in {folder!r}: expected a folder in this folder")
         found.append((kind, path.parent / folder))
     return found
 
 
-def _check_transformer(part: Part, config: Mapping[str, Any]) -> None:
-    path = str(part.folder / _TRANSFORMER)
+def _transformer(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The path of the encoder's settings, for messages, and its content."""
+    for name in _TRANSFORMER:
+        if content := _optional(folder / name):
+            return str(folder / name), content
+    return str(folder / _TRANSFORMER[0]), {}
+
+
+def _check_transformer(part: Part, path: str, config: Mapping[str, Any]) -> None:
     for key in _REFUSED:
         if config.get(key):
             raise ExportError(f"{path!r} sets {key} to {config[key]!r}, which is not supported: remove it if it has no effect")

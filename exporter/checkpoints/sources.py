@@ -6,12 +6,13 @@ import errno
 import re
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import snapshot_download
 
+from exporter.checkpoints.sentence_layout import encoder_of, module_folders
 from exporter.errors import ExportError
 from runtime.hub import Access, HubId, hub_id
 from runtime.hub import reason as hub_reason
@@ -64,7 +65,7 @@ def find(source: str | Path, kind: Kind, access: Access = Access()) -> Source:  
     folder = Path(text).expanduser()
     if text and is_folder(folder):
         check_regular(folder)
-        return Source(text, folder)
+        return _encoder(Source(text, folder), kind)
     whole, colon, subfolder = text.rpartition(":")
     if colon and _SUBFOLDER.fullmatch(subfolder) and (hub_id(whole) or is_folder(Path(whole).expanduser())):
         return _find_below(text, whole, subfolder, kind, access)
@@ -73,7 +74,7 @@ def find(source: str | Path, kind: Kind, access: Access = Access()) -> Source:  
         # Also for text such as "a..b", which the hub refuses itself
         raise ExportError(f"there is no {kind} folder {text!r}: expected a folder of {_WRITER[kind]}, or a hub id")
     try:
-        return Source(text, _download(found, kind, access), found.repository)
+        return _encoder(Source(text, _download(found, kind, access), found.repository), kind)
     # The errors of requests and httpx have no common base; an invalid id raises ValueError.
     except Exception as error:
         why = hub_reason(error, access, found.revision)
@@ -91,7 +92,16 @@ def _find_below(text: str, whole: str, subfolder: str, kind: Kind, access: Acces
         raise ExportError(f"the hub id {whole!r} of {text!r} is not available: {why}") from error
     if not is_folder(folder / subfolder):
         raise ExportError(f"{whole!r} has no subfolder {subfolder!r}: expected SOURCE:SUBFOLDER, found {text!r}")
-    return Source(text, folder / subfolder, None if is_local or found is None or kind != "model" else found.repository)
+    hub = None if is_local or found is None or kind != "model" else found.repository
+    return _encoder(Source(text, folder / subfolder, hub), kind)
+
+
+def _encoder(source: Source, kind: Kind) -> Source:
+    """The source of the model itself, which old folders of sentence-transformers have in a subfolder."""
+    folder = encoder_of(source.folder) if kind == "model" else source.folder
+    if folder != source.folder:
+        check_regular(folder)
+    return replace(source, folder=folder)
 
 
 def located(model: Any, revision: str | None, subfolder: str) -> Any:
@@ -164,6 +174,11 @@ def _download(found: HubId, kind: Kind, access: Access, subfolder: str = "") -> 
     folder = snapshot(*_TEXTS, *_SAFE, **below)
     if not any((folder / subfolder).glob("*.safetensors")):
         folder = snapshot(*_TEXTS, *_PICKLES, **below)
+    # The modules of sentence-transformers, such as 1_Pooling.
+    for path in module_folders(folder / subfolder):
+        snapshot(*(f"{path}/{pattern}" for pattern in (*_TEXTS, *_SAFE)))
+        if not any((folder / subfolder / path).glob("*.safetensors")):
+            snapshot(*(f"{path}/{pattern}" for pattern in _PICKLES))
     return folder
 
 

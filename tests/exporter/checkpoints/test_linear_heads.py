@@ -127,6 +127,21 @@ def test_several_labels_with_names() -> None:
     assert (found.kind, found.labels) == ("multilabel", ("0", "1", "2", "3"))
 
 
+def test_a_binary_head_that_was_fitted_as_multinomial() -> None:
+    head = LogisticRegression().fit(VECTORS, YES)
+    head.multi_class = "multinomial"  # as scikit-learn before 1.8: its probabilities are softmax((-value, value))
+    (found,) = read_heads({"yes": head}).values()
+    values = np.stack((-head.decision_function(VECTORS), head.decision_function(VECTORS)), 1)
+    assert_parity(softmax(VECTORS @ found.weights.numpy().T + found.bias.numpy()), softmax(values))
+
+
+def test_names_that_are_python_objects(tmp_path: Path) -> None:
+    head = LogisticRegression().fit(VECTORS, TOPICS.astype(object))
+    np.savez(tmp_path / "head.npz", coef=head.coef_, classes=head.classes_)
+    with pytest.raises(ExportError, match=r"a pickle .*: save names as text, classes=head.classes_.astype\(str\)"):
+        read_heads({"topics": tmp_path / "head.npz"})
+
+
 ONES = np.ones((3, WIDTH))
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForSequenceClassification, BertForSequenceClassification, BertForTokenClassification
 
 from exporter.checkpoints.peft_adapters import load_peft
+from exporter.checkpoints.peft_reference import References
 from exporter.errors import ExportError
 from exporter.models.peft import structure_of
 from exporter.models.peft_structure import label_count
@@ -188,6 +189,24 @@ def test_heads_that_an_older_configuration_does_not_name(tmp_path: Path) -> None
     change_config(old, modules_to_save=None)
     model = load_peft(base(), {"a": old})
     assert_loaded(model, "a", folder)
+
+
+def test_an_adapter_that_transformers_injected_has_the_bases_head(tmp_path: Path) -> None:
+    # As model.add_adapter(LoraConfig(task_type="SEQ_CLS", …)) and model.save_pretrained write it.
+    folder = saved(tmp_path, peft.LoraConfig(**LORA))
+    change_weights(folder, lambda weights: [weights.pop(key) for key in list(weights) if "classifier" in key])
+    with pytest.raises(ExportError, match="lacks the weight"):
+        load_peft(base(), {"a": folder})
+    change_config(folder, modules_to_save=None)
+    plain = peft.get_peft_model(base(), peft.LoraConfig(**{**LORA, "task_type": None}))
+    peft.set_peft_model_state_dict(plain, load_file(folder / SAFE))
+    references = References()
+    references.add(base(), {"a": folder})
+    expected = answer(plain.eval(), inputs((3, 5))).logits.numpy()
+    for found in (load_peft(base(), {"a": folder}), references("a")):
+        assert_parity(answer(found, inputs((3, 5))).logits.numpy(), expected)
+    with pytest.raises(ExportError, match=r"lacks 2 weights .* with 'classifier' in modules_to_save"):
+        load_peft(base(), {"a": folder}, ["classifier.weight", "classifier.bias"])
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from exporter import export
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.load import Checkpoint, load
-from exporter.checkpoints.scan import Part
+from exporter.checkpoints.scan import Part, scan
+from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError, VerificationError
 from exporter.models.mixed import MixedModel
 from exporter.plan import Plan
@@ -191,6 +192,25 @@ def test_adapters_over_quantized_weights_fit_the_full_precision_base(saved: Path
         check_base_name(part, part.config["base_model_name_or_path"], "org/other")
     checkpoint = load(saved / "base", False, adapters=[str(adapter)])
     compare_with_library(checkpoint, make_plan(checkpoint, None, 0))
+
+
+@pytest.mark.parametrize("name", ["./base", "../org/other", "runs/bert/final", "C:\\\\base", "~/base"])
+def test_folder_names_of_bases_are_not_compared(name: str, tmp_path: Path) -> None:
+    check_base_name(Part("peft", "a", None, tmp_path, {}), name, "org/base")
+
+
+def test_a_named_folder_is_the_adapter_in_itself(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "sentiment", tmp_path / "a")
+    shutil.copytree(saved / "entailment", folder / "b")
+    assert [part.name for part in scan(Source("a", folder))] == ["a", "b"]
+    assert [(part.name, part.folder) for part in scan(Source("a", folder), "one")] == [("one", folder)]
+
+
+def test_checkpoints_of_a_training_are_named(saved: Path, tmp_path: Path) -> None:
+    for number in (900, 1000):
+        shutil.copytree(saved / "sentiment", tmp_path / f"checkpoint-{number}")
+    with pytest.raises(ExportError, match=r"checkpoints of a training: give the folder of one, such as .*checkpoint-1000'"):
+        scan(Source("a", tmp_path), "one")
 
 
 def test_a_quantized_base_is_refused(saved: Path, tmp_path: Path) -> None:
