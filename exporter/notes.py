@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from exporter.models.embeddings import embedder_of
 from exporter.models.inputs import used_inputs
 from exporter.models.own_tasks import OwnModel, Sharing
 from exporter.plan import Plan, Task
@@ -86,6 +87,25 @@ def without_pooling(plan: Plan) -> tuple[str, ...]:
     return (
         f"{_listed(tasks)} {'give' if several else 'gives'} the hidden states of the tokens; for one embedding of a text, name "
         f"{'their poolings' if several else 'its pooling'}, such as --pooling {tasks[0]}=mean",
+    )
+
+
+def default_prompts(task_groups: Sequence[TaskGroup]) -> tuple[str, ...]:
+    """Return a note for the linear heads over a model that has a default prompt, which is part of no text of `predict`.
+
+    Args:
+        task_groups: the pruned models.
+    """
+    found: dict[str, list[str]] = {}
+    for task_group in task_groups:
+        for task in task_group.tasks:
+            embedder = embedder_of(task_group.model, task.setup) if isinstance(task.setup, str) else None
+            if embedder is not None and embedder.labels and (prompt := embedder.prompts.get(embedder.default_prompt)):
+                found.setdefault(prompt, []).append(task.name)
+    return tuple(
+        f"{_listed(tasks)}: sentence-transformers and SetFit write the model's default prompt {prompt!r} before each text, "
+        "predict does not; add it to the texts, unless the head was trained without it"
+        for prompt, tasks in found.items()
     )
 
 

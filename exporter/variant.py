@@ -13,7 +13,7 @@ from exporter.checkpoints.load import Checkpoint
 from exporter.compile.build import Compiled, compile_plan, stored_form
 from exporter.compile.pipeline import branch_size, graph_size
 from exporter.models.compositions import describe
-from exporter.notes import decided_in_fp64, missing_effects, shared_weights, unread_inputs, without_pooling
+from exporter.notes import decided_in_fp64, default_prompts, missing_effects, shared_weights, unread_inputs, without_pooling
 from exporter.plan import Plan, TaskPadding
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
 from exporter.prune.sizes import adapter_parameters
@@ -128,6 +128,7 @@ def export_variant(
             *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
             *missing_effects(plan, task_groups, verified.probed),
             *without_pooling(plan),
+            *default_prompts(task_groups),
             *shared_weights(plan, task_groups),
             *apart,
         )

@@ -56,10 +56,12 @@ def load_heads(
     settings = read_json(path) if (path := root / _SETFIT).is_file() else {}
     embedders, limit = {}, None
     stated: tuple[tuple[str, ...], tuple[nn.Module, ...], int] | None = None
+    prompts: dict[str, Any] = {}
     if sentence_task(source.folder) is not None:
         part = Part("model", next(iter(heads)), None, source.folder, {})
         folder = read_sentence_folder(part, loaded.model.config.hidden_size)
         stated, limit = (folder.embedder.pooling.modes, tuple(folder.embedder.steps), folder.embedder.width), folder.max_length
+        prompts = {"prompts": folder.embedder.prompts, "default_prompt": folder.embedder.default_prompt}
     last = (Normalize(),) if settings.get("normalize_embeddings") is True else ()
     for name, head in heads.items():
         modes, steps, width = stated or _named(name, pooling, source.folder, loaded.model.config.hidden_size)
@@ -71,7 +73,7 @@ def load_heads(
                 f"{width}: give the model that it was trained on"
             )
         labels = _labels(head, settings.get("labels"))
-        embedders[name] = Embedder(modes, (*steps, *last, _linear(head)), width, kind=head.kind, labels=labels)
+        embedders[name] = Embedder(modes, (*steps, *last, _linear(head)), width, kind=head.kind, labels=labels, **prompts)
     found = OwnModel(loaded.model, {name: OwnTask(loaded.model.config) for name in heads})
     add_embedders(found, embedders)
     return found.eval(), limit

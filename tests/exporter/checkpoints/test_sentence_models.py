@@ -22,7 +22,9 @@ from exporter.checkpoints.sentence_folder import read_sentence_folder
 from exporter.checkpoints.sources import Source, find
 from exporter.errors import ExportError
 from exporter.models.own_tasks import Sharing
+from exporter.notes import default_prompts
 from exporter.planning.make_plan import make_plan
+from exporter.prune.task_groups import prune
 from exporter.verify.library_reference import compare_with_library
 from tests.helpers.batch_independence import left_tokenizer
 from tests.helpers.sentence_folders import new_layout, old_layout, write
@@ -76,6 +78,14 @@ def test_embeddings_of_the_base_and_of_a_fine_tune(saved: Path, tmp_path: Path) 
         assert_parity(found[name].astype(np.float64), vectors)
         assert_parity(rows[row].astype(np.float64), vectors[row])
     assert_parity(found["topics"].astype(np.float64), expected(saved / "base", "mean", feeds)[:, :3])
+
+
+def test_a_default_prompt_under_a_head_is_named(saved: Path) -> None:
+    checkpoint = load(saved / "base", False, heads={"topics": HEAD})
+    (note,) = default_prompts(prune(checkpoint.model, make_plan(checkpoint, None, 0)))
+    assert note.startswith("topics: sentence-transformers and SetFit write the model's default prompt 'w07 ' before each text")
+    checkpoint = load(saved / "old", False, ["own=base"], heads={"topics": (np.eye(3, 12), None)})
+    assert default_prompts(prune(checkpoint.model, make_plan(checkpoint, None, 0))) == ()
 
 
 def test_a_pooling_by_name_for_a_model_without_adapters(saved: Path, tmp_path: Path) -> None:
