@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForTextEncoding
 
 from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.assign import ADAPTER_KEYS
@@ -23,6 +23,8 @@ from exporter.models.quiet_libraries import quiet
 
 # Never run code from a folder, and never prompt for permission.
 OPTIONS: Mapping[str, Any] = {"output_loading_info": True, "local_files_only": True, "trust_remote_code": False}
+# Types of which texts are encoded without the decoder, as sentence-transformers loads them.
+TEXT_ENCODERS = ("t5", "mt5", "umt5")
 # Number of a layer within the name of a weight
 _NUMBER = re.compile(r"\.\d+\.")
 # Classes whose head gives a start and an end, whatever labels another head of the folder has.
@@ -80,6 +82,8 @@ def load_folder(source: Source, class_name: str) -> Loaded:
         labels = {"num_labels": 2, "ignore_mismatched_sizes": True} if class_name.endswith(_SPANS) else {}
         # transformers 5 would keep the dtype of the weights, in which a head in fp32 of an adapter would be rounded.
         kind = getattr(transformers, class_name)
+        if kind is AutoModel and read_config(source.folder)["model_type"] in TEXT_ENCODERS:
+            kind = AutoModelForTextEncoding
         model, info = kind.from_pretrained(source.folder, dtype=torch.float32, **labels, **OPTIONS)
     check_unexpected(source.folder, model, info["unexpected_keys"])
     trunk = f"{model.base_model_prefix}."

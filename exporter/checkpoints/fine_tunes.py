@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from exporter.checkpoints.base_model import Loaded, load_folder, read_config
+from exporter.checkpoints.base_model import TEXT_ENCODERS, Loaded, load_folder, read_config
 from exporter.checkpoints.model_class import own_class
 from exporter.checkpoints.peft_class import HEADLESS
 from exporter.checkpoints.peft_tokenizers import check_vocabulary
@@ -60,7 +60,7 @@ def task_class(part: Part, pooled: bool = False) -> str:
             "head, such as one of AutoModelForSequenceClassification, a folder of sentence-transformers, or a pooling for "
             f"embeddings, such as --pooling {part.name}=mean"
         )
-    if config.get("is_encoder_decoder"):
+    if config.get("is_encoder_decoder") and not (name == HEADLESS and config["model_type"] in TEXT_ENCODERS):
         raise ExportError(f"{part.label} is an encoder-decoder ({name}): only models with one stack of layers can be tasks")
     return name
 

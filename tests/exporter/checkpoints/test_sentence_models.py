@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -25,12 +26,13 @@ from exporter.models.own_tasks import Sharing
 from exporter.notes import default_prompts
 from exporter.planning.make_plan import make_plan
 from exporter.prune.task_groups import prune
+from exporter.verify.eager import eager
 from exporter.verify.library_reference import compare_with_library
 from tests.helpers.batch_independence import left_tokenizer
 from tests.helpers.sentence_folders import new_layout, old_layout, write
 from tests.helpers.sentence_reference import normalized, pooled
 from tests.helpers.tiny_models import assert_parity, inputs
-from tests.helpers.tiny_peft import answer, config
+from tests.helpers.tiny_peft import answer, config, scramble
 
 SIZE, LIMIT = 32, 20
 HEAD = (np.eye(3, SIZE), np.zeros(3), ["a", "b", "c"])
@@ -99,6 +101,31 @@ def test_a_pooling_by_name_for_a_model_without_adapters(saved: Path, tmp_path: P
     compare_with_library(checkpoint, plan)
     checkpoint = load(saved / "base", False, [f"tuned={saved / 'tuned'}"])
     assert checkpoint.model.tasks["tuned"].sharing == Sharing(equal=38, whole=1)
+
+
+def test_an_encoder_of_an_encoder_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": SIZE, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "vocab_size": 101}
+    model = transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval()
+    model.save_pretrained(tmp_path / "t5")
+    adapter: Any = peft.get_peft_model(model, peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["q"]))
+    scramble(adapter).save_pretrained(tmp_path / "lora")
+    for name in ("t5", "lora"):
+        new_layout(tmp_path / name, SIZE, "mean", LIMIT, {}, None)
+    adapters = ["own=base", f"lora={tmp_path / 'lora'}"]
+    checkpoint = load(tmp_path / "t5", False, adapters=adapters, heads={"topics": HEAD})
+    compare_with_library(checkpoint, plan := make_plan(checkpoint, None, 0))
+    feeds = {key: value for key, value in inputs((3, 9)).items() if key != "token_type_ids"}
+    tasks = [(task, group) for group in prune(checkpoint.model, plan) for task in group.tasks]
+    found = {task.name: eager(group, plan, task, feeds)[0] for task, group in tasks}
+    adapter.eval()
+    hidden = answer(adapter, feeds).last_hidden_state.numpy()
+    assert_parity(found["lora"].astype(np.float64), normalized(pooled(hidden, feeds["attention_mask"], ("mean",))))
+    with adapter.disable_adapter():
+        hidden = answer(adapter, feeds).last_hidden_state.numpy()
+    vectors = normalized(pooled(hidden, feeds["attention_mask"], ("mean",)))
+    assert_parity(found["own"].astype(np.float64), vectors)
+    assert_parity(found["topics"].astype(np.float64), vectors[:, :3])
 
 
 def test_a_model_in_the_subfolder_of_the_first_version(saved: Path) -> None:
