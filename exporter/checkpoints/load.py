@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, PreTrainedModel, WhisperFeatureExtractor
+from transformers import PreTrainedModel, WhisperFeatureExtractor
 
 from exporter.checkpoints.assemble import assemble
 from exporter.checkpoints.config_requests import FULL_PRECISION, quantizer
 from exporter.checkpoints.embedders import check_poolable, check_pooling, embed, named_embedders
 from exporter.checkpoints.files import first_line, read_json
+from exporter.checkpoints.image_settings import read_image_settings
 from exporter.checkpoints.linear_heads import LinearHead, read_heads
 from exporter.checkpoints.sources import BASE, Source, check_base_names, find, is_base, split_name
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
@@ -42,7 +43,7 @@ class Checkpoint:
         model: a model of the adapters library or of PEFT; the user's live model, or loaded from a folder.
         tokenizer: a fast transformers tokenizer, or None.
         source: what the user gave as the model, for messages.
-        processor: a transformers image processor or feature extractor, or None.
+        processor: the settings of an image processor, a transformers feature extractor, or None.
         setup: the saved composition, or None; a MultiTask of the compositions of several folders.
         head: the head setup saved with it: a name, a list of names, a composition, True or None.
         configs: PEFT adapter -> the content of the config.json saved with it; adapters without one are absent.
@@ -233,13 +234,13 @@ def _processor(folder: Path) -> Any:
     audio = "sampling_rate" in content
     if audio and content.get("feature_extractor_type") != "WhisperFeatureExtractor":
         return None
-    kind: Any = WhisperFeatureExtractor if audio else AutoImageProcessor
+    if not audio:
+        return read_image_settings(path, content)
     try:
         with quiet():
-            return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        what = "feature extractor" if audio else "image processor"
-        raise ExportError(f"the {what} in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
+        raise ExportError(f"the feature extractor in {str(folder)!r} cannot be loaded: {first_line(error)}") from error
 
 
 def check_finite(model: Any) -> None:

@@ -256,9 +256,9 @@ def test_tokenizer_and_image_processor_come_along(tmp_path: Path) -> None:
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "vit")
     found = load(tmp_path / "vit")
     assert found.tokenizer is None
-    assert found.processor.size == {"height": 8, "width": 8}
+    assert found.processor.content["size"] == {"height": 8, "width": 8}
     (tmp_path / "vit" / "preprocessor_config.json").write_text('{"image_processor_type": "Frobnicator"}')
-    assert_refused("the image processor in .* cannot be loaded", tmp_path / "vit")
+    assert_refused("the image processor in .* cannot be loaded: transformers has no .*'Frobnicator'", tmp_path / "vit")
     # Speech models store a feature extractor in this file, not an image processor.
     (tmp_path / "vit" / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
     assert load(tmp_path / "vit").processor is None

@@ -300,6 +300,21 @@ def test_injected_adapters(saved: Path, tmp_path: Path) -> None:
         assert model.active_adapters() == [task.name]
 
 
+def test_images_do_not_need_the_packages_of_their_processor(tmp_path: Path) -> None:
+    """In make test-peft5, neither Pillow nor torchvision is installed."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(image_size=8, patch_size=4, **sizes))
+    model.save_pretrained(tmp_path / "vit")
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}, "resample": 2}
+    content = {**settings, "auto_map": {"AutoImageProcessor": "code.Processor"}}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(content))
+    target = next(name.rpartition(".")[2] for name, _ in model.named_modules() if name.endswith(("query", "q_proj")))
+    lora = peft.LoraConfig(r=2, target_modules=[target], modules_to_save=["classifier"])
+    scramble(peft.get_peft_model(model, lora)).save_pretrained(tmp_path / "lora")
+    load(tmp_path / "vit", adapters=[str(tmp_path / "lora")]).processor.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text()) == settings
+
+
 def test_a_mixed_model_of_peft() -> None:
     torch.manual_seed(0)
     model: Any = peft.get_peft_model(
