@@ -8,11 +8,12 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 import runtime
 from runtime.bundle import TaskEntry
+from runtime.serving.batcher import to_json
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.request import PredictRequest
 
@@ -32,7 +33,13 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         limits: limits of requests.
         read: function that receives a body.
         submit: function that computes a request.
+
+    Raises:
+        ValueError: two tasks would have a tensor of the same name, such as the task `a` and the task `a.scores`.
     """
+    names = [tensor for task in predictor.manifest.tasks for tensor, _, _ in _tensors(task)]
+    if same := sorted({each for each in names if names.count(each) > 1}):
+        raise ValueError(f"expected tasks whose names and NAME.scores differ, found {', '.join(map(repr, same))} twice")
 
     def check(model: str, version: str) -> None:
         if model != name:
@@ -72,17 +79,20 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
 
     @app.post("/v2/models/{model}/infer")
     @app.post("/v2/models/{model}/versions/{version}/infer")
-    async def infer(model: str, request: Request, version: str = _VERSION) -> dict[str, Any]:
+    async def infer(model: str, request: Request, version: str = _VERSION) -> Response:
         check(model, version)
         document = _document(await read(request))
         texts = _texts(document.get("inputs"))
         wanted = _wanted(document.get("outputs"), predictor.tasks)
+        number = document.get("id", "")
+        if not isinstance(number, str):
+            raise runtime.InputError(f"id: expected a string, found {type(number).__name__}")
         parameters = document.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise runtime.InputError("parameters: expected an object with drop, truncate and other options of predict")
         tasks = None if wanted is None else sorted({_task(each, predictor.tasks) for each in wanted})
-        body = {key: value for key, value in parameters.items() if key not in ("texts", "tasks")}
-        parsed = PredictRequest.parse(json.dumps(body | {"texts": texts, "tasks": tasks}).encode(), limits)
+        options = {key: value for key, value in parameters.items() if key not in ("texts", "tasks")}
+        parsed = PredictRequest.parse(json.dumps(options | {"texts": texts, "tasks": tasks}).encode(), limits)
         found = json.loads(await submit(parsed))["predictions"]
         tensors = {
             tensor: _output(tensor, kind, [_value(kind, tensor, task, row) for row in found[task.name]])
@@ -92,7 +102,8 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         if missing := [each for each in wanted or () if each not in tensors]:
             raise runtime.InputError(f"outputs: expected some of {', '.join(tensors)}, found {', '.join(missing)}")
         outputs = [tensors[each] for each in (tensors if wanted is None else wanted)]
-        return {"model_name": name, "model_version": _VERSION, "id": str(document.get("id", "")), "outputs": outputs}
+        body = {"model_name": name, "model_version": _VERSION, "id": number, "outputs": outputs}
+        return Response(to_json(body), media_type="application/json")
 
 
 def _document(body: bytearray) -> dict[str, Any]:
@@ -135,6 +146,8 @@ def _wanted(outputs: object, tasks: Sequence[str]) -> list[str] | None:
     names = [each.get("name") if isinstance(each, dict) else None for each in outputs] if isinstance(outputs, list) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise runtime.InputError(f'outputs: expected [{{"name": …}}, …] with some of {", ".join(tasks)}')
+    if len(set(names)) < len(names):  # a short body could ask for gigabytes
+        raise runtime.InputError("outputs: expected each tensor once")
     return [str(name) for name in names]
 
 

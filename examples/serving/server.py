@@ -17,10 +17,11 @@ from kserve import add_kserve
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 import runtime
 from runtime.ort.node_counts import example_feeds
-from runtime.serving.batcher import Batcher, Batching
+from runtime.serving.batcher import Batcher, Batching, to_json
 from runtime.serving.body import BodyReader
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.metrics import Metrics
@@ -95,7 +96,8 @@ def create(
 def _add_errors(app: FastAPI) -> None:
     def handler(status: Callable[[Any], int]) -> Callable[[Request, Exception], Awaitable[Response]]:
         async def handle(_: Request, error: Exception) -> Response:
-            return JSONResponse({"error": str(error)[:LONGEST_ERROR]}, status(error), getattr(error, "headers", None))
+            body = to_json({"error": str(error)[:LONGEST_ERROR]})  # which may repeat a lone surrogate
+            return Response(body, status(error), getattr(error, "headers", None), "application/json")
 
         return handle
 
@@ -125,17 +127,54 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         limits = Limits(**dict(map(_limit, given.limit)))
         predictor = runtime.load(given.folder, provider=given.provider, threads=given.threads, hooks=[Metrics()])
+        app = create(predictor, limits=limits)
     except (ValueError, runtime.AdapterDropError) as error:
         parser.exit(2, f"error: {error}\n")
-    app = create(predictor, limits=limits)
     uvicorn.run(
         app,
         host=given.host,
         port=given.port,
         limit_concurrency=given.connections,
+        http=_with_deadline(limits.body_seconds),
         timeout_graceful_shutdown=int(limits.request_seconds),
         log_level="warning",
     )
+
+
+def _with_deadline(seconds: float) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol with a limit on the time of the headers, which uvicorn lacks.
+
+    Clients that send none would otherwise take all connections, and keep them.
+    """
+    base: Any = AutoHTTPProtocol  # that of httptools where it is installed
+
+    class Protocol(base):  # type: ignore[misc,unused-ignore]
+        timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._stop()
+
+        def _watch(self) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:  # a request; its body has its own limit
+                self._stop()
+            elif self.timer is None:
+                self.timer = asyncio.get_running_loop().call_later(seconds, self.transport.close)
+
+        def _stop(self) -> None:
+            if self.timer is not None:
+                self.timer.cancel()
+            self.timer = None
+
+    return Protocol
 
 
 def _count(text: str) -> int:

@@ -123,6 +123,11 @@ def test_limits_and_errors_are_those_of_the_runtime(url: str) -> None:
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as slow:
         slow.sendall(b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{"texts"')
         assert slow.recv(99).startswith(b"HTTP/1.1 408")
+    for sent in (b"", b"POST /pre", b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\nGET /"):  # the last one after a response
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as slow:
+            slow.sendall(sent)
+            while slow.recv(999):  # until the service closes the connection, long before PATIENCE
+                pass
     assert send(f"{url}/health/live") == (200, {"live": True})
     assert send(f"{url}/health/ready") == (200, {"ready": True})
 
@@ -166,10 +171,13 @@ def test_the_protocol_of_kserve(url: str, predictor: runtime.Predictor) -> None:
         ({"inputs": [text], "outputs": [{"name": "mood"}]}, "found 'mood'"),
         ({"inputs": [text], "outputs": [{"name": "stars.scores"}]}, "outputs: expected some of stars, found stars.scores"),
         ({"inputs": [text], "outputs": []}, 'outputs: expected [{"name": …}, …]'),
+        ({"inputs": [text], "outputs": [{"name": "topic"}] * 60}, "outputs: expected each tensor once"),
         ({"inputs": [text], "parameters": {"beam": 3}}, "found 'beam'"),
+        ({"inputs": [text], "id": [[]]}, "id: expected a string, found list"),
     ):
         status, answer = infer(**body)
         assert (status, message in answer["error"]) == (400, True), answer
+    assert infer(inputs=[text], id="\ud800", outputs=[{"name": "stars"}])[0] == 200  # JSON has lone surrogates, UTF-8 does not
     assert send(f"{url}/v2/models/other/infer", {})[0] == 404
     assert send(f"{url}/v2/models/adapterdrop/versions/1/infer", {"inputs": [text]})[1]["outputs"] == every
     for address in ("versions/1", "versions/1/ready"):
