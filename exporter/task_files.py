@@ -27,8 +27,9 @@ from exporter.verify.slots import verify_slots
 from exporter.write.save import task_entry
 from exporter.write.stored_groups import StoredGroup, load_stored_groups
 from runtime.bundle import Manifest, ParityRow, VariantEntry, slots_file
+from runtime.bundle.whole_file import unreplaceable, write_whole
 from runtime.slots.layout import SlotLayout, layout_file
-from runtime.slots.task_file import task_file_bytes
+from runtime.slots.task_file import is_task_file, task_file_bytes
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def task(
     Args:
         folder: a folder that `export` wrote with `slots`; it is only read.
         adapters: as of `export`.
-        output: the file to write; an existing file is replaced as a whole.
+        output: the file to write; an earlier task file is replaced as a whole, any other file is an error.
         model: the trunk that the bundle was exported from, as of `add`; tasks of it that the bundle has are ignored.
         fusions: as of `export`.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
@@ -89,6 +90,7 @@ def task(
         VerificationError: the task's logits differ from PyTorch. In either case no file was written.
     """
     folder, output = Path(folder).expanduser(), _file(output)
+    _check_output(output, folder)
     stages = Stages()
     with stages("load"):
         manifest = open_exported(folder)
@@ -120,7 +122,8 @@ def task(
         graphs[layout.identity] = (variant.drop, group, compiled.rows[only.name])
     with stages("save"):
         content = task_file_bytes(task_entry(only, (only.name,)), manifest.precision, graphs, parity)
-        _write(output, content)
+        # Services may read the file that it replaces
+        write_whole(output, [content])
     return TaskReport(output, only.name, len(content), tuple(parity), tuple(notes), stages.seconds)
 
 
@@ -185,11 +188,11 @@ def _check_graph(compiled: SlotGraph, layout: SlotLayout, path: Path) -> None:
         )
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file as a whole: services may read the one that it replaces."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _check_output(output: Path, folder: Path) -> None:
+    """Refuse to replace anything but a task file, such as the weights of the adapter, before any work is done."""
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        reason = unreplaceable(output, folder, is_task_file)
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror or error}"
+    if reason:
+        raise ExportError(f"the output {str(output)!r} {reason}")

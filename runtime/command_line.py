@@ -1,12 +1,13 @@
 """The command line: run an exported bundle on texts, or write it for Triton. See `python -m runtime --help`."""
 
 import argparse
+import contextlib
 import difflib
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with shown("runtime", logging.StreamHandler()):
             if list(arguments[:1]) == ["triton"]:
-                return triton.main(arguments[1:])
+                with _written():
+                    return triton.main(arguments[1:])
             if (command := states_commands.COMMANDS.get(arguments[1] if len(arguments) > 1 else "")) is not None:
                 for line in command(arguments[0], arguments[2:]):
                     _print(line)
@@ -90,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AdapterDropError as error:
         print(f"error: {printable(as_called(str(error)))}", file=sys.stderr)
         return _FAILED
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python's flush at exit must not fail either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        _discard_output()
     except KeyboardInterrupt:
         return _INTERRUPTED
     return _DONE
@@ -302,4 +304,24 @@ def _print(text: str) -> None:
         return
     if hasattr(sys.stdout, "reconfigure"):  # a terminal without a character shows its code, there is no traceback
         sys.stdout.reconfigure(errors="backslashreplace")
-    print(text, flush=True)
+    with _written():
+        print(text)
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Write what the block prints. Raises InputError if standard output cannot be written, BrokenPipeError without a reader."""
+    try:
+        yield
+        if sys.stdout is not None:  # closed by the shell
+            sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename is not None:  # a file that the block reads or writes
+            raise
+        _discard_output()
+        raise InputError(f"standard output cannot be written: {error.strerror or error}") from error
+
+
+def _discard_output() -> None:
+    """Let Python's own flush at exit write to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

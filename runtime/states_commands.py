@@ -4,14 +4,17 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from runtime.bundle import HeadType
+from runtime.bundle.whole_file import unreplaceable
 from runtime.errors import AdapterDropError, InputError
 from runtime.load_bundle import load
 from runtime.options import Options
 from runtime.options_text import CommandParser, add_session_options, read_settings
 from runtime.predictor import Predictor
+from runtime.states.states_file import is_states_file
 from runtime.states.trunk_states import TrunkStates, load_states
 from runtime.text.interpret import interpret_row
 from runtime.text.text_file import read_texts
@@ -35,6 +38,7 @@ def encode(folder: str, arguments: Sequence[str]) -> Iterator[str]:
     parser.add_argument("--truncate", action="store_true", help="truncate texts that exceed the model's maximum")
     _add_options(parser)
     options = parser.parse_args(arguments)
+    _check_output(options.output, folder)
     texts = read_texts(options.file, "FILE")
     if not texts:
         raise InputError(f"{options.file}: expected at least one text, found none")
@@ -42,6 +46,16 @@ def encode(folder: str, arguments: Sequence[str]) -> Iterator[str]:
     states = predictor.encode(texts, options.drop, truncate=options.truncate)
     states.save(options.output, options.precision)
     yield f"{len(states):,} texts at drop {states.drop} written to {options.output}"
+
+
+def _check_output(output: str, folder: str) -> None:
+    """Raise InputError if the states would replace anything but states, such as the texts."""
+    try:
+        reason = unreplaceable(Path(output), folder, is_states_file)
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror or error}"
+    if reason:
+        raise InputError(f"--output {output}: {reason}")
 
 
 def run(folder: str, arguments: Sequence[str]) -> Iterator[str]:

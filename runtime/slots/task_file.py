@@ -13,11 +13,21 @@ import numpy.typing as npt
 
 from runtime.bundle import ROUTED_HEADS, ParityRow, TaskEntry
 from runtime.bundle.schema import decode, encode
-from runtime.bundle.tensors import check_seal, pack, sealed, unpack
+from runtime.bundle.tensors import check_seal, map_file, pack, sealed, unpack
 from runtime.errors import InputError
 from runtime.slots.layout import SlotLayout
 
-__all__ = ["AddedFile", "HotEntry", "TaskWeights", "added_names", "open_task_file", "own_weights", "pinned", "task_file_bytes"]
+__all__ = [
+    "AddedFile",
+    "HotEntry",
+    "TaskWeights",
+    "added_names",
+    "is_task_file",
+    "open_task_file",
+    "own_weights",
+    "pinned",
+    "task_file_bytes",
+]
 
 _FORMAT: Final = "adapterdrop-task"
 _VERSION: Final = "2"
@@ -158,6 +168,14 @@ def open_task_file(
         weights[drop] = TaskWeights(group, _reader(where, shown, sha256, layout, group, drop))
     file = AddedFile(str(where), sha256)
     return HotEntry(**vars(replace(entry, name=name, outputs=(name,))), weights=weights, file=file), rows
+
+
+def is_task_file(path: Path) -> bool:
+    """Whether a file has a task, of any version and possibly damaged. Raises OSError if it cannot be read."""
+    try:
+        return map_file(path)[1].get("format") == _FORMAT
+    except ValueError:
+        return False
 
 
 def own_weights(content: bytes | memoryview, shown: str, layout: SlotLayout, drop: int) -> TaskWeights:

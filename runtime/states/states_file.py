@@ -1,9 +1,7 @@
 """The file of trunk states: safetensors, with the texts joined along their tokens."""
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,11 +12,13 @@ from runtime.bundle import INPUTS, StateEntry
 from runtime.bundle.interface import SEQUENCE
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.tensors import Array, check_seal, map_file, pack_parts, sealed
+from runtime.bundle.whole_file import write_whole
 from runtime.errors import InputError
 
-__all__ = ["read_states", "write_states"]
+__all__ = ["is_states_file", "read_states", "write_states"]
 
-_FORMAT: Final = "adapterdrop trunk states 2"
+_KIND: Final = "adapterdrop trunk states"
+_FORMAT: Final = f"{_KIND} 2"
 _LENGTHS: Final = "lengths/"  # prefix of the array with the first axis of each text's array
 _TOKENS: Final = ("input_ids", "attention_mask", "token_type_ids")
 _NAMES: Final = {"fp16": np.float16, "fp32": np.float32}
@@ -106,6 +106,14 @@ def read_states(path: str | os.PathLike[str]) -> tuple[tuple[StateEntry, ...], t
     return entries, rows, drop
 
 
+def is_states_file(path: Path) -> bool:
+    """Whether a file has states, of any version and possibly damaged. Raises OSError if it cannot be read."""
+    try:
+        return map_file(path)[1].get("format", "").startswith(_KIND)
+    except ValueError:
+        return False
+
+
 def _places(entries: Sequence[StateEntry]) -> dict[str, int]:
     """Return the position of the sequence axis in the array of one text, along which texts are joined."""
     return {entry.name: entry.shape.index(SEQUENCE) - 1 for entry in entries if SEQUENCE in entry.shape}
@@ -146,15 +154,7 @@ def _rounded(array: Array, name: str, precision: str) -> Array:
 
 def _write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.writelines(pack_parts(tensors, metadata))
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        write_whole(path, pack_parts(tensors, metadata))
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 

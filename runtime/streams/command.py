@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runtime.bundle.whole_file import belongs_to_bundle
 from runtime.errors import AdapterDropError, InputError
 from runtime.predictor import Predictor
 from runtime.streams import ray_engine
@@ -49,6 +50,8 @@ def run(predictor: Predictor, tasks: Sequence[str] | None, options: argparse.Nam
     output = Path(options.output)
     if options.output != STANDARD_INPUT and _is_same(options.file, output):
         raise InputError(f"--output {output}: is the input; name another file")
+    if options.output != STANDARD_INPUT and belongs_to_bundle(output, options.folder):  # --overwrite would write into it
+        raise InputError(f"--output {output}: is a file of the bundle; name another file")
     # Before the output: where there is nothing to read, none is made
     with opened(options.file) as source, _sink(options, settings) as sink:
         shown = _write(predictor, work, options, source, form, sink)

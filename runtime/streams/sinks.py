@@ -5,13 +5,13 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
+from runtime.bundle.whole_file import write_whole
 from runtime.errors import InputError
 
 if sys.platform == "win32":
@@ -150,7 +150,7 @@ class FileSink:
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            replace_file(self._state, json.dumps(asdict(state)).encode())
+            write_whole(self._state, [json.dumps(asdict(state)).encode()])
         except OSError as error:
             raise InputError(f"{self._path}: cannot be written: {error.strerror or error}") from error
         self.done = state  # what a message says is what the next run finds
@@ -220,21 +220,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a message for each setting that differs."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [f"{name}: then {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in names]
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is always complete. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def _shown(value: object) -> str:

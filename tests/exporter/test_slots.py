@@ -443,6 +443,22 @@ def test_texts_and_the_command_line(with_texts: Path, capsys: pytest.CaptureFixt
     assert "--task: expected NAME=FILE, found 'junk'" in capsys.readouterr().err
 
 
+def test_a_task_replaces_no_other_file(folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    """Refused before any work, such as loading the model, which does not exist here."""
+    (tmp_path / "adapter_model.safetensors").write_bytes(pack({"weight": np.ones(2, np.float32)}, {}))
+    own = json.loads((folder / "model_slots.json").read_bytes())["own"]["topic"]
+    for output, message in (
+        (tmp_path / "adapter_model.safetensors", "exists, and is not an earlier output of this command"),
+        (folder / "model.onnx.data", "is a file of the bundle"),
+        (folder / own, "is a file of the bundle"),
+        (files["spam"], "nowhere"),
+    ):
+        before = output.read_bytes()
+        with pytest.raises(ExportError, match=message):
+            task(folder, output=output, model=str(tmp_path / "nowhere"))
+        assert output.read_bytes() == before
+
+
 def _vocabulary() -> Any:
     from tests.helpers.tiny_models import bert_config
 

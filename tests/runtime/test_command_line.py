@@ -231,3 +231,28 @@ def test_a_closed_pipe_and_an_interrupt_end_quietly(bundle: str, monkeypatch: py
 
     monkeypatch.setattr("runtime.command_line.load", interrupt)
     assert main([bundle, "--text", "a"]) == 130
+
+
+@pytest.mark.parametrize("arguments", [["encode", "{texts}"], ["--file", "{texts}", "--overwrite"]])
+@pytest.mark.parametrize("output", ["{texts}", "{bundle}/model.onnx", "{bundle}/adapterdrop.json"])
+def test_outputs_do_not_replace_what_is_read(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], output: str
+) -> None:
+    (tmp_path / "texts").write_text("a text\n", encoding="utf-8")
+    names = {"texts": str(tmp_path / "texts"), "bundle": bundle}
+    target = Path(output.format(**names))
+    before = target.read_bytes()
+    assert main([bundle, *(each.format(**names) for each in arguments), "--output", str(target)]) == 2
+    assert f"--output {target}: " in capsys.readouterr().err
+    assert target.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["{}", "--text", "a"], ["{}", "--verify"], ["devices"], ["triton", "{}", "{}-models"]])
+def test_a_full_standard_output(
+    bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main([each.format(bundle) for each in arguments]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: standard output cannot be written: No space left on device"
