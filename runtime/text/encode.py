@@ -126,6 +126,8 @@ class TextEncoder:
             # transformers does not apply
             tokenizer.no_padding()
             tokenizer.no_truncation()
+            # tokenizer.json does not store that "[SEP]" in a text is text, and no special token
+            tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
             mask_id, unk_id = (named_id(tokenizer, sources, name) for name in ("mask_token", "unk_token"))
             probe(tokenizer)
             glued, keeps_space = glues_words(tokenizer, config), keeps_first_space(tokenizer)

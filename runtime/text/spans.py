@@ -8,8 +8,9 @@ _LEADING: Final = ((0x1100, 0x115F), (0xA960, 0xA97C))
 _VOWELS: Final = ((0x1160, 0x11A7), (0xD7B0, 0xD7C6))
 _TRAILING: Final = ((0x11A8, 0x11FF), (0xD7CB, 0xD7FB))
 _SYLLABLES: Final = ((0xAC00, 0xD7A3),)
-# Zero-width non-joiner and joiner, and the skin tones of emoji, which are no marks
-_EXTENDING: Final = ((0x200C, 0x200D), (0x1F3FB, 0x1F3FF))
+# Zero-width non-joiner and joiner, the sound marks of halfwidth katakana, the skin tones of emoji, and the tags of flags, which
+# are no marks
+_EXTENDING: Final = ((0x200C, 0x200D), (0xFF9E, 0xFF9F), (0x1F3FB, 0x1F3FF), (0xE0020, 0xE007F))
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[str, int, int]:

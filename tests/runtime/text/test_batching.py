@@ -1,6 +1,7 @@
 """Batching of texts, padding to given shapes, and the choice of the drop."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,18 @@ def test_the_policy_decides_unless_the_call_names_a_drop(bundle: Path) -> None:
     assert noting.calls == ["choose", "done", "done"]
     with pytest.raises(runtime.InputError, match="loaded with 5, found 4"):
         loaded.run(feeds())
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+def test_special_tokens_in_texts_are_those_of_transformers(bundle: Path, is_text: bool) -> None:
+    """With split_special_tokens, "[SEP]" in a text is text."""
+
+    def read(name: str) -> bytes:
+        content = (bundle / name).read_bytes()
+        changed = {"split_special_tokens": is_text}
+        return json.dumps(json.loads(content) | changed).encode() if name == "tokenizer_config.json" else content
+
+    tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(bundle, split_special_tokens=is_text)
+    (found,) = TextEncoder.load(bundle, read_manifest(bundle), read).encode(["a [SEP] [MASK]"])
+    assert found.ids == tokenizer("a [SEP] [MASK]").input_ids
+    assert found.ids.count(tokenizer.sep_token_id) == (1 if is_text else 2)

@@ -106,6 +106,9 @@ def test_an_answer_ends_behind_its_accent(encoder: TextEncoder) -> None:
         ("\u1100\u1100\u1161", 0, 1, "\u1100\u1100\u1161"),
         ("👍\U0001f3fd!", 0, 1, "👍\U0001f3fd"),
         ("❤\ufe0f!", 0, 1, "❤\ufe0f"),
+        ("ﾊ\uff9fｶﾞ", 0, 1, "ﾊ\uff9f"),
+        ("ﾊ\uff9fｶ\uff9e", 2, 3, "ｶ\uff9e"),
+        ("🏴\U000e0067\U000e0062\U000e007f!", 0, 1, "🏴\U000e0067\U000e0062\U000e007f"),
         (" word ", 0, 6, "word"),
         ("a \u0301b", 0, 2, "a"),
         ("a \u0301b", 2, 4, "\u0301b"),
@@ -123,3 +126,9 @@ def test_whole_characters(text: str, start: int, end: int, expected: str) -> Non
 def test_words_of_one_character_are_kept(encoder: TextEncoder) -> None:
     given = with_normalizer(encoder, normalizers.NFKC(), PUNCTUATION)
     assert words(given, "½ is") == ["½"] * len(words(given, "½")) + ["is"]
+
+
+def test_halfwidth_katakana_keeps_its_marks(encoder: TextEncoder) -> None:
+    """NFKC composes the letter and its mark, and the tokenizer's offsets end between them."""
+    given = with_normalizer(encoder, normalizers.NFKC(), PUNCTUATION)
+    assert words(given, "\uff8a\uff9f, \uff76\uff9e") == ["\uff8a\uff9f", ",", "\uff76\uff9e"]
