@@ -211,6 +211,12 @@ def _path(output: object) -> Path:
         raise ExportError(
             f"the output {str(output)!r} is the current folder or contains it, and cannot be replaced: choose a folder in it"
         )
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:  # bytes that are no text, which ONNX Runtime does not take
+        raise ExportError(
+            f"the path of the output must be UTF-8, found {str(path.absolute())!r}: choose another one"
+        ) from error
     if (length := len(os.fsencode(path.name))) > _NAME_BYTES:
         raise ExportError(f"the name of the output has {length} bytes: expected at most {_NAME_BYTES}, found {path.name!r}")
     return path

@@ -118,5 +118,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error message, or the name of its type if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error message that says more than its heading.
+
+    A message that is a single name, as that of a KeyError, or empty, gets the type of the error.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"{type(error).__name__}: {lines[0]}"
+    # "Error(s) in loading state_dict for Linear:" and "BertLayer(" have their reason in the next line, or nowhere
+    return f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]

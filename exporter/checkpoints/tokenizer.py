@@ -86,6 +86,9 @@ def fast(tokenizer: Any, what: str) -> Any:
         if name not in SLOW_TO_FAST_CONVERTERS:
             raise ExportError(f"{what} is a {name}, for which transformers has no fast form: {_WITHOUT}")
         tokenizer = _converted(tokenizer, f"{what}, a {name},")
+    names = tokenizer.model_input_names
+    if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
+        raise ExportError(f"{what} has the model_input_names {names!r}: expected a list of names, such as ['input_ids']")
     _check_bounds(tokenizer.backend_tokenizer.to_str().encode(), what)  # what transformers made of all files
     return _without_named_templates(tokenizer)
 

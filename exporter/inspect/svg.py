@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 from xml.sax.saxutils import escape
 
+from runtime.printable import printable
+
 INK, MUTED, PAPER = "#1f2933", "#616e7c", "#ffffff"
 _FONTS = "Inter, Helvetica, Arial, sans-serif"
 
@@ -76,7 +78,7 @@ def to_svg(picture: Picture) -> str:
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {size}" role="img" '
             f'font-family="{_FONTS}">',
-            f"<title>{escape(picture.title)}</title>",
+            f"<title>{_escaped(picture.title)}</title>",
             f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
             *(_element(shape) for shape in picture.shapes),
             "</svg>\n",
@@ -102,8 +104,13 @@ def _element(shape: Shape) -> str:
     weight = ' font-weight="bold"' if shape.bold else ""
     return (
         f'<text {_attributes(x=shape.x, y=shape.y)} font-size="{_number(shape.size)}" fill="{shape.colour}" '
-        f'text-anchor="{shape.anchor}"{weight}{turn}>{escape(shape.text)}</text>'
+        f'text-anchor="{shape.anchor}"{weight}{turn}>{_escaped(shape.text)}</text>'
     )
+
+
+def _escaped(text: str) -> str:
+    """Return the text for XML, which has no control characters."""
+    return escape(printable(text))
 
 
 def arrow_head(line: Line) -> list[tuple[float, float]]:

@@ -221,10 +221,12 @@ def check_names(tasks: Sequence[Task], inputs: Sequence[InputEntry]) -> None:
     """Check that the names of the graph's inputs and outputs are unique.
 
     Raises:
-        ExportError: two tasks have one output name, or an output has the name of an input.
+        ExportError: two tasks have one output name, or an output has the name of an input or one that is no text.
     """
     for name, count in Counter(name for task in tasks for name in task.outputs).items():
         if count > 1:
             raise ExportError(f"two tasks have the same output name {name!r}: rename one of them")
         if name in {entry.name for entry in inputs}:
             raise ExportError(f"the task {name!r} has the name of a graph input: rename the adapter")
+        if any("\ud800" <= each <= "\udfff" for each in name):  # bytes of a command line that are not UTF-8
+            raise ExportError(f"the name of the task {name!r} must be UTF-8: rename the adapter")

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from exporter import ExportError
+from exporter.checkpoints.files import first_line
 from exporter.checkpoints.load import load
 from tests.helpers.load_testing import (
     FEEDS,
@@ -303,3 +304,19 @@ def test_more_adapters_beside_the_bundled_example(tmp_path: Path) -> None:
     feeds = {name: torch.from_numpy(np.array(value)) for name, value in inputs((2, 6), 30522).items()}
     assert [*example.model.adapters_config.adapters, "mine"] == list(found.model.adapters_config.adapters)
     assert_equal(answer(found.model, "mine", feeds=feeds), answer(model, "movie_sentiment", feeds=feeds))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("Error(s) in loading state_dict for Linear:\n\tsize mismatch for weight: (2, 8) and (3, 8)."),
+            "Error(s) in loading state_dict for Linear: size mismatch for weight: (2, 8) and (3, 8).",
+        ),
+        (KeyError("gelu_slow"), "KeyError: 'gelu_slow'"),
+        (ValueError("\n one\n two"), "one"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_the_first_line_of_an_error_says_more_than_a_heading(error: Exception, told: str) -> None:
+    assert first_line(error) == told

@@ -181,6 +181,12 @@ def test_incomplete_tokenizers(tmp_path: Path, saved: Path, config: Any, name: s
     assert load(folder, False).tokenizer is None
 
 
+def test_names_of_inputs_must_be_a_list(tmp_path: Path, saved: Path) -> None:
+    config = {"tokenizer_class": "BertTokenizer", "model_input_names": None}
+    folder = _with(saved, tmp_path / "model", config, vocab_txt="\n".join(_WORDS))
+    assert_refused("has the model_input_names None: expected a list of names", folder)
+
+
 def test_a_live_slow_tokenizer_is_converted(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(_WORDS))
     slow = BertTokenizer(str(tmp_path / "vocab.txt"), model_max_length=20)

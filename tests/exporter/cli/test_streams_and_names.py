@@ -40,6 +40,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--output", LONG], "the name of the output has 300 bytes: expected at most 200"),
         (["--output", "ä" * 101], "the name of the output has 202 bytes"),
+        (["--output", "o\udcff"], "the path of the output must be UTF-8"),
         (["--output", "."], "the output '.' is the current folder or contains it"),
         (["--output", ".."], "the output '..' is the current folder or contains it"),
         (["--output", f"{LONG}/onnx"], "cannot be written"),
@@ -76,6 +77,11 @@ def test_names_that_are_too_long(capsys: Any, tmp_path: Path, monkeypatch: pytes
     error = capsys.readouterr().err
     assert LONG in error
     assert "standard output" not in error
+
+
+def test_names_of_tasks_are_text(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"the name of the task 'a\\udcff' must be UTF-8"):
+        export(tiny_model({"a\udcff": ("seq_bn", "2")}), output=tmp_path / "onnx")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from exporter.inspect.layout import colour_of
 from exporter.inspect.picture import draw
-from exporter.inspect.svg import Box, Picture, Text, text_width
+from exporter.inspect.svg import Box, Picture, Text, text_width, to_svg
 from exporter.inspect.text import print_inspection
 from exporter.inspect.views import Cell, GraphView, Inspection, TaskView
 
@@ -103,3 +104,8 @@ def test_layers_without_names_are_reported() -> None:
         print_inspection(replace(inspection, layers=layers), inspection.graphs[0], console)
         assert isinstance(console.file, io.StringIO)
         assert ("distinguish 6 of 12 layers" in console.file.getvalue()) == said
+
+
+def test_names_with_control_characters_are_drawn() -> None:
+    root = ElementTree.fromstring(to_svg(Picture(9, 9, "a\x00b", (Text(1, 1, "\x1b[31m<b>&\n"),))))  # noqa: S314 - our own
+    assert ["".join(each.itertext()) for each in root] == ["a\ufffdb", "", "\ufffd[31m<b>& "]
