@@ -1,25 +1,32 @@
 """Single files that are written as a whole, and the check of what they replace."""
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 from runtime.bundle.manifest import MANIFEST, read_manifest
 from runtime.errors import BundleError
+
+_OTHER: Final = "not a regular file"
 
 
 def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Write a file so that it is always complete: readers find the earlier one, or all of the new one.
 
     Args:
-        path: the file; an existing one is replaced. Its permissions are those of any new file.
+        path: the file, or a link to it; an existing one is replaced. Its permissions are those of any new file.
         parts: the content.
 
     Raises:
-        OSError: it cannot be written; nothing is left.
+        OSError: it cannot be written, or is a folder, a device or a pipe; nothing is left.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
+        raise OSError(errno.EINVAL, _OTHER)
     # Of the name only a part, so that this one is not too long where that one is not
     scratch = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:16]}")
     try:
@@ -48,8 +55,10 @@ def unreplaceable(path: Path, folder: str | os.PathLike[str], is_own: Callable[[
     Raises:
         OSError: the file cannot be read.
     """
-    if not path.is_file() or not path.stat().st_size:  # a folder, a device and a pipe have errors of their own
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
         return ""
+    if not path.is_file():
+        return f"is {_OTHER}; name another one"
     if belongs_to_bundle(path, folder):
         return f"is a file of the bundle {os.fspath(folder)}; name another file"
     return "" if is_own(path) else "exists, and is not an earlier output of this command; name another file, or remove it"
