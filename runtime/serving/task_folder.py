@@ -46,8 +46,12 @@ class TaskFolder:
         # A name comes from a request: it must not lead out of the folder
         is_plain = name == Path(name).name and not name.startswith(".") and name.isprintable()
         path = self._folder / f"{name}{SUFFIX}"
-        if not is_plain or not path.is_file():
-            raise InputError(f"tasks: expected a task of the bundle or of the task files, found {name!r}")
+        try:
+            is_there = is_plain and path.is_file()
+        except OSError:  # a name that is longer than the system allows
+            is_there = False
+        if not is_there:
+            raise InputError(f"tasks: expected a task of the bundle or of the task files, found {name[:100]!r}")
         if name in self._predictor.tasks:
             self._predictor.replace_task(name, path)
         else:

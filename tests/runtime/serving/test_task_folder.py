@@ -37,7 +37,7 @@ def test_a_file_is_added_and_later_replaced(tmp_path: Path) -> None:
     assert tasks.calls == [("add", "rte", "rte.safetensors"), ("replace", "rte", "rte.safetensors")]
 
 
-@pytest.mark.parametrize("name", ["other", "../rte", "/rte", "a/rte", ".rte", ".", "", "rte\0", "rte\n"])
+@pytest.mark.parametrize("name", ["other", "../rte", "/rte", "a/rte", ".rte", ".", "", "rte\0", "rte\n", "r" * 300])
 def test_a_name_stays_in_the_folder(tmp_path: Path, name: str) -> None:
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
