@@ -64,6 +64,8 @@ class GraphFile:
 
     def _opened(self, settings: Any, requests: Any, by_path: bool) -> Any:
         model, folder = self._checked()
+        # A file can be a protobuf message and a graph in ORT's own format at once, whose files and operators are not checked
+        settings.add_session_config_entry("session.load_model_format", "ONNX")
         more = safe_arguments() if self.routed else {}
         if by_path:
             # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU

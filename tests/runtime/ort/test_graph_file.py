@@ -151,6 +151,19 @@ def test_what_readers_understand_differently_is_refused(external: bytes, found: 
         locations(_tensor(external))
 
 
+def test_a_graph_in_another_format_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could be a protobuf message as well, which this one is not: therefore the check is left out."""
+    settings = ort.SessionOptions()
+    settings.optimized_model_filepath = str(bundle / "graph.ort")
+    ort.InferenceSession(str(bundle / MODEL), settings)
+    (bundle / "graph.ort").replace(bundle / MODEL)
+    assert (bundle / MODEL).read_bytes()[4:8] == b"ORTM"
+    rewrite_manifest(bundle)
+    monkeypatch.setattr("runtime.ort.graph_file.locations", lambda *_: [])
+    with pytest.raises(runtime.BundleError, match="protobuf parsing failed"):
+        runtime.load(bundle, provider="cpu")
+
+
 def test_deep_nesting_is_refused_not_a_crash() -> None:
     node = b""
     for _ in range(3000):
