@@ -167,7 +167,7 @@ def export(
             compared = checkpoint  # with the graph, once it is written
         else:
             compare_with_library(checkpoint, plans[0])
-        tokenizer = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
+        tokenizer, padding_counts = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
         texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])
         request = BundleRequest(checkpoint.model, texts, keep_fused, examples, routed, extendable, slots, compared)
@@ -195,7 +195,7 @@ def export(
             with stages("tokenizer"):
                 texts_to = save_text_graphs(text_graph, folder, [entry.model for entry, _ in done], plans[0])
         entries = [arrange(layout, folder, entry, precision) for entry, _ in done]
-        save_manifest(plans[0], tokenizer is not None, entries, folder, splits, texts_to)
+        save_manifest(plans[0], tokenizer is not None, padding_counts, entries, folder, splits, texts_to)
     variants = tuple(
         replace(report, model=entry.model, split=splits.get(report.model), text_graph=texts_to.get(report.model, ""))
         for entry, (_, report) in zip(entries, done, strict=True)

@@ -90,7 +90,7 @@ def read(request: Request) -> Data:
     if request.shape[1] > length:
         raise ExportError(f"the model takes lengths up to {length}, found {request.shape[1]} in the shape")
     # As in the exported folder: the side on which texts are padded is that which the model allows.
-    tokenizer = with_padding_side(checkpoint.tokenizer, prune(checkpoint.model, plan), plan)
+    tokenizer, _ = with_padding_side(checkpoint.tokenizer, prune(checkpoint.model, plan), plan)
     texts = {name: read_calibration(request.evaluation[name], tokenizer, inputs, length, request.limit) for name in chosen}
     if scores := [each.source for each in texts.values() if each.scores is not None]:
         raise ExportError(f"the evaluation file {scores[0]!r} contains scores of fusions: expected texts with labels")

@@ -23,8 +23,8 @@ _ROWS, _WIDTH = 2, 12
 _SIDES = ("right", "left")
 
 
-def with_padding_side(tokenizer: Any, task_groups: Sequence[TaskGroup], plan: Plan) -> Any:
-    """Return the tokenizer with the padding side that the model allows, which the bundle's tokenizer then has.
+def with_padding_side(tokenizer: Any, task_groups: Sequence[TaskGroup], plan: Plan) -> tuple[Any, bool]:
+    """Return the tokenizer with the padding side that the model allows, and whether logits depend on padding on either side.
 
     PyTorch runs texts without padding, padded on the right and padded on the left. The tokenizer's side stays if the logits are
     equal. With padding on the left, for example, absolute positions shift, and heads that read the first token read padding.
@@ -33,22 +33,25 @@ def with_padding_side(tokenizer: Any, task_groups: Sequence[TaskGroup], plan: Pl
         tokenizer: a fast tokenizer, which is not changed, or None.
         task_groups: the pruned models.
         plan: their plan.
+
+    Returns:
+        The tokenizer for the bundle, and whether its texts must not be padded, because each side changes their logits.
     """
     if tokenizer is None or not {"input_ids", "attention_mask"} <= {entry.name for entry in plan.inputs}:
-        return tokenizer
-    side = _side(tokenizer, task_groups, plan)
+        return tokenizer, False
+    side, counts = _side(tokenizer, task_groups, plan)
     wanted = {"padding_side": side, "truncation_side": tokenizer.truncation_side}
     # save_pretrained only writes a side that the tokenizer was loaded with.
     if all(getattr(tokenizer, name) == tokenizer.init_kwargs.get(name, "right") == each for name, each in wanted.items()):
-        return tokenizer
+        return tokenizer, counts
     tokenizer = copy.deepcopy(tokenizer)
     for name, each in wanted.items():
         setattr(tokenizer, name, each)
         tokenizer.init_kwargs[name] = each
-    return tokenizer
+    return tokenizer, counts
 
 
-def _side(tokenizer: Any, task_groups: Sequence[TaskGroup], plan: Plan) -> str:
+def _side(tokenizer: Any, task_groups: Sequence[TaskGroup], plan: Plan) -> tuple[str, bool]:
     padding = tokenizer.pad_token_id
     padding = plan.padding_id or 0 if padding is None else padding
     found: dict[str, dict[str, float]] = {}
@@ -61,15 +64,15 @@ def _side(tokenizer: Any, task_groups: Sequence[TaskGroup], plan: Plan) -> str:
     worst = {side: max((ratios[side] for ratios in found.values() if ratios), default=0.0) for side in _SIDES}
     own = str(tokenizer.padding_side)
     if worst[own] <= 1:
-        return own if any(found.values()) else _SIDES[0]
+        return own if any(found.values()) else _SIDES[0], False
     side = min(_SIDES, key=lambda each: worst[each])
     if worst[side] > 1:
         names = ", ".join(repr(name) for name, ratios in found.items() if ratios and ratios[side] > 1)
         _logger.warning(
-            f"PyTorch's logits of the task(s) {names} depend on padding on either side, so that predictions depend on other "
-            "texts in a batch: predict with batch_size=1; if the model has no pad_token_id, set config.pad_token_id instead"
+            f"PyTorch's logits of the task(s) {names} depend on padding on either side: predict() puts only texts of one "
+            "length into a batch, which takes longer; if the model has no pad_token_id, set config.pad_token_id instead"
         )
-    return side
+    return side, worst[side] > 1
 
 
 def _differences(task_group: TaskGroup, task: Task, plan: Plan, padding: int) -> dict[str, float]:

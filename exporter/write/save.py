@@ -186,6 +186,7 @@ def task_entry(task: Task, outputs: tuple[str, ...]) -> TaskEntry:
 def save_manifest(
     plan: Plan,
     tokenizer: bool,
+    padding_counts: bool,
     variants: Sequence[VariantEntry],
     folder: Path,
     splits: Mapping[str, SplitEntry],
@@ -196,6 +197,7 @@ def save_manifest(
     Args:
         plan: the tasks and inputs, equal for all variants.
         tokenizer: whether the folder contains a tokenizer.
+        padding_counts: whether logits of a text depend on its padding.
         variants: the entries of the variants.
         folder: the bundle.
         splits: file of a variant's graph -> its split graphs.
@@ -215,6 +217,7 @@ def save_manifest(
         target=plan.target,
         opset=plan.opset,
         tokenizer=tokenizer,
+        padding_counts=padding_counts,
         versions={name: importlib.metadata.version(name) for name in packages if _installed(name)},
         files={path.relative_to(folder).as_posix(): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()},
     )

@@ -35,7 +35,7 @@ __all__ = [
     "text_file",
 ]
 
-FORMAT_VERSION: Final = 8
+FORMAT_VERSION: Final = 9
 MANIFEST: Final = "adapterdrop.json"
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
@@ -62,6 +62,7 @@ class Manifest:
         target: target of the compiled graphs, such as "portable".
         opset: ONNX opset version of the graphs.
         tokenizer: whether the bundle contains tokenizer.json.
+        padding_counts: whether logits of a text depend on its padding, on either side; `predict` then pads no text.
         versions: package -> version at export.
         files: name -> sha256 in hex of every file except the manifest.
     """
@@ -78,6 +79,7 @@ class Manifest:
     target: str = "portable"
     opset: int
     tokenizer: bool
+    padding_counts: bool = False
     versions: Mapping[str, str]
     files: Mapping[str, str]
 

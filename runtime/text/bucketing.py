@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def split(lengths: Sequence[int], rows: int, tokens: int, call: int) -> list[list[int]]:
+def split(lengths: Sequence[int], rows: int, tokens: int, call: int, alike: bool = False) -> list[list[int]]:
     """Divide texts into batches by dynamic programming over the sorted lengths.
 
     The cost of a batch is the number of its rows times its longest text, plus `call`. The result has the lowest cost of all
@@ -14,6 +14,7 @@ def split(lengths: Sequence[int], rows: int, tokens: int, call: int) -> list[lis
         rows: maximum number of rows of a batch.
         tokens: maximum number of tokens of a batch, including padding; a longer text gets a separate batch.
         call: cost of one call, in tokens.
+        alike: put only texts of one length into a batch.
 
     Returns:
         Indices into `lengths`, one list per batch, shorter texts first.
@@ -23,7 +24,9 @@ def split(lengths: Sequence[int], rows: int, tokens: int, call: int) -> list[lis
     for end in range(1, len(order) + 1):
         width = lengths[order[end - 1]]
         room = max(1, min(rows, tokens // max(1, width)))
-        cost, start = min((best[start] + call + (end - start) * width, start) for start in range(max(0, end - room), end))
+        starts = range(max(0, end - room), end)
+        fitting = (start for start in starts if not alike or lengths[order[start]] == width)
+        cost, start = min((best[start] + call + (end - start) * width, start) for start in fitting)
         best.append(cost)
         first.append(start)
     batches = []

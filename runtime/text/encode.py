@@ -227,7 +227,7 @@ class TextEncoder:
     def batches(
         self, rows: Sequence[Tokens], limits: BatchLimits, size: int | None = None, shapes: Sequence[tuple[int, int]] = ()
     ) -> Iterator[Batch]:
-        """Yield batches with the lowest cost of padding and calls, shortest texts first.
+        """Yield batches with the lowest cost of padding and calls, shortest texts first; without padding where it counts.
 
         Args:
             rows: tokens of each text.
@@ -236,7 +236,9 @@ class TextEncoder:
             shapes: shapes (rows, tokens); a batch is padded to the smallest one that holds it, if there is one.
         """
         most = limits.rows if size is None else size
-        for chosen in split([len(row) for row in rows], most, limits.tokens, limits.call):
+        counts = self.manifest.padding_counts
+        shapes = [] if counts else shapes
+        for chosen in split([len(row) for row in rows], most, limits.tokens, limits.call, alike=counts):
             yield Batch(tuple(chosen), self._pad([rows[index] for index in chosen], shapes))
 
     def _pad(self, rows: Sequence[Tokens], shapes: Sequence[tuple[int, int]]) -> dict[str, npt.NDArray[np.int64]]:

@@ -199,7 +199,7 @@ def test_exports_load_and_plan(line: str, monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr("exporter.variant.trace_group", reached)
     # Runs PyTorch for every task, with texts padded on both sides; tests/exporter/test_padding.py has it
-    monkeypatch.setattr("exporter.export_tasks.with_padding_side", lambda tokenizer, *_: tokenizer)
+    monkeypatch.setattr("exporter.export_tasks.with_padding_side", lambda tokenizer, *_: (tokenizer, False))
     monkeypatch.chdir(tmp_path)
     _, arguments = _module(line)
     write_sources(tmp_path, arguments)

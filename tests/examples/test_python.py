@@ -41,7 +41,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         raise _Reached
 
     monkeypatch.setattr("exporter.variant.trace_group", reached)
-    monkeypatch.setattr("exporter.export_tasks.with_padding_side", lambda tokenizer, *_: tokenizer)
+    monkeypatch.setattr("exporter.export_tasks.with_padding_side", lambda tokenizer, *_: (tokenizer, False))
     return found
 
 

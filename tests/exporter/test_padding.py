@@ -64,6 +64,27 @@ def test_verification_tries_every_kind_of_mask() -> None:
 
 
 @pytest.mark.adapters
+def test_texts_are_not_padded_where_padding_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A gate reads the mean over all tokens, those of the padding included."""
+    config = pytest.importorskip("adapters").LoRAConfig(r=4, use_gating=True)
+    model = tiny_model({"a": (config, "3"), "b": ("seq_bn", "2")}, bert_config(30522))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "gate" in name or "lora_" in name:
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+    export(model, tokenizer=tokenizer(), routed=True, output=tmp_path / "onnx")
+    assert "task(s) 'a' depend on padding on either side: predict() puts only texts of one length into a batch" in caplog.text
+    predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
+    assert predictor.manifest.padding_counts
+    texts = ["a short text", "", "a text that is longer than the first", "a brief word", "one"]
+    alone = [predictor.predict([text], ["a"])["a"][0] for text in texts]
+    for found in (predictor.predict(texts, ["a"])["a"], predictor.predict(texts, batch_size=len(texts))["a"]):
+        assert all(row.scores == pytest.approx(one.scores, abs=1e-5) for row, one in zip(found, alone, strict=True))
+    for row, one in zip(predictor.predict_routed(texts, ["a"] * len(texts)), alone, strict=True):
+        assert row["a"].scores == pytest.approx(one.scores, abs=1e-5)
+
+
+@pytest.mark.adapters
 def test_a_text_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     given = tokenizer()
     given.padding_side = given.truncation_side = "left"

@@ -35,7 +35,7 @@ _KNOWN = Known(
         "outputs": [[], ["topic"], ["topic", "stars"], ["names"]],
         "precision": ["fp32", "int8", "bf16", "fp64"],
         "target": ["cpu", "cuda", "openvino", "tensorrt", "portable"],
-        "format_version": [0, 1, 2, 3, 4, 5, 6, 7, 8],
+        "format_version": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
         "tokenizer": [True, False],
         "drop": [0, 1, 5, 6, 7],
         "dropped": [[], [0], [0, 1, 2, 3, 4], [5, 4]],

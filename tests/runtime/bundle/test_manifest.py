@@ -82,8 +82,8 @@ def test_every_field_must_be_there_and_of_its_type(bundle: Path, field: str) -> 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["format_version"], 9, "exported by a newer version .format 9, this one reads 8.; upgrade"),
-        (["format_version"], 1, "format_version: exported by another version .format 1, this one reads 8.; export it again"),
+        (["format_version"], 10, "exported by a newer version .format 10, this one reads 9.; upgrade"),
+        (["format_version"], 1, "format_version: exported by another version .format 1, this one reads 9.; export it again"),
         (["layers"], True, "layers: expected an integer, found True"),
         (["variants"], [], "variants: expected at least one, found none"),
         (["variants", 0, "drop"], 6, r"variants\[0\].drop: expected 5, the lowest of all tasks, found 6"),

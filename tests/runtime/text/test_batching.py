@@ -51,6 +51,12 @@ def test_every_text_is_in_one_batch_and_no_split_is_cheaper(lengths: list[int], 
         assert not all(map(allowed, other)) or cost(batches, lengths, call) <= cost(other, lengths, call)
 
 
+def test_texts_of_one_length_need_no_padding() -> None:
+    lengths = [3, 1, 3, 2, 0, 3, 1, 3]
+    assert split(lengths, 3, 99, 24, alike=True) == [[4], [1, 6], [3], [0], [2, 5, 7]]
+    assert split(lengths, 99, 6, 24, alike=True) == [[4], [1, 6], [3], [0, 2], [5, 7]]
+
+
 def test_half_filled_batches_have_little_padding() -> None:
     lengths = np.random.default_rng(0).integers(1, 513, 256).tolist()
     assert cost(split(lengths, 64, 1024, 24), lengths, 0) < 1.1 * sum(lengths)
