@@ -27,7 +27,9 @@ __all__ = ["Cut", "State", "cut_states"]
 _SHARE = 0.02
 # The cost of a value that is stored in any case, relative to others: not 0, so that it is stored only if it is read.
 _KNOWN = 1e-6
-_CONTENTS = ("input_ids", "decoder_input_ids", "pixel_values", "input_features")
+_CONTENTS = ("pixel_values", "input_features")
+_IDS = ("input_ids", "decoder_input_ids")
+_SELECTORS = ("Gather", "GatherElements", "GatherND")
 # Digits of the identity in the name of a state.
 _NAME_DIGITS = 12
 # Lengths of the named axes at which shapes are computed: two per axis, so that fixed and named lengths differ.
@@ -112,10 +114,25 @@ def cut_states(
 
 
 def _contents(graph: ir.Graph) -> set[ir.Value]:
-    """Return the values that depend on the content of a text, an image or a sound."""
+    """Return the values that depend on the content of a text, an image or a sound.
+
+    Token ids are content only as the index of an embedding. The row of a mask or a position that they select, such as that of
+    the last token, is a mask or a position.
+    """
     found = {value for value in graph.inputs if value.name in _CONTENTS}
+    by_ids = {value for value in graph.inputs if value.name in _IDS}
+    variable = set(graph.inputs)  # all but weights and constants
     for node in graph:
-        if node.op_type not in ("Shape", "Size") and any(value in found for value in node.inputs):
+        operands = {value for value in node.inputs if value is not None}
+        if operands & variable:
+            variable.update(node.outputs)
+        if node.op_type in ("Shape", "Size"):
+            continue
+        if operands & by_ids:
+            by_ids.update(node.outputs)
+        selects = node.op_type in _SELECTORS
+        is_embedding = selects and node.inputs[0] not in variable and node.inputs[1] in by_ids
+        if is_embedding or ({node.inputs[0]} if selects else operands) & found:
             found.update(node.outputs)
     return found
 

@@ -197,6 +197,27 @@ def test_a_decoder_reads_its_last_token(tmp_path: Path) -> None:
             assert_parity(found[task], reference(model, task, feeds, 1))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_mask_of_the_last_token_is_no_state(tmp_path: Path, precision: str) -> None:
+    """The last token is found by the token ids, so that its row of the mask depends on them as well."""
+    config = GPT2Config(n_layer=LAYERS, n_embd=32, n_head=4, vocab_size=101, n_positions=MAX_LENGTH, pad_token_id=0)
+    model = tiny_model({"a": (LoRAConfig(r=2), "3"), "b": (LoRAConfig(r=2), "2")}, config)
+    folder = export(model, drop=LAYERS - 1, split=True, precision=precision, output=tmp_path / "onnx").output
+    predictor = runtime.load(folder, provider="cpu")
+    split = predictor.manifest.split(LAYERS - 1)
+    assert split is not None
+    assert all(state.shape[1:3] != ("1", "1") for state in split.states)
+    assert not split.padding_counts
+    batches = [inputs((1, length), seed=length, segments=False) for length in (5, 9, 1)]
+    for feeds in batches:
+        feeds["input_ids"] = np.maximum(feeds["input_ids"], 1)
+        feeds["attention_mask"][:] = 1
+    found = predictor.run_branches(runtime.TrunkStates.concatenate([predictor.run_trunk(feeds) for feeds in batches]))
+    for row, feeds in enumerate(batches):
+        for task, logits in predictor.run(feeds).items():
+            np.testing.assert_allclose(found[task][row], logits[0], atol={"fp32": 1e-5, "int8": 0.05}[precision])
+
+
 @pytest.mark.parametrize("adapter", [PrefixTuningConfig(prefix_length=3), LoRAConfig(r=2)])
 def test_texts_of_other_lengths_share_a_batch(tmp_path: Path, adapter: Any) -> None:
     """Masks are no states: their zeros would mean that padding is attended to."""
