@@ -136,7 +136,7 @@ class StatePredictor(ArrayPredictor):
         found = {}
         for drop in self.drops:
             if (entry := self.manifest.split(drop)) is not None:
-                keeps = entry.padding_counts or ("input_ids" in entry.inputs and pad_id is None)
+                keeps = self.manifest.padding_counts or entry.padding_counts or ("input_ids" in entry.inputs and pad_id is None)
                 padding = Padding.of(self.manifest.inputs, states, left, pad_id, keeps)
                 found[drop] = SplitRuns(SplitGraph(self._bundle, entry, self.manifest), padding, drop)
         return found

@@ -72,13 +72,16 @@ def test_texts_are_not_padded_where_padding_counts(tmp_path: Path, caplog: pytes
         for name, weight in model.named_parameters():
             if "gate" in name or "lora_" in name:
                 weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
-    export(model, tokenizer=tokenizer(), routed=True, output=tmp_path / "onnx")
+    export(model, tokenizer=tokenizer(), drop=1, routed=True, split=True, output=tmp_path / "onnx")
     assert "task(s) 'a' depend on padding on either side: predict() puts only texts of one length into a batch" in caplog.text
     predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
+    cached = runtime.load(tmp_path / "onnx", provider="cpu", threads=1, state_cache=10**6)
     assert predictor.manifest.padding_counts
     texts = ["a short text", "", "a text that is longer than the first", "a brief word", "one"]
     alone = [predictor.predict([text], ["a"])["a"][0] for text in texts]
-    for found in (predictor.predict(texts, ["a"])["a"], predictor.predict(texts, batch_size=len(texts))["a"]):
+    together = [predictor.predict(texts, ["a"]), predictor.predict(texts, batch_size=len(texts))]
+    together += [cached.predict(texts) for _ in range(2)]
+    for found in (each["a"] for each in together):
         assert all(row.scores == pytest.approx(one.scores, abs=1e-5) for row, one in zip(found, alone, strict=True))
     for row, one in zip(predictor.predict_routed(texts, ["a"] * len(texts)), alone, strict=True):
         assert row["a"].scores == pytest.approx(one.scores, abs=1e-5)
