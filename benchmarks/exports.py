@@ -83,7 +83,7 @@ def export_one_graph(
     tokenizer = candidate.tokenizer
     save_config(task_groups[0].model, plan, [] if tokenizer is None else [tokenizer], folder)
     entry = variant_entry(task_groups, plan, MODEL, parity, compiled.passes, probe)
-    save_manifest(plan, tokenizer is not None, [entry], folder, {})
+    save_manifest(plan, tokenizer is not None, False, [entry], folder, {})
 
 
 def _texts(plan: Plan) -> Calibration:
