@@ -212,8 +212,8 @@ def _problems(options: Options) -> Iterator[str]:
             yield f"{name}: expected one of {', '.join(filter(None, choices))}, found {choice!r}"
     if not callable(options.progress):
         yield f"progress: expected a function of a message, found {options.progress!r:.100}"
-    if options.cache is not None and not isinstance(options.cache, str | os.PathLike):
-        yield f"cache: expected the path of a folder or None, found {options.cache!r:.100}"
+    if options.cache is not None and (not isinstance(options.cache, str | os.PathLike) or not os.fspath(options.cache)):
+        yield f"cache: expected the path of a folder or None, found {options.cache!r:.100}"  # "" would be the current folder
     if (tolerance := options.probe_tolerance) is not None and not (
         isinstance(tolerance, int | float) and not isinstance(tolerance, bool) and 0 < tolerance < math.inf
     ):
