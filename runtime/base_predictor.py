@@ -69,7 +69,9 @@ class BasePredictor:
         Raises:
             InputError: a hook, the policy or a field of the options cannot be pickled.
         """
-        parts = {f"options.{each.name}": (getattr(self.options, each.name),) for each in fields(self.options)}
+        parts: dict[str, tuple[Any, ...]] = {
+            f"options.{each.name}": (getattr(self.options, each.name),) for each in fields(self.options)
+        }
         parts |= {"policy": (self.policy,), "hooks": self.hooks}
         for name, values in parts.items():
             for value in values:

@@ -129,7 +129,7 @@ def test_labels_and_texts_do_not_control_the_terminal(bundle: str, tmp_path: Pat
         (["--text", "a", "--tasks", ","], "an empty list"),
         (["--text", "a", "--drop", "2"], "exported with 5, found 2"),
         (["--text", "a", "--threads", "0"], "threads: expected a positive integer"),
-        (["--text", "a", "--cache", ""], "options: cache: expected a folder or None, found ''"),
+        (["--text", "a", "--cache", ""], "options: cache: expected the path of a folder or None, found ''"),
         (["--text", "a", "--option", "threads=0"], "options: threads: expected a positive integer or None, found 0"),
         (["--text", "a", "--option", "cuda.gpu=1"], "expected NAME=VALUE with one of threads, spin,"),
         (

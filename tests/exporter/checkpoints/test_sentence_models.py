@@ -49,7 +49,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "tuned", "old/0_Transformer"):
         if name == "tuned":
             with torch.no_grad():
-                model.encoder.layer[1].output.dense.weight.add_(torch.randn_like(model.encoder.layer[1].output.dense.weight))
+                weight = model.get_submodule("encoder.layer.1.output.dense").get_parameter("weight")
+                weight.add_(torch.randn_like(weight))
         model.save_pretrained(folder / name)
     new_layout(folder / "base", SIZE, "mean", LIMIT, {"query": "w07 "}, "query")
     new_layout(folder / "tuned", SIZE, "cls", LIMIT, {}, None)
