@@ -22,6 +22,7 @@ KERNELS = 64
 
 MOST_THREADS = 1024  # ONNX Runtime ends the process when the system refuses a thread
 _MOST_BYTES = 2**63 - 1
+_FORMAT = "session.load_model_format"
 
 # Limits of ONNX Runtime for the entries of its session configuration, to which options of plug-ins are added
 LONGEST_KEY = 1024
@@ -210,6 +211,8 @@ def _problems(options: Options) -> Iterator[str]:
     ):
         if choice not in choices:
             yield f"{name}: expected one of {', '.join(filter(None, choices))}, found {choice!r}"
+    if (form := options.session_config.get(_FORMAT, "ONNX")) != "ONNX":
+        yield f"session_config[{_FORMAT!r}]: graphs of bundles have the format ONNX, found {form!r}: omit it"
     if not callable(options.progress):
         yield f"progress: expected a function of a message, found {options.progress!r:.100}"
     if options.cache is not None and (not isinstance(options.cache, str | os.PathLike) or not os.fspath(options.cache)):

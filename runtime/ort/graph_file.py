@@ -123,4 +123,4 @@ class GraphFile:
 
 def load_failure(error: Exception) -> str:
     """Return the message for a graph that ONNX Runtime cannot load."""
-    return f"ONNX Runtime {ort.__version__} cannot load it: {error}"
+    return f"ONNX Runtime {ort.__version__} cannot load it: {' '.join(str(error).split())}"

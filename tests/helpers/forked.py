@@ -102,7 +102,7 @@ def run_forked(
 
 @dataclass(frozen=True)
 class _Start:
-    """What a process runs, and where."""
+    """The program of a process, and its surroundings."""
 
     is_module: bool
     program: str

@@ -297,8 +297,10 @@ def test_the_session_configuration_reaches_onnxruntime(bundle: Path, monkeypatch
 
 
 def test_an_entry_may_be_the_reason_of_a_failure(bundle: Path) -> None:
-    options = Options(session_config={"session.load_model_format": "ORT"})
-    message = r"cannot load it: .*; with options\.session_config \(session\.load_model_format\), which may be the reason$"
+    options = Options(threads=2, session_config={"session.intra_op_thread_affinities": "none"})
+    message = (
+        r"cannot load it: .*; with options\.session_config \(session\.intra_op_thread_affinities\), which may be the reason$"
+    )
     with pytest.raises(runtime.BundleError, match=message):
         runtime.load(bundle, "cpu", options=options)
 

@@ -76,6 +76,10 @@ def test_options_of_another_type_are_named(bundle: Path) -> None:
         ({"openvino": OpenVINOOptions(precision="")}, r"precision: expected one of f32, bf16, f16, found ''"),  # type: ignore[arg-type]
         ({"progress": None}, r"progress: expected a function of a message, found None"),
         ({"cache": 5}, r"cache: expected the path of a folder or None, found 5"),
+        (
+            {"session_config": {"session.load_model_format": "ORT"}},
+            r"session_config\['session.load_model_format'\]: graphs of bundles have the format ONNX, found 'ORT': omit it",
+        ),
         ({"cache": b"folder"}, r"cache: expected the path"),
     ],
 )
