@@ -211,7 +211,8 @@ def _problems(options: Options) -> Iterator[str]:
     ):
         if choice not in choices:
             yield f"{name}: expected one of {', '.join(filter(None, choices))}, found {choice!r}"
-    if (form := options.session_config.get(_FORMAT, "ONNX")) != "ONNX":
+    entries = options.session_config
+    if isinstance(entries, Mapping) and (form := entries.get(_FORMAT, "ONNX")) != "ONNX":
         yield f"session_config[{_FORMAT!r}]: graphs of bundles have the format ONNX, found {form!r}: omit it"
     if not callable(options.progress):
         yield f"progress: expected a function of a message, found {options.progress!r:.100}"
