@@ -12,10 +12,11 @@ from adapters.composition import Parallel
 
 from benchmarks.device import Device, to_host
 from benchmarks.models import Candidate, twin
-from benchmarks.variant import Bind, Call, Feeds, Outputs, Prepared, Variant, missing
+from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Prepared, Variant, missing
 
 # Reasons for which baselines are missing.
 NO_PEFT = "PEFT has no seq_bn adapters, of which this model consists"
+ALL_DROPPED = "Parallel repeats the texts at its first adapter, and all layers are dropped: the heads would share out the texts"
 NOT_COMPILED = "torch.compile was omitted (--no-compile or --quick)"
 
 
@@ -48,7 +49,13 @@ def task_by_task(model: Any, tasks: Sequence[str], drop: int, device: Device) ->
 
 
 def with_parallel(model: Any, tasks: Sequence[str], drop: int) -> Any:
-    """Activate the Parallel block of all tasks above the lowest `drop` layers, and return the model."""
+    """Activate the Parallel block of all tasks above the lowest `drop` layers, and return the model.
+
+    Raises:
+        MissingError: there is no layer above them.
+    """
+    if drop >= model.config.num_hidden_layers:
+        raise MissingError(ALL_DROPPED)
     model.set_active_adapters(Parallel(*tasks), skip_layers=list(range(drop)))
     return model
 

@@ -106,7 +106,8 @@ def _register(plugin: Provider) -> None:
         )
     try:
         module = importlib.import_module(str(plugin.module))
-        ort.register_execution_provider_library(f"adapterdrop.{plugin.name}", str(module.get_library_path()))
+        # Some plug-ins, such as QNN's, take this name for that of the provider
+        ort.register_execution_provider_library(plugin.key, str(module.get_library_path()))
     except Exception as error:  # packages raise what they like, and ONNX Runtime's exceptions have no common base
         raise ProviderError(
             f"provider {plugin.name}: ONNX Runtime {ort.__version__} cannot load {_titled(plugin)}: {reason_of(error)}; "

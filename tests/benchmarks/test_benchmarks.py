@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -23,7 +24,8 @@ from benchmarks.options import Shape, parse, parse_shapes
 from benchmarks.provider_variants import named, provider_variants
 from benchmarks.results_file import read_rows
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
-from benchmarks.variant import Precision, Prepared, Variant, max_difference, one_line
+from benchmarks.torch_variants import with_parallel
+from benchmarks.variant import MissingError, Precision, Prepared, Variant, max_difference, one_line
 from exporter import ExportError
 from runtime.ort import seen_devices
 from runtime.ort.cpu_limits import CpuLimits
@@ -223,6 +225,13 @@ def _variant(key: str, prepare: Callable[[], Prepared]) -> Variant:
 
 def _raise() -> Prepared:
     raise RuntimeError("no such operator\nin /somewhere/else/model.onnx")
+
+
+def test_parallel_needs_a_layer_with_adapters() -> None:
+    """The library's block repeats the texts at the first adapter; its heads would share out the texts otherwise."""
+    model = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2))
+    with pytest.raises(MissingError, match="all layers are dropped"):
+        with_parallel(model, ("a", "b"), 2)
 
 
 @pytest.mark.parametrize(("quota", "threads"), [(None, 4), (2.5, 2), (0.5, 1), (64.0, 4)])

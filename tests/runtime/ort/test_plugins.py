@@ -64,7 +64,9 @@ class Stand:
 
     def devices(self) -> list[Any]:
         found = [device("CPUExecutionProvider", "CPU")]
-        return found + [device(OPENVINO.key, each, ov_device=each, library_path="x") for each in self.names if self.libraries]
+        for name in self.libraries:  # the provider has the name of its registration, as QNN's
+            found += [device(name, each, ov_device=each, library_path="x") for each in self.names]
+        return found
 
 
 def device(key: str, kind: str, virtual: bool = False, **own: str) -> Any:
@@ -97,7 +99,7 @@ def test_a_plugin_is_registered_once_and_gives_its_device(stand: Stand, bundle: 
     stand.names = ("GPU", "CPU")
     for _ in range(2):
         assert [each.ep_metadata["ov_device"] for each in plugins.select(OPENVINO_PLUGIN, Options())] == ["CPU"]
-    assert stand.libraries == {"adapterdrop.openvino": "/library"}
+    assert stand.libraries == {OPENVINO.key: "/library"}
     assert plugins.built_in() == ["CPUExecutionProvider"]
     assert [each.name for each in resolve("auto", read_manifest(bundle))] == ["openvino", "cpu"]
 
