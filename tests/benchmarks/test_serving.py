@@ -6,7 +6,9 @@ import asyncio
 import dataclasses
 import json
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,15 @@ import psutil
 import pytest
 
 from benchmarks.serving import __main__ as command
+from benchmarks.serving import one, prepare, traffic
 from benchmarks.serving.candidates import CANDIDATES
 from benchmarks.serving.machine_load import OtherProcesses
 from benchmarks.serving.memory import peak_mb, reset_peak
-from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
 from benchmarks.serving.tables import Results, Row, Setting, markdown, read, write
 from benchmarks.serving.texts import made_texts, read_texts
 from benchmarks.serving.traffic import LoadTest, Point, highest, requests
-from tests.helpers.forked import forked_modules as forked_modules
+from tests.helpers.forked import run_forked
 
 
 def test_requests_name_tasks_and_repeat_texts() -> None:
@@ -99,9 +101,32 @@ def _arguments(folder: Path) -> list[str]:
     return ["--size", "tiny", "--folder", str(folder / "models"), "--output", str(folder), "--tasks", "3", "--threads", "1"]
 
 
-@pytest.mark.usefixtures("forked_modules")
-def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = [*_arguments(tmp_path), "--load-seconds", "0.1"]
+_original: Any = subprocess.run
+
+
+def _run(given: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Fork one candidate, and run the others here, where their libraries are imported once."""
+    if given[0] != sys.executable:  # git
+        done: subprocess.CompletedProcess[str] = _original(given, **options)
+        return done
+    _, _, module, *arguments = given
+    if module == "benchmarks.serving.prepare":
+        prepare.main(arguments)
+        return subprocess.CompletedProcess(given, 0)
+    job = one.Job.parse(arguments[0])
+    if job.setting.candidate == "ours":
+        return run_forked(given, **options)
+    row = asyncio.run(one.measure(job))
+    return subprocess.CompletedProcess(given, 0, json.dumps(dataclasses.asdict(row)), "")
+
+
+def test_a_run_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", _run)
+    monkeypatch.setattr(traffic, "_FEWEST", 20)
+    monkeypatch.setattr(traffic, "_ALONE", 5)
+    common = [*_arguments(tmp_path), "--load-seconds", "0.1", "--objectives", "1000"]
     assert command.main([*common, "--candidates", "ours", "--seconds", "0"]) == 0
     assert "the same command continues" in capsys.readouterr().err
     assert command.main([*common, "--candidates", "ours,adapters-split"]) == 0
@@ -125,7 +150,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_candidate_that_fails_is_a_row_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, "", "a\nE: bad\n"))
-    job = Job(Setting("files", 64, 1, 0.0), [50.0], 1.0, 1, 0, str(tmp_path), None, "cpu")
+    job = one.Job(Setting("files", 64, 1, 0.0), [50.0], 1.0, 1, 0, str(tmp_path), None, "cpu")
     row = command._run(job, 5)
     assert (row.reason, row.loads, row.peak_mb) == ("E: bad", [None], None)
     results = Results({"objectives": [50.0]}, (row, dataclasses.replace(row, candidate="peft", reason="")))
