@@ -11,7 +11,7 @@ from benchmarks.peft_tasks import Row, markdown
 from benchmarks.results_file import read_rows
 from exporter.inspect import inspect_bundle
 
-TINY = ("--layers", "4", "--hidden", "64", "--vocabulary", "300", "--rounds", "2", "--threads", "1", "--shapes", "1x8,2x5")
+TINY = ("--layers", "2", "--hidden", "64", "--vocabulary", "300", "--rounds", "2", "--threads", "1", "--shapes", "1x8,2x5")
 
 
 def test_a_run_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
