@@ -16,7 +16,8 @@ from exporter.checkpoints.files import first_line
 from exporter.checkpoints.linear_heads import LinearHead
 from exporter.checkpoints.peft_tasks import load_tasks
 from exporter.checkpoints.scan import INTERFACE, SETUP, Part, scan
-from exporter.checkpoints.sources import Source, check_base_names, find, is_base, split_name
+from exporter.checkpoints.sentence_folder import sentence_task
+from exporter.checkpoints.sources import BASE, Source, check_base_names, find, is_base, split_name
 from exporter.errors import ExportError
 from exporter.families import adapterhub_module, has_adapterhub
 from exporter.models.binding import check_names
@@ -102,8 +103,13 @@ def _assemble(
         return Assembled(found.model, None, None, found.configs, found.references, found.max_length)
     check_poolable(pooling)
     what = parts[0].label if parts else f"the model in {source.text!r}"
-    if not parts and not _has_adapters(source.folder, config) and not has_adapterhub():
-        raise ExportError(f"{what} has no adapters: add adapters with --adapter, or choose another --model")
+    plain = not parts and not _has_adapters(source.folder, config)
+    if plain and (not has_adapterhub() or sentence_task(source.folder) is not None):
+        own = "the model's own embeddings are" if sentence_task(source.folder) else "the model's own head is"
+        raise ExportError(
+            f"{what} has no adapters: add adapters with --adapter, or choose another --model; {own} a task with --adapter "
+            f"NAME={BASE}"
+        )
     library = adapterhub_module("checkpoints", "assemble", what)
     return Assembled(*library.assemble(source, parts, [folder for folder, _ in named]))
 

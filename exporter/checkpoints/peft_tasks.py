@@ -78,6 +78,7 @@ def load_tasks(
     trunk: Any = None
     references = References()
     classes = {part.name: (part, task_class(part, part.name in pooling)) for part in tasks}
+    _check_distinct(classes, pooling)
     # The folders of text encoders, which can state a pooling.
     encoders = [*by_class.get(HEADLESS, ()), *(part for part, name in classes.values() if name == HEADLESS)]
     for class_name, own in by_class.items():
@@ -123,6 +124,16 @@ def _check_names(parts: Sequence[Part], heads: Mapping[str, LinearHead]) -> None
     for part in parts:
         if part.name in heads:
             raise ExportError(f"the head {part.name!r} has the name of {part.label}: rename one of them")
+
+
+def _check_distinct(tasks: Mapping[str, tuple[Part, str]], pooling: Mapping[str, Any]) -> None:
+    known: dict[tuple[Any, Any], str] = {}
+    for name, (part, class_name) in tasks.items():
+        other = known.setdefault((part.folder, pooling.get(name)), name) if class_name == HEADLESS else name
+        if other != name:
+            raise ExportError(
+                f"the tasks {other!r} and {name!r} are the same embeddings of {str(part.folder)!r}: omit one of them"
+            )
 
 
 def _check_library(parts: Sequence[Part], tasks: Sequence[str]) -> None:

@@ -83,6 +83,13 @@ def test_embeddings_of_the_base_and_of_a_fine_tune(saved: Path, tmp_path: Path) 
     assert_parity(found["topics"].astype(np.float64), expected(saved / "base", "mean", feeds)[:, :3])
 
 
+def test_tasks_that_are_not_given_or_given_twice(saved: Path) -> None:
+    with pytest.raises(ExportError, match=r"has no adapters: .* own embeddings are a task with --adapter NAME=base"):
+        load(saved / "base", False)
+    with pytest.raises(ExportError, match=r"'own' and 'again' are the same embeddings of .*: omit one of them"):
+        load(saved / "base", False, ["own=base", "again=base"])
+
+
 def test_a_default_prompt_under_a_head_is_named(saved: Path) -> None:
     checkpoint = load(saved / "base", False, heads={"topics": HEAD})
     (note,) = default_prompts(prune(checkpoint.model, make_plan(checkpoint, None, 0)))
