@@ -12,6 +12,7 @@ import onnx_ir.passes.common as common
 
 from exporter.compile.passes.absorb_projections import AbsorbProjectionsPass
 from exporter.compile.passes.drop_expands import DropExpandsPass
+from exporter.compile.passes.drop_identities import DropIdentitiesPass
 from exporter.compile.passes.drop_nan_guards import DropNanGuardsPass
 from exporter.compile.passes.fold_constants import FoldConstantsPass
 from exporter.compile.passes.fold_scales import FoldScalesPass
@@ -60,7 +61,7 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         # Before Transposes are folded: the folded weight inherits the name.
         NameTransposedPass(),
         FoldConstantsPass(protected),
-        common.IdentityEliminationPass(),
+        DropIdentitiesPass(),
         # Equal operands under several names would hide equal nodes. Weights wait until the groups are joined.
         MergeWeightsPass(protected, size_limit=_SMALL),
         common.CommonSubexpressionEliminationPass(),
@@ -101,7 +102,7 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
 def final_passes() -> tuple[ir.passes.InPlacePass, ...]:
     """Return the passes that merge what the groups have in common and clean up after the vectoriser."""
     return (
-        common.IdentityEliminationPass(),
+        DropIdentitiesPass(),
         MergeWeightsPass(),
         common.CommonSubexpressionEliminationPass(),
         # After merging, so that a weight that two groups share is transposed and scaled once and stays shared.

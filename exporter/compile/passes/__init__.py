@@ -3,6 +3,7 @@
 from exporter.compile.passes.absorb_projections import AbsorbProjectionsPass
 from exporter.compile.passes.convert_to_half import ConvertToHalfPass
 from exporter.compile.passes.drop_expands import DropExpandsPass
+from exporter.compile.passes.drop_identities import DropIdentitiesPass
 from exporter.compile.passes.drop_nan_guards import DropNanGuardsPass
 from exporter.compile.passes.fold_constants import FoldConstantsPass
 from exporter.compile.passes.fold_scales import FoldScalesPass
@@ -33,6 +34,7 @@ __all__ = [
     "AbsorbProjectionsPass",
     "ConvertToHalfPass",
     "DropExpandsPass",
+    "DropIdentitiesPass",
     "DropNanGuardsPass",
     "FoldConstantsPass",
     "FoldScalesPass",

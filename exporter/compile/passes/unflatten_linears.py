@@ -36,6 +36,8 @@ class UnflattenLinearsPass(NodeRewritePass):
             return Refusal("the shapes around the Gemm are not known")
         if before[-1] != matrix[1]:
             return Refusal("the rows of the Gemm are not those of the input", gemm.inputs[0])
+        if len(gemm.inputs) > 2 and gemm.inputs[2] is not None and len(known_shape(gemm.inputs[2]) or (0, 0)) > 1:
+            return Refusal("what the Gemm adds is not one vector", gemm.inputs[2])
         readers = [use.node for use in output.uses()]
         if output.is_graph_output() or any(reader.op_type != "Reshape" for reader in readers):
             return Refusal("the result is also read as a matrix", output)
