@@ -281,8 +281,9 @@ def _instance_norm(graph: Graph, op_type: str) -> str:
 def _layer_norm(graph: Graph, op_type: str) -> str:
     dims = graph.dims(graph.number(1, 3))
     axis = _axis(graph, len(dims))
-    scale = graph.value(dims[axis % len(dims) :], False)
-    return graph.add(f"{op_type}<axis = {axis}, epsilon = 0.1>({graph.branch(dims)}, {scale})")
+    scale, bias = (graph.operand(dims[axis % len(dims) :]) for _ in range(2))
+    operands = [graph.branch(dims), scale, *([bias] if graph.yes() else [])]
+    return graph.add(f"{op_type}<axis = {axis}, epsilon = 0.1>({', '.join(operands)})")
 
 
 def _clip(graph: Graph, op_type: str) -> str:

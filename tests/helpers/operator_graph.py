@@ -93,6 +93,10 @@ class Graph:
             array = _random(*map(int, dims), seed=len(self.constants))
             if not of_branch:
                 return self.constant(array)
+            if self.yes():  # a task weight itself
+                name = f"w{len(self.weights)}"
+                self.weights[name] = [_random(*map(int, dims), seed=10 * len(self.weights) + task) for task in range(2)]
+                return name
             reduced = self.add(f"ReduceMax({self.branch([B, 1])})")
             shape = self.constant([1] * len(dims))
             return self.add(f"Mul({self.constant(array)}, {self.add(f'Reshape({reduced}, {shape})')})")

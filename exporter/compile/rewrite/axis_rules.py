@@ -90,11 +90,10 @@ def transpose(node: ir.Node, axis: int) -> Sources:
 
 
 def squeeze(node: ir.Node, axis: int) -> Sources:
-    """Rule of Squeeze, which removes the axes that it names, or all axes of length 1."""
-    before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-    gone = _input_axes(node, 1, len(before))
-    kept = _kept(len(before), gone if gone is not None else (i for i, dim in enumerate(before) if dim == 1))
-    return only_first(node, kept[axis]) if len(kept) == len(after) else None
+    """Rule of Squeeze, if it names its axes; otherwise it would also remove an axis that has length 1 only at some batch."""
+    rank = len(shape_of(node.inputs[0]))
+    gone = _input_axes(node, 1, rank)
+    return None if gone is None else only_first(node, _kept(rank, gone)[axis])
 
 
 def unsqueeze(node: ir.Node, axis: int) -> Sources:

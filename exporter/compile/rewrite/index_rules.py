@@ -29,12 +29,19 @@ def gemm(node: ir.Node, axis: int) -> Sources:
 
 
 def einsum(node: ir.Node, axis: int) -> Sources:
-    """Rule of Einsum: an axis of the result is the axis of each operand that has the same letter."""
+    """Rule of Einsum: an axis of the result is the axis of each operand that has the same letter, unless it is broadcast."""
     terms, arrow, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
     operands = terms.split(",")
     if not arrow or "." in terms or any(len(set(letters)) < len(letters) for letters in (*operands, result)):
         return None
-    return tuple(letters.index(result[axis]) if result[axis] in letters else None for letters in operands)
+    after, found = shape_of(node.outputs[0])[axis], list[int | None]()
+    for value, letters in zip(node.inputs, operands, strict=True):
+        own = letters.index(result[axis]) if result[axis] in letters else None
+        length = 1 if own is None else shape_of(value)[own]
+        if length != 1 and not same(length, after):
+            return None
+        found.append(None if length == 1 else own)
+    return tuple(found)
 
 
 def gather(node: ir.Node, axis: int) -> Sources:

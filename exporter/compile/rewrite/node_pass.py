@@ -104,7 +104,7 @@ def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value | Mapping[ir.Value
             continue
         # keeps_outputs, or the pass leaves outputs whose names would meet
         assert not (old.is_graph_output() and (new.is_graph_output() or new.is_graph_input() or new.is_initializer()))
-        if known_shape(new) is None and known_shape(old) is not None:
+        if new.shape is None or (known_shape(new) is None and known_shape(old) is not None):
             new.shape = old.shape
         replace_value(old, new)
         _remove_unread(old.producer())

@@ -98,7 +98,12 @@ class RouteTasksPass(ir.passes.InPlacePass):
         if not graph.inputs or not all(batch.axis(value) == 0 for value in graph.inputs):
             problems.append(f"expected inputs whose first axis is {self.batch!r}")
         shapes = [known_shape(value) for value in graph.outputs]
-        if len(shapes) != 1 or shapes[0] is None or (len(shapes[0]) != 2 and not self.is_stem):
+        if (
+            len(shapes) != 1
+            or shapes[0] is None
+            or str(shapes[0][0]) != self.batch
+            or (len(shapes[0]) != 2 and not self.is_stem)
+        ):
             problems.append(f"expected one output [{self.batch}, labels], found {[value.shape for value in graph.outputs]}")
         if problems:
             raise ir.passes.PreconditionError(f"{type(self).__name__}: {'; '.join(problems)}")

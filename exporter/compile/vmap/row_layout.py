@@ -18,8 +18,8 @@ __all__ = ["RowLayout"]
 class RowLayout:
     """The batch axis counts rows: row i is input row row_ids[i], computed for task task_ids[i].
 
-    Trunk values and stacks of task weights are gathered row by row. If all lengths are known, no Reshape has -1 next to a
-    copied axis: ONNX Runtime refuses that for zero rows, and a group of tasks may have zero rows.
+    Trunk values and stacks of task weights are gathered row by row. No Reshape has -1 next to the number of rows: ONNX Runtime
+    refuses that for zero rows, and a group of tasks may have zero rows.
     """
 
     pads = True
@@ -101,14 +101,26 @@ class RowLayout:
         if self._plain(value, 0) and len(dims) == 2:
             axis = self._build.ints([1])
             return self._build.node("Unsqueeze", [folded, axis], shape=shape, dtype=value.dtype, hint=hint)
-        if self._plain(value, 0):
-            target = self._build.ints([0, math.prod(middle) if known else -1, last_length(value)])
+        if self._plain(value, 0) and known:
+            target = self._build.ints([0, math.prod(middle), last_length(value)])
         else:
-            parts = [self._length("rows", self.row_ids), self._build.ints([-1, last_length(value)])]
+            ends = (self._length("rows", self.row_ids), self._build.ints([last_length(value)]))
+            parts = [ends[0], self._middle(folded, value), ends[1]]
             target = self._build.node(
                 "Concat", parts, attributes={"axis": 0}, shape=ir.Shape([3]), dtype=ir.DataType.INT64, hint=f"{hint}_shape"
             )
         return self._build.node("Reshape", [folded, target], shape=shape, dtype=value.dtype, hint=hint)
+
+    def _middle(self, folded: ir.Value, value: ir.Value) -> ir.Value:
+        """Return n of [rows, n, features], [1], also for zero rows."""
+        int64, one, first = ir.DataType.INT64, ir.Shape([1]), int(self._plain(value, 0))
+        span = {"start": first, "end": len(value.shape or ()) - 1}
+        lengths = self._build.node("Shape", [folded], attributes=span, shape=ir.Shape([span["end"] - first]), dtype=int64)
+        count = self._build.node("ReduceProd", [lengths, self._build.ints([0])], shape=one, dtype=int64)
+        if first:
+            return count
+        rows = self._build.node("Max", [self._length("rows", self.row_ids), self._build.ints([1])], shape=one, dtype=int64)
+        return self._build.node("Div", [count, rows], shape=one, dtype=int64)
 
     def unflatten(self, flat: ir.Value, value: ir.Value) -> ir.Value | None:
         """Convert the result of `flatten` back to the folded form; None if the caller must reshape it."""

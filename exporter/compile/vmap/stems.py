@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from exporter.compile.rewrite.builder import const_array, known_shape
+from exporter.compile.rewrite.builder import Builder, const_array, known_shape, replace_value
 from exporter.traced_group import TracedGroup
 
 __all__ = ["STEM", "Family", "find_families"]
@@ -168,6 +168,8 @@ def _divide(
     graph = groups[first].model.graph
     weights: dict[str, list[np.ndarray]] = {}
     for name, arrays in groups[first].weights.items():
+        if name not in graph.initializers:  # nothing reads it
+            continue
         more = [(number, equal[number].get(graph.initializers[name])) for number, _ in others]
         if all(value is not None for _, value in more):
             rest = [array for number, value in more if value is not None for array in groups[number].weights[str(value.name)]]
@@ -184,7 +186,12 @@ def _rest(group: TracedGroup, cut: ir.Value) -> TracedGroup:
     """Return a group, changed in place, that reads the value `cut` from an input."""
     graph = group.model.graph
     given = ir.Value(name=STEM, shape=cut.shape, type=cut.type)
-    cut.replace_all_uses_with(given)
+    if cut.is_graph_output():  # the group's result is the stem: hidden states without a head
+        build = Builder(graph, "")
+        replace_value(cut, build.node("Identity", [given], shape=cut.shape, dtype=cut.dtype))
+        graph.insert_before(graph[0], build.take())
+    else:
+        cut.replace_all_uses_with(given)
     graph.inputs.append(given)
     return _read(group)
 

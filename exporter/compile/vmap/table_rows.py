@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import known_shape
+from exporter.compile.rewrite.axes import MOVES
+from exporter.compile.rewrite.builder import const_array, known_shape
+from exporter.compile.rewrite.match import counts_from_zero
 from exporter.compile.vmap.env import Env
 from exporter.compile.vmap.forms import Folded, Form, PerRow
 from exporter.compile.vmap.row_layout import RowLayout
@@ -47,6 +49,9 @@ def look_up(node: ir.Node, env: Env, layout: RowLayout) -> list[Form] | None:
         starts = build.node("Unsqueeze", [starts, axes], shape=shape, dtype=int64)
     if index.dtype != int64:
         own = build.node("Cast", [own], attributes={"to": int(int64)}, shape=own.shape, dtype=int64)
+    if _may_be_negative(index):
+        # It counts from the end of the table of its task, not of the table before it.
+        own = build.node("Mod", [own, length], shape=own.shape, dtype=int64)
     places = build.node("Add", [own, starts], shape=ir.Shape([rows[0], *each]), dtype=int64, hint=f"{index.name}_places")
     found = build.node(
         "Gather",
@@ -57,3 +62,13 @@ def look_up(node: ir.Node, env: Env, layout: RowLayout) -> list[Form] | None:
         hint=f"{output.name}_rows",
     )
     return [PerRow(found) if shared else Folded(found)]
+
+
+def _may_be_negative(index: ir.Value) -> bool:
+    """Whether an index may be negative: token ids are not, and neither are positions."""
+    array, node = const_array(index), index.producer()
+    if array is not None:
+        return bool((array < 0).any())
+    if node is not None and node.domain == "" and node.op_type in MOVES | {"Cast"} and node.inputs[0] is not None:
+        return _may_be_negative(node.inputs[0])
+    return not (index.is_graph_input() or counts_from_zero(index))

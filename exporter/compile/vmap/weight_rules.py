@@ -30,15 +30,25 @@ class Stacks:
         self._made: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
 
     def matrices(self, weight: ir.Value | None, order: tuple[int, int]) -> ir.Value | None:
-        """Return the tasks' matrices as [tasks or rows, in, out]; None if there are none or they cannot be stacked."""
-        arrays = self._env.arrays(weight)
+        """Return the tasks' matrices as [tasks or rows, in, out], or one matrix of the trunk as [in, out].
+
+        None if it is neither, or if the matrices cannot be stacked.
+        """
+        arrays, shared = self._env.arrays(weight), const_array(weight)
+        if weight is not None and arrays is None and shared is not None and shared.ndim == 2:
+            return weight if order == (0, 1) else self._transposed(weight)
         if weight is None or arrays is None or any(array.ndim != 2 for array in arrays):
             return None
         return self._stack(weight, order, [array.transpose(order) for array in arrays])
 
     def vectors(self, weight: ir.Value | None) -> ir.Value | None:
-        """Return the tasks' vectors, which vary along the last axis only, as [tasks or rows, 1, n]."""
-        arrays = self._env.arrays(weight)
+        """Return the tasks' vectors as [tasks or rows, 1, n], or one vector of the trunk as [n].
+
+        None if it is neither, if the vectors cannot be stacked, or if they vary along another axis than the last.
+        """
+        arrays, shared = self._env.arrays(weight), const_array(weight)
+        if arrays is None and shared is not None and shared.ndim < 2:
+            return weight
         if weight is None or arrays is None or len({array.ndim for array in arrays}) != 1:
             return None
         if any(array.size != (array.shape or (1,))[-1] for array in arrays):
@@ -55,6 +65,14 @@ class Stacks:
                 arrays = [np.pad(array, ((0, 0), (0, columns - array.shape[1]))) for array in arrays]
             self._made[key] = self._env.layout.stack(arrays, str(weight.name))
         return self._made[key]
+
+    def _transposed(self, weight: ir.Value) -> ir.Value:
+        def make() -> ir.Value:
+            shape = ir.Shape(list(weight.shape or ())[::-1])
+            turn, hint = {"perm": [1, 0]}, f"{weight.name}_transposed"
+            return self._env.build.node("Transpose", [weight], attributes=turn, shape=shape, dtype=weight.dtype, hint=hint)
+
+        return self._env.build.once((weight, "transposed"), make)
 
     def widths(self, weight: ir.Value | None, axis: int) -> tuple[int, ...] | None:
         """Return the tasks' sizes along an axis if they differ; None otherwise."""
@@ -92,15 +110,14 @@ def _gemm(node: ir.Node, env: Env, stacks: Stacks) -> Stacked | None:
 
 
 def _layer_norm(node: ir.Node, env: Env, stacks: Stacks) -> Stacked | None:
-    """LN(x) with task weights = scale x LN(x) with unit weights + bias."""
+    """LN(x) with task weights = scale x LN(x) with unit weights + bias; a scale of the trunk stays in LN."""
     x, scale, bias = [*node.inputs, None][:3]
     if x is None or scale is None or not env.can_stack(x) or env.widths(x) is not None:
         return None
     if node.attributes.get_int("axis", -1) not in (-1, len(known_shape(x) or ()) - 1):
         return None
     scales, offsets = stacks.vectors(scale), stacks.vectors(bias)
-    arrays = env.arrays(scale)
-    if scales is None or arrays is None or (bias is not None and offsets is None):
+    if scales is None or (bias is not None and offsets is None):
         return None
     output, flat = node.outputs[0], env.stacked(x)
     kept: dict[str, int | float | str | Sequence[int]] = {
@@ -108,9 +125,10 @@ def _layer_norm(node: ir.Node, env: Env, stacks: Stacks) -> Stacked | None:
         "epsilon": node.attributes.get_float("epsilon", 1e-5),
         "stash_type": node.attributes.get_int("stash_type", 1),
     }
-    unit = env.build.constant(np.ones_like(arrays[0]))
+    arrays = env.arrays(scale)
+    unit = scale if arrays is None else env.build.constant(np.ones_like(arrays[0]))
     y = env.build.node("LayerNormalization", [flat, unit], attributes=kept, shape=flat.shape, dtype=output.dtype)
-    y = _node(env, "Mul", [y, scales], output)
+    y = y if arrays is None else _node(env, "Mul", [y, scales], output)
     return Stacked(y if offsets is None else _node(env, "Add", [y, offsets], output))
 
 
@@ -127,7 +145,7 @@ def _arithmetic(node: ir.Node, env: Env, stacks: Stacks) -> Stacked | None:
     if vectors is None:
         return None
     inputs = [vectors if value is weight else env.stacked(x) for value in node.inputs]
-    return Stacked(_node(env, node.op_type, inputs, node.outputs[0]), widths)
+    return Stacked(_node(env, node.op_type, inputs, node.outputs[0], list(node.attributes.values())), widths)
 
 
 WEIGHT_RULES: Mapping[str, WeightRule] = {
@@ -158,9 +176,10 @@ def elementwise(node: ir.Node, env: Env) -> Stacked | None:
     return Stacked(env.build.clone(node, inputs, [stacks[0].value.shape], "")[0], widths.pop())
 
 
-def _node(env: Env, op_type: str, inputs: Sequence[ir.Value], like: ir.Value) -> ir.Value:
+def _node(env: Env, op_type: str, inputs: Sequence[ir.Value], like: ir.Value, attributes: Sequence[ir.Attr] = ()) -> ir.Value:
     """Make a node of rank three. Its columns are those of the operands: stacked weights may have more labels than `like`."""
     leading = next((value.shape[0] for value in inputs if value.shape is not None and len(value.shape) == _RANK), None)
     columns = [value.shape[-1] for value in inputs if value.shape is not None]
     last = columns[-1] if op_type == "MatMul" else max((dim for dim in columns if isinstance(dim, int)), default=None)
-    return env.build.node(op_type, inputs, shape=ir.Shape([leading, None, last]), dtype=like.dtype, hint=like.name)
+    shape = ir.Shape([leading, None, last])
+    return env.build.node(op_type, inputs, attributes=attributes, shape=shape, dtype=like.dtype, hint=like.name)

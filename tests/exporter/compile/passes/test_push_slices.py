@@ -1,5 +1,6 @@
 """Only the rows that are read."""
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -211,3 +212,17 @@ def test_refuses_subgraphs_which_could_read_a_value_whole() -> None:
 def test_cuts_a_row_once() -> None:
     text = f"{HEAD} <int64 i = {{1}}> {{ h = MatMul(x, w) y = Gather<axis = 1>(h, i) }}"
     prove(PushSlicesPass(), text, "Slice MatMul Squeeze", initializers=WEIGHTS, tolerance=1e-5, sizes=SIZES)
+
+
+def test_leaves_whole_what_a_squeeze_without_axes_reads() -> None:
+    """Of a single row, it would remove that axis as well."""
+    body = "u = Unsqueeze(x, i) h = Relu(u) s = Squeeze(h) g = Neg(s) a = Slice(g, zero, i, i) y = Squeeze(a, i)"
+    text = f"{HEAD} <int64[1] zero = {{0}}, int64[1] i = {{1}}, float[batch, sequence, 4] s> {{ {body} }}"
+    prove(PushSlicesPass(), text, "Unsqueeze Relu Squeeze Slice Neg Squeeze", sizes=SIZES[1:])
+
+
+def test_leaves_the_broadcast_axis_of_an_einsum_whole() -> None:
+    text = f"""{HEAD} <int64 i = {{1}}> {{ h = Relu(x) o = ReduceMax<keepdims = 1>(x, axis)
+        e = Einsum<equation = "bsd,bsd->bsd">(h, o) y = Gather<axis = 1>(e, i) }}"""
+    weights = {"axis": np.array([1])}
+    prove(PushSlicesPass(), text, "Slice Relu ReduceMax Einsum Squeeze", initializers=weights, sizes=SIZES)

@@ -31,3 +31,10 @@ def test_turns_a_transposed_weight_and_needs_no_bias() -> None:
 )
 def test_leaves_other_products_alone(old: str, new: str) -> None:
     prove(UnflattenLinearsPass(), TEXT.replace(old, new), None, initializers=WEIGHTS)
+
+
+def test_leaves_a_matrix_that_is_added() -> None:
+    text = TEXT.replace("g = Gemm(f, w, b)", "c = Relu(f) d = MatMul(c, w) g = Gemm(f, w, d)").replace(
+        "float[many, 6] g>", "float[many, 6] g, float[many, 6] d>"
+    )
+    prove(UnflattenLinearsPass(), text, None, initializers=WEIGHTS, refused="what the Gemm adds is not one vector")

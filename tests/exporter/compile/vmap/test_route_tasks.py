@@ -184,6 +184,20 @@ def test_looks_up_in_the_table_of_each_task(count: int, kind: str) -> None:
     route(text, weights, shapes=shapes, labels=4)
 
 
+def test_an_index_below_zero_counts_from_the_end_of_its_own_table() -> None:
+    body = "m = Neg(n) t = Gather(w, m) y = ReduceMax<keepdims = 0>(t, i)"
+    route(f"(int64[batch, 4] n) => (float[batch, 2] y) <int64[1] i = {{1}}> {{ {body} }}", {"w": tasks_of(5, 2)})
+
+
+@pytest.mark.parametrize("own", ["w", "b"])
+@pytest.mark.parametrize("operator", ["LayerNormalization(h, w, b)", "Gemm<transB = 1>(h, w, b)"])
+def test_selects_one_weight_next_to_one_of_the_trunk(operator: str, own: str) -> None:
+    shapes = {"w": (4, 4) if operator.startswith("Gemm") else (4,), "b": (4,)}
+    trunk = {name: rand(*shape, seed=9) for name, shape in shapes.items() if name != own}
+    text = f"{HEAD} {{ h = Tanh(x) y = {operator} }}".replace("labels", "4")
+    route(text, {own: tasks_of(*shapes[own])}, trunk=trunk, labels=4)
+
+
 @pytest.mark.parametrize("operator", ['Einsum<equation = "bi,io->bo">(h, w)', "GatherElements(w, i)"])
 def test_refuses_what_has_no_rule(operator: str) -> None:
     text = f"(float[batch, 4] x, int64[batch, 2] i) => (float[batch, 2] y) {{ h = Relu(x) y = {operator} }}"
@@ -196,7 +210,7 @@ def test_refuses_what_mixes_rows() -> None:
         route(f"{HEAD} {{ g = MatMul(x, w) y = CumSum(g, i) }}", {"w": tasks_of(4, 2)}, trunk={"i": np.array(0)})
 
 
-@pytest.mark.parametrize("output", ["float[batch, sequence, 4] y", "float[batch] y"])
+@pytest.mark.parametrize("output", ["float[batch, sequence, 4] y", "float[batch] y", "float[sequence, 4] y"])
 def test_refuses_outputs_that_are_no_vector_per_row(output: str) -> None:
     text = f"(float[batch, sequence, 4] x) => ({output}) {{ y = MatMul(x, w) }}"
     with pytest.raises(ir.passes.PreconditionError, match="expected one output"):
@@ -230,3 +244,31 @@ def test_groups_answer_their_own_rows(every_row: bool, order: tuple[int, int]) -
     # How many rows each group has, only the run would know.
     assert ("NonZero" in op_types(joined)) is not every_row
     check(joined, [templates[number] for number in range(3)], labels=5)
+
+
+@pytest.mark.parametrize(
+    ("body", "shape"), [("", ["batch", "sequence", 2, 2]), ("g = Reshape(f, flat) ", ["2*batch*sequence", 2])]
+)
+def test_a_group_without_rows_computes_none(body: str, shape: list[str | int]) -> None:
+    """Neither [batch, sequence, 2, 2] nor merged axes say how many rows of features each row has."""
+    text = f"""(float[batch, sequence, 4] x) => (float[batch, 2] y)
+        <int64[4] four = {{0, 0, 2, 2}}, int64[2] flat = {{-1, 2}}, int64[2] axes = {{1, 2}}> {{
+        f = Reshape(x, four) {body}m = MatMul({body[:1] or "f"}, w) n = Shape<end = 3>(f) l = Concat<axis = 0>(n, two)
+        r = Reshape(m, l) y = ReduceMax<keepdims = 0>(r, axes) }}"""
+    models = []
+    for number in range(2):
+        weights = {"w": tasks_of(2, 2, seed=number, count=2)}
+        model = template(text, weights, {"two": np.array([2])})
+        for value in (value for node in model.graph for value in node.outputs):
+            known: dict[str, list[str | int]] = {"g": shape, "m": shape, "r": ["batch", "sequence", 2, 2]}
+            if str(value.name) in known:
+                value.shape = ir.Shape(known[str(value.name)])
+        RouteTasksPass(TASKS[:2], weights, f"group{number}", "batch", (2 * number, 2 * number + 1), 4)(model)
+        models.append(model)
+    joined = JoinGroupsPass(models[1:])(models[0]).model
+    MergeRoutesPass("row_ids")(joined)
+    feeds = {"x": rand(2, 3, 4), "row_ids": np.array([1, 0]), "task_ids": np.array([3, 2])}
+    (logits,) = compute(joined, feeds)
+    single = [template(text, {"w": tasks_of(2, 2, seed=1, count=2)}, {"two": np.array([2])}, task) for task in (1, 0)]
+    for found, row, each in zip(logits, (1, 0), single, strict=True):
+        assert_close(found, compute(each, {"x": feeds["x"]})[0][row], 1e-5)

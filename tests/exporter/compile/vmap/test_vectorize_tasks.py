@@ -376,6 +376,22 @@ def test_passes_a_missing_optional_input_on() -> None:
     vectorize(f"{HEAD} <float high = {{0.5}}> {{ h = MatMul(x, w) y = Clip(h, , high) }}", {"w": tasks_of(4, 4)})
 
 
+def test_keeps_the_attributes_of_an_operator_with_a_task_weight() -> None:
+    vectorize(f"{HEAD} {{ y = Mod<fmod = 1>(x, w) }}", {"w": tasks_of(4)}, "Tile Reshape Mod Shape Concat Reshape Split")
+
+
+@pytest.mark.parametrize("own", ["w", "b"])
+@pytest.mark.parametrize("operator", ["LayerNormalization(x, w, b)", "Gemm<transB = 1>(x, w, b)"])
+def test_stacks_one_weight_next_to_one_of_the_trunk(operator: str, own: str) -> None:
+    shapes = {"w": (4, 4) if operator.startswith("Gemm") else (4,), "b": (4,)}
+    model = vectorize(
+        f"(float[batch, 4] x) => (float[batch, 4] y) {{ y = {operator} }}",
+        {own: tasks_of(*shapes[own])},
+        trunk={name: rand(*shape, seed=9) for name, shape in shapes.items() if name != own},
+    )
+    assert op_types(model).count(operator[:4] if operator.startswith("Layer") else "MatMul") <= 1
+
+
 def test_runs_half_precision() -> None:
     text = "(float16[batch, 4] x) => (float16[batch, 2] y) { h = Relu(x) y = Gemm<transB = 1>(h, w, b) }"
     weights = {"w": [a.astype(np.float16) for a in tasks_of(2, 4)], "b": [a.astype(np.float16) for a in tasks_of(2)]}
