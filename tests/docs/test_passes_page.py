@@ -37,7 +37,8 @@ def _pass(name: str) -> ir.passes.InPlacePass:
 
 
 def _weights(text: str) -> dict[str, np.ndarray]:
-    return {name: array for name, array in WEIGHTS.items() if re.search(rf"[(, ]{name}[,)]", text)}
+    read = {name: array for name, array in WEIGHTS.items() if re.search(rf"[(, ]{name}[,)]", text)}
+    return {name: array for name, array in read.items() if not re.search(rf"\b{name} =", text)}
 
 
 def _position(name: str) -> str:
