@@ -1,4 +1,4 @@
-"""Benchmark of LoRA tasks of different ranks in one batch, filled up with zeros, against tasks of one rank.
+"""Benchmark of LoRA tasks of different ranks in one batch, padded with zeros, against tasks of one rank.
 
 `python -m benchmarks.mixed_ranks` exports a randomly initialized BERT twice: with tasks of the ranks 4 and 8 in turn, and with
 tasks of rank 8 only. Both exports verify their graphs; then the graphs are timed in one run of interleaved rounds.

@@ -66,8 +66,8 @@ def add(
             Tasks of it that the bundle already has are ignored.
         fusions: folders or hub ids of fusion layers to load into the model.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
-        pooling: as of `export`.
-        heads: as of `export`; the bundle must have a linear head of the same pooling.
+        pooling: as in `export`.
+        heads: as in `export`; the bundle must have a linear head of the same pooling.
 
     Returns:
         The report of the new tasks.

@@ -105,7 +105,7 @@ def export(
         max_disagreement: refuse a graph whose predictions differ from PyTorch's on more than this share of a task's evaluation
             texts.
         adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model; NAME=base for a task with the model's
-            own head, NAME=SOURCE for a fine-tune of the model. A live model of PEFT or transformers takes NAME=base.
+            own head, NAME=SOURCE for a fine-tune of the model. A live PEFT or transformers model takes NAME=base.
         fusions: folders or hub ids of fusion layers to load into the model.
         int8_ranges: how activations get their ranges in int8. "row", the default: at run time, one for each token, so that a
             result does not depend on the other texts of the batch. "tensor": one for the whole batch with its padding, which

@@ -75,7 +75,7 @@ def decided_in_fp64(exact: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def without_pooling(plan: Plan) -> tuple[str, ...]:
-    """Return a note with the tasks that give hidden states, as an adapter of PEFT does without a pooling.
+    """Return a note with the tasks that give hidden states, as a PEFT adapter does without a pooling.
 
     Args:
         plan: the plan of the tasks.

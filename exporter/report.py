@@ -27,7 +27,7 @@ class TaskReport:
         bytes: the weights that the task does not share, in fp32; those of its adapter and its head.
         forms: form in which the changes of PEFT's tuners and of fine-tunes are stored, such as "whole weight" -> number of
             layers; empty for adapters that are stored as they are.
-        padding: what it costs that the adapter is filled up with zeros to the size of others in its group; None if it is not.
+        padding: what it costs that the adapter is padded with zeros to the size of others in its group; None if it is not.
     """
 
     name: str

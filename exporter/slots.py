@@ -61,7 +61,7 @@ def save_slots(
         model: the file of the variant's graph.
 
     Returns:
-        The tasks that were compared with PyTorch in fp64, as of `verify_slots`.
+        The tasks that were compared with PyTorch in fp64, as in `verify_slots`.
 
     Raises:
         ExportError: the tasks cannot be compiled to such a graph.

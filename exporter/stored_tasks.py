@@ -178,7 +178,7 @@ def new_weights(template: StoredGroup, task_group: TaskGroup, task: Task) -> dic
         elif array is None or wrong or not (may_grow(slot, array, like) or is_head(slot) or name in labels):
             found = "no weight" if array is None else f"{array.dtype}{list(array.shape)}"
             raise ExportError(
-                f"the task {task.name!r} was expected to have {like.dtype}{list(like.shape)} in the place of {name}, "
+                f"the task {task.name!r} was expected to have {like.dtype}{list(like.shape)} in place of {name}, "
                 f"found {found}: export the bundle again with it"
             )
         else:

@@ -77,10 +77,10 @@ def task(
         model: the trunk that the bundle was exported from, as of `add`; tasks of it that the bundle has are ignored.
         fusions: as of `export`.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
-        pooling: as of `export`.
+        pooling: as in `export`.
         drop: drop of the task in a bundle whose tasks have different ones (`drop={task: number}`), one of these. None for the
             drop of each variant, the lowest of its tasks.
-        heads: as of `add`.
+        heads: as in `add`.
 
     Returns:
         The report.

@@ -14,10 +14,10 @@ class TracedGroup:
     """The traced graph of one task structure and the weights of all its tasks.
 
     Attributes:
-        tasks: their names; outputs are called as `output_names` says.
+        tasks: their names; outputs are named by `output_names`.
         model: the template, traced for one of the tasks.
         weights: initializer name in the template -> one array per task.
-        slots: name of a weight in the template -> its slot, as of `task_slots`. Weights in equal slots of two groups
+        slots: name of a weight in the template -> its slot, as in `task_slots`. Weights in equal slots of two groups
             correspond to each other.
         forms: form in which the changes of PEFT's tuners are stored, such as "whole weight" -> number of layers.
     """

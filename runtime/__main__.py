@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after `python -m runtime`; by default those of this process.
 
     Returns:
-        The exit status, as of `runtime.command_line.main`; 2 if ONNX Runtime or another package is missing or incomplete.
+        The exit status, as in `runtime.command_line.main`; 2 if ONNX Runtime or another package is missing or incomplete.
     """
     try:
         command_line = importlib.import_module("runtime.command_line")

@@ -64,7 +64,7 @@ class StatePredictor(ArrayPredictor):
             cancel: handle that can cancel the call from another thread.
 
         Returns:
-            Logits by name, as of `run`, in the order of the states. Shorter texts are padded with zeros where a task has logits
+            Logits by name, as in `run`, in the order of the states. Shorter texts are padded with zeros where a task has logits
             for each token.
 
         Raises:

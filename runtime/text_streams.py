@@ -36,15 +36,15 @@ class Streamable(Protocol):
     def _encoder(self) -> TextEncoder | None: ...
 
     def entries(self, tasks: Sequence[str | TaskEntry] | None = None) -> tuple[TaskEntry, ...]:
-        """Return the entries of tasks; as of `Predictor`."""
+        """Return the entries of tasks; as in `Predictor`."""
 
     @property
     def predict(self) -> Callable[..., dict[str, list[Prediction]]]:
-        """Predict tasks for texts; as of `Predictor`."""
+        """Predict tasks for texts; as in `Predictor`."""
 
     @property
     def encode_texts(self) -> Callable[..., dict[str, npt.NDArray[Any]]]:
-        """Compute embeddings; as of `Predictor`."""
+        """Compute embeddings; as in `Predictor`."""
 
 
 class TextStreams:

@@ -97,7 +97,7 @@ def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: 
 
 
 def _train_lora(task: TaskSpec, arguments: argparse.Namespace, corpus: Path) -> dict[str, Any]:
-    """Train a LoRA adapter of PEFT, save it, and evaluate the saved files."""
+    """Train a LoRA PEFT adapter, save it, and evaluate the saved files."""
     tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
     splits = READERS[task.name](corpus)
     labels = labels_of(task, splits.train)
@@ -172,7 +172,7 @@ def main() -> int:
     parser.add_argument(
         "--lora",
         action="store_true",
-        help="train the LoRA adapters of PEFT instead; the results of the other adapters must be there",
+        help="train the PEFT LoRA adapters instead; the results of the other adapters must be there",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the training; default 0")
     parser.add_argument("--threads", type=int, default=None, help="PyTorch threads; all cores by default")

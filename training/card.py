@@ -52,7 +52,7 @@ of this package: the library saves the adapter once per layer, and an export sto
 """
 
 LORA = """\
-## LoRA adapters of PEFT
+## PEFT LoRA adapters
 
 Where the `adapters` library is not installed, `python -m exporter` exports these adapters, in `peft/`. Each is a LoRA of rank
 {rank} on query and value of layer {layer}, the last one, with a classification head on the pooled first token, trained for

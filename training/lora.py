@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT for some tasks of the bundled example, on the same data and splits as the other adapters.
+"""PEFT LoRA adapters for some tasks of the bundled example, on the same data and splits as the other adapters.
 
 Only the last layer has an adapter. The output of the layers below is the same in every step, so it is computed once per
 example, and the head reads one token, so the last layer computes one row. A task trains in less than a minute on one core.

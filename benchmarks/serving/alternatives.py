@@ -25,7 +25,7 @@ _COLUMNS = 4  # of PEFT, which has one number of labels for all tasks; further c
 
 
 def create(key: str, folder: Path, names: Sequence[str], threads: int, device: str) -> tuple[Rows, dict[str, Any]]:
-    """Load an alternative; as of `engines.create`."""
+    """Load an alternative; as in `engines.create`."""
     torch.set_num_threads(threads)
     place = Place(device, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(key.rpartition("-")[2], torch.float32))
     if key == "files":

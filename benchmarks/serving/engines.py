@@ -27,7 +27,7 @@ CACHE_BYTES = 2**29
 
 
 class Alternative:
-    """Another library in the place of a predictor: the same tokenizer, batches and predictions around its logits."""
+    """Another library in place of a predictor: the same tokenizer, batches and predictions around its logits."""
 
     def __init__(self, bundle: Path, names: Sequence[str], rows: Rows, provider: str) -> None:
         """Read the tokenizer and the tasks of a bundle, and nothing else; further tasks have the labels of these in turn."""

@@ -143,7 +143,7 @@ class Templates:
         """Compile a graph of some branches and open it with ONNX Runtime's CPU provider.
 
         Args:
-            branches: as of `compile`.
+            branches: as in `compile`.
             threads: threads within an operator; None for ONNX Runtime's default.
 
         Yields:

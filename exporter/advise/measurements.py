@@ -49,7 +49,7 @@ class Measurements:
         labels: Labels,
         progress: Callable[[int], None] = lambda _: None,
     ) -> list[Array]:
-        """Return the terms of the metric's sums, [texts, terms] as of `text_sums`, for each branch of one task.
+        """Return the terms of the metric's sums, [texts, terms] as in `text_sums`, for each branch of one task.
 
         All branches are outputs of one graph, which computes the trunk and what they have in common once per text.
 

@@ -30,10 +30,10 @@ class Request:
     Attributes:
         evaluation: task -> file of labelled texts.
         model: folder or hub id; None for the bundled example.
-        adapters: [NAME=]SOURCE, as of an export.
-        fusions: SOURCE, as of an export.
-        pooling: adapter -> pooling, as of an export.
-        heads: task -> file of a linear classifier, as of an export.
+        adapters: [NAME=]SOURCE, as for an export.
+        fusions: SOURCE, as for an export.
+        pooling: adapter -> pooling, as for an export.
+        heads: task -> file of a linear classifier, as for an export.
         tasks: names, or name -> adapter; None for those of the model.
         precision: precision of the graphs.
         target: target of the graphs, one that the CPU provider runs.

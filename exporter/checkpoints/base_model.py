@@ -1,4 +1,4 @@
-"""Loading of a model folder as a class of transformers, and the checks of a loaded model."""
+"""Loading of a model folder as a transformers class, and the checks of a loaded model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_folder(source: Source, class_name: str) -> Loaded:
-    """Load a model folder as a class of transformers.
+    """Load a model folder as a transformers class.
 
     Args:
         source: the model folder.

@@ -27,13 +27,13 @@ def check_pooling(pooling: Any) -> None:
 
 
 def check_poolable(pooling: Mapping[str, Any]) -> None:
-    """Check that there is no request, for a model without adapters of PEFT.
+    """Check that there is no request, for a model without PEFT adapters.
 
     Raises:
         ExportError: there is one.
     """
     if pooling:
-        raise ExportError(f"a pooling is for adapters of PEFT, and {', '.join(map(repr, pooling))} are not: omit it")
+        raise ExportError(f"a pooling is for PEFT adapters, and {', '.join(map(repr, pooling))} are not: omit it")
 
 
 def saved_embedders(parts: Sequence[Part], config: Any) -> tuple[dict[str, Embedder], int | None]:
@@ -47,7 +47,7 @@ def saved_embedders(parts: Sequence[Part], config: Any) -> tuple[dict[str, Embed
         Adapter -> modules, without adapters of other folders; and the longest text in tokens, None without a limit.
 
     Raises:
-        ExportError: as of `read_sentence_folder`; or two folders have different limits.
+        ExportError: as in `read_sentence_folder`; or two folders have different limits.
     """
     found, limits = {}, {}
     for part in parts:
@@ -70,7 +70,7 @@ def named_embedders(model: Any, pooling: Mapping[str, Any], saved: Mapping[str, 
     """Make the modules of adapters whose pooling is requested by name.
 
     Args:
-        model: a model of PEFT, or several of them.
+        model: a PEFT model, or several of them.
         pooling: adapter -> pooling.
         saved: adapter -> the modules that were saved with it.
 
@@ -96,6 +96,6 @@ def named_embedders(model: Any, pooling: Mapping[str, Any], saved: Mapping[str, 
 
 
 def embed(model: Any, embedders: Mapping[str, Embedder]) -> None:
-    """Let a model of PEFT, or several of them, compute embeddings, in place."""
+    """Let a PEFT model, or several of them, compute embeddings, in place."""
     for part in getattr(model, "parts", [model]):
         add_embedders(part, {name: each for name, each in embedders.items() if name in library_of(part).adapters_of(part)})

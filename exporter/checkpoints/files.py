@@ -60,7 +60,7 @@ def read_all_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a model folder from all of its weight files.
 
     Raises:
-        ExportError: as of `read_weights`.
+        ExportError: as in `read_weights`.
     """
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     return {key: value for path in files for key, value in _read_file(path).items()}

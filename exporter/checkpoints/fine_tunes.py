@@ -70,7 +70,7 @@ def load_task(part: Part, class_name: str) -> Loaded:
 
     Args:
         part: the model folder as a task.
-        class_name: the class of transformers.
+        class_name: the transformers class.
 
     Raises:
         ExportError: weights are missing, for which transformers only warns, or contain NaN.

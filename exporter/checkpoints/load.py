@@ -79,7 +79,7 @@ def load(
             NAME=SOURCE of a fine-tune of the model; NAME=base for the model's own head, also that of a live model.
         fusions: SOURCE, each a folder or a hub id of save_adapter_fusion, with or without the adapters of its members.
         pooling: PEFT adapter -> the name of a pooling, which makes embeddings of its hidden states.
-        heads: task name -> a linear head over the model's embeddings, as of `exporter.checkpoints.linear_heads.read_heads`.
+        heads: task name -> a linear head over the model's embeddings, as in `exporter.checkpoints.linear_heads.read_heads`.
         access: token and cache of the hub.
 
     Raises:
@@ -123,7 +123,7 @@ def _with_own_heads(model: Any, names: Sequence[str]) -> Checkpoint:
     whole = model[0] if isinstance(model, list | tuple) and model else model
     if isinstance(whole, PreTrainedModel) and is_adapterhub(whole):
         raise ExportError(
-            f"the {type(whole).__name__} is of the adapters library: {names[0]}={BASE} is for models of transformers and PEFT"
+            f"the {type(whole).__name__} is of the adapters library: {names[0]}={BASE} is for transformers and PEFT models"
         )
     is_plain = isinstance(whole, PreTrainedModel) and not is_peft(whole)
     found = Checkpoint(None, None, type(whole).__name__) if is_plain else _live(model)
@@ -141,7 +141,7 @@ def _live(model: Any) -> Checkpoint:
     if isinstance(model, list | tuple):
         parts = [_live(each).model for each in model]
         if not parts or not all(is_peft(part) for part in parts):
-            raise ExportError("expected a list of models of PEFT: models of the adapters library are exported one at a time")
+            raise ExportError("expected a list of PEFT models: models of the adapters library are exported one at a time")
         return Checkpoint(MixedModel(parts) if len(parts) > 1 else parts[0], None, type(parts[0]).__name__)
     name = type(model).__name__
     if quantized := getattr(getattr(model, "config", None), "quantization_config", None):
@@ -156,7 +156,7 @@ def _live(model: Any) -> Checkpoint:
         return Checkpoint(as_peft_model(model), None, name)
     if name in ("SentenceTransformer", "CrossEncoder"):
         raise ExportError(
-            f"expected a model of transformers, found a {name}: save it with save_pretrained(folder), and export the folder of "
+            f"expected a transformers model, found a {name}: save it with save_pretrained(folder), and export the folder of "
             "its base model with adapters=[folder]"
         )
     raise ExportError(

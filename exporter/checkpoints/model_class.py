@@ -1,4 +1,4 @@
-"""The class of transformers that a model folder is loaded as."""
+"""The transformers class that a model folder is loaded as."""
 
 from __future__ import annotations
 

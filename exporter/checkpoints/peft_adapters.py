@@ -1,4 +1,4 @@
-"""Loading of PEFT adapters into models of PEFT: one for each task type and kind of adapter, over the weights of one base."""
+"""Loading of PEFT adapters into PEFT models: one for each task type and kind of adapter, over the weights of one base."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_peft(base: Any, sources: Mapping[str, Path], missing: Collection[str] =
         missing: names of the weights that the checkpoint of `base` lacks; every adapter must have them in modules_to_save.
 
     Returns:
-        A model of PEFT in evaluation mode with the first adapter active, or a `MixedModel` for adapters of several types.
+        A PEFT model in evaluation mode with the first adapter active, or a `MixedModel` for adapters of several types.
 
     Raises:
         ExportError: PEFT is not installed, or an adapter is damaged, of an unsupported type, or trained for another model.
@@ -62,12 +62,12 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
     """Load adapters into one model for each task type and type of adapters; the models share the weights of the base.
 
     Args:
-        base: as of `load_peft`.
-        sources: as of `load_peft`.
-        missing: as of `load_peft`.
+        base: as in `load_peft`.
+        sources: as in `load_peft`.
+        missing: as in `load_peft`.
 
     Raises:
-        ExportError: as of `load_peft`.
+        ExportError: as in `load_peft`.
     """
     check_installed(sources.values())
     if not sources:
@@ -90,13 +90,13 @@ def load_parts(base: Any, sources: Mapping[str, Path], missing: Collection[str] 
 
 
 def _wrapped(config: Any) -> tuple[str, ...]:
-    """Return the names of the modules besides its targets that an adapter wraps; in a model of PEFT, all wrap the same."""
+    """Return the names of the modules besides its targets that an adapter wraps; in a PEFT model, all wrap the same."""
     saved = getattr(config, "modules_to_save", None) or ()
     return (*sorted(saved), *(("tokens",) if getattr(config, "trainable_token_indices", None) else ()))
 
 
 def _common_settings(config: Any) -> str:
-    """Return the settings in which the adapters of a model of PEFT cannot differ.
+    """Return the settings in which the adapters of a PEFT model cannot differ.
 
     Layers of LoRA have all settings by adapter. Those of other types have some once, for example `init_weights` of MiSS and
     `feedforward_modules` of (IA)³, which the first adapter decides.

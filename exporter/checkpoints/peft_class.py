@@ -1,4 +1,4 @@
-"""The transformers class that an adapter of PEFT was trained on."""
+"""The transformers class that a PEFT adapter was trained on."""
 
 from __future__ import annotations
 

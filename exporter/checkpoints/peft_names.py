@@ -1,4 +1,4 @@
-"""Neutral names, under which adapters are put into models of PEFT.
+"""Neutral names, under which adapters are put into PEFT models.
 
 PEFT looks for modules by the ends of their names, also among those of adapters: where the head `classifier` is saved, the
 weights `lora_A.topic_classifier` of an adapter with the name `topic_classifier` would be taken for a head.
@@ -20,7 +20,7 @@ def neutral_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def rename_adapters(model: nn.Module, names: Mapping[str, str]) -> None:
-    """Rename adapters of a model of PEFT wherever it has their names, in place; their order stays.
+    """Rename adapters of a PEFT model wherever it has their names, in place; their order stays.
 
     Args:
         model: the model.

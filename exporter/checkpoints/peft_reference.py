@@ -39,7 +39,7 @@ class References:
         """Register adapters.
 
         Args:
-            base: a model of transformers without adapters, which is not changed.
+            base: a transformers model without adapters, which is not changed.
             sources: adapter name -> folder.
         """
         fresh = shared_copy(base)

@@ -19,7 +19,7 @@ def fit_heads(model: Any, name: str, weights: Mapping[str, torch.Tensor], what: 
     """Resize the adapter's head to the number of labels in its file: PEFT copies the base model's head.
 
     Args:
-        model: a model of PEFT with the adapter.
+        model: a PEFT model with the adapter.
         name: the adapter name.
         weights: the weights of its file.
         what: a description of the adapter, for messages.

@@ -1,4 +1,4 @@
-"""The weights of an adapter's file in a model of PEFT; missing and unexpected ones, of which PEFT only warns, are errors."""
+"""The weights of an adapter's file in a PEFT model; missing and unexpected ones, of which PEFT only warns, are errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
     """Load the weights of an adapter's file into a model, in place.
 
     Args:
-        model: a model of PEFT with the adapter.
+        model: a PEFT model with the adapter.
         name: the adapter name.
         weights: the weights by their saved names; those of the base model are removed.
         what: a description of the adapter, for messages.

@@ -1,4 +1,4 @@
-"""Loading of a model folder with its tasks: adapters of PEFT, and models without adapters."""
+"""Loading of a model folder with its tasks: PEFT adapters, and models without adapters."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def load_tasks(
     pooling: Mapping[str, Any] = MappingProxyType({}),
     heads: Mapping[str, LinearHead] = MappingProxyType({}),
 ) -> PeftTasks:
-    """Load adapters of PEFT, those of each class into models of that class; all models share the weights of the trunk.
+    """Load PEFT adapters, those of each class into models of that class; all models share the weights of the trunk.
 
     Tasks without adapters are loaded over the same trunk.
 
@@ -143,7 +143,7 @@ def _check_library(parts: Sequence[Part], tasks: Sequence[str]) -> None:
     if tasks:
         raise ExportError(
             f"{others[0].label} is from the adapters library, and {tasks[0]} is a task without an adapter: such tasks "
-            "are exported with adapters of PEFT or by themselves; export them separately"
+            "are exported with PEFT adapters or by themselves; export them separately"
         )
     raise ExportError(
         f"{others[0].label} is from the adapters library, but there are PEFT adapters too: a model cannot contain both; "

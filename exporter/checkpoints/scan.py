@@ -37,7 +37,7 @@ class Part:
     """One adapter, fusion layer or prediction head on disk.
 
     Attributes:
-        kind: "peft" is an adapter of PEFT, including its head; "model" a task without an adapter, which has a model folder.
+        kind: "peft" is a PEFT adapter, including its head; "model" a task without an adapter, which has a model folder.
         name: the name in the model.
         saved: the name in the configuration file; None for the head of a model without named heads.
         folder: the folder of the configuration and weights.

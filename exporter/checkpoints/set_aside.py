@@ -1,4 +1,4 @@
-"""Adapters that are taken out of a model of PEFT while further ones are added."""
+"""Adapters that are taken out of a PEFT model while further ones are added."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def advise_parser() -> CommandParser:
     )
     parser.add_argument("--precision", default="fp32", metavar="P", help="fp32, fp16 or int8; default fp32")
     parser.add_argument("--target", default="portable", metavar="T", help="portable or cpu; default portable")
-    parser.add_argument("--int8-ranges", metavar="R", help="row, tensor or calibrated, as of an export")
+    parser.add_argument("--int8-ranges", metavar="R", help="row, tensor or calibrated, as for an export")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="texts per task; default 1000")
     parser.add_argument(
         "--output",

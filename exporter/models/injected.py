@@ -1,4 +1,4 @@
-"""Models into which adapters of PEFT were injected: by transformers (model.add_adapter), or as a PeftMixedModel."""
+"""Models into which PEFT adapters were injected: by transformers (model.add_adapter), or as a PeftMixedModel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class InjectedModel(nn.Module):
     """A model with injected adapters as a PeftModel, as far as the exporter uses one.
 
     Attributes:
-        model: the model of transformers.
+        model: the transformers model.
         peft_config: adapter name -> its configuration.
     """
 
@@ -25,7 +25,7 @@ class InjectedModel(nn.Module):
         """Set the model, which is not changed.
 
         Args:
-            model: a model of transformers with injected adapters.
+            model: a transformers model with injected adapters.
             peft_config: adapter name -> its configuration.
         """
         super().__init__()
@@ -47,7 +47,7 @@ class InjectedModel(nn.Module):
         return self
 
     def get_base_model(self) -> Any:
-        """Return the model of transformers, including its adapters."""
+        """Return the transformers model, including its adapters."""
         return self.model
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,7 +93,7 @@ class InjectedModel(nn.Module):
 
 
 def as_peft_model(model: Any) -> Any:
-    """Return a live model with adapters of PEFT as a model with the functions of a PeftModel; a PeftModel unchanged.
+    """Return a live model with PEFT adapters as a model with the functions of a PeftModel; a PeftModel unchanged.
 
     Args:
         model: a model for which `exporter.models.peft_modules.is_peft` is true.

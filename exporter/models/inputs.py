@@ -78,7 +78,7 @@ def _audio(model: Any, main: str, kinds: Collection[HeadType]) -> InputEntry:
 
 
 def _name(model: Any) -> str:
-    """The class of transformers; of a model of several, the first one's."""
+    """The transformers class; of a model of several, the first one's."""
     return type(base_of(getattr(model, "parts", [model])[0])).__name__
 
 

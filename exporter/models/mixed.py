@@ -1,4 +1,4 @@
-"""Several models of PEFT, and of tasks without adapters, over one trunk as one model; its `AdapterLibrary` functions.
+"""Several PEFT models, and models of tasks without adapters, over one trunk as one model; its `AdapterLibrary` functions.
 
 A PeftModel has one head class, one task type and one type of adapters. Adapters of several types are in several models, which
 share the weights of the trunk.
@@ -24,7 +24,7 @@ _TRUNK = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads
 
 
 class MixedModel(nn.Module):
-    """Models of PEFT, and of tasks without adapters, over one trunk.
+    """PEFT models, and models of tasks without adapters, over one trunk.
 
     Attributes:
         parts: the models.
@@ -35,7 +35,7 @@ class MixedModel(nn.Module):
         """Set the models.
 
         Args:
-            parts: models of PEFT, of one trunk.
+            parts: PEFT models, of one trunk.
             order: the adapter names in the order of the tasks; by default that of the models.
 
         Raises:

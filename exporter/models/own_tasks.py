@@ -55,7 +55,7 @@ class OwnTask:
 
 
 class OwnModel(nn.Module):
-    """A model of transformers with the weights of one or more tasks.
+    """A transformers model with the weights of one or more tasks.
 
     Attributes:
         model: the model, in which the layers that differ between tasks are `Folded`.
@@ -79,7 +79,7 @@ class OwnModel(nn.Module):
         return str(self.model.main_input_name)
 
     def get_base_model(self) -> Any:
-        """Return the model of transformers."""
+        """Return the transformers model."""
         return self.model
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +87,7 @@ class OwnModel(nn.Module):
         return self.model(*args, **kwargs)
 
     def folded(self, task: str) -> Iterator[tuple[str, Folded]]:
-        """Yield the layers that a task changes, with their names in the model of transformers."""
+        """Yield the layers that a task changes, with their names in the transformers model."""
         for path, module in self.model.named_modules():
             if isinstance(module, Folded) and module.has(task):
                 yield path, module

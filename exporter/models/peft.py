@@ -1,4 +1,4 @@
-"""The `AdapterLibrary` functions for models of PEFT.
+"""The `AdapterLibrary` functions for PEFT models.
 
 PEFT is an optional dependency: it is imported inside functions.
 """
@@ -77,7 +77,7 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
             f"{layers_in(model)}, found {len(layer_numbers(model))} numbers; only drop 0 can be exported"
         )
     if encoder_layers_in(model) and (name := type(base_of(model)).__name__).endswith("ForConditionalGeneration"):
-        raise ExportError(f"{name} generates text: adapters of PEFT on encoder-decoders are exported for classification only")
+        raise ExportError(f"{name} generates text: PEFT adapters on encoder-decoders are exported for classification only")
     check_prompt(model, setup)
     found = structure(model, setup, _without_dropped(model, adapted(model, setup), drop))
     if own := _without_dropped(model, biased(model, setup), drop):

@@ -1,4 +1,4 @@
-"""Biases of the base model that adapters of PEFT change: `bias="all"` and the like.
+"""Biases of the base model that PEFT adapters change: `bias="all"` and the like.
 
 PEFT trains the base model's own biases, and loads them into the base model. Here each adapter has its own: a layer with changed
 biases is put into a `Folded` layer, which has them by adapter, as it has those of other changes.
@@ -27,7 +27,7 @@ def add_biases(model: nn.Module, biases: Mapping[str, _Biases]) -> None:
     """Give the adapters of a model their own biases, in place.
 
     Args:
-        model: a model of PEFT with all its adapters.
+        model: a PEFT model with all its adapters.
         biases: adapter -> name of a parameter of the base model in `model`, as if no adapter changed its layer -> its value for
             that adapter.
 

@@ -37,7 +37,7 @@ class Folded(nn.Module):
         active: the adapter whose weights are used.
         is_read: whether `weight`, `bias` and other attributes are those of the active adapter. Some models read the weights of
             a layer that they do not call, such as DeBERTa's relative positions: a fine-tune has changed them, and so has an
-            adapter that trains biases of the base model, but no other adapter of PEFT.
+            adapter that trains biases of the base model, but no other PEFT adapter.
     """
 
     def __init__(self, base_layer: nn.Module, **weights: Mapping[str, torch.Tensor]) -> None:
@@ -59,12 +59,12 @@ class Folded(nn.Module):
     # in PEFT. Some models read the type or the size of a weight.
     @property
     def weight(self) -> Any:
-        """The weight of the layer, without adapters of PEFT."""
+        """The weight of the layer, without PEFT adapters."""
         return self._active_weight() if self.is_read else self.base_layer.weight
 
     @property
     def bias(self) -> Any:
-        """The bias of the layer, without adapters of PEFT."""
+        """The bias of the layer, without PEFT adapters."""
         return self._active_bias() if self.is_read else self.base_layer.bias
 
     def has(self, name: str) -> bool:

@@ -124,7 +124,7 @@ def layers_are_recognized(model: Any) -> bool:
 
 
 def has_adapted_embeddings(model: Any) -> bool:
-    """Return whether an adapter of PEFT or a fine-tune changes the embeddings, before all layers."""
+    """Return whether a PEFT adapter or a fine-tune changes the embeddings, before all layers."""
     changed = [path for path, module in model.named_modules() if isinstance(module, Folded)]
     changed += [path for path, _ in adapted(model)] if is_peft(model) else []
     return any("embed" in path and layer_of(path) is None for path in changed)

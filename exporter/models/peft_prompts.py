@@ -1,4 +1,4 @@
-"""Adapters of PEFT that learn prompts: embeddings before those of the text, or keys and values of the attention."""
+"""PEFT adapters that learn prompts: embeddings before those of the text, or keys and values of the attention."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def structure(model: Any, name: str, modules: Mapping[str, Any]) -> dict[str, An
     """Return everything but weights that the graph of an adapter depends on, as JSON types.
 
     Args:
-        model: a model of PEFT.
+        model: a PEFT model.
         name: the adapter name.
         modules: dotted name -> tuner layer or wrapper, for the modules that the adapter changes.
 

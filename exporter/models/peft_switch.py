@@ -1,4 +1,4 @@
-"""Switching between the adapters of a model of PEFT, in time that does not grow with their number.
+"""Switching between the adapters of a PEFT model, in time that does not grow with their number.
 
 PEFT's own `set_adapter` and `enable_adapter_layers` visit every weight of every adapter, because they also say which weights
 are trained. In a model of 64 adapters that takes longer than a forward pass. Here only the layers that compute are switched.
@@ -33,15 +33,15 @@ def switch_to(model: Any, name: str, is_prompt: bool) -> None:
     """Compute one adapter of a model, without changing weights or requires_grad.
 
     Args:
-        model: a model of PEFT, or an `InjectedModel`.
+        model: a PEFT model, or an `InjectedModel`.
         name: the adapter.
-        is_prompt: whether it is a prompt or a prefix, which a model of PEFT has outside of the layers.
+        is_prompt: whether it is a prompt or a prefix, which a PEFT model has outside of the layers.
     """
     if not isinstance(
         getattr(type(model), "active_adapter", None), property
     ):  # of a PeftMixedModel it is that of its base model
         model.active_adapter = name
-    if not is_prompt:  # otherwise the base model is a plain model of transformers
+    if not is_prompt:  # otherwise the base model is a plain transformers model
         model.base_model.active_adapter = name
     with quiet():
         for _, layer in list(adapted(model)):

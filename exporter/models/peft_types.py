@@ -1,4 +1,4 @@
-"""The tuners of PEFT that no static graph has, with the reasons, and those that learn prompts.
+"""The PEFT tuners that no static graph has, with the reasons, and those that learn prompts.
 
 Every other tuner is described by its layers (`exporter.models.peft_structure`), so that a new one needs no entry here: the
 verification of an export decides. The names are those of `peft.PeftType`, because PEFT is an optional dependency.

@@ -1,4 +1,4 @@
-"""The model of transformers inside of a live model, without its adapters."""
+"""The transformers model inside of a live model, without its adapters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def plain_model(model: Any) -> Any:
     """Return a copy of the model without adapters, which shares its weights.
 
     Args:
-        model: a model of transformers or of PEFT, which is not changed.
+        model: a transformers or PEFT model, which is not changed.
 
     Raises:
         ExportError: adapters are merged into its weights.

@@ -25,7 +25,7 @@ def shared_copy(model: Any) -> Any:
 
 
 def copy_model(model: Any, memo: dict[int, Any]) -> Any:
-    """Copy a model, with the objects of `memo` in the place of copies.
+    """Copy a model, with the objects of `memo` in place of copies.
 
     Args:
         model: the model.

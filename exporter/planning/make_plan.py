@@ -156,9 +156,9 @@ def make_plans(
     """Make one plan per drop.
 
     Args:
-        checkpoint: as of `make_plan`.
-        tasks: as of `make_plan`.
-        drop: as of `make_plan`, or a list of numbers with one variant each.
+        checkpoint: as in `make_plan`.
+        tasks: as in `make_plan`.
+        drop: as in `make_plan`, or a list of numbers with one variant each.
         options: the compilation options.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Structures that fit into larger ones: a smaller rank or bottleneck, and adapters on fewer modules, filled up with zeros."""
+"""Structures that fit into larger ones: a smaller rank or bottleneck, and adapters on fewer modules, padded with zeros."""
 
 from __future__ import annotations
 

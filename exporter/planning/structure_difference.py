@@ -39,7 +39,7 @@ def _named(structure: str) -> dict[str, Any]:
         shape, configs, fusions, drop = setup
         named = {"composition": shape, "adapter": configs[0] if len(configs) == 1 else configs, "fusion": fusions, "drop": drop}
     else:
-        # A single bottleneck or an adapter of PEFT; the drop is in leave_out or in the modules.
+        # A single bottleneck or a PEFT adapter; the drop is in leave_out or in the modules.
         named = {"composition": 0, "adapter": setup, "fusion": []}
     return {**named, "head": {"structure": head, "outputs": outputs}}
 

@@ -29,7 +29,7 @@ _REMEDIES = (
     (
         ("unexpected keyword argument", "required positional argument"),
         "the model's code does not fit the installed transformers, or its forward does not take input_ids, attention_mask and, "
-        "with several segments, token_type_ids: give a model of a class of transformers",
+        "with several segments, token_type_ids: give a model of a transformers class",
     ),
     (
         ("No ONNX function", "No decompositions registered", "DispatchError", "OpOverload", "not supported by the ONNX"),

@@ -1,4 +1,4 @@
-"""Groups of tasks whose adapters differ in size only, which are filled up with zeros and computed as one batch."""
+"""Groups of tasks whose adapters differ in size only, which are padded with zeros and computed as one batch."""
 
 from __future__ import annotations
 

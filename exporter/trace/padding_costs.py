@@ -1,4 +1,4 @@
-"""Costs of filling up the adapters of tasks with zeros to one size, and their bounds."""
+"""Costs of padding the adapters of tasks with zeros to one size, and their bounds."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def padding_costs(members: Sequence[Member]) -> dict[str, Padding] | None:
 
 
 def _cost(member: Member, weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Padding | None:
-    """Return the cost of filling up the weights of a task to these shapes; None if nothing is filled up."""
+    """Return the cost of padding the weights of a task to these shapes; None if nothing is padded."""
     sizes = {slot: int(np.prod(shape)) for slot, shape in shapes.items() if slot not in weights or not is_head(slot)}
     zeros = sum(sizes[slot] - (weights[slot].size if slot in weights else 0) for slot in sizes)
     own = sum(weights[slot].size for slot in sizes if slot in weights)
@@ -148,14 +148,14 @@ def _cost(member: Member, weights: Mapping[str, np.ndarray], shapes: Mapping[str
 
 
 def padding_of(group: TaskGroup, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Padding]:
-    """Return the costs of filling up the tasks of a group.
+    """Return the costs of padding the tasks of a group.
 
     Args:
         group: tasks of one structure.
         shapes: slot -> shape into which its weights are filled; those of heads do not count.
 
     Returns:
-        Task -> its costs; tasks that are not filled up are absent.
+        Task -> its costs; tasks that are not padded are absent.
     """
     member = member_of(group)
     costs = {name: _cost(member, weights, shapes) for name, weights in member.weights.items()}

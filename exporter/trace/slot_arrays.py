@@ -30,7 +30,7 @@ _LORA = ("down.<0>", "up.<0>", "biases.<0>", "<0>.lora_A", "<0>.lora_B")
 
 
 def slot_arrays(task_group: TaskGroup, task: Task) -> dict[str, np.ndarray]:
-    """Return slot -> weight of a task, as of `exporter.models.binding.task_slots`.
+    """Return slot -> weight of a task, as in `exporter.models.binding.task_slots`.
 
     Args:
         task_group: a group returned by `traceable`.

@@ -47,11 +47,11 @@ def in_fp64(
 
     Args:
         task_group: the group of `task`.
-        wide: the same in fp64, as of `widened`.
+        wide: the same in fp64, as in `widened`.
         plan: the graph's inputs.
         task: the task to run.
         inputs: input name -> array.
-        activate: as of `eager`.
+        activate: as in `eager`.
 
     Returns:
         The fields of the head's output, rounded to fp32; and by how much PyTorch in fp32 differs from them at most. None if the

@@ -55,7 +55,7 @@ def verify_saved(
         task_groups: the pruned models.
         candidate: the graphs, compared with the plan's tolerance.
         reference: the folder of the reference graphs, compared with the tolerance of fp32; None if there are none.
-        library: as of `exporter.verify.verify.verify`; models that compute what the graphs compute.
+        library: as in `exporter.verify.verify.verify`; models that compute what the graphs compute.
 
     Returns:
         The parity rows and the probed outputs of `candidate`.

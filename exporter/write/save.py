@@ -159,7 +159,7 @@ def variant_entry(
         passes: the rows of the compiler passes.
         probe: the entry of the probe.
         routed: the file name of the routed graph; empty without one.
-        padding: task -> what it costs that its adapter is filled up with zeros.
+        padding: task -> what it costs that its adapter is padded with zeros.
     """
     layers = {}
     for task_group in task_groups:

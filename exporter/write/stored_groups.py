@@ -28,7 +28,7 @@ class StoredGroup:
 
     Attributes:
         structure: the structure of the group's tasks, as in `Task`.
-        slots: name of a weight in the template -> its slot, as of `task_slots`.
+        slots: name of a weight in the template -> its slot, as in `task_slots`.
         group: the template with the weights of all its tasks.
     """
 
@@ -72,7 +72,7 @@ def save_stored_groups(stored: Sequence[StoredGroup], weights: WeightsFile, grap
         model = each.group.model.clone()
         common.ClearMetadataAndDocStringPass()(model)  # torch stores local paths
         for weight, arrays in each.group.weights.items():
-            # The template of a filled up group was traced with its largest task, which need not be the first.
+            # The template of a padded group was traced with its largest task, which need not be the first.
             _set_value(model.graph.initializers[weight], arrays[0])
             for number, array in enumerate(arrays[1:], 1):
                 value = ir.Value(name=_nth(weight, number))

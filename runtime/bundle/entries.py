@@ -139,7 +139,7 @@ class TaskLayers:
         drop: number of lowest layers whose adapters were dropped.
         dropped: indices (0 = lowest) of all layers in which the task has no adapter, in ascending order.
         members: fusion members that were kept, per layer; empty for a task without a fusion.
-        padding_bytes: bytes of the zeros, in fp32, by which the adapter is filled up to the size of others; 0 if it is not.
+        padding_bytes: bytes of the zeros, in fp32, by which the adapter is padded to the size of others; 0 if it is not.
         padding_operations: additional operations relative to those of the task's branch without these zeros.
     """
 

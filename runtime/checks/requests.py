@@ -85,13 +85,13 @@ def select_tasks(
     """Return the entries of `tasks` without duplicates; all entries of the manifest for None.
 
     Args:
-        manifest: as of `find_tasks`.
-        tasks: as of `find_tasks`.
-        added: as of `find_tasks`.
-        versions: as of `find_tasks`.
+        manifest: as in `find_tasks`.
+        tasks: as in `find_tasks`.
+        added: as in `find_tasks`.
+        versions: as in `find_tasks`.
 
     Raises:
-        InputError: as of `find_tasks`.
+        InputError: as in `find_tasks`.
     """
     if tasks is None:
         return manifest.tasks
@@ -113,7 +113,7 @@ def require_encoder(manifest: Manifest, encoder: TextEncoder | None, entries: Se
     """Return `encoder` if `predict` can compute all of `entries`.
 
     Raises:
-        InputError: a task has no predictions; or as of `require_texts`.
+        InputError: a task has no predictions; or as in `require_texts`.
     """
     if unsupported := [task for task in entries if task.head not in PREDICTED]:
         found = ", ".join(f"{task.name} ({task.head})" for task in unsupported)
@@ -138,7 +138,7 @@ def select_embeddings(
         select: `select_tasks` with the tasks of a predictor.
 
     Raises:
-        InputError: as of `select`; or a task gives no embeddings, or the bundle has no such task.
+        InputError: as in `select`; or a task gives no embeddings, or the bundle has no such task.
     """
     others = [task.name for task in manifest.tasks if task.head in EMBEDDINGS]
     entries = select(others if tasks is None and others else tasks)

@@ -119,7 +119,7 @@ def check_session_config(config: Iterable[str]) -> None:
     """Check the names of `Options.session_config`.
 
     An entry that neither the list nor the installed library contains is refused. Those of providers and of a newer ONNX Runtime
-    may be correct nevertheless: such an entry is refused only if it is nearly that of the list, otherwise a warning is logged.
+    may be correct nevertheless: such an entry is refused only if it is close to one of the list, otherwise a warning is logged.
 
     Raises:
         InputError: ONNX Runtime would ignore an entry; the message has the nearest one.
@@ -133,7 +133,7 @@ def check_session_config(config: Iterable[str]) -> None:
 def check_provider_options(provider: Provider, options: Iterable[str]) -> None:
     """Check the names of `Options.provider_options`.
 
-    A name that is nearly a documented one, and is not in the installed library, is refused. Providers that are compiled into
+    A name that is close to a documented one, and is not in the installed library, is refused. Providers that are compiled into
     ONNX Runtime refuse others themselves; a plug-in ignores them, so that a warning is logged.
 
     Raises:

@@ -53,18 +53,18 @@ class Served(Protocol):
         """Manifest of the bundle."""
 
     def entries(self, tasks: Sequence[str | TaskEntry] | None = None) -> tuple[TaskEntry, ...]:
-        """Return the entries of tasks; as of `Predictor`."""
+        """Return the entries of tasks; as in `Predictor`."""
 
     def routes(self, tasks: Sequence[str | TaskEntry]) -> bool:
         """Return whether `predict_routed` takes these tasks."""
 
     @property
     def predict(self) -> Callable[..., dict[str, list[Prediction]]]:
-        """Predict the same tasks for all texts; as of `Predictor`."""
+        """Predict the same tasks for all texts; as in `Predictor`."""
 
     @property
     def predict_routed(self) -> Callable[..., list[dict[str, Prediction]]]:
-        """Predict other tasks for each text; as of `Predictor`."""
+        """Predict other tasks for each text; as in `Predictor`."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class SplitRuns:
             cancel: handle that can cancel the run from another thread.
 
         Returns:
-            Values for the branches, and the rows, as of `states`.
+            Values for the branches, and the rows, as in `states`.
         """
         states = self.graph.trunk(feeds, cancel, passing=True)
         return {**feeds, **states}, self._rows(states, feeds, self.padding.extents(feeds)[:count])

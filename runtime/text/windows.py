@@ -66,9 +66,9 @@ def outcomes(
         For each item in order, the predictions by task, or the error.
 
     Raises:
-        BundleError: as of `compute`.
-        CancelledError: as of `compute`.
-        ProviderError: as of `compute`.
+        BundleError: as in `compute`.
+        CancelledError: as in `compute`.
+        ProviderError: as in `compute`.
     """
     size = _Size(_FIRST, adapts=True) if window is None else _Size(window, adapts=False)
     for part in _windows(items, size, held):

@@ -27,7 +27,7 @@ def test_a_run_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [row.ratio for row in rows[1::2]] == [1, 1]
     assert markdown(rows) in capsys.readouterr().out
     (graph,) = inspect_bundle(folder / "one", (1, 8)).graphs
-    # With ranks filled up with zeros, which are a large part of a model of this size.
+    # With ranks padded with zeros, which are a large part of a model of this size.
     assert sum(graph.products.values()) < 0.8 * sum(
         sum(inspect_bundle(folder / f"merged-{name}", (1, 8)).graphs[0].products.values()) for name in peft_tasks.TASKS
     )

@@ -1,4 +1,4 @@
-"""Tasks whose adapters differ in size are one batch: filled up with zeros, and equal to single-task PyTorch."""
+"""Tasks whose adapters differ in size are one batch: padded with zeros, and equal to single-task PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT that differ in size are one batch, and equal to PEFT's own forward."""
+"""PEFT LoRA adapters that differ in size are one batch, and equal to PEFT's own forward."""
 
 from __future__ import annotations
 

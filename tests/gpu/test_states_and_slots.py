@@ -21,7 +21,7 @@ from tests.helpers.tiny_models import inputs, tiny_model
 
 pytestmark = pytest.mark.gpu
 
-# Adapters of different sizes and heads, so that graphs have filled up groups and stems.
+# Adapters of different sizes and heads, so that graphs have padded groups and stems.
 TASKS = {
     "topic": ("seq_bn", "4"),
     "tags": ("seq_bn", "tag"),

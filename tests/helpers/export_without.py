@@ -62,7 +62,7 @@ def _refusal(model: Path, adapter: Path, content: dict[str, Any]) -> str:
 
 
 def _peft(folder: Path) -> tuple[float, str]:
-    """Export two adapters of PEFT from folders; return the difference from PEFT and the refusal of another adapter."""
+    """Export two PEFT adapters from folders; return the difference from PEFT and the refusal of another adapter."""
     from transformers import BertForSequenceClassification
 
     from tests.helpers.tiny_models import inputs, run_graph

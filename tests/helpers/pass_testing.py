@@ -25,7 +25,7 @@ def parse(text: str, initializers: Arrays | None = None, opset: int = 20) -> ir.
 
     Args:
         text: a graph in ONNX text, without the model's header. Shapes of inputs and outputs may name `batch` and `sequence`;
-            small initializers and shapes of inner values may stand in the angle brackets behind the outputs.
+            small initializers and shapes of inner values may stand in the angle brackets after the outputs.
         initializers: further weights, by name.
         opset: the operator set.
     """
@@ -119,7 +119,7 @@ def prove(
         refused: the one reason that the pass keeps; by default it is not looked at.
 
     Returns:
-        The model behind the pass.
+        The model after the pass.
     """
     before, model = parse(text, initializers, opset), parse(text, initializers, opset)
     check_valid(before)

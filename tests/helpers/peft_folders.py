@@ -28,7 +28,7 @@ class Folders:
     """A base model with tasks over it.
 
     Attributes:
-        base: a model of transformers.
+        base: a transformers model.
         models: task -> its model, of PEFT or a fine-tune of `base`; None for the head of `base` itself.
         heads: task -> weights and bias of a linear head over the mean of the hidden states.
     """
@@ -90,7 +90,7 @@ def _base(head: str = "ForSequenceClassification", seed: int = 11) -> Any:
 
 
 def _tuned(base: Any, settings: Any, seed: int) -> Any:
-    """A model of PEFT whose trained weights, also those of biases, are random."""
+    """A PEFT model whose trained weights, also those of biases, are random."""
     torch.manual_seed(seed)
     model = peft.get_peft_model(copy.deepcopy(base), settings)
     with torch.no_grad():

@@ -38,7 +38,7 @@ class Peft:
 
 @dataclass(frozen=True)
 class Tuned:
-    """Builds a model with two adapters, a and b, of a PEFT type, over a class of transformers with one head."""
+    """Builds a model with two adapters, a and b, of a PEFT type, over a transformers class with one head."""
 
     kind: str
     architecture: str = "Bert"

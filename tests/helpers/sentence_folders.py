@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers with an adapter of PEFT, in the layouts of its versions 2 to 6."""
+"""Folders of sentence-transformers with a PEFT adapter, in the layouts of its versions 2 to 6."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny random models with adapters of PEFT."""
+"""Tiny random models with PEFT adapters."""
 
 from __future__ import annotations
 

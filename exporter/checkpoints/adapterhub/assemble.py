@@ -28,7 +28,7 @@ def assemble(source: Source, parts: Sequence[Part], folders: Sequence[Source]) -
         folders: the folders of these parts, with the setups saved in them.
 
     Returns:
-        The model, the composition saved in the folders and the head setup saved with it, as of `Assembled`.
+        The model, the composition saved in the folders and the head setup saved with it, as in `Assembled`.
 
     Raises:
         ExportError: a part is damaged, has the name of another, or was trained for another model.

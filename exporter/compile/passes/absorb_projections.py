@@ -26,7 +26,7 @@ class _Projection:
 
 
 class AbsorbProjectionsPass(RefusingPass):
-    """Attention of a single query multiplies by the weights of k and v once, not once per position; equal to rounding.
+    """Attention of a single query multiplies by the weights of k and v once, not once per position; equal up to rounding.
 
     1. Scores, head by head: q (x W + b)ᵀ becomes (q Wᵀ) xᵀ. The other term, q bᵀ, is the same number for all positions of
        a head, and cancels in the softmax.

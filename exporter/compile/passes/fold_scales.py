@@ -14,7 +14,7 @@ __all__ = ["FoldScalesPass"]
 
 
 class FoldScalesPass(NodeRewritePass):
-    """(x W + b) x c with a scalar c becomes x (W c) + (b c), equal to rounding.
+    """(x W + b) x c with a scalar c becomes x (W c) + (b c), equal up to rounding.
 
     A Reshape or Transpose may stand in between. Nothing else may read x W + b. If two branches scale one weight of the trunk,
     it is scaled once.

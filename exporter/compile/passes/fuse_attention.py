@@ -12,7 +12,7 @@ __all__ = ["FuseAttentionPass"]
 
 
 class FuseAttentionPass(NodeRewritePass):
-    """softmax(q kᵀ + mask) v over heads becomes com.microsoft.MultiHeadAttention, equal to rounding.
+    """softmax(q kᵀ + mask) v over heads becomes com.microsoft.MultiHeadAttention, equal up to rounding.
 
     1. q, k and v are split into heads by Reshape to [0, 0, heads, size] and Transpose, and the result is joined the same way.
     2. Nothing else reads the values in between.

@@ -13,7 +13,7 @@ __all__ = ["FuseSkipLayerNormPass"]
 
 
 class FuseSkipLayerNormPass(NodeRewritePass):
-    """LayerNormalization(x + r) becomes com.microsoft.SkipLayerNormalization, equal to rounding.
+    """LayerNormalization(x + r) becomes com.microsoft.SkipLayerNormalization, equal up to rounding.
 
     1. x and r are tensors [batch, rows, features] of one shape; scale and bias of the norm are vectors over the features.
     2. If x is y + b with a constant vector b that nothing else reads, the operator adds b as well.

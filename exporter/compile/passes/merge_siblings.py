@@ -29,13 +29,13 @@ class _Step:
 
 
 class MergeSiblingsPass(NodeRewritePass):
-    """The members of an AdapterFusion become one batch [members, rows, size], equal to rounding.
+    """The members of an AdapterFusion become one batch [members, rows, size], equal up to rounding.
 
     1. It starts at a Concat that stacks values along a new first axis, and climbs from all of them in step, to values that all
        of them are made of.
     2. On the way stand products with constant matrices of each member's own, of equal shape, and element-wise operators, whose
        operands are the members', scalars and vectors, or one value for all. Nothing else reads what is in between.
-    3. A product of one value for all is one, with the matrices side by side; those behind it are batched.
+    3. A product of one value for all is one, with the matrices side by side; those after it are batched.
 
     The number of operators is then the same for any number of members. Siblings as wide as q, k and v gain nothing from
     this: splitting the result takes the time that one product saves.

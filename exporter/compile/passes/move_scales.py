@@ -13,7 +13,7 @@ __all__ = ["MoveScalesPass"]
 
 
 class MoveScalesPass(NodeRewritePass):
-    """Two rules for a product of computed values, equal to rounding; c and d are scalars.
+    """Two rules for a product of computed values, equal up to rounding; c and d are scalars.
 
     1. MatMul(a x c, b x d) becomes MatMul(a x cd, b): some models scale q and k each by the square root of the factor.
     2. MatMul(a, b) x c and MatMul(a, b) / c become MatMul(a x c, b), where many matrices are multiplied pair by pair: some

@@ -18,7 +18,7 @@ _Required = list[tuple[ir.Node, list[Rows | None]]]
 
 
 class PushSlicesPass(ir.passes.InPlacePass):
-    """A Slice or Gather of some positions moves up through the operators that treat its axis independently; equal to rounding.
+    """A Slice or Gather moves up through the operators that treat its axis independently; equal up to rounding.
 
     A head that reads only the first token makes the last layer compute only that token: q, attention output, feed-forward
     and adapters. k and v are read by every row and stay whole.
@@ -46,7 +46,7 @@ class PushSlicesPass(ir.passes.InPlacePass):
         for node in reversed(graph):
             needed: list[Rows | None] = [ALL] * len(node.inputs)
             start, rows = selected_rows(node), _rows_of(node, wanted)
-            # A Slice lets rows of other axes through, as the parts of a projection of q, k and v must; the others begin anew.
+            # A Slice lets rows of other axes through, as the parts of a projection of q, k and v must; the others start again.
             passes = rows is not None and (start is None or node.op_type == "Slice")
             found = required_rows(node, rows) if rows is not None and passes else None
             if rows is not None and found is not None:

@@ -13,12 +13,12 @@ __all__ = ["ReassociateProductsPass"]
 
 
 class ReassociateProductsPass(NodeRewritePass):
-    """Two rules for a small matrix p or q [..., r, n] and a larger m [..., n, D], r < n, with weights W; equal to rounding.
+    """Two rules for a small matrix p or q [..., r, n] and a larger m [..., n, D], r < n, with weights W; equal up to rounding.
 
     1. p (m W) becomes (p m) W: r rows go through W instead of n.
     2. q (m W + b)ᵀ becomes (q Wᵀ) mᵀ + q b, where b is a vector or nothing: again r rows instead of n.
 
-    AdapterFusion weighs the n members of each position by one query: of its 2 n + 1 products with square matrices 3 are left,
+    AdapterFusion weights the n members of each position by one query: of its 2 n + 1 products with square matrices 3 are left,
     however many members there are. The value has no bias there; the key's adds the same number to each member's score.
     """
 
@@ -32,7 +32,7 @@ class ReassociateProductsPass(NodeRewritePass):
         linear = match_linear(other if transpose is None else transpose.inputs[0])
         if small is None or linear is None:
             return None
-        # A linear layer with fewer rows than the matrix before it is no case of this.
+        # A linear layer with fewer rows than the matrix before it is not a case of this.
         large = linear.x if isinstance(linear, Linear) else linear.value
         if large is None or not _is_fewer(small, large):
             return None

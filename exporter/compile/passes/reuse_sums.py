@@ -13,7 +13,7 @@ __all__ = ["ReuseSumsPass"]
 
 
 class ReuseSumsPass(NodeRewritePass):
-    """(a + b) + c becomes a + (b + c) where the graph computes b + c anyway; equal to rounding.
+    """(a + b) + c becomes a + (b + c) where the graph computes b + c anyway; equal up to rounding.
 
     A sequential adapter adds x + r twice: once before the adapter's LayerNorm, once to the adapter's result. Afterwards it is
     added once, and where x and r belong to the trunk, one tensor enters the branch instead of two.

@@ -13,7 +13,7 @@ __all__ = ["UnflattenLinearsPass"]
 
 
 class UnflattenLinearsPass(NodeRewritePass):
-    """Reshape to [rows, in], Gemm and Reshape to [batch, sequence, out] become MatMul and Add, equal to rounding.
+    """Reshape to [rows, in], Gemm and Reshape to [batch, sequence, out] become MatMul and Add, equal up to rounding.
 
     GPT-2 writes its projections like this. A row of the result is then a row of the input for every later pass, and the batch
     keeps its axis. Only for a Gemm that multiplies nothing by a factor and whose result is read in the input's axes only.

@@ -30,7 +30,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
     The graph gets two inputs, `row_ids` and `task_ids`, int64 [rows]: row i is row row_ids[i] of the other inputs, computed
     for task task_ids[i] of all tasks. The trunk is computed once per input row; trunk values that enter the branch are gathered
     by row_ids, and stacks of task weights by task_ids. Branch values take the forms 1 to 3 of `VectorizeTasksPass`, with rows
-    in the place of tasks x batch. Form 4 is not used: an operator without a rule is refused.
+    in place of tasks x batch. Form 4 is not used: an operator without a rule is refused.
 
     1. Outputs: "<group>/logits" [rows of the group, largest label count of the group], and "<group>/places" [rows of the
        group], the positions of these rows among all rows.
@@ -42,7 +42,7 @@ class RouteTasksPass(ir.passes.InPlacePass):
     4. The weights of a single task are used as they are.
     5. With more numbers than tasks, the tasks are examples, and the caller replaces their stacks by inputs with a place for
        each number.
-    6. A stem, as of `VectorizeTasksPass`, has one output, "<group>/stem" [rows of the tasks of all its groups, ...]. The rest
+    6. A stem, as in `VectorizeTasksPass`, has one output, "<group>/stem" [rows of the tasks of all its groups, ...]. The rest
        of each group has it as an input, of which it takes its rows.
     7. A table of each task, in which tokens or positions are looked up, is a part of one table of all tasks: `look_up`.
     """

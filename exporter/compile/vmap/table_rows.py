@@ -19,7 +19,7 @@ def look_up(node: ir.Node, env: Env, layout: RowLayout) -> list[Form] | None:
     """Compute Gather(table, index) for rows, as Gather(tables of all tasks, index + task x length of a table).
 
     The indices may be those of each text, such as tokens, or the same for all, such as positions. In the latter case the result
-    differs between rows in spite of that, and only operators that broadcast take it.
+    differs between rows nevertheless, and only operators that broadcast take it.
 
     Args:
         node: an operator of the template.

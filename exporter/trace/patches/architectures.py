@@ -19,7 +19,7 @@ from exporter.trace.patches.rotary import patch_rotary
 
 __all__ = ["ARCHITECTURE_PATCHES", "before_padding"]
 
-# By name, because importing a class of transformers imports its whole architecture.
+# By name, because importing a transformers class imports its whole architecture.
 _DECODERS = frozenset({"BartDecoder", "MBartDecoder", "PLBartDecoder"})
 # The names of the output projection within the attention of decoders, and of encoders in transformers 5.
 _PROJECTIONS = frozenset({"o_proj", "c_proj", "out_proj", "dense", "out_lin", "Wo"})

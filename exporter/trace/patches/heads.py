@@ -17,7 +17,7 @@ from exporter.models.peft_modules import base_of
 
 __all__ = ["HEAD_PATCHES", "decoded", "last_eos", "row_at"]
 
-# By name, because importing a class of transformers imports its whole architecture.
+# By name, because importing a transformers class imports its whole architecture.
 _EOS_CLASSIFIERS = frozenset(f"{name}ForSequenceClassification" for name in ("Bart", "MBart", "PLBart", "T5", "MT5"))
 
 

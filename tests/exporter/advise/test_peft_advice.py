@@ -1,4 +1,4 @@
-"""Advice on adapters of PEFT."""
+"""Advice on PEFT adapters."""
 
 from __future__ import annotations
 

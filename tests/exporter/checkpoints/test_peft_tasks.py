@@ -1,4 +1,4 @@
-"""Adapters of PEFT of several task types, classes and tuners on one base, against `PeftModel.from_pretrained`."""
+"""PEFT adapters of several task types, classes and tuners on one base, against `PeftModel.from_pretrained`."""
 
 from __future__ import annotations
 

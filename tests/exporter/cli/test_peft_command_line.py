@@ -1,4 +1,4 @@
-"""The command lines with a base model and adapters of PEFT in folders; the adapters library is not needed."""
+"""The command lines with a base model and PEFT adapters in folders; the adapters library is not needed."""
 
 from __future__ import annotations
 

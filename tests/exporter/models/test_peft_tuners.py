@@ -1,4 +1,4 @@
-"""Every tuner of PEFT: pruned and patched for the trace, against the library with the lowest layers' adapters disabled."""
+"""Every PEFT tuner: pruned and patched for the trace, against the library with the lowest layers' adapters disabled."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_roberta_has_a_graph(monkeypatch: pytest.MonkeyPatch, prefix: bool) -> N
 
 @needs_extensions
 def test_a_tokenizer_without_padding_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As GPT-2's: rows are filled up with the padding of the model."""
+    """As GPT-2's: rows are padded with the padding of the model."""
     few_texts(monkeypatch, 200)
     given = tiny_tokenizer("bpe", LIMIT)
     given.pad_token = None
