@@ -192,7 +192,11 @@ class Env:
             return False
         if self.held(value, Stacked) is not None:
             return True
-        return self.can_fold(value) and (not self.layout.must_reshape(value) or self._lengths.has_target(value))
+        return self.can_fold(value) and self.can_unstack(value)
+
+    def can_unstack(self, value: ir.Value) -> bool:
+        """Return whether the folded form can be made from the stacked form."""
+        return value.shape is not None and (not self.layout.must_reshape(value) or self._lengths.has_target(value))
 
     def stacked(self, value: ir.Value) -> ir.Value:
         """Return the stacked form of a value for which `can_stack` is true."""

@@ -42,7 +42,7 @@ def compute_branch(graph: ir.Graph, env: Env, rules: Sequence[Rule]) -> list[ir.
 def weight_rule(node: ir.Node, env: Env, stacks: Stacks) -> list[Form] | None:
     """Compute an operator with task weights for all tasks at once, by the table of rules."""
     rule = WEIGHT_RULES.get(node.op_type) if node.domain == "" and len(node.outputs) == 1 else None
-    if rule is None or all(env.arrays(value) is None for value in node.inputs):
+    if rule is None or all(env.arrays(value) is None for value in node.inputs) or not env.can_unstack(node.outputs[0]):
         return None
     found = rule(node, env, stacks)
     return None if found is None else [found]

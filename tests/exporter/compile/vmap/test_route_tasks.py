@@ -127,7 +127,7 @@ def test_padded_labels_are_carried_to_the_output(tail: str) -> None:
 
 @pytest.mark.parametrize("tail", ["y = Softmax(g)", "y = Concat<axis = 1>(g, x)", "y = Div(g, x)", "y = MatMul(g, v)"])
 def test_refuses_to_combine_padded_labels(tail: str) -> None:
-    weights = {"w": [rand(4, 2), rand(4, 5), rand(4, 3)], "v": [rand(2, 2), rand(5, 2), rand(3, 2)]}
+    weights = {"w": [rand(4, 4), rand(4, 5), rand(4, 3)], "v": [rand(4, 2), rand(5, 2), rand(3, 2)]}
     with pytest.raises(ir.passes.PassError, match=f"each row selects its task in {tail[4:7]}"):
         route(f"{HEAD} {{ g = MatMul(x, w) {tail} }}", weights)
 

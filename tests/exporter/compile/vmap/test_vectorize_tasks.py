@@ -430,3 +430,7 @@ def test_a_trunk_value_read_first_by_a_task_stays_in_the_trunk() -> None:
     VectorizeTasksPass(TASKS, {"w": tasks_of(4, 4)}, "group", "batch")(model)
     trunk = [node.op_type for node in model.graph if not str(node.outputs[0].name).startswith(("group/", *TASKS))]
     assert trunk == ["Relu", "Tanh", "Sigmoid"]
+
+
+def test_splits_a_product_whose_axes_have_unknown_names() -> None:
+    vectorize(f"{HEAD} {{ h = MatMul(x, w) y = Relu(h) }}", {"w": tasks_of(4, 4)}, shapes={"h": ["batch", "other", 4]})
