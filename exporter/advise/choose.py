@@ -71,7 +71,7 @@ def choose(
         reached = f"the fastest, {1e3 * seconds[id(fastest)]:.2f} ms, loses up to {fastest.loss:.2%}"
         return fastest, f"no combination{allowed} takes at most {1e3 * latency:g} ms: {reached}", False
     best = min(quick, key=lambda point: (point.loss, seconds[id(point)]))
-    return best, f"the combination within {1e3 * latency:g} ms whose largest loss is least", True
+    return best, f"the combination within {1e3 * latency:g} ms whose largest loss is smallest", True
 
 
 def shortage(tables: Mapping[str, TaskTable], max_loss: float | None) -> str:

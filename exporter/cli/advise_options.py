@@ -18,11 +18,11 @@ members that fusions keep, are then chosen together: the layers below the highes
 reach them, and tasks with equal drops are one batch.
 
 Without --latency, the fastest combination is chosen in which no task loses more than --max-loss. With --latency, the one whose
-largest loss is least. The chosen combination is measured. Metrics: accuracy (tagging: over words), micro F1 (multi-label),
+largest loss is smallest. The chosen combination is measured. Metrics: accuracy (tagging: over words), micro F1 (multi-label),
 Pearson's correlation (regression).
 
-Measurements are kept in --output: an interrupted run continues. Other limits only measure the time of what they
-choose.
+Measurements are kept in --output: an interrupted run continues, and with other limits, only the combination that they choose
+is timed again.
 """
 _EPILOG = """\
 exit status: 0 a combination is chosen; 1 none is, because of too few texts or because none is fast enough; 2 wrong use,

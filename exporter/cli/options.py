@@ -143,5 +143,5 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         help="flat: all files in the folder itself; transformersjs: the graph of one task in onnx/, where the pipelines of "
         "transformers.js look for it; default flat",
     )
-    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set; default 20")
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, 17 to 24; default 20")
     add_report(parser)

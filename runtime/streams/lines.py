@@ -1,4 +1,4 @@
-"""Lines of files that may be larger than the memory, compressed, or come from a pipe."""
+"""Lines of files that may be larger than memory, compressed, or come from a pipe."""
 
 import csv
 import gzip

@@ -29,7 +29,7 @@ _TEXT: Final = {"texts": "--text and --pair"}
 
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of streams."""
-    add = parser.add_argument_group("files that are larger than the memory, docs/streams.md").add_argument
+    add = parser.add_argument_group("files that are larger than memory, docs/streams.md").add_argument
     add(
         "--output",
         metavar="OUT",
@@ -37,7 +37,7 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
         "interrupted run; - for standard output",
     )
     add(
-        "--format", choices=FORMATS, help="format of --file; default: by its suffix, also before .gz; text for others and for -"
+        "--format", choices=FORMATS, help="format of --file; default: by its suffix, also before .gz; txt for others and for -"
     )
     add("--columns", metavar="a[,b]", help="column of the texts, or both of pairs; default: text, or text_a and text_b")
     add("--keep", metavar="a,b", help="columns that are copied to the output, such as an id")
@@ -47,9 +47,9 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=int,
         metavar="N",
-        help=f"texts batched by length together; default: by their time, up to {LARGEST:,}",
+        help=f"number of texts that are batched together by length; default: by their time, up to {LARGEST:,}",
     )
-    add("--quiet", action="store_true", help="no progress")
+    add("--quiet", action="store_true", help="show no progress")
     add(
         "--engine",
         choices=("ray",),
