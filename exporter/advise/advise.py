@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.advise.advice import Advice, TaskTable
 from exporter.advise.choose import choose, is_precise, losses, shortage
 from exporter.advise.combinations import Branch, Combination, Templates
 from exporter.advise.costs import CostModel, count
@@ -25,6 +24,7 @@ from exporter.advise.measurements import Measurements
 from exporter.advise.metrics import METRICS, Array, Estimate, by_text, estimates
 from exporter.advise.read import Data, check_request, read
 from exporter.advise.request import Request, export_command
+from exporter.advise.result import Advice, TaskTable
 from exporter.advise.search import Front, Losses, Point, front, undominated
 from exporter.advise.timing import Timing, corners
 from exporter.errors import ExportError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from exporter.advise.advice import TaskTable
 from exporter.advise.metrics import Estimate
+from exporter.advise.result import TaskTable
 from exporter.advise.search import Losses, Point
 
 # Without a limit of the loss, a wider interval than this on each side, or than the loss itself, says nothing about a drop.

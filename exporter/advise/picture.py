@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.advise.advice import Advice
+from exporter.advise.result import Advice
 
 
 def save_picture(advice: Advice, path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exporter.advise.advice import Advice
+from exporter.advise.result import Advice
 from exporter.advise.search import Point
 
 _BAR = 24

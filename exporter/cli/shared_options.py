@@ -36,7 +36,8 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         type=parse_pooling,
         metavar="NAME=POOLING",
         help="give embeddings for a PEFT adapter without a head: cls, mean, max, weightedmean, mean_sqrt_len_tokens, "
-        "lasttoken, or several, such as cls+mean; default: that of its sentence-transformers folder, else hidden states; repeatable",
+        "lasttoken, or several, such as cls+mean; default: that of its sentence-transformers folder, else hidden states; "
+        "repeatable",
     )
     parser.add_argument(
         "--head",

@@ -13,10 +13,10 @@ from runtime.errors import BundleError, InputError, ProviderError
 from runtime.options import Options
 from runtime.ort import plugins
 from runtime.ort.cache_folder import cache_folder
-from runtime.ort.compiled import CompiledGraphs, find_compiled
 from runtime.ort.cpu_info import saturates
 from runtime.ort.cpu_limits import with_threads
 from runtime.ort.cuda_graphs import CapturedGraphs
+from runtime.ort.find_compiled import CompiledGraphs, find_compiled
 from runtime.ort.forks import PerProcess
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, Provider

@@ -117,7 +117,7 @@ NOT_RUN = {
     "python -m training.quality": "names a program that trains for hours",
     "python -m training.quality.evaluate": "names a command without its folder",
     "python -m runtime triton": "names a command without its folder",
-    "python -m runtime compile onnx --provider openvino": "needs OpenVINO; tests/runtime/ort/test_compiled.py has a stand-in",
+    "python -m runtime compile onnx --provider openvino": "needs OpenVINO; test_find_compiled.py has a stand-in",
     "python -m tests.fuzz --minutes 60": "takes an hour; tests/fuzz runs some seconds",
     "python -m tests.fuzz --replay": "is a part of what tests/fuzz runs",
     "python -m exporter add": "names a command without its folder",

@@ -17,7 +17,6 @@ import onnx_ir as ir
 import pytest
 from matplotlib.figure import Figure
 
-from exporter.advise.advice import Advice
 from exporter.advise.advise import advise
 from exporter.advise.combinations import Branch, Combination, Templates
 from exporter.advise.measurements import Measurements
@@ -25,6 +24,7 @@ from exporter.advise.metrics import Estimate, estimates
 from exporter.advise.picture import save_picture
 from exporter.advise.read import read
 from exporter.advise.request import Request
+from exporter.advise.result import Advice
 from exporter.advise.text import lines
 from exporter.checkpoints.load import load
 from exporter.cli.main import main

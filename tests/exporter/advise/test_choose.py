@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from exporter.advise.advice import TaskTable
 from exporter.advise.advise import _search
 from exporter.advise.choose import is_precise, shortage
 from exporter.advise.combinations import Combination
 from exporter.advise.costs import Batch, Counts
 from exporter.advise.metrics import Estimate
 from exporter.advise.request import Request
+from exporter.advise.result import TaskTable
 from exporter.advise.search import Losses
 from exporter.advise.timing import Timing, corners
 from exporter.stages import Stages
