@@ -71,7 +71,7 @@ def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, 
         ShareLengthsPass(),
         common.CommonSubexpressionEliminationPass(),
         MergeCastsPass(),
-        RemoveNoOpsPass(),
+        RemoveNoOpsPass(protected),
         UnflattenLinearsPass(),
         # After UnflattenLinears, which gives the layers of GPT-2 the form x W + b.
         SplitLinearsPass(protected),

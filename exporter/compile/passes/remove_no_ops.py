@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -113,6 +113,8 @@ _RULES: dict[str, Callable[[ir.Node], bool]] = {
     "Tile": _tiles_once,
     "Transpose": _keeps_order,
 }
+# Whether these change nothing depends on the numbers or the shape of a weight.
+_OF_ONE_TASK = ("Add", "Div", "Mul", "Transpose")
 # Where the source is not the first input.
 _SOURCE = {"ScatterND": 2}
 
@@ -150,8 +152,19 @@ class RemoveNoOpsPass(NodeRewritePass):
     op_types = frozenset({*_RULES, *SAME_ORDER})
     keeps_outputs = True
 
+    def __init__(self, protected: Collection[str] = ()) -> None:
+        """Set which initializers have other numbers, or another number of labels, in another task.
+
+        Args:
+            protected: names of task weights.
+        """
+        super().__init__()
+        self.protected = frozenset(protected)
+
     def rewrite(self, node: ir.Node, _build: Builder) -> Rewritten:
         """Replace a result by the value that it is equal to."""
+        if node.op_type in _OF_ONE_TASK and any(value is not None and value.name in self.protected for value in node.inputs):
+            return None
         source, output = _source(node), node.outputs[0]
         if source is not None and source.dtype != output.dtype and output.dtype is not None:
             return Refusal(f"{source.name} has the same numbers and another type")

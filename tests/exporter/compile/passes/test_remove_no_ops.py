@@ -121,3 +121,11 @@ def test_removes_a_scatter_over_every_row() -> None:
 def test_keeps_a_scatter_that_does_more_or_less(old: str, new: str) -> None:
     text = SCATTER.replace(old, new).replace("float[batch, 4] z", "float[rows, 4] z" if "{" in new else "float[batch, 4] z")
     prove(RemoveNoOpsPass(), text, None)
+
+
+@pytest.mark.parametrize("operator", ["Mul(x, one)", "Div(x, one)", "Add(x, zero)", "MatMul(x, turned)"])
+def test_keeps_what_changes_nothing_for_one_task_only(operator: str) -> None:
+    """A learned scale of 1 or a bias of 0; the Transpose of a head with one label and one feature."""
+    text = f"(float[batch, 1] x) => (float[batch, 1] y) {{ turned = Transpose<perm = [1, 0]>(w) h = {operator} y = Relu(h) }}"
+    weights = {"one": np.ones(1, np.float32), "zero": np.zeros(1, np.float32), "w": np.ones((1, 1), np.float32)}
+    prove(RemoveNoOpsPass(weights), text, None, initializers=weights)
