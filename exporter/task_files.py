@@ -72,10 +72,10 @@ def task(
 
     Args:
         folder: a folder that `export` wrote with `slots`; it is only read.
-        adapters: as of `export`.
+        adapters: as in `export`.
         output: the file to write; an earlier task file is replaced as a whole, any other file is an error.
-        model: the trunk that the bundle was exported from, as of `add`; tasks of it that the bundle has are ignored.
-        fusions: as of `export`.
+        model: the trunk that the bundle was exported from, as in `add`; tasks of it that the bundle has are ignored.
+        fusions: as in `export`.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
         pooling: as in `export`.
         drop: drop of the task in a bundle whose tasks have different ones (`drop={task: number}`), one of these. None for the

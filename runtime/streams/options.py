@@ -36,9 +36,7 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
         help="read --file as a stream and write a JSON object per text to this file; the same command continues an "
         "interrupted run; - for standard output",
     )
-    add(
-        "--format", choices=FORMATS, help="format of --file; default: by its suffix, also before .gz; txt for others and for -"
-    )
+    add("--format", choices=FORMATS, help="format of --file; default: by its suffix, also before .gz; txt for others and for -")
     add("--columns", metavar="a[,b]", help="column of the texts, or both of pairs; default: text, or text_a and text_b")
     add("--keep", metavar="a,b", help="columns that are copied to the output, such as an id")
     add("--skip-errors", action="store_true", help="write the errors of broken lines to the output and go on")
