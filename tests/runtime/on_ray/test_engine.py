@@ -81,63 +81,44 @@ def test_a_killed_worker_costs_no_partition(
         assert [row["id"] for row in rows(target / f"{name}.jsonl")] == list(range(1, count + 1))
 
 
-def test_broken_partitions_are_named_and_the_others_done(
-    ray: None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, target = write(tmp_path / "in", {"a.jsonl": 5, "b.jsonl": 3, "c.jsonl": 4}), tmp_path / "out"
-    (source / "_SUCCESS").touch()
-    (source / "b.jsonl").write_text('{"text": "one"}\n{"text": 2}\n{"text": "three"}\n', encoding="utf-8")
-    assert call(bundle, source, target) == 2
-    err = capsys.readouterr().err.splitlines()[-1]
-    assert "1 of 3 partitions failed: b.jsonl: line 2: expected a text, or a list of two texts, found int 2" in err
-    assert "the same command runs these again" in err
-    before = {name: (target / f"{name}.jsonl").stat().st_mtime_ns for name in ("a.jsonl", "c.jsonl")}
-    assert call(bundle, source, target, "--skip-errors") == 0
-    assert "12 rows of 3 partitions, 1 broken" in capsys.readouterr().out
-    assert ["error" in row for row in rows(target / "b.jsonl.jsonl")] == [False, True, False]
-    assert before == {name: (target / f"{name}.jsonl").stat().st_mtime_ns for name in before}
-
-
-def test_a_worker_that_always_dies_is_named(
+def test_partitions_that_fail_are_named_and_done_later(
     ray: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Poisoned(ray_engine.PartitionScorer):
-        """Dies of one partition, as a process that runs out of memory."""
+    class Faulty(ray_engine.PartitionScorer):
+        """Dies of one partition, as without memory, and fails once for another, as a drive that is not there."""
 
         def _one(self, name: str) -> dict[str, Any]:
-            if name == "b.jsonl":
+            if name == "dies.jsonl":
                 os._exit(1)
-            return super()._one(name)
-
-    monkeypatch.setattr(ray_engine, "PartitionScorer", Poisoned)
-    source, target = write(tmp_path / "in", {"a.jsonl": 5, "b.jsonl": 3, "c.jsonl": 4}), tmp_path / "out"
-    assert call(bundle, source, target) == 2
-    err = capsys.readouterr().err
-    assert "1 of 3 partitions failed: b.jsonl: its worker died 3 times; the others are done" in err
-    assert len(rows(target / "a.jsonl.jsonl")) == 5
-    assert len(rows(target / "c.jsonl.jsonl")) == 4
-
-
-def test_an_error_of_the_machine_is_tried_again(
-    ray: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Unlucky(ray_engine.PartitionScorer):
-        """Fails once for each partition, as a drive that is not there."""
-
-        def _one(self, name: str) -> dict[str, Any]:
             seen = Path(self._job.target.name) / f"_{name}"
-            if not seen.exists():
+            if name == "late.jsonl" and not seen.exists():
                 seen.parent.mkdir(exist_ok=True)
                 seen.touch()
                 return {"status": "failed", "reason": "OSError: [Errno 5] Input/output error"}
             return super()._one(name)
 
-    monkeypatch.setattr(ray_engine, "PartitionScorer", Unlucky)
-    source, target = write(tmp_path / "in", {"a.jsonl": 5, "b.jsonl": 3}), tmp_path / "out"
-    assert call(bundle, source, target) == 0
-    out, err = capsys.readouterr()
-    assert "try 1 of 3: 2 partitions failed: a.jsonl: OSError: [Errno 5] Input/output error; b.jsonl: OSError" in err
-    assert "8 rows of 2 partitions, 0 broken" in out
+    counts = {"a.jsonl": 5, "b.jsonl": 3, "dies.jsonl": 3, "late.jsonl": 4}
+    source, target = write(tmp_path / "in", counts), tmp_path / "out"
+    (source / "_SUCCESS").touch()
+    (source / "b.jsonl").write_text('{"text": "one"}\n{"text": 2}\n{"text": "three"}\n', encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_engine, "PartitionScorer", Faulty)
+        assert call(bundle, source, target) == 2
+    err = capsys.readouterr().err
+    assert "try 1 of 3: 1 partitions failed: late.jsonl: OSError: [Errno 5] Input/output error" in err
+    last = err.splitlines()[-1]
+    assert "2 of 4 partitions failed: " in last
+    assert "b.jsonl: line 2: expected a text, or a list of two texts, found int 2" in last
+    assert "dies.jsonl: its worker died 3 times" in last
+    assert "the others are done, and the same command runs these again" in last
+    done = [target / f"{name}.jsonl.jsonl" for name in ("a", "late")]
+    assert [len(rows(path)) for path in done] == [5, 4]
+    before = [path.stat().st_mtime_ns for path in done]
+    assert call(bundle, source, target, "--skip-errors") == 0
+    assert "15 rows of 4 partitions, 1 broken" in capsys.readouterr().out
+    assert ["error" in row for row in rows(target / "b.jsonl.jsonl")] == [False, True, False]
+    assert len(rows(target / "dies.jsonl.jsonl")) == 3
+    assert [path.stat().st_mtime_ns for path in done] == before
 
 
 def test_another_bundle_in_the_same_place_is_refused(bundle: Path, predictor: runtime.Predictor) -> None:
