@@ -105,9 +105,9 @@ def _assemble(
     what = parts[0].label if parts else f"the model in {source.text!r}"
     plain = not parts and not _has_adapters(source.folder, config)
     if plain and (not has_adapterhub() or sentence_task(source.folder) is not None):
-        offered = "the model's own embeddings are" if sentence_task(source.folder) else "the model's own head is"
+        head = "the model's own embeddings are" if sentence_task(source.folder) else "the model's own head is"
         raise ExportError(
-            f"{what} has no adapters: add adapters with --adapter, or choose another --model; {offered} a task with --adapter "
+            f"{what} has no adapters: add adapters with --adapter, or choose another --model; {head} a task with --adapter "
             f"NAME={BASE}"
         )
     library = adapterhub_module("checkpoints", "assemble", what)

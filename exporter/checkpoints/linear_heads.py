@@ -151,7 +151,7 @@ def _file(name: str, path: Path) -> tuple[Any, Any, Any]:
         if "Object arrays" in str(error):  # names of pandas, for example
             raise ExportError(
                 f"the head {name!r} in {str(path)!r} has an array of Python objects, which is a pickle and could run code: "
-                "save names as text, classes=head.classes_.astype(str)"
+                "save numbers, and names as text, classes=head.classes_.astype(str)"
             ) from error
         raise ExportError(f"the head {name!r} in {str(path)!r} cannot be loaded: {first_line(error)}") from error
     weights, bias, classes = (next((arrays[key] for key in keys if key in arrays), None) for keys in (_WEIGHTS, _BIAS, _LABELS))

@@ -49,7 +49,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "tuned", "old/0_Transformer"):
         if name == "tuned":
             with torch.no_grad():
-                weight = model.get_submodule("encoder.layer.1.output.dense").get_parameter("weight")
+                weight = model.get_parameter("encoder.layer.1.output.dense.weight")
                 weight.add_(torch.randn_like(weight))
         model.save_pretrained(folder / name)
     new_layout(folder / "base", SIZE, "mean", LIMIT, {"query": "w07 "}, "query")
