@@ -39,6 +39,11 @@ def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture(scope="module")
+def predictor(exported: Report) -> runtime.Predictor:
+    return runtime.load(exported.output, provider="cpu")
+
+
+@pytest.fixture(scope="module")
 def routed(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("split_routed") / "onnx"
     return export(model, tasks=ROUTED, drop=2, split=True, routed=True, output=folder).output
@@ -46,8 +51,9 @@ def routed(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("drop", DROPS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_branches_equal_single_task_pytorch(model: Any, exported: Report, drop: int, shape: tuple[int, int]) -> None:
-    predictor = runtime.load(exported.output, provider="cpu")
+def test_branches_equal_single_task_pytorch(
+    model: Any, predictor: runtime.Predictor, drop: int, shape: tuple[int, int]
+) -> None:
     feeds = inputs(shape)
     states = predictor.run_trunk(feeds, drop)
     found = predictor.run_branches(states)
@@ -62,8 +68,7 @@ def test_branches_equal_single_task_pytorch(model: Any, exported: Report, drop: 
             assert_parity(found[task], expected)
 
 
-def test_states_do_not_depend_on_company(exported: Report) -> None:
-    predictor = runtime.load(exported.output, provider="cpu")
+def test_states_do_not_depend_on_company(predictor: runtime.Predictor) -> None:
     feeds = inputs((6, 21))
     together = predictor.run_branches(predictor.run_trunk(feeds), ["topic", "mood"])
     rows = [predictor.run_trunk({name: array[row : row + 1] for name, array in feeds.items()}) for row in range(6)]
@@ -102,7 +107,8 @@ def test_trunk_and_branches_share_the_weights(exported: Report) -> None:
 
 @pytest.mark.parametrize("tasks", [None, ["mood"], ["stars", "topic"]])
 def test_routed_branches_equal_pytorch(model: Any, routed: Path, tasks: list[str] | None) -> None:
-    predictor = runtime.load(routed, provider="cpu", state_cache=10**6)
+    options = runtime.Options(share_weights=False)  # opens only what runs
+    predictor = runtime.load(routed, provider="cpu", state_cache=10**6, options=options)
     feeds = inputs((4, 11))
     for answers in (
         predictor.run_branches(predictor.run_trunk(feeds), tasks),
@@ -159,10 +165,9 @@ def test_states_outlive_added_tasks(model: Any, tmp_path: Path) -> None:
     assert_parity(found["stars"], reference(model, "stars", feeds, 2))
 
 
-def test_states_of_another_trunk_are_refused(exported: Report, tmp_path: Path) -> None:
+def test_states_of_another_trunk_are_refused(predictor: runtime.Predictor, tmp_path: Path) -> None:
     other = export(tiny_model({"topic": ("seq_bn", "3")}, seed=1), drop=2, split=True, output=tmp_path / "other").output
     feeds = inputs((2, 6))
-    predictor = runtime.load(exported.output, provider="cpu")
     for drop, source in ((2, runtime.load(other, provider="cpu")), (1, predictor)):
         states = source.run_trunk(feeds, drop)
         with pytest.raises(runtime.InputError, match="other layers or weights, or another precision"):
