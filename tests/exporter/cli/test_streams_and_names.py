@@ -118,16 +118,16 @@ def test_a_reader_that_stops_is_no_error() -> None:
         (ROOT / "missing").read_text()
 
 
-@pytest.mark.parametrize("name", ["[/x]", "[red]", "a[/]", ":smile:"])
-def test_brackets_in_names_are_no_markup(tmp_path: Path, name: str) -> None:
-    output = tmp_path / name.replace("/", "") / "onnx"
-    report = export(tiny_model({name: ("seq_bn", "2")}), output=output)
+def test_brackets_in_names_are_no_markup(tmp_path: Path) -> None:
+    names = ("[/x]", "[red]", "a[/]", ":smile:")
+    output = tmp_path / "".join(names).replace("/", "") / "onnx"
+    report = export(tiny_model(dict.fromkeys(names, ("seq_bn", "2"))), output=output)
     for verbose in (False, True):
         console = plain_console()
         console.file = io.StringIO()
         print_report(report, [f"python -m runtime {output}"], console, verbose)
         text = console.file.getvalue()
-        assert name in text
+        assert all(name in text for name in names)
         assert str(output) in text
     assert main(["inspect", str(output)]) == 0
 
