@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import onnx_ir as ir
 
 from exporter.errors import ExportError
@@ -13,11 +14,12 @@ from exporter.plan import Plan
 from exporter.split.cut import Cut, State, cut_states
 from exporter.split.graphs import save_branches, save_trunk
 from exporter.split.identity import WeightDigests
-from exporter.split.verify import SplitSessions, compare_split, padding_counts
+from exporter.split.verify import RowGraphs, SplitSessions, compare_split, padding_counts
 from runtime.bundle import SplitEntry, StateEntry, routed_file, slots_file, split_files
 from runtime.bundle.interface import BATCH
 from runtime.bundle.split_entry import StateType
 from runtime.slots.layout import SlotLayout, layout_file
+from runtime.slots.task_file import own_weights
 
 __all__ = ["split_variants"]
 
@@ -71,7 +73,7 @@ def split_variants(
         for of_whole, each in of_rows.items():
             whole, part = of_whole(model), of_whole(branches)
             inputs += save_branches(folder / whole, each.states, folder / part)
-            written[part] = whole, _count(folder, whole, plan)
+            written[part] = _counterpart(folder, whole, plan)
         sessions = SplitSessions.load(folder, model, written)
         half = compare_split(sessions, plan, [state.name for state in states])
         entries = tuple(_entry(state) for state in states)
@@ -120,10 +122,22 @@ def _cut(
     return cut, found
 
 
-def _count(folder: Path, whole: str, plan: Plan) -> int:
-    """Return the number of tasks of a routed graph, or of slots of one with slots."""
-    layout = folder / layout_file(whole)
-    return SlotLayout.from_bytes(layout.read_bytes(), layout).total if layout.exists() else len(plan.tasks)
+def _counterpart(folder: Path, whole: str, plan: Plan) -> RowGraphs:
+    """Return a routed graph, or one with slots and the weights of the bundle's tasks in them."""
+    path = folder / layout_file(whole)
+    if not path.exists():
+        return RowGraphs(whole, len(plan.tasks), {})
+    layout = SlotLayout.from_bytes(path.read_bytes(), path)
+    rows: dict[int, list[Mapping[str, np.ndarray]]] = {}
+    for name in layout.own.values():
+        found = own_weights((folder / name).read_bytes(), name, layout, plan.drop)
+        rows.setdefault(found.group, []).append(found.read())
+    stacks = {
+        weight.name: np.stack([own[slot % len(own)][weight.name] for slot in range(layout.slots)])
+        for weight in layout.weights
+        for own in (rows[weight.group],)
+    }
+    return RowGraphs(whole, layout.total, stacks)
 
 
 def _union(*lists: Sequence[State]) -> list[State]:

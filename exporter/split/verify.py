@@ -18,7 +18,6 @@ from exporter.verify.shapes import shapes_of
 from runtime.bundle import ROUTE_INPUTS, StateEntry
 from runtime.bundle.interface import SEQUENCE
 from runtime.bundle.split_entry import split_files
-from runtime.ort.probe_graphs import invented_weight
 from runtime.states.padding import Padding
 
 __all__ = ["Half", "SplitSessions", "compare_split", "padding_counts"]
@@ -37,6 +36,21 @@ class Half:
     agreement: float
 
 
+@dataclass(frozen=True)
+class RowGraphs:
+    """The counterpart of the branches of a routed graph, or of one with slots, in the comparison.
+
+    Attributes:
+        whole: file of the whole graph.
+        tasks: number of its tasks, or of the slots of all groups.
+        weights: input -> the weights of all slots, those of the bundle's tasks; empty for a routed graph.
+    """
+
+    whole: str
+    tasks: int
+    weights: Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True, eq=False)
 class RowSessions:
     """Sessions of a routed graph, or of one with slots.
@@ -45,11 +59,13 @@ class RowSessions:
         whole: the whole graph.
         branches: the graph of its branches.
         tasks: number of its tasks, or of the slots of all groups.
+        weights: input -> the weights of all slots; empty for a routed graph.
     """
 
     whole: Any
     branches: Any
     tasks: int
+    weights: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,23 +87,22 @@ class SplitSessions:
     rows: Mapping[str, RowSessions]
 
     @classmethod
-    def load(cls, folder: Path, model: str, rows: Mapping[str, tuple[str, int]]) -> SplitSessions:
+    def load(cls, folder: Path, model: str, rows: Mapping[str, RowGraphs]) -> SplitSessions:
         """Open the sessions.
 
         Args:
             folder: the folder of the graphs.
             model: the file of the whole graph.
-            rows: file of the branches of a routed graph or of one with slots -> the file of the whole graph, and the number of
-                its tasks or slots.
+            rows: file of the branches of a routed graph or of one with slots -> its counterpart.
 
         Raises:
             VerificationError: ONNX Runtime cannot load a graph.
         """
         trunk, branches = split_files(model)
-        pairs = {
-            part: RowSessions(open_graph(folder / name, routed=True), open_graph(folder / part, routed=True), tasks)
-            for part, (name, tasks) in rows.items()
-        }
+        pairs = {}
+        for part, each in rows.items():
+            first, second = (open_graph(folder / name, routed=True) for name in (each.whole, part))
+            pairs[part] = RowSessions(first, second, each.tasks, each.weights)
         whole, first, second = (open_graph(folder / name) for name in (model, trunk, branches))
         return cls(whole, first, second, branches, pairs)
 
@@ -127,7 +142,7 @@ def compare_split(graphs: SplitSessions, plan: Plan, states: Sequence[str]) -> H
                 task_ids = np.array([numbers.index(name) for name in names])
                 for name, pair in graphs.rows.items():
                     ids = dict(zip(ROUTE_INPUTS, (row_ids, task_ids % pair.tasks), strict=True))
-                    values = {**inputs, **given, **ids}
+                    values = {**inputs, **given, **ids, **pair.weights}
                     one, other = (each.run(None, _read(each, values)) for each in (pair.whole, pair.branches))
                     _compare(one, other, plan, shape, name)
     if any(half.difference < 0 for half in halves):
@@ -177,9 +192,7 @@ def _states(trunk: Any, names: Sequence[str], inputs: Mapping[str, np.ndarray]) 
 
 
 def _read(session: Any, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the inputs of a graph; the weights of its slots, if it has any, are invented."""
-    inputs = session.get_inputs()
-    return {each.name: values[each.name] if each.name in values else invented_weight(each) for each in inputs}
+    return {value.name: values[value.name] for value in session.get_inputs()}
 
 
 def _compare(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from runtime.bundle import ROUTE_INPUTS, Manifest, Probe, SplitEntry, VariantEntry
 from runtime.bundle.probe import thinned
 
-__all__ = ["Compared", "Counterpart", "invented_weight", "run_on_probe"]
+__all__ = ["Compared", "Counterpart", "run_on_probe"]
 
 Array = npt.NDArray[Any]
 Run = Callable[[Sequence[str], Mapping[str, Array]], Sequence[Array]]
@@ -119,18 +119,14 @@ def _slots(graph: str, feeds: Mapping[str, Array], run: Run, slots: int, on_cpu:
     """Every slot for every row."""
     session = on_cpu(graph)
     known = {**feeds, **_route(len(next(iter(feeds.values()))), slots)}
-    given = {each.name: known[each.name] if each.name in known else invented_weight(each) for each in session.get_inputs()}
+    given = {each.name: known[each.name] if each.name in known else _weight(each) for each in session.get_inputs()}
     found, expected = (thinned(each([_LOGITS], given)[0]) for each in (run, session.run))
     empty = np.isneginf(expected)  # columns beyond those of a structure
     return Compared(_SLOTS, [np.where(empty & np.isneginf(found), 0, found)], [np.where(empty, 0, expected)])
 
 
-def invented_weight(value: Any) -> Array:
-    """Return weights that are the same on every machine, and different in each slot; all labels, and zeros for positions.
-
-    Args:
-        value: an input of a graph with slots, as a session describes it.
-    """
+def _weight(value: Any) -> Array:
+    """Return weights that are the same on every machine, and different in each slot; all labels, and zeros for positions."""
     if value.type == "tensor(bool)":
         return np.ones(value.shape, np.bool_)
     wave = np.sin(np.arange(np.prod(value.shape), dtype=np.float64)).reshape(value.shape)
