@@ -22,15 +22,6 @@ _LEFT = {
 }
 
 
-# Where the library's own logits of a text depend on the padding of other texts, with the reason.
-_DEPENDS = {
-    "gated": "a gate reads the mean over all tokens, padding included",
-    "unipelt": "its gates read the mean over all tokens, padding included",
-    "prompt_tuning | single | classification | bert": "the mask of a batch with padding raises the scores of the prompt",
-    "prefix_tuning | single | classification | distilbert": "as prompt_tuning: the scores of the prefix",
-}
-
-
 # Of the largest one, that of images
 _PROBE_BYTES = 64_000
 
@@ -57,6 +48,6 @@ def check_row(row: Row) -> None:
     assert routed == expected_routed
     reason = _LEFT.get(row.architecture, _LEFT.get(row.method))
     assert not left if reason is None else left, "\n".join(left) or f"nothing is left, although {reason}"
-    # The tokenizer pads on the left, which the exporter changes where positions would shift.
-    if not any(part in row.key for part in _DEPENDS):
-        assert all(difference <= 1e-5 for difference in differences), differences
+    # The tokenizer pads on the left, which the exporter changes where positions would shift. Where the library's own logits
+    # depend on padding, as those of gates and prompts do, batches have none.
+    assert all(difference <= 1e-5 for difference in differences), differences
