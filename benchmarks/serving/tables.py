@@ -103,7 +103,8 @@ def markdown(results: Results) -> str:
     number = {key: place for place, key in enumerate(CANDIDATES)}
     rows = sorted(results.rows, key=lambda row: number[row.candidate])
     settings = sorted({(row.tasks, row.per_text, row.repeats) for row in rows})
-    most = max((row.tasks for row in rows if not CANDIDATES[row.candidate].ours), default=0)
+    others = [row for row in rows if not CANDIDATES[row.candidate].ours]
+    most = max(row.tasks for row in others or rows)
     parts = []
     for place, objective in enumerate(results.objectives):
         heads = [
