@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from adapters import LoRAConfig
 
 import runtime
 from exporter import add, export, task
+from exporter.plan import Plan
+from exporter.split.split_variants import _counterpart
 from runtime.bundle import read_manifest
 from runtime.command_line import main
+from runtime.slots.layout import SlotLayout
+from runtime.slots.task_file import own_weights
 from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, tiny_model, tokenizer
 
 TASKS = {
@@ -134,3 +139,16 @@ def test_added_folders_keep_the_graph(model: Any, folder: Path, files: dict[str,
     predictor.add_task("spam", files["spam"])
     for name, logits in predictor.run_branches(states, ["spam", "news", "topic"]).items():
         assert_parity(logits, reference(model, name, feeds, 2))
+
+
+def test_the_comparison_has_tasks_of_the_bundle_in_slots(folder: Path) -> None:
+    """Invented weights give logits of any size, which int8 amplifies beyond its tolerance."""
+    layout = SlotLayout.from_bytes((folder / "model_slots.json").read_bytes(), folder)
+    found = _counterpart(folder, "model_slots.onnx", cast(Plan, SimpleNamespace(drop=2, tasks=OWN)))
+    assert found.tasks == layout.total == 4
+    for name in OWN:
+        weights = own_weights((folder / layout.own[name]).read_bytes(), name, layout, 2)
+        for key, array in weights.read().items():
+            assert all(np.array_equal(found.weights[key][slot], array) for slot in range(layout.slots))
+    assert set(found.weights) == {weight.name for weight in layout.weights}
+    assert _counterpart(folder, "model_routed.onnx", cast(Plan, SimpleNamespace(drop=2, tasks=OWN))).tasks == len(OWN)
