@@ -22,13 +22,14 @@ KERNELS = 64
 
 MOST_THREADS = 1024  # ONNX Runtime ends the process when the system refuses a thread
 _MOST_BYTES = 2**63 - 1
-_FORMAT = "session.load_model_format"
 
 # Limits of ONNX Runtime for the entries of its session configuration, to which options of plug-ins are added
 LONGEST_KEY = 1024
 LONGEST_VALUE = 8192
 # Entry with the folder of the external data of a graph that is passed as bytes
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+# Entry with the format of graphs, and the only format whose files and operators are checked
+GRAPH_FORMAT, ONNX_FORMAT = "session.load_model_format", "ONNX"
 
 _Kind = TypeVar("_Kind")
 _LOGGER = logging.getLogger("runtime.progress")
@@ -211,9 +212,6 @@ def _problems(options: Options) -> Iterator[str]:
     ):
         if choice not in choices:
             yield f"{name}: expected one of {', '.join(filter(None, choices))}, found {choice!r}"
-    entries = options.session_config
-    if isinstance(entries, Mapping) and (form := entries.get(_FORMAT, "ONNX")) != "ONNX":
-        yield f"session_config[{_FORMAT!r}]: graphs of bundles have the format ONNX, found {form!r}: omit it"
     if not callable(options.progress):
         yield f"progress: expected a function of a message, found {options.progress!r:.100}"
     if options.cache is not None and (not isinstance(options.cache, str | os.PathLike) or not os.fspath(options.cache)):
@@ -268,6 +266,8 @@ def _passed_through(name: str, entries: object) -> Iterator[str]:
             yield f"{name}: expected keys of 1 to {LONGEST_KEY - 1} bytes and values up to {LONGEST_VALUE}, found {key[:40]!r}"
         elif key == WEIGHTS_FOLDER:
             yield f"{name}: {key} would read weights that were not compared with the manifest"
+        elif key == GRAPH_FORMAT and value != ONNX_FORMAT:
+            yield f"{name}[{key!r}]: graphs of bundles have the format {ONNX_FORMAT}, found {value!r}: omit it"
 
 
 def _positive(value: object) -> bool:

@@ -77,9 +77,10 @@ class StatePredictor(ArrayPredictor):
             raise InputError(f"states: expected TrunkStates of at least one text, found {states!r:.100}")
         runs = self._split_runs(self._drop_of(states) if drop is None else drop)
         runs.check(states)
-        if (hot := added_names(selection.entries)) and not runs.graph.entry.slots:
+        if not runs.computes(selection.entries):
+            hot = ", ".join(added_names(selection.entries))
             raise InputError(
-                f"tasks: the bundle has no graph from the states of drop {runs.drop} to added tasks ({', '.join(hot)}): call "
+                f"tasks: the bundle has no graph from the states of drop {runs.drop} to added tasks ({hot}): call "
                 "run() or predict() for them, or export it again"
             )
         limits = self._limits
@@ -142,9 +143,7 @@ class StatePredictor(ArrayPredictor):
         return found
 
     def _look_up(self, feeds: Mapping[str, npt.NDArray[Any]], drop: int, entries: Sequence[TaskEntry]) -> LookUp | None:
-        if self._state_cache is None or drop not in self._splits:
-            return None
-        if added_names(entries) and not self._splits[drop].graph.entry.slots:
+        if self._state_cache is None or drop not in self._splits or not self._splits[drop].computes(entries):
             return None
         return self._splits[drop].look_up(feeds, self._state_cache)
 

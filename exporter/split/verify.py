@@ -58,14 +58,12 @@ class RowSessions:
     Attributes:
         whole: the whole graph.
         branches: the graph of its branches.
-        tasks: number of its tasks, or of the slots of all groups.
-        weights: input -> the weights of all slots; empty for a routed graph.
+        given: its tasks and weights.
     """
 
     whole: Any
     branches: Any
-    tasks: int
-    weights: Mapping[str, np.ndarray]
+    given: RowGraphs
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +100,7 @@ class SplitSessions:
         pairs = {}
         for part, each in rows.items():
             first, second = (open_graph(folder / name, routed=True) for name in (each.whole, part))
-            pairs[part] = RowSessions(first, second, each.tasks, each.weights)
+            pairs[part] = RowSessions(first, second, each)
         whole, first, second = (open_graph(folder / name) for name in (model, trunk, branches))
         return cls(whole, first, second, branches, pairs)
 
@@ -141,8 +139,8 @@ def compare_split(graphs: SplitSessions, plan: Plan, states: Sequence[str]) -> H
             for row_ids, names in draw_routes(groups, shape[0], (plan.drop, *shape)):
                 task_ids = np.array([numbers.index(name) for name in names])
                 for name, pair in graphs.rows.items():
-                    ids = dict(zip(ROUTE_INPUTS, (row_ids, task_ids % pair.tasks), strict=True))
-                    values = {**inputs, **given, **ids, **pair.weights}
+                    ids = dict(zip(ROUTE_INPUTS, (row_ids, task_ids % pair.given.tasks), strict=True))
+                    values = {**inputs, **given, **ids, **pair.given.weights}
                     one, other = (each.run(None, _read(each, values)) for each in (pair.whole, pair.branches))
                     _compare(one, other, plan, shape, name)
     if any(half.difference < 0 for half in halves):

@@ -15,7 +15,7 @@ from runtime.bundle import WEIGHTS, HeadType, VariantEntry
 from runtime.bundle.file_names import GRAPHS
 from runtime.ort.external_data import rewrite
 
-__all__ = ["LAYOUTS", "arrange", "check_layout", "check_tasks"]
+__all__ = ["FLAT", "LAYOUTS", "arrange", "check_layout", "check_tasks"]
 
 FLAT: Final = "flat"
 TRANSFORMERS_JS: Final = "transformersjs"
@@ -29,22 +29,13 @@ _TARGETS: Final = ("portable", "cpu")
 _CONFIG: Final = "config.json"
 
 # Heads whose outputs the pipelines of transformers.js read, by the first input of the model
-_PIPELINES: Final[Mapping[str, Mapping[HeadType, str]]] = MappingProxyType(
+_PIPELINES: Final[Mapping[str, tuple[HeadType, ...]]] = MappingProxyType(
     {
-        "input_ids": {
-            "classification": "text-classification",
-            "multilabel": "text-classification",
-            "regression": "text-classification",
-            "tagging": "token-classification",
-            "question_answering": "question-answering",
-            "masked_lm": "fill-mask",
-            "hidden_states": "feature-extraction",
-        },
-        "pixel_values": {
-            "classification": "image-classification",
-            "multilabel": "image-classification",
-            "hidden_states": "image-feature-extraction",
-        },
+        "input_ids": (
+            *("classification", "multilabel", "regression", "tagging"),
+            *("question_answering", "masked_lm", "hidden_states"),
+        ),
+        "pixel_values": ("classification", "multilabel", "hidden_states"),
     }
 )
 
@@ -99,7 +90,7 @@ def check_tasks(layout: str, plans: Sequence[Plan], tokenizer: bool) -> None:
         )
     (task,) = plans[0].tasks
     first = next((name for name in _PIPELINES if name in {entry.name for entry in plans[0].inputs}), "")
-    if task.head.kind not in _PIPELINES.get(first, {}):
+    if task.head.kind not in _PIPELINES.get(first, ()):
         raise ExportError(
             f"--layout {layout}: transformers.js has no pipeline for {task.name}, a task of the type {task.head.kind}: "
             "omit it, and run the graph with onnxruntime-node or onnxruntime-web"

@@ -36,10 +36,10 @@ def check_replaceable(folder: Path, shown: Path | None = None) -> None:
             f"the output folder {name!r} was not written by an export ({MANIFEST} does not list its files): choose another one"
         )
     surplus = sorted(
-        path.relative_to(folder).as_posix() + "/" * _is_folder(path)
-        for path in _contents(folder, listed)
-        if (path.relative_to(folder).as_posix() not in {*listed, MANIFEST} or _is_folder(path))
-        and not (path == folder / COMPILED and is_compiled_folder(path))  # made from the export, and useless without it
+        found + "/" * _is_folder(path)
+        for found, path in _contents(folder, listed)
+        if (found not in {*listed, MANIFEST} or _is_folder(path))
+        and not (found == COMPILED and is_compiled_folder(path))  # made from the export, and useless without it
     )
     if surplus:
         more = f" and {len(surplus) - _SHOWN} more" if len(surplus) > _SHOWN else ""
@@ -93,13 +93,13 @@ def _listed(folder: Path) -> set[str] | None:
     )
 
 
-def _contents(folder: Path, listed: set[str]) -> Iterator[Path]:
-    """Yield what is in a folder, and in its folder of graphs in place of that folder itself."""
+def _contents(folder: Path, listed: set[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the name and path of what is in a folder, and in its folder of graphs in place of that folder itself."""
     for path in folder.iterdir():
         if f"{path.name}/" == GRAPHS and _is_folder(path) and any(name.startswith(GRAPHS) for name in listed):
-            yield from path.iterdir()
+            yield from ((GRAPHS + each.name, each) for each in path.iterdir())
         else:
-            yield path
+            yield path.name, path
 
 
 def _is_folder(path: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from runtime.bundle import BoundFolder
 from runtime.errors import BundleError
 from runtime.import_ort import ort
-from runtime.options import WEIGHTS_FOLDER
+from runtime.options import GRAPH_FORMAT, ONNX_FORMAT, WEIGHTS_FOLDER
 from runtime.ort.empty_tensors import safe_arguments
 from runtime.ort.external_data import locations, rewrite
 
@@ -65,7 +65,7 @@ class GraphFile:
     def _opened(self, settings: Any, requests: Any, by_path: bool) -> Any:
         model, folder = self._checked()
         # A file can be a protobuf message and a graph in ORT's own format at once, whose files and operators are not checked
-        settings.add_session_config_entry("session.load_model_format", "ONNX")
+        settings.add_session_config_entry(GRAPH_FORMAT, ONNX_FORMAT)
         more = safe_arguments() if self.routed else {}
         if by_path:
             # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from runtime.bundle import TaskEntry
 from runtime.cancel import Cancellation
 from runtime.checks.requests import TaskSelection
-from runtime.slots.task_file import added_names
 from runtime.states.split_runs import SplitRuns
 from runtime.states.trunk_states import Row
 from runtime.text.encode import Batch, BatchLimits, TextEncoder
@@ -66,7 +65,7 @@ class CascadeStep:
             entries: manifest entries of the tasks.
         """
         runs = self.splits.get(drop)
-        if runs is not None and added_names(entries) and not runs.graph.entry.slots:
+        if runs is not None and not runs.computes(entries):
             runs = None
         part = [replace(self.windows[row], index=number) for number, row in enumerate(rows)]
         if runs is None:

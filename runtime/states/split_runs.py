@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from runtime.bundle import TaskEntry
 from runtime.cancel import Cancellation
 from runtime.errors import InputError
 from runtime.ort.split_graph import SplitGraph
+from runtime.slots.task_file import added_names
 from runtime.states.padding import Padding
 from runtime.states.state_cache import StateCache, key_of
 from runtime.states.trunk_states import Row, TrunkStates
@@ -81,6 +83,10 @@ class SplitRuns:
         """
         states = self.graph.trunk(feeds, cancel, passing=True)
         return {**feeds, **states}, self._rows(states, feeds, self.padding.extents(feeds)[:count])
+
+    def computes(self, entries: Sequence[TaskEntry]) -> bool:
+        """Return whether there is a graph from the states to these tasks: for added ones, that with slots."""
+        return bool(self.graph.entry.slots) or not added_names(entries)
 
     def reads(self, row: Row) -> bool:
         """Return whether a row has everything that the branches read."""

@@ -28,28 +28,10 @@ from runtime.ort.open_bundle import OpenBundle
 from runtime.serving.batcher import Batcher, Batching
 from runtime.serving.limits import Limits
 from runtime.serving.request import PredictRequest
+from tests.helpers.added_tasks import NEW, OWN, TASKS, only
 from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model, tokenizer
 
-TASKS = {
-    "topic": ("seq_bn", "4"),
-    "mood": (LoRAConfig(r=2), "3"),
-    "spam": ("seq_bn", "2"),
-    "news": ("seq_bn", "4"),
-    "stars": ("seq_bn", "reg"),
-    "tone": (LoRAConfig(r=2), "2"),
-}
-OWN = ("topic", "mood")
-NEW = ("spam", "news", "stars", "tone")
 DROPS = (1, 0)
-
-
-def _only(*names: str, **others: Any) -> Any:
-    """The model with some of the tasks, and others, on the same trunk."""
-    model = tiny_model({**TASKS, **others})
-    for name in set(TASKS) - set(names):
-        model.delete_adapter(name)
-        model.delete_head(name)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +49,7 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("files")
-    return {name: task(folder, output=place / f"{name}.safetensors", model=_only(name)).output for name in NEW}
+    return {name: task(folder, output=place / f"{name}.safetensors", model=only(name)).output for name in NEW}
 
 
 @pytest.fixture
@@ -155,14 +137,14 @@ def test_a_task_file_has_a_drop_of_its_own(model: Any, folder: Path, tmp_path: P
     export(model, tasks=["topic", "news"], drop={"topic": 0, "news": 1}, slots=1, output=bundle)
     feeds = inputs((3, 6))
     for drop in (None, 1):
-        task(bundle, output=file, model=_only("spam"), drop=drop)
+        task(bundle, output=file, model=only("spam"), drop=drop)
         predictor = runtime.load(bundle, provider="cpu", threads=1)
         predictor.add_task("spam", file)
         assert_parity(predictor.run(feeds, ["spam"])["spam"], reference(model, "spam", feeds, drop or 0))
     with pytest.raises(ExportError, match="drop must be that of a task of the bundle, 0 or 1; found 2"):
-        task(bundle, output=file, model=_only("spam"), drop=2)
+        task(bundle, output=file, model=only("spam"), drop=2)
     with pytest.raises(ExportError, match="has variants for drop 0, 1, and a task file has weights for all of them: omit drop"):
-        task(folder, output=file, model=_only("spam"), drop=1)
+        task(folder, output=file, model=only("spam"), drop=1)
 
 
 def _edited(file: Path, target: Path, edit: Callable[[dict[str, Any], dict[str, str]], None]) -> Path:
@@ -479,7 +461,7 @@ def _vocabulary() -> Any:
 )
 def test_tasks_that_do_not_fit_a_slot(folder: Path, tmp_path: Path, name: str, config: Any, head: str, message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        task(folder, model=_only(**{name: (config, head)}), output=tmp_path / "file")
+        task(folder, model=only(**{name: (config, head)}), output=tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
 
@@ -518,7 +500,7 @@ def test_a_bundle_without_slots(model: Any, files: dict[str, Path], tmp_path: Pa
     with pytest.raises(InputError, match="this bundle has no slots for further tasks"):
         runtime.load(tmp_path / "onnx", provider="cpu").add_task("spam", files["spam"])
     with pytest.raises(ExportError, match="has no slots for further tasks: export it again with --slots N"):
-        task(tmp_path / "onnx", model=_only("spam"), output=tmp_path / "file")
+        task(tmp_path / "onnx", model=only("spam"), output=tmp_path / "file")
 
 
 def test_a_task_of_another_trunk_is_refused(model: Any, files: dict[str, Path], tmp_path: Path) -> None:
@@ -529,7 +511,7 @@ def test_a_task_of_another_trunk_is_refused(model: Any, files: dict[str, Path], 
 
 def test_tasks_join_the_bundle_and_its_slots(model: Any, folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
     grown = shutil.copytree(folder, tmp_path / "onnx")
-    add(grown, model=_only("spam"))
+    add(grown, model=only("spam"))
     predictor = runtime.load(grown, provider="cpu")
     assert predictor.tasks == (*OWN, "spam")
     predictor.add_task("tone", files["tone"])  # the graph is the same

@@ -162,13 +162,18 @@ class Env:
         """
         uses = self.uses(node, given)
         assert uses is not None
-        inputs: list[ir.Value | None] = []
-        for value, use in zip(node.inputs, uses, strict=True):
-            if value is None or use is Use.WHOLE:
-                inputs.append(None if value is None else given.get(value, value))
-            else:
-                inputs.append(self.folded(value) if use is Use.FOLDED else self.lengths(value))
+        inputs = self.inputs(node, uses, given)
         return self.build.clone(node, inputs, [self.folded_shape(output) for output in node.outputs], suffix)
+
+    def inputs(self, node: ir.Node, uses: Sequence[Use], given: Mapping[ir.Value, ir.Value]) -> list[ir.Value | None]:
+        """Return the inputs of an operator at the branch's batch: replacements, folded values, lengths, and whole values."""
+        found: list[ir.Value | None] = []
+        for value, use in zip(node.inputs, uses, strict=True):
+            if value is None or value in given or use is Use.WHOLE:
+                found.append(None if value is None else given.get(value, value))
+            else:
+                found.append(self.folded(value) if use is Use.FOLDED else self.lengths(value))
+        return found
 
     def lengths(self, value: ir.Value) -> ir.Value:
         """Return lengths at the branch's batch; the caller has checked `uses` or `are_lengths`."""

@@ -31,16 +31,12 @@ def carry(node: ir.Node, env: Env) -> list[Padded] | None:
     uses = None if axis is None else env.uses_of(node)
     if own is None or axis is None or uses is None or any(env.arrays(each) is not None for each in node.inputs):
         return None
-    inputs: list[ir.Value | None] = []
-    for each, use in zip(node.inputs, uses, strict=True):
-        if each is value and use is Use.FOLDED:
-            inputs.append(own.value)
-        elif each is not None and use is Use.FOLDED and env.can_fold(each):
-            inputs.append(env.folded(each))
-        elif (each is None or use is Use.WHOLE) and each is not value:
-            inputs.append(each)
-        else:
-            return None
+    read = list(zip(node.inputs, uses, strict=True))
+    if any(use is not Use.FOLDED for each, use in read if each is value):
+        return None
+    if not all(env.can_fold(each) for each, use in read if each is not None and each is not value and use is Use.FOLDED):
+        return None
+    inputs = env.inputs(node, uses, {value: own.value})
     shape = list(env.folded_shape(output) or ())
     shape[axis] = max(own.widths)
     (found,) = env.build.clone(node, inputs, [ir.Shape(shape)], "")

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from adapters import LoRAConfig
 
 import runtime
 from exporter import add, export, task
@@ -20,17 +19,9 @@ from runtime.bundle import read_manifest
 from runtime.command_line import main
 from runtime.slots.layout import SlotLayout
 from runtime.slots.task_file import own_weights
+from tests.helpers.added_tasks import NEW, OWN, TASKS, only
 from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, tiny_model, tokenizer
 
-TASKS = {
-    "topic": ("seq_bn", "4"),
-    "mood": (LoRAConfig(r=2), "3"),
-    "spam": ("seq_bn", "2"),
-    "news": ("seq_bn", "4"),
-    "stars": ("seq_bn", "reg"),
-    "tone": (LoRAConfig(r=2), "2"),
-}
-OWN, NEW = ("topic", "mood"), ("spam", "news", "stars", "tone")
 VOCABULARY = 30_522
 TEXTS = ["a fast phone", "an old one, and a longer text", "a fast phone"]
 
@@ -49,11 +40,7 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(model: Any, folder: Path) -> dict[str, Path]:
-    others = {name: tiny_model(TASKS, bert_config(VOCABULARY)) for name in NEW}
-    for name, other in others.items():
-        for unused in set(TASKS) - {name}:
-            other.delete_adapter(unused)
-            other.delete_head(unused)
+    others = {name: only(name, config=bert_config(VOCABULARY)) for name in NEW}
     return {name: task(folder, output=folder.parent / f"{name}.task", model=other).output for name, other in others.items()}
 
 
@@ -129,11 +116,7 @@ def test_the_command_runs_an_added_task(
 def test_added_folders_keep_the_graph(model: Any, folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folder, grown := tmp_path / "grown")
     states = runtime.load(folder, provider="cpu").run_trunk(feeds := inputs((2, 7), VOCABULARY))
-    other = tiny_model(TASKS, bert_config(VOCABULARY))
-    for unused in set(TASKS) - {"news"}:
-        other.delete_adapter(unused)
-        other.delete_head(unused)
-    add(grown, model=other)
+    add(grown, model=only("news", config=bert_config(VOCABULARY)))
     assert read_manifest(grown).splits["model.onnx"].slots == "branches_slots.onnx"
     predictor = runtime.load(grown, provider="cpu")
     predictor.add_task("spam", files["spam"])
