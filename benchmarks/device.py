@@ -16,6 +16,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
+from benchmarks.ort_options import session_options
 from benchmarks.variant import Feeds, MissingError, Outputs
 from exporter import ExportError
 
@@ -78,9 +79,6 @@ class Device:
         Raises:
             MissingError: ONNX Runtime fell back to another provider.
         """
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # its warnings concern internal optimizations
-        options.intra_op_num_threads = self.threads
         # The options of the runtime package.
         found = {
             "device_id": "0",
@@ -90,7 +88,7 @@ class Device:
         }
         key = provider or _KEYS[self.name]
         providers = [(key, found) if key == _KEYS["cuda"] else key]
-        session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        session = onnxruntime.InferenceSession(graph, session_options(self.threads), providers=providers)
         if session.get_providers()[0] != key:
             raise MissingError(f"ONNX Runtime fell back to {', '.join(session.get_providers())}")
         return session

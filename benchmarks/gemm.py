@@ -17,6 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.options import Shape
+from benchmarks.ort_options import session_options
 from benchmarks.variant import Call, Outputs, Precision
 from exporter.inspect import inspect_bundle
 
@@ -234,8 +235,8 @@ def _bind_onnx(
         [numpy_helper.from_array(_integers(right, np.int8) if integers else right, "right")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=onnx.IR_VERSION_2023_5_5)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
+    )
 
     return lambda: session.run(None, {"left": given})

@@ -13,6 +13,7 @@ import onnxruntime
 import runtime
 from benchmarks.exports import Traces, export_one_graph, export_task_files
 from benchmarks.models import Candidate
+from benchmarks.ort_options import session_options
 from benchmarks.provider_variants import Portable, bind_predictor, provider_variants, require
 from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Variant
 from runtime.bundle import MODEL
@@ -25,10 +26,7 @@ _OPENVINO: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
 def open_session(graph: Path, threads: int) -> Any:
     """Open a graph on the CPU provider with `threads` threads within one operator."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # its warnings concern internal optimizations
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph, session_options(threads), providers=["CPUExecutionProvider"])
 
 
 def graph_bytes(folder: Path) -> int:

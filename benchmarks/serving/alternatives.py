@@ -12,9 +12,9 @@ import peft
 import torch
 import transformers
 from adapters.composition import BatchSplit
-from onnxruntime import SessionOptions
 
 from benchmarks.models import random_bert
+from benchmarks.ort_options import session_options
 from benchmarks.serving.engines import Array, Rows
 from benchmarks.serving.memory import peak_mb
 from benchmarks.serving.prepare import read_settings
@@ -73,13 +73,12 @@ def _files(folder: Path, names: Sequence[str], threads: int, device: str) -> tup
     """Open as many files as `prepare` wrote. Further tasks use one of them, as if the memory had room for all."""
     from optimum.onnxruntime import ORTModelForSequenceClassification
 
-    options = SessionOptions()
-    options.intra_op_num_threads = threads
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     before = peak_mb()
     folders = sorted((folder / "files").iterdir(), key=lambda each: int(each.name))[: len(names)]
     models = [
-        ORTModelForSequenceClassification.from_pretrained(each, session_options=options, provider=provider) for each in folders
+        ORTModelForSequenceClassification.from_pretrained(each, session_options=session_options(threads), provider=provider)
+        for each in folders
     ]
     own = {name: models[number % len(models)] for number, name in enumerate(names)}
     rows = _by_task(lambda name, inputs: own[name](**inputs).logits, Place(device, torch.float32))
