@@ -134,7 +134,9 @@ def _report(
     head["complete"] = all(own and own[0].rounds >= options.rounds for own, _ in found.values())
     raw = {str(shape): own for shape, (_, own) in found.items() if own}
     reference = str(Point(options.drops[0], options.tasks[-1]))
-    path = write_rows(options.output, "growth", head, current_machine(options.threads), every, rounds_lines(raw, reference))
+    path = write_rows(
+        options.output, "growth", head, current_machine(options.threads), every, rounds_lines(raw, reference), continued=True
+    )
     _print(every, candidate, Console() if sys.stdout.isatty() else Console(width=120))
     print(markdown(every))
     print(f"wrote {path}")

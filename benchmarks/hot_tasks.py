@@ -27,7 +27,7 @@ from benchmarks.checks import tolerance_of
 from benchmarks.machine import current_machine
 from benchmarks.models import random_bert
 from benchmarks.options import Shape, add_device, random_bert_parser, target_of
-from benchmarks.results_file import rounds_lines
+from benchmarks.results_file import keep_earlier, rounds_lines
 from benchmarks.rounds import measure, paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter import export
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found |= _measured(folder, candidate.tasks, list(zip(options.shapes, feeds, strict=True)), options)
         path = Path(options.output) / f"hot-tasks-{time.strftime('%Y%m%d')}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
+        keep_earlier(path)
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(json.dumps({key: value for key, value in found.items() if key not in ("machine", "lines")}, indent=1))
         print(f"wrote {path}")

@@ -29,6 +29,7 @@ from benchmarks.options import Options, Shape
 from benchmarks.plot import plot
 from benchmarks.provider_variants import named
 from benchmarks.report import GemmRow, Result, Row, print_result, write_jsonl
+from benchmarks.results_file import keep_earlier
 from benchmarks.rounds import measure, rounds_within, summarize, timed
 from benchmarks.torch_variants import task_by_task, torch_variants
 from benchmarks.variant import Call, MissingError, Prepared, Variant
@@ -86,6 +87,7 @@ def run(options: Options) -> Result:
         options.output.mkdir(parents=True, exist_ok=True)
         date = datetime.datetime.now(datetime.UTC)
         stem = options.output / f"{options.name}-{date:%Y%m%d}"
+        keep_earlier(stem.with_suffix(".jsonl"))
         result = Result(candidate, machine, options, date, (), ())
         bench = _bench(candidate, options, device, Path(folder), providers)
         # On the CPU, all variants are checked and compiled before the first shape is timed, and a wrong one ends the run. On a

@@ -233,7 +233,7 @@ def _report(run: _Paper, options: argparse.Namespace) -> None:
         {**line, "reference": f"{EAGER} {FINE_TUNED if line['group'].startswith(FUSIONS) else drop_name(0)}"}
         for line in rounds_lines(raw, "")
     ]
-    path = write_rows(options.output, "paper", head, current_machine(options.threads), rows, lines)
+    path = write_rows(options.output, "paper", head, current_machine(options.threads), rows, lines, continued=True)
     pictures = plot(rows, path.with_suffix(""))
     print(markdown(rows))
     print(*("", *(f"- {REASONS[table]}" for table in dict.fromkeys(row.table for row in rows)), ""), sep="\n")

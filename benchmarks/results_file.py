@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,10 @@ def write_rows(
     machine: Machine,
     rows: Iterable[DataclassInstance],
     more: Iterable[Mapping[str, Any]] = (),
+    *,
+    continued: bool = False,
 ) -> Path:
-    """Write a file of JSON lines, `name`-DATE.jsonl.
+    """Write a file of JSON lines, `name`-DATE.jsonl. An earlier file of the day keeps its results under another name.
 
     Args:
         folder: folder of the file; created if necessary.
@@ -35,6 +38,7 @@ def write_rows(
         machine: machine of the measurement.
         rows: rows of the result, as dataclasses.
         more: further lines, each with a "kind" other than "run" and "row".
+        continued: whether they include the results of the earlier file, which is replaced then.
 
     Returns:
         Path of the file.
@@ -48,8 +52,20 @@ def write_rows(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{today:%Y%m%d}.jsonl"
+    if not continued:
+        keep_earlier(path)
     replace_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def keep_earlier(path: Path) -> None:
+    """Rename a results file that an earlier run of today wrote, and its plot: their names get the time of day of that run."""
+    if not path.exists():
+        return
+    written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+    for found in filter(Path.exists, (path, path.with_suffix(".png"))):
+        found.rename(kept := path.with_name(f"{path.stem}-{written:%H%M%S}{found.suffix}"))
+        print(f"kept the earlier {found.name} as {kept.name}", file=sys.stderr)
 
 
 def rounds_lines(times: Mapping[str, Mapping[str, Sequence[float]]], reference: str) -> list[dict[str, Any]]:

@@ -148,4 +148,4 @@ def _is_complete(path: Path) -> bool:
 
 
 def _stamps(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.json*")) if path.name != _LOG}
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob(f"*-{'[0-9]' * 8}.json*"))}

@@ -25,10 +25,9 @@ _SHAPES = ((1, 32), (1, 128), (4, 128))
 
 
 def _results(page: str, name: str) -> Path:
-    """The results file that a page links to."""
-    found: str
-    (found,) = set(re.findall(rf"benchmarks/results/{name}-\d+\.jsonl?", text_of(page)))
-    return ROOT / found
+    """The newest results file of a benchmark that a page links to."""
+    found: list[str] = re.findall(rf"benchmarks/results/{name}-\d+\.jsonl?", text_of(page))
+    return ROOT / max(found)
 
 
 def _lines(page: str, name: str) -> list[dict[str, Any]]:
