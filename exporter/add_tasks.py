@@ -52,6 +52,7 @@ def add(
     atol: float | None = None,
     pooling: Mapping[str, str] | None = None,
     heads: Mapping[str, Any] | None = None,
+    tasks: Sequence[str] | Mapping[str, Any] | None = None,
 ) -> Report:
     """Add tasks to a bundle without tracing their model.
 
@@ -68,6 +69,7 @@ def add(
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
         pooling: as in `export`.
         heads: as in `export`; the bundle must have a linear head of the same pooling.
+        tasks: the tasks to add, as in `export`; None for all that the bundle does not have.
 
     Returns:
         The report of the new tasks.
@@ -90,7 +92,7 @@ def add(
             extensions_library()
         templates = [load_stored_groups(folder / variant.model, list(manifest.files)) for variant in manifest.variants]
         checkpoint = load(model, False, adapters, fusions, pooling, heads)  # the bundle's own tokenizer is kept
-        plans = [plan_new(checkpoint, manifest, variant, atol) for variant in manifest.variants]
+        plans = [plan_new(checkpoint, manifest, variant, atol, wanted=tasks) for variant in manifest.variants]
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan.new) for plan in plans]
         for task_group in (task_group for task_groups in pruned for task_group in task_groups):

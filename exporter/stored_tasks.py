@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,12 @@ def check_replaceable(folder: Path) -> None:
 
 
 def plan_new(
-    checkpoint: Checkpoint, manifest: Manifest, variant: VariantEntry, atol: float | None, drop: int | None = None
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    variant: VariantEntry,
+    atol: float | None,
+    drop: int | None = None,
+    wanted: Sequence[str] | Mapping[str, Any] | None = None,
 ) -> Plans:
     """Plan the tasks of a checkpoint that a bundle does not have.
 
@@ -74,13 +80,17 @@ def plan_new(
         variant: the variant to which they are added.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); None for the default of the bundle's precision.
         drop: drop of the new tasks in a bundle whose tasks have different ones; None for that of the variant.
+        wanted: the new tasks, as `tasks` of `export`; None for all tasks of the checkpoint that the bundle does not have.
 
     Raises:
-        ExportError: there is no new task, or one that cannot be routed in a bundle that routes.
+        ExportError: there is no new task, the bundle has one of those that are wanted, or one cannot be routed in a bundle that
+            routes.
     """
     options = make_options(manifest.opset, atol, manifest.precision, manifest.target, ranges(variant))
-    found = make_plan(checkpoint, None, variant.drop if drop is None else drop, options)
+    found = make_plan(checkpoint, wanted, variant.drop if drop is None else drop, options)
     known = {entry.name for entry in manifest.tasks}
+    if wanted is not None and (again := [task.name for task in found.tasks if task.name in known]):
+        raise ExportError(f"the bundle already has {', '.join(again)}: name only new tasks")
     tasks = tuple(task for task in found.tasks if task.name not in known)
     if not tasks:
         raise ExportError(

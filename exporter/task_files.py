@@ -64,6 +64,7 @@ def task(
     pooling: Mapping[str, str] | None = None,
     drop: int | None = None,
     heads: Mapping[str, Any] | None = None,
+    tasks: Sequence[str] | Mapping[str, Any] | None = None,
 ) -> TaskReport:
     """Make and verify the file of one task for a bundle with slots.
 
@@ -81,6 +82,7 @@ def task(
         drop: drop of the task in a bundle whose tasks have different ones (`drop={task: number}`), one of these. None for the
             drop of each variant, the lowest of its tasks.
         heads: as in `add`.
+        tasks: the task, as in `export`; None for the only one that the bundle does not have.
 
     Returns:
         The report.
@@ -97,10 +99,10 @@ def task(
         _check_drop(manifest, drop)
         layouts = [_layout(folder, manifest, variant) for variant in manifest.variants]
         checkpoint = load(model, False, adapters, fusions, pooling, heads)
-        plans = [plan_new(checkpoint, manifest, variant, atol, drop).new for variant in manifest.variants]
+        plans = [plan_new(checkpoint, manifest, variant, atol, drop, tasks).new for variant in manifest.variants]
         if len(plans[0].tasks) != 1:
             found = ", ".join(each.name for each in plans[0].tasks)
-            raise ExportError(f"a task file holds one task, found {found}: give one adapter or head, and a model without tasks")
+            raise ExportError(f"a task file holds one task, found {found}: name one with tasks (--tasks NAME)")
     with stages("prune"):
         pruned = [prune(checkpoint.model, plan) for plan in plans]
         for (task_group,) in pruned:

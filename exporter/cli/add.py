@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
             options.atol,
             pooling_of(options.pooling),
             heads_of(options.head),
+            options.tasks,
         )
     with printing(f"{report.output} is written, but "):
         show_report(report, options, noun="new task")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporter.cli.option_values import parse_shape
-from exporter.cli.shared_options import add_report, add_sources
+from exporter.cli.shared_options import add_report, add_sources, add_tasks
 from runtime.options_text import CommandParser
 
 _ADD_DESCRIPTION = """\
@@ -69,6 +69,7 @@ def add_parser() -> CommandParser:
     parser = CommandParser("python -m exporter add", _ADD_DESCRIPTION, _ADD_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder; replaced as a whole or not at all")
     add_sources(parser)
+    add_tasks(parser, "adapters to add", "all that the folder does not have")
     add_report(parser)
     return parser
 
@@ -78,6 +79,7 @@ def task_parser() -> CommandParser:
     parser = CommandParser("python -m exporter task", _TASK_DESCRIPTION, _TASK_EPILOG)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the exported folder, which is only read")
     add_sources(parser)
+    add_tasks(parser, "the adapter", "the one that the folder does not have")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="the file to write; an existing file is replaced as a whole"
     )

@@ -50,14 +50,14 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_tasks(parser: argparse.ArgumentParser) -> None:
+def add_tasks(parser: argparse.ArgumentParser, which: str = "adapters to export", default: str = "all") -> None:
     """Add the option that selects tasks."""
     parser.add_argument(
         "--tasks",
         type=parse_tasks,
         metavar="A,B",
-        help="adapters to export, each with a head of the same name, or HEAD=ADAPTER; names with a comma in double "
-        "quotes; default: all",
+        help=f"{which}, each with a head of the same name, or HEAD=ADAPTER; names with a comma in double quotes; "
+        f"default: {default}",
     )
 
 

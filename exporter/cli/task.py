@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
             pooling,
             options.drop,
             heads,
+            options.tasks,
         )
     with printing(f"{report.output} is written, but "):
         if options.json:

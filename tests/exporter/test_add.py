@@ -101,6 +101,20 @@ def test_a_folder_can_grow_again(model: Any, folder: Path) -> None:
     assert_parity(predictor.run(feeds)["stars"], reference(model, "stars", feeds, DROPS[0]))
 
 
+def test_only_the_named_tasks_are_added(folder: Path) -> None:
+    model = tiny_model(TASKS)
+    model.delete_head("tone")
+    with pytest.raises(ExportError, match=r"'tone' has no prediction head of the same name.*--tasks"):
+        add(folder, model=model)
+    with pytest.raises(ExportError, match="the bundle already has topic: name only new tasks"):
+        add(folder, model=model, tasks=["topic", "spam"])
+    add(folder, model=model, tasks=["spam"])
+    predictor = runtime.load(folder, provider="cpu")
+    assert predictor.tasks == (*OLD, "spam")
+    feeds = inputs((2, 5))
+    assert_parity(predictor.run(feeds)["spam"], reference(model, "spam", feeds, DROPS[0]))
+
+
 def test_templates_cost_little_more_than_the_adapters(model: Any, exported: Path, tmp_path: Path) -> None:
     export(model, tasks=OLD, drop=DROPS, routed=True, output=tmp_path / "plain")
     more = (exported / WEIGHTS).stat().st_size - (tmp_path / "plain" / WEIGHTS).stat().st_size

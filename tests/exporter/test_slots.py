@@ -29,7 +29,7 @@ from runtime.serving.batcher import Batcher, Batching
 from runtime.serving.limits import Limits
 from runtime.serving.request import PredictRequest
 from tests.helpers.added_tasks import NEW, OWN, TASKS, only
-from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model, tokenizer
+from tests.helpers.tiny_models import add_task, assert_parity, inputs, reference, tiny_model, tokenizer
 
 DROPS = (1, 0)
 
@@ -441,6 +441,26 @@ def test_a_task_replaces_no_other_file(folder: Path, files: dict[str, Path], tmp
         with pytest.raises(ExportError, match=message):
             task(folder, output=output, model=str(tmp_path / "nowhere"))
         assert output.read_bytes() == before
+
+
+def test_one_task_of_a_model_with_others(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A head for tags and a head without adapter, neither of which a slot can take, do not keep the others out."""
+    model = only("spam", "news")
+    add_task(model, "tags", "seq_bn", "tag")
+    model.add_classification_head("other", num_labels=2)
+    model.save_pretrained(tmp_path / "model")
+    arguments = ["task", str(folder), "--model", str(tmp_path / "model"), "--output", str(tmp_path / "file"), "--quiet"]
+    assert main(arguments) == 2
+    assert "--tasks" in capsys.readouterr().err
+    assert main([*arguments, "--tasks", "spam,news"]) == 2
+    assert "a task file holds one task, found spam, news: name one with tasks" in capsys.readouterr().err
+    assert main([*arguments, "--tasks", "topic"]) == 2
+    capsys.readouterr()
+    assert main([*arguments, "--tasks", "spam"]) == 0
+    predictor = runtime.load(folder, provider="cpu", threads=1)
+    predictor.add_task("spam", tmp_path / "file")
+    feeds = inputs((3, 6))
+    assert_parity(predictor.run(feeds, ["spam"], drop=0)["spam"], reference(model, "spam", feeds, 0))
 
 
 def _vocabulary() -> Any:
