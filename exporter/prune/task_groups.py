@@ -57,16 +57,24 @@ def prune(model: Any, plan: Plan) -> tuple[TaskGroup, ...]:
 def _task_group(model: Any, tasks: tuple[Task, ...]) -> TaskGroup:
     pruned = shared_copy(owner_of(model, tasks[0].setup))
     library_of(pruned).prune(pruned, tasks)
-    _return_fields(pruned)
+    _ignore_configuration(pruned)
     return TaskGroup(tasks, pruned.eval())
 
 
-def _return_fields(model: Any) -> None:
-    """Let a copy return outputs with named fields, whatever its configuration says."""
+def _ignore_configuration(model: Any) -> None:
+    """Let a copy return outputs with named fields, and take any length, whatever its configuration says.
+
+    A layer that computes its feed-forward part in chunks of positions refuses lengths that are no multiple of them, and gives
+    the same results in one piece.
+    """
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         if getattr(config, "return_dict", True) is False:
             config.return_dict = True
+        if getattr(config, "torchscript", False):
+            config.torchscript = False  # it returns tuples, too
+        if getattr(module, "chunk_size_feed_forward", 0):
+            module.chunk_size_feed_forward = 0
 
 
 def in_fp32(model: Any) -> Any:

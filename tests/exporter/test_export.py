@@ -21,6 +21,7 @@ from tests.helpers.tiny_models import (
     MAX_LENGTH,
     add_task,
     assert_parity,
+    bert_config,
     inputs,
     reference,
     run_graph,
@@ -156,6 +157,23 @@ def test_a_half_precision_model_is_exported_in_fp32_unchanged(tmp_path: Path) ->
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     feeds = inputs((2, 5))
     assert_parity(run_graph(tmp_path / "onnx", feeds)["logits"], reference(model.to(torch.float32), "a", feeds))
+
+
+def test_tuples_and_chunks_change_nothing(tmp_path: Path) -> None:
+    """Such a model returns tuples, and takes only lengths that are multiples of its chunks."""
+    config = bert_config()
+    config.torchscript, config.chunk_size_feed_forward = True, 4
+    tasks = {"sst": ("seq_bn", "2")}
+    model = tiny_model(tasks, config)
+    export(model, output=tmp_path)
+    assert (model.config.torchscript, model.bert.encoder.layer[0].chunk_size_feed_forward) == (True, 4)
+    model.eval().set_active_adapters("sst")
+    feeds = inputs((3, 8))
+    with torch.no_grad():
+        (expected,) = model(**{name: torch.from_numpy(value) for name, value in feeds.items()})
+    assert_parity(run_graph(tmp_path, feeds)["logits"], expected.numpy())
+    feeds = inputs((2, 7))
+    assert_parity(run_graph(tmp_path, feeds)["logits"], reference(tiny_model(tasks), "sst", feeds))
 
 
 def test_tasks_can_be_chosen_and_ordered(tmp_path: Path) -> None:
