@@ -21,6 +21,8 @@ from exporter.verify.shapes import shapes_of
 from runtime.bundle import ParityRow
 
 Library = Callable[[str], Any]
+# The largest multiple of its tolerance that rounding in fp16 was seen to reach, twice over.
+_AMPLIFIED = 4.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,18 @@ def verify(
             f"  {row.task} at {row.batch}x{row.sequence}: max |onnx - torch| {row.max_abs_diff:.2e}, over {row.tolerance:.2e}"
             for row in failed
         ]
-        raise VerificationError(NOTHING_WRITTEN + "\n".join(lines))
+        raise VerificationError(NOTHING_WRITTEN + "\n".join([*lines, *_advice(plan.precision, failed)]))
     order = {task.name: number for number, task in enumerate(plan.tasks)}
     return Verified(tuple(sorted((found[0] for found in rows.values()), key=lambda row: order[row.task])), runs.probed(), exact)
+
+
+def _advice(precision: str, failed: Sequence[ParityRow]) -> list[str]:
+    """Return a line on what to try where all differences may be the rounding of fp16, which random tokens can amplify."""
+    if precision != "fp16" or not all(row.max_abs_diff <= _AMPLIFIED * row.tolerance for row in failed):
+        return []
+    return [
+        "  these may be rounding in fp16, with random tokens: allow more (--atol), and see what your texts lose (--evaluation)"
+    ]
 
 
 def _decide(

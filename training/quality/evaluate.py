@@ -39,7 +39,8 @@ from training.quality.mpnet import trunk_folder
 from training.quality.results import write_results
 from training.quality.train import Piece
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "fp16")
+_DEFAULT = "fp32,int8"
 LAYERS = 12
 
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.quality.evaluate", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of python -m training.quality")
     parser.add_argument("--drops", default=",".join(map(str, range(LAYERS + 1))), help="comma-separated; default 0 to 12")
-    parser.add_argument("--precisions", default=",".join(PRECISIONS), help="comma-separated; default fp32,int8")
+    parser.add_argument("--precisions", default=_DEFAULT, help=f"some of {','.join(PRECISIONS)}; default {_DEFAULT}")
     parser.add_argument("--texts", type=int, default=TEST_LIMIT, metavar="N", help="test texts per task; default 500")
     parser.add_argument("--limit-seconds", type=float, metavar="S", help="begin no further export or drop after this time")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime; the physical cores by default")

@@ -21,6 +21,9 @@ from training.quality.train import RESULT, Piece
 from training.texts import read_task
 
 _BATCH = 16
+# With random tokens, PyTorch in fp16 differs from PyTorch in fp32 by up to 2.4 % of the largest logit of some of the adapters,
+# and the graph by 4 %, more than the 2 % of an export. What counts here are the predictions for the test texts.
+_ATOL = {"fp16": 0.1}
 # Texts of each adapter and drop whose logits are compared with those of the library.
 COMPARED = 4
 Result = Mapping[str, Any]
@@ -96,7 +99,17 @@ def bundle(model: Any, tokenizer: Any, pieces: Sequence[Piece], drops: Sequence[
             return path.parent
     digest = hashlib.sha256(json.dumps([names, list(drops)]).encode()).hexdigest()[:12]
     output = folder / f"{precision}-{digest}"
-    export(model, tokenizer, names, list(drops), output, precision=precision, routed=True, overwrite=True)
+    export(
+        model,
+        tokenizer,
+        names,
+        list(drops),
+        output,
+        precision=precision,
+        routed=True,
+        overwrite=True,
+        atol=_ATOL.get(precision),
+    )
     return output
 
 

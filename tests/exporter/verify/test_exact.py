@@ -10,6 +10,7 @@ import pytest
 from adapters import LoRAConfig, SeqBnConfig
 
 from exporter import VerificationError, export
+from exporter.targets import TOLERANCES
 from exporter.verify import exact as exact_module
 from exporter.verify import slots as slots_module
 from exporter.verify import verify as verify_module
@@ -92,3 +93,14 @@ def test_the_model_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(verify_module, "eager", rounded(3e-4))
     export(model, output=tmp_path / "onnx")
     assert {parameter.dtype.itemsize for parameter in model.parameters()} == {4}
+
+
+@pytest.mark.parametrize(("share", "advised"), [(0.5, True), (0.02, False)])
+def test_rounding_of_fp16_is_explained(tmp_path: Path, share: float, advised: bool) -> None:
+    """A difference of a few tolerances has an advice, that of a wrong graph has none."""
+    model = tiny_model(TASKS)
+    rows = export(model, output=tmp_path / "onnx", precision="fp16").parity
+    largest = max(row.max_abs_diff / (row.tolerance / TOLERANCES["fp16"]) for row in rows)
+    with pytest.raises(VerificationError, match="over") as failure:
+        export(model, output=tmp_path / "onnx", precision="fp16", atol=share * largest, overwrite=True)
+    assert ("--evaluation" in str(failure.value)) == advised
