@@ -14,25 +14,27 @@ from training.quality.scores import Scores
 _INK, _MUTED = "#1F2328", "#6A737D"
 _COLORS = {"standard": "#0072B2", "specialised": "#009E73", "robust": "#D55E00", "shared": "#8E6BBF"}
 _DPI = 150
+_FEWEST = 2  # drops
 
 
 def plot(scores: Scores, path: Path) -> None:
-    """Draw the curves as a PNG.
+    """Draw the curves as a PNG. A precision that was measured at fewer than three drops has no curves, unless all are.
 
     Args:
         scores: the accuracies.
         path: the file.
     """
-    rows, columns = len(scores.precisions), len(scores.tasks)
+    precisions = [each for each in scores.precisions if len(scores.drops_of(each)) > _FEWEST] or scores.precisions
+    rows, columns = len(precisions), len(scores.tasks)
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.edgecolor": _MUTED}):
         picture = Figure(figsize=(3.6 * columns, 2.9 * rows + 0.5), dpi=_DPI, facecolor="white", layout="constrained")
         panels = picture.subplots(rows, columns, sharex=True, sharey="col", squeeze=False)
-        for precision, line in zip(scores.precisions, panels, strict=True):
+        for precision, line in zip(precisions, panels, strict=True):
             for task, axes in zip(scores.tasks, line, strict=True):
                 _panel(axes, scores, task, precision)
         for axes in panels[-1]:
             axes.set_xlabel("n: layers without adapters")
-        for precision, axes in zip(scores.precisions, panels[:, 0], strict=True):
+        for precision, axes in zip(precisions, panels[:, 0], strict=True):
             axes.set_ylabel(f"accuracy, {precision}")
         handles, labels = panels[0][0].get_legend_handles_labels()
         picture.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
