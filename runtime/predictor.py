@@ -72,7 +72,7 @@ class Predictor(StatePredictor, TextStreams):
         Args:
             texts: list of str and of pairs (str, str). Question answering requires pairs (question, context). For multiple
                 choice, pass each choice of a question as one pair and compare the values.
-            tasks: names of the tasks, or entries of added ones; None for all tasks of the bundle.
+            tasks: names of the tasks, or their entries; None for all tasks of the bundle.
             drop: drop of the variant; None uses the policy, or the first drop without a policy.
             truncate: truncate texts that exceed the model's maximum, the longer one of a pair first. The truncated part has
                 no words and no answers. By default, such texts are an error.
@@ -164,7 +164,7 @@ class Predictor(StatePredictor, TextStreams):
 
         Args:
             texts: as for `predict`.
-            tasks: for each text the name of its task or the entry of an added one, or a list of these.
+            tasks: for each text the name of its task or its entry, or a list of these.
             drop: as for `predict`.
             truncate: as for `predict`.
             batch_size: maximum number of texts of a batch.

@@ -6,6 +6,7 @@ FP32, of shape [n]; `TASK.scores` are the probabilities, FP32 [n, labels]; other
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -90,13 +91,16 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         parameters = document.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise runtime.InputError("parameters: expected an object with drop, truncate and other options of predict")
-        tasks = None if wanted is None else sorted({_task(each, predictor.tasks) for each in wanted})
         options = {key: value for key, value in parameters.items() if key not in ("texts", "tasks")}
-        parsed = PredictRequest.parse(json.dumps(options | {"texts": texts, "tasks": tasks}).encode(), limits)
+        parsed = PredictRequest.parse(json.dumps(options | {"texts": texts}).encode(), limits)
+        # Looked up once: an added task may be replaced by one with other labels, or removed, before the answer is there
+        entries = predictor.entries(None if wanted is None else sorted({_task(each, predictor.tasks) for each in wanted}))
+        if wanted is not None:
+            parsed = replace(parsed, tasks=entries)
         found = json.loads(await submit(parsed))["predictions"]
         tensors = {
             tensor: _output(tensor, kind, [_value(kind, tensor, task, row) for row in found[task.name]])
-            for task in predictor.entries(list(found))
+            for task in entries
             for tensor, kind, _ in _tensors(task)
         }
         if missing := [each for each in wanted or () if each not in tensors]:
@@ -152,8 +156,15 @@ def _wanted(outputs: object, tasks: Sequence[str]) -> list[str] | None:
 
 
 def _task(tensor: str, tasks: Sequence[str]) -> str:
-    """Return the task of a tensor; an unknown name is returned for the predictor's own message."""
-    return tensor if tensor in tasks else tensor.removesuffix(".scores")
+    """Return the task of a tensor; an unknown name is returned for the predictor's own message.
+
+    Raises:
+        InputError: a task that was added has the name of the scores of another one.
+    """
+    owner = tensor.removesuffix(".scores")
+    if owner != tensor and owner in tasks and tensor in tasks:
+        raise runtime.InputError(f"outputs: {tensor} is a task, and the scores of the task {owner}: add it by another name")
+    return tensor if tensor in tasks else owner
 
 
 def _tensors(task: TaskEntry) -> list[tuple[str, str, list[int]]]:

@@ -50,7 +50,7 @@ def find_tasks(
 
     Args:
         manifest: manifest of the bundle.
-        tasks: names of tasks, or entries of added tasks that were looked up before.
+        tasks: names of tasks, or entries that were looked up before.
         added: tasks that were added to the bundle, by name. Other threads may change them.
         versions: every entry that was added and is still in use, those of tasks that were replaced or removed since included.
 
@@ -66,7 +66,9 @@ def find_tasks(
     def entry(task: object) -> TaskEntry | None:
         if isinstance(task, str):
             return by_name[task]
-        return task if isinstance(task, TaskEntry) and task.name not in known and task in versions else None
+        if not isinstance(task, TaskEntry):
+            return None
+        return task if (task in versions if task.name not in known else task == known[task.name]) else None
 
     found = [entry(task) for task in tasks]
     if unknown := [name for name, each in zip(tasks, found, strict=True) if each is None]:

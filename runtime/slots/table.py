@@ -124,6 +124,7 @@ class SlotTable:
                 slot.pins += 1
         if slot is not None:
             slot.ready.wait()
+        held = [] if slot is None else [slot]
         try:
             if slot is not None and slot.error is None:
                 weights.kept = {name: self.arrays[name][slot.place].copy() for name in self._names[weights.group]}
@@ -135,10 +136,12 @@ class SlotTable:
             with self._changed:
                 if (now := self._where.get(weights)) is not None:
                     now.forgotten = True
-                    if slot is None:  # a call has read them meanwhile
+                    if now is not slot:  # a call has come meanwhile, and may have begun to read the file
                         now.pins += 1
-                        slot = now
-            self._release([] if slot is None else [slot], [])
+                        held.append(now)
+            if now is not None:
+                now.ready.wait()
+            self._release(held, [])
 
     @property
     def resident(self) -> int:

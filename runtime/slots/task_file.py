@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from runtime.bundle import ROUTED_HEADS, ParityRow, TaskEntry
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.tensors import check_seal, map_file, pack, sealed, unpack
-from runtime.errors import InputError
+from runtime.errors import AdapterDropError, InputError
 from runtime.slots.layout import SlotLayout
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "HotEntry",
     "TaskWeights",
     "added_names",
+    "file_hashes",
     "is_task_file",
     "open_task_file",
     "own_weights",
@@ -87,6 +89,11 @@ class HotEntry(TaskEntry):
 def added_names(entries: Iterable[TaskEntry]) -> list[str]:
     """Return the names of the tasks among `entries` that were added: the graph with slots computes them, and no other one."""
     return [entry.name for entry in entries if isinstance(entry, HotEntry)]
+
+
+def file_hashes(entries: Iterable[TaskEntry]) -> dict[str, str]:
+    """Return added task -> sha256 of its file."""
+    return {entry.name: entry.file.sha256 for entry in entries if isinstance(entry, HotEntry) and entry.file is not None}
 
 
 def pinned(entries: Iterable[TaskEntry]) -> tuple[str | TaskEntry, ...]:
@@ -200,10 +207,14 @@ def _reader(
     path: Path, shown: str, sha256: str, layout: SlotLayout, group: int, drop: int
 ) -> Callable[[], Mapping[str, Array]]:
     # The file is read, not mapped: a file that is cut off while it is mapped ends the process.
+    # Its errors are no InputError: the call that needs the weights is as it should be.
     def read() -> Mapping[str, Array]:
-        content = _content(path, shown)
+        try:
+            content = _content(path, shown)
+        except InputError as error:
+            raise AdapterDropError(f"{error}; a file must stay while its task is in use: call replace_task()") from error
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise InputError(
+            raise AdapterDropError(
                 f"{shown}: the file has changed since the task was added; write a new version to another file, and call "
                 "replace_task() with it"
             )
@@ -214,11 +225,14 @@ def _reader(
 
 def _content(path: Path, shown: str) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # reading from a pipe would not end
-            raise InputError(f"{shown}: expected a task file, found {'a folder' if path.is_dir() else 'no regular file'}")
+        mode = path.stat().st_mode  # once: the file may be removed at any time
+        if not stat.S_ISREG(mode):  # reading from a pipe would not end
+            raise InputError(f"{shown}: expected a task file, found {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{shown}: the task file cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a name with a NUL
+        raise InputError(f"{shown!r}: the task file cannot be read: {error}") from error
 
 
 def _unpacked(content: bytes | memoryview, shown: str) -> tuple[dict[str, Array], dict[str, str]]:

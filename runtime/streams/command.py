@@ -11,6 +11,7 @@ from typing import Any
 from runtime.bundle.whole_file import belongs_to_bundle
 from runtime.errors import AdapterDropError, InputError
 from runtime.predictor import Predictor
+from runtime.slots.task_file import file_hashes
 from runtime.streams import ray_engine
 from runtime.streams.lines import Input, opened
 from runtime.streams.options import columns_of, work_of
@@ -46,7 +47,7 @@ def run(predictor: Predictor, tasks: Sequence[str] | None, options: argparse.Nam
     if options.engine is not None:
         return _on_ray(predictor, work, options)
     form = format_of(options.file, options.format, work.columns)
-    settings = work.settings(predictor.manifest, form)
+    settings = work.settings(predictor.manifest, form, file_hashes(predictor.entries(work.tasks)))
     output = Path(options.output)
     if options.output != STANDARD_INPUT and _is_same(options.file, output):
         raise InputError(f"--output {output}: is the input; name another file")

@@ -5,8 +5,9 @@ import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from runtime.bundle import Manifest
@@ -47,12 +48,19 @@ class Work:
     skip_errors: bool = False
     window: int | None = None
 
-    def settings(self, manifest: Manifest, form: Format) -> dict[str, Any]:
-        """Return what the lines of the output depend on, as JSON: a run with other settings does not continue it."""
+    def settings(self, manifest: Manifest, form: Format, files: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+        """Return what the lines of the output depend on, as JSON: a run with other settings does not continue it.
+
+        Args:
+            manifest: manifest of the bundle.
+            form: format of the input.
+            files: added task -> sha256 of its file.
+        """
         bundle = hashlib.sha256(json.dumps(encode(manifest), sort_keys=True).encode()).hexdigest()
         options = {name: value for name, value in asdict(self.options).items() if name != "batch_size"}
         columns = {"columns": self.columns.texts, "keep": self.columns.kept}
         own = {"bundle": bundle, "format": form.name, "tasks": self.tasks, "drop": self.drop, "prompt_name": self.prompt_name}
+        own |= {"task files": dict(files)}
         found: dict[str, Any] = json.loads(json.dumps(own | options | columns))  # tuples become lists, as in the state
         return found
 

@@ -23,11 +23,12 @@ import runtime
 from exporter import ExportError, add, export, task
 from exporter.cli.main import main
 from runtime.bundle.tensors import pack, sealed, unpack
-from runtime.errors import InputError
+from runtime.errors import AdapterDropError, InputError
 from runtime.ort.open_bundle import OpenBundle
 from runtime.serving.batcher import Batcher, Batching
 from runtime.serving.limits import Limits
 from runtime.serving.request import PredictRequest
+from runtime.slots.task_file import HotEntry
 from tests.helpers.added_tasks import NEW, OWN, TASKS, only
 from tests.helpers.tiny_models import add_task, assert_parity, inputs, reference, tiny_model, tokenizer
 
@@ -103,6 +104,7 @@ def test_a_task_leaves_and_another_takes_its_name(model: Any, predictor: runtime
         (lambda p, file: p.replace_task("other", file), "found 'other'; added: there"),
         (lambda p, file: p.add_task("new", file.parent), "expected a task file, found a folder"),
         (lambda p, file: p.add_task("new", file.parent / "missing"), "cannot be read: No such file"),
+        (lambda p, _: p.add_task("new", "nul\0"), r"'nul\\x00': the task file cannot be read: embedded null byte"),
     ],
 )
 def test_wrong_changes_are_refused(
@@ -213,8 +215,9 @@ def test_a_file_that_changes_is_noticed(
         predictor.add_task(name, shutil.copy(files[name], tmp_path / name))
     shutil.copy(files["tone"], tmp_path / "stars")  # two slots: this task has none yet
     feeds = inputs((2, 5))
-    with pytest.raises(InputError, match="the file has changed since the task was added"):
+    with pytest.raises(AdapterDropError, match="the file has changed since the task was added") as changed:
         predictor.run(feeds, ["spam", "news", "stars"])
+    assert not isinstance(changed.value, InputError)  # a service answers with status 500, not 400
     for name in ("spam", "news"):
         assert_parity(predictor.run(feeds, [name])[name], reference(model, name, feeds, 1))
     predictor.replace_task("stars", files["stars"])
@@ -237,6 +240,43 @@ def test_a_version_outlives_its_file(model: Any, predictor: runtime.Predictor, f
     for entry, expected in zip(entries, (reference(model, each.name, feeds, 1) for each in entries), strict=True):
         rows = predictor._hot.graphs[1].rows(feeds, predictor._hot.in_slots([entry, entry]), np.arange(2))
         assert_parity(np.stack(rows), expected)
+
+
+def test_a_call_reads_its_file_before_removal_ends(
+    model: Any, predictor: runtime.Predictor, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Removal finds the task in no slot, and a call begins to read its file, which may be deleted when the removal ends."""
+    for name in ("spam", "stars", "news"):  # two slots: the last one has none
+        predictor.add_task(name, shutil.copy(files[name], tmp_path / name))
+    (entry,) = predictor.entries(["news"])
+    assert isinstance(entry, HotEntry)
+    weights, read = entry.weights[1], entry.weights[1].from_file
+    removing, reading, removed = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly() -> Any:
+        if threading.current_thread().name == "removal":
+            removing.set()
+            reading.wait(60)
+        else:
+            reading.set()
+            removed.wait(0.5)
+        return read()
+
+    def remove() -> None:
+        predictor.remove_task("news")
+        (tmp_path / "news").unlink()
+        removed.set()
+
+    weights.from_file = slowly
+    feeds = inputs((2, 5))
+    removal = threading.Thread(target=remove, name="removal")
+    removal.start()
+    removing.wait(60)
+    assert predictor._hot is not None
+    rows = predictor._hot.graphs[1].rows(feeds, [entry, entry], np.arange(2))  # of a call that has looked the task up before
+    removal.join(60)
+    assert_parity(np.stack(rows), reference(model, "news", feeds, 1))
+    assert not (tmp_path / "news").exists()
 
 
 def test_a_fork_has_slots(
@@ -417,7 +457,7 @@ def test_texts_and_the_command_line(with_texts: Path, capsys: pytest.CaptureFixt
 
     predictor = runtime.load(with_texts / "onnx", provider="cpu")
     predictor.add_task("junk", with_texts / "junk")
-    found = predictor.predict(["a text", "two texts of more words"], ["junk", "topic"])
+    found = predictor.predict(["a text", "two texts of more words"], predictor.entries(["junk", "topic"]))
     assert [len(each) for each in found.values()] == [2, 2]
     assert all(len(each.scores) == 2 for each in found["junk"])
     arguments = [str(with_texts / "onnx"), "--text", "a text", "--provider", "cpu"]
@@ -425,6 +465,66 @@ def test_texts_and_the_command_line(with_texts: Path, capsys: pytest.CaptureFixt
     assert "junk" in capsys.readouterr().out
     assert run([*arguments, "--task", "junk"]) == 2
     assert "--task: expected NAME=FILE, found 'junk'" in capsys.readouterr().err
+
+
+def test_a_stream_ends_with_the_file_of_its_task(with_texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was interrupted is not continued with other weights."""
+    from runtime.__main__ import main as run
+
+    junk, source = Path(shutil.copy(with_texts / "junk", tmp_path / "junk")), tmp_path / "in.jsonl"
+    source.write_text('{"text": "one"}\nbroken\n', encoding="utf-8")
+    arguments = [str(with_texts / "onnx"), "--task", f"junk={junk}", "--tasks", "junk", "--provider", "cpu", "--quiet"]
+    arguments += ["--file", str(source), "--output", str(tmp_path / "out.jsonl")]
+    assert run(arguments) == 2
+    source.write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
+    _edited(junk, junk, lambda arrays, _: _halve(arrays))
+    assert run(arguments) == 2
+    assert 'belongs to a run with other settings: task files: then {"junk": "' in capsys.readouterr().err
+    shutil.copy(with_texts / "junk", junk)
+    assert run(arguments) == 0
+    assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_kserve_answers_with_one_version(with_texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels of an answer are those of the version that computed it, which has left by then."""
+    pytest.importorskip("fastapi", reason="needs fastapi, which the extra `test` installs")
+    from fastapi import FastAPI
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "serving"))
+    from kserve import add_kserve  # type: ignore[import-not-found,unused-ignore]
+
+    served = runtime.load(with_texts / "onnx", provider="cpu", threads=1)
+    served.add_task("junk", with_texts / "junk")
+    (scores,) = (each.scores for each in served.predict(["one"], ["junk"])["junk"])
+    other = _edited(
+        with_texts / "junk", tmp_path / "other", lambda _, metadata: metadata.update(task=_renamed(metadata["task"]))
+    )
+    wanted = ["junk.scores"]
+
+    async def read(_: object) -> bytearray:
+        text = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["one"]}
+        return bytearray(json.dumps({"inputs": [text], "outputs": [{"name": name} for name in wanted]}).encode())
+
+    async def submit(request: PredictRequest) -> bytes:
+        answer = await Batcher(served, Batching(), Limits()).submit(request)
+        served.replace_task("junk", other)
+        return answer
+
+    app = FastAPI()
+    add_kserve(app, served, "model", Limits(), read, submit)
+    infer = next(each.endpoint for each in app.routes if each.path == "/v2/models/{model}/infer")  # type: ignore[attr-defined]
+    (output,) = json.loads(asyncio.run(infer("model", None)).body)["outputs"]
+    assert output["data"] == pytest.approx(list(scores.values()), abs=1e-5)
+    served.add_task("topic.scores", other)
+    wanted[:] = ["topic.scores"]
+    with pytest.raises(InputError, match=r"topic\.scores is a task, and the scores of the task topic: add it by another name"):
+        asyncio.run(infer("model", None))
+
+
+def _renamed(task: str) -> str:
+    """The description of a task with other labels."""
+    found = json.loads(task)
+    return json.dumps({**found, "labels": [f"other {label}" for label in found["labels"]]})
 
 
 def test_a_task_replaces_no_other_file(folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
