@@ -60,8 +60,9 @@ class Work:
         options = {name: value for name, value in asdict(self.options).items() if name != "batch_size"}
         columns = {"columns": self.columns.texts, "keep": self.columns.kept}
         own = {"bundle": bundle, "format": form.name, "tasks": self.tasks, "drop": self.drop, "prompt_name": self.prompt_name}
-        own |= {"task files": dict(files)}
-        found: dict[str, Any] = json.loads(json.dumps(own | options | columns))  # tuples become lists, as in the state
+        found: dict[str, Any] = json.loads(
+            json.dumps(own | options | columns | {"task files": dict(files)})
+        )  # tuples become lists, as in the state
         return found
 
 
