@@ -16,8 +16,9 @@ from runtime.options_text import CommandParser, add_session_options, read_settin
 from runtime.predictor import Predictor
 from runtime.states.states_file import is_states_file
 from runtime.states.trunk_states import TrunkStates, load_states
+from runtime.streams.records import Columns
+from runtime.streams.score import texts_of
 from runtime.text.interpret import interpret_row
-from runtime.text.text_file import read_texts
 
 # Heads whose prediction needs logits only, not the text
 _HEADS: Final[tuple[HeadType, ...]] = ("classification", "multilabel", "regression", "multiple_choice")
@@ -29,7 +30,10 @@ def encode(folder: str, arguments: Sequence[str]) -> Iterator[str]:
         prog="python -m runtime DIR encode", description="Compute the states of the trunk for texts, once for all tasks."
     )
     parser.add_argument(
-        "file", metavar="FILE", help="UTF-8 file, one text per line, a TAB between the texts of a pair; - for standard input"
+        "file",
+        metavar="FILE",
+        help="UTF-8 file, one text per line, a TAB between the texts of a pair; or .jsonl, .csv, .tsv or .parquet with a "
+        "column text; - for standard input",
     )
     parser.add_argument("--output", required=True, metavar="STATES", help="file of safetensors to write")
     parser.add_argument(
@@ -39,7 +43,7 @@ def encode(folder: str, arguments: Sequence[str]) -> Iterator[str]:
     _add_options(parser)
     options = parser.parse_args(arguments)
     _check_output(options.output, folder)
-    texts = read_texts(options.file, "FILE")
+    texts = texts_of(options.file, None, Columns(), "FILE")
     if not texts:
         raise InputError(f"{options.file}: expected at least one text, found none")
     predictor = _load(folder, options)

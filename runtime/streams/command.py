@@ -20,7 +20,7 @@ from runtime.streams.progress import Progress
 from runtime.streams.read import Format, format_of
 from runtime.streams.score import Work, score, texts_of
 from runtime.streams.sinks import FileSink, Sink, StreamSink
-from runtime.text.text_file import LARGEST, STANDARD_INPUT, read_texts
+from runtime.text.text_file import STANDARD_INPUT
 from runtime.text.texts import Text
 from runtime.text_streams import stream
 
@@ -137,11 +137,6 @@ def read_file(options: argparse.Namespace) -> Sequence[Text]:
     """Return the texts of --file, without an output: all of them are in memory.
 
     Raises:
-        InputError: as for `read_texts` and `texts_of`.
+        InputError: as for `texts_of`.
     """
-    columns = columns_of(options)
-    form = format_of(options.file, options.format, columns)
-    if not form.has_columns:
-        return read_texts(options.file, "--file")
-    with opened(options.file) as source:
-        return texts_of(source, form, f"--file {options.file}", columns, LARGEST)
+    return texts_of(options.file, options.format, columns_of(options), "--file")

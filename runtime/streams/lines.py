@@ -43,23 +43,27 @@ class Input:
 
 
 @contextmanager
-def opened(name: str) -> Iterator[Input]:
+def opened(name: str, option: str = "--file") -> Iterator[Input]:
     """Open a file, a compressed file (.gz) or, for "-", standard input.
+
+    Args:
+        name: path of the file.
+        option: the option that names it, for messages.
 
     Raises:
         InputError: it cannot be opened or read, standard input is closed, or the compressed data are damaged.
     """
     if name == STANDARD_INPUT:
         if sys.stdin is None:
-            raise InputError(f"--file {name}: standard input is closed")
+            raise InputError(f"{option} {name}: standard input is closed")
         yield Input(sys.stdin.buffer, sys.stdin.buffer, None)
         return
-    with unpacked(name, lambda: Path(name).open("rb")) as source:
+    with unpacked(name, lambda: Path(name).open("rb"), option) as source:
         yield source
 
 
 @contextmanager
-def unpacked(name: str, open_raw: Callable[[], IO[bytes]]) -> Iterator[Input]:
+def unpacked(name: str, open_raw: Callable[[], IO[bytes]], option: str = "--file") -> Iterator[Input]:
     """Open a file by a function, and uncompress it if its name ends with .gz.
 
     Raises:
@@ -78,9 +82,9 @@ def unpacked(name: str, open_raw: Callable[[], IO[bytes]]) -> Iterator[Input]:
     except BrokenPipeError:  # of standard output
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"--file {name}: the compressed data are damaged: {error}") from error
+        raise InputError(f"{option} {name}: the compressed data are damaged: {error}") from error
     except OSError as error:
-        raise InputError(f"--file {name}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{option} {name}: cannot be read: {error.strerror or error}") from error
 
 
 def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:

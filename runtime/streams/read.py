@@ -29,11 +29,6 @@ class Format:
     name: str
     read: Callable[[Input, Columns, str], Iterator[Raw]]
 
-    @property
-    def has_columns(self) -> bool:
-        """Whether the rows have named columns."""
-        return self.name != "txt"
-
 
 def format_of(name: str, given: str | None, columns: Columns) -> Format:
     """Return the format of a file: the given one, or that of its suffix; text if the suffix is unknown.
@@ -85,7 +80,7 @@ def _json_lines(source: Input, _columns: Columns, _where: str) -> Iterator[Raw]:
         if line is None:
             yield Raw(number, **too_long())
         elif line.strip():
-            yield Raw(number, line, {"": line})
+            yield Raw(number, line, None)
 
 
 def _table(delimiter: str) -> Callable[[Input, Columns, str], Iterator[Raw]]:

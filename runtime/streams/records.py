@@ -21,13 +21,13 @@ class Raw:
     Attributes:
         line: number of its first line, or of its row in Parquet, from 1.
         content: its bytes, by which a resumed run recognises the row.
-        columns: column -> value; the whole line, under the name "", for formats that are parsed later.
+        columns: column -> value; None for a line of JSON, which is parsed later from `content`.
         problem: why it cannot be read; empty if it can.
     """
 
     line: int
     content: bytes
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any] | None
     problem: str = ""
 
 
@@ -85,7 +85,7 @@ class Columns:
         if raw.problem:
             return Record(raw.line, InputError(raw.problem))
         try:
-            columns = raw.columns if "" not in raw.columns else _json_object(raw.columns[""])
+            columns = _json_object(raw.content) if raw.columns is None else raw.columns
             texts = self._texts_in(columns)
             kept = {name: _kept(name, columns) for name in self.kept}
         except InputError as error:

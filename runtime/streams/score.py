@@ -1,11 +1,12 @@
 """The work of a stream: rows of a file to lines of predictions."""
 
 import hashlib
+import io
 import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -14,11 +15,12 @@ from runtime.bundle import Manifest
 from runtime.bundle.schema import encode
 from runtime.errors import AdapterDropError, InputError
 from runtime.predictor import Predictor
-from runtime.streams.lines import Input
-from runtime.streams.read import Format
+from runtime.streams.lines import Input, opened
+from runtime.streams.read import Format, format_of
 from runtime.streams.records import Columns, Raw, Record
 from runtime.streams.sinks import Done, Sink
 from runtime.text.predict_options import PredictOptions
+from runtime.text.text_file import LARGEST, limited
 from runtime.text.texts import Text
 from runtime.text.windows import Row
 from runtime.text_streams import at_text, stream
@@ -182,22 +184,33 @@ def _line(record: Record, outcome: Row | AdapterDropError) -> bytes:
     return json.dumps(found, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def texts_of(source: Input, form: Format, where: str, columns: Columns, most: int) -> Sequence[Text]:
+def texts_of(name: str, given: str | None, columns: Columns, option: str) -> list[Text]:
     """Return all texts of a file.
 
+    Args:
+        name: path of the file; "-" for standard input.
+        given: its format; None for that of its suffix.
+        columns: the columns that are read.
+        option: the option that names the file, for messages.
+
     Raises:
-        InputError: a row is broken, or the texts have more than `most` characters.
+        InputError: as for `format_of` and `opened`; or a row is broken, or the file is too large to be read as a whole.
     """
+    form, where = format_of(name, given, columns), f"{option} {name}"
     texts: list[Text] = []
     size = 0
-    for raw in form.read(source, columns, where):
-        record = columns.parse(raw)
-        if isinstance(record.text, InputError):
-            raise InputError(f"{where}: line {record.line}: {record.text}") from record.text
-        texts.append(record.text)
-        size += len(raw.content)
-        if size > most:
-            raise InputError(f"{where}: expected at most {most:,} bytes: write the predictions to a file, with --output")
+    with opened(name, option) as source:
+        if form.name != "parquet":  # it is read by its index; of others, a line may have no end
+            whole = io.BytesIO(limited(source.file, where))
+            source = Input(whole, whole, None)
+        for raw in form.read(source, columns, where):
+            record = columns.parse(raw)
+            if isinstance(record.text, InputError):
+                raise InputError(f"{where}: line {record.line}: {record.text}") from record.text
+            texts.append(record.text)
+            size += len(raw.content)
+            if size > LARGEST:
+                raise InputError(f"{where}: expected at most {LARGEST:,} bytes of texts: split the file")
     return texts
 
 

@@ -98,7 +98,7 @@ def test_a_file_without_an_end_is_an_error(
 ) -> None:
     monkeypatch.setattr(text_file, "LARGEST", 1000)
     assert main([bundle, "--file", "/dev/zero"]) == 2
-    assert capsys.readouterr().err == "error: /dev/zero: expected at most 1,000 bytes: split the file\n"
+    assert capsys.readouterr().err == "error: --file /dev/zero: expected at most 1,000 bytes: split the file\n"
 
 
 def test_labels_and_texts_do_not_control_the_terminal(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Cascades, the cache of trunk states, and the commands `encode` and `run`, with and without split graphs."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,8 +79,8 @@ def test_a_wrong_cascade_is_refused(predictor: runtime.Predictor, given: Any, op
 
 
 def test_commands_keep_states(predictor: runtime.Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, texts, states = str(predictor._bundle.files.path), tmp_path / "texts.txt", str(tmp_path / "states")
-    texts.write_text("\n".join("\t".join(text) if isinstance(text, tuple) else text for text in TEXTS), encoding="utf-8")
+    folder, texts, states = str(predictor._bundle.files.path), tmp_path / "texts.jsonl.gz", str(tmp_path / "states")
+    texts.write_bytes(gzip.compress("\n".join(json.dumps({"text": text}) for text in TEXTS).encode()))
     status = main([folder, "encode", str(texts), "--output", states, "--provider", "cpu"])
     if not predictor.manifest.splits:
         assert status == 2

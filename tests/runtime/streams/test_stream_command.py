@@ -50,6 +50,8 @@ FILES = {
     "texts.jsonl": "\n".join(json.dumps({"id": index, "text": text}) for index, text in enumerate(TEXTS)).encode(),
     "texts.csv": _table(","),
     "texts.TSV": _table("\t"),
+    "index.csv": "\n".join([",text", *(f"{index},{text}" for index, text in enumerate(TEXTS))]).encode(),  # as pandas writes
+    "texts.txt.gz": gzip.compress("\n".join(TEXTS).encode()),
     "texts.jsonl.gz": gzip.compress("\n".join(json.dumps({"text": text}) for text in TEXTS).encode()),
 }
 
@@ -64,8 +66,11 @@ def test_every_format_gives_the_predictions(
     found = rows(tmp_path / "out")
     expected = predictor.predict(TEXTS, ["topic"])["topic"]
     assert [row["predictions"]["topic"]["label"] for row in found] == [each.label for each in expected]
-    starts = {"texts.txt": [1, 4, 5, 6], "texts.csv": [2, 3, 4, 5], "texts.TSV": [2, 3, 4, 5]}
+    starts = {"texts.txt": [1, 4, 5, 6]} | {key: [2, 3, 4, 5] for key in ("texts.csv", "texts.TSV", "index.csv")}
     assert [row["line"] for row in found] == starts.get(name, [1, 2, 3, 4])
+    # Without an output, the same formats are read at once
+    assert main([str(bundle), "--tasks", "topic", "--file", str(tmp_path / name), "--json"]) == 0
+    assert [row["text"] for row in json.loads(capsys.readouterr().out)["texts"]] == TEXTS
 
 
 def test_parquet_gives_the_predictions(bundle: Path, predictor: runtime.Predictor, tmp_path: Path) -> None:
