@@ -153,7 +153,7 @@ def export(
         checkpoint = load(model, tokenizer, adapters, fusions, pooling, heads, access)
         plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
         check_slots(slots, precision, target, int8_ranges)
-        check_tasks(layout, plans, checkpoint.tokenizer is not None)
+        check_tasks(layout, plans, checkpoint.model.config.model_type, checkpoint.tokenizer, checkpoint.processor)
         asked = [name for name in ("--routed", "--slots") if further[name]]
         routed, extendable = routed or slots is not None, extendable or slots is not None
         if routed:

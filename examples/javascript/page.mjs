@@ -14,13 +14,17 @@ async function* labels(folder, texts) {
   Object.assign(env, { allowLocalModels: true, allowRemoteModels: false, useBrowserCache: false });
   const tokenizer = await AutoTokenizer.from_pretrained(folder);
   ort.env.wasm.numThreads = 1; // more need a page with cross-origin isolation
-  const externalData = [{ path: "model.onnx.data", data: `${folder}/model.onnx.data` }];
+  const weights = Object.keys(manifest.files).find((name) => /\.onnx[._]data$/.test(name));
+  const externalData = [{ path: weights.split("/").at(-1), data: `${folder}/${weights}` }];
   const session = await ort.InferenceSession.create(`${folder}/${manifest.variants[0].model}`, { externalData });
   const limit = manifest.max_lengths.sequence;
-  const encoded = await tokenizer(texts, { padding: true, truncation: true, max_length: limit });
-  const { data: ids, dims } = encoded.input_ids; // without the last special token of a text that is too long
+  const return_token_type_ids = manifest.inputs.some(({ name }) => name === "token_type_ids"); // which not every class of tokenizers has by itself
+  const encoded = await tokenizer(texts, { padding: true, truncation: true, max_length: limit, return_token_type_ids });
+  const [whole, bare] = [true, false].map((add_special_tokens) => tokenizer.encode("a", { add_special_tokens }));
+  const closing = whole.slice(whole.lastIndexOf(bare.at(-1)) + 1).map(BigInt); // special tokens, which a text that is too long has lost
+  const { data: ids, dims } = encoded.input_ids;
   for (let end = limit; dims[1] === limit && end <= ids.length; end += limit) {
-    if (encoded.attention_mask.data[end - 1] && tokenizer.sep_token_id) ids[end - 1] = BigInt(tokenizer.sep_token_id);
+    if (encoded.attention_mask.data[end - 1]) ids.set(closing, end - closing.length);
   }
   const feeds = Object.fromEntries(manifest.inputs.map(({ name }) => [name, new ort.Tensor("int64", encoded[name].data, encoded[name].dims)]));
   const results = await session.run(feeds);

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from exporter.errors import ExportError
 from exporter.plan import Plan
-from runtime.bundle import WEIGHTS, HeadType, VariantEntry
+from exporter.write.pipelines import MODEL_TYPES, PIPELINES, VERSION
+from runtime.bundle import WEIGHTS, VariantEntry
 from runtime.bundle.file_names import GRAPHS
 from runtime.ort.external_data import rewrite
 
@@ -27,17 +28,7 @@ _DTYPES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 )
 _TARGETS: Final = ("portable", "cpu")
 _CONFIG: Final = "config.json"
-
-# Heads whose outputs the pipelines of transformers.js read, by the first input of the model
-_PIPELINES: Final[Mapping[str, tuple[HeadType, ...]]] = MappingProxyType(
-    {
-        "input_ids": (
-            *("classification", "multilabel", "regression", "tagging"),
-            *("question_answering", "masked_lm", "hidden_states"),
-        ),
-        "pixel_values": ("classification", "multilabel", "hidden_states"),
-    }
-)
+_OMIT: Final = "omit it, and run the graph with onnxruntime-node or onnxruntime-web"
 
 
 def check_layout(layout: str, precision: str, target: str, others: Sequence[str]) -> None:
@@ -64,17 +55,19 @@ def check_layout(layout: str, precision: str, target: str, others: Sequence[str]
         raise ExportError(f"--layout {layout}: expected a target of {', '.join(_TARGETS)}, found {target!r}")
 
 
-def check_tasks(layout: str, plans: Sequence[Plan], tokenizer: bool) -> None:
+def check_tasks(layout: str, plans: Sequence[Plan], model_type: str, tokenizer: Any, processor: Any) -> None:
     """Check that the tasks of an export go with its layout.
 
     Args:
         layout: one of LAYOUTS.
         plans: the plans of all variants.
-        tokenizer: whether a tokenizer is written.
+        model_type: type of the model in its config.json.
+        tokenizer: the tokenizer that is written, or None.
+        processor: the image processor that is written, or None.
 
     Raises:
-        ExportError: there are several tasks or drops, transformers.js has no pipeline for the task, or the pipeline needs a
-            tokenizer.
+        ExportError: there are several tasks or drops, transformers.js has no pipeline for the task or the model, or it needs a
+            tokenizer or an image processor.
     """
     if layout == FLAT:
         return
@@ -89,14 +82,24 @@ def check_tasks(layout: str, plans: Sequence[Plan], tokenizer: bool) -> None:
             f"--layout {layout} writes one graph: expected one drop, found {', '.join(str(each.drop) for each in plans)}"
         )
     (task,) = plans[0].tasks
-    first = next((name for name in _PIPELINES if name in {entry.name for entry in plans[0].inputs}), "")
-    if task.head.kind not in _PIPELINES.get(first, ()):
+    inputs = {entry.name for entry in plans[0].inputs}
+    pipeline = next((found for name, heads in PIPELINES.items() if name in inputs and (found := heads.get(task.head.kind))), "")
+    if not pipeline:
         raise ExportError(
-            f"--layout {layout}: transformers.js has no pipeline for {task.name}, a task of the type {task.head.kind}: "
-            "omit it, and run the graph with onnxruntime-node or onnxruntime-web"
+            f"--layout {layout}: transformers.js has no pipeline for {task.name}, a task of the type {task.head.kind}: {_OMIT}"
         )
-    if first == "input_ids" and not tokenizer:
+    if model_type not in (types := MODEL_TYPES.get(pipeline, {model_type})):
+        raise ExportError(
+            f"--layout {layout}: the pipeline {pipeline} of transformers.js {VERSION} takes models of the types "
+            f"{', '.join(sorted(types))}, found {model_type}: {_OMIT}"
+        )
+    if "input_ids" in inputs and tokenizer is None:
         raise ExportError(f"--layout {layout}: the pipelines of transformers.js need a tokenizer: export with one")
+    if "pixel_values" in inputs and processor is None:
+        raise ExportError(
+            f"--layout {layout}: the pipeline {pipeline} of transformers.js needs an image processor: save it in the model's "
+            "folder (preprocessor_config.json)"
+        )
 
 
 def arrange(layout: str, folder: Path, entry: VariantEntry, precision: str) -> VariantEntry:

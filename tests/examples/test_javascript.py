@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -18,7 +19,9 @@ import pytest
 
 import runtime
 from exporter import export
-from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
+from exporter.write.pipelines import MODEL_TYPES, VERSION
+from tests.helpers.tiny_models import MAX_LENGTH, bert_config, tiny_model, tokenizer
+from tests.helpers.tiny_tokenizers import LARGEST_VOCABULARY, tiny_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "examples" / "javascript"
 TEXTS = ["The new phone is fast, and the screen is gorgeous.", "naïve café 😀 東京", "Don't\t\u200bstop. " * 80]
@@ -106,6 +109,37 @@ def one_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_long_texts_end_with_the_special_token(one_task: Path, tmp_path: Path, script: str) -> None:
     texts = ["word " * 900, "a short text", "another text " * 400]
     _check(_node(FOLDER / script, tmp_path, str(one_task), *texts), one_task, texts)
+
+
+@pytest.fixture(scope="module", params=["</s>", None])
+def other_tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer whose class has no token types by itself, with and without a name for its last token; the other layout."""
+    bundle = tmp_path_factory.mktemp("other") / "onnx"
+    made = tiny_tokenizer("wordpiece", MAX_LENGTH)
+    made.sep_token = request.param
+    export(tiny_model({"sst2": ("seq_bn", "3")}, bert_config(LARGEST_VOCABULARY)), made, output=bundle, layout="transformersjs")
+    return bundle
+
+
+@needs_node
+@pytest.mark.parametrize("script", ["labels.mjs", "labels_web.mjs"])
+def test_other_tokenizers_and_the_other_layout(other_tokenizer: Path, tmp_path: Path, script: str) -> None:
+    texts = ["in berlin " * 40, "a short text"]
+    _check(_node(FOLDER / script, tmp_path, str(other_tokenizer), *texts), other_tokenizer, texts)
+
+
+@needs_node
+def test_models_of_pipelines_are_those_of_the_library() -> None:
+    modules = _modules()
+    assert modules is not None
+    package = modules / "@huggingface" / "transformers"
+    assert json.loads((package / "package.json").read_text())["version"] == VERSION
+    registry = (package / "src" / "models" / "registry.js").read_text()
+    names = {"text-classification": "SEQUENCE_CLASSIFICATION", "fill-mask": "MASKED_LM"}
+    for pipeline, types in MODEL_TYPES.items():
+        name = names.get(pipeline, pipeline.replace("-", "_").upper())
+        found = registry.split(f"const MODEL_FOR_{name}_MAPPING_NAMES = new Map([")[1].split("]);")[0]
+        assert types == set(re.findall(r"\['([^']+)',", found)), pipeline
 
 
 def _shown(bundle: Path, folder: Path, page: str, texts: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import runtime
 from exporter import ExportError, export
 from exporter.hub.card import card
 from exporter.inspect import inspect_bundle
+from exporter.write.layout import check_tasks
 from runtime.bundle import digest, read_manifest
 from runtime.ort.external_data import rewrite
 from runtime.serving.triton import write_repository
@@ -139,6 +141,28 @@ def test_what_no_pipeline_takes_is_refused(model: Any, tmp_path: Path, arguments
     with pytest.raises(ExportError, match=message):
         export(model, **given)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "first", "model_type", "message"),
+    [
+        (
+            "classification",
+            "input_ids",
+            "gpt2",
+            "the pipeline text-classification .* takes .* bart, bert, .*, found gpt2: omit it",
+        ),
+        ("tagging", "input_ids", "albert", "the pipeline token-classification .*, found albert"),
+        ("multilabel", "pixel_values", "vit", "no pipeline for a, a task of the type multilabel"),
+        ("classification", "pixel_values", "vit", "needs an image processor"),
+    ],
+)
+def test_models_without_a_pipeline_are_refused(head: str, first: str, model_type: str, message: str) -> None:
+    task = SimpleNamespace(name="a", head=SimpleNamespace(kind=head))
+    plan: Any = SimpleNamespace(tasks=[task], inputs=[SimpleNamespace(name=first)])
+    with pytest.raises(ExportError, match=message):
+        check_tasks("transformersjs", [plan], model_type, tokenizer=object(), processor=None)
+    check_tasks("flat", [plan], model_type, tokenizer=None, processor=None)
 
 
 def test_heads_without_a_pipeline_are_refused(tmp_path: Path) -> None:
