@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from exporter.errors import ExportError
 from exporter.plan import Plan
-from exporter.write.pipelines import MODEL_TYPES, PIPELINES, VERSION
+from exporter.write.pipelines import MODEL_TYPES, PIPELINES, TYPED_TOKENIZERS, VERSION
 from runtime.bundle import WEIGHTS, VariantEntry
 from runtime.bundle.file_names import GRAPHS
 from runtime.ort.external_data import rewrite
@@ -95,11 +95,23 @@ def check_tasks(layout: str, plans: Sequence[Plan], model_type: str, tokenizer: 
         )
     if "input_ids" in inputs and tokenizer is None:
         raise ExportError(f"--layout {layout}: the pipelines of transformers.js need a tokenizer: export with one")
+    name = type(tokenizer).__name__.removesuffix("Fast")
+    if "token_type_ids" in inputs and name not in TYPED_TOKENIZERS and _has_types(tokenizer, pipeline):
+        raise ExportError(
+            f"--layout {layout}: transformers.js gives no token types for a {name}, which the task reads: save the tokenizer "
+            "as that of its model, such as BertTokenizerFast"
+        )
     if "pixel_values" in inputs and processor is None:
         raise ExportError(
             f"--layout {layout}: the pipeline {pipeline} of transformers.js needs an image processor: save it in the model's "
             "folder (preprocessor_config.json)"
         )
+
+
+def _has_types(tokenizer: Any, pipeline: str) -> bool:
+    """Whether a tokenizer gives token types other than zero for the texts of a pipeline, which are pairs for questions."""
+    texts = ("a", "b") if pipeline == "question-answering" else ("a",)
+    return any(tokenizer(*texts, return_token_type_ids=True)["token_type_ids"])
 
 
 def arrange(layout: str, folder: Path, entry: VariantEntry, precision: str) -> VariantEntry:

@@ -8,7 +8,7 @@ from typing import Final
 
 from runtime.bundle import HeadType
 
-__all__ = ["MODEL_TYPES", "PIPELINES", "VERSION"]
+__all__ = ["MODEL_TYPES", "PIPELINES", "TYPED_TOKENIZERS", "VERSION"]
 
 VERSION: Final = "4.3.1"  # of transformers.js, in which the types below are listed (src/models/registry.js)
 
@@ -37,6 +37,15 @@ _ENCODERS: Final = frozenset(
 )
 _MOBILE: Final = frozenset(("albert", "mobilebert", "squeezebert"))
 _NEWER: Final = frozenset(("esm", "eurobert", "modernbert"))
+
+# Classes of tokenizers, without "Fast", that give token types in transformers.js. For others, its models read zeros.
+TYPED_TOKENIZERS: Final = frozenset(
+    f"{name}Tokenizer"
+    for name in (
+        *("Albert", "Bert", "ConvBert", "Deberta", "DebertaV2", "Electra", "Herbert", "MobileBert", "RoFormer", "SqueezeBert"),
+        "XLM",
+    )
+)
 
 # Pipeline -> types of models; a pipeline that is not here takes a model of an unknown type as well.
 MODEL_TYPES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(

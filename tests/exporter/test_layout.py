@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from runtime.bundle import digest, read_manifest
 from runtime.ort.external_data import rewrite
 from runtime.serving.triton import write_repository
 from tests.helpers.tiny_models import bert_config, inputs, reference, run_graph, tiny_model, tokenizer
+from tests.helpers.tiny_tokenizers import tiny_tokenizer
 
 TEXTS = ["a fast phone", "an old one, and a longer text"]
 
@@ -163,6 +165,22 @@ def test_models_without_a_pipeline_are_refused(head: str, first: str, model_type
     with pytest.raises(ExportError, match=message):
         check_tasks("transformersjs", [plan], model_type, tokenizer=object(), processor=None)
     check_tasks("flat", [plan], model_type, tokenizer=None, processor=None)
+
+
+def test_questions_without_token_types_are_refused() -> None:
+    """For a tokenizer without a class of its model, a pipeline of transformers.js would pass zeros."""
+    generic = tiny_tokenizer("wordpiece", 48)
+    for head, given, refused in (
+        ("question_answering", generic, True),
+        ("classification", generic, False),
+        ("question_answering", tokenizer(), False),
+    ):
+        task = SimpleNamespace(name="a", head=SimpleNamespace(kind=head))
+        names = [SimpleNamespace(name=name) for name in ("input_ids", "token_type_ids")]
+        plan: Any = SimpleNamespace(tasks=[task], inputs=names)
+        expected = pytest.raises(ExportError, match="gives no token types for a") if refused else nullcontext()
+        with expected:
+            check_tasks("transformersjs", [plan], "bert", given, None)
 
 
 def test_heads_without_a_pipeline_are_refused(tmp_path: Path) -> None:
