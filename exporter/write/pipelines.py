@@ -1,4 +1,4 @@
-"""What the pipelines of transformers.js load: heads, and the types of models that it has a class for."""
+"""Heads and types of models that the pipelines of transformers.js load."""
 
 from __future__ import annotations
 
