@@ -82,6 +82,7 @@ def add(
     stages = Stages()
     with stages("load"):
         manifest = open_exported(folder)
+        continued = (folder / MANIFEST).read_bytes()
         check_replaceable(folder)
         if needs_ranges(manifest.target, manifest.precision, ranges(manifest.variants[0])):
             raise ExportError(
@@ -104,7 +105,7 @@ def add(
         # The old weights are in the new file again; the templates among them are what an exact copy takes.
         check_space(folder, (folder / WEIGHTS).stat().st_size + reference_bytes(pruned, plans[0].new))
     done = []
-    with staged(folder, overwrite=True) as target:
+    with staged(folder, overwrite=True, continued=continued) as target:
         with WeightsFile(target / WEIGHTS) as weights:
             for variant, plan, task_groups, stored in zip(manifest.variants, plans, pruned, wider, strict=True):
                 done.append(_variant(folder, manifest, target, variant, plan, task_groups, stored, weights, stages))

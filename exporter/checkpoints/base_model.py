@@ -19,6 +19,7 @@ from exporter.checkpoints.config_requests import check_requests, check_sizes
 from exporter.checkpoints.files import read_json, reason, stored_bytes, stored_tensors
 from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
+from exporter.models.neutral_state import use_neutral_settings
 from exporter.models.quiet_libraries import quiet
 
 # Never run code from a folder, and never prompt for permission.
@@ -118,6 +119,7 @@ def as_loaded(source: Source, model: Any, info: Mapping[str, Any]) -> Loaded:
     """
     if source.hub is not None:
         model.config.name_or_path = source.hub
+    use_neutral_settings(model)
     return Loaded(model.eval(), frozenset({*info["missing_keys"], *_mismatched(info)}))
 
 

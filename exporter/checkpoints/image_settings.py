@@ -32,6 +32,14 @@ class ImageSettings:
 
     content: Mapping[str, Any]
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the images that the processor makes; None if they depend on the image, or are not known."""
+        crops, resizes = self.content.get("do_center_crop", False), self.content.get("do_resize", True)
+        size = self.content.get("crop_size") if crops else self.content.get("size") if resizes else None
+        height, width = (size.get("height"), size.get("width")) if isinstance(size, Mapping) else (size, size)
+        return (height, width) if type(height) is type(width) is int and min(height, width) > 0 else None
+
     def save_pretrained(self, folder: Path) -> None:
         """Write the file, as the method of transformers' image processors does."""
         (folder / _FILE).write_text(json.dumps(self.content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

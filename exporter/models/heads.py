@@ -50,6 +50,7 @@ _STATIC: dict[str, HeadType] = {
 # Of these, transformers' model of texts compares the pooled state with images, without a projection.
 _POOLED_TEXTS = ("siglip_text_model", "siglip2_text_model")
 _LABELLED = ("classification", "multilabel", "tagging")
+_DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
 # problem_type in a configuration of transformers -> head type of a classification head. None: by the number of labels.
 _PROBLEMS: dict[str | None, HeadType] = {
     None: "classification",
@@ -157,11 +158,14 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
 def _config_of_head(config: Any, own: Mapping[str, Any], count: int) -> Any:
     """The configuration with the labels and problem type that were saved with an adapter, if they fit its head."""
     label2id, id2label = own.get("label2id"), own.get("id2label")
-    if not isinstance(label2id, Mapping) and isinstance(id2label, Mapping):
-        label2id = {label: number for number, label in id2label.items()}
-    if not isinstance(label2id, Mapping) or len(label2id) != count:
+    # A whole configuration leaves out what has its default, which are two labels without names and no problem type.
+    is_whole = "model_type" in own
+    if not isinstance(label2id, Mapping):
+        by_id = id2label if isinstance(id2label, Mapping) else _DEFAULT_LABELS if is_whole else {}
+        label2id = {label: number for number, label in by_id.items()}
+    if len(label2id) != count:
         return config
-    problem = own.get("problem_type", getattr(config, "problem_type", None))
+    problem = own.get("problem_type", None if is_whole else getattr(config, "problem_type", None))
     return SimpleNamespace(label2id=label2id, num_labels=count, problem_type=problem)
 
 

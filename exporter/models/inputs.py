@@ -20,21 +20,25 @@ _AUDIO = "WhisperForAudioClassification"
 _UNLIMITED = 10**9
 
 
-def model_inputs(model: Any, tokenizer: Any, kinds: Collection[HeadType]) -> tuple[InputEntry, ...]:
+def model_inputs(
+    model: Any, tokenizer: Any, kinds: Collection[HeadType], images: tuple[int, int] | None = None
+) -> tuple[InputEntry, ...]:
     """Return the graph inputs that the model needs for the given head types.
 
     Args:
         model: a live model.
         tokenizer: a fast tokenizer, or None; decides whether a model with one segment gets `token_type_ids`.
         kinds: the head types of all tasks.
+        images: height and width of the images that the image processor makes; None if there is none, or they are not known.
 
     Raises:
-        ExportError: the model takes neither texts nor images nor audio as features of fixed size.
+        ExportError: the model does not take these images, or takes neither texts nor images nor audio as features of fixed
+            size.
     """
     config, name = model.config, _name(model)
     main = getattr(model, "main_input_name", "input_ids")
     if main == "pixel_values":
-        return (_pixels(model),)
+        return (_pixels(model, images),)
     if main != "input_ids":
         return (_audio(model, main, kinds),)
     vocabulary = getattr(config, "vocab_size", None)
@@ -53,17 +57,35 @@ def model_inputs(model: Any, tokenizer: Any, kinds: Collection[HeadType]) -> tup
     return tuple(found)
 
 
-def _pixels(model: Any) -> InputEntry:
+def _pixels(model: Any, images: tuple[int, int] | None) -> InputEntry:
     config = getattr(model.config, "vision_config", model.config)
     size = getattr(config, "image_size", None)
-    sides = (size, size) if isinstance(size, int) else tuple(size or ())
+    own = (size, size) if isinstance(size, int) else tuple(size or ())
+    sides = images or own
     channels = getattr(config, "num_channels", None)
     if len(sides) != 2 or not isinstance(channels, int):
         raise ExportError(
             f"the configuration of {_name(model)} has no image_size and num_channels, the size of the graph's images: expected "
-            "a text or image model whose configuration has them"
+            "a text or image model whose configuration has them, or an image processor that makes images of one size"
         )
+    if sides != own:
+        # DINOv2 is trained with larger images than its processor makes, and takes any size.
+        _check_images(model, channels, sides, own)
     return InputEntry("pixel_values", "float32", (BATCH, *map(str, (channels, *sides))), 0)
+
+
+def _check_images(model: Any, channels: int, sides: tuple[int, ...], own: tuple[int, ...]) -> None:
+    """Raise ExportError if a model does not take images of another size than that of its configuration."""
+    inner = base_of(getattr(model, "parts", [model])[0])
+    try:
+        with torch.no_grad():
+            inner(pixel_values=torch.zeros(1, channels, *sides, dtype=inner.dtype, device=inner.device))
+    except (RuntimeError, ValueError) as error:
+        found, expected = ("x".join(map(str, size)) for size in (sides, own))
+        raise ExportError(
+            f"the image processor makes images of {found} pixels, and {_name(model)} takes {expected or 'others'}: correct "
+            "size or crop_size in preprocessor_config.json, or give the processor of this model"
+        ) from error
 
 
 def _audio(model: Any, main: str, kinds: Collection[HeadType]) -> InputEntry:

@@ -1,4 +1,4 @@
-"""A context without the modes of the calling code, which would change what a model computes."""
+"""Neutral modes and settings: those of the calling code and of a configuration would change what a model computes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
-__all__ = ["neutral_state"]
+__all__ = ["neutral_state", "use_neutral_settings"]
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
+# Setting of a configuration of transformers -> its value in an export.
+_SETTINGS = {"return_dict": True, "torchscript": False, "chunk_size_feed_forward": 0}
 
 
 @contextlib.contextmanager
@@ -57,3 +60,19 @@ def _without_adapter_contexts() -> Iterator[None]:
     finally:
         for stack, contexts in zip(stacks, saved, strict=True):
             stack[:] = contexts
+
+
+def use_neutral_settings(model: nn.Module) -> None:
+    """Let a model of ours return named fields at every length, whatever its configuration says; its numbers stay the same.
+
+    1. `return_dict: false` and `torchscript: true` let it return tuples.
+    2. `chunk_size_feed_forward` computes parts of a text one after another, and fails where its length is no multiple.
+    """
+    module: Any
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        for key, neutral in _SETTINGS.items():
+            if getattr(config, key, neutral) != neutral:
+                setattr(config, key, neutral)
+        if getattr(module, "chunk_size_feed_forward", 0):
+            module.chunk_size_feed_forward = 0

@@ -24,6 +24,7 @@ from exporter.models.peft_modules import (
     layer_of,
     layers_are_recognized,
     layers_in,
+    layers_within,
     outside_of_adapters,
 )
 from exporter.models.peft_prompts import check_prompt, drop_prefixes, has_prefix, has_prompt
@@ -85,7 +86,8 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
     # The other classes pass all inputs to the model, as a plain PeftModel does.
     if (kind := type(model).__name__) == "PeftModelForQuestionAnswering":
         found["class"] = kind
-    return {**found, "drop": drop} if has_prefix(model, setup) else found
+    spans = any(layers_within(model, path, module, setup) for path, module in adapted(model, setup))
+    return {**found, "drop": drop} if has_prefix(model, setup) or spans else found
 
 
 def _without_dropped(model: Any, modules: Iterable[tuple[str, Any]], drop: int) -> dict[str, Any]:
@@ -143,11 +145,21 @@ def prune(model: Any, tasks: Sequence[Task]) -> None:
         original = module.get_base_layer() if hasattr(module, "base_layer") else module.original_module
         setattr(model.get_submodule(parent), child, original)
         removed.append(path)
+    for path, module in kept.items():
+        for name in names:
+            _restore_layers(model, path, module, name, tasks[0].drop)
     own = _without_dropped(model, biased(model, tasks[0].setup), tasks[0].drop)
     remove_biases(model, own, sorted(names))
     keep_embedders(model, names)
     if has_prefix(model, tasks[0].setup):
         drop_prefixes(model, tasks[0].drop)
+
+
+def _restore_layers(model: Any, path: str, module: Any, name: str, drop: int) -> None:
+    """Give the lowest layers in an adapter's copy of a module, such as the whole encoder, the weights of the base model."""
+    for inner, layer in layers_within(model, path, module, name).items():
+        if layer < drop:
+            module.modules_to_save[name].set_submodule(inner, module.original_module.get_submodule(inner))
 
 
 def _lies_in(path: str, others: Sequence[str]) -> bool:
@@ -173,5 +185,7 @@ def layers_without_adapter(model: Any, task: Task) -> tuple[int, ...]:
     if has_prompt(model, task.setup):
         return tuple(range(task.drop))
     encoder = encoder_layers_in(model)
-    used = {layer_of(path, encoder) for path, _ in (*adapted(model, task.setup), *biased(model, task.setup))}
+    changed = [*adapted(model, task.setup), *biased(model, task.setup)]
+    used = {layer_of(path, encoder) for path, _ in changed}
+    used |= {layer for path, module in changed for layer in layers_within(model, path, module, task.setup).values()}
     return tuple(layer for layer in range(layers_of(model)) if layer < task.drop or layer not in used)

@@ -118,6 +118,30 @@ def layer_numbers(model: Any) -> set[int]:
     return {number for number in found if number is not None}
 
 
+def layers_within(model: Any, path: str, module: Any, name: str) -> dict[str, int]:
+    """Return the transformer layers in an adapter's copy of a module that contains whole layers, such as the encoder.
+
+    Args:
+        model: a PEFT model.
+        path: the dotted name of the module.
+        module: a tuner layer or wrapper.
+        name: the adapter.
+
+    Returns:
+        Dotted name in the module -> number of the layer; empty for modules in a layer and for heads.
+    """
+    saved = getattr(module, "modules_to_save", {})
+    if name not in saved or layer_of(path) is not None:
+        return {}
+    base = base_of(model)
+    trunk = getattr(base, base.base_model_prefix, base)
+    if not any(module is each for each in trunk.modules()):
+        return {}
+    encoder = encoder_layers_in(model)
+    inside = [inner for inner, _ in saved[name].named_modules() if is_layer(f"{path}.{inner}")]
+    return {inner: number for inner in inside if (number := layer_of(f"{path}.{inner}", encoder)) is not None}
+
+
 def layers_are_recognized(model: Any) -> bool:
     """Return whether the names of the modules have as many layers as the configuration."""
     return layer_numbers(model) == set(range(layers_in(model)))

@@ -130,7 +130,8 @@ def make_plan(
         _task(model, name, each, drops[name], heads.get(name), checkpoint.configs.get(str(each), {}))
         for name, each in setups.items()
     )
-    inputs = model_inputs(model, tokenizer, {task.head.kind for task in chosen})
+    images = getattr(checkpoint.processor, "size", None)
+    inputs = model_inputs(model, tokenizer, {task.head.kind for task in chosen}, images)
     check_names(chosen, inputs)
     return Plan(
         tasks=chosen,

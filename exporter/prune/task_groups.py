@@ -10,6 +10,7 @@ import torch
 
 from exporter.errors import ExportError
 from exporter.models.library import library_of, owner_of
+from exporter.models.neutral_state import use_neutral_settings
 from exporter.models.peft_modules import has_adapted_embeddings
 from exporter.models.peft_prompts import prompt_tokens
 from exporter.models.shared_copy import copy_model, shared_copy
@@ -57,24 +58,8 @@ def prune(model: Any, plan: Plan) -> tuple[TaskGroup, ...]:
 def _task_group(model: Any, tasks: tuple[Task, ...]) -> TaskGroup:
     pruned = shared_copy(owner_of(model, tasks[0].setup))
     library_of(pruned).prune(pruned, tasks)
-    _ignore_configuration(pruned)
+    use_neutral_settings(pruned)
     return TaskGroup(tasks, pruned.eval())
-
-
-def _ignore_configuration(model: Any) -> None:
-    """Let a copy return outputs with named fields, and take any length, whatever its configuration says.
-
-    A layer that computes its feed-forward part in chunks of positions refuses lengths that are no multiple of them, and gives
-    the same results in one piece.
-    """
-    for module in model.modules():
-        config: Any = getattr(module, "config", None)
-        if getattr(config, "return_dict", True) is False:
-            config.return_dict = True
-        if getattr(config, "torchscript", False):
-            config.torchscript = False  # it returns tuples, too
-        if getattr(module, "chunk_size_feed_forward", 0):
-            module.chunk_size_feed_forward = 0
 
 
 def in_fp32(model: Any) -> Any:

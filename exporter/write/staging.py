@@ -17,6 +17,7 @@ from exporter.errors import ExportError
 from exporter.write.exchange import exchange, flush, flush_names
 from exporter.write.moving import check_unused, in_use, move
 from exporter.write.replaceable import check_replaceable
+from runtime.bundle import MANIFEST
 from runtime.bundle.scratch import FolderLock, remove_if_left
 
 # Bytes. Configuration, tokenizer, manifest and the graph without its weights take at most a few megabytes.
@@ -38,7 +39,12 @@ def check_destination(output: Path, overwrite: bool) -> None:
             permission; or, on Windows, a program has one of its files open.
     """
     try:
-        if output.is_symlink() or (output.exists() and not output.is_dir()):
+        if output.is_symlink():
+            found = os.path.realpath(output)
+            raise ExportError(
+                f"the output {str(output)!r} is a link, which is never replaced: name the folder {found!r} itself"
+            )
+        if output.exists() and not output.is_dir():
             raise ExportError(f"the output {str(output)!r} is not a folder: choose a new or empty folder")
         if output.exists() and any(output.iterdir()):
             if not overwrite:
@@ -73,7 +79,7 @@ def check_space(output: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def staged(output: Path, overwrite: bool) -> Iterator[Path]:
+def staged(output: Path, overwrite: bool, continued: bytes | None = None) -> Iterator[Path]:
     """Yield a temporary folder that becomes `output` when the block succeeds and is removed when it fails.
 
     The next export to `output` removes the temporary folders of killed exports.
@@ -81,6 +87,7 @@ def staged(output: Path, overwrite: bool) -> Iterator[Path]:
     Args:
         output: the folder to create or replace.
         overwrite: whether an earlier export there may be replaced.
+        continued: the manifest of the earlier export whose tasks the new folder has as well; None for other folders.
 
     Raises:
         ExportError: a file cannot be written, for example because the disk is full, or another process wrote to `output`.
@@ -94,8 +101,9 @@ def staged(output: Path, overwrite: bool) -> Iterator[Path]:
         try:
             yield partial
             check_destination(output, overwrite)
+            _check_continued(output, output, continued)
             flush(partial)
-            _replace(partial, output, overwrite)
+            _replace(partial, output, overwrite, continued)
             with contextlib.suppress(OSError):  # the output is complete for every process; only a power failure can undo it
                 flush_names(output.parent)
         except BaseException:
@@ -130,7 +138,7 @@ def _make_partial(output: Path) -> tuple[Path, FolderLock]:
             return partial, lock
 
 
-def _replace(partial: Path, output: Path, overwrite: bool) -> None:
+def _replace(partial: Path, output: Path, overwrite: bool, continued: bytes | None) -> None:
     for _ in range(_TRIES):
         try:
             move(partial, output)  # succeeds if `output` does not exist or, except on Windows, is empty
@@ -147,14 +155,16 @@ def _replace(partial: Path, output: Path, overwrite: bool) -> None:
             continue
         try:
             if not exchange(partial, output):
-                _replace_in_two_steps(partial, output)
+                _replace_in_two_steps(partial, output, continued)
                 return
         except FileNotFoundError:  # another process removed the output
             if not partial.exists():
                 raise
             continue
         try:
-            check_replaceable(partial, output)  # again: other processes had access to it until the exchange
+            # Again: other processes had access to it until the exchange
+            check_replaceable(partial, output)
+            _check_continued(partial, output, continued)
         except BaseException:
             exchange(partial, output)
             raise
@@ -163,7 +173,7 @@ def _replace(partial: Path, output: Path, overwrite: bool) -> None:
     raise ExportError(f"the output folder {str(output)!r} is being changed by another process: choose another one")
 
 
-def _replace_in_two_steps(partial: Path, output: Path) -> None:
+def _replace_in_two_steps(partial: Path, output: Path, continued: bytes | None) -> None:
     old, lock = _sibling(output, "replaced"), FolderLock.take(output)
     try:
         try:
@@ -174,6 +184,7 @@ def _replace_in_two_steps(partial: Path, output: Path) -> None:
             raise in_use(output) from error
         try:
             check_replaceable(old, output)
+            _check_continued(old, output, continued)
             move(partial, output)
         except BaseException:
             move(old, output)
@@ -183,6 +194,14 @@ def _replace_in_two_steps(partial: Path, output: Path) -> None:
     finally:
         if lock is not None:
             lock.release()
+
+
+def _check_continued(old: Path, output: Path, continued: bytes | None) -> None:
+    if continued is not None and (old / MANIFEST).read_bytes() != continued:
+        raise ExportError(
+            f"{str(output)!r} was replaced by another process while tasks were added to it, and is left as that one wrote it: "
+            "run the command again"
+        )
 
 
 def _remove_leftovers(output: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from exporter import ExportError, export
+from exporter.checkpoints.image_settings import ImageSettings
 from exporter.models.architectures import check_architecture
 from exporter.models.heads import find_head
 from exporter.models.inputs import model_inputs
@@ -90,6 +91,41 @@ def test_audio() -> None:
         find_head(transformers.WhisperModel(config), "a", "")
     with pytest.raises(ExportError, match=r"Wav2Vec2Model has no prediction head.* only WhisperForAudioClassification"):
         find_head(_meta("Wav2Vec2", **_SMALL, **sizes), "a", "")
+
+
+def test_images_have_the_size_that_their_processor_makes() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
+    model = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**sizes, image_size=56))
+    for images, side in ((None, "56"), ((28, 28), "28")):
+        (entry,) = model_inputs(model, None, {"classification"}, images)
+        assert entry.shape == ("batch", "3", side, side)
+    # Its configuration has no size
+    resnet = transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    (entry,) = model_inputs(resnet, None, {"pooled_states"}, (32, 64))
+    assert entry.shape == ("batch", "3", "32", "64")
+    with pytest.raises(ExportError, match=r"has no image_size .* or an image processor that makes images of one size"):
+        model_inputs(resnet, None, {"pooled_states"})
+    vit = transformers.ViTModel(transformers.ViTConfig(**CONFIGS["ViT"]))
+    own = "x".join([str(vit.config.image_size)] * 2)
+    with pytest.raises(ExportError, match=rf"processor makes images of 28x28 pixels, and ViTModel takes {own}: correct size"):
+        model_inputs(vit, None, {"pooled_states"}, (28, 28))
+
+
+@pytest.mark.parametrize(
+    ("content", "size"),
+    [
+        ({"size": 224}, (224, 224)),
+        ({"size": {"height": 16, "width": 32}, "do_center_crop": False, "crop_size": 8}, (16, 32)),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}, (224, 224)),
+        ({"size": 256, "do_center_crop": True, "crop_size": 224}, (224, 224)),
+        ({"size": {"shortest_edge": 256}}, None),
+        ({"size": 224, "do_resize": False}, None),
+        ({"size": {"height": True, "width": -1}}, None),
+        ({}, None),
+    ],
+)
+def test_the_size_of_an_image_processor(content: dict[str, Any], size: tuple[int, int] | None) -> None:
+    assert ImageSettings(content).size == size
 
 
 @pytest.mark.parametrize(

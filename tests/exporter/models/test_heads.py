@@ -111,6 +111,25 @@ def test_adapters_of_peft_with_another_number_of_labels() -> None:
     assert find_head(model, "a", "").kind == "regression"
 
 
+@pytest.mark.parametrize(
+    ("own", "kind", "labels"),
+    [
+        # transformers leaves out two labels without names
+        ({"model_type": "bert", "problem_type": SINGLE}, "classification", ("LABEL_0", "LABEL_1")),
+        ({"model_type": "bert"}, "classification", ("LABEL_0", "LABEL_1")),
+        ({"model_type": "bert", "label2id": {"yes": 0, "no": 1}}, "classification", ("yes", "no")),
+        # a file with nothing but labels
+        ({"label2id": {"yes": 0, "no": 1}}, "multilabel", ("yes", "no")),
+        ({}, "multilabel", ("base0", "base1")),
+    ],
+)
+def test_a_configuration_of_the_adapter_counts_as_a_whole(own: dict[str, Any], kind: str, labels: tuple[str, ...]) -> None:
+    model = with_peft(MULTI, 2)
+    model.config.label2id = {"base0": 0, "base1": 1}
+    head = find_head(model, "a", "", own)
+    assert (head.kind, head.labels) == (kind, labels)
+
+
 def test_an_unknown_problem_type_is_refused() -> None:
     model = with_adapter(None, 2)
     model.config.problem_type = "ranking"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from adapters.context import AdapterSetup, ForwardContext
+from transformers import BertForSequenceClassification
 
 from exporter import export
 from exporter.models.neutral_state import neutral_state
 from tests.helpers.tiny_models import assert_parity, inputs, run_graph, tiny_model
+from tests.helpers.tiny_peft import config, tuned_model
 
 
 @pytest.mark.usefixtures("fresh_traces")
@@ -56,3 +60,21 @@ def test_contexts_are_restored_after_an_error() -> None:
             assert ForwardContext.get_context() is None
             raise KeyError
         assert AdapterSetup.get_context_adapter_setup().last() == "a"
+
+
+@pytest.mark.parametrize("settings", [{"return_dict": False}, {"torchscript": True}, {"chunk_size_feed_forward": 4}])
+def test_settings_of_a_folder_have_no_effect(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The adapters are compared with PEFT's own models, which have the same settings."""
+    base = BertForSequenceClassification(config(num_hidden_layers=1))
+    model = tuned_model("LORA", base, names=("default",))
+    model.save_pretrained(tmp_path / "a")
+    base = model.unload()
+    base.config.update(settings)
+    base.save_pretrained(tmp_path / "base")
+    export(tmp_path / "base", False, adapters=[f"a={tmp_path / 'a'}"], output=tmp_path / "onnx")
+    feeds = inputs((2, 5))
+    expected = BertForSequenceClassification.from_pretrained(tmp_path / "base", return_dict=True, chunk_size_feed_forward=0)
+    with_adapter = peft.PeftModel.from_pretrained(expected, tmp_path / "a").eval()
+    with torch.no_grad():
+        logits = with_adapter(**{key: torch.from_numpy(value) for key, value in feeds.items()})[0].numpy()
+    assert_parity(run_graph(tmp_path / "onnx", feeds)["logits"], logits)

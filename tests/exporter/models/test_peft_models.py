@@ -264,6 +264,28 @@ def test_only_a_drop_needs_the_names_of_layers(tmp_path: Path) -> None:
     assert_parity(run_graph(tmp_path / "onnx", feeds)["logits"], answer(model.eval(), feeds).logits.numpy())
 
 
+@pytest.mark.parametrize("module", ["encoder", "layer"])
+def test_a_drop_reaches_layers_in_a_saved_module(tmp_path: Path, module: str) -> None:
+    settings = peft.LoraConfig(
+        task_type="SEQ_CLS", r=2, target_modules=["pooler.dense"], modules_to_save=["classifier", module]
+    )
+    model = peft_model(settings, ["first", "second"])
+    assert layers_without_adapter(model, task("first")) == ()
+    assert layers_without_adapter(model, task("first", drop=1)) == (0,)
+    assert structure_of(model, "first", "first", 0) != structure_of(model, "first", "first", 1)
+    export(model, None, drop={"first": 1, "second": 0}, output=tmp_path / "onnx")
+    feeds = inputs((3, 5))
+    found = run_graph(tmp_path / "onnx", feeds)
+    expected = copy.deepcopy(model)
+    encoder = expected.base_model.model.bert.encoder
+    own = (encoder if module == "encoder" else encoder.layer).modules_to_save
+    original = encoder.original_module.layer if module == "encoder" else encoder.layer.original_module
+    (own["first"].layer if module == "encoder" else own["first"])[0] = original[0]
+    for name in ("first", "second"):
+        expected.set_adapter(name)
+        assert_parity(found[name], answer(expected, feeds).logits.numpy())
+
+
 def test_xlnet_has_no_limit(tmp_path: Path) -> None:
     xlnet = XLNetConfig(vocab_size=101, d_model=32, n_layer=2, n_head=4, d_inner=48)
     model = peft_model(peft.LoraConfig(target_modules=["layer_1"]), ["first"], XLNetForSequenceClassification(xlnet))

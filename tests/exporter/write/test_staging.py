@@ -281,3 +281,35 @@ def test_locks_are_of_the_folder_not_of_its_name(tmp_path: Path) -> None:
     lock.release()
     assert FolderLock.take(tmp_path / "b", wait=False) is not None
     assert FolderLock.take(tmp_path / "a") is None
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_an_export_that_was_replaced_meanwhile_is_not_continued(
+    output: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
+) -> None:
+    """Of two processes that add tasks to a folder at once, the second would remove those of the first."""
+    if not exchanged:
+        monkeypatch.setattr(staging, "exchange", lambda *_: False)
+    continued = (output / MANIFEST).read_bytes()
+    with staged(output, overwrite=True, continued=continued) as folder:
+        write_export(folder, 1, tasks=1)
+    with (
+        pytest.raises(ExportError, match=r"was replaced by another process .* run the command again"),
+        staged(output, overwrite=True, continued=continued) as folder,
+    ):
+        write_export(folder, 2, tasks=2)
+    assert content(output) == "1"
+    # In the last moment, after the first check
+    continued = (output / MANIFEST).read_bytes()
+    monkeypatch.setattr(staging, "flush", lambda _: write_export(output, 3, tasks=3))
+    with pytest.raises(ExportError, match="was replaced"), staged(output, overwrite=True, continued=continued) as folder:
+        write_export(folder, 4, tasks=4)
+    assert content(output) == "3"
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def test_a_link_is_named_with_the_folder(output: Path) -> None:
+    link = output.with_name("current")
+    link.symlink_to(output)
+    with pytest.raises(ExportError, match=r"'.*current' is a link, which is never replaced: name the folder '.*onnx' itself"):
+        check_destination(link, overwrite=True)
