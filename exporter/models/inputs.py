@@ -29,7 +29,7 @@ def model_inputs(
         model: a live model.
         tokenizer: a fast tokenizer, or None; decides whether a model with one segment gets `token_type_ids`.
         kinds: the head types of all tasks.
-        images: height and width of the images that the image processor makes; None if there is none, or they are not known.
+        images: height and width of the images that the image processor makes; None without one, or if they are not known.
 
     Raises:
         ExportError: the model does not take these images, or takes neither texts nor images nor audio as features of fixed
