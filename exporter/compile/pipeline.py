@@ -16,6 +16,7 @@ from exporter.compile.passes.drop_identities import DropIdentitiesPass
 from exporter.compile.passes.drop_nan_guards import DropNanGuardsPass
 from exporter.compile.passes.fold_constants import FoldConstantsPass
 from exporter.compile.passes.fold_scales import FoldScalesPass
+from exporter.compile.passes.measure_lengths import MeasureLengthsPass
 from exporter.compile.passes.merge_casts import MergeCastsPass
 from exporter.compile.passes.merge_reshapes import MergeReshapesPass
 from exporter.compile.passes.merge_siblings import MergeSiblingsPass
@@ -183,8 +184,7 @@ def route_groups(
     first, *others = [
         run_passes(each.model, (each.step,), f"{ROUTED} {each.name}", reports) for each in bind_families(groups, batch, bind)
     ]
-    joined = (JoinGroupsPass(others), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
-    return run_passes(first, joined, ROUTED, reports), reports
+    return run_passes(first, _joined(others, every_row), ROUTED, reports), reports
 
 
 def route_slots(groups: Sequence[TracedGroup], batch: str, slots: int, every_row: bool = False) -> ir.Model:
@@ -204,8 +204,14 @@ def route_slots(groups: Sequence[TracedGroup], batch: str, slots: int, every_row
         numbers = range(number * slots, (number + 1) * slots)
         bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(groups) * slots, every_row)
         routed.append(run_passes(group.model, (bind,), f"{ROUTED} {_name(number)}", []))
-    joined = (JoinGroupsPass(routed[1:]), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
-    return run_passes(routed[0], joined, ROUTED, [])
+    return run_passes(routed[0], _joined(routed[1:], every_row), ROUTED, [])
+
+
+def _joined(others: Sequence[ir.Model], every_row: bool) -> tuple[ir.passes.InPlacePass, ...]:
+    """Return the passes that join routed graphs."""
+    passes = (JoinGroupsPass(others), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
+    # Of several groups, those that no row selects have no rows. After the other passes, which know constant targets.
+    return (*passes, MeasureLengthsPass()) if others and not every_row else passes
 
 
 def _name(number: int) -> str:

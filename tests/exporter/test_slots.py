@@ -117,19 +117,23 @@ def test_wrong_changes_are_refused(
 
 
 def test_decoders_take_other_label_counts(tmp_path: Path) -> None:
-    """Their heads give logits for each token, of which that of the last one is selected."""
+    """Their heads give logits for each token, of which that of the last one is selected.
+
+    No row of a call selects the other structure, whose keys and values are then repeated for no rows.
+    """
     sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
     config = LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=101, max_position_embeddings=48, pad_token_id=0)
-    tasks = {"topic": (LoRAConfig(r=2), "4"), "mood": (LoRAConfig(r=2), "2"), "tone": (LoRAConfig(r=2), "3")}
+    tasks: dict[str, Any] = {"topic": (LoRAConfig(r=2), "4"), "mood": (LoRAConfig(r=2), "2"), "tone": (LoRAConfig(r=2), "3")}
+    tasks["style"] = ("seq_bn", "3")
     model, other = tiny_model(tasks, config), tiny_model(tasks, config)
-    for name in ("topic", "mood"):
+    for name in ("topic", "mood", "style"):
         other.delete_adapter(name)
         other.delete_head(name)
-    export(model, tasks=["topic", "mood"], slots=2, output=tmp_path / "onnx")
+    export(model, tasks=["topic", "mood", "style"], slots=2, output=tmp_path / "onnx")
     predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
     predictor.add_task("tone", task(tmp_path / "onnx", output=tmp_path / "tone", model=other).output)
     feeds = inputs((3, 7), segments=False)
-    for answers in (predictor.run(feeds, ["mood"]), predictor.run(feeds, ["tone", "topic"])):
+    for answers in (predictor.run(feeds, ["mood"]), predictor.run(feeds, ["tone", "topic"]), predictor.run(feeds, ["style"])):
         for name, answer in answers.items():
             assert_parity(answer, reference(model, name, feeds))
 

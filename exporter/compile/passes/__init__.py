@@ -10,6 +10,7 @@ from exporter.compile.passes.fold_scales import FoldScalesPass
 from exporter.compile.passes.fuse_attention import FuseAttentionPass
 from exporter.compile.passes.fuse_skip_layer_norm import FuseSkipLayerNormPass
 from exporter.compile.passes.lower_opset import LowerOpsetPass
+from exporter.compile.passes.measure_lengths import MeasureLengthsPass
 from exporter.compile.passes.merge_casts import MergeCastsPass
 from exporter.compile.passes.merge_reshapes import MergeReshapesPass
 from exporter.compile.passes.merge_siblings import MergeSiblingsPass
@@ -41,6 +42,7 @@ __all__ = [
     "FuseAttentionPass",
     "FuseSkipLayerNormPass",
     "LowerOpsetPass",
+    "MeasureLengthsPass",
     "MergeCastsPass",
     "MergeReshapesPass",
     "MergeSiblingsPass",
