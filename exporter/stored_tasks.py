@@ -103,7 +103,7 @@ def plan_new(
     every = replace(new, tasks=(*old, *tasks))
     check_names(every.tasks, every.inputs)
     if variant.routed:
-        check_routable(every, "export these to another folder: this one has a routed graph")
+        check_routable(new, "export these to another folder: this one has a routed graph")
     return Plans(new, every)
 
 

@@ -555,7 +555,9 @@ def test_one_task_of_a_model_with_others(folder: Path, tmp_path: Path, capsys: p
     model.save_pretrained(tmp_path / "model")
     arguments = ["task", str(folder), "--model", str(tmp_path / "model"), "--output", str(tmp_path / "file"), "--quiet"]
     assert main(arguments) == 2
-    assert "--tasks" in capsys.readouterr().err
+    assert "the head 'other' has no adapter of the same name" in capsys.readouterr().err
+    assert main([*arguments, "--tasks", "spam,news,tags"]) == 2
+    assert "found tags (tagging): select the others with --tasks spam,news, or" in capsys.readouterr().err
     assert main([*arguments, "--tasks", "spam,news"]) == 2
     assert "a task file holds one task, found spam, news: name one with tasks" in capsys.readouterr().err
     assert main([*arguments, "--tasks", "topic"]) == 2
