@@ -53,6 +53,7 @@ def load(
         options: session options, see `Options`; the argument `threads` takes precedence over `options.threads`.
         policy: selects the drop of every call without `drop`, for example `LatencyTarget`; None uses the first drop.
         hooks: context managers around every run of a graph, outermost first, for metrics and traces; see `Hook`.
+            `run_trunk` and `run_branches`, which run a part of one, call none.
         state_cache: bytes of trunk states to keep, by token ids and mask, so that a repeated text skips the trunk; for bundles
             that were exported with `--split`. None keeps none.
         token: for a hub id: a token, False for none, None for HF_TOKEN or that of `hf auth login`.
