@@ -41,6 +41,7 @@ from exporter.write.stored_groups import StoredGroup, load_stored_groups, save_s
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import MANIFEST, WEIGHTS, Manifest, SplitEntry, VariantEntry, digest, slots_file
 from runtime.slots.layout import SlotLayout, layout_file
+from runtime.text.encode import TextEncoder
 
 
 @neutral_state()
@@ -114,7 +115,8 @@ def add(
             with stages("split"):
                 named = {entry.model: plan.every for (entry, _), plan in zip(done, plans, strict=True)}
                 routed = any(variant.routed for variant in manifest.variants)
-                splits = split_variants(target, named, routed, manifest.splits)
+                left = manifest.tokenizer and TextEncoder.load(folder, manifest).pad_left
+                splits = split_variants(target, named, routed, left, manifest.splits)
         texts_to: dict[str, str] = {}
         if manifest.text_graphs:
             with stages("tokenizer"):

@@ -187,7 +187,8 @@ def export(
         if split:
             with stages("split"):
                 named = {entry.model: plan for (entry, _), plan in zip(done, plans, strict=True)}
-                splits = split_variants(folder, named, routed)
+                left = tokenizer is not None and tokenizer.padding_side == "left"
+                splits = split_variants(folder, named, routed, left)
         processors = [each for each in (tokenizer, checkpoint.processor) if each is not None]
         save_config(pruned[0][0].model, plans[0], processors, folder)
         texts_to: dict[str, str] = {}

@@ -137,8 +137,7 @@ class StatePredictor(ArrayPredictor):
         found = {}
         for drop in self.drops:
             if (entry := self.manifest.split(drop)) is not None:
-                # A state may hold keys that were rotated by positions in the batch, which padding on the left shifts.
-                keeps = left or self.manifest.padding_counts or entry.padding_counts
+                keeps = self.manifest.padding_counts or entry.padding_counts
                 keeps = keeps or ("input_ids" in entry.inputs and pad_id is None)
                 padding = Padding.of(self.manifest.inputs, states, left, pad_id, keeps)
                 found[drop] = SplitRuns(SplitGraph(self._bundle, entry, self.manifest), padding, drop)

@@ -29,7 +29,11 @@ _OF_ROWS: tuple[Callable[[str], str], ...] = (routed_file, slots_file)
 
 
 def split_variants(
-    folder: Path, graphs: Mapping[str, Plan], routed: bool, before: Mapping[str, SplitEntry] = MappingProxyType({})
+    folder: Path,
+    graphs: Mapping[str, Plan],
+    routed: bool,
+    left: bool,
+    before: Mapping[str, SplitEntry] = MappingProxyType({}),
 ) -> dict[str, SplitEntry]:
     """Split the graphs of a bundle where the trunk ends.
 
@@ -39,6 +43,7 @@ def split_variants(
         folder: the folder of the graphs; receives the graphs of the trunks and the branches.
         graphs: file of each variant's graph -> its plan.
         routed: whether each variant has a routed graph, which is split too, as is one with slots if the folder has it.
+        left: whether the bundle pads texts on the left.
         before: file of a variant's graph -> its entry before tasks were added. Its states are kept where possible, so that
             states that were computed with it remain valid.
 
@@ -86,7 +91,7 @@ def split_variants(
             states=entries,
             passing=tuple(state.name for state in passing),
             inputs=tuple(entry.name for entry in plan.inputs if entry.name in inputs),
-            padding_counts=padding_counts(sessions, plan, entries),
+            padding_counts=padding_counts(sessions, plan, entries, left),
             saved=cut.saved,
             half_diff=half.difference,
             half_agreement=half.agreement,

@@ -22,6 +22,9 @@ from runtime.states.padding import Padding
 
 __all__ = ["Half", "SplitSessions", "compare_split", "padding_counts"]
 
+# Largest difference of equal states, relative to the largest number; in int8, rounding of rows moves them by a part of 1/127.
+_STATE_TOLERANCE = 2e-2
+
 
 @dataclass(frozen=True)
 class Half:
@@ -148,29 +151,35 @@ def compare_split(graphs: SplitSessions, plan: Plan, states: Sequence[str]) -> H
     return Half(max(half.difference for half in halves), float(np.mean([half.agreement for half in halves])))
 
 
-def padding_counts(graphs: SplitSessions, plan: Plan, states: Sequence[StateEntry]) -> bool:
-    """Return whether logits change if a text is computed without its padding, which is added again to its states as zeros.
+def padding_counts(graphs: SplitSessions, plan: Plan, states: Sequence[StateEntry], left: bool) -> bool:
+    """Return whether a text must be kept with its padding: without it, its states or logits are others.
 
-    They do in models whose layers read neighbouring tokens without a mask.
+    States depend on padding on the left if they hold keys that were rotated by positions in the batch, or absolute positions.
+    Logits depend on padding if layers read neighbouring tokens without a mask: here the padding that is added to states again
+    is zeros.
 
     Args:
         graphs: the sessions.
         plan: the plan of the graph.
         states: the states that the branches read.
+        left: whether the bundle pads texts on the left.
     """
     if all(SEQUENCE not in state.shape for state in states) or all(each.name != "attention_mask" for each in plan.inputs):
         return False
     whole, trunk, branches = graphs.whole, graphs.trunk, graphs.branches
     names = [state.name for state in states]
-    padding = Padding.of(plan.inputs, states, False, plan.padding_id or 0, False)
+    padding = Padding.of(plan.inputs, states, left, plan.padding_id or 0, False)
     for shape in shapes_of(plan):
         inputs = make_inputs(plan, *shape, masks=MASKS[0])
         columns = padding.extents(inputs)
         for row, own in enumerate(columns):
-            if own.stop == shape[1]:
+            if own == slice(0, shape[1]):
                 continue
             text = {name: array[row : row + 1] for name, array in inputs.items()}
+            padded = dict(zip(names, trunk.run(names, text), strict=True))
             found = dict(zip(names, trunk.run(names, padding.cut(text, own)), strict=True))
+            if any(_differs(array, found[name]) for name, array in padding.cut(padded, own).items()):
+                return True
             again = padding.batch([{name: array[0] for name, array in found.items()}], names, shape[1])
             one, other = whole.run(None, text), branches.run(None, _read(branches, {**text, **again}))
             for a, b in zip(one, other, strict=True):
@@ -179,6 +188,17 @@ def padding_counts(graphs: SplitSessions, plan: Plan, states: Sequence[StateEntr
                 if not _relative_difference(a, b) <= plan.atol:
                     return True
     return False
+
+
+def _differs(expected: np.ndarray, found: np.ndarray) -> bool:
+    """Return whether states differ by more than the rounding of any precision, far less than a rotation by one position."""
+    if expected.dtype.kind != "f":
+        return not np.array_equal(expected, found)
+    finite = np.isfinite(expected)
+    if expected.shape != found.shape or not np.array_equal(finite, np.isfinite(found)):
+        return True
+    one, other = (array[finite].astype(np.float64) for array in (expected, found))
+    return bool(np.abs(one - other).max(initial=0.0) > _STATE_TOLERANCE * np.abs(one).max(initial=0.0))
 
 
 def _states(trunk: Any, names: Sequence[str], inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

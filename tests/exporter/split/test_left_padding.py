@@ -2,34 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForSequenceClassification
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+)
 
 import runtime
 from exporter import export
 from tests.helpers.tiny_models import tokenizer
 
+_VOCABULARY = 30522
+# Rows of other lengths; 0 is padding.
+_IDS = np.array([[0, 0, 0, 7, 8, 9], [11, 12, 13, 14, 15, 16], [0, 0, 0, 0, 0, 17], [0, 18, 19, 20, 21, 22]])
 
-@pytest.mark.parametrize("cache", [None, 1_000_000])
-def test_a_text_has_its_logits_in_longer_company(tmp_path: Path, cache: int | None) -> None:
+
+def _rotated() -> dict[str, Any]:
+    sizes = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    return {**sizes, "num_key_value_heads": 2, "vocab_size": _VOCABULARY, "max_position_embeddings": 48, "pad_token_id": 0}
+
+
+def _qwen3() -> PreTrainedModel:
+    return Qwen3ForSequenceClassification(Qwen3Config(**_rotated(), head_dim=8))
+
+
+def _llama() -> PreTrainedModel:
+    return LlamaForSequenceClassification(LlamaConfig(**_rotated()))
+
+
+def _gpt2() -> PreTrainedModel:
+    """Positions are columns, so that the bundle pads on the right."""
+    config = GPT2Config(n_layer=3, n_embd=32, n_head=4, n_positions=48, vocab_size=_VOCABULARY, pad_token_id=0)
+    return GPT2ForSequenceClassification(config)
+
+
+def _adapted(base: PreTrainedModel, modules: list[str]) -> Any:
+    """Return the model with two adapters in all layers but the lowest, so that nothing is lost at drop 1."""
+    lora: dict[str, Any] = {"target_modules": modules, "layers_to_transform": [1, 2], "fan_in_fan_out": modules == ["c_attn"]}
+    config = peft.LoraConfig(task_type="SEQ_CLS", init_lora_weights=False, r=4, **lora)
+    model = peft.get_peft_model(base, config, adapter_name="one")
+    model.add_adapter("two", config)
+    return model.eval()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(
+    ("base", "modules", "keeps"),
+    [
+        (_qwen3, ["q_proj", "v_proj"], True),
+        (_llama, ["v_proj"], True),
+        (_llama, ["q_proj", "k_proj"], False),
+        (_gpt2, ["c_attn"], False),
+    ],
+)
+def test_a_text_has_its_logits_in_longer_company(
+    tmp_path: Path, base: Callable[[], PreTrainedModel], modules: list[str], keeps: bool, precision: Any
+) -> None:
     """Keys that were rotated by positions without padding do not fit into a longer batch."""
     torch.manual_seed(0)
-    sizes = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8}
-    config = Qwen3Config(**sizes, num_key_value_heads=2, vocab_size=30522, max_position_embeddings=48, pad_token_id=0)
-    base = Qwen3ForSequenceClassification(config)
-    lora = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
-    model = peft.get_peft_model(base, lora).eval()
+    model = _adapted(base(), modules)
     left = tokenizer()
     left.padding_side = "left"
-    export(model, left, drop=1, split=True, output=tmp_path)
-    predictor = runtime.load(tmp_path, provider="cpu", threads=1, state_cache=cache)
-    ids = np.array([[0, 0, 0, 7, 8, 9], [11, 12, 13, 14, 15, 16]])
-    short = {"input_ids": ids[:1, 3:], "attention_mask": np.ones((1, 3), np.int64)}
-    (expected,) = predictor.run(short).values()
-    (found,) = predictor.run({"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}).values()
-    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+    export(model, left, drop=1, split=True, precision=precision, output=tmp_path)
+    predictor = runtime.load(tmp_path, provider="cpu", threads=1)
+    assert [entry.padding_counts for entry in predictor.manifest.splits.values()] == [keeps]
+    cached = runtime.load(tmp_path, provider="cpu", threads=1, state_cache=1_000_000)
+    columns = [row > 0 if base is not _gpt2 else slice(None) for row in _IDS]
+    feeds = {"input_ids": _IDS, "attention_mask": (_IDS > 0).astype(np.int64)}
+    texts = [{name: array[row : row + 1, own] for name, array in feeds.items()} for row, own in enumerate(columns)]
+    states = runtime.TrunkStates.concatenate([predictor.run_trunk(text) for text in texts])
+    for text in texts:
+        cached.run(text)
+    found = [predictor.run(feeds), cached.run(feeds)]
+    found += [predictor.run_branches(each) for each in (states, predictor.run_trunk(feeds))]
+    for name in ("one", "two"):
+        expected = _logits(model, name, texts)
+        for each in found:
+            np.testing.assert_allclose(each[name], expected, atol=1e-5 if precision == "fp32" else 2e-2)
+
+
+def _logits(model: Any, name: str, texts: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Return PyTorch's logits of each text."""
+    model.set_adapter(name)
+    with torch.no_grad():
+        rows = [model(**{name: torch.from_numpy(array) for name, array in text.items()}).logits for text in texts]
+    return torch.cat(rows).numpy()
