@@ -29,6 +29,11 @@ APT_FLAGS ?=
 DEVICE ?= cuda
 GPU_WORKERS ?= 8
 
+# Hundreds of processes of the tests import PyTorch and transformers. Where the settings of a user or an image forbid to keep what
+# Python compiles, each takes 20 s for that instead of 7. It is kept apart from the sources.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/pycache
+
 # $(call install_lock,environment,lock file) creates an environment with what the lock file lists. pip builds nothing (wheels only)
 # and compares each file with its hash. --no-compile: Python compiles what is imported, which is a part of the 14,000 files.
 define install_lock
@@ -187,4 +192,4 @@ lock: .venv-tools/installed
 	$(LOCK) requirements/docs.in --output-file requirements/docs.txt
 
 clean:
-	rm -rf .venv .venv-test .venv-tensorrt .venv-peft5 .venv-torch .venv-tools .venv-docs
+	rm -rf .venv .venv-test .venv-tensorrt .venv-peft5 .venv-torch .venv-tools .venv-docs build/pycache

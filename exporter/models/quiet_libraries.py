@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from transformers.utils import logging as transformers_logging
@@ -20,8 +20,7 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     # transformers 5 shows a bar while it loads a model; it has one switch for itself and the hub.
     bars, without_hub = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    _set_levels(loggers, [logging.ERROR] * len(loggers))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if bars:
@@ -29,9 +28,14 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            _set_levels(loggers, levels)
             if bars:
                 transformers_logging.enable_progress_bar()
             if bars and without_hub:
                 disable_progress_bars()
+
+
+def _set_levels(loggers: Sequence[logging.Logger], levels: Sequence[int]) -> None:
+    for logger, level in zip(loggers, levels, strict=True):
+        if logger.level != level:  # a change clears the caches of all loggers of the process
+            logger.setLevel(level)
