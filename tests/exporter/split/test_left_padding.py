@@ -57,14 +57,13 @@ def _adapted(base: PreTrainedModel, modules: list[str]) -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize(
-    ("base", "modules", "keeps"),
+    ("base", "modules", "keeps", "precision"),
     [
-        (_qwen3, ["q_proj", "v_proj"], True),
-        (_llama, ["v_proj"], True),
-        (_llama, ["q_proj", "k_proj"], False),
-        (_gpt2, ["c_attn"], False),
+        (_qwen3, ["q_proj", "v_proj"], True, "fp32"),
+        (_llama, ["v_proj"], True, "int8"),
+        (_llama, ["q_proj", "k_proj"], False, "fp32"),
+        (_gpt2, ["c_attn"], False, "fp32"),
     ],
 )
 def test_a_text_has_its_logits_in_longer_company(
