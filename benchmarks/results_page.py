@@ -105,6 +105,13 @@ def _serving(lines: _Lines) -> list[tuple[str, str]]:
     ]
 
 
+def _streams(lines: _Lines) -> list[tuple[str, str]]:
+    (found,) = lines
+    ratios = (found[f"{way} / predict"] for way in ("predict_iter", "file"))
+    text = "{:.2f} times the CPU time of one call, a file {:.2f} times".format(*ratios)
+    return [(f"a stream of {found['texts']:,} texts of 1 to 12 words", text)]
+
+
 _CPU = {"ours": "fp32", "ours-int8": "int8", "openvino-bf16": "OpenVINO bf16", "openvino-int8": "OpenVINO int8"}
 _CUDA = {"ours-fp16": "fp16", "ours-fp16-graph": "fp16 with a CUDA graph"}
 # Name of the file without its date -> its lines on the page.
@@ -123,6 +130,7 @@ _SOURCES = {
         _call("run_branches() over kept states", "1x128", "a task over kept states, drop 5", "the whole graph"),
     ),
     "hot-tasks": _Source("python -m benchmarks.hot_tasks", _hot),
+    "streams": _Source("python -m benchmarks.streams onnx --task movie_sentiment", _streams),
     "mixed-ranks": _Source(
         "python -m benchmarks.mixed_ranks",
         _call("tasks of the ranks 4 and 8", "1x128", "eight LoRA tasks of the ranks 4 and 8", "tasks of rank 8"),

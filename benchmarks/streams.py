@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import random
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import runtime
+from benchmarks.machine import current_machine
 from runtime.__main__ import main as run_command
 
 _WORDS = ("film", "phone", "fast", "slow", "and", "of", "a", "team", "won", "game", "screen", "stocks", "fell", "today", "dull")
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found |= _speed(runtime.load(options.folder, provider="cpu", threads=options.threads), texts, tasks, large, options)
         for name, path in (("a tenth", small), ("all", large)):
             found[f"peak MB of {name}"] = _peak(_command(options, path))
-    print(json.dumps(found))
+    print(json.dumps(found | {"machine": dataclasses.asdict(current_machine(options.threads))}))
     return 0
 
 

@@ -204,6 +204,16 @@ def test_the_changed_labels_are_those_of_the_results() -> None:
     assert "at most {:.2f}, with `tensor` by {:.2f}".format(*moved) in _spoken("docs/precision.md")
 
 
+def test_the_streams_are_those_of_the_results() -> None:
+    found = json.loads(_results("docs/streams.md", "streams").read_text(encoding="utf-8"))
+    text = _spoken("docs/streams.md")
+    ratios = (found[f"{way} / predict"] for way in ("predict_iter", "file"))
+    first, second = (f"{ratio:.2f} times" for ratio in ratios)
+    assert f"`predict_iter` {first} the CPU time of one call, and the command from file to file {second}" in text
+    assert f"{found['texts']:,} texts" in text
+    assert f"{found['peak MB of a tenth']} MB for a tenth of the texts and {found['peak MB of all']} MB for all" in text
+
+
 def test_the_soaks_are_those_of_the_results() -> None:
     text = _spoken("docs/runtime.md")
     for name in re.findall(r"results/(soak[\w-]*\.json)", text):
