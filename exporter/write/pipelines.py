@@ -30,21 +30,67 @@ PIPELINES: Final[Mapping[str, Mapping[HeadType, str]]] = MappingProxyType(
 )
 
 _ENCODERS: Final = frozenset(
-    (
-        *("bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "mpnet", "neobert", "roberta"),
-        *("roformer", "xlm", "xlm-roberta"),
-    )
+    [
+        "bert",
+        "camembert",
+        "convbert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "mpnet",
+        "neobert",
+        "roberta",
+        "roformer",
+        "xlm",
+        "xlm-roberta",
+    ]
 )
-_MOBILE: Final = frozenset(("albert", "mobilebert", "squeezebert"))
-_NEWER: Final = frozenset(("esm", "eurobert", "modernbert"))
+_MOBILE: Final = frozenset(["albert", "mobilebert", "squeezebert"])
+_NEWER: Final = frozenset(["esm", "eurobert", "modernbert"])
+_IMAGES: Final = frozenset(
+    [
+        "beit",
+        "convnext",
+        "convnextv2",
+        "deit",
+        "dinov2",
+        "dinov2_with_registers",
+        "efficientnet",
+        "fastvit",
+        "hiera",
+        "ijepa",
+        "mobilenet_v1",
+        "mobilenet_v2",
+        "mobilenet_v3",
+        "mobilenet_v4",
+        "mobilevit",
+        "mobilevitv2",
+        "pvt",
+        "resnet",
+        "segformer",
+        "swin",
+        "vit",
+        "vit_msn",
+    ]
+)
 
 # Classes of tokenizers, without "Fast", that give token types in transformers.js. For others, its models read zeros.
 TYPED_TOKENIZERS: Final = frozenset(
     f"{name}Tokenizer"
-    for name in (
-        *("Albert", "Bert", "ConvBert", "Deberta", "DebertaV2", "Electra", "Herbert", "MobileBert", "RoFormer", "SqueezeBert"),
+    for name in [
+        "Albert",
+        "Bert",
+        "ConvBert",
+        "Deberta",
+        "DebertaV2",
+        "Electra",
+        "Herbert",
+        "MobileBert",
+        "RoFormer",
+        "SqueezeBert",
         "XLM",
-    )
+    ]
 )
 
 # Pipeline -> types of models; a pipeline that is not here takes a model of an unknown type as well.
@@ -54,22 +100,6 @@ MODEL_TYPES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "token-classification": _ENCODERS | _NEWER | {"openai_privacy_filter"},
         "question-answering": _ENCODERS | _MOBILE,
         "fill-mask": _ENCODERS | _MOBILE | _NEWER,
-        "image-classification": frozenset(
-            (
-                *(
-                    "beit",
-                    "convnext",
-                    "convnextv2",
-                    "deit",
-                    "dinov2",
-                    "dinov2_with_registers",
-                    "efficientnet",
-                    "fastvit",
-                    "hiera",
-                ),
-                *("ijepa", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3", "mobilenet_v4", "mobilevit", "mobilevitv2", "pvt"),
-                *("resnet", "segformer", "swin", "vit", "vit_msn"),
-            )
-        ),
+        "image-classification": _IMAGES,
     }
 )

@@ -14,7 +14,7 @@ from training.quality.scores import Scores
 _INK, _MUTED = "#1F2328", "#6A737D"
 _COLORS = {"standard": "#0072B2", "specialised": "#009E73", "robust": "#D55E00", "shared": "#8E6BBF"}
 _DPI = 150
-_FEWEST = 2  # drops
+_FOR_A_CURVE = 3  # drops
 
 
 def plot(scores: Scores, path: Path) -> None:
@@ -24,7 +24,7 @@ def plot(scores: Scores, path: Path) -> None:
         scores: the accuracies.
         path: the file.
     """
-    precisions = [each for each in scores.precisions if len(scores.drops_of(each)) > _FEWEST] or scores.precisions
+    precisions = [each for each in scores.precisions if len(scores.drops_of(each)) >= _FOR_A_CURVE] or scores.precisions
     rows, columns = len(precisions), len(scores.tasks)
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.edgecolor": _MUTED}):
         picture = Figure(figsize=(3.6 * columns, 2.9 * rows + 0.5), dpi=_DPI, facecolor="white", layout="constrained")
