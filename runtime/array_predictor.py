@@ -15,7 +15,7 @@ from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
 from runtime.ort.check_graph import OutputCheck
 from runtime.ort.routed_graph import Ids, RoutedGraph, check_counts, checked_rows
-from runtime.slots.task_file import added_names
+from runtime.slots.hot_entry import added_names
 from runtime.states.split_runs import LookUp
 
 

@@ -22,8 +22,8 @@ from runtime.ort.known_providers import short_name
 from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.probe import ProbeRow
 from runtime.policy import DropPolicy
+from runtime.slots.hot_entry import AddedFile
 from runtime.slots.hot_tasks import HotTasks
-from runtime.slots.task_file import AddedFile
 
 Rows = TypeVar("Rows", bound=Sequence[npt.NDArray[Any]])
 

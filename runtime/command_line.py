@@ -1,13 +1,11 @@
 """The command line: run an exported bundle on texts, or write it for Triton. See `python -m runtime --help`."""
 
 import argparse
-import contextlib
 import difflib
 import json
 import logging
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,10 +19,12 @@ from runtime.ort import devices
 from runtime.ort.known_providers import NAMES
 from runtime.ort.probe import described
 from runtime.ort.providers import find
+from runtime.predictions_text import as_json, as_text
 from runtime.predictor import Prediction, Predictor
 from runtime.printable import printable
 from runtime.program import as_called
 from runtime.serving import triton
+from runtime.standard_output import discard_output, print_text, written
 from runtime.states_commands import with_added
 from runtime.streams import command as streams
 from runtime.streams.command import read_file
@@ -33,7 +33,6 @@ from runtime.text.texts import Text
 from runtime.text_streams import predict_any
 
 _COMMANDS = ("compile", "devices", "triton")
-_SHOWN = 6  # numbers of an embedding
 _DONE, _FAILED, _INTERRUPTED = 0, 2, 130
 _EPILOG = """\
 --option NAME=VALUE takes these names and values:
@@ -74,26 +73,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with shown("runtime", logging.StreamHandler()):
             if list(arguments[:1]) == ["triton"]:
-                with _written():
+                with written():
                     return triton.main(arguments[1:])
             if (command := states_commands.COMMANDS.get(arguments[1] if len(arguments) > 1 else "")) is not None:
                 for line in command(arguments[0], arguments[2:]):
-                    _print(line)
+                    print_text(line)
                 return _DONE
             if list(arguments[:1]) == ["compile"]:
                 for line in compile_ahead.command(arguments[1:]):
-                    _print(line)
+                    print_text(line)
                 return _DONE
             if list(arguments[:1]) == ["devices"]:
-                _print(devices.described(arguments[1:]))
+                print_text(devices.described(arguments[1:]))
                 return _DONE
             _check_command(arguments)
-            _print(_predict(_parser().parse_args(arguments)))
+            print_text(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
         print(f"error: {printable(as_called(str(error)))}", file=sys.stderr)
         return _FAILED
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        _discard_output()
+        discard_output()
     except KeyboardInterrupt:
         return _INTERRUPTED
     return _DONE
@@ -131,8 +130,8 @@ def _predict(options: argparse.Namespace) -> str:
     predictions = _predictions(predictor, texts, tasks, options)
     nodes = predictor.node_counts() if options.nodes else None
     if options.json:
-        return _as_json(predictor, texts, predictions, nodes)
-    return _as_text(predictor, texts, predictions, nodes, options.top_k)
+        return as_json(predictor, texts, predictions, nodes)
+    return as_text(predictor, texts, predictions, nodes, options.top_k)
 
 
 def _verified(predictor: Predictor, as_json: bool) -> str:
@@ -239,89 +238,3 @@ def _provider(name: str) -> str:
         except ProviderError as error:
             raise argparse.ArgumentTypeError(str(error).removeprefix("provider: ")) from error
     return name
-
-
-def _as_json(
-    predictor: Predictor,
-    texts: Sequence[Text],
-    predictions: Mapping[str, Sequence[Prediction]],
-    nodes: dict[str, int] | None,
-) -> str:
-    rows = [
-        {"text": text, "predictions": {task: rows[index].to_dict() for task, rows in predictions.items()}}
-        for index, text in enumerate(texts)
-    ]
-    try:
-        head = {"provider": predictor.provider, "drop": predictor.drops[0]} | ({} if nodes is None else {"nodes": nodes})
-        return json.dumps(head | {"texts": rows}, allow_nan=False)
-    except ValueError as error:
-        raise AdapterDropError("the model's output contains NaN or infinity, which JSON cannot represent") from error
-
-
-def _as_text(
-    predictor: Predictor,
-    texts: Sequence[Text],
-    predictions: Mapping[str, Sequence[Prediction]],
-    nodes: dict[str, int] | None,
-    top_k: int | None,
-) -> str:
-    lines = [f"provider {predictor.provider}, drop {predictor.drops[0]}"]
-    if nodes is not None:
-        lines.append("nodes " + ", ".join(f"{provider} {count}" for provider, count in nodes.items()))
-    width = max(map(len, predictions))
-    for index, text in enumerate(texts):
-        lines += ["", text if isinstance(text, str) else " | ".join(text)]
-        lines += [f"  {task:<{width}}  {_summary(rows[index], top_k is not None)}" for task, rows in predictions.items()]
-    return "\n".join(map(printable, lines))
-
-
-def _summary(prediction: Prediction, several: bool) -> str:
-    """Describe a prediction in one line; with `several`, all labels of its scores."""
-    if several and prediction.scores:
-        return ", ".join(f"{label} {score:.2f}" for label, score in prediction.scores.items())
-    if prediction.entities is not None:
-        return ", ".join(f"{each.word}/{each.entity_group} {each.score:.2f}" for each in prediction.entities) or "-"
-    if prediction.head == "classification":
-        return f"{prediction.label}  {prediction.score:.2f}"
-    if prediction.head == "multilabel":
-        return ", ".join(f"{label} {prediction.scores[label]:.2f}" for label in prediction.labels) or "-"
-    if len(prediction.values) > 1:
-        return " ".join(f"{value:+.2f}" for value in prediction.values)
-    if prediction.head in ("regression", "multiple_choice"):
-        return f"{prediction.value:+.2f}"
-    if prediction.head == "question_answering":
-        return f"{prediction.answer or '-'}  {prediction.score:.2f}"
-    if prediction.head == "masked_lm":
-        return ", ".join(f"{word.label} {word.score:.2f}" for word in prediction.words) or "-"
-    if prediction.head in ("text_embedding", "sentence_embedding"):
-        first = " ".join(f"{value:+.2f}" for value in prediction.vector[:_SHOWN])
-        return f"{first} … ({len(prediction.vector)} numbers)"
-    return " ".join(f"{word.text}/{word.label}" for word in prediction.words)
-
-
-def _print(text: str) -> None:
-    if not text:  # standard output has what a stream wrote
-        return
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal without a character shows its code, there is no traceback
-        sys.stdout.reconfigure(errors="backslashreplace")
-    with _written():
-        print(text)
-
-
-@contextlib.contextmanager
-def _written() -> Iterator[None]:
-    """Write what the block prints. Raises InputError if standard output cannot be written, BrokenPipeError without a reader."""
-    try:
-        yield
-        if sys.stdout is not None:  # closed by the shell
-            sys.stdout.flush()
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) or error.filename is not None:  # a file that the block reads or writes
-            raise
-        _discard_output()
-        raise InputError(f"standard output cannot be written: {error.strerror or error}") from error
-
-
-def _discard_output() -> None:
-    """Let Python's own flush at exit write to nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

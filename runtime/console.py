@@ -3,13 +3,13 @@
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from runtime.program import INSTALL, NAME, import_failure
+from runtime.standard_output import discard_output
 
 _EXPORT: Final = "pip install 'adapterdrop-onnx[export,adapters,cpu]' or 'adapterdrop-onnx[export,peft,cpu]'"
 _RUN: Final = "runtime.command_line"
@@ -118,18 +118,13 @@ def _flushed(run: Callable[[], int]) -> int:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _refused(str(stop.code))
     except BrokenPipeError:
         status = 0
-        _discard_output()
+        discard_output()
     try:
         if sys.stdout is not None:  # closed by the shell
             sys.stdout.flush()
     except BrokenPipeError:
-        _discard_output()
+        discard_output()
     except OSError as error:
-        _discard_output()
+        discard_output()
         status = status or _refused(f"standard output cannot be written: {error.strerror}")
     return status
-
-
-def _discard_output() -> None:
-    """Let Python's own flush at exit write to nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,8 +18,8 @@ from runtime.ort.split_graph import check_split_graph
 from runtime.policy import DropPolicy
 from runtime.predictor import Predictor
 from runtime.slots.graph import check_slots_graph
+from runtime.slots.hot_entry import AddedFile
 from runtime.slots.hot_tasks import HotTasks, graphs_with_slots, read_layouts
-from runtime.slots.task_file import AddedFile
 from runtime.states.make_cache import make_cache
 from runtime.text.encode import TextEncoder
 

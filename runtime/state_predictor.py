@@ -15,7 +15,7 @@ from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
 from runtime.ort.routed_graph import Ids
 from runtime.ort.split_graph import SplitGraph
-from runtime.slots.task_file import added_names
+from runtime.slots.hot_entry import added_names
 from runtime.states.padding import Padding
 from runtime.states.split_runs import LookUp, SplitRuns
 from runtime.states.state_cache import CacheStatistics, StateCache

@@ -11,7 +11,7 @@ from runtime.bundle import Manifest, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.checks.requests import check_drop, check_pairs, require_encoder, require_texts
 from runtime.errors import AdapterDropError, InputError
-from runtime.slots.task_file import pinned
+from runtime.slots.hot_entry import pinned
 from runtime.text.encode import TextEncoder
 from runtime.text.predict import tokenize
 from runtime.text.predict_options import Aggregate, PredictOptions

@@ -15,7 +15,7 @@ from runtime.bundle.interface import SEQUENCE
 from runtime.checks.requests import check_drop
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.request import PredictRequest, Served, respond
-from runtime.slots.task_file import pinned
+from runtime.slots.hot_entry import pinned
 from runtime.text.encode import GPUS
 from runtime.text.texts import characters
 

@@ -20,9 +20,9 @@ from runtime.ort.forks import PerProcess
 from runtime.ort.known_providers import CUDA, TENSORRT
 from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.split_graph import read_problems
+from runtime.slots.hot_entry import HotEntry
 from runtime.slots.layout import SlotLayout
 from runtime.slots.table import SlotTable
-from runtime.slots.task_file import HotEntry
 
 __all__ = ["SlotsGraph", "check_slots_graph"]
 

@@ -12,8 +12,9 @@ from runtime.errors import BundleError, InputError
 from runtime.ort.forks import PerProcess
 from runtime.ort.open_bundle import OpenBundle
 from runtime.slots.graph import SlotsGraph
+from runtime.slots.hot_entry import AddedFile, HotEntry, TaskWeights
 from runtime.slots.layout import SlotLayout, layout_file
-from runtime.slots.task_file import AddedFile, HotEntry, TaskWeights, open_task_file, own_weights
+from runtime.slots.task_file import open_task_file, own_weights
 
 __all__ = ["HotTasks", "graphs_with_slots", "read_layouts"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import AdapterDropError
+from runtime.slots.hot_entry import TaskWeights
 from runtime.slots.layout import SlotLayout
-from runtime.slots.task_file import TaskWeights
 
 __all__ = ["SlotTable"]
 

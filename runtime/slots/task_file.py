@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,89 +16,16 @@ from runtime.bundle import ROUTED_HEADS, ParityRow, TaskEntry
 from runtime.bundle.schema import decode, encode
 from runtime.bundle.tensors import check_seal, map_file, pack, sealed, unpack
 from runtime.errors import AdapterDropError, InputError
+from runtime.slots.hot_entry import AddedFile, HotEntry, TaskWeights
 from runtime.slots.layout import SlotLayout
 
-__all__ = [
-    "AddedFile",
-    "HotEntry",
-    "TaskWeights",
-    "added_names",
-    "file_hashes",
-    "is_task_file",
-    "open_task_file",
-    "own_weights",
-    "pinned",
-    "task_file_bytes",
-]
+__all__ = ["is_task_file", "open_task_file", "own_weights", "task_file_bytes"]
 
 _FORMAT: Final = "adapterdrop-task"
 _VERSION: Final = "2"
 _MAKE_AGAIN: Final = "make it again with `python -m exporter task DIR --adapter SOURCE --output FILE`"
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(eq=False)
-class TaskWeights:
-    """The weights of one version of a task for one graph with slots; they stay in their file until a slot needs them.
-
-    Attributes:
-        group: number of the group whose slots it takes.
-        from_file: reads the weights: input of the graph -> array. Raises an AdapterDropError if the file has changed.
-        kept: the weights of a version that was replaced or removed, whose file may be gone, for the calls that still use it.
-    """
-
-    group: int
-    from_file: Callable[[], Mapping[str, Array]]
-    kept: Mapping[str, Array] | None = None
-
-    def read(self) -> Mapping[str, Array]:
-        """Return the weights: input of the graph -> array. Raises as `from_file`."""
-        return self.from_file() if self.kept is None else self.kept
-
-
-@dataclass(frozen=True)
-class AddedFile:
-    """The file of a task that was added, with which a pickled predictor adds it again.
-
-    Attributes:
-        path: absolute path of the file.
-        sha256: hash of its content.
-    """
-
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class HotEntry(TaskEntry):
-    """A task that calls compute in a slot. Calls keep the entry with which they began, also if the task is replaced.
-
-    Attributes:
-        weights: drop -> weights.
-        file: the file of a task that was added; None for a task of the bundle.
-    """
-
-    weights: Mapping[int, TaskWeights] = field(repr=False)
-    file: AddedFile | None = field(default=None, repr=False)
-    # Two versions of a task are two entries, even if their names and labels are equal.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
-
-def added_names(entries: Iterable[TaskEntry]) -> list[str]:
-    """Return the names of the tasks among `entries` that were added: the graph with slots computes them, and no other one."""
-    return [entry.name for entry in entries if isinstance(entry, HotEntry)]
-
-
-def file_hashes(entries: Iterable[TaskEntry]) -> dict[str, str]:
-    """Return added task -> sha256 of its file."""
-    return {entry.name: entry.file.sha256 for entry in entries if isinstance(entry, HotEntry) and entry.file is not None}
-
-
-def pinned(entries: Iterable[TaskEntry]) -> tuple[str | TaskEntry, ...]:
-    """Return tasks for several calls, all of which are to use the same weights: added tasks as the versions of now."""
-    return tuple(entry if isinstance(entry, HotEntry) else entry.name for entry in entries)
 
 
 def task_file_bytes(

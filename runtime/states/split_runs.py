@@ -11,7 +11,7 @@ from runtime.bundle import TaskEntry
 from runtime.cancel import Cancellation
 from runtime.errors import InputError
 from runtime.ort.split_graph import SplitGraph
-from runtime.slots.task_file import added_names
+from runtime.slots.hot_entry import added_names
 from runtime.states.padding import Padding
 from runtime.states.state_cache import StateCache, key_of
 from runtime.states.trunk_states import Row, TrunkStates

@@ -11,7 +11,7 @@ from typing import Any
 from runtime.bundle.whole_file import belongs_to_bundle
 from runtime.errors import AdapterDropError, InputError
 from runtime.predictor import Predictor
-from runtime.slots.task_file import file_hashes
+from runtime.slots.hot_entry import file_hashes
 from runtime.streams import ray_engine
 from runtime.streams.lines import Input, opened
 from runtime.streams.options import columns_of, work_of

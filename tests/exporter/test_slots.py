@@ -28,7 +28,7 @@ from runtime.ort.open_bundle import OpenBundle
 from runtime.serving.batcher import Batcher, Batching
 from runtime.serving.limits import Limits
 from runtime.serving.request import PredictRequest
-from runtime.slots.task_file import HotEntry
+from runtime.slots.hot_entry import HotEntry
 from tests.helpers.added_tasks import NEW, OWN, TASKS, only
 from tests.helpers.tiny_models import add_task, assert_parity, inputs, reference, tiny_model, tokenizer
 
