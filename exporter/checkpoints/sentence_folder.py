@@ -19,7 +19,7 @@ from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sentence_layout import MODULE_FOLDER, SENTENCE_MODULES, is_module_of
 from exporter.checkpoints.sentence_pooling import pooling_modes
 from exporter.errors import ExportError
-from exporter.models.embeddings import ACTIVATIONS, Dense, Embedder, Normalize
+from exporter.models.embeddings import ACTIVATIONS, Dense, Embedder, Normalize, Truncate
 
 __all__ = ["SentenceFolder", "read_sentence_folder", "sentence_root", "sentence_task"]
 
@@ -27,21 +27,21 @@ _OPTIONS = "config_sentence_transformers.json"
 # Settings of the encoder: versions before 1 named the file after the model, and the first one with entries counts.
 _KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _TRANSFORMER = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
-_OLD = "sentence_transformers.models."
-_NEW = "sentence_transformers.sentence_transformer.modules."
-_BASE = "sentence_transformers.base.modules."
-# The names under which the versions of the library write the type of a module.
-_TYPES: Mapping[str, str] = {
-    **{f"{_OLD}{kind}": kind for kind in ("Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout")},
-    **{f"{_OLD}{kind}.{kind}": kind for kind in ("Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout")},
-    f"{_BASE}transformer.Transformer": "Transformer",
-    f"{_NEW}pooling.Pooling": "Pooling",
-    f"{_BASE}normalize.Normalize": "Normalize",
-    f"{_BASE}dense.Dense": "Dense",
-    f"{_NEW}layer_norm.LayerNorm": "LayerNorm",
-    f"{_NEW}dropout.Dropout": "Dropout",
+# Kind of a module -> the file of its class.
+_FILES = {
+    **{kind: kind.lower() for kind in ("Transformer", "Pooling", "Normalize", "Dense", "Dropout")},
+    "LayerNorm": "layer_norm",
 }
-_SUPPORTED = ("Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout")
+_SUPPORTED = tuple(_FILES)
+# Where the classes are: until 5.3, then in one of two packages, which was another one in 5.7 than in 6 for some of them.
+_PACKAGES = ("models", "base.modules", "sentence_transformer.modules")
+# The names under which the versions of the library write, and read, the type of a module.
+_TYPES: Mapping[str, str] = {
+    f"sentence_transformers.{package}.{name}": kind
+    for package in _PACKAGES
+    for kind, file in _FILES.items()
+    for name in (kind, f"{kind}.{kind}", f"{file}.{kind}")
+}
 # Settings of the encoder that change what it reads or computes; False, None and empty ones change nothing.
 _REFUSED = (
     *("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs", "processing_kwargs"),
@@ -121,6 +121,10 @@ def read_sentence_folder(part: Part, hidden_size: int) -> SentenceFolder:
         if step is not None:
             steps.append(step)
             width = step.linear.out_features if isinstance(step, Dense) else width
+    most = _most_numbers(root / _OPTIONS)
+    if most is not None and most < width:
+        steps.append(Truncate(most))
+        width = most
     prompts, default = _prompts(root / _OPTIONS)
     return SentenceFolder(Embedder(modes, steps, width, prompts, default), _limit(part, transformer))
 
@@ -175,6 +179,14 @@ def _limit(part: Part, config: Mapping[str, Any]) -> int | None:
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= _LARGEST:
         return None
     return int(limit)
+
+
+def _most_numbers(path: Path) -> int | None:
+    """The numbers to which the library truncates vectors after all modules; None if it keeps them all."""
+    most = _optional(path).get("truncate_dim")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise ExportError(f"the truncate_dim of {str(path)!r} must be a positive number, found {most!r}")
+    return most
 
 
 def _prompts(path: Path) -> tuple[dict[str, str], str]:

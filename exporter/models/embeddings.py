@@ -23,6 +23,7 @@ __all__ = [
     "Embedder",
     "Normalize",
     "Pooling",
+    "Truncate",
     "activate_embedder",
     "add_embedders",
     "embedder_of",
@@ -151,6 +152,19 @@ class Normalize(nn.Module):
     def forward(self, vector: torch.Tensor) -> torch.Tensor:
         """Return vectors of length 1."""
         return nn.functional.normalize(vector, dim=-1)
+
+
+class Truncate(nn.Module):
+    """The first numbers of a vector, as many as `truncate_dim` of sentence-transformers says."""
+
+    def __init__(self, width: int) -> None:
+        """Set the number of them."""
+        super().__init__()
+        self.settings = [width]
+
+    def forward(self, vector: torch.Tensor) -> torch.Tensor:
+        """Return [batch, width]."""
+        return vector[:, : self.settings[0]]
 
 
 class Embedder(nn.Module):

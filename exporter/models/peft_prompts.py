@@ -49,6 +49,11 @@ def check_prompt(model: Any, name: str) -> None:
             f"{what} does not run with {found}: PEFT puts a prompt before one text, and a multiple-choice question has "
             "several; train an adapter of another type, such as LoRA"
         )
+    if has_prefix(model, name) and not _takes_keys(model):
+        raise ExportError(
+            f"{what} does not run with {found} in the installed transformers: PEFT gives a prefix to the model as "
+            "past_key_values, which its forward() does not have; train an adapter of another type, such as LoRA"
+        )
     embeddings = base_of(model).get_input_embeddings()
     size, width = model.peft_config[name].token_dim, getattr(embeddings, "embedding_dim", None)
     if not has_prefix(model, name) and width not in (None, size):
@@ -56,6 +61,15 @@ def check_prompt(model: Any, name: str) -> None:
             f"{what} has prompt vectors of width {size}, but the embeddings of {found} have width {width}, so PEFT cannot run "
             f"it: train it with token_dim={width}"
         )
+
+
+def _takes_keys(model: Any) -> bool:
+    """Whether the model or its trunk has the argument that PEFT's classes for task types require for a prefix."""
+    if not hasattr(model, "_prefix_tuning_forward"):
+        return True
+    whole = model.base_model
+    parts = (whole, whole.get_submodule(model.transformer_backbone_name))
+    return any("past_key_values" in inspect.signature(part.forward).parameters for part in parts)
 
 
 def prompt_tokens(model: Any) -> int:

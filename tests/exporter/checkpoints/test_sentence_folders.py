@@ -17,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 import runtime
 from exporter import export
 from exporter.checkpoints.load import load
+from exporter.checkpoints.scan import Part
+from exporter.checkpoints.sentence_folder import read_sentence_folder
 from exporter.cli.option_values import pooling_of
 from exporter.cli.options import export_parser
 from exporter.errors import ExportError
@@ -210,6 +212,7 @@ def test_a_wrong_pooling(saved: Path, pooling: Any, message: str) -> None:
 
 
 OLD = "sentence_transformers.models."
+BASE, NEW = "base.modules", "sentence_transformer.modules"
 _POOL = {"word_embedding_dimension": SIZE}
 _DENSE = {"in_features": 2 * SIZE, "out_features": WIDTH, "bias": True}
 
@@ -251,6 +254,7 @@ _DENSE = {"in_features": 2 * SIZE, "out_features": WIDTH, "bias": True}
         ),
         ("config_sentence_transformers.json", {"prompts": {"a": 3}}, "must be texts by name"),
         ("config_sentence_transformers.json", {"default_prompt_name": "b"}, "must be one of .*found 'b'"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "must be a positive number, found 0"),
     ],
 )
 def test_a_damaged_folder(saved: Path, tmp_path: Path, file: str, content: Any, message: str) -> None:
@@ -282,6 +286,40 @@ def test_unsupported_modules(saved: Path, tmp_path: Path, kinds: tuple[str, ...]
     modules(folder, *zip(kinds, ("0_Transformer", "1_Pooling", "2_Dense"), strict=False))
     with pytest.raises(ExportError, match=message):
         load(saved / "base", False, adapters=[str(folder)])
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("models.Transformer", "models.Pooling", "models.Normalize"),
+        ("models.Transformer.Transformer", "models.Pooling.Pooling", "models.Normalize.Normalize"),
+        (f"{BASE}.transformer.Transformer", f"{NEW}.pooling.Pooling", f"{NEW}.normalize.Normalize"),
+        (f"{BASE}.transformer.Transformer", f"{NEW}.pooling.Pooling", f"{BASE}.normalize.Normalize"),
+        (f"{BASE}.Transformer", f"{NEW}.Pooling", f"{NEW}.Normalize"),
+    ],
+    ids=["2", "files of 2", "5.7", "6", "packages of 5.7"],
+)
+def test_names_of_modules_by_version(saved: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    folder = shutil.copytree(saved / "wide", tmp_path / "wide")
+    types = [f"sentence_transformers.{kind}" for kind in kinds]
+    modules(folder, *zip(types, ("0_Transformer", "1_Pooling", "2_Normalize"), strict=True))
+    steps = read_sentence_folder(Part("peft", "wide", None, folder / "0_Transformer", {}), SIZE).embedder.steps
+    assert [type(step).__name__ for step in steps] == ["Normalize"]
+
+
+def test_truncated_embeddings(saved: Path, tmp_path: Path) -> None:
+    """As `SentenceTransformer.encode`: after all modules, without another normalization."""
+    folder = shutil.copytree(saved / "topics", tmp_path / "topics")
+    part = Part("peft", "topics", None, folder, {})
+    whole = read_sentence_folder(part, SIZE).embedder
+    write(folder / "config_sentence_transformers.json", {"truncate_dim": 5})
+    short = read_sentence_folder(part, SIZE).embedder
+    hidden, mask = torch.randn(2, 3, SIZE), torch.ones(2, 3, dtype=torch.int64)
+    assert (short.width, whole.width) == (5, 3 * SIZE)
+    assert torch.equal(short(hidden, mask), whole(hidden, mask)[:, :5])
+    assert short.structure() != whole.structure()
+    write(folder / "config_sentence_transformers.json", {"truncate_dim": 1000})
+    assert read_sentence_folder(part, SIZE).embedder.width == 3 * SIZE
 
 
 def test_a_module_outside_of_the_folder(saved: Path, tmp_path: Path) -> None:
