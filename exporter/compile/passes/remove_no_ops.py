@@ -71,12 +71,24 @@ def _takes_all(node: ir.Node) -> bool:
 def _overwrites_all(node: ir.Node) -> bool:
     """Rows 0 to n - 1 of n are replaced, as slice_scatter writes it; the result is the third input."""
     data, indices, updates = node.inputs[:3]
-    column = producer(indices, "Unsqueeze")
-    count = None if column is None or not counts_from_zero(column.inputs[0]) else producer(column.inputs[0], "Range")
-    shape = known_shape(data)
-    if count is None or not shape or known_shape(updates) != shape:
+    if known_shape(data) is None or known_shape(updates) != known_shape(data):
         return False
-    return node.attributes.get_string("reduction", "none") == "none" and _length(count.inputs[1]) == shape[0]
+    return node.attributes.get_string("reduction", "none") == "none" and _counts_rows(indices, data)
+
+
+def _gathers_all(node: ir.Node) -> bool:
+    """Rows 0 to n - 1 of n are read, as in x[arange(batch), -1], after the last position was selected."""
+    return node.attributes.get_int("batch_dims", 0) == 0 and _counts_rows(node.inputs[1], node.inputs[0])
+
+
+def _counts_rows(indices: ir.Value | None, data: ir.Value | None) -> bool:
+    """Whether indices [n, 1] are the numbers of all n rows of the data, in order."""
+    shape, column = known_shape(data), producer(indices, "Unsqueeze")
+    count = None if column is None or not counts_from_zero(column.inputs[0]) else producer(column.inputs[0], "Range")
+    axes = None if column is None else const_array(column.inputs[1])
+    if count is None or not shape or axes is None or axes.tolist() not in ([1], [-1]):
+        return False
+    return _length(count.inputs[1]) == shape[0]
 
 
 def _length(value: ir.Value | None) -> int | ir.SymbolicDim | None:
@@ -106,6 +118,7 @@ _RULES: dict[str, Callable[[ir.Node], bool]] = {
     "Cast": _keeps_type,
     "Div": _neutral(1.0),
     "Expand": _expands_nothing,
+    "GatherND": _gathers_all,
     "Mul": _neutral(1.0),
     "Reshape": _reshapes_nothing,
     "ScatterND": _overwrites_all,
@@ -142,8 +155,8 @@ def _source(node: ir.Node) -> ir.Value | None:
 class RemoveNoOpsPass(NodeRewritePass):
     """An operator whose output is equal to its input is removed, bit-exact.
 
-    Cast, Expand, Reshape, Slice, Tile and Transpose that change nothing, times 1, plus 0; and what undoes others: Squeeze and
-    Unsqueeze, Reshape and Reshape.
+    Cast, Expand, GatherND, Reshape, Slice, Tile and Transpose that change nothing, times 1, plus 0; and what undoes others:
+    Squeeze and Unsqueeze, Reshape and Reshape.
 
     The `adapters` library repeats q, k and v once for every parallel channel, also where there is one; until these operators
     are gone, ONNX Runtime recognises no attention.

@@ -123,6 +123,24 @@ def test_keeps_a_scatter_that_does_more_or_less(old: str, new: str) -> None:
     prove(RemoveNoOpsPass(), text, None)
 
 
+GATHER = """(float[batch, sequence, 4] x) => (float[batch, 4] y) <int64 zero = {0}, int64 one = {1}, int64[1] column = {1}> {
+    s = Shape<start = 0, end = 1>(x) n = Squeeze(s) r = Range(zero, n, one) i = Unsqueeze(r, column)
+    h = ReduceMax<keepdims = 0>(x, column) g = GatherND(h, i) y = Relu(g) }"""
+
+
+def test_removes_a_gather_of_every_row() -> None:
+    prove(RemoveNoOpsPass(), GATHER, "ReduceMax Relu")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("one = {1}", "one = {-1}"), ("start = 0, end = 1", "start = 1, end = 2")],
+)
+def test_keeps_a_gather_of_other_rows(old: str, new: str) -> None:
+    text = GATHER.replace(old, new)
+    prove(RemoveNoOpsPass(), text.replace("(float[batch, 4] y)", "(float[rows, 4] y)"), None)
+
+
 @pytest.mark.parametrize("operator", ["Mul(x, one)", "Div(x, one)", "Add(x, zero)", "MatMul(x, turned)"])
 def test_keeps_what_changes_nothing_for_one_task_only(operator: str) -> None:
     """A learned scale of 1 or a bias of 0; the Transpose of a head with one label and one feature."""
