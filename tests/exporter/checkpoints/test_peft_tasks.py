@@ -330,9 +330,9 @@ def test_a_mixed_model_of_peft() -> None:
         assert_parity(eager(group, plan, group.tasks[0], feeds)[0], answer(model, feeds).logits.numpy())
 
 
-def _with_prompt(folder: Path, kind: Any, task_type: str | None) -> Path:
+def _with_prompt(folder: Path, kind: Any, task_type: str | None, settings: Any = None) -> Path:
     torch.manual_seed(0)
-    base = kind(config())
+    base = kind(settings or config())
     base.save_pretrained(folder / "base")
     adapted = peft.get_peft_model(base, peft.PrefixTuningConfig(task_type=task_type or "SEQ_CLS", num_virtual_tokens=3))
     adapted.save_pretrained(str(folder / "prompt"))
@@ -349,6 +349,10 @@ def test_a_prompt_that_peft_does_not_run(tmp_path: Path) -> None:
     folder = _with_prompt(tmp_path / "choices", transformers.BertForMultipleChoice, "SEQ_CLS")
     with pytest.raises(ExportError, match="'prompt' with the PEFT type PREFIX_TUNING does not run with BertForMultipleChoice"):
         load(tmp_path / "choices" / "base", False, adapters=[str(folder)])
+    settings = transformers.ModernBertConfig(**CONFIGS["ModernBert"])
+    folder = _with_prompt(tmp_path / "keys", transformers.ModernBertForSequenceClassification, "SEQ_CLS", settings)
+    with pytest.raises(ExportError, match=r"run with ModernBertForSeq.*: PEFT gives a prefix to the model as past_key_values"):
+        load(tmp_path / "keys" / "base", False, adapters=[str(folder)])
 
 
 def test_labels_over_a_base_for_multiple_choice(saved: Path, tmp_path: Path) -> None:
