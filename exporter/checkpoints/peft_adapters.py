@@ -16,7 +16,7 @@ from exporter.checkpoints.peft_class import check_fit
 from exporter.checkpoints.peft_config import HEADS, changes_biases, is_headless, read_adapter_weights, read_config, start_of
 from exporter.checkpoints.peft_names import neutral_names, rename_adapters
 from exporter.checkpoints.peft_starts import over_plain_weights
-from exporter.checkpoints.peft_state import PREFIX, lies_in, load_weights, take_biases
+from exporter.checkpoints.peft_state import PREFIX, lies_in, load_weights, renamed_modules, take_biases
 from exporter.checkpoints.set_aside import SetAside
 from exporter.errors import ExportError
 from exporter.families import PEFT_INSTALL
@@ -168,7 +168,7 @@ def _load_group(base: Any, adapters: Mapping[str, _Adapter], missing: Collection
             raise
         # PEFT raises many types for a configuration that does not fit: ValueError, TypeError, KeyError, …
         except Exception as error:
-            reason = first_line(error).replace(neutral[name], name)
+            reason = first_line(error).replace(neutral[name], name) + renamed_modules(base, weights)
             raise _UnfitError(
                 name, f"the adapter {name!r} in {str(folder)!r} does not fit {type(base).__name__}: {reason}"
             ) from error

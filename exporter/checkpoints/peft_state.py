@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 from exporter.checkpoints.peft_shapes import fit_heads, fit_projections
@@ -14,7 +16,7 @@ from exporter.models.peft import layers_of
 from exporter.models.peft_modules import layer_of
 from exporter.models.quiet_libraries import quiet
 
-__all__ = ["PREFIX", "lies_in", "load_weights", "take_biases"]
+__all__ = ["PREFIX", "lies_in", "load_weights", "renamed_modules", "take_biases"]
 
 # Of the names of the base model's weights in an adapter's file.
 PREFIX = "base_model.model."
@@ -62,11 +64,12 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
     if unexpected:
         problems.append(f"has {len(unexpected)} weights that are not in the model, first {_as_saved(unexpected[0], name)!r}")
     if problems:
+        named = [_as_saved(key, name) for key in unexpected]
         layers, has = max((layer_of(key) or 0 for key in unexpected), default=0) + 1, layers_of(model)
         reason = (
             f"it has {layers} layers, the base model {has}"
             if layers > has
-            else "it is damaged or was trained for another model"
+            else f"it is damaged or was trained for another model{renamed_modules(model, named)}"
         )
         raise ExportError(f"{what} {' and '.join(problems)}: {reason}")
     if differing:
@@ -75,6 +78,28 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
             "over another model, in another precision, or has changed them, and the tasks of a graph share them; choose that "
             "model with --model, or save the adapter with save_embedding_layers=False if it does not depend on them"
         )
+
+
+def renamed_modules(model: nn.Module, keys: Iterable[str]) -> str:
+    """Return a hint for a message if weights of an adapter belong to modules that the model does not have.
+
+    transformers 5 has other names for the modules of some models (ViT, DINOv2), whose weights it renames when it loads them.
+    PEFT does not rename those of adapters.
+
+    Args:
+        model: the base model, or a PEFT model over it.
+        keys: names of the weights in the adapter's file.
+    """
+    paths = {path.removeprefix(PREFIX) for path, _ in model.named_modules()}
+    for key in (key.replace(".base_layer.", ".") for key in keys if key.startswith(PREFIX)):
+        parts = key.removeprefix(PREFIX).split(".")
+        # The names of an adapter's own weights have one or two parts: lora_A.weight, ia3_l.
+        if not any(".".join(parts[:-count]) in paths for count in (1, 2)):
+            return (
+                f". The base model has no module {'.'.join(parts[:-2])!r}: if the adapter was trained with another version of "
+                f"transformers than {transformers.__version__}, which named it so, export it with that version"
+            )
+    return ""
 
 
 def take_biases(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

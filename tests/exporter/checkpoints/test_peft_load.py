@@ -162,6 +162,23 @@ def test_weights_that_do_not_fit(damage: str, tmp_path: Path) -> None:
         load_peft(base(), {"a": folder})
 
 
+@pytest.mark.parametrize("targets", [["query"], ["q_proj"]])
+def test_modules_with_other_names(targets: list[str], tmp_path: Path) -> None:
+    """As those of transformers 5 for ViT: PEFT targets other layers or none."""
+    folder = change_weights(saved(tmp_path, peft.LoraConfig(**LORA)), _rename)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "target_modules": targets}))
+    with pytest.raises(
+        ExportError, match=r"no module 'bert\.layers\.0\.attention\.self\.query': .*another version of transformers"
+    ):
+        load_peft(base(), {"a": folder})
+
+
+def _rename(weights: dict[str, torch.Tensor]) -> None:
+    for key in list(weights):
+        weights[key.replace("encoder.layer", "layers")] = weights.pop(key)
+
+
 def test_adapters_of_other_models(tmp_path: Path) -> None:
     for number, (settings, reason) in enumerate(
         [
