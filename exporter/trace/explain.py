@@ -45,14 +45,18 @@ _REMEDIES = (
     ),
 )
 _DEFAULT = f"{_EAGER}, or export the task of another class of model"
+_BROKEN = (
+    "PyTorch cannot run it either, without an export: correct the model, or train an adapter of other layers or another type"
+)
 
 
-def explain(error: BaseException, handled: BaseException | None = None) -> str:
+def explain(error: BaseException, handled: BaseException | None = None, runs: bool = True) -> str:
     """Return why a trace failed, on one line: reason, module with the line of its code, operator, and what to try.
 
     Args:
         error: what torch.export or torch.onnx raised, with its causes.
         handled: the exception that was being handled when the trace began; it is not one of the causes.
+        runs: whether PyTorch runs the model.
     """
     chain = list(causes(error, handled))
     # The innermost cause knows the reason, the outer ones what torch was doing.
@@ -64,7 +68,7 @@ def explain(error: BaseException, handled: BaseException | None = None) -> str:
         parts.append(f"operator {operator}")
     if place := _place(chain) or _place_in_text(texts):
         parts.append(place)
-    return f"{', '.join(parts)}; try this: {_remedy(texts)}"
+    return f"{', '.join(parts)}; try this: {_remedy(texts, _DEFAULT if runs else _BROKEN)}"
 
 
 def causes(error: BaseException, handled: BaseException | None = None) -> Iterator[BaseException]:
@@ -115,5 +119,5 @@ def _place_in_text(texts: str) -> str | None:
     return f"in {places[-1][2]} ({Path(places[-1][0]).name}:{places[-1][1]})" if places else None
 
 
-def _remedy(texts: str) -> str:
-    return next((remedy for signs, remedy in _REMEDIES if any(sign in texts for sign in signs)), _DEFAULT)
+def _remedy(texts: str, default: str) -> str:
+    return next((remedy for signs, remedy in _REMEDIES if any(sign in texts for sign in signs)), default)

@@ -110,13 +110,17 @@ def _check_wrapper(model: Any, plan: Plan, kind: HeadType) -> None:
     own, base = type(model).__name__, base_of(model)
     if base is model:
         return
-    inputs = zip((entry.name for entry in plan.inputs), _example_inputs(plan), strict=True)
-    given = {name: value for name, value in inputs if name in used_inputs(plan.inputs, kind)}
+    given = _given(plan, kind)
     if isinstance(_failure(model, given), TypeError) and _failure(base, given) is None:
         raise ExportError(
             f"{own} cannot run {type(base).__name__}, which does not have all arguments that it passes: create the adapters "
             "without a task_type (task_type=None in their configuration)"
         )
+
+
+def _given(plan: Plan, kind: HeadType) -> dict[str, torch.Tensor]:
+    inputs = zip((entry.name for entry in plan.inputs), _example_inputs(plan), strict=True)
+    return {name: value for name, value in inputs if name in used_inputs(plan.inputs, kind)}
 
 
 def _failure(model: Any, given: dict[str, torch.Tensor]) -> Exception | None:
@@ -179,8 +183,9 @@ def trace(task_group: TaskGroup, plan: Plan) -> ir.Model:
         if (refusal := _refusal(error, handled)) is not None:
             raise refusal from error
         _check_wrapper(model, plan, task.head.kind)
+        runs = _failure(model, _given(plan, task.head.kind)) is None
         raise ExportError(
-            f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {explain(error, handled)}"
+            f"torch.export cannot trace the task {task.name!r} of {type(model).__name__}: {explain(error, handled, runs)}"
         ) from error
     assert program is not None  # it is only None with f=
     graph = program.model.graph
