@@ -169,6 +169,16 @@ def test_an_export_that_fails_takes_new_parents_with_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_when_the_output_is_there_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exporter.write.staging.flush_names", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"onnx is written$"), staged(tmp_path / "onnx", overwrite=False) as folder:
+        (folder / "file").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "file"]
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     with staged(tmp_path / "onnx", overwrite=False) as folder:
