@@ -114,6 +114,8 @@ def staged(output: Path, overwrite: bool, continued: bytes | None = None) -> Ite
                     parent.rmdir()
             if isinstance(error, KeyboardInterrupt) and _is_at(output, identity):
                 raise KeyboardInterrupt(f"{output} is written") from error
+            if isinstance(error, Exception):  # which may come from files of two bundles
+                _check_continued(output, output, continued)
             raise
         finally:
             lock.release()
