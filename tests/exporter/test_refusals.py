@@ -86,6 +86,12 @@ def _labels(label2id: Any) -> Any:
     return model
 
 
+def _decoder_with_prefix() -> Any:
+    config = bert_config()
+    config.is_decoder = True
+    return tiny_model({"a": ("prefix_tuning", "2")}, config)
+
+
 def _short() -> Any:
     config = bert_config()
     config.max_position_embeddings = 1
@@ -118,6 +124,7 @@ def _both_sides() -> Any:
         (_both_sides, "CLIPModel compares texts with images, .* TextModelWithProjection or VisionModelWithProjection"),
         (_hooked, "the model cannot be copied"),
         (_pruned, "the model cannot be copied"),
+        (_decoder_with_prefix, 'has a prefix in the decoder of .* with sdpa .*attn_implementation="eager"'),
         (_short, "takes at most one token"),
         (lambda: tiny_model({"a": ("seq_bn", "2")}).to("meta"), "on the meta device"),
         (lambda: _labels({"x": None}), "the labels of the head 'a'"),
