@@ -111,6 +111,7 @@ class FileSink:
         """
         self._path, self._state = path, path.with_name(path.name + SUFFIX)
         self._committed = time.monotonic()
+        self._counted = (0, 0)  # rows, and their bytes in the file
         try:
             self.done = Done(settings=settings) if overwrite else self._found(settings)
             self._file = path.open("r+b" if path.exists() else "x+b")
@@ -180,7 +181,7 @@ class FileSink:
         if size > self.done.bytes:
             self._file.truncate(self.done.bytes)
         self._bytes = self._file.seek(0, os.SEEK_END)
-        self._counted = (self.done.rows, self._bytes)  # rows of the state, and their bytes in the file
+        self._counted = (self.done.rows, self._bytes)
 
     def _lock(self) -> None:
         if fcntl is None:

@@ -226,7 +226,7 @@ def test_two_runs_do_not_measure_at_once(case: Case, advice: Advice) -> None:
 
 def test_measurements_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    for write in (lambda path: replace_text(path, ""), lambda path: replace_arrays(path, {})):
+    for write in (functools.partial(replace_text, text=""), functools.partial(replace_arrays, arrays={})):
         with pytest.raises(ExportError, match=r"times\.json cannot be written: Not a directory; then the same command"):
             write(tmp_path / "file" / "times.json")
     with pytest.raises(ExportError, match="cannot be written"), only_run(tmp_path / "file" / "own"):
