@@ -124,8 +124,7 @@ def task(
         graphs[layout.identity] = (variant.drop, group, compiled.rows[only.name])
     with stages("save"):
         content = task_file_bytes(task_entry(only, (only.name,)), manifest.precision, graphs, parity)
-        # Services may read the file that it replaces
-        write_whole(output, [content])
+        _write(output, content)
     return TaskReport(output, only.name, len(content), tuple(parity), tuple(notes), stages.seconds)
 
 
@@ -138,6 +137,14 @@ def _file(output: object) -> Path:
     if not path.absolute().parent.is_dir():
         raise ExportError(f"there is no folder {path.absolute().parent} for the output: create it")
     return path
+
+
+def _write(output: Path, content: bytes) -> None:
+    try:
+        write_whole(output, [content])  # services may read the file that it replaces
+    except OSError as error:
+        reason = error.strerror or error
+        raise ExportError(f"the output {str(output)!r} cannot be written, nothing was kept: {reason}") from error
 
 
 def _check_drop(manifest: Manifest, drop: int | None) -> None:

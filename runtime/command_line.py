@@ -1,13 +1,17 @@
 """The command line: run an exported bundle on texts, or write it for Triton. See `python -m runtime --help`."""
 
 import argparse
+import contextlib
 import difflib
 import json
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from runtime import compile_ahead, states_commands
 from runtime.errors import AdapterDropError, InputError, ProviderError
@@ -50,7 +54,7 @@ other commands; each lists its options with --help:
   python -m runtime devices
       list the execution providers, their devices, what auto takes, and what to install for the others
 
-exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does not work
+exit status: 0 done; 2 wrong use, bad input, or a bundle or provider that does not work; 130 interrupted or terminated
 
 examples:
   python -m runtime onnx --text "The new phone is fast, and the screen is gorgeous."
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with shown("runtime", logging.StreamHandler()):
+        with _terminable(), shown("runtime", logging.StreamHandler()):
             if list(arguments[:1]) == ["triton"]:
                 with written():
                     return triton.main(arguments[1:])
@@ -94,8 +98,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         discard_output()
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     return _DONE
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a command that is terminated keep or remove its files like one that is interrupted."""
+    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _check_command(arguments: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from exporter.advise.exports import (
     members_to_try,
     selected,
 )
+from exporter.advise.kept import only_run
 from exporter.advise.measurements import Measurements
 from exporter.advise.metrics import METRICS, Array, Estimate, by_text, estimates
 from exporter.advise.read import Data, check_request, read
@@ -59,7 +60,11 @@ def advise(request: Request, folder: Path) -> Advice:
         own = folder / request.key()
         data = read(request)
         fused, sizes = fusion_tasks(data.plan), members_to_try(request, data.plan)
-    own.mkdir(parents=True, exist_ok=True)
+    with only_run(own):
+        return _advise(request, own, data, fused, sizes, stages)
+
+
+def _advise(request: Request, own: Path, data: Data, fused: Sequence[str], sizes: Sequence[int], stages: Stages) -> Advice:
     drops = range(data.last + 1)
     whole = export_all(request, data.tasks, drops, own)
     calibration = calibration_file(request, fused[0], own) if sizes else request.calibration

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from exporter.advise.kept import replace_text
 from exporter.advise.request import Request
 from exporter.errors import ExportError
 from exporter.export_tasks import export
@@ -64,7 +65,7 @@ def calibration_file(request: Request, fused: str, folder: Path) -> str:
     numbers = sorted({number * len(rows) // _CALIBRATION_TEXTS for number in range(_CALIBRATION_TEXTS)})
     texts = [rows[number].text for number in numbers]
     records = [{"text": each} if isinstance(each, str) else {"text_a": each[0], "text_b": each[1]} for each in texts]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 

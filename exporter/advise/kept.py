@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from exporter.advise.metrics import Array
+from exporter.errors import ExportError
+from runtime.bundle.scratch import FolderLock
+from runtime.bundle.whole_file import write_whole
+
+
+@contextlib.contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder of measurements: they would remove each other's graphs and disturb the times.
+
+    Args:
+        folder: the folder, which is created.
+
+    Raises:
+        ExportError: another run measures there, or the folder cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"the output {folder} cannot be written: {error.strerror or error}") from error
+    lock = FolderLock.take(folder, wait=False)
+    if lock is None:
+        raise ExportError(f"another run of the same request measures in {folder}: wait for it, or choose another --output")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text to `path`."""
-    scratch = path.with_suffix(".part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    """Write a text to `path`. Raises ExportError."""
+    _replace(path, text.encode())
 
 
 def replace_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays to `path`, as numpy.savez."""
-    scratch = path.with_suffix(".part")
-    with scratch.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    scratch.replace(path)
+    """Write arrays to `path`, as numpy.savez. Raises ExportError."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    _replace(path, content.getvalue())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, [content])
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}; then the same command continues") from error

@@ -45,7 +45,14 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
         with quiet():
             result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
     except KeyError as error:
-        raise ExportError(f"{what} lacks the weight {_as_saved(str(error), name)}: save it again") from error
+        weight = _as_saved(str(error), name)
+        remedy = "save it again"
+        if ".original_module." in weight or weight.count(".modules_to_save.") > 1:  # which PEFT cannot load either
+            remedy = (
+                "its modules_to_save name a module with others of similar names in it, which PEFT saves in part: name the "
+                'inner ones, such as "word_embeddings" instead of "embeddings", and train again'
+            )
+        raise ExportError(f"{what} lacks the weight {weight}: {remedy}") from error
     except (RuntimeError, ValueError) as error:  # torch lists each weight of another shape on a separate line
         lines = str(error).strip().splitlines()
         reason = _as_saved(lines[min(1, len(lines) - 1)].strip(), name)

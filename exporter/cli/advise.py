@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from exporter.advise.advise import advise
+from exporter.advise.kept import replace_text
 from exporter.advise.picture import save_picture
 from exporter.advise.request import Request
 from exporter.advise.text import lines
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     )
     with shown_progress(options.quiet):
         found = advise(request, options.output)
-    (options.output / "advice.json").write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    replace_text(options.output / "advice.json", json.dumps(found.to_dict(), indent=1) + "\n")
     picture = save_picture(found, options.output / "pareto.png")
     with printing():
         if options.json:

@@ -27,6 +27,11 @@ _COMMANDS: dict[str, tuple[Callable[[], CommandParser], str]] = {
     "push": (push_parser, "exporter.cli.push"),
 }
 _EXPORT = (export_parser, "exporter.cli.export")
+# Module -> what is there after an interrupt, if it is not nothing.
+_LEFT = {
+    _COMMANDS["advise"][1]: "the same command continues",
+    _COMMANDS["push"][1]: "the repository may have been created, and may have the files: push again",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,9 +72,8 @@ def run(module: str, options: argparse.Namespace) -> int:
     except OSError as error:
         _print_error(f"error: {error}")
         return 2
-    except KeyboardInterrupt:
-        is_kept = module == _COMMANDS["advise"][1]
-        _print_error(f"interrupted: {'the same command continues' if is_kept else 'nothing was written'}")
+    except KeyboardInterrupt as interrupt:  # with a text if the output was there already
+        _print_error(f"interrupted: {str(interrupt) or _LEFT.get(module, 'nothing was written')}")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)

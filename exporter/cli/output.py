@@ -40,7 +40,7 @@ def printing(done: str = "") -> Iterator[None]:
     """Write what the block prints, and let a stream that cannot be written be an ExportError.
 
     Args:
-        done: what is done although it cannot be reported, for the message.
+        done: what is done although it cannot be reported, for the message; also that of an interrupt.
 
     Raises:
         ExportError: standard output cannot be written, for example because the disk is full. A reader that has closed its end
@@ -50,6 +50,8 @@ def printing(done: str = "") -> Iterator[None]:
         yield
         if sys.stdout is not None:  # closed by the shell
             sys.stdout.flush()
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(done.removesuffix(", but ")) from interrupt
     except BrokenPipeError:
         _discard()
     except OSError as error:

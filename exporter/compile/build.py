@@ -76,6 +76,8 @@ def compile_plan(
         for each in (finished, reference):
             if each is not None:
                 finish(each, plan)
+    except OSError as error:
+        raise _unwritable(error) from error
     except Exception as error:  # of passes, onnx-ir, onnxscript and the reference implementation of ONNX
         raise ExportError(
             f"the graph compiler does not support this model: {error or type(error).__name__}; export fewer tasks (--tasks) to "
@@ -90,6 +92,8 @@ def compile_plan(
         for each in (routes, reference_routes):
             if each is not None:
                 strip(each)
+    except OSError as error:
+        raise _unwritable(error) from error
     except Exception as error:  # as above
         reason = str(error.__cause__ or error) or type(error).__name__
         raise ExportError(
@@ -97,6 +101,13 @@ def compile_plan(
             "export the tasks of that kind to a separate bundle"
         ) from error
     return Compiled(finished, routes, None if reference is None else (reference, reference_routes), tuple(passes), tuple(kept))
+
+
+def _unwritable(error: OSError) -> ExportError:
+    """Return the error for the graph whose ranges are measured, which is written to a temporary folder."""
+    return ExportError(
+        f"a temporary file cannot be written: {error.strerror or error}; free disk space, or set TMPDIR to a folder elsewhere"
+    )
 
 
 def _lower(

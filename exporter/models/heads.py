@@ -94,7 +94,7 @@ def find_head(model: Any, task: str, name: str, own: Mapping[str, Any] = Mapping
         _check_first_head(model, heads)
     labels: tuple[str, ...] = ()
     if kind in _LABELLED:
-        labels = _labels(f"head {name!r}", int(config["num_labels"]), config.get("label2id") or {})
+        labels = _labels(f"head {name!r}", int(config["num_labels"]), "label2id", config.get("label2id") or {})
     if kind == "classification" and config.get("multilabel") and len(labels) > 1:  # the loss of one label is that of regression
         kind = "multilabel"
     structure = {key: value for key, value in config.items() if key not in _NOT_STRUCTURE}
@@ -147,9 +147,10 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
         config, where = _config_of_head(config, own, count), f"configuration of {name}"
         if isinstance(config, SimpleNamespace):
             where = f"config.json that was saved with the adapter {task!r}"
+        # Pipelines of transformers read id2label: label2id may be missing, or differ.
+        key = "id2label" if hasattr(config, "id2label") else "label2id"
         # PEFT adapters can have heads of another size, whose labels are not in the base model's configuration.
-        label2id = config.label2id if count == config.num_labels else None
-        labels = _labels(where, count, label2id or {})
+        labels = _labels(where, count, key, getattr(config, key) if count == config.num_labels else {})
     if kind == "classification":
         kind = _problem(config, name, len(labels))
     return _finished(None, kind, labels, 1, name)
@@ -157,16 +158,14 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
 
 def _config_of_head(config: Any, own: Mapping[str, Any], count: int) -> Any:
     """The configuration with the labels and problem type that were saved with an adapter, if they fit its head."""
-    label2id, id2label = own.get("label2id"), own.get("id2label")
     # A whole configuration leaves out what has its default, which are two labels without names and no problem type.
     is_whole = "model_type" in own
-    if not isinstance(label2id, Mapping):
-        by_id = id2label if isinstance(id2label, Mapping) else _DEFAULT_LABELS if is_whole else {}
-        label2id = {label: number for number, label in by_id.items()}
-    if len(label2id) != count:
+    key = next((key for key in ("id2label", "label2id") if isinstance(own.get(key), Mapping)), "id2label")
+    named = own[key] if isinstance(own.get(key), Mapping) else _DEFAULT_LABELS if is_whole else {}
+    if len(named) != count:
         return config
     problem = own.get("problem_type", None if is_whole else getattr(config, "problem_type", None))
-    return SimpleNamespace(label2id=label2id, num_labels=count, problem_type=problem)
+    return SimpleNamespace(**{key: named}, num_labels=count, problem_type=problem)
 
 
 def _problem(config: Any, name: str, count: int) -> HeadType:
@@ -234,13 +233,26 @@ def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices
     return Head(name, kind, labels, choices, structure)
 
 
-def _labels(where: str, count: int, label2id: Any) -> tuple[str, ...]:
+def _labels(where: str, count: int, key: str, named: Any) -> tuple[str, ...]:
+    """Return the labels in the order of their ids.
+
+    Args:
+        where: what has them, for messages.
+        count: number of outputs.
+        key: id2label or label2id.
+        named: its value; labels without a name get that of transformers.
+    """
     try:
-        by_id = {int(number): str(label) for label, number in label2id.items()}
+        pairs = named.items() if key == "id2label" else [(number, label) for label, number in named.items()]
+        by_id = {int(number): label for number, label in pairs}
+        are_distinct = len(by_id) == len(named)
     except (AttributeError, TypeError, ValueError):
-        by_id = {-1: ""}
-    if len(by_id) != len(label2id) or not all(0 <= number < count for number in by_id):
+        by_id, are_distinct = {}, False
+    if not are_distinct or not all(0 <= number < count for number in by_id):
         raise ExportError(
-            f"the labels of the {where} must have distinct ids from 0 to {count - 1}, found {label2id!r}: correct its label2id"
+            f"the labels of the {where} must have distinct ids from 0 to {count - 1}, found {named!r}: correct its {key}"
         )
-    return tuple(by_id.get(number, f"LABEL_{number}") for number in range(count))
+    labels = tuple(str(by_id.get(number, f"LABEL_{number}")) for number in range(count))
+    if len(set(labels)) != count or None in by_id.values():  # predictions have scores by label
+        raise ExportError(f"the labels of the {where} must be different names, found {named!r}: correct its {key}")
+    return labels

@@ -108,7 +108,8 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
     only: Task | None = plan.tasks[0] if len(plan.tasks) == 1 else None
     labels = only.head.labels if only is not None else ()
     if only is not None and only.head.kind == "regression":
-        labels = labels or ("LABEL_0",)
+        own = getattr(config, "id2label", None) or {}  # one name, if it is that of this head
+        labels = labels or (str(own[0]) if list(own) == [0] else "LABEL_0",)
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}

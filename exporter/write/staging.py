@@ -98,6 +98,7 @@ def staged(output: Path, overwrite: bool, continued: bytes | None = None) -> Ite
         output.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(output)
         partial, lock = _make_partial(output)
+        identity = partial.stat()
         try:
             yield partial
             check_destination(output, overwrite)
@@ -106,16 +107,27 @@ def staged(output: Path, overwrite: bool, continued: bytes | None = None) -> Ite
             _replace(partial, output, overwrite, continued)
             with contextlib.suppress(OSError):  # the output is complete for every process; only a power failure can undo it
                 flush_names(output.parent)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             for parent in created:
                 with contextlib.suppress(OSError):  # used by another export
                     parent.rmdir()
+            if isinstance(error, KeyboardInterrupt) and _is_at(output, identity):
+                raise KeyboardInterrupt(f"{output} is written") from error
+            if isinstance(error, Exception):  # which may come from files of two bundles
+                _check_continued(output, output, continued)
             raise
         finally:
             lock.release()
     except OSError as error:
         raise ExportError(f"the output {str(output)!r} cannot be written, nothing was kept: {error}") from error
+
+
+def _is_at(path: Path, identity: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), identity)
+    except OSError:
+        return False
 
 
 def _sibling(output: Path, kind: str) -> Path:

@@ -1,6 +1,6 @@
-"""Temporary folders that the next process removes if their process was killed.
+"""Temporary folders and files that the next process removes if their process was killed.
 
-A lock on the folder shows that its process is alive. Process ids do not: containers that share a disk use the same ids.
+A lock on the folder or file shows that its process is alive. Process ids do not: containers that share a disk use the same ids.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -17,11 +17,13 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-_OPEN = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK")  # the last, because a named pipe would wait for a writer
+_OPEN = os.O_RDONLY | sum(getattr(os, name, 0) for name in _FLAGS)
+_ID = 16  # characters at the end of a name
 
 
 class FolderLock:
-    """A lock on a folder, which stays with the folder when it is renamed, until `release` or the end of the process."""
+    """A lock on a folder or file, which stays with it when it is renamed, until `release` or the end of the process."""
 
     def __init__(self, descriptor: int | None) -> None:
         """Wrap the descriptor of a locked folder; None if the system does not support locks."""
@@ -29,15 +31,15 @@ class FolderLock:
 
     @classmethod
     def take(cls, folder: Path, wait: bool = True) -> "FolderLock | None":
-        """Lock a folder.
+        """Lock a folder or file.
 
         Args:
-            folder: the folder.
+            folder: the folder or file.
             wait: wait until other processes have released it.
 
         Returns:
-            The lock; None if another process holds it and `wait` is false, or if the folder does not exist. On systems without
-            such locks, for example on some network drives, `held` of the lock is false.
+            The lock; None if another process holds it and `wait` is false, or if nothing is there. On systems without such
+            locks, for example on some network drives, `held` of the lock is false.
         """
         if fcntl is None:
             return cls(None)
@@ -104,19 +106,67 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
 def locked_folder(parent: Path, prefix: str, mode: int = 0o700) -> tuple[Path, FolderLock]:
     """Create a folder with a lock that protects it from `remove_leftovers`. Raises OSError."""
     while True:
-        folder = parent / f"{prefix}{uuid.uuid4().hex[:16]}"
+        folder = parent / f"{prefix}{uuid.uuid4().hex[:_ID]}"
         folder.mkdir(mode=mode)
         lock = FolderLock.take(folder)
         if lock is not None:  # otherwise another process removed it as a leftover before it was locked
             return folder, lock
 
 
+@contextlib.contextmanager
+def scratch_file(parent: Path, prefix: str, tidy: bool = True) -> Iterator[Path]:
+    """Yield a new empty file, and remove it at the end of the block unless it was renamed.
+
+    Args:
+        parent: folder of the file.
+        prefix: start of its name.
+        tidy: first remove the files of killed processes with the same prefix.
+
+    Raises:
+        OSError: `parent` cannot be written.
+    """
+    if tidy:
+        _remove_left_files(parent, prefix)
+    lock = None
+    while lock is None:
+        file = parent / f"{prefix}{uuid.uuid4().hex[:_ID]}"
+        try:
+            file.open("xb").close()
+            lock = FolderLock.take(file)  # None if another process removed it as a leftover before it was locked
+        except BaseException:
+            _unlink(file)
+            raise
+    try:
+        yield file
+    finally:
+        _unlink(file)
+        lock.release()
+
+
 def remove_leftovers(parent: Path, prefix: str) -> None:
     """Remove folders of `locked_folder` with this prefix that no process has locked."""
     with contextlib.suppress(OSError):
         for name in os.listdir(parent):  # noqa: PTH208 - only names are needed
-            if name.startswith(prefix) and len(name) == len(prefix) + 16:
+            if name.startswith(prefix) and len(name) == len(prefix) + _ID:
                 remove_if_left(parent / name)
+
+
+def _remove_left_files(parent: Path, prefix: str) -> None:
+    """Remove files of `scratch_file` with this prefix that no process has locked."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(parent):  # noqa: PTH208 - only names are needed
+            file = parent / name
+            if name.startswith(prefix) and len(name) == len(prefix) + _ID and owned(file, stat.S_ISREG):
+                lock = FolderLock.take(file, wait=False)
+                if lock is not None:
+                    if lock.held:
+                        _unlink(file)
+                    lock.release()
+
+
+def _unlink(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
 
 
 def remove_if_left(folder: Path, without_lock: bool = False) -> None:
@@ -136,10 +186,10 @@ def remove_if_left(folder: Path, without_lock: bool = False) -> None:
     lock.release()
 
 
-def owned(folder: Path) -> bool:
-    """Whether the path is a folder of the current user, and not a link."""
+def owned(path: Path, is_kind: Callable[[int], bool] = stat.S_ISDIR) -> bool:
+    """Whether the path is a folder (or of another kind, by its mode) of the current user, and not a link."""
     try:
-        found = folder.lstat()
+        found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and (not hasattr(os, "geteuid") or found.st_uid == os.geteuid())
+    return is_kind(found.st_mode) and (not hasattr(os, "geteuid") or found.st_uid == os.geteuid())

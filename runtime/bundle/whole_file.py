@@ -3,23 +3,26 @@
 import contextlib
 import errno
 import os
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from runtime.bundle.manifest import MANIFEST, read_manifest
+from runtime.bundle.scratch import scratch_file
 from runtime.errors import BundleError
 
 _OTHER: Final = "not a regular file"
 
 
-def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def write_whole(path: Path, parts: Iterable[bytes | memoryview], tidy: bool = True) -> None:
     """Write a file so that it is always complete: readers find the earlier one, or all of the new one.
+
+    A process that is killed leaves a hidden file, which the next one that writes the same file removes.
 
     Args:
         path: the file, or a link to it; an existing one is replaced. Its permissions are those of any new file.
         parts: the content.
+        tidy: remove what killed processes left; not needed each time for a file that is written every second.
 
     Raises:
         OSError: it cannot be written, or is a folder, a device or a pipe; nothing is left.
@@ -28,17 +31,12 @@ def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
         raise OSError(errno.EINVAL, _OTHER)
     # Of the name only a part, so that this one is not too long where that one is not
-    scratch = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:16]}")
-    try:
-        with scratch.open("xb") as file:
+    with scratch_file(path.parent, f".{path.name[:50]}.partial-", tidy) as scratch:
+        with scratch.open("wb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise
 
 
 def unreplaceable(path: Path, folder: str | os.PathLike[str], is_own: Callable[[Path], bool]) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from runtime.bundle import InputEntry, Manifest
 from runtime.bundle.interface import BATCH
+from runtime.errors import AdapterDropError
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import short_name
 
@@ -43,19 +44,39 @@ def count_nodes(
 
     Returns:
         Provider name -> number of nodes.
+
+    Raises:
+        AdapterDropError: the profile cannot be written, for example because the disk is full.
     """
-    with tempfile.TemporaryDirectory(prefix="adapterdrop-profile-") as folder:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = graph.session(options, providers, by_path)
-        session.run(None, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="adapterdrop-profile-") as folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = graph.session(options, providers, by_path)
+            session.run(None, feeds)
+            events = _events(Path(session.end_profiling()).read_bytes())
+    except OSError as error:
+        raise _unwritable(error.strerror or str(error)) from error
     ran = {
         (event["name"], event["args"]["provider"])
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event.get("args", {}).get("provider")
     }
     return dict(sorted(Counter(short_name(provider) for _, provider in ran).items()))
+
+
+def _events(profile: bytes) -> Any:
+    try:
+        return json.loads(profile)
+    except ValueError as error:  # ONNX Runtime writes as much as fits, and reports nothing
+        raise _unwritable("it is incomplete") from error
+
+
+def _unwritable(reason: str) -> AdapterDropError:
+    return AdapterDropError(
+        f"the profile that counts nodes cannot be written to a temporary folder: {reason}; free disk space, or set TMPDIR to a "
+        "folder elsewhere"
+    )
 
 
 def _example(entry: InputEntry, manifest: Manifest, batch: int, length: int) -> npt.NDArray[Any]:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -115,7 +116,13 @@ def _save(graph: GraphFile, folder: Path, config: Mapping[str, str]) -> None:
         ("optimized_model_external_initializers_min_size_in_bytes", str(_LEAST_BYTES)),
     ):
         options.add_session_config_entry(f"session.{key}", value)
-    graph.session(options, ["CPUExecutionProvider"])
+    try:
+        graph.session(options, ["CPUExecutionProvider"])
+    except Exception as error:
+        options.optimized_model_filepath = ""
+        graph.session(options, ["CPUExecutionProvider"])  # raises if it is the graph that is faulty
+        free = shutil.disk_usage(folder).free / 1e6
+        raise OSError(errno.EIO, f"the packed weights of {graph.name} cannot be written, {free:,.1f} MB are free") from error
 
 
 class _Store:

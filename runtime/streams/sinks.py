@@ -111,6 +111,7 @@ class FileSink:
         """
         self._path, self._state = path, path.with_name(path.name + SUFFIX)
         self._committed = time.monotonic()
+        self._counted = (0, 0)  # rows, and their bytes in the file
         try:
             self.done = Done(settings=settings) if overwrite else self._found(settings)
             self._file = path.open("r+b" if path.exists() else "x+b")
@@ -143,14 +144,16 @@ class FileSink:
 
     def commit(self, done: Done, force: bool = False) -> None:
         """Make the lines so far, and then the state, safe on the disk. Raises InputError if that is impossible."""
-        now = time.monotonic()
-        if not force and now < self._committed + _SECONDS:
+        if done.rows != self._counted[0]:
+            # After an interrupt, the file may have a line more than the rows that are forced
+            self._counted = (done.rows, self._bytes)
+        if not force and time.monotonic() < self._committed + _SECONDS:
             return
-        state = Done(**{**vars(done), "bytes": self._bytes})
+        state = Done(**{**vars(done), "bytes": self._counted[1]})
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            write_whole(self._state, [json.dumps(asdict(state)).encode()])
+            write_whole(self._state, [json.dumps(asdict(state)).encode()], tidy=force)
         except OSError as error:
             raise InputError(f"{self._path}: cannot be written: {error.strerror or error}") from error
         self.done = state  # what a message says is what the next run finds
@@ -178,6 +181,7 @@ class FileSink:
         if size > self.done.bytes:
             self._file.truncate(self.done.bytes)
         self._bytes = self._file.seek(0, os.SEEK_END)
+        self._counted = (self.done.rows, self._bytes)
 
     def _lock(self) -> None:
         if fcntl is None:

@@ -262,6 +262,14 @@ def test_one_task_has_its_problem_type(tmp_path: Path, kind: str, labels: tuple[
     assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem
 
 
+def test_the_name_of_a_regression_is_kept(tmp_path: Path) -> None:
+    head = SimpleNamespace(kind="regression", labels=())
+    plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=head)])
+    for named, expected in (({0: "stars"}, "stars"), ({0: "no", 1: "yes"}, "LABEL_0")):
+        save_config(SimpleNamespace(config=BertConfig(id2label=named)), plan, (), tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": expected}
+
+
 def test_a_slow_tokenizer_is_converted_or_refused(tmp_path: Path) -> None:
     from transformers import BertTokenizer, CanineTokenizer
 

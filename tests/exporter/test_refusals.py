@@ -86,6 +86,12 @@ def _labels(label2id: Any) -> Any:
     return model
 
 
+def _decoder_with_prefix() -> Any:
+    config = bert_config()
+    config.is_decoder = True
+    return tiny_model({"a": ("prefix_tuning", "2")}, config)
+
+
 def _short() -> Any:
     config = bert_config()
     config.max_position_embeddings = 1
@@ -118,6 +124,7 @@ def _both_sides() -> Any:
         (_both_sides, "CLIPModel compares texts with images, .* TextModelWithProjection or VisionModelWithProjection"),
         (_hooked, "the model cannot be copied"),
         (_pruned, "the model cannot be copied"),
+        (_decoder_with_prefix, 'has a prefix in the decoder of .* with sdpa .*attn_implementation="eager"'),
         (_short, "takes at most one token"),
         (lambda: tiny_model({"a": ("seq_bn", "2")}).to("meta"), "on the meta device"),
         (lambda: _labels({"x": None}), "the labels of the head 'a'"),
@@ -167,6 +174,16 @@ def test_an_export_that_fails_takes_new_parents_with_it(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_when_the_output_is_there_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exporter.write.staging.flush_names", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"onnx is written$"), staged(tmp_path / "onnx", overwrite=False) as folder:
+        (folder / "file").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "file"]
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import pickle
 import random
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -547,6 +548,10 @@ def test_a_task_replaces_no_other_file(folder: Path, files: dict[str, Path], tmp
         assert output.read_bytes() == before
 
 
+def full(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_one_task_of_a_model_with_others(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A head for tags and a head without adapter, neither of which a slot can take, do not keep the others out."""
     model = only("spam", "news")
@@ -562,6 +567,10 @@ def test_one_task_of_a_model_with_others(folder: Path, tmp_path: Path, capsys: p
     assert "a task file holds one task, found spam, news: name one with tasks" in capsys.readouterr().err
     assert main([*arguments, "--tasks", "topic"]) == 2
     capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exporter.task_files.write_whole", full)
+        assert main([*arguments, "--tasks", "spam"]) == 2
+    assert capsys.readouterr().err.endswith("file' cannot be written, nothing was kept: No space left on device\n")
     assert main([*arguments, "--tasks", "spam"]) == 0
     predictor = runtime.load(folder, provider="cpu", threads=1)
     predictor.add_task("spam", tmp_path / "file")

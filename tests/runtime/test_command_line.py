@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -218,7 +219,9 @@ def test_progress_is_logged_and_shown_by_the_command(
     assert not logging.getLogger("runtime").handlers
 
 
-def test_a_closed_pipe_and_an_interrupt_end_quietly(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_pipe_and_an_interrupt_end_quietly(
+    bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [sys.executable, "-m", "runtime", bundle, "--text", "a"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -227,11 +230,12 @@ def test_a_closed_pipe_and_an_interrupt_end_quietly(bundle: str, monkeypatch: py
         assert process.stderr.read() == b""
         assert process.wait() == 0
 
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("runtime.command_line.load", interrupt)
-    assert main([bundle, "--text", "a"]) == 130
+    before = signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        monkeypatch.setattr("runtime.command_line.load", lambda *_, number=number, **__: signal.raise_signal(number))
+        assert main([bundle, "--text", "a"]) == 130
+        assert capsys.readouterr() == ("", "interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("arguments", [["encode", "{texts}"], ["--file", "{texts}", "--overwrite"]])

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 
 from exporter.advise.advise import advise
 from exporter.advise.combinations import Branch, Combination, Templates
+from exporter.advise.kept import only_run, replace_arrays, replace_text
 from exporter.advise.measurements import Measurements
 from exporter.advise.metrics import Estimate, estimates
 from exporter.advise.picture import save_picture
@@ -28,6 +30,7 @@ from exporter.advise.result import Advice
 from exporter.advise.text import lines
 from exporter.checkpoints.load import load
 from exporter.cli.main import main
+from exporter.errors import ExportError
 from exporter.planning.make_plan import make_plan
 from runtime.bundle import read_manifest
 from tests.helpers.advice_cases import FUSION, LAYERS, TASKS, accuracy, cost, save_model, write_labels
@@ -212,6 +215,22 @@ def test_a_latency_takes_the_least_loss(case: Case, advice: Advice) -> None:
 def test_a_second_run_measures_nothing(case: Case, advice: Advice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Templates, "compile", None)
     assert advise(case.request, case.folder) == advice
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no locks of folders")
+def test_two_runs_do_not_measure_at_once(case: Case, advice: Advice) -> None:
+    with only_run(case.measured), pytest.raises(ExportError, match=r"another run of the same request measures in .*: wait for"):
+        advise(case.request, case.folder)
+    assert advise(case.request, case.folder) == advice
+
+
+def test_measurements_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for write in (functools.partial(replace_text, text=""), functools.partial(replace_arrays, arrays={})):
+        with pytest.raises(ExportError, match=r"times\.json cannot be written: Not a directory; then the same command"):
+            write(tmp_path / "file" / "times.json")
+    with pytest.raises(ExportError, match="cannot be written"), only_run(tmp_path / "file" / "own"):
+        pass
 
 
 def test_an_interrupted_run_continues(case: Case, templates: Templates, advice: Advice, tmp_path: Path) -> None:

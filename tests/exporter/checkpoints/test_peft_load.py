@@ -352,3 +352,10 @@ def test_weights_that_peft_does_not_write_are_not_missing(tmp_path: Path) -> Non
     model.save_pretrained(tmp_path)
     assert not any("ranknum" in key for key in load_file(tmp_path / "a" / SAFE))
     assert_loaded(load_peft(base(), {"other": tmp_path / "a"}), "other", tmp_path / "a")
+
+
+def test_saved_modules_that_peft_saves_in_part(tmp_path: Path) -> None:
+    """The names of three modules in "embeddings" end with it, too; PEFT does not load what it saves."""
+    folder = saved(tmp_path, peft.LoraConfig(**LORA, modules_to_save=["embeddings"]))
+    with pytest.raises(ExportError, match=r'PEFT saves in part: name the inner ones, such as "word_embeddings"'):
+        load_peft(base(), {"a": folder})

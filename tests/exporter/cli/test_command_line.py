@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -19,7 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporter import export
-from exporter.cli.main import main
+from exporter.cli.main import main, run
+from exporter.cli.output import printing
 from exporter.verify import saved as saved_graphs
 from exporter.verify import verify as verify_module
 from exporter.verify.eager import eager
@@ -272,6 +275,27 @@ def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path
         assert status == 130
         assert (tmp_path / "errors").read_text(encoding="utf-8") == "interrupted: nothing was written\n"
         assert left == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "shown"),
+    [
+        ("export", "", "nothing was written"),
+        ("add", "onnx is written", "onnx is written"),
+        ("advise", "", "the same command continues"),
+        ("push", "", "the repository may have been created, and may have the files: push again"),
+    ],
+)
+def test_an_interrupt_says_what_is_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, module: str, text: str, shown: str
+) -> None:
+    def interrupted(_: object) -> None:
+        with printing(f"{text}, but " if text else ""):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(f"exporter.cli.{module}"), "run", interrupted)
+    assert run(f"exporter.cli.{module}", argparse.Namespace()) == 130
+    assert capsys.readouterr() == ("", f"interrupted: {shown}\n")
 
 
 def test_help_names_the_options_and_the_exit_statuses() -> None:

@@ -125,9 +125,32 @@ def test_adapters_of_peft_with_another_number_of_labels() -> None:
 )
 def test_a_configuration_of_the_adapter_counts_as_a_whole(own: dict[str, Any], kind: str, labels: tuple[str, ...]) -> None:
     model = with_peft(MULTI, 2)
-    model.config.label2id = {"base0": 0, "base1": 1}
+    model.config.id2label = {0: "base0", 1: "base1"}
     head = find_head(model, "a", "", own)
     assert (head.kind, head.labels) == (kind, labels)
+
+
+@pytest.mark.parametrize("label2id", [None, {}, {"yes": 0, "no": 1}, {"LABEL_0": 0, "LABEL_1": 1}])
+def test_labels_are_those_of_the_pipelines(label2id: Any) -> None:
+    """Many configurations have no label2id; transformers reads id2label."""
+    model = with_adapter(None, 2)
+    model.config.id2label, model.config.label2id = {0: "no", 1: "yes"}, label2id
+    assert find_head(model, "a", "").labels == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("id2label", "message"),
+    [
+        ({0: "a", 2: "b"}, "must have distinct ids from 0 to 1, .* correct its id2label"),
+        ({0: "a", 1: "a"}, "must be different names, .* correct its id2label"),
+        ({0: "a", 1: None}, "must be different names, .* correct its id2label"),
+    ],
+)
+def test_labels_that_no_prediction_could_have(id2label: Any, message: str) -> None:
+    model = with_adapter(None, 2)
+    model.config.id2label = id2label
+    with pytest.raises(ExportError, match=message):
+        find_head(model, "a", "")
 
 
 def test_an_unknown_problem_type_is_refused() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from exporter import ExportError
+from exporter import ExportError, VerificationError
 from exporter.write import staging
 from exporter.write.exchange import exchange
 from exporter.write.replaceable import check_sources
@@ -298,6 +298,10 @@ def test_an_export_that_was_replaced_meanwhile_is_not_continued(
         staged(output, overwrite=True, continued=continued) as folder,
     ):
         write_export(folder, 2, tasks=2)
+    # What was read from both differs from PyTorch
+    for manifest, message in ((continued, "was replaced by another process"), ((output / MANIFEST).read_bytes(), "^differs$")):
+        with pytest.raises(ExportError, match=message), staged(output, overwrite=True, continued=manifest):
+            raise VerificationError("differs")
     assert content(output) == "1"
     # In the last moment, after the first check
     continued = (output / MANIFEST).read_bytes()

@@ -1,6 +1,7 @@
 """Files that are written as a whole, and what they may replace."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,30 @@ def test_a_failure_keeps_the_former_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_whole(longest, [b"new", None])  # type: ignore[list-item]
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(longest.name, b"former")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has no such locks")
+def test_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    """Not those that are being written, and no other file."""
+    left, name = [tmp_path / f".{name}.partial-{'0' * 16}" for name in ("states", "other")], f".states.partial-{'0' * 15}"
+    for path in (*left, tmp_path / name, tmp_path / ".states"):
+        path.write_bytes(b"half")
+
+    def parts() -> Iterator[bytes]:
+        assert not left[0].exists()
+        (own,) = tmp_path.glob(f".states.partial-{'?' * 16}")
+        write_whole(tmp_path / "states", [b"second"])  # another writer of the same file
+        assert own.exists()
+        yield b"first"
+
+    write_whole(tmp_path / "states", parts())
+    assert (tmp_path / "states").read_bytes() == b"first"
+    left[1].with_name(f".states.partial-{'1' * 16}").write_bytes(b"half")
+    write_whole(tmp_path / "states", [b"a"], tidy=False)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("states", ".states", name, left[1].name),
+        f".states.partial-{'1' * 16}",
+    }
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

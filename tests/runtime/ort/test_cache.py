@@ -191,6 +191,23 @@ def test_what_a_killed_load_leaves_the_next_one_removes(bundle: Path, tmp_path: 
     assert list(temporary.glob("adapterdrop-*")) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_full_disk_is_no_fault_of_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    """ONNX Runtime has the same exception for a graph that it cannot load and for weights that it cannot write."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        with pytest.raises(runtime.InputError, match=r"options\.cache: .*: the packed weights of model.* cannot be written"):
+            load(bundle, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    load(bundle, tmp_path)
+    assert (packed(tmp_path) / "weights.bin").exists()
+
+
 def test_several_processes_pack_once(bundle: Path, tmp_path: Path) -> None:
     script = (
         "import sys, runtime\noptions = runtime.Options(cache=sys.argv[2], threads=1)\n"

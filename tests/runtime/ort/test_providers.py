@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,20 @@ def test_nodes_are_counted_where_they_ran(bundle: Path) -> None:
     (provider, count), *rest = predictor.node_counts().items()
     assert (provider, rest) == ("cpu", [])
     assert 8 < count < 20
+
+
+def test_a_profile_that_cannot_be_written(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is missing; or the disk is full, and ONNX Runtime writes as much as fits."""
+    predictor = runtime.load(bundle, provider="cpu", options=Options(threads=1, spin=False))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(runtime.AdapterDropError, match=r"the profile .*: No such file or directory; .*set TMPDIR"):
+        predictor.node_counts()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path)[: 99 if path.name.startswith("profile") else None])
+    with pytest.raises(runtime.AdapterDropError, match=r"the profile .*: it is incomplete; free disk space"):
+        predictor.node_counts()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_arena_has_a_limit(bundle: Path) -> None:

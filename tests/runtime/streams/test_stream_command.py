@@ -252,6 +252,25 @@ def test_a_killed_run_goes_on_without_loss_or_repetition(bundle: Path, tmp_path:
     assert [row.get("id", 77) for row in found] == list(range(1, count + 1))
 
 
+def test_an_interrupt_between_a_line_and_its_count(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state must not count the bytes of a line whose row it does not count: the line would be there twice."""
+    (tmp_path / "texts").write_text("a\nb\nc\n", encoding="utf-8")
+    assert run(bundle, tmp_path / "texts", tmp_path / "whole") == 0
+    expected, write = (tmp_path / "whole").read_bytes(), sinks.FileSink.write
+    for number in range(3):
+
+        def interrupted(sink: sinks.FileSink, line: bytes, number: int = number) -> None:
+            write(sink, line)
+            if sink.done.rows == 0 and json.loads(line)["line"] == number + 1:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(sinks.FileSink, "write", interrupted)
+        assert run(bundle, tmp_path / "texts", tmp_path / f"{number}") == 130
+        monkeypatch.setattr(sinks.FileSink, "write", write)
+        assert run(bundle, tmp_path / "texts", tmp_path / f"{number}") == 0
+        assert (tmp_path / f"{number}").read_bytes() == expected
+
+
 def test_a_finished_run_has_nothing_left(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(lines(5), encoding="utf-8")

@@ -52,13 +52,10 @@ def refuse_causal_prefix(model: nn.Module) -> None:
     """
     for attention in model.modules():
         prefix = getattr(attention, "prefix_tuning", None)
-        sdpa = getattr(getattr(attention, "config", None), "_attn_implementation", None) == "sdpa"
-        if (
-            sdpa
-            and getattr(attention, "is_causal", False) is True
-            and isinstance(prefix, PrefixTuningLayer)
-            and prefix.prefixes
-        ):
+        # In BERT and its relatives, attention has no configuration, and is_decoder makes it causal
+        sdpa = getattr(getattr(attention, "config", model.config), "_attn_implementation", None) == "sdpa"
+        is_causal = getattr(attention, "is_causal", getattr(attention, "is_decoder", False)) is True
+        if sdpa and is_causal and isinstance(prefix, PrefixTuningLayer) and prefix.prefixes:
             raise ExportError(
                 f"the adapter {next(iter(prefix.prefixes))!r} has a prefix in the decoder of {type(model).__name__} with sdpa "
                 "attention, for which the library's results depend on the padding of other rows: load the model with "
