@@ -31,4 +31,4 @@ for (const texts of manifest.padding_counts ? given.map((text) => [text]) : [giv
     console.log(JSON.stringify({ text, task, output, label, logits }));
   });
 }
-process.exit(0); // a worker of the library would keep the process
+process.stdout.write("", () => process.exit(0)); // a worker of the library would keep the process
