@@ -84,8 +84,10 @@ def test_a_text_has_its_logits_in_longer_company(
     states = runtime.TrunkStates.concatenate([predictor.run_trunk(text) for text in texts])
     for text in texts:
         cached.run(text)
+    states.save(tmp_path / "states")
     found = [predictor.run(feeds), cached.run(feeds)]
-    found += [predictor.run_branches(each) for each in (states, predictor.run_trunk(feeds))]
+    kept = (states, predictor.run_trunk(feeds), runtime.load_states(tmp_path / "states"))
+    found += [predictor.run_branches(each) for each in kept]
     for name in ("one", "two"):
         expected = _logits(model, name, texts)
         for each in found:
