@@ -167,7 +167,9 @@ def export(
             compared = checkpoint  # with the graph, once it is written
         else:
             compare_with_library(checkpoint, plans[0])
-        tokenizer, padding_counts = with_padding_side(checkpoint.tokenizer, pruned[0], plans[0])
+        # Each adapter may read padding, and the lowest drop has most of them
+        most = min(range(len(plans)), key=lambda number: plans[number].drop)
+        tokenizer, padding_counts = with_padding_side(checkpoint.tokenizer, pruned[most], plans[most])
         texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])
         request = BundleRequest(checkpoint.model, texts, keep_fused, examples, routed, extendable, slots, compared)

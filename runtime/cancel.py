@@ -20,6 +20,7 @@ class Cancellation:
         """Create a handle that has not been cancelled."""
         self._lock = threading.Lock()
         self._runs: list[Any] = []
+        self._waits: list[threading.Condition] = []
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -28,6 +29,26 @@ class Cancellation:
             self.cancelled = True
             for options in self._runs:
                 options.terminate = True
+            waits = list(self._waits)
+        for condition in waits:
+            with condition:
+                condition.notify_all()
+
+    def check(self) -> None:
+        """Raise CancelledError after `cancel`, for calls that have not come to their run."""
+        if self.cancelled:
+            raise CancelledError("the call was cancelled before it ran")
+
+    @contextmanager
+    def wakes(self, condition: threading.Condition) -> Iterator[None]:
+        """Notify a condition in `cancel` during the context, whose threads then call `check`. Enter it without the lock."""
+        with self._lock:
+            self._waits.append(condition)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waits.remove(condition)
 
     @contextmanager
     def run_options(self) -> Iterator[Any]:
@@ -38,8 +59,7 @@ class Cancellation:
         """
         options = ort.RunOptions()
         with self._lock:
-            if self.cancelled:
-                raise CancelledError("the call was cancelled before it ran")
+            self.check()
             self._runs.append(options)
         try:
             yield options

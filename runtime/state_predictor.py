@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.array_predictor import Answers, ArrayPredictor
-from runtime.bundle import TaskEntry
+from runtime.bundle import SplitEntry, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
@@ -134,14 +134,17 @@ class StatePredictor(ArrayPredictor):
         left, pad_id = self._padding()
         # A trunk may compute the states of other drops on its way.
         states = [state for entry in self.manifest.splits.values() for state in entry.states]
-        found = {}
-        for drop in self.drops:
-            if (entry := self.manifest.split(drop)) is not None:
-                keeps = self.manifest.padding_counts or entry.padding_counts
-                keeps = keeps or ("input_ids" in entry.inputs and pad_id is None)
-                padding = Padding.of(self.manifest.inputs, states, left, pad_id, keeps)
-                found[drop] = SplitRuns(SplitGraph(self._bundle, entry, self.manifest), padding, drop)
-        return found
+        entries = {drop: entry for drop in self.drops if (entry := self.manifest.split(drop)) is not None}
+
+        def padding(*read: SplitEntry) -> Padding:
+            keeps = self.manifest.padding_counts or any(entry.padding_counts for entry in read)
+            keeps = keeps or (pad_id is None and any("input_ids" in entry.inputs for entry in read))
+            return Padding.of(self.manifest.inputs, states, left, pad_id, keeps)
+
+        return {
+            drop: SplitRuns(SplitGraph(self._bundle, entry, self.manifest), padding(entry), drop, padding(*entries.values()))
+            for drop, entry in entries.items()
+        }
 
     def _look_up(self, feeds: Mapping[str, npt.NDArray[Any]], drop: int, entries: Sequence[TaskEntry]) -> LookUp | None:
         if self._state_cache is None or drop not in self._splits or not self._splits[drop].computes(entries):

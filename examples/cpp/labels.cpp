@@ -30,38 +30,42 @@ int main(int count, char** given) try {
   options.RegisterCustomOpsLibrary(library.c_str());
   Ort::Session session(env, (folder / graph).c_str(), options);
 
-  std::vector<std::vector<const char*>> texts(columns);
-  for (int index = first; index < count; ++index) texts[(index - first) % columns].push_back(given[index]);
-  Ort::AllocatorWithDefaultOptions allocator;
-  std::vector<Ort::Value> feeds;
-  for (const auto& column : texts) {
-    const int64_t rows = column.size();
-    feeds.push_back(Ort::Value::CreateTensor(allocator, &rows, 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING));
-    feeds.back().FillStringTensor(column.data(), column.size());
-  }
-  std::vector<std::string> outputs;
-  for (const auto& task : manifest.at("tasks")) outputs.insert(outputs.end(), task.at("outputs").begin(), task.at("outputs").end());
-  std::vector<const char*> inputs = {"text", "text_pair"}, names;
-  for (const auto& output : outputs) names.push_back(output.c_str());
-  const auto results = session.Run(Ort::RunOptions(), inputs.data(), feeds.data(), columns, names.data(), names.size());
+  // Where padding counts, the logits of a text depend on longer ones in its batch.
+  const int step = manifest.value("padding_counts", false) ? static_cast<int>(columns) : count - first;
+  for (int start = first; start < count; start += step) {
+    std::vector<std::vector<const char*>> texts(columns);
+    for (int index = start; index < start + step; ++index) texts[(index - first) % columns].push_back(given[index]);
+    Ort::AllocatorWithDefaultOptions allocator;
+    std::vector<Ort::Value> feeds;
+    for (const auto& column : texts) {
+      const int64_t rows = column.size();
+      feeds.push_back(Ort::Value::CreateTensor(allocator, &rows, 1, ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING));
+      feeds.back().FillStringTensor(column.data(), column.size());
+    }
+    std::vector<std::string> outputs;
+    for (const auto& task : manifest.at("tasks")) outputs.insert(outputs.end(), task.at("outputs").begin(), task.at("outputs").end());
+    std::vector<const char*> inputs = {"text", "text_pair"}, names;
+    for (const auto& output : outputs) names.push_back(output.c_str());
+    const auto results = session.Run(Ort::RunOptions(), inputs.data(), feeds.data(), columns, names.data(), names.size());
 
-  auto result = results.begin();
-  for (const auto& task : manifest.at("tasks")) {
-    for (const auto& output : task.at("outputs")) {
-      const size_t width = result->GetTensorTypeAndShapeInfo().GetElementCount() / texts[0].size();
-      const float* row = (result++)->GetTensorData<float>();
-      for (const char* text : texts[0]) {
-        const std::vector<float> values(row, row + width);
-        row += width;
-        nlohmann::json line = {{"text", text}, {"task", task.at("name")}, {"output", output}, {"values", values}};
-        if (task.at("head") == "classification") {
-          const auto best = std::max_element(values.begin(), values.end());
-          double sum = 0;
-          for (const float value : values) sum += std::exp(value - *best);
-          line["label"] = task.at("labels").at(best - values.begin());
-          line["score"] = 1 / sum;
+    auto result = results.begin();
+    for (const auto& task : manifest.at("tasks")) {
+      for (const auto& output : task.at("outputs")) {
+        const size_t width = result->GetTensorTypeAndShapeInfo().GetElementCount() / texts[0].size();
+        const float* row = (result++)->GetTensorData<float>();
+        for (const char* text : texts[0]) {
+          const std::vector<float> values(row, row + width);
+          row += width;
+          nlohmann::json line = {{"text", text}, {"task", task.at("name")}, {"output", output}, {"values", values}};
+          if (task.at("head") == "classification") {
+            const auto best = std::max_element(values.begin(), values.end());
+            double sum = 0;
+            for (const float value : values) sum += std::exp(value - *best);
+            line["label"] = task.at("labels").at(best - values.begin());
+            line["score"] = 1 / sum;
+          }
+          std::cout << line << "\n";
         }
-        std::cout << line << "\n";
       }
     }
   }

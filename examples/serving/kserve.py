@@ -5,7 +5,8 @@ FP32, of shape [n]; `TASK.scores` are the probabilities, FP32 [n, labels]; other
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,8 @@ Read = Callable[[Request], Awaitable[bytearray]]
 Submit = Callable[[PredictRequest], Awaitable[bytes]]
 
 _VERSION = "1"
+# The last one is sent by clients of Triton that name no outputs: without the binary extension, a response is JSON
+_NOT_OPTIONS = ("texts", "tasks", "binary_data_output")
 
 
 def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Limits, read: Read, submit: Submit) -> None:
@@ -65,12 +68,12 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
     async def metadata(model: str, version: str = _VERSION) -> dict[str, Any]:
         check(model, version)
         inputs = [{"name": each, "datatype": "BYTES", "shape": [-1]} for each in ("text", "text_pair")]
-        outputs = [
-            {"name": tensor, "datatype": kind, "shape": [-1, *shape]}
-            for task in predictor.manifest.tasks
-            for tensor, kind, shape in _tensors(task)
-        ]
-        return {"name": name, "versions": [_VERSION], "platform": "onnxruntime", "inputs": inputs, "outputs": outputs}
+        outputs: dict[str, dict[str, Any]] = {}
+        for task in _served(predictor):
+            for tensor, kind, shape in _tensors(task):
+                outputs.setdefault(tensor, {"name": tensor, "datatype": kind, "shape": [-1, *shape]})
+        versions, platform = [_VERSION], "onnxruntime"
+        return {"name": name, "versions": versions, "platform": platform, "inputs": inputs, "outputs": list(outputs.values())}
 
     @app.get("/v2/models/{model}/ready")
     @app.get("/v2/models/{model}/versions/{version}/ready")
@@ -91,7 +94,7 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         parameters = document.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise runtime.InputError("parameters: expected an object with drop, truncate and other options of predict")
-        options = {key: value for key, value in parameters.items() if key not in ("texts", "tasks")}
+        options = {key: value for key, value in parameters.items() if key not in _NOT_OPTIONS}
         parsed = PredictRequest.parse(json.dumps(options | {"texts": texts}).encode(), limits)
         # Looked up once: an added task may be replaced by one with other labels, or removed, before the answer is there
         entries = predictor.entries(None if wanted is None else sorted({_task(each, predictor.tasks) for each in wanted}))
@@ -108,6 +111,14 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         outputs = [tensors[each] for each in (tensors if wanted is None else wanted)]
         body = {"model_name": name, "model_version": _VERSION, "id": number, "outputs": outputs}
         return Response(to_json(body), media_type="application/json")
+
+
+def _served(predictor: runtime.Predictor) -> Iterator[TaskEntry]:
+    """Yield the tasks of the bundle, and those that were added, which may be removed at any time."""
+    yield from predictor.manifest.tasks
+    for name in predictor.tasks[len(predictor.manifest.tasks) :]:
+        with suppress(runtime.InputError):
+            yield from predictor.entries([name])
 
 
 def _document(body: bytearray) -> dict[str, Any]:
@@ -174,7 +185,7 @@ def _tensors(task: TaskEntry) -> list[tuple[str, str, list[int]]]:
     if task.head == "multilabel":
         return [(f"{task.name}.scores", "FP32", [len(task.labels)])]
     if task.head in ("regression", "multiple_choice"):
-        return [(task.name, "FP32", [])]
+        return [(task.name, "FP32", [task.columns] if task.columns > 1 else [])]
     return [(task.name, "BYTES", [])]
 
 

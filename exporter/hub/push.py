@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,8 @@ def push(
 ) -> Pushed:
     """Publish a bundle on the hub in one commit, with a model card made from its manifest.
 
-    Only the manifest and the files that it lists are published, after they were compared with their hashes. The repository is
-    created if it does not exist.
+    Only the manifest and the files that it lists are published, after they were compared with their hashes. The same commit
+    removes the files of an earlier push that the bundle no longer has. The repository is created if it does not exist.
 
     Args:
         folder: a folder that an export wrote.
@@ -82,6 +84,8 @@ def push(
             sizes = {each.path_in_repo: each.upload_info.size for each in operations}
             content = card(manifest, sizes, repository, base_model).encode()
             operations.append(hub.CommitOperationAdd(CARD, content))
+        names = {each.path_in_repo for each in operations}
+        operations += [hub.CommitOperationDelete(name) for name in _left_over(api, repository, names)]
         message = f"Upload of {len(manifest.tasks)} tasks with adapterdrop-onnx"
         done = api.create_commit(repository, operations, commit_message=message, create_pr=create_pr)
     except ExportError:
@@ -104,6 +108,21 @@ def _check_private(api: Any, repository: str) -> None:
     """The hub ignores the wish for a private repository if a public one exists."""
     if not api.repo_info(repository).private:
         raise ExportError(f"{repository} exists and is public: make it private in its settings, or push without --private")
+
+
+def _left_over(api: Any, repository: str, names: Collection[str]) -> list[str]:
+    """Return the files of the bundle in a repository that have none of these names, such as graphs of another layout.
+
+    Programs that know no manifest would find them, next to the configuration of the new bundle.
+    """
+    if not api.file_exists(repository, MANIFEST):
+        return []
+    try:
+        listed = json.loads(Path(api.hf_hub_download(repository, MANIFEST)).read_bytes())["files"]
+        before = {name for name in listed if isinstance(name, str)} - {CARD, *names}
+    except (KeyError, TypeError, ValueError, RecursionError):  # no manifest of ours
+        return []
+    return sorted(before.intersection(api.list_repo_files(repository)))
 
 
 def _has_own_card(api: Any, repository: str) -> bool:

@@ -168,7 +168,8 @@ class _Storage:
         """Return the axes of a value; None for a value that cannot be stored row by row.
 
         Masks and positions are not stored: the branches compute them for the batch in which a text is, whose padding differs
-        from that of the batch in which its states were computed.
+        from that of the batch in which its states were computed. Neither are values with two axes of variable length, such as
+        attention probabilities: their bytes grow with the square of the length, and texts are joined along one axis.
         """
         if value not in self.contents or (self.among is not None and self.identities[value] not in self.among):
             return None
@@ -180,6 +181,8 @@ class _Storage:
         names = [self._axis(*pair) for pair in zip(one.dims, other.dims, strict=True)]
         axes = tuple(name for name in names if name is not None)
         if len(axes) != len(names) or axes[:1] != (BATCH,) or BATCH in axes[1:]:
+            return None
+        if sum(not axis.isdecimal() for axis in axes[1:]) > 1:
             return None
         return axes
 

@@ -115,7 +115,7 @@ class SlotsGraph:
         results: list[Array | None] = [None] * len(entries)
         for part in self._parts(entries):
             weights = [entry.weights[self._drop] for entry in part.entries]
-            with self.table.hold(weights) as slots:
+            with self.table.hold(weights, cancel) as slots:
                 slot_of = {entry: slots[own] for entry, own in zip(part.entries, weights, strict=True)}
                 task_ids = np.array([slot_of[entries[row]] for row in part.rows], np.int64)
                 logits = self._run(branches or self._graph, feeds, row_ids[part.rows], task_ids, cancel)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from runtime.bundle import TaskEntry
+from runtime.errors import InputError
 
 Array = npt.NDArray[Any]
 
@@ -57,6 +58,21 @@ class HotEntry(TaskEntry):
     # Two versions of a task are two entries, even if their names and labels are equal.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    def __copy__(self) -> "HotEntry":
+        """Return the entry itself, which is immutable."""
+        return self
+
+    def __deepcopy__(self, _: object) -> "HotEntry":
+        """Return the entry itself, which is immutable."""
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Refuse to be pickled: its weights are in the slots of one predictor. Raises InputError."""
+        raise InputError(
+            f"{self.name}: the entry of an added task belongs to its predictor and cannot be pickled: pickle the predictor, "
+            "and call entries() of the one that is unpickled"
+        )
 
 
 def added_names(entries: Iterable[TaskEntry]) -> list[str]:

@@ -1,14 +1,16 @@
 """The slots of one graph: arrays with the weights of the tasks in use, and who uses which slot."""
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.cancel import Cancellation
 from runtime.errors import AdapterDropError
 from runtime.slots.hot_entry import TaskWeights
 from runtime.slots.layout import SlotLayout
@@ -65,24 +67,26 @@ class SlotTable:
         self._where: dict[TaskWeights, _Slot] = {}
         self._uses = 0
         self._writes = [0] * len(layout.groups)
-        self._turn = threading.Lock()
+        self._queue: deque[object] = deque()  # calls that want slots, in their order
         self._changed = threading.Condition()
 
     @contextmanager
-    def hold(self, wanted: Sequence[TaskWeights]) -> Iterator[Mapping[TaskWeights, int]]:
+    def hold(self, wanted: Sequence[TaskWeights], cancel: Cancellation | None = None) -> Iterator[Mapping[TaskWeights, int]]:
         """Keep weights in slots during the context.
 
         Args:
             wanted: weights, at most `layout.slots` of each group.
+            cancel: handle that can end the wait for slots from another thread.
 
         Yields:
             Weights -> number of their slot.
 
         Raises:
             AdapterDropError: the file of a task has changed or is gone.
+            CancelledError: the call was cancelled while it waited.
         """
-        with self._turn:  # one call at a time waits for slots
-            held, missing = self._reserve(dict.fromkeys(wanted))
+        with nullcontext() if cancel is None else cancel.wakes(self._changed):
+            held, missing = self._reserve(dict.fromkeys(wanted), cancel)
         try:
             for weights, slot in missing.items():
                 self._fill(slot, weights)
@@ -156,11 +160,12 @@ class SlotTable:
         """Return the inputs of a group."""
         return self._names[group]
 
-    def _reserve(self, wanted: Mapping[TaskWeights, None]) -> tuple[dict[TaskWeights, _Slot], dict[TaskWeights, _Slot]]:
-        """Pin a slot for each of the weights, all at once; wait until enough are free."""
+    def _reserve(
+        self, wanted: Mapping[TaskWeights, None], cancel: Cancellation | None
+    ) -> tuple[dict[TaskWeights, _Slot], dict[TaskWeights, _Slot]]:
+        """Pin a slot for each of the weights, all at once; wait until enough are free, and no earlier call waits."""
         with self._changed:
-            while (found := self._choose(wanted)) is None:
-                self._changed.wait()
+            found = self._wait(wanted, cancel)
             for weights, slot in found.items():
                 self._assign(slot, weights)
             held = {weights: self._where[weights] for weights in wanted}
@@ -169,6 +174,19 @@ class SlotTable:
                 slot.pins += 1
                 slot.used = self._uses
             return held, found
+
+    def _wait(self, wanted: Mapping[TaskWeights, None], cancel: Cancellation | None) -> dict[TaskWeights, _Slot]:
+        own = object()
+        self._queue.append(own)
+        try:
+            while self._queue[0] is not own or (found := self._choose(wanted)) is None:
+                if cancel is not None:
+                    cancel.check()
+                self._changed.wait()
+            return found
+        finally:
+            self._queue.remove(own)
+            self._changed.notify_all()  # for the call behind it
 
     def _choose(self, wanted: Mapping[TaskWeights, None]) -> dict[TaskWeights, _Slot] | None:
         """Return a slot for each of the weights that have none, the least recently used first; None if too few are free."""

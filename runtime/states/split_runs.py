@@ -48,11 +48,13 @@ class SplitRuns:
         graph: the graphs.
         padding: where texts are padded.
         drop: drop of the variant.
+        passing: as `padding`, for the states of other variants that the trunk computes on its way.
     """
 
     graph: SplitGraph
     padding: Padding
     drop: int
+    passing: Padding
 
     def states(self, feeds: Mapping[str, Array], count: int | None = None, cancel: Cancellation | None = None) -> list[Row]:
         """Compute the states of a batch.
@@ -71,7 +73,7 @@ class SplitRuns:
     def values_and_rows(
         self, feeds: Mapping[str, Array], count: int, cancel: Cancellation | None = None
     ) -> tuple[dict[str, Array], list[Row]]:
-        """Compute the states of a batch, those of other variants on the way among them.
+        """Compute the states of a batch, those of other variants on the way among them, whose texts may keep their padding.
 
         Args:
             feeds: checked inputs.
@@ -82,7 +84,7 @@ class SplitRuns:
             Values for the branches, and the rows, as in `states`.
         """
         states = self.graph.trunk(feeds, cancel, passing=True)
-        return {**feeds, **states}, self._rows(states, feeds, self.padding.extents(feeds)[:count])
+        return {**feeds, **states}, self._rows(states, feeds, self.passing.extents(feeds)[:count])
 
     def computes(self, entries: Sequence[TaskEntry]) -> bool:
         """Return whether there is a graph from the states to these tasks: for added ones, that with slots."""

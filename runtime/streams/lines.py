@@ -87,11 +87,21 @@ def unpacked(name: str, open_raw: Callable[[], IO[bytes]], option: str = "--file
         raise InputError(f"{option} {name}: cannot be read: {error.strerror or error}") from error
 
 
-def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Yield the number and the bytes of each line, without its end; None for a line longer than LONGEST, which is discarded."""
+def lines(file: IO[bytes], where: str = "") -> Iterator[tuple[int, bytes | None]]:
+    """Yield the number and the bytes of each line, without its end; None for a line longer than LONGEST, which is discarded.
+
+    Args:
+        file: an open file.
+        where: its name, for a message about lines that end with CR only; empty if such a file is one line.
+
+    Raises:
+        InputError: the lines end with CR only.
+    """
     number = 0
     while line := file.readline(LONGEST + 1):
         number += 1
+        if number == 1 and where:
+            _check_ends(line, where)
         if len(line) > LONGEST:
             _discard(file, line)
             yield number, None
@@ -111,10 +121,10 @@ class TextLines:
         number: number of the line that was read last.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        """Read a file from its start."""
+    def __init__(self, file: IO[bytes], where: str) -> None:
+        """Read a file from its start; `where` is its name, for messages."""
         self.number = 0
-        self._file = file
+        self._file, self._where = file, where
         self._row: list[str | None] = []  # None for a line that was discarded
         self._again: deque[str | None] = deque()
 
@@ -123,7 +133,7 @@ class TextLines:
         return self
 
     def __next__(self) -> str:
-        """Return the next line."""
+        """Return the next line. Raises InputError if the lines end with CR only."""
         line = self._again.popleft() if self._again else self._read()
         self.number += 1
         self._row.append(line)
@@ -149,10 +159,20 @@ class TextLines:
         line = self._file.readline(LONGEST + 1)
         if not line:
             raise StopIteration
+        if self.number == 0:
+            _check_ends(line, self._where)
         if len(line) > LONGEST:
             _discard(self._file, line)
             return None
         return (line.removeprefix(_BOM) if self.number == 0 else line).decode("utf-8", "surrogateescape")
+
+
+def _check_ends(first: bytes, where: str) -> None:
+    """Raise InputError if the first line is the whole file, and has a CR for each line."""
+    if len(first) <= LONGEST and not first.endswith(b"\n") and b"\r" in first[:-1]:
+        raise InputError(
+            f"{where}: expected lines that end with LF or CRLF, found CR only: convert the file, such as with `tr '\\r' '\\n'`"
+        )
 
 
 def _discard(file: IO[bytes], line: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from runtime.errors import InputError
 from runtime.streams.lines import Input, TextLines, lines, too_long
-from runtime.streams.records import Columns, Raw
+from runtime.streams.records import AN_ARRAY, Columns, Raw, begins_array
 from runtime.text.text_file import STANDARD_INPUT
 
 FORMATS: Final = ("txt", "jsonl", "csv", "tsv", "parquet")
@@ -59,8 +59,8 @@ def suffix_of(name: str) -> str | None:
     return found if found in FORMATS else None
 
 
-def _text(source: Input, _columns: Columns, _where: str) -> Iterator[Raw]:
-    for number, line in lines(source.file):
+def _text(source: Input, _columns: Columns, where: str) -> Iterator[Raw]:
+    for number, line in lines(source.file, where):
         if line is None:
             yield Raw(number, **too_long())
             continue
@@ -75,18 +75,22 @@ def _text(source: Input, _columns: Columns, _where: str) -> Iterator[Raw]:
         yield Raw(number, line, {"text": parts[0] if len(parts) == 1 else parts}, problem)
 
 
-def _json_lines(source: Input, _columns: Columns, _where: str) -> Iterator[Raw]:
+def _json_lines(source: Input, _columns: Columns, where: str) -> Iterator[Raw]:
+    is_first = True
     for number, line in lines(source.file):
         if line is None:
             yield Raw(number, **too_long())
         elif line.strip():
+            if is_first and begins_array(line):
+                raise InputError(f"{where}: line {number}: {AN_ARRAY}")
             yield Raw(number, line, None)
+        is_first = is_first and line is not None and not line.strip()
 
 
 def _table(delimiter: str) -> Callable[[Input, Columns, str], Iterator[Raw]]:
     def read(source: Input, columns: Columns, where: str) -> Iterator[Raw]:
         csv.field_size_limit(max(_FIELD, csv.field_size_limit()))  # 131,072 by default
-        given = TextLines(source.file)
+        given = TextLines(source.file, where)
         reader = csv.reader(given, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:

@@ -11,6 +11,10 @@ from runtime.text.texts import Text, check_texts
 
 PAIR: Final = ("text_a", "text_b")
 RESERVED: Final = ("line", "predictions", "error")  # names in the output
+AN_ARRAY: Final = (
+    'expected a JSON object in each line, {"text": …}, found an array: write each of its objects in a line, such as with '
+    "`jq -c '.[]'`"
+)
 _SHOWN: Final = 60  # characters of a value in a message
 
 
@@ -111,9 +115,23 @@ def _json_object(line: bytes) -> dict[str, Any]:
         raise InputError(f"expected UTF-8, found: {error.reason}; convert the file") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f'expected a JSON object, {{"text": …}}, found: {error}') from error
+    if isinstance(found, list):
+        raise InputError(AN_ARRAY)
     if not isinstance(found, dict):
         raise InputError(f'expected a JSON object, {{"text": …}}, found {type(found).__name__}')
     return found
+
+
+def begins_array(line: bytes) -> bool:
+    """Return whether a line begins an array of several lines: the file is one JSON document, and has no JSON lines."""
+    start = line.lstrip()
+    if not start.startswith(b"[") or start[1:].lstrip()[:1] not in (b"", b"{", b'"'):
+        return False
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _no_constant(name: str) -> None:

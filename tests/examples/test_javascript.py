@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+import torch
 
 import runtime
 from exporter import export
@@ -58,7 +59,7 @@ def _node(script: Path, folder: Path, *given: str) -> str:
 
 def _check(printed: str, bundle: Path, texts: Sequence[str] = TEXTS) -> None:
     """Compare the lines with the labels and scores of the runtime."""
-    rows = [json.loads(line) for line in printed.splitlines()]
+    rows = [row for row in map(json.loads, printed.splitlines()) if "label" in row]
     predictor = runtime.load(bundle, provider="cpu")
     expected = predictor.predict(texts, truncate=True)
     entries = [task for task in predictor.manifest.tasks if task.head == "classification"]
@@ -109,6 +110,34 @@ def one_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_long_texts_end_with_the_special_token(one_task: Path, tmp_path: Path, script: str) -> None:
     texts = ["word " * 900, "a short text", "another text " * 400]
     _check(_node(FOLDER / script, tmp_path, str(one_task), *texts), one_task, texts)
+
+
+@needs_node
+@pytest.mark.parametrize("script", ["labels.mjs", "labels_web.mjs"])
+def test_other_heads_and_texts_without_padding(tmp_path: Path, script: str) -> None:
+    """A gate reads the mean over all tokens, those of the padding included."""
+    config = pytest.importorskip("adapters").LoRAConfig(r=4, use_gating=True)
+    model = tiny_model({"a": (config, "3"), "b": ("seq_bn", "tag"), "c": ("seq_bn", "reg")}, bert_config(30_522))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "gate" in name or "lora_" in name:
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+    bundle = tmp_path / "onnx"
+    export(model, tokenizer(), output=bundle)
+    predictor = runtime.load(bundle, provider="cpu", threads=1)
+    assert predictor.manifest.padding_counts
+    texts = ["one", "a text that is longer than the first", "a brief word"]
+    lines = [json.loads(line) for line in _node(FOLDER / script, tmp_path, str(bundle), *texts).splitlines()]
+    assert [(line["text"], line["task"], line["output"]) for line in lines] == [
+        (t, name, name) for t in texts for name in "abc"
+    ]
+    for line in lines:
+        encoded = tokenizer()(line["text"], return_tensors="np")
+        (expected,) = predictor.run(
+            {entry.name: encoded[entry.name] for entry in predictor.manifest.inputs}, [line["task"]]
+        ).values()
+        np.testing.assert_allclose(line["logits"], expected.ravel(), atol=1e-4)
+        assert ("label" in line) == (line["task"] == "a")
 
 
 @pytest.fixture(scope="module", params=["</s>", None])

@@ -178,6 +178,7 @@ def test_the_protocol_of_kserve(url: str, predictor: runtime.Predictor) -> None:
         status, answer = infer(**body)
         assert (status, message in answer["error"]) == (400, True), answer
     assert infer(inputs=[text], id="\ud800", outputs=[{"name": "stars"}])[0] == 200  # JSON has lone surrogates, UTF-8 does not
+    assert infer(inputs=[text], parameters={"binary_data_output": True})[1]["outputs"] == every
     assert send(f"{url}/v2/models/other/infer", {})[0] == 404
     assert send(f"{url}/v2/models/adapterdrop/versions/1/infer", {"inputs": [text]})[1]["outputs"] == every
     for address in ("versions/1", "versions/1/ready"):

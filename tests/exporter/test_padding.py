@@ -14,7 +14,7 @@ from exporter import export
 from exporter.models.inputs import model_inputs
 from exporter.plan import Plan
 from exporter.verify.random_inputs import make_inputs
-from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
+from tests.helpers.tiny_models import LAYERS, assert_parity, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
 from tests.helpers.tiny_peft import tuned_model
 
 TASKS = {"a": ("seq_bn", "tag"), "b": ("lora", "2")}
@@ -85,6 +85,19 @@ def test_texts_are_not_padded_where_padding_counts(tmp_path: Path, caplog: pytes
         assert all(row.scores == pytest.approx(one.scores, abs=1e-5) for row, one in zip(found, alone, strict=True))
     for row, one in zip(predictor.predict_routed(texts, ["a"] * len(texts)), alone, strict=True):
         assert row["a"].scores == pytest.approx(one.scores, abs=1e-5)
+
+
+@pytest.mark.adapters
+def test_the_lowest_drop_shows_what_padding_changes(tmp_path: Path) -> None:
+    """At the highest one, no gate is left."""
+    config = pytest.importorskip("adapters").LoRAConfig(r=4, use_gating=True)
+    model = tiny_model({"a": (config, "3")}, bert_config(30522))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "gate" in name or "lora_" in name:
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+    export(model, tokenizer=tokenizer(), drop=[LAYERS, 0], output=tmp_path / "onnx")
+    assert runtime.load(tmp_path / "onnx", provider="cpu").manifest.padding_counts
 
 
 @pytest.mark.adapters

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+<<<<<<< HEAD
 import errno
+=======
+import copy
+>>>>>>> d15
 import json
 import pickle
 import random
@@ -24,7 +28,7 @@ import runtime
 from exporter import ExportError, add, export, task
 from exporter.cli.main import main
 from runtime.bundle.tensors import pack, sealed, unpack
-from runtime.errors import AdapterDropError, InputError
+from runtime.errors import AdapterDropError, CancelledError, InputError
 from runtime.ort.open_bundle import OpenBundle
 from runtime.serving.batcher import Batcher, Batching
 from runtime.serving.limits import Limits
@@ -390,6 +394,45 @@ def test_threads_add_replace_and_call(model: Any, predictor: runtime.Predictor, 
     assert answered[0] > 20
 
 
+def test_the_entry_of_an_added_task_belongs_to_its_predictor(predictor: runtime.Predictor, files: dict[str, Path]) -> None:
+    predictor.add_task("spam", files["spam"])
+    entries = predictor.entries(["topic", "spam"])
+    assert copy.deepcopy(entries)[1] is copy.copy(entries[1]) is entries[1]
+    with pytest.raises(InputError, match=r"spam: the entry of an added task .* cannot be pickled: pickle the predictor"):
+        pickle.dumps(entries)
+
+
+def test_a_call_that_waits_for_a_slot_is_cancelled(predictor: runtime.Predictor, files: dict[str, Path]) -> None:
+    for name in ("a", "b", "c"):
+        predictor.add_task(name, files["spam"])
+    assert predictor._hot is not None
+    table = predictor._hot.graphs[1].table
+    feeds, cancel, ended = inputs((2, 5)), runtime.Cancellation(), threading.Event()
+
+    def wait() -> None:
+        with contextlib.suppress(CancelledError):
+            predictor.run(feeds, ["c"], cancel=cancel)
+            return
+        ended.set()
+
+    in_slots = [entry.weights[1] for entry in predictor._hot.in_slots(predictor.entries(["a", "b"]))]
+    with table.hold(in_slots):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while not table._queue:
+            time.sleep(0.001)
+        behind = threading.Thread(target=predictor.run, args=(feeds, ["a"]))  # its slot is free for it
+        behind.start()
+        cancel.cancel()
+        assert ended.wait(10)
+        behind.join(10)
+        assert not behind.is_alive()
+    waiting.join()
+    predictor.run(feeds, ["c"])
+    with pytest.raises(CancelledError, match="the call was cancelled before it ran"):
+        predictor.run(feeds, ["c"], cancel=cancel)
+
+
 @pytest.fixture(scope="module")
 def with_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bundle that has a tokenizer, and the file `junk` of a task."""
@@ -518,9 +561,14 @@ def test_kserve_answers_with_one_version(with_texts: Path, tmp_path: Path, monke
     app = FastAPI()
     add_kserve(app, served, "model", Limits(), read, submit)
     infer = next(each.endpoint for each in app.routes if each.path == "/v2/models/{model}/infer")  # type: ignore[attr-defined]
+    metadata = next(each.endpoint for each in app.routes if each.path == "/v2/models/{model}")  # type: ignore[attr-defined]
+    shown = asyncio.run(metadata("model"))["outputs"]
+    assert [each["name"] for each in shown] == ["topic", "topic.scores", "junk", "junk.scores"]
     (output,) = json.loads(asyncio.run(infer("model", None)).body)["outputs"]
     assert output["data"] == pytest.approx(list(scores.values()), abs=1e-5)
     served.add_task("topic.scores", other)
+    names = [each["name"] for each in asyncio.run(metadata("model"))["outputs"]]
+    assert len(set(names)) == len(names)
     wanted[:] = ["topic.scores"]
     with pytest.raises(InputError, match=r"topic\.scores is a task, and the scores of the task topic: add it by another name"):
         asyncio.run(infer("model", None))

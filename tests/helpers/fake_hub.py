@@ -174,6 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
             value = line["value"]
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            if line["key"] == "deletedFile":
+                del files[value["path"]]
             if line["key"] == "lfsFile":
                 files[value["path"]] = self.fake._uploads[value["oid"]]
         pull = parse_qs(parts.query).get("create_pr") == ["1"]

@@ -80,9 +80,17 @@ def test_a_pull_request_and_a_card_of_the_author(hub: FakeHub, bundle: Path, tmp
     assert hub.repositories["org/tasks"]["main"] == {"README.md": b"my own card"}
     assert hub.repositories["org/tasks"]["refs/pr/1"]["README.md"] == b"my own card"
     hub.repositories["org/tasks"] = {"main": {"README.md": MARKER.encode()}}
-    # Another cache: the branches of this endpoint have one commit each
+    # Another cache: the branches of this endpoint have one commit each. Files of an earlier push leave, others stay
+    earlier = {
+        "adapterdrop.json": b'{"files": {"old.onnx": "", "gone.onnx": "", "README.md": ""}}',
+        "old.onnx": b"",
+        "notes": b"",
+    }
+    hub.repositories["org/tasks"]["main"] |= earlier
     assert run(hub, tmp_path / "other", "exporter", "push", str(bundle), "org/tasks").returncode == 0
-    assert b"## Tasks" in hub.repositories["org/tasks"]["main"]["README.md"]
+    published = hub.repositories["org/tasks"]["main"]
+    assert b"## Tasks" in published["README.md"]
+    assert set(published) == {path.name for path in bundle.iterdir()} - {".env"} | {"README.md", "notes"}
 
 
 @pytest.mark.parametrize(

@@ -84,12 +84,34 @@ def test_a_text_has_its_logits_in_longer_company(
     states = runtime.TrunkStates.concatenate([predictor.run_trunk(text) for text in texts])
     for text in texts:
         cached.run(text)
+    states.save(tmp_path / "states")
     found = [predictor.run(feeds), cached.run(feeds)]
-    found += [predictor.run_branches(each) for each in (states, predictor.run_trunk(feeds))]
+    kept = (states, predictor.run_trunk(feeds), runtime.load_states(tmp_path / "states"))
+    found += [predictor.run_branches(each) for each in kept]
     for name in ("one", "two"):
         expected = _logits(model, name, texts)
         for each in found:
             np.testing.assert_allclose(each[name], expected, atol=1e-5 if precision == "fp32" else 2e-2)
+
+
+def test_a_cascade_goes_on_to_states_that_keep_their_padding(tmp_path: Path) -> None:
+    """The trunk of drop 2 ends before layer 2, and computes the rotated keys of layer 1 on its way."""
+    torch.manual_seed(0)
+    base = _llama()
+    attention = "model.layers.{}.self_attn.{}_proj"
+    modules = [attention.format(layer, name) for layer, name in ((1, "v"), (2, "q"), (2, "k"), (2, "v"))]
+    config = peft.LoraConfig(task_type="SEQ_CLS", init_lora_weights=False, r=4, target_modules=modules)
+    left = tokenizer()
+    left.padding_side = "left"
+    export(peft.get_peft_model(base, config).eval(), left, drop=[2, 1], split=True, output=tmp_path)
+    predictor = runtime.load(tmp_path, provider="cpu", threads=1)
+    assert [entry.padding_counts for entry in predictor.manifest.splits.values()] == [False, True]
+    texts = ["one", "a text that is longer", "two", "a short text"]
+    (expected,) = predictor.predict(texts, drop=1).values()
+    (found,) = predictor.predict(texts, cascade=[(2, 1.0), (1, 0.0)], batch_size=len(texts)).values()
+    for one, other in zip(expected, found, strict=True):
+        assert other.drop == 1
+        assert other.scores == pytest.approx(one.scores, abs=1e-5)
 
 
 def _logits(model: Any, name: str, texts: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:

@@ -104,7 +104,7 @@ def test_columns_are_kept_and_named(bundle: Path, tmp_path: Path, capsys: pytest
 
 BROKEN = [
     ("a.jsonl", b'{"text": "a"}\nnot json\n', 'line 2: expected a JSON object, {"text": …}, found: Expecting value'),
-    ("a.jsonl", b'{"text": "a"}\n\n["text"]\n', 'line 3: expected a JSON object, {"text": …}, found list'),
+    ("a.jsonl", b'{"text": "a"}\n\n["text"]\n', 'line 3: expected a JSON object in each line, {"text": …}, found an array'),
     ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2: expected text, or text_a and text_b, found 'txt'"),
     ("a.jsonl", b'{"text": "a"}\n{"text": NaN}\n', 'line 2: expected a JSON object, {"text": …}, found: NaN'),
     ("a.jsonl", b'{"text": "a"}\n{"text": 7}\n', "line 2: expected a text, or a list of two texts, found int 7"),
@@ -119,6 +119,23 @@ BROKEN = [
     ("a.csv", b"text\na\nZo\xeb\n", "line 3: expected UTF-8"),
     ("a.csv", b'text\na\n"b\n', "line 3: expected comma-separated values, found: unexpected end of data"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'[\n  {"text": "a"},\n  {"text": "b"}\n]\n', "line 1: expected a JSON object in each line"),
+        ("a.jsonl", b'\n[{"text": "a"},\n{"text": "b"}]\n', "line 2: expected a JSON object in each line"),
+        ("a.txt", b"one\rtwo\rthree", "expected lines that end with LF or CRLF, found CR only"),
+        ("a.csv", b"text\rone\rtwo\r", "expected lines that end with LF or CRLF, found CR only"),
+    ],
+)
+def test_a_file_without_lines_is_refused(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert run(bundle, tmp_path / name, tmp_path / "out", "--skip-errors") == 2
+    assert f"error: --file {tmp_path / name}: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "content", "message"), BROKEN)
