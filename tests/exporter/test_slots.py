@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-<<<<<<< HEAD
-import errno
-=======
 import copy
->>>>>>> d15
+import errno
 import json
 import pickle
 import random
