@@ -68,7 +68,7 @@ def count_nodes(
 def _events(profile: bytes) -> Any:
     try:
         return json.loads(profile)
-    except ValueError as error:  # ONNX Runtime writes as much as fits, and reports nothing
+    except (ValueError, RecursionError) as error:  # ONNX Runtime writes as much as fits, and reports nothing
         raise _unwritable("it is incomplete") from error
 
 

@@ -105,6 +105,7 @@ class WriteWatch:
         self.root = ""
         self.found: list[str] = []
         self._busy = False
+        sys.dont_write_bytecode = True  # what Python compiles for an import is not written by a case
         sys.addaudithook(self._on)
 
     def _on(self, event: str, arguments: tuple[Any, ...]) -> None:
