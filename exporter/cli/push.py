@@ -22,4 +22,5 @@ def run(options: argparse.Namespace) -> None:
             print(json.dumps(asdict(done)))
         else:
             kept = "" if done.card else f"; the {CARD} of the repository is kept, because no push wrote it"
-            plain_console().print(f"{done.url}: {len(done.files) + 1} files, commit {done.commit}{kept}", soft_wrap=True)
+            gone = f"; removed of an earlier push: {', '.join(done.removed)}" if done.removed else ""
+            plain_console().print(f"{done.url}: {len(done.files) + 1} files, commit {done.commit}{kept}{gone}", soft_wrap=True)

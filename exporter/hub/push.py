@@ -27,12 +27,14 @@ class Pushed:
         commit: the commit that was made; the last one if nothing has changed.
         files: names of the files of the bundle.
         card: whether the model card was written; a card of another author is kept.
+        removed: names of the files of an earlier push that were removed.
     """
 
     url: str
     commit: str
     files: tuple[str, ...]
     card: bool
+    removed: tuple[str, ...]
 
 
 def push(
@@ -85,7 +87,8 @@ def push(
             content = card(manifest, sizes, repository, base_model).encode()
             operations.append(hub.CommitOperationAdd(CARD, content))
         names = {each.path_in_repo for each in operations}
-        operations += [hub.CommitOperationDelete(name) for name in _left_over(api, repository, names)]
+        removed = _left_over(api, repository, names)
+        operations += [hub.CommitOperationDelete(name) for name in removed]
         message = f"Upload of {len(manifest.tasks)} tasks with adapterdrop-onnx"
         done = api.create_commit(repository, operations, commit_message=message, create_pr=create_pr)
     except ExportError:
@@ -93,7 +96,7 @@ def push(
     except Exception as error:  # the exceptions of requests and httpx have no common base
         raise ExportError(f"{repository} cannot be pushed: {_why(error, repository, create_pr)}") from error
     url = done.pr_url if create_pr and done.pr_url else f"{api.endpoint}/{repository}"
-    return Pushed(url, done.oid, tuple(manifest.files), not own_card)
+    return Pushed(url, done.oid, tuple(manifest.files), not own_card, tuple(removed))
 
 
 def _operation(hub: Any, files: BoundFolder, name: str) -> Any:

@@ -87,7 +87,9 @@ def test_a_pull_request_and_a_card_of_the_author(hub: FakeHub, bundle: Path, tmp
         "notes": b"",
     }
     hub.repositories["org/tasks"]["main"] |= earlier
-    assert run(hub, tmp_path / "other", "exporter", "push", str(bundle), "org/tasks").returncode == 0
+    done = run(hub, tmp_path / "other", "exporter", "push", str(bundle), "org/tasks")
+    assert done.returncode == 0
+    assert "removed of an earlier push: old.onnx" in done.stdout
     published = hub.repositories["org/tasks"]["main"]
     assert b"## Tasks" in published["README.md"]
     assert set(published) == {path.name for path in bundle.iterdir()} - {".env"} | {"README.md", "notes"}
