@@ -38,5 +38,8 @@ def written() -> Iterator[None]:
 
 
 def discard_output() -> None:
-    """Let Python's own flush at exit write to nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Let Python's own flush at the end of the process write to nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        target = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(target, sys.stdout.fileno())
+        os.close(target)

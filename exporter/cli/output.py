@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ from rich.segment import Segment
 
 from exporter.errors import ExportError
 from runtime.printable import printable
+from runtime.standard_output import discard_output
 
 
 class _PlainConsole(Console):
@@ -53,17 +53,9 @@ def printing(done: str = "") -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(done.removesuffix(", but ")) from interrupt
     except BrokenPipeError:
-        _discard()
+        discard_output()
     except OSError as error:
         if error.filename is not None:  # a file that the block reads or writes
             raise
-        _discard()
+        discard_output()
         raise ExportError(f"{done}standard output cannot be written: {error.strerror or error}") from error
-
-
-def _discard() -> None:
-    """Let Python's own flush at the end of the process write to nowhere."""
-    with contextlib.suppress(OSError, ValueError):
-        target = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(target, sys.stdout.fileno())
-        os.close(target)
