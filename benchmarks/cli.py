@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from benchmarks.options import parse
 from benchmarks.variant import MismatchError
 from exporter.errors import ExportError
-from runtime.program import import_failure
+from runtime.program import import_failure, terminable
 
 # Commands of the suite; without one of them, the main benchmark runs.
 _COMMANDS = ("suite", "compare", "quick_ratios")
-
-
-def _raise_interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,12 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found: int = importlib.import_module(f"benchmarks.{given[0]}").main(given[1:])
         return found
     options = parse(given)
-    # A terminated run removes its temporary files, as an interrupted one does.
-    signal.signal(signal.SIGTERM, _raise_interrupt)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        # Imported by name and late: importing torch takes seconds, which --help and a mistyped option must not cost.
-        importlib.import_module("benchmarks.main_run").run(options)
+        with terminable():
+            # Imported by name and late: importing torch takes seconds, which --help and a mistyped option must not cost.
+            importlib.import_module("benchmarks.main_run").run(options)
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

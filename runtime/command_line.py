@@ -1,17 +1,13 @@
 """The command line: run an exported bundle on texts, or write it for Triton. See `python -m runtime --help`."""
 
 import argparse
-import contextlib
 import difflib
 import json
 import logging
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 from runtime import compile_ahead, states_commands
 from runtime.errors import AdapterDropError, InputError, ProviderError
@@ -26,7 +22,7 @@ from runtime.ort.providers import find
 from runtime.predictions_text import as_json, as_text
 from runtime.predictor import Prediction, Predictor
 from runtime.printable import printable
-from runtime.program import as_called
+from runtime.program import as_called, terminable
 from runtime.serving import triton
 from runtime.standard_output import discard_output, print_text, written
 from runtime.states_commands import with_added
@@ -75,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with _terminable(), shown("runtime", logging.StreamHandler()):
+        with terminable(), shown("runtime", logging.StreamHandler()):
             if list(arguments[:1]) == ["triton"]:
                 with written():
                     return triton.main(arguments[1:])
@@ -101,23 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     return _DONE
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let a command that is terminated keep or remove its files like one that is interrupted."""
-    if threading.current_thread() is not threading.main_thread():  # which gets no signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _check_command(arguments: Sequence[str]) -> None:

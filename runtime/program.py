@@ -1,9 +1,13 @@
-"""Texts of all command lines: how the command that runs is called, and the message for a package that is missing."""
+"""What all command lines share: how the command that runs is called, missing packages, and termination."""
 
+import contextlib
 import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Final
+from typing import Final, NoReturn
 
 NAME: Final = "adapterdrop"
 # Remedy for the commands of the runtime
@@ -39,3 +43,20 @@ def import_failure(error: ImportError, remedy: str) -> str:
         remedy: what to install; omitted for ONNX Runtime, whose message (`runtime.import_ort`) contains it.
     """
     return " ".join(str(error).split()) + ("" if error.name == "onnxruntime" else f"; {remedy}")
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt: what is terminated keeps or removes its files like what is interrupted."""
+    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

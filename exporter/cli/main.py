@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from exporter.cli.advise_options import advise_parser
 from exporter.cli.folder_options import add_parser, inspect_parser, push_parser, task_parser
 from exporter.cli.options import export_parser
 from exporter.errors import ExportError, VerificationError
 from runtime.options_text import CommandParser
-from runtime.program import as_called, import_failure
+from runtime.program import as_called, import_failure, terminable
 
 # First argument -> its options, and the module whose run(options) does the work. The module is loaded by name once the options
 # are read: importing torch takes seconds, and neither --help nor a mistyped option needs it.
@@ -57,11 +55,10 @@ def run(module: str, options: argparse.Namespace) -> int:
     Returns:
         The exit status, as `main`.
     """
-    # A terminated export cleans up like an interrupted one.
-    before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        # None is success; `advise` returns 1 where it chooses nothing.
-        status: int | None = importlib.import_module(module).run(options)
+        with terminable():
+            # None is success; `advise` returns 1 where it chooses nothing.
+            status: int | None = importlib.import_module(module).run(options)
     except ExportError as error:
         _print_error(f"error: {error}")
         return 1 if isinstance(error, VerificationError) else 2
@@ -75,8 +72,6 @@ def run(module: str, options: argparse.Namespace) -> int:
     except KeyboardInterrupt as interrupt:  # with a text if the output was there already
         _print_error(f"interrupted: {str(interrupt) or _LEFT.get(module, 'nothing was written')}")
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return status or 0
 
 
@@ -97,7 +92,3 @@ def _print_error(text: str) -> None:
     shown = "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in as_called(text))
     with contextlib.suppress(OSError):  # standard error may be closed, or a full disk
         print(shown, file=sys.stderr, flush=True)
-
-
-def _raise_interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
