@@ -81,6 +81,7 @@ ORDER = {
             "base_predictor",
             "array_predictor",
             "state_predictor",
+            "encoding_predictor",
             "text_streams",
             "predictor",
             "predictions_text",
