@@ -1,4 +1,4 @@
-"""What a predictor computes of texts before and besides predictions: states of the trunk, and embeddings."""
+"""Encoding of texts: states of the trunk, and embeddings."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from runtime.text.tokens import Tokens
 
 @dataclass(frozen=True, eq=False)
 class EncodingPredictor(StatePredictor):
-    """The part of a predictor that encodes texts: into states of the trunk, and into embeddings."""
+    """The part of a predictor that encodes texts as states of the trunk and as embeddings."""
 
     _encoder: TextEncoder | None
 
