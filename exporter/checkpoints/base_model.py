@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForTextEncoding
 from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.assign import ADAPTER_KEYS
 from exporter.checkpoints.config_requests import check_requests, check_sizes
-from exporter.checkpoints.files import read_json, reason, stored_bytes, stored_tensors
+from exporter.checkpoints.files import read_json, reason, stored_bytes, stored_shapes
 from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
 from exporter.models.neutral_state import use_neutral_settings
@@ -64,7 +64,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise ExportError(f"{str(path)!r} {wrong}")
     check_requests(path, config)
-    check_sizes(path, config, stored_tensors(folder))
+    check_sizes(path, config, stored_shapes(folder))
     return config
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ _LAYERS = (
 # Some models share one layer's weights, but such models are not deep.
 _FEW_LAYERS = 64
 _MOST_LAYERS = 1000
+# transformers copies the names of all labels many times. Bases can state those of a head that they lack: 21,843 of ImageNet.
+_FEW_LABELS = 2**15
 _MOST_LABELS = 2**20
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -59,19 +61,22 @@ def check_requests(path: Path, config: Mapping[str, Any]) -> None:
             _check_index(index)
 
 
-def check_sizes(path: Path, config: Mapping[str, Any], tensors: int | None = None) -> None:
+def check_sizes(path: Path, config: Mapping[str, Any], shapes: Sequence[tuple[int, ...]] | None = None) -> None:
     """Refuse numbers of layers and labels that no model has: creating them would take minutes or all memory.
 
     Args:
         path: the file, for messages.
         config: its content.
-        tensors: the number of weights that belong to it, if that is known.
+        shapes: those of the weights that belong to it, if they are known.
 
     Raises:
         ExportError: there is such a number.
     """
-    most = {key: _MOST_LAYERS if tensors is None else min(_MOST_LAYERS, max(_FEW_LAYERS, tensors)) for key in _LAYERS}
-    most["num_labels"] = _MOST_LABELS
+    layers, labels = _MOST_LAYERS, _MOST_LABELS
+    if shapes is not None:
+        layers = min(layers, max(_FEW_LAYERS, len(shapes)))
+        labels = min(labels, max(_FEW_LABELS, *(max(shape, default=0) for shape in shapes)))
+    most = {**dict.fromkeys(_LAYERS, layers), "num_labels": labels}
     for where, key, value in _entries(config):
         for found in value if isinstance(value, list) else [value]:
             if key in most and isinstance(found, int) and found > most[key]:

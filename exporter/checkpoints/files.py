@@ -71,16 +71,16 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern) if path.is_file())
 
 
-def stored_tensors(folder: Path) -> int | None:
-    """Return the number of tensors in the safetensors files of a folder; None if that is not known."""
-    count = 0
+def stored_shapes(folder: Path) -> list[tuple[int, ...]] | None:
+    """Return the shapes of the tensors in the safetensors files of a folder; None if they are not known."""
+    shapes: list[tuple[int, ...]] = []
     for path in folder.glob("*.safetensors"):
         try:
             with safe_open(path, "pt") as weights:
-                count += len(list(weights.keys()))
+                shapes += [tuple(weights.get_slice(name).get_shape()) for name in weights.keys()]  # noqa: SIM118 - no mapping
         except (OSError, SafetensorError):  # reported when the weights are loaded
             return None
-    return count or None
+    return shapes or None
 
 
 def _read_file(path: Path) -> dict[str, torch.Tensor]:

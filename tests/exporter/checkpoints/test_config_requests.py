@@ -125,7 +125,7 @@ def test_a_configuration_does_not_allow_code_itself(saved: Path, tmp_path: Path)
         ({"num_layers": 2**63}, "sets num_layers to 9,223,372,036,854,775,808"),
         ({"depths": [2, 10**9]}, "sets depths to 1,000,000,000"),
         ({"encoder": {"n_layer": 10**400}}, "sets encoder.n_layer to a number of more than 30 digits"),
-        ({"num_labels": 10**9}, "sets num_labels to 1,000,000,000: expected at most 1,048,576"),
+        ({"num_labels": 10**9}, "sets num_labels to 1,000,000,000: expected at most 32,768"),
     ],
 )
 def test_numbers_of_layers_that_no_weights_have(saved: Path, changes: dict[str, Any], message: str) -> None:
