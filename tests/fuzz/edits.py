@@ -146,6 +146,6 @@ def _refresh(folder: Path) -> None:
     if document is None or not isinstance(document.content, dict) or not isinstance(document.content.get("files"), dict):
         return
     for name in document.content["files"]:
-        if (folder / name).is_file() and not (folder / name).is_symlink():
+        if not Path(name).is_absolute() and (folder / name).is_file() and not (folder / name).is_symlink():
             document.content["files"][name] = digest(folder / name)
     document.write()
