@@ -1,4 +1,4 @@
-"""What all command lines share: how the command that runs is called, missing packages, and termination."""
+"""Parts that all command lines share: how the command that runs is called, missing packages, and termination."""
 
 import contextlib
 import re
