@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from exporter.checkpoints.load import check_finite, load
@@ -26,8 +29,10 @@ from exporter.verify.routes import width
 from exporter.verify.slots import verify_slots
 from exporter.write.save import task_entry
 from exporter.write.stored_groups import StoredGroup, load_stored_groups
-from runtime.bundle import Manifest, ParityRow, VariantEntry, slots_file
+from runtime.bundle import MANIFEST, Manifest, ParityRow, VariantEntry, slots_file
 from runtime.bundle.whole_file import unreplaceable, write_whole
+from runtime.errors import BundleError
+from runtime.hub import Access, bundle_folder
 from runtime.slots.layout import SlotLayout, layout_file
 from runtime.slots.task_file import is_task_file, task_file_bytes
 
@@ -72,7 +77,7 @@ def task(
     task must have the structure of a task of the bundle, and at most as many labels as the task with the most.
 
     Args:
-        folder: a folder that `export` wrote with `slots`; it is only read.
+        folder: a folder that `export` wrote with `slots`, or its hub id; it is only read.
         adapters: as in `export`.
         output: the file to write; an earlier task file is replaced as a whole, any other file is an error.
         model: the trunk that the bundle was exported from, as in `add`; tasks of it that the bundle has are ignored.
@@ -91,8 +96,24 @@ def task(
         ExportError: no such bundle, no new task or several, or one that does not fit into the slots.
         VerificationError: the task's logits differ from PyTorch. In either case no file was written.
     """
-    folder, output = Path(folder).expanduser(), _file(output)
-    _check_output(output, folder)
+    file = _file(output)
+    with _without_links(_bundle(folder, file)) as local:
+        return _make(local, adapters, file, model, fusions, atol, pooling, drop, heads, tasks)
+
+
+def _make(
+    folder: Path,
+    adapters: Sequence[str],
+    output: Path,
+    model: Any,
+    fusions: Sequence[str],
+    atol: float | None,
+    pooling: Mapping[str, str] | None,
+    drop: int | None,
+    heads: Mapping[str, Any] | None,
+    tasks: Sequence[str] | Mapping[str, Any] | None,
+) -> TaskReport:
+    """Make the file as `task` does, for a folder without links."""
     stages = Stages()
     with stages("load"):
         manifest = open_exported(folder)
@@ -126,6 +147,37 @@ def task(
         content = task_file_bytes(task_entry(only, (only.name,)), manifest.precision, graphs, parity)
         _write(output, content)
     return TaskReport(output, only.name, len(content), tuple(parity), tuple(notes), stages.seconds)
+
+
+def _bundle(folder: str | Path, output: Path) -> Path:
+    """Return the folder of a bundle, downloaded if it is a hub id.
+
+    Raises:
+        ExportError: the hub id is not available, or the output is in the folder.
+    """
+    try:
+        found = Path(bundle_folder(Path(folder).expanduser(), Access())[0])
+    except BundleError as error:
+        raise ExportError(str(error)) from error
+    _check_output(output, found)
+    return found
+
+
+@contextmanager
+def _without_links(folder: Path) -> Iterator[Path]:
+    """Yield a copy of a folder whose files are links, as in the cache of the hub; ONNX follows none to weights elsewhere."""
+    if not any(path.is_symlink() for path in folder.glob("*")):
+        yield folder
+        return
+    manifest = open_exported(folder)
+    with TemporaryDirectory() as copy:
+        try:
+            for name in (MANIFEST, *manifest.files):
+                (Path(copy) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, Path(copy) / name)
+        except OSError as error:
+            raise ExportError(f"{folder} cannot be copied to {copy}: {error.strerror or error}") from error
+        yield Path(copy)
 
 
 def _file(output: object) -> Path:

@@ -88,7 +88,10 @@ def bundle_folder(source: str | os.PathLike[str], access: Access) -> tuple[str, 
     except Exception as error:  # the exceptions of requests and httpx have no common base
         what = "there is no such folder, and the hub id is not available"
         raise BundleError(f"{text}: {what}: {reason(error, access, found.revision, MANIFEST)}") from error
-    names = [name for name in read_manifest(folder).files if not (folder / name).is_file()]
+    try:
+        names = [name for name in read_manifest(folder).files if not (folder / name).is_file()]
+    except BundleError as error:
+        raise BundleError(f"{text}: {error}; if the download is damaged, remove that file to download it again") from error
     if names:
         commit = folder.name  # of the manifest: the branch may have moved on since
         try:

@@ -36,11 +36,14 @@ def next_step(folder: Path) -> list[str]:
     tasks = [task for task in manifest.tasks if _takes_texts(manifest, encoder, task)]
     if encoder is None or not tasks:
         return _python(folder, manifest)
+    named = [task for task in tasks if _is_nameable(task)]
+    if len(tasks) < len(manifest.tasks) and not named:
+        return _python(folder, manifest)
     arguments = [*as_called("python -m runtime").split(), str(folder), *_text_arguments(tasks, encoder)]
     if manifest.max_lengths.get("sequence", _LONG_ENOUGH) < _LONG_ENOUGH:
         arguments.append("--truncate")
     if len(tasks) < len(manifest.tasks):
-        arguments += ["--tasks", ",".join(task.name for task in tasks[:_TASKS])]
+        arguments += ["--tasks", ",".join(task.name for task in named[:_TASKS])]
     return [" ".join(map(_quoted, arguments))]
 
 
@@ -59,7 +62,11 @@ def _takes_texts(manifest: Manifest, encoder: TextEncoder | None, task: TaskEntr
             require_encoder(manifest, encoder, [task])
     except InputError:
         return False
-    # What --tasks cannot name is left out of the example.
+    return True
+
+
+def _is_nameable(task: TaskEntry) -> bool:
+    """Whether --tasks, a list with commas, can name a task: not an AdapterFusion `a,b`."""
     return "," not in task.name and task.name == task.name.strip()
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from exporter.errors import ExportError
 from exporter.hub.card import MARKER, card
@@ -137,7 +137,7 @@ def _has_own_card(api: Any, repository: str) -> bool:
 
 def _why(error: Exception, repository: str, create_pr: bool) -> str:
     errors: Any = importlib.import_module("huggingface_hub.errors")
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     owner = repository.partition("/")[0]
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set: unset it to push"
@@ -146,9 +146,30 @@ def _why(error: Exception, repository: str, create_pr: bool) -> str:
     if status == 403:
         other = "" if create_pr else ", or open a pull request with --create-pr"
         return f"the token may not write there: use one with write permission for {owner}{other}"
+    if status is not None and (what := _AGAIN.get(status, "the hub failed" if status >= 500 else "")):
+        return f"{what} (status {status}); nothing was committed: push again later"
+    if isinstance(error, json.JSONDecodeError | KeyError):
+        return f"the answer is not that of a hub ({type(error).__name__}: {error}): check HF_ENDPOINT and the proxy"
     if status is None and not isinstance(error, errors.HfHubHTTPError):
         return f"the hub cannot be reached ({type(error).__name__})" if _is_connection(error) else reason(error, Access())
     return reason(error, Access())
+
+
+_AGAIN: Final = {
+    409: "another commit was made at the same time",
+    412: "another commit was made",
+    429: "the hub limits requests",
+}
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of the response in an error or in one that caused it, as that of a file's upload."""
+    each: BaseException | None = error
+    while each is not None:
+        if (status := getattr(getattr(each, "response", None), "status_code", None)) is not None:
+            return int(status)
+        each = each.__cause__
+    return None
 
 
 def _is_connection(error: Exception) -> bool:

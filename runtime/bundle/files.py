@@ -220,8 +220,9 @@ class BoundFolder:
             yield f"{name}: cannot be read: {error.strerror}"
             return
         if found != expected:
-            # A cache keeps a damaged file, and links to it again
-            cached = f" in {Path(at).resolve()}; remove that file to download it again" if outside else ""
+            # A cache of the hub keeps a damaged file, with or without links
+            kept = outside or self.path.parent.name == "snapshots"
+            cached = f" in {Path(at).resolve()}; remove that file to download it again" if kept else ""
             yield f"{name}: truncated or altered: expected sha256 {expected}, found {found}{cached}"
         elif before != after:
             yield f"{name}: changed while it was read"

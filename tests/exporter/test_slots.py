@@ -55,6 +55,21 @@ def files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return {name: task(folder, output=place / f"{name}.safetensors", model=only(name)).output for name in NEW}
 
 
+def test_a_task_for_a_bundle_of_the_hub(
+    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, repository = "0" * 40, tmp_path / "models--org--tasks"
+    shutil.copytree(folder, repository / "blobs")
+    for path in folder.iterdir():
+        link = repository / "snapshots" / commit / path.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(repository / "blobs" / path.name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = NEW[0]
+    made = task(f"org/tasks@{commit}", output=tmp_path / "task.safetensors", model=only(name)).output
+    assert made.read_bytes() == files[name].read_bytes()
+
+
 @pytest.fixture
 def predictor(folder: Path) -> runtime.Predictor:
     """Without shared weights, it opens only the graphs that run; test_added_tasks_answer_as_pytorch shares them."""

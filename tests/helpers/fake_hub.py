@@ -39,6 +39,7 @@ class FakeHub:
         gated: ids to which every access is refused.
         read_only: whether every write is refused with 403.
         unauthorised: whether every write is refused with 401.
+        failing: part of the path of writes, and the status with which they fail.
         requests: "METHOD path" of each request.
         commits: id, query and message of each commit.
         url: address, while it is served.
@@ -49,6 +50,7 @@ class FakeHub:
     gated: set[str] = field(default_factory=set)
     read_only: bool = False
     unauthorised: bool = False
+    failing: tuple[str, int] = ("", 0)
     requests: list[str] = field(default_factory=list)
     commits: list[dict[str, Any]] = field(default_factory=list)
     created: list[dict[str, Any]] = field(default_factory=list)
@@ -134,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path, body = parts.path.strip("/"), self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.fake.requests.append(f"POST {path}")
+        if self._fails():
+            return self._fail(self.fake.failing[1], "")
         if path == "api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
         if self.fake.unauthorised or self.fake.read_only:
@@ -188,8 +192,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.fake.requests.append(f"PUT {self.path}")
+        if self._fails():
+            return self._fail(self.fake.failing[1], "")
         self.fake._uploads[hashlib.sha256(body).hexdigest()] = body
-        self._send(200, b"")
+        return self._send(200, b"")
+
+    def _fails(self) -> bool:
+        return bool(self.fake.failing[1]) and self.fake.failing[0] in self.path
 
     def _fail(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code or "forbidden", **(headers or {})})

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,6 +108,19 @@ def test_a_half_downloaded_bundle(hub: FakeHub, tmp_path: Path) -> None:
     damaged = command(hub, home, REPOSITORY).stderr
     assert "model.onnx.data: truncated or altered" in damaged
     assert f" in {blob}; remove that file to download it again" in damaged
+
+
+def test_a_damaged_file_of_a_cache_without_links(tmp_path: Path) -> None:
+    """As on Windows, where the files are in the snapshot itself."""
+    commit = "0" * 40
+    folder = write_bundle(tmp_path / "models--org--tasks" / "snapshots" / commit)
+    weights, manifest = folder / "model.onnx.data", folder / "adapterdrop.json"
+    weights.write_bytes(bytes(3))
+    with pytest.raises(BundleError, match=re.escape(f" in {weights}; remove that file to download it again")):
+        runtime.load(f"org/tasks@{commit}", cache_dir=tmp_path)
+    manifest.write_text("{")
+    with pytest.raises(BundleError, match="if the download is damaged, remove that file to download it again"):
+        runtime.load(f"org/tasks@{commit}", cache_dir=tmp_path)
 
 
 def test_a_repository_without_a_listed_file(hub: FakeHub, tmp_path: Path) -> None:

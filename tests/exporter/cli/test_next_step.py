@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from exporter.cli.main import main
 from exporter.cli.next_step import next_step
+from runtime.bundle import read_manifest
 from tests.helpers import runtime_bundles as bundles
 from tests.helpers.printed_lines import run_in_shell, run_lines
 
@@ -46,6 +48,16 @@ def test_tasks_that_texts_do_not_answer_are_left_out(tmp_path: Path) -> None:
     (command,) = next_step(folder)
     assert command.endswith(" --tasks topic")
     assert "topic" in run_lines([command], tmp_path)
+
+
+def test_the_only_task_needs_no_name(tmp_path: Path) -> None:
+    """An AdapterFusion is called a,b by default, which --tasks would divide."""
+    folder = bundles.write_bundle(tmp_path / "bundle")
+    only = dataclasses.replace(read_manifest(folder).tasks[0], name="a,b")
+    bundles.keep_tasks(folder, only)
+    (command,) = next_step(folder)
+    assert " --text " in command
+    assert "--tasks" not in command
 
 
 @pytest.mark.parametrize(

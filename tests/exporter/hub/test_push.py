@@ -116,6 +116,22 @@ def test_pushes_that_are_refused(
     assert not hub.commits
 
 
+@pytest.mark.parametrize(
+    ("part", "status", "message"),
+    [
+        ("/upload/", 403, "the token may not write there"),
+        ("/commit/", 409, "another commit was made at the same time (status 409); nothing was committed: push again later"),
+        ("/commit/", 502, "the hub failed (status 502); nothing was committed"),
+    ],
+)
+def test_a_hub_that_fails_midway(hub: FakeHub, bundle: Path, tmp_path: Path, part: str, status: int, message: str) -> None:
+    hub.failing = part, status
+    done = run(hub, tmp_path / "home", "exporter", "push", str(bundle), "org/tasks")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr.splitlines()[-1]
+    assert not hub.commits
+
+
 def test_private_is_not_ignored_for_a_public_one(hub: FakeHub, bundle: Path, tmp_path: Path) -> None:
     hub.repositories["org/tasks"] = {"main": {}}
     done = run(hub, tmp_path / "home", "exporter", "push", str(bundle), "org/tasks", "--private")
