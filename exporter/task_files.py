@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from exporter.checkpoints.load import check_finite, load
 from exporter.compile.build import copies
 from exporter.compile.slots import SlotGraph, compile_slots
 from exporter.errors import ExportError
+from exporter.local_bundle import local_bundle
 from exporter.models.neutral_state import neutral_state
 from exporter.notes import decided_in_fp64
 from exporter.plan import Plan, Task
@@ -29,10 +27,8 @@ from exporter.verify.routes import width
 from exporter.verify.slots import verify_slots
 from exporter.write.save import task_entry
 from exporter.write.stored_groups import StoredGroup, load_stored_groups
-from runtime.bundle import MANIFEST, Manifest, ParityRow, VariantEntry, slots_file
+from runtime.bundle import Manifest, ParityRow, VariantEntry, slots_file
 from runtime.bundle.whole_file import unreplaceable, write_whole
-from runtime.errors import BundleError
-from runtime.hub import Access, bundle_folder
 from runtime.slots.layout import SlotLayout, layout_file
 from runtime.slots.task_file import is_task_file, task_file_bytes
 
@@ -97,87 +93,41 @@ def task(
         VerificationError: the task's logits differ from PyTorch. In either case no file was written.
     """
     file = _file(output)
-    with _without_links(_bundle(folder, file)) as local:
-        return _make(local, adapters, file, model, fusions, atol, pooling, drop, heads, tasks)
-
-
-def _make(
-    folder: Path,
-    adapters: Sequence[str],
-    output: Path,
-    model: Any,
-    fusions: Sequence[str],
-    atol: float | None,
-    pooling: Mapping[str, str] | None,
-    drop: int | None,
-    heads: Mapping[str, Any] | None,
-    tasks: Sequence[str] | Mapping[str, Any] | None,
-) -> TaskReport:
-    """Make the file as `task` does, for a folder without links."""
-    stages = Stages()
-    with stages("load"):
-        manifest = open_exported(folder)
-        _check_drop(manifest, drop)
-        layouts = [_layout(folder, manifest, variant) for variant in manifest.variants]
-        checkpoint = load(model, False, adapters, fusions, pooling, heads)
-        plans = [plan_new(checkpoint, manifest, variant, atol, drop, tasks).new for variant in manifest.variants]
-        if len(plans[0].tasks) != 1:
-            found = ", ".join(each.name for each in plans[0].tasks)
-            raise ExportError(f"a task file holds one task, found {found}: name one with tasks (--tasks NAME)")
-    with stages("prune"):
-        pruned = [prune(checkpoint.model, plan) for plan in plans]
-        for (task_group,) in pruned:
-            check_finite(task_group.model)
-        compare_with_library(checkpoint, plans[0])
-    graphs, parity, notes = {}, list[ParityRow](), dict[str, None]()
-    for variant, layout, plan, (task_group,) in zip(manifest.variants, layouts, plans, pruned, strict=True):
-        (only,) = plan.tasks
-        with stages("compile"):
-            stored = load_stored_groups(folder / variant.model, list(manifest.files))
-            group = stored_group_of(stored, only)
-            compiled = _compiled(stored, group, task_group, layout, plan)
-            _check_graph(compiled, layout, folder / slots_file(variant.model))
-        with stages("verify"):
-            session = open_slots(folder / slots_file(variant.model))
-            rows, exact = verify_slots(session, layout, plan, [task_group], compiled.rows, {only.name: group})
-            parity += rows
-            notes |= dict.fromkeys(decided_in_fp64(exact))
-        graphs[layout.identity] = (variant.drop, group, compiled.rows[only.name])
-    with stages("save"):
-        content = task_file_bytes(task_entry(only, (only.name,)), manifest.precision, graphs, parity)
-        _write(output, content)
-    return TaskReport(output, only.name, len(content), tuple(parity), tuple(notes), stages.seconds)
-
-
-def _bundle(folder: str | Path, output: Path) -> Path:
-    """Return the folder of a bundle, downloaded if it is a hub id.
-
-    Raises:
-        ExportError: the hub id is not available, or the output is in the folder.
-    """
-    try:
-        found = Path(bundle_folder(Path(folder).expanduser(), Access())[0])
-    except BundleError as error:
-        raise ExportError(str(error)) from error
-    _check_output(output, found)
-    return found
-
-
-@contextmanager
-def _without_links(folder: Path) -> Iterator[Path]:
-    """Yield a copy of a folder whose files are links, as in the cache of the hub; ONNX follows none to weights elsewhere."""
-    if not any(path.is_symlink() for path in folder.glob("*")):
-        yield folder
-        return
-    manifest = open_exported(folder)
-    with TemporaryDirectory() as copy:
-        try:
-            for name in (MANIFEST, *manifest.files):
-                (Path(copy) / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, Path(copy) / name)
-        except OSError as error:
-            raise ExportError(f"{folder} cannot be copied to {copy}: {error.strerror or error}") from error
-        yield Path(copy)
+    with local_bundle(folder) as (local, source):
+        _check_output(file, source)
+        stages = Stages()
+        with stages("load"):
+            manifest = open_exported(local)
+            _check_drop(manifest, drop)
+            layouts = [_layout(local, manifest, variant) for variant in manifest.variants]
+            checkpoint = load(model, False, adapters, fusions, pooling, heads)
+            plans = [plan_new(checkpoint, manifest, variant, atol, drop, tasks).new for variant in manifest.variants]
+            if len(plans[0].tasks) != 1:
+                found = ", ".join(each.name for each in plans[0].tasks)
+                raise ExportError(f"a task file holds one task, found {found}: name one with tasks (--tasks NAME)")
+        with stages("prune"):
+            pruned = [prune(checkpoint.model, plan) for plan in plans]
+            for (task_group,) in pruned:
+                check_finite(task_group.model)
+            compare_with_library(checkpoint, plans[0])
+        graphs, parity, notes = {}, list[ParityRow](), dict[str, None]()
+        for variant, layout, plan, (task_group,) in zip(manifest.variants, layouts, plans, pruned, strict=True):
+            (only,) = plan.tasks
+            with stages("compile"):
+                stored = load_stored_groups(local / variant.model, list(manifest.files))
+                group = stored_group_of(stored, only)
+                compiled = _compiled(stored, group, task_group, layout, plan)
+                _check_graph(compiled, layout, local / slots_file(variant.model))
+            with stages("verify"):
+                session = open_slots(local / slots_file(variant.model))
+                rows, exact = verify_slots(session, layout, plan, [task_group], compiled.rows, {only.name: group})
+                parity += rows
+                notes |= dict.fromkeys(decided_in_fp64(exact))
+            graphs[layout.identity] = (variant.drop, group, compiled.rows[only.name])
+        with stages("save"):
+            content = task_file_bytes(task_entry(only, (only.name,)), manifest.precision, graphs, parity)
+            _write(file, content)
+        return TaskReport(file, only.name, len(content), tuple(parity), tuple(notes), stages.seconds)
 
 
 def _file(output: object) -> Path:

@@ -42,7 +42,7 @@ ORDER = {
             "planning",
         ),
         *("write", "trace", "verify", "compile", "report", "inspect", "split", "text_graph", "notes", "slots", "variant"),
-        *("export_tasks", "stored_tasks", "add_tasks", "task_files", "hub", "advise", "cli"),
+        *("export_tasks", "stored_tasks", "local_bundle", "add_tasks", "task_files", "hub", "advise", "cli"),
     ),
     "exporter.compile": (
         "rewrite",

@@ -17,6 +17,13 @@ from runtime.hub import INSTALL, Access, hub_id, reason
 
 CARD = "README.md"
 
+# Status of an answer -> what happened; the same command does it again.
+_AGAIN: Final = {
+    409: "another commit was made at the same time",
+    412: "another commit was made",
+    429: "the hub limits requests",
+}
+
 
 @dataclass(frozen=True)
 class Pushed:
@@ -153,13 +160,6 @@ def _why(error: Exception, repository: str, create_pr: bool) -> str:
     if status is None and not isinstance(error, errors.HfHubHTTPError):
         return f"the hub cannot be reached ({type(error).__name__})" if _is_connection(error) else reason(error, Access())
     return reason(error, Access())
-
-
-_AGAIN: Final = {
-    409: "another commit was made at the same time",
-    412: "another commit was made",
-    429: "the hub limits requests",
-}
 
 
 def _status(error: BaseException) -> int | None:
