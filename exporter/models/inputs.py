@@ -157,7 +157,8 @@ def _positions(model: Any) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             # RoBERTa and related models do not use the positions up to the padding index and count from the next one.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    limit = getattr(model.config, "max_position_embeddings", None)
+    # MPT and DBRX have a name for it that transformers does not map.
+    limit = getattr(model.config, "max_position_embeddings", getattr(model.config, "max_seq_len", None))
     # T5 only has relative positions; XLNet states -1.
     return limit if isinstance(limit, int) and limit > 0 else None
 

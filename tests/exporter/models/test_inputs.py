@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertModel, T5Config
+from transformers import BertConfig, BertModel, MptConfig, MptModel, T5Config
 
 import runtime
 from exporter import ExportError, export
@@ -42,6 +42,11 @@ def test_numbers_that_limit_nothing(limit: Any) -> None:
     assert max_lengths(BERT, _Tokenizer(limit), TEXT) == {"sequence": 48, "words": 48}
     if not isinstance(limit, int | float) or not 1 < limit < 1000:
         assert max_lengths(_Unlimited(), _Tokenizer(limit), TEXT) == {}
+
+
+def test_the_limit_of_mpt() -> None:
+    sizes = {"d_model": 8, "n_heads": 2, "n_layers": 1, "vocab_size": 9, "max_seq_len": 40}
+    assert max_lengths(MptModel(MptConfig(**sizes)), None, TEXT) == {"sequence": 40, "words": 40}
 
 
 @pytest.mark.parametrize("limit", [24, 24.0, 2])
