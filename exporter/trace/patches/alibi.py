@@ -21,10 +21,11 @@ def patch_alibi(model: nn.Module) -> None:
 
     The library multiplies them in bf16, for which ONNX Runtime has no product on the CPU.
     """
+    module: Any
     for module in model.modules():
         # By name, because importing a transformers class imports its whole architecture.
         if type(module).__name__ == "FalconModel" and getattr(module, "use_alibi", False):
-            bind(module, _with_rounded(type(module).forward, module.num_heads))
+            bind(module, _with_rounded(type(module).forward, module.config.num_attention_heads))
 
 
 def _with_rounded(forward: Any, heads: int) -> Callable[..., Any]:
