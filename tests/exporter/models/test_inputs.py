@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertModel, MptConfig, MptModel, T5Config
+from transformers import BertConfig, BertModel, GPT2Config, MptConfig, MptModel, T5Config
 
 import runtime
 from exporter import ExportError, export
@@ -47,6 +47,20 @@ def test_numbers_that_limit_nothing(limit: Any) -> None:
 def test_the_limit_of_mpt() -> None:
     sizes = {"d_model": 8, "n_heads": 2, "n_layers": 1, "vocab_size": 9, "max_seq_len": 40}
     assert max_lengths(MptModel(MptConfig(**sizes)), None, TEXT) == {"sequence": 40, "words": 40}
+
+
+@pytest.mark.adapters
+def test_a_prefix_takes_tokens_from_a_mask_that_is_a_table() -> None:
+    adapters = pytest.importorskip("adapters")
+    sizes = {"n_embd": 8, "n_head": 2, "n_layer": 1, "vocab_size": 9, "n_positions": 40}
+    for config, limit in (
+        (GPT2Config(**sizes), 37),
+        (BertConfig(**{**BERT.config.to_dict(), "max_position_embeddings": 40}), 40),
+    ):
+        model = adapters.AutoAdapterModel.from_config(config)
+        for name, length in (("a", 3), ("b", 2)):
+            model.add_adapter(name, config=adapters.PrefixTuningConfig(flat=True, prefix_length=length))
+        assert max_lengths(model, None, TEXT)["sequence"] == limit
 
 
 @pytest.mark.parametrize("limit", [24, 24.0, 2])
