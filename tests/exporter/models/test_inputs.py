@@ -45,8 +45,8 @@ def test_numbers_that_limit_nothing(limit: Any) -> None:
 
 
 def test_the_limit_of_mpt() -> None:
-    sizes = {"d_model": 8, "n_heads": 2, "n_layers": 1, "vocab_size": 9, "max_seq_len": 40}
-    assert max_lengths(MptModel(MptConfig(**sizes)), None, TEXT) == {"sequence": 40, "words": 40}
+    config = MptConfig(d_model=8, n_heads=2, n_layers=1, vocab_size=9, max_seq_len=40)
+    assert max_lengths(MptModel(config), None, TEXT) == {"sequence": 40, "words": 40}
 
 
 @pytest.mark.adapters
