@@ -91,6 +91,7 @@ class Plan:
         target: a key of `exporter.targets.TARGETS`.
         atol: parity tolerance relative to max(1, max |eager|).
         int8_ranges: ranges of activations in int8, of `exporter.targets.INT8_RANGES`; None for the default of the target.
+        turning_length: tokens above which the model computes each of them otherwise, padding included; None without one.
     """
 
     tasks: tuple[Task, ...]
@@ -104,6 +105,7 @@ class Plan:
     target: str
     atol: float
     int8_ranges: str | None = None
+    turning_length: int | None = None
 
     @property
     def rounds(self) -> bool:

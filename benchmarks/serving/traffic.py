@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +47,7 @@ class Point:
         others: cores that other processes used on average meanwhile.
         cpu_ms: CPU time of this process for each request that was answered, in milliseconds: of all threads, also of those that
             wait for work in a loop.
+        measurements: how often the load was measured; the best measurement counts.
     """
 
     load: float
@@ -56,6 +58,7 @@ class Point:
     stopped: bool
     others: float = 0.0
     cpu_ms: float = 0.0
+    measurements: int = 1
 
     def holds(self, objective: int) -> bool:
         """Return whether enough requests were answered within the objective of this number."""
@@ -163,10 +166,12 @@ class LoadTest:
     async def search(self) -> list[Point]:
         """Bisect over loads, each 1.25 times the one before, for each objective that requests keep without a queue.
 
+        A load misses an objective if two measurements of it do: a pause of the machine is longer than an objective.
+
         Returns:
             All points, by load. The first is that without a queue.
         """
-        alone = await self.alone()
+        alone = await _best_of_two(self.alone, 0)
         points: dict[int, Point] = {}
         first = round(math.log(1e3 / alone.p50_ms, STEP))  # as fast as without batches
         for number, _ in enumerate(self.objectives):
@@ -182,9 +187,21 @@ class LoadTest:
                     step = high - 3 if low is None else (low + high) // 2
                 if not 1 / self.seconds <= STEP**step <= _MOST:  # at least a request per measurement
                     break
-                points[step] = await self.measure(STEP**step, step)
+                points[step] = await _best_of_two(partial(self.measure, STEP**step, step), number)
                 low, high = _bracket(points, number)
         return [alone, *(points[key] for key in sorted(points))]
+
+
+async def _best_of_two(measure: Callable[[], Awaitable[Point]], objective: int) -> Point:
+    """Measure a load, and once more if it misses the objective of this number."""
+    first = await measure()
+    if first.holds(objective):
+        return first
+
+    def quality(point: Point) -> tuple[int, float]:
+        return sum(map(point.holds, range(len(point.within)))), point.within[objective]
+
+    return replace(max(first, await measure(), key=quality), measurements=2)
 
 
 def _bracket(points: dict[int, Point], objective: int) -> tuple[int | None, int | None]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from exporter.models.module_surgery import replace_module
 from exporter.models.own_tasks import OwnModel, OwnTask, Sharing
 from exporter.models.peft_folded import (
     Folded,
@@ -58,7 +59,7 @@ def fold_changes(models: Mapping[str, Any], base: Any, missing: Collection[str],
         own = {name: models[name].get_submodule(path) for name in models if name in names}
         layer = _folded(own, whole.get_submodule(path))
         layer.is_read = True
-        whole.set_submodule(path, layer)
+        replace_module(whole, path, layer)
         for name in own:
             ranks[name] += _ranks(layer, name)
     for path in heads:

@@ -128,7 +128,7 @@ def max_lengths(model: Any, tokenizer: Any, inputs: Collection[InputEntry]) -> d
     found: dict[str, int] = {}
     positions, texts = _positions(model) if axes else None, _longest_text(tokenizer)
     if positions is not None:  # a prompt of PEFT takes positions of the model
-        positions -= prompt_tokens(model)
+        positions -= prompt_tokens(model) + _masked_prefix(model)
     for axis in axes:
         limits = {"max_position_embeddings": positions, "model_max_length": None if axis == DECODER_SEQUENCE else texts}
         known = {name: limit for name, limit in limits.items() if limit is not None}
@@ -157,9 +157,18 @@ def _positions(model: Any) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             # RoBERTa and related models do not use the positions up to the padding index and count from the next one.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    limit = getattr(model.config, "max_position_embeddings", None)
+    # MPT and DBRX have a name for it that transformers does not map.
+    limit = getattr(model.config, "max_position_embeddings", getattr(model.config, "max_seq_len", None))
     # T5 only has relative positions; XLNet states -1.
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _masked_prefix(model: Any) -> int:
+    """How many tokens the longest prefix of `adapters` takes from a text where the causal mask is a table, as in GPT-2."""
+    lengths = (getattr(getattr(module, "config", None), "prefix_length", None) for module in model.modules())
+    if not any(name.endswith(".bias") and buffer.dtype == torch.bool for name, buffer in model.named_buffers()):
+        return 0
+    return max((length for length in lengths if isinstance(length, int)), default=0)
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:

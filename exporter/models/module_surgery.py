@@ -9,12 +9,23 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["bind", "constant", "linear", "modules_of"]
+__all__ = ["bind", "constant", "linear", "modules_of", "names_of", "replace_module"]
 
 
 def modules_of(model: nn.Module, kind: type) -> list[Any]:
     """Return a list of the modules of type `kind`; the caller may change the model while iterating."""
     return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def names_of(model: nn.Module, module: nn.Module) -> list[str]:
+    """Return all names of a module: T5 has its embeddings twice, as `shared` and as `encoder.embed_tokens`."""
+    return [path for path, each in model.named_modules(remove_duplicate=False) if each is module]
+
+
+def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Replace the module of that name in a model, in place, under all of its names."""
+    for each in names_of(model, model.get_submodule(path)):
+        model.set_submodule(each, new)
 
 
 def constant(tensor: torch.Tensor) -> nn.Parameter:

@@ -16,6 +16,7 @@ from torch import nn
 
 from exporter.errors import ExportError
 from exporter.models.embeddings import activate_embedder, keep_embedders
+from exporter.models.module_surgery import replace_module
 from exporter.models.peft_folded import Folded, activate_folded
 from exporter.models.peft_modules import layer_of, layers_are_recognized, layers_in
 from exporter.models.peft_structure import output_layer
@@ -120,7 +121,8 @@ def structure_of(model: OwnModel, task: str, setup: Any, drop: int) -> dict[str,
         raise ExportError(
             f"the layers of {type(model.model).__name__} are not recognized by their module names: only drop 0 can be exported"
         )
-    return {"own": {path: _described(path, layer, setup) for path, layer in model.folded(setup) if not _is_dropped(path, drop)}}
+    kept = {path: layer for path, layer in model.folded(setup) if not _is_dropped(path, layer, drop)}
+    return {"own": {path: _described(path, layer, setup) for path, layer in kept.items()}}
 
 
 def _described(path: str, layer: Folded, task: str) -> list[Any]:
@@ -143,20 +145,22 @@ def _described(path: str, layer: Folded, task: str) -> list[Any]:
     return found
 
 
-def _is_dropped(path: str, drop: int) -> bool:
+def _is_dropped(path: str, changed: Folded, drop: int) -> bool:
     """Whether a change is in the lowest layers; those of the embeddings, below all layers, are dropped with them."""
     layer = layer_of(path)
-    return layer < drop if layer is not None else drop > 0 and "embed" in path
+    if layer is not None:
+        return layer < drop
+    return drop > 0 and ("embed" in path or isinstance(changed.base_layer, nn.Embedding))
 
 
 def prune(model: OwnModel, tasks: Sequence[Task]) -> None:
     """Remove everything that `tasks` do not use from a copy, in place; dropped layers are those of the base model."""
     names, drop = [task.setup for task in tasks], tasks[0].drop
     for path, layer in [(path, each) for path, each in model.model.named_modules() if isinstance(each, Folded)]:
-        if layer.has(names[0]) and not _is_dropped(path, drop):
+        if layer.has(names[0]) and not _is_dropped(path, layer, drop):
             layer.keep(names)
         else:
-            model.model.set_submodule(path, layer.base_layer)
+            replace_module(model.model, path, layer.base_layer)
     model.tasks = {name: model.tasks[name] for name in names}
     keep_embedders(model, names)
     activate(model, tasks[0])

@@ -66,7 +66,14 @@ class Replica:
 
             # Ray remembers which replica has loaded which task, and loads one that it has forgotten again. What it forgets is
             # not removed: requests for it may be waiting, and the weights are in slots, which are reused anyway
-            self._load_task = serve.multiplexed(max_num_models_per_replica=max_tasks)(load_task)
+            remembered = serve.multiplexed(max_num_models_per_replica=max_tasks)(load_task)
+
+            async def load_current(name: str) -> None:
+                await remembered(name)
+                if not tasks.is_current(name):  # its file has been replaced or deleted since
+                    await load_task(name)
+
+            self._load_task = load_current
 
     async def __call__(self, request: Request) -> Response:
         """Handle one HTTP request."""

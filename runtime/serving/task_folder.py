@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from threading import Lock
 from typing import Final, Protocol
 
 from runtime.errors import InputError
@@ -36,9 +37,22 @@ class TaskFolder:
         if not self._folder.is_dir():
             raise InputError(f"task_files: expected a folder of files of `python -m exporter task`, found none at {folder}")
         self._predictor = predictor
+        self._loaded: dict[str, tuple[int, ...]] = {}
+        self._lock = Lock()
+
+    def is_current(self, name: str) -> bool:
+        """Return whether a task is loaded, and its file is the same as then."""
+        return name in self._loaded and self._loaded[name] == self._version(name)
+
+    def _version(self, name: str) -> tuple[int, ...]:
+        try:
+            found = (self._folder / f"{name}{SUFFIX}").stat()
+        except OSError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def load(self, name: str) -> None:
-        """Add a task; one that is there already is replaced by the file as it is now.
+        """Add a task; one whose file has changed is replaced by the file as it is now.
 
         Raises:
             InputError: there is no such file, or it does not fit the bundle.
@@ -52,7 +66,10 @@ class TaskFolder:
             is_there = False
         if not is_there:
             raise InputError(f"tasks: expected a task of the bundle or of the task files, found {name[:100]!r}")
-        if name in self._predictor.tasks:
-            self._predictor.replace_task(name, path)
-        else:
-            self._predictor.add_task(name, path)
+        with self._lock:
+            version = self._version(name)
+            if name not in self._predictor.tasks:
+                self._predictor.add_task(name, path)
+            elif not self.is_current(name):
+                self._predictor.replace_task(name, path)
+            self._loaded[name] = version

@@ -82,6 +82,28 @@ def test_the_search_ends_at_neighbouring_loads() -> None:
     assert first_missed / load == pytest.approx(1.25)
 
 
+class _Paused(LoadTest):
+    """Answers 100 requests per second within both objectives; the first measurement of each load falls into a pause."""
+
+    async def alone(self) -> Point:
+        return await self.measure(0.0, 0)
+
+    async def measure(self, load: float, step: int) -> Point:  # noqa: ARG002 - the signature is LoadTest's
+        loads: Any = self.service
+        is_first = load not in loads
+        loads.append(load)
+        return Point(load, 40, [0.0, 0.99] if is_first or load > 100 else [0.96, 0.98], 10.0, 20.0, stopped=load > 200)
+
+
+def test_a_load_is_missed_after_two_measurements() -> None:
+    loads: Any = []
+    points = asyncio.run(_Paused(loads, iter(()), 1.0, (0.05, 0.1)).search())
+    assert 80 < (highest(points, 0) or 0) <= 100
+    assert 160 < (highest(points, 1) or 0) <= 200
+    assert [point.measurements for point in points] == [loads.count(point.load) for point in points]
+    assert {point.measurements for point in points} == {1, 2}
+
+
 def test_the_highest_load_lies_below_the_first_failure() -> None:
     points = [Point(load, 40, [within], 1.0, 2.0, stopped=False) for load, within in ((1, 1.0), (2, 0.96), (4, 0.9), (8, 0.97))]
     assert highest(points, 0) == 2

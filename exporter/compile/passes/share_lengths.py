@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape
-from exporter.compile.rewrite.match import measured_axes, producer
+from exporter.compile.rewrite.match import counts_from_zero, measured_axes, producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
@@ -17,12 +17,17 @@ class ShareLengthsPass(NodeRewritePass):
 
     Bit-exact. Each length is then computed once, by CommonSubexpressionElimination, however many values it is read from, and no
     value is kept for its shape only. A Shape with an axis that is no number and no input's stays.
+
+    A Range that counts to a length gets it as its shape, which ONNX does not infer: of two equal Ranges,
+    CommonSubexpressionElimination keeps the first, and torch may have annotated the other.
     """
 
-    op_types = ("Gather", "Shape")
+    op_types = ("Gather", "Range", "Shape")
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
-        """Replace a Shape, or a Gather of one length."""
+        """Replace a Shape, or a Gather of one length; annotate a Range."""
+        if node.op_type == "Range":
+            return _annotated(node)
         if node.op_type == "Gather":
             part = _one_of(node)
             return None if part is None else build.node("Squeeze", [part], shape=ir.Shape([]), dtype=part.dtype)
@@ -69,3 +74,17 @@ def _one_of(node: ir.Node) -> ir.Value | None:
     if any(known_shape(value) != (1,) for value in parts) or not 0 <= int(index) < len(parts):
         return None
     return parts[int(index)]
+
+
+def _annotated(count: ir.Node) -> ir.Value | None:
+    """Give a Range over the positions of an axis the length of this axis, and return its result; None if it has it."""
+    output, one = count.outputs[0], producer(count.inputs[1], "Squeeze")
+    length = None if one is None else producer(one.inputs[0], "Shape")
+    dims = None if length is None else known_shape(length.inputs[0])
+    if length is None or dims is None or not counts_from_zero(output):
+        return None
+    shape = ir.Shape([dims[axis] for axis in measured_axes(length, len(dims))])
+    if len(shape) != 1 or output.shape == shape:
+        return None
+    output.shape = shape
+    return output

@@ -65,7 +65,10 @@ class PerTask:
 
 @dataclass(frozen=True)
 class PerRow:
-    """A value that the template has once for all rows, with a batch axis of length 1 or none: [rows, ...], or as there."""
+    """A value that the template has once for all rows, with a batch axis of length 1 or none.
+
+    It is [rows, ...], with or without the template's batch axis next, or as in the template if the rows are those of one task.
+    """
 
     value: ir.Value
 

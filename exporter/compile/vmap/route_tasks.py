@@ -13,6 +13,7 @@ from exporter.compile.vmap.batch import Batch
 from exporter.compile.vmap.env import Env
 from exporter.compile.vmap.evaluate import evaluate
 from exporter.compile.vmap.forms import Folded, Form, PerRow
+from exporter.compile.vmap.leading_rows import can_lead, lead, leading_rows
 from exporter.compile.vmap.loop import Rule, compute_branch, fold, replace_branch, template_problems, weight_rule
 from exporter.compile.vmap.padded_columns import carry, padded
 from exporter.compile.vmap.row_layout import RowLayout
@@ -142,6 +143,7 @@ class _Router:
             rules += [
                 lambda node: weight_rule(node, env, self.stacks),
                 self._with_rows_of_weights,
+                lambda node: lead(node, env),
                 lambda node: carry(node, env),
             ]
             if not self.has_examples:  # rule 5: the tables of all tasks are no stack
@@ -211,14 +213,13 @@ class _Router:
         shape = known_shape(output)
         if node.op_type not in BROADCASTING or node.domain != "" or shape is None or self.env.batch.axis(output) != 0:
             return None
-        whole, given = {}, {}
+        whole, looked_up = {}, list[ir.Value]()
         for index, value in enumerate(node.inputs):
             arrays = None if value is None else self.env.arrays(value)
-            if value is not None and (held := self.env.held(value, PerRow)) is not None:
-                own = known_shape(value) or ()
-                if len(own) != len(shape) - 1 and (len(own) != len(shape) or own[0] != 1):
+            if value is not None and self.env.held(value, PerRow) is not None:
+                if not can_lead(value, len(shape), self.env):
                     return None
-                given[value] = held.value
+                looked_up.append(value)
             if value is None or arrays is None:
                 continue
             if index == OPERATORS[node.op_type].sizes:
@@ -228,9 +229,10 @@ class _Router:
                 return None
             if whole[value][0].ndim != len(shape) or whole[value][0].shape[0] != 1:
                 return None
-        if self.env.uses(node, dict.fromkeys((*whole, *given), output)) is None:
+        if self.env.uses(node, dict.fromkeys((*whole, *looked_up), output)) is None:
             return None
         stack = self.env.layout.stack
+        given = {value: leading_rows(value, len(shape), self.env) for value in looked_up}
         given |= {value: stack([array[0] for array in arrays], str(value.name)) for value, arrays in whole.items()}
         return fold(node, self.env, given) if given else None
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from exporter.models.module_surgery import bind
+from exporter.trace.patches.alibi import patch_alibi
 from exporter.trace.patches.heads import HEAD_PATCHES
 from exporter.trace.patches.rotary import patch_rotary
 
@@ -142,6 +143,7 @@ class _VisibleRows:
 
 # The order does not matter: no two patches change the same method of the same module.
 ARCHITECTURE_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
+    patch_alibi,
     patch_cache,
     patch_experts,
     patch_language_token,

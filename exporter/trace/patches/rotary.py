@@ -13,6 +13,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from exporter.models.module_surgery import bind
+from exporter.models.rotary import LONG_ROPE, pretrained_length, rope_types
 
 __all__ = ["patch_rotary"]
 
@@ -24,15 +25,12 @@ def patch_rotary(model: nn.Module) -> None:
     them beyond `max_position_embeddings`, the limit of the graph, so that they are constants.
     """
     for module in model.modules():
-        # One type, or one for each type of layer.
-        kinds = getattr(module, "rope_type", None)
-        kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
-        if any(isinstance(kind, str) and _varies(kind) for kind in kinds):
+        if any(map(_varies, rope_types(module).values())):
             bind(module, _rotary_forward)
 
 
 def _varies(kind: str) -> bool:
-    return "dynamic" in kind or kind == "longrope"
+    return "dynamic" in kind or kind == LONG_ROPE
 
 
 class _WithFrequencies:
@@ -55,17 +53,8 @@ def _rotary_forward(module: Any, x: torch.Tensor, position_ids: torch.Tensor, la
         return forward(module, x, position_ids, **options)
     prefix = "" if layer_type is None else f"{layer_type}_"
     frequencies = getattr(module, f"{prefix}original_inv_freq")
-    if kind == "longrope":
-        limit = _pretrained_length(module.config, layer_type)
+    if kind == LONG_ROPE:
+        limit = pretrained_length(module.config, layer_type)
         long, _ = ROPE_INIT_FUNCTIONS[kind](module.config, x.device, seq_len=limit + 1, **options)
         frequencies = torch.where(position_ids.ge(limit).any(), long, frequencies)
     return forward(_WithFrequencies(module, f"{prefix}inv_freq", frequencies), x, position_ids, **options)
-
-
-def _pretrained_length(config: Any, layer_type: str | None) -> int:
-    """The number of tokens above which longrope has other frequencies, as transformers 5 and 4.57 read it."""
-    parameters = getattr(config, "rope_parameters", None)
-    if parameters is not None:
-        parameters = parameters if layer_type is None else parameters[layer_type]
-        return int(parameters["original_max_position_embeddings"])
-    return int(getattr(config, "original_max_position_embeddings", config.max_position_embeddings))

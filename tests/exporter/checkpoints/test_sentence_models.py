@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ from exporter.checkpoints.sentence_folder import read_sentence_folder
 from exporter.checkpoints.sources import Source, find
 from exporter.errors import ExportError
 from exporter.models.own_tasks import Sharing
+from exporter.models.peft_folded import Folded
 from exporter.notes import default_prompts
 from exporter.planning.make_plan import make_plan
 from exporter.prune.task_groups import prune
@@ -116,11 +118,16 @@ def test_an_encoder_of_an_encoder_decoder(tmp_path: Path) -> None:
     sizes = {"d_model": SIZE, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "vocab_size": 101}
     model = transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval()
     model.save_pretrained(tmp_path / "t5")
+    tuned = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    tuned.save_pretrained(tmp_path / "tuned")
     adapter: Any = peft.get_peft_model(model, peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["q"]))
     scramble(adapter).save_pretrained(tmp_path / "lora")
-    for name in ("t5", "lora"):
+    for name in ("t5", "lora", "tuned"):
         new_layout(tmp_path / name, SIZE, "mean", LIMIT, {}, None)
-    adapters = ["own=base", f"lora={tmp_path / 'lora'}"]
+    adapters = ["own=base", *(f"{name}={tmp_path / name}" for name in ("lora", "tuned"))]
     checkpoint = load(tmp_path / "t5", False, adapters=adapters, heads={"topics": HEAD})
     compare_with_library(checkpoint, plan := make_plan(checkpoint, None, 0))
     feeds = {key: value for key, value in inputs((3, 9)).items() if key != "token_type_ids"}
@@ -134,6 +141,11 @@ def test_an_encoder_of_an_encoder_decoder(tmp_path: Path) -> None:
     vectors = normalized(pooled(hidden, feeds["attention_mask"], ("mean",)))
     assert_parity(found["own"].astype(np.float64), vectors)
     assert_parity(found["topics"].astype(np.float64), vectors[:, :3])
+    # The embeddings have two names, and one of them does not say what they are: they are below all layers.
+    (group,) = prune(checkpoint.model, make_plan(checkpoint, ["tuned"], 1))
+    modules = group.model.model.named_modules(remove_duplicate=False)
+    changed = {name.partition(".layer.")[0] for name, module in modules if isinstance(module, Folded)}
+    assert changed == {"encoder.block.1", "encoder.final_layer_norm"}
 
 
 def test_a_model_in_the_subfolder_of_the_first_version(saved: Path) -> None:

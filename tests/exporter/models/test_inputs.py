@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertModel, T5Config
+from transformers import BertConfig, BertModel, GPT2Config, MptConfig, MptModel, T5Config
 
 import runtime
 from exporter import ExportError, export
@@ -42,6 +42,25 @@ def test_numbers_that_limit_nothing(limit: Any) -> None:
     assert max_lengths(BERT, _Tokenizer(limit), TEXT) == {"sequence": 48, "words": 48}
     if not isinstance(limit, int | float) or not 1 < limit < 1000:
         assert max_lengths(_Unlimited(), _Tokenizer(limit), TEXT) == {}
+
+
+def test_the_limit_of_mpt() -> None:
+    config = MptConfig(d_model=8, n_heads=2, n_layers=1, vocab_size=9, max_seq_len=40)
+    assert max_lengths(MptModel(config), None, TEXT) == {"sequence": 40, "words": 40}
+
+
+@pytest.mark.adapters
+def test_a_prefix_takes_tokens_from_a_mask_that_is_a_table() -> None:
+    adapters = pytest.importorskip("adapters")
+    sizes = {"n_embd": 8, "n_head": 2, "n_layer": 1, "vocab_size": 9, "n_positions": 40}
+    for config, limit in (
+        (GPT2Config(**sizes), 37),
+        (BertConfig(**{**BERT.config.to_dict(), "max_position_embeddings": 40}), 40),
+    ):
+        model = adapters.AutoAdapterModel.from_config(config)
+        for name, length in (("a", 3), ("b", 2)):
+            model.add_adapter(name, config=adapters.PrefixTuningConfig(flat=True, prefix_length=length))
+        assert max_lengths(model, None, TEXT)["sequence"] == limit
 
 
 @pytest.mark.parametrize("limit", [24, 24.0, 2])

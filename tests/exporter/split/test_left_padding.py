@@ -22,6 +22,7 @@ from transformers import (
 
 import runtime
 from exporter import export
+from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_models import tokenizer
 
 _VOCABULARY = 30522
@@ -92,6 +93,20 @@ def test_a_text_has_its_logits_in_longer_company(
         expected = _logits(model, name, texts)
         for each in found:
             np.testing.assert_allclose(each[name], expected, atol=1e-5 if precision == "fp32" else 2e-2)
+
+
+def test_padding_beyond_the_length_of_pretraining(tmp_path: Path) -> None:
+    """Texts of more than 16 tokens have other frequencies, also those that are longer by their padding only."""
+    torch.manual_seed(0)
+    base = Qwen3ForSequenceClassification(Qwen3Config(**{**CONFIGS["Qwen3, longrope"], **_rotated()}))
+    export(_adapted(base, ["v_proj"]), tokenizer(), drop=1, split=True, output=tmp_path)
+    predictor = runtime.load(tmp_path, provider="cpu", threads=1)
+    texts = [
+        {"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in (np.arange(3, 11)[None], np.arange(3, 23)[None])
+    ]
+    states = runtime.TrunkStates.concatenate([predictor.run_trunk(text) for text in texts])
+    for name, logits in predictor.run_branches(states).items():
+        np.testing.assert_allclose(logits, np.concatenate([predictor.run(text)[name] for text in texts]), atol=1e-5)
 
 
 def test_a_cascade_goes_on_to_states_that_keep_their_padding(tmp_path: Path) -> None:

@@ -78,3 +78,12 @@ def test_tasks_come_from_files_and_stay_correct(url: str, folders: tuple[Path, P
     status, answer = _post(url, {"texts": texts}, "late")
     assert status == 200
     assert answer["predictions"]["late"][0]["scores"] == pytest.approx(dict(expected["tone"][0].scores or {}), abs=1e-5)
+    # A task that every replica has, and that is replaced and deleted
+    shutil.copy(files / "spam.safetensors", temporary)
+    os.replace(temporary, files / "late.safetensors")  # noqa: PTH105
+    for _ in range(4):
+        status, answer = _post(url, {"texts": texts, "tasks": ["late"]})
+        assert status == 200
+        assert answer["predictions"]["late"][0]["scores"] == pytest.approx(dict(expected["spam"][0].scores or {}), abs=1e-5)
+    (files / "late.safetensors").unlink()
+    assert {_post(url, {"texts": texts, "tasks": ["late"]})[0] for _ in range(4)} == {400}

@@ -32,9 +32,20 @@ def test_a_file_is_added_and_later_replaced(tmp_path: Path) -> None:
     (tmp_path / "rte.safetensors").touch()
     tasks = _Tasks()
     folder = TaskFolder(tmp_path, tasks)
+    assert not folder.is_current("rte")
+    for _ in range(2):
+        folder.load("rte")
+        assert folder.is_current("rte")
+    assert tasks.calls == [("add", "rte", "rte.safetensors")]
+    (tmp_path / "new").write_bytes(b"other weights")
+    (tmp_path / "new").replace(tmp_path / "rte.safetensors")
+    assert not folder.is_current("rte")
     folder.load("rte")
-    folder.load("rte")
-    assert tasks.calls == [("add", "rte", "rte.safetensors"), ("replace", "rte", "rte.safetensors")]
+    assert tasks.calls[1:] == [("replace", "rte", "rte.safetensors")]
+    (tmp_path / "rte.safetensors").unlink()
+    assert not folder.is_current("rte")
+    with pytest.raises(InputError, match="expected a task of the bundle or of the task files, found 'rte'"):
+        folder.load("rte")
 
 
 @pytest.mark.parametrize("name", ["other", "../rte", "/rte", "a/rte", ".rte", ".", "", "rte\0", "rte\n", "r" * 300])

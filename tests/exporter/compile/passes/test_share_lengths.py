@@ -30,3 +30,11 @@ def test_leaves_alone_what_no_input_tells() -> None:
     text = "(float[batch, sequence] x) => (int64[2] y) { i = NonZero(x) s = Shape(i) y = Neg(s) }"
     prove(ShareLengthsPass(), text, None)
     prove(ShareLengthsPass(), f"{HEAD} => (int64[1] y) {{ s = Shape<start = 1, end = 2>(x) y = Neg(s) }}", None)
+
+
+def test_names_the_length_of_a_range() -> None:
+    text = f"""{HEAD} => (int64[counted] y) <int64 zero = {{0}}, int64 one = {{1}}> {{
+        a = Shape<start = 0, end = 1>(x) n = Squeeze(a) r = Range(zero, n, one) y = Neg(r) }}"""
+    model = prove(ShareLengthsPass(), text, "Shape Squeeze Range Neg")
+    assert str(next(node for node in model.graph if node.op_type == "Range").outputs[0].shape) == "[batch]"
+    prove(ShareLengthsPass(), text.replace("Range(zero", "Range(one"), None)

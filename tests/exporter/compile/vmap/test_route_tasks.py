@@ -184,6 +184,22 @@ def test_looks_up_in_the_table_of_each_task(count: int, kind: str) -> None:
     route(text, weights, shapes=shapes, labels=4)
 
 
+def test_moves_what_is_looked_up_for_each_row() -> None:
+    """Biases of T5: a table of distances, whose heads are moved to the front."""
+    text = """(int64[batch, sequence] ids) => (float[batch, 2] y)
+        <int64[1] i = {0}, int64[1] j = {1}, int64[2] both = {1, 2}, int64[2] last = {-1, -2}, int64 zero = {0},
+        int64 one = {1}>
+        { l = Shape<start = 1, end = 2>(ids) k = Squeeze(l) r = Range(zero, k, one) from = Unsqueeze(r, j) to = Unsqueeze(r, i)
+        d = Sub(from, to) n = Abs(d) g = Gather(w, n) p = Transpose<perm = [2, 0, 1]>(g) u = Unsqueeze(p, i) v = Neg(u)
+        s = Squeeze(v, i) m = Mul(u, s) f = Cast<to = 1>(ids) e = Unsqueeze(f, both)
+        a = Add(e, m) b = Mul(a, s) y = ReduceSum<keepdims = 0>(b, last) }"""
+    three: list[str | int] = [2, "sequence", "sequence"]
+    shapes: dict[str, list[str | int]] = {name: [1, *three] for name in "uvm"} | {"p": three, "s": three}
+    shapes |= {"r": ["sequence"], "from": ["sequence", 1], "to": [1, "sequence"]}
+    shapes |= {"d": three[1:], "n": three[1:], "g": [*three[1:], 2], "a": ["batch", *three], "b": ["batch", *three]}
+    route(text, {"w": tasks_of(3, 2)}, shapes=shapes)
+
+
 def test_an_index_below_zero_counts_from_the_end_of_its_own_table() -> None:
     body = "m = Neg(n) t = Gather(w, m) y = ReduceMax<keepdims = 0>(t, i)"
     route(f"(int64[batch, 4] n) => (float[batch, 2] y) <int64[1] i = {{1}}> {{ {body} }}", {"w": tasks_of(5, 2)})
