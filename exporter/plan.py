@@ -91,7 +91,7 @@ class Plan:
         target: a key of `exporter.targets.TARGETS`.
         atol: parity tolerance relative to max(1, max |eager|).
         int8_ranges: ranges of activations in int8, of `exporter.targets.INT8_RANGES`; None for the default of the target.
-        turning_length: tokens above which the model computes each of them otherwise, padding included; None without one.
+        switch_length: length, padding included, above which longrope has other frequencies for all tokens; None without it.
     """
 
     tasks: tuple[Task, ...]
@@ -105,7 +105,7 @@ class Plan:
     target: str
     atol: float
     int8_ranges: str | None = None
-    turning_length: int | None = None
+    switch_length: int | None = None
 
     @property
     def rounds(self) -> bool:

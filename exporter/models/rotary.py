@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["LONG_ROPE", "pretrained_length", "rope_types", "turning_length"]
+__all__ = ["LONG_ROPE", "pretrained_length", "rope_types", "switch_length"]
 
 LONG_ROPE = "longrope"
 
@@ -27,8 +27,8 @@ def pretrained_length(config: Any, layer_type: str | None) -> int:
     return int(getattr(config, "original_max_position_embeddings", config.max_position_embeddings))
 
 
-def turning_length(model: nn.Module) -> int | None:
-    """Return the number of tokens above which a model computes each of them otherwise, padding included; None without one."""
+def switch_length(model: nn.Module) -> int | None:
+    """Return the length, padding included, above which longrope has other frequencies for all tokens; None without longrope."""
     lengths = [
         pretrained_length(module.config, layer)
         for module in model.modules()

@@ -18,7 +18,7 @@ from exporter.models.heads import find_head
 from exporter.models.inputs import check_vocabulary, max_lengths, model_inputs
 from exporter.models.library import library_of, owner_of
 from exporter.models.own_tasks import OwnModel
-from exporter.models.rotary import turning_length
+from exporter.models.rotary import switch_length
 from exporter.plan import Plan, Task
 from exporter.planning.choose_tasks import choose_setups, saved_heads
 from exporter.targets import INT8_RANGES, PRECISIONS, TARGETS, TOLERANCES
@@ -146,7 +146,7 @@ def make_plan(
         target=options.target,
         atol=options.atol,
         int8_ranges=options.int8_ranges,
-        turning_length=turning_length(model),
+        switch_length=switch_length(model),
     )
 
 

@@ -157,8 +157,8 @@ def padding_counts(graphs: SplitSessions, plan: Plan, states: Sequence[StateEntr
 
     States depend on padding on the left if they hold keys that were rotated by positions in the batch, or absolute positions.
     Logits depend on padding if layers read neighbouring tokens without a mask: here the padding that is added to states again
-    is zeros. Both depend on it if it makes a text longer than the length at which the model turns, which may be greater than
-    any that is compared here.
+    is zeros. Both depend on it where longrope changes its frequencies at a length that texts may have, which may be greater than any
+    that is compared here.
 
     Args:
         graphs: the sessions.
@@ -168,7 +168,7 @@ def padding_counts(graphs: SplitSessions, plan: Plan, states: Sequence[StateEntr
     """
     if all(SEQUENCE not in state.shape for state in states) or all(each.name != "attention_mask" for each in plan.inputs):
         return False
-    if plan.turning_length is not None and plan.turning_length < plan.max_lengths.get(SEQUENCE, sys.maxsize):
+    if plan.switch_length is not None and plan.switch_length < plan.max_lengths.get(SEQUENCE, sys.maxsize):
         return True
     whole, trunk, branches = graphs.whole, graphs.trunk, graphs.branches
     names = [state.name for state in states]
