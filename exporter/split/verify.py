@@ -157,8 +157,8 @@ def padding_counts(graphs: SplitSessions, plan: Plan, states: Sequence[StateEntr
 
     States depend on padding on the left if they hold keys that were rotated by positions in the batch, or absolute positions.
     Logits depend on padding if layers read neighbouring tokens without a mask: here the padding that is added to states again
-    is zeros. Both depend on it where longrope changes its frequencies at a length that texts may have, which may be greater than any
-    that is compared here.
+    is zeros. Both depend on it where longrope changes its frequencies at a length that texts may have, which may be greater
+    than any that is compared here.
 
     Args:
         graphs: the sessions.
