@@ -229,7 +229,7 @@ def _base(model: Any) -> Any:
 def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices: int, structure: Any) -> Head:
     if kind in ("classification", "regression") and len(labels) == 1:
         # As in the libraries: with one label, the loss is the mean squared error.
-        return Head(name, "regression", (), choices, structure)
+        return Head(name, "regression", (), choices, structure, output_label=labels[0])
     return Head(name, kind, labels, choices, structure)
 
 
