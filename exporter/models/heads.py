@@ -150,7 +150,8 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
         # Pipelines of transformers read id2label: label2id may be missing, or differ.
         key = "id2label" if hasattr(config, "id2label") else "label2id"
         # PEFT adapters can have heads of another size, whose labels are not in the base model's configuration.
-        labels = _labels(where, count, key, getattr(config, key) if count == config.num_labels else {})
+        named = getattr(config, key) if count == config.num_labels else None
+        labels = _labels(where, count, key, named or {})  # PVT's configuration can have None
     if kind == "classification":
         kind = _problem(config, name, len(labels))
     return _finished(None, kind, labels, 1, name)
