@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForTextEncoding
 from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.assign import ADAPTER_KEYS
 from exporter.checkpoints.config_requests import check_requests, check_sizes
-from exporter.checkpoints.files import read_json, reason, stored_bytes, stored_shapes
+from exporter.checkpoints.files import read_all_weights, read_json, reason, stored_bytes, stored_shapes
 from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
 from exporter.models.neutral_state import use_neutral_settings
@@ -114,8 +114,8 @@ def check_shapes(folder: Path, model: Any, info: Mapping[str, Any], with_head: b
     if not wrong:
         return
     name = wrong[0]
-    stored = (stored_shapes(folder) or {}).get(name)
-    shape = "" if stored is None else f" of shape {list(stored)}"
+    stored = read_all_weights(folder).get(name)
+    shape = "" if stored is None else f" of shape {list(stored.shape)}"
     if name.startswith(trunk):
         remedy = "load the model and save it again"
     else:
