@@ -259,7 +259,7 @@ def test_one_task_loads_in_optimum(tmp_path: Path) -> None:
 def test_one_task_has_its_problem_type(tmp_path: Path, kind: str, labels: tuple[str, ...], problem: str | None) -> None:
     """A pipeline takes the sigmoid of several labels, the softmax of one, and the logit of a regression."""
     model = SimpleNamespace(config=BertConfig())
-    plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=SimpleNamespace(kind=kind, labels=labels))])
+    plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=SimpleNamespace(kind=kind, labels=labels, output_label=""))])
     save_config(model, plan, (), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem
 
