@@ -211,7 +211,7 @@ class Embedder(nn.Module):
 
 
 def _settings(step: nn.Module) -> list[Any]:
-    """What a step computes with, other than weights; `Normalize` has nothing."""
+    """The settings of a step, other than weights; `Normalize` has none."""
     if isinstance(step, nn.LayerNorm):
         return [*step.normalized_shape, step.eps]
     if isinstance(step, Dense):
