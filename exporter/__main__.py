@@ -1,12 +1,14 @@
 """Runs the command line: python -m exporter."""
 
+import importlib
 import os
 import sys
 
-from exporter.cli.main import main
+from runtime.program import shorten_interrupts
 
+shorten_interrupts()  # before what takes longer to import
 try:
-    status: object = main()
+    status: object = importlib.import_module("exporter.cli.main").main()
 except SystemExit as stop:  # --help and mistyped options
     status = stop.code
 try:

@@ -200,7 +200,13 @@ def export(
         entries = [arrange(layout, folder, entry, precision) for entry, _ in done]
         save_manifest(plans[0], tokenizer is not None, padding_counts, entries, folder, splits, texts_to)
     variants = tuple(
-        replace(report, model=entry.model, split=splits.get(report.model), text_graph=texts_to.get(report.model, ""))
+        replace(
+            report,
+            model=entry.model,
+            split=splits.get(report.model),
+            text_graph=texts_to.get(report.model, ""),
+            notes=(*checkpoint.notes, *report.notes),
+        )
         for entry, (_, report) in zip(entries, done, strict=True)
     )
     return Report(output, checkpoint.source, plans[0].layers, variants, stages.seconds)

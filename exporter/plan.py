@@ -22,6 +22,7 @@ class Head:
         width: numbers of a sentence embedding; 0 for other heads.
         prompts: name -> text that comes before a text, of sentence embeddings.
         default_prompt: the name of the default prompt; empty for none.
+        output_label: the name of the only output of a regression; empty for other heads.
     """
 
     name: str | None
@@ -32,6 +33,7 @@ class Head:
     width: int = 0
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
+    output_label: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from runtime.program import INSTALL, import_failure
+from runtime.program import INSTALL, import_failure, shorten_interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,4 +26,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    shorten_interrupts()
     sys.exit(main())

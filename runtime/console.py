@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.program import INSTALL, NAME, import_failure
+from runtime.program import INSTALL, NAME, import_failure, shorten_interrupts
 from runtime.standard_output import discard_output
 
 _EXPORT: Final = "pip install 'adapterdrop-onnx[export,adapters,cpu]' or 'adapterdrop-onnx[export,peft,cpu]'"
@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: that of the subcommand; 2 for an unknown one, or one that is not installed.
     """
+    if arguments is None:
+        shorten_interrupts()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         return _flushed(lambda: print(_help()) or (0 if given else 2))

@@ -1,4 +1,4 @@
-"""Parts that all command lines share: how the command that runs is called, missing packages, and termination."""
+"""Parts that all command lines share: how the command that runs is called, missing packages, termination, interrupts."""
 
 import contextlib
 import re
@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import PurePath
+from types import TracebackType
 from typing import Final, NoReturn
 
 NAME: Final = "adapterdrop"
@@ -60,3 +61,15 @@ def terminable() -> Iterator[None]:
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def shorten_interrupts() -> None:
+    """Let an interrupt that no command handles, such as one while packages are imported, print a line, no traceback."""
+    sys.excepthook = _show
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):  # Python then ends as by the signal, for which shells have the status 130
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)

@@ -35,6 +35,7 @@ class Assembled:
         configs: PEFT adapter -> the content of the config.json saved with it.
         reference: PEFT adapter -> a model that PEFT itself loaded; None without PEFT adapters.
         max_length: the longest text in tokens that folders of sentence-transformers state; None without one.
+        folders: the folders of the adapters, by name.
     """
 
     model: Any
@@ -43,6 +44,7 @@ class Assembled:
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reference: Callable[[str], Any] | None = None
     max_length: int | None = None
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 def assemble(
@@ -98,9 +100,10 @@ def _assemble(
     _check_fusions(parts, named[len(adapters) :])
     parts = _distinct(parts)
     check_names((*(part.name for part in parts), *heads))
+    folders = {part.name: part.folder for part in parts if part.folder != source.folder}
     if heads or any(part.kind in ("peft", "model") for part in parts):
         found = load_tasks(source, config, parts, pooling, heads)
-        return Assembled(found.model, None, None, found.configs, found.references, found.max_length)
+        return Assembled(found.model, None, None, found.configs, found.references, found.max_length, folders)
     check_poolable(pooling)
     what = parts[0].label if parts else f"the model in {source.text!r}"
     plain = not parts and not _has_adapters(source.folder, config)
@@ -111,7 +114,8 @@ def _assemble(
             f"NAME={BASE}"
         )
     library = adapterhub_module("checkpoints", "assemble", what)
-    return Assembled(*library.assemble(source, parts, [folder for folder, _ in named]))
+    model, setup, head = library.assemble(source, parts, [folder for folder, _ in named])
+    return Assembled(model, setup, head, folders=folders)
 
 
 def _has_adapters(folder: Path, config: Mapping[str, Any]) -> bool:

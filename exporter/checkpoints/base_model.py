@@ -16,14 +16,20 @@ from transformers import AutoModel, AutoModelForTextEncoding
 from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.assign import ADAPTER_KEYS
 from exporter.checkpoints.config_requests import check_requests, check_sizes
-from exporter.checkpoints.files import read_json, reason, stored_bytes, stored_shapes
+from exporter.checkpoints.files import read_all_weights, read_json, reason, stored_bytes, stored_shapes
 from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError
 from exporter.models.neutral_state import use_neutral_settings
 from exporter.models.quiet_libraries import quiet
 
 # Never run code from a folder, and never prompt for permission.
-OPTIONS: Mapping[str, Any] = {"output_loading_info": True, "local_files_only": True, "trust_remote_code": False}
+# Weights of other shapes are for `check_shapes`: transformers lists them for logs, or has torch's message.
+OPTIONS: Mapping[str, Any] = {
+    "output_loading_info": True,
+    "local_files_only": True,
+    "trust_remote_code": False,
+    "ignore_mismatched_sizes": True,
+}
 # Types of which texts are encoded without the decoder, as sentence-transformers loads them.
 TEXT_ENCODERS = ("t5", "mt5", "umt5")
 # Number of a layer within the name of a weight
@@ -79,21 +85,48 @@ def load_folder(source: Source, class_name: str) -> Loaded:
         ExportError: the folder is damaged.
     """
     with reading(source):
-        # ModernBERT's head for answers has the name of that for other classes, whose size can differ.
-        labels = {"num_labels": 2, "ignore_mismatched_sizes": True} if class_name.endswith(_SPANS) else {}
+        labels = {"num_labels": 2} if class_name.endswith(_SPANS) else {}
         # transformers 5 would keep the dtype of the weights, in which a head in fp32 of an adapter would be rounded.
         kind = getattr(transformers, class_name)
         if kind is AutoModel and read_config(source.folder)["model_type"] in TEXT_ENCODERS:
             kind = AutoModelForTextEncoding
         model, info = kind.from_pretrained(source.folder, dtype=torch.float32, **labels, **OPTIONS)
     check_unexpected(source.folder, model, info["unexpected_keys"])
-    trunk = f"{model.base_model_prefix}."
-    if resized := sorted(name for name in _mismatched(info) if name.startswith(trunk)):
-        raise ExportError(
-            f"the model folder {str(source.folder)!r} has {len(resized)} weights of another shape than its config.json "
-            f"describes, first {resized[0]!r}: load the model and save it again"
-        )
+    # ModernBERT's head for answers has the name of that for other classes, whose size can differ.
+    check_shapes(source.folder, model, info, with_head=not labels)
     return as_loaded(source, model, info)
+
+
+def check_shapes(folder: Path, model: Any, info: Mapping[str, Any], with_head: bool) -> None:
+    """Refuse weights of another shape than in the model, which `OPTIONS` let transformers initialise randomly.
+
+    Args:
+        folder: the model folder, for messages.
+        model: the loaded model.
+        info: what from_pretrained returned with it.
+        with_head: also those of the head; False if it is another one than that of the folder.
+
+    Raises:
+        ExportError: there are such weights.
+    """
+    trunk = f"{model.base_model_prefix}."
+    wrong = sorted(name for name in _mismatched(info) if with_head or name.startswith(trunk))
+    if not wrong:
+        return
+    name = wrong[0]
+    stored = read_all_weights(folder).get(name)
+    shape = "" if stored is None else f" of shape {list(stored.shape)}"
+    if name.startswith(trunk):
+        remedy = "load the model and save it again"
+    else:
+        remedy = (
+            f"as {type(model).__name__} it has {model.config.num_labels} labels; give it the id2label, or num_labels, of the "
+            "head that was saved, or save the model without a head if each task brings its own"
+        )
+    raise ExportError(
+        f"the model folder {str(folder)!r} has {len(wrong)} weights of another shape than its config.json describes, first "
+        f"{name!r}{shape}: {remedy}"
+    )
 
 
 @contextlib.contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import transformers
 
 from exporter.checkpoints.files import read_json
 from exporter.errors import ExportError
@@ -14,6 +17,8 @@ from runtime.bundle.entries import shown
 _IMPLEMENTATIONS = (None, "eager", "sdpa")
 _EXPERTS = (*_IMPLEMENTATIONS, "grouped_mm", "batched_mm")
 _QUANTIZED = ("quantization_config", "compression_config")
+# transformers 5 reads null as no quantization.
+_NULL_IS_QUANTIZED = int(transformers.__version__.partition(".")[0]) < 5
 FULL_PRECISION = (
     "weights in full precision are exported: give the full-precision model that they were made from, and quantize the graph "
     "with --precision int8"
@@ -43,6 +48,11 @@ def check_requests(path: Path, config: Mapping[str, Any]) -> None:
         ExportError: it asks for one of these. Custom code (auto_map) is no error: it is never run.
     """
     for where, key, value in _entries(config):
+        if key == "quantization_config" and not value and (value is not None or _NULL_IS_QUANTIZED):
+            raise ExportError(
+                f"{str(path)!r} sets {where} to {json.dumps(value)}, in which transformers {transformers.__version__} looks "
+                "for the kind of quantized weights: remove the entry, if the weights are in full precision"
+            )
         if key in _QUANTIZED and value:
             raise ExportError(
                 f"{str(path)!r} has a {where}: the weights are quantized{quantizer(value)}, and only {FULL_PRECISION}"

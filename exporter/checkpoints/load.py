@@ -16,6 +16,7 @@ from exporter.checkpoints.embedders import check_poolable, check_pooling, embed,
 from exporter.checkpoints.files import first_line, read_json
 from exporter.checkpoints.image_settings import read_image_settings
 from exporter.checkpoints.linear_heads import LinearHead, read_heads
+from exporter.checkpoints.peft_tokenizers import common_folder
 from exporter.checkpoints.sources import BASE, Source, check_base_names, find, is_base, split_name
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.checkpoints.trunk_changes import fold_changes
@@ -48,6 +49,7 @@ class Checkpoint:
         head: the head setup saved with it: a name, a list of names, a composition, True or None.
         configs: PEFT adapter -> the content of the config.json saved with it; adapters without one are absent.
         reference: PEFT adapter -> a model that PEFT itself loaded from its folder; None for other models.
+        notes: what a user of the bundle should know of its tokenizer.
     """
 
     model: Any
@@ -58,6 +60,7 @@ class Checkpoint:
     head: Any = None
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reference: Callable[[str], Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -219,10 +222,16 @@ def _folder(
     found = assemble(source, adapters, fusions, pooling, heads, access)
     folder = source.folder
     tokenizer = read_tokenizer(folder) if with_tokenizer else None
+    notes: tuple[str, ...] = ()
+    if with_tokenizer and tokenizer is None and (other := common_folder(found.folders)) is not None:
+        tokenizer = read_tokenizer(other)
+        notes = (f"the tokenizer is that of {str(other)!r}: the model folder has none",)
     if tokenizer is not None and found.max_length is not None:
         tokenizer.model_max_length = found.max_length  # as sentence-transformers does
     processor = _processor(folder)
-    return Checkpoint(found.model, tokenizer, source.text, processor, found.setup, found.head, found.configs, found.reference)
+    return Checkpoint(
+        found.model, tokenizer, source.text, processor, found.setup, found.head, found.configs, found.reference, notes
+    )
 
 
 def _processor(folder: Path) -> Any:

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from exporter.checkpoints.files import read_json
+from exporter.checkpoints.tokenizer import has_vocabulary
 from exporter.errors import ExportError
 
 _FAST, _WORDS = "tokenizer.json", "vocab.txt"
 
 
-def check_vocabulary(name: str, folder: Path, base: Path) -> None:
+def common_folder(folders: Mapping[str, Path]) -> Path | None:
+    """Return the first folder with a tokenizer, for a base model without one: Trainer saves it with the adapter.
+
+    Args:
+        folders: adapter name -> its folder.
+
+    Raises:
+        ExportError: two of these tokenizers have different vocabularies.
+    """
+    found = {name: folder for name, folder in folders.items() if has_vocabulary(folder)}
+    first = next(iter(found), "")
+    for name, folder in found.items():
+        check_vocabulary(name, folder, found[first], f"the adapter {first!r}")
+    return found.get(first)
+
+
+def check_vocabulary(name: str, folder: Path, base: Path, owner: str = "the base model") -> None:
     """Check that an adapter was saved with the vocabulary of the base model, if both folders have one.
 
     Args:
         name: the adapter name, for the message.
         folder: the folder of the adapter.
-        base: the folder of the base model.
+        base: the folder of the base model, or of an adapter whose tokenizer is taken.
+        owner: what has this folder, for the message.
 
     Raises:
         ExportError: the vocabularies differ: the graph would read the token ids of one as those of the other.
@@ -30,7 +49,7 @@ def check_vocabulary(name: str, folder: Path, base: Path) -> None:
     if different:
         token = different[0]
         raise ExportError(
-            f"the adapter {name!r} was saved with another tokenizer than that of the base model: {token!r} has the id "
+            f"the adapter {name!r} was saved with another tokenizer than that of {owner}: {token!r} has the id "
             f"{theirs.get(token)} in {str(folder / file)!r} and {ours.get(token)} in {str(base / file)!r}; tasks of one graph "
             "have one tokenizer: export the adapter with its own base model"
         )

@@ -111,7 +111,8 @@ def read_sentence_folder(part: Part, hidden_size: int) -> SentenceFolder:
     if len(modules) < 2 or modules[1][0] != "Pooling":
         found = modules[1][0] if len(modules) > 1 else "none"
         raise ExportError(f"{str(root / SENTENCE_MODULES)!r} must have a Pooling after the Transformer, found {found}")
-    modes = pooling_modes(modules[1][1] / "config.json", hidden_size)
+    prompts, default = _prompts(root / _OPTIONS)
+    modes = pooling_modes(modules[1][1] / "config.json", hidden_size, any(prompts.values()))
     width = hidden_size * len(modes)
     steps: list[nn.Module] = []
     for kind, folder in modules[2:]:
@@ -125,7 +126,6 @@ def read_sentence_folder(part: Part, hidden_size: int) -> SentenceFolder:
     if most is not None and most < width:
         steps.append(Truncate(most))
         width = most
-    prompts, default = _prompts(root / _OPTIONS)
     return SentenceFolder(Embedder(modes, steps, width, prompts, default), _limit(part, transformer))
 
 

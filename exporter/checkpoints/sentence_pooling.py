@@ -41,12 +41,13 @@ def parse_pooling(name: str, text: Any) -> tuple[str, ...]:
     return tuple(modes)
 
 
-def pooling_modes(path: Path, hidden_size: int) -> tuple[str, ...]:
+def pooling_modes(path: Path, hidden_size: int, has_prompts: bool) -> tuple[str, ...]:
     """Return the modes of a Pooling module, in the order of the concatenation.
 
     Args:
         path: its configuration file.
         hidden_size: the features of the encoder's hidden states.
+        has_prompts: whether the folder has a prompt that is not empty.
 
     Raises:
         ExportError: a mode is unknown, the size is another one, or the pooling leaves out prompts.
@@ -55,9 +56,10 @@ def pooling_modes(path: Path, hidden_size: int) -> tuple[str, ...]:
     size = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     if size != hidden_size:
         raise ExportError(f"{str(path)!r} pools vectors of {size!r} numbers, but the base model has {hidden_size}")
-    if config.get("include_prompt") is False:
+    if has_prompts and config.get("include_prompt") is False:
         raise ExportError(
-            f"{str(path)!r} sets include_prompt to False, which is not supported: a graph does not know the prompt"
+            f"{str(path)!r} sets include_prompt to False, which is not supported: a graph does not know the prompt; remove the "
+            "prompts from config_sentence_transformers.json if texts have none"
         )
     given = config.get("pooling_mode")
     if given is None:

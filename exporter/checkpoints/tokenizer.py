@@ -40,6 +40,11 @@ _WITHOUT = "export without a tokenizer (--no-tokenizer, in Python tokenizer=Fals
 _INSTALL = "pip install 'adapterdrop-onnx[tokenizers]'"
 
 
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a folder has the vocabulary of a tokenizer."""
+    return any((folder / name).exists() for name in _VOCABULARIES)
+
+
 def read_tokenizer(folder: Path) -> Any:
     """Load the tokenizer of a model folder.
 
@@ -181,7 +186,7 @@ def _own_files(folder: Path) -> dict[str, str | None]:
 def _why(folder: Path, error: BaseException) -> str:
     if "trust_remote_code" in str(error):
         return f"it needs code from the folder, which is never run; {_WITHOUT}"
-    if not any((folder / name).exists() for name in _VOCABULARIES):
+    if not has_vocabulary(folder):
         return f"it has no vocabulary ({_FAST}, vocab.txt, spiece.model, …): copy the complete folder, or {_WITHOUT}"
     if not (folder / _FAST).exists() and any((folder / name).exists() for name in _SENTENCEPIECE):
         if missing := [name for name in ("sentencepiece", "google.protobuf", "tiktoken") if not _installed(name)]:

@@ -133,7 +133,6 @@ class Dense(nn.Module):
         super().__init__()
         self.linear = nn.Linear(*sizes, bias=bias)
         self.activation = ACTIVATIONS[activation]()
-        self.settings = [*sizes, bias, activation, residual]
         self.adds_input = residual
         if residual and sizes[0] != sizes[1]:
             self.residual = nn.Linear(*sizes, bias=False)
@@ -160,11 +159,11 @@ class Truncate(nn.Module):
     def __init__(self, width: int) -> None:
         """Set the number of them."""
         super().__init__()
-        self.settings = [width]
+        self.width = width
 
     def forward(self, vector: torch.Tensor) -> torch.Tensor:
         """Return [batch, width]."""
-        return vector[:, : self.settings[0]]
+        return vector[:, : self.width]
 
 
 class Embedder(nn.Module):
@@ -212,9 +211,13 @@ class Embedder(nn.Module):
 
 
 def _settings(step: nn.Module) -> list[Any]:
+    """The settings of a step, other than weights; `Normalize` has none."""
     if isinstance(step, nn.LayerNorm):
         return [*step.normalized_shape, step.eps]
-    return list(getattr(step, "settings", []))
+    if isinstance(step, Dense):
+        has_bias, activation = step.linear.bias is not None, type(step.activation).__name__
+        return [step.linear.in_features, step.linear.out_features, has_bias, activation, step.adds_input]
+    return [step.width] if isinstance(step, Truncate) else []
 
 
 class VectorHeads(nn.ModuleDict):

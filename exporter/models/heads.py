@@ -150,7 +150,8 @@ def _static_head(model: Any, task: str, own: Mapping[str, Any]) -> Head:
         # Pipelines of transformers read id2label: label2id may be missing, or differ.
         key = "id2label" if hasattr(config, "id2label") else "label2id"
         # PEFT adapters can have heads of another size, whose labels are not in the base model's configuration.
-        labels = _labels(where, count, key, getattr(config, key) if count == config.num_labels else {})
+        named = getattr(config, key) if count == config.num_labels else None
+        labels = _labels(where, count, key, named or {})  # PVT's configuration can have None
     if kind == "classification":
         kind = _problem(config, name, len(labels))
     return _finished(None, kind, labels, 1, name)
@@ -229,7 +230,7 @@ def _base(model: Any) -> Any:
 def _finished(name: str | None, kind: HeadType, labels: tuple[str, ...], choices: int, structure: Any) -> Head:
     if kind in ("classification", "regression") and len(labels) == 1:
         # As in the libraries: with one label, the loss is the mean squared error.
-        return Head(name, "regression", (), choices, structure)
+        return Head(name, "regression", (), choices, structure, output_label=labels[0])
     return Head(name, kind, labels, choices, structure)
 
 

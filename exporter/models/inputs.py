@@ -43,7 +43,11 @@ def model_inputs(
         return (_audio(model, main, kinds),)
     vocabulary = getattr(config, "vocab_size", None)
     if not isinstance(vocabulary, int):
-        raise ExportError(f"the configuration of {name} has no vocab_size: expected a text or image model")
+        parts = " but a text_config: it reads texts and images" if getattr(config, "text_config", None) is not None else ""
+        raise ExportError(
+            f"the configuration of {name} has no vocab_size{parts}: expected a text or image model"
+            + (", such as the class of its text_config" if parts else "")
+        )
     found = [InputEntry("input_ids", "int64", _TEXT, vocabulary), InputEntry("attention_mask", "int64", _TEXT, 2)]
     segments = getattr(config, "type_vocab_size", 0) or 0
     # RoBERTa has one segment: token_type_ids is an input only if the tokenizer produces it.

@@ -106,11 +106,7 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
         if hasattr(config, name):
             delattr(config, name)
     only: Task | None = plan.tasks[0] if len(plan.tasks) == 1 else None
-    labels = only.head.labels if only is not None else ()
-    if only is not None and only.head.kind == "regression":
-        own = getattr(config, "id2label", None) or {}  # one name, if it is that of this head
-        labels = labels or (str(own[0]) if list(own) == [0] else "LABEL_0",)
-    if labels:
+    if only is not None and (labels := only.head.labels or tuple(filter(None, (only.head.output_label,)))):
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
     if only is not None and only.head.kind in _PROBLEM_TYPES:

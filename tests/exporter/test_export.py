@@ -10,10 +10,12 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from adapters import AutoAdapterModel
 from transformers import BertConfig
 
 import runtime
 from exporter import ExportError, Report, VerificationError, export
+from exporter.models.heads import find_head
 from exporter.write.save import save_config
 from runtime.bundle import read_manifest
 from tests.helpers.tiny_models import (
@@ -257,16 +259,21 @@ def test_one_task_loads_in_optimum(tmp_path: Path) -> None:
 def test_one_task_has_its_problem_type(tmp_path: Path, kind: str, labels: tuple[str, ...], problem: str | None) -> None:
     """A pipeline takes the sigmoid of several labels, the softmax of one, and the logit of a regression."""
     model = SimpleNamespace(config=BertConfig())
-    plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=SimpleNamespace(kind=kind, labels=labels))])
+    plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=SimpleNamespace(kind=kind, labels=labels, output_label=""))])
     save_config(model, plan, (), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem
 
 
 def test_the_name_of_a_regression_is_kept(tmp_path: Path) -> None:
-    head = SimpleNamespace(kind="regression", labels=())
-    plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=head)])
-    for named, expected in (({0: "stars"}, "stars"), ({0: "no", 1: "yes"}, "LABEL_0")):
-        save_config(SimpleNamespace(config=BertConfig(id2label=named)), plan, (), tmp_path)
+    """The base model can have other labels."""
+    config = bert_config()
+    config.id2label = {0: "no", 1: "yes"}
+    model: Any = AutoAdapterModel.from_config(config)
+    model.add_classification_head("named", num_labels=1, id2label={0: "stars"})
+    model.add_classification_head("unnamed", num_labels=1)
+    for name, expected in (("named", "stars"), ("unnamed", "LABEL_0")):
+        plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=find_head(model, name, name))])
+        save_config(model, plan, (), tmp_path)
         assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": expected}
 
 

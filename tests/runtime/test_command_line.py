@@ -265,3 +265,20 @@ def test_a_full_standard_output(
         monkeypatch.setattr(sys, "stdout", full)
         assert main([each.format(bundle) for each in arguments]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: standard output cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize(
+    "start", ["run_module('exporter', None, '__main__')", "run_module('runtime', None, '__main__')", "main()"]
+)
+def test_an_interrupt_while_packages_are_imported(start: str) -> None:
+    code = f"""
+import importlib, signal, sys
+from runpy import run_module
+from runtime.console import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+importlib.import_module = lambda *_: signal.raise_signal(signal.SIGINT)
+sys.argv[:] = ["adapterdrop", "export"]
+{start}
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60, cwd=ROOT)
+    assert (found.returncode, found.stdout, found.stderr) == (-signal.SIGINT, b"", b"interrupted\n")

@@ -14,7 +14,7 @@ from adapters.wrappers.model import load_model as load_static
 from exporter.checkpoints.adapterhub.embedded_adapters import add_held_back, config_without_adapters, held_back
 from exporter.checkpoints.adapterhub.model_class import choose
 from exporter.checkpoints.allocation_limit import limited_allocations
-from exporter.checkpoints.base_model import OPTIONS, Loaded, as_loaded, check_unexpected, read_config, reading
+from exporter.checkpoints.base_model import OPTIONS, Loaded, as_loaded, check_shapes, check_unexpected, read_config, reading
 from exporter.checkpoints.files import read_json, stored_bytes
 from exporter.checkpoints.scan import INTERFACE, Part
 from exporter.checkpoints.sources import Source
@@ -45,6 +45,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
         else:
             del options["trust_remote_code"]
             model, info = load_static(str(source.folder), getattr(transformers, class_name), interface, **options)
+    check_shapes(source.folder, model, info, with_head=not any(part.kind == "head" for part in parts))
     loaded = as_loaded(source, model, info)
     _drop_converted_head(model, config, parts)
     if later is None:

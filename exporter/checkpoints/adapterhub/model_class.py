@@ -52,7 +52,7 @@ def choose(folder: Path, config: dict[str, Any], parts: Sequence[Part]) -> tuple
 def _labels(head: Part) -> dict[str, Any]:
     """The from_pretrained options for the head's size, which can differ from that of the base model's head."""
     count, label2id = head.config.get("num_labels"), head.config.get("label2id")
-    options: dict[str, Any] = {"ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {}
     if isinstance(count, int):
         options["num_labels"] = count
     if isinstance(label2id, dict) and (count is None or len(label2id) == count):

@@ -15,6 +15,7 @@ from exporter.checkpoints.base_model import read_config
 from exporter.checkpoints.load import load
 from tests.helpers.load_testing import assert_refused, edit
 from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_peft import TRANSFORMERS_5
 
 _KERNEL = "attacker/kernel"
 
@@ -143,3 +144,12 @@ def test_models_of_far_more_weights_than_their_file(saved: Path, changes: dict[s
 def test_pipes_and_devices_are_no_files(saved: Path) -> None:
     (saved / "tokenizer.json").symlink_to("/dev/zero")
     assert_refused("is a device, a pipe or a socket: expected a file", saved)
+
+
+@pytest.mark.parametrize("value", [None, {}])
+def test_a_quantization_without_a_method(saved: Path, value: Any) -> None:
+    edit(saved / "config.json", quantization_config=value)
+    if value is None and TRANSFORMERS_5:
+        assert read_config(saved)["model_type"] == "bert"
+        return
+    assert_refused(r"config.json' sets quantization_config to (null|\{\}), .*: remove the entry", saved)

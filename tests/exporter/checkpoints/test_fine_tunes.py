@@ -26,6 +26,7 @@ from exporter.planning.make_plan import make_plan
 from exporter.prune.task_groups import prune
 from exporter.verify.eager import eager
 from exporter.verify.library_reference import compare_with_library
+from tests.helpers.load_testing import edit
 from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_models import assert_parity, inputs
 from tests.helpers.tiny_peft import answer, config, scramble
@@ -68,6 +69,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changed(fresh(folder, transformers.BertForQuestionAnswering, num_labels=2), "").save_pretrained(folder / "answers")
     changed(fresh(folder, transformers.BertForMaskedLM), "transform").save_pretrained(folder / "masks")
     return folder
+
+
+def test_a_head_of_another_size_than_its_configuration(saved: Path, tmp_path: Path) -> None:
+    for name, task in (("model", "a=base"), ("tune", f"a={tmp_path / 'tune'}")):
+        folder = shutil.copytree(saved / "base", tmp_path / name)
+        edit(folder / "config.json", id2label=None, label2id=None)
+        with pytest.raises(ExportError, match=r"'classifier.*' of shape \[3.* it has 2 labels; give it the id2label"):
+            load(folder if name == "model" else saved / "base", False, adapters=[task])
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +209,10 @@ def setting(folder: Path, **settings: Any) -> None:
         (lambda f: setting(f, vocab_size=102), "is not a fine-tune of the model in .*: vocab_size is 102 instead of 101"),
         (lambda f: setting(f, hidden_size=64), "is not a fine-tune of .*: hidden_size is 64 instead of 32"),
         (lambda f: setting(f, model_type="roberta"), "is not a fine-tune of .*: model_type is 'roberta' instead of 'bert'"),
-        (lambda f: setting(f, type_vocab_size=3), "cannot be loaded|is not a fine-tune of|lacks 1 weights"),
+        (
+            lambda f: setting(f, type_vocab_size=3),
+            "has 1 weights of another shape .* first 'bert.embeddings.token_type",
+        ),
         (lambda f: setting(f, architectures=["BertModel"]), r"without a prediction head \(BertModel\)"),
         (lambda f: setting(f, architectures=None), r"without a prediction head \(no class\)"),
         (lambda f: setting(f, quantization_config={"quant_method": "gptq"}), "the weights are quantized"),

@@ -27,6 +27,7 @@ from exporter.prune.task_groups import prune
 from exporter.verify.eager import eager
 from exporter.verify.library_reference import compare_with_library
 from runtime.bundle import OUTPUTS
+from tests.helpers.batch_independence import left_tokenizer
 from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_models import assert_parity, inputs, run_graph
 from tests.helpers.tiny_peft import TRANSFORMERS_5, answer, config, scramble
@@ -247,6 +248,23 @@ def test_an_adapter_with_another_tokenizer_or_vocabulary(saved: Path, tmp_path: 
     save_file({**weights, key: torch.ones(120, 32)}, adapter / "adapter_model.safetensors")
     with pytest.raises(ExportError, match="has embeddings of 120 tokens, the base model 101: it was trained with resized"):
         load(folder, False, adapters=[str(adapter)])
+
+
+def test_a_tokenizer_that_was_saved_with_an_adapter(saved: Path, tmp_path: Path) -> None:
+    first, second = (shutil.copytree(saved / name, tmp_path / name) for name in ("sentiment", "plain"))
+    tokenizer: Any = left_tokenizer(loaded(saved, "sentiment").model)
+    tokenizer.save_pretrained(second)
+    adapters = [str(first), str(second)]
+    found = load(saved / "base", adapters=adapters)
+    assert "w07" in found.tokenizer.get_vocab()
+    assert found.notes == (f"the tokenizer is that of {str(second)!r}: the model folder has none",)
+    assert load(saved / "base", False, adapters=adapters).notes == ()
+    content = json.loads((second / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = {**vocabulary, "w07": vocabulary["w08"], "w08": vocabulary["w07"]}
+    (first / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=r"'plain' was saved with another tokenizer than that of the adapter 'sentim.*'w07'"):
+        load(saved / "base", adapters=adapters)
 
 
 def test_labels_that_were_saved_with_an_adapter(saved: Path, tmp_path: Path) -> None:

@@ -226,7 +226,6 @@ _DENSE = {"in_features": 2 * SIZE, "out_features": WIDTH, "bias": True}
             "sets pooling_mode_median_tokens",
         ),
         ("1_Pooling/config.json", {**_POOL, "pooling_mode": "median"}, "has the pooling_mode 'median': expected cls, max"),
-        ("1_Pooling/config.json", {**_POOL, "include_prompt": False}, "sets include_prompt to False"),
         ("1_Pooling/config.json", {"word_embedding_dimension": 16}, "pools vectors of 16 numbers, but the base model has 32"),
         ("2_Dense/config.json", {**_DENSE, "in_features": 16}, "has in_features 16, but the module before it gives 64"),
         ("2_Dense/config.json", {**_DENSE, "out_features": 4}, r"has linear.* of shape .*: expected \[4"),
@@ -262,6 +261,16 @@ def test_a_damaged_folder(saved: Path, tmp_path: Path, file: str, content: Any, 
     write(folder / file, content)
     with pytest.raises(ExportError, match=message):
         load(saved / "base", False, adapters=[str(saved / "topics"), str(folder)])
+
+
+def test_a_pooling_without_the_prompt(saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "wide", tmp_path / "wide")
+    write(folder / "1_Pooling/config.json", {**_POOL, "pooling_mode": ["cls", "mean"], "include_prompt": False})
+    write(folder / "config_sentence_transformers.json", {"prompts": {"document": ""}})
+    load(saved / "base", False, adapters=[str(folder)])
+    write(folder / "config_sentence_transformers.json", {"prompts": {"document": "", "query": QUERY}})
+    with pytest.raises(ExportError, match=r"sets include_prompt to False, .*; remove the prompts"):
+        load(saved / "base", False, adapters=[str(folder)])
 
 
 @pytest.mark.parametrize(

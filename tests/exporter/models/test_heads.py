@@ -130,6 +130,14 @@ def test_a_configuration_of_the_adapter_counts_as_a_whole(own: dict[str, Any], k
     assert (head.kind, head.labels) == (kind, labels)
 
 
+def test_labels_without_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configurations whose num_labels is a field, such as that of PVT, can have no id2label."""
+    model = with_adapter(None, 2)
+    monkeypatch.setattr(type(model.config), "num_labels", 2)
+    model.config.id2label = None
+    assert find_head(model, "a", "").labels == ("LABEL_0", "LABEL_1")
+
+
 @pytest.mark.parametrize("label2id", [None, {}, {"yes": 0, "no": 1}, {"LABEL_0": 0, "LABEL_1": 1}])
 def test_labels_are_those_of_the_pipelines(label2id: Any) -> None:
     """Many configurations have no label2id; transformers reads id2label."""
