@@ -122,6 +122,8 @@ def test_the_throughput_is_that_of_the_results(page: str, main_rows: dict[tuple[
         ("ours-int8", "parallel-bf16"),
         ("openvino-int8", "parallel-bf16"),
         ("openvino-bf16", "parallel-bf16"),
+        ("compile-bf16", "parallel-bf16"),
+        ("ours-int8", "compile-bf16"),
         *([("ours", "parallel-drop0")] if page != "README.md" else []),
     ):
         assert f"{_times(main_rows, variant, other)} times" in text, (variant, other, _times(main_rows, variant, other))
