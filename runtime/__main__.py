@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from runtime.program import INSTALL, import_failure, shorten_interrupts
+from runtime.standard_output import flushed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,4 +28,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     shorten_interrupts()
-    sys.exit(main())
+    sys.exit(flushed(main))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from runtime.errors import InputError
 from runtime.program import INSTALL, NAME, import_failure, shorten_interrupts
-from runtime.standard_output import discard_output
+from runtime.standard_output import flushed, print_text
 
 _EXPORT: Final = "pip install 'adapterdrop-onnx[export,adapters,cpu]' or 'adapterdrop-onnx[export,peft,cpu]'"
 _RUN: Final = "runtime.command_line"
@@ -67,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shorten_interrupts()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
-        return _flushed(lambda: print(_help()) or (0 if given else 2))
+        return flushed(lambda: _printed(_help(), 0 if given else 2))
     if given[0] == "--version":
-        return _flushed(lambda: print(f"{NAME} {importlib.metadata.version('adapterdrop-onnx')}") or 0)
+        return flushed(lambda: _printed(f"{NAME} {importlib.metadata.version('adapterdrop-onnx')}", 0))
     command = next((each for each in COMMANDS if each.name == given[0]), None)
     if command is None:
         names = ", ".join(each.name for each in COMMANDS)
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder: list[str] = []
     if command.folder_first:  # without one, DIR stands for it in the message of what is missing, and in --help
         folder, rest = (rest[:1], rest[1:]) if rest and not rest[0].startswith("-") else (["DIR"], rest)
-    return _flushed(lambda: run([*folder, *command.arguments, *rest]))
+    return flushed(lambda: run([*folder, *command.arguments, *rest]))
 
 
 def _help() -> str:
@@ -103,6 +104,14 @@ def _help() -> str:
     )
 
 
+def _printed(text: str, status: int) -> int:
+    try:
+        print_text(text)
+    except InputError as error:
+        return _refused(str(error))
+    return status
+
+
 def _is_missing(module: str) -> bool:
     return importlib.util.find_spec(module.partition(".")[0]) is None
 
@@ -110,23 +119,3 @@ def _is_missing(module: str) -> bool:
 def _refused(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 2
-
-
-def _flushed(run: Callable[[], int]) -> int:
-    """Run, and write what is left of standard output; a reader that has read enough, such as `head`, is no error."""
-    try:
-        status = run()
-    except SystemExit as stop:  # --help and mistyped options
-        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _refused(str(stop.code))
-    except BrokenPipeError:
-        status = 0
-        discard_output()
-    try:
-        if sys.stdout is not None:  # closed by the shell
-            sys.stdout.flush()
-    except BrokenPipeError:
-        discard_output()
-    except OSError as error:
-        discard_output()
-        status = status or _refused(f"standard output cannot be written: {error.strerror}")
-    return status

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from runtime.errors import InputError
 
@@ -35,6 +35,38 @@ def written() -> Iterator[None]:
             raise
         discard_output()
         raise InputError(f"standard output cannot be written: {error.strerror or error}") from error
+
+
+def flushed(run: Callable[[], int]) -> int:
+    """Run a program, and write what is left of standard output; a reader that has read enough, such as `head`, is no error.
+
+    Args:
+        run: returns the exit status, or raises SystemExit.
+
+    Returns:
+        The exit status; 2 if standard output cannot be written.
+    """
+    try:
+        status = run()
+    except SystemExit as stop:  # --help and mistyped options
+        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _failed(str(stop.code))
+    except BrokenPipeError:
+        status = 0
+        discard_output()
+    try:
+        if sys.stdout is not None:  # closed by the shell
+            sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+    except OSError as error:
+        discard_output()
+        status = status or _failed(f"standard output cannot be written: {error.strerror}")
+    return status
+
+
+def _failed(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 def discard_output() -> None:

@@ -14,7 +14,7 @@ _FAST, _WORDS = "tokenizer.json", "vocab.txt"
 
 
 def common_folder(folders: Mapping[str, Path]) -> Path | None:
-    """Return the first folder with a tokenizer, for a base model without one: Trainer saves it with the adapter.
+    """Return the first folder with a tokenizer, for a base model without one: training often saves it with the adapter.
 
     Args:
         folders: adapter name -> its folder.

@@ -130,7 +130,7 @@ def _remove(folder: Path, name: str) -> None:
         (lambda folder: _edit_weights(folder, drop="adapters.a.adapter_up"), "lacks 6 weights"),
         (lambda folder: _edit_weights(folder, drop="layer.1.intermediate"), "lacks 2 weights"),
         (lambda folder: _edit_weights(folder, poison="heads.a"), "the weight 'heads.a.1.weight' contains NaN"),
-        (lambda folder: _edit_config(folder, hidden_size=64), "cannot be loaded"),
+        (lambda folder: _edit_config(folder, hidden_size=64), "weights of another shape than its config.json describes"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "the tokenizer in"),
     ],
 )
