@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -15,6 +16,7 @@ from exporter import ExportError, export
 from exporter.checkpoints.load import load
 from tests.helpers.support_models import CONFIGS, Row
 from tests.helpers.support_table import result
+from tests.helpers.tiny_models import assert_parity, inputs, run_graph
 from tests.helpers.tiny_peft import TRANSFORMERS_5, scramble, tuned_model
 
 _TARGETS = ["q_proj", "v_proj"]
@@ -38,6 +40,25 @@ def test_adapters_of_experts(tmp_path: Path) -> None:
     lora = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=[], target_parameters=["experts.down_proj"])
     scramble(peft.get_peft_model(base, lora)).save_pretrained(tmp_path / "a")
     export(tmp_path / "base", False, adapters=[str(tmp_path / "a")], output=tmp_path / "onnx")
+
+
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4.57 has a mask of finite numbers for every model")
+def test_biases_of_positions_and_rows_without_tokens(tmp_path: Path) -> None:
+    """LayoutLMv3 of transformers 5 adds biases to the mask, so that such a row is a mean and not zero."""
+    sizes = {"coordinate_size": 6, "shape_size": 4, "visual_embed": False, "max_2d_position_embeddings": 64, "num_labels": 3}
+    torch.manual_seed(0)
+    config: Any = transformers.LayoutLMv3Config(**{**CONFIGS["Bert"], **sizes})
+    base: Any = transformers.LayoutLMv3ForSequenceClassification(config)
+    model = tuned_model("LORA", base, ("a", "b"), target_modules=["query", "value"])
+    export(model, False, output=tmp_path / "onnx")
+    feeds = {**inputs((4, 9), config.vocab_size), "token_type_ids": np.zeros((4, 9), np.int64)}
+    feeds["attention_mask"][1], feeds["attention_mask"][2] = 0, np.arange(9) > 4
+    found = run_graph(tmp_path / "onnx", feeds)
+    for name in ("a", "b"):
+        model.set_adapter(name)
+        with torch.no_grad():
+            expected = model.eval()(**{key: torch.from_numpy(value) for key, value in feeds.items()}).logits.numpy()
+        assert_parity(found[name], expected)
 
 
 @pytest.mark.parametrize(

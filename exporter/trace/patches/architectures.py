@@ -100,6 +100,7 @@ def patch_empty_rows(model: nn.Module) -> None:
     For these rows PyTorch returns zeros, but the operators that torch.onnx writes for sdpa return a mean over all tokens. In
     decoders, the rows are padding on the left, but token heads compute logits for them, and gates average over them. In
     encoders, they are texts without any token; transformers 4.57 has a mask of finite numbers there, for which both are means.
+    So has transformers 5 where it adds biases of positions to the mask, as in LayoutLMv3 and MPNet.
     """
     for attention in model.modules():
         config, is_causal = getattr(attention, "config", None), getattr(attention, "is_causal", None)
@@ -128,7 +129,7 @@ class _VisibleRows:
     def remember(self, _attention: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Store the rows of the mask; a forward pre-hook of the attention."""
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
+        if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and kwargs.get("position_bias") is None:
             self.visible = mask.any(-1)[:, 0, :, None]
 
     def clear(self, _projection: nn.Module, args: Any) -> Any:
