@@ -57,9 +57,14 @@ def check_replaceable(folder: Path) -> None:
     """Check that a folder can be replaced.
 
     Raises:
-        ExportError: it contains other files, or there is no permission.
+        ExportError: it contains other files or links, or there is no permission.
     """
     check_destination(folder, overwrite=True)
+    if links := sorted(path.name for path in folder.iterdir() if path.is_symlink()):
+        raise ExportError(
+            f"{folder} has links in place of files, first {links[0]}, as the cache of a hub has: copy the files of the bundle "
+            "into a folder (cp -rL), and add to that"
+        )
     if not os.access(folder.absolute().parent, os.W_OK | os.X_OK):
         raise ExportError(f"{folder} cannot be replaced: no permission to write in {folder.absolute().parent}")
 

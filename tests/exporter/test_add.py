@@ -151,6 +151,15 @@ def test_another_trunk_is_noticed(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["onnx"]
 
 
+def test_a_folder_of_links_is_refused(model: Any, folder: Path, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in folder.iterdir():
+        (links / path.name).symlink_to(path)
+    with pytest.raises(ExportError, match=r"links in place of files, first adapterdrop\.json, .*: copy the files"):
+        add(links, model=model)
+
+
 def test_a_bundle_without_templates_says_how_to_get_them(model: Any, folder: Path) -> None:
     manifest = read_manifest(folder)
     for name in [name for name in manifest.files if "template" in name]:
