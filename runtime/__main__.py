@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from runtime.program import INSTALL, import_failure, shorten_interrupts
-from runtime.standard_output import flushed
+from runtime.standard_output import failed, flushed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,8 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command_line = importlib.import_module("runtime.command_line")
     except ImportError as error:
-        print(f"error: {import_failure(error, INSTALL)}", file=sys.stderr)
-        return 2
+        return failed(import_failure(error, INSTALL))
     status: int = command_line.main(arguments)
     return status
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from runtime.errors import InputError
 from runtime.program import INSTALL, NAME, import_failure, shorten_interrupts
-from runtime.standard_output import flushed, print_text
+from runtime.standard_output import failed, flushed, print_text
 
 _EXPORT: Final = "pip install 'adapterdrop-onnx[export,adapters,cpu]' or 'adapterdrop-onnx[export,peft,cpu]'"
 _RUN: Final = "runtime.command_line"
@@ -74,13 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = next((each for each in COMMANDS if each.name == given[0]), None)
     if command is None:
         names = ", ".join(each.name for each in COMMANDS)
-        return _refused(f"{given[0]!r} is no command: expected {names}; see {NAME} --help")
+        return failed(f"{given[0]!r} is no command: expected {names}; see {NAME} --help")
     if _is_missing(command.module):
-        return _refused(f"{NAME} {command.name} is not installed here: {command.install}")
+        return failed(f"{NAME} {command.name} is not installed here: {command.install}")
     try:
         run: Callable[[Sequence[str]], int] = importlib.import_module(command.module).main
     except ImportError as error:
-        return _refused(f"{NAME} {command.name}: {import_failure(error, command.install)}")
+        return failed(f"{NAME} {command.name}: {import_failure(error, command.install)}")
     rest = given[1:]
     folder: list[str] = []
     if command.folder_first:  # without one, DIR stands for it in the message of what is missing, and in --help
@@ -108,14 +108,9 @@ def _printed(text: str, status: int) -> int:
     try:
         print_text(text)
     except InputError as error:
-        return _refused(str(error))
+        return failed(str(error))
     return status
 
 
 def _is_missing(module: str) -> bool:
     return importlib.util.find_spec(module.partition(".")[0]) is None
-
-
-def _refused(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2

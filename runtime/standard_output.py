@@ -49,7 +49,7 @@ def flushed(run: Callable[[], int]) -> int:
     try:
         status = run()
     except SystemExit as stop:  # --help and mistyped options
-        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _failed(str(stop.code))
+        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else failed(str(stop.code))
     except BrokenPipeError:
         status = 0
         discard_output()
@@ -60,11 +60,12 @@ def flushed(run: Callable[[], int]) -> int:
         discard_output()
     except OSError as error:
         discard_output()
-        status = status or _failed(f"standard output cannot be written: {error.strerror}")
+        status = status or failed(f"standard output cannot be written: {error.strerror}")
     return status
 
 
-def _failed(message: str) -> int:
+def failed(message: str) -> int:
+    """Print an error, and return its exit status."""
     print(f"error: {message}", file=sys.stderr)
     return 2
 

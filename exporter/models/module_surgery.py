@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["bind", "constant", "linear", "modules_of", "names_of", "replace_module"]
+__all__ = ["bind", "constant", "linear", "modules_of", "replace_module"]
 
 
 def modules_of(model: nn.Module, kind: type) -> list[Any]:
@@ -17,14 +17,10 @@ def modules_of(model: nn.Module, kind: type) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, kind)]
 
 
-def names_of(model: nn.Module, module: nn.Module) -> list[str]:
-    """Return all names of a module: T5 has its embeddings twice, as `shared` and as `encoder.embed_tokens`."""
-    return [path for path, each in model.named_modules(remove_duplicate=False) if each is module]
-
-
 def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
-    """Replace the module of that name in a model, in place, under all of its names."""
-    for each in names_of(model, model.get_submodule(path)):
+    """Replace the module of that name in a model, in place, under all of its names: T5 has two for its embeddings."""
+    old = model.get_submodule(path)
+    for each in [name for name, module in model.named_modules(remove_duplicate=False) if module is old]:
         model.set_submodule(each, new)
 
 
