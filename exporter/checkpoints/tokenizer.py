@@ -180,7 +180,9 @@ def _own_files(folder: Path) -> dict[str, str | None]:
         return {}
     named = {key: value for key, value in read_json(path).items() if key.endswith("_file") and isinstance(value, str)}
     own = {key: (Path(value).name, *_USUAL.get(key, ())) for key, value in named.items()}
-    return {key: next((str(folder / name) for name in names if (folder / name).is_file()), None) for key, names in own.items()}
+    # Names that are too long, or no names at all, are not in the folder.
+    present = {each.name for each in folder.iterdir() if each.is_file()}
+    return {key: next((str(folder / name) for name in names if name in present), None) for key, names in own.items()}
 
 
 def _why(folder: Path, error: BaseException) -> str:

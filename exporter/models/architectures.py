@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,20 +28,31 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("nystromformer", "mra"), ("divides the text, of one fixed length, into blocks", _LONG)),
     "reformer": ("divides the text into chunks by random hashes", _LONG),
 }
+# Numbers of a configuration that plans read, whether or not the class of the model does; transformers checks no type.
+_NUMBERS = (
+    *("vocab_size", "type_vocab_size", "max_position_embeddings", "original_max_position_embeddings", "max_seq_len"),
+    *("num_hidden_layers", "num_hidden_groups", "decoder_layers", "num_decoder_layers", "pad_token_id"),
+)
 
 
 def check_architecture(model: Any) -> None:
-    """Check that the computation of the model is the same for all lengths of text.
+    """Check that the computation of the model is the same for all lengths of text, and its configuration readable.
 
     Args:
         model: a live model.
 
     Raises:
-        ExportError: it is not; the message names the class and what to do instead.
+        ExportError: it is not; the message names the class, or the entry of the configuration, and what to do instead.
     """
     model = getattr(model, "parts", [model])[0]  # the parts of a model of several have one trunk
     config, name = model.config, type(base_of(model)).__name__
     kind = str(getattr(config, "model_type", None))
+    # Plans read the end-of-sequence token of encoder-decoders only; decoders can have several.
+    for key in (*_NUMBERS, *(("eos_token_id",) if getattr(config, "is_encoder_decoder", False) else ())):
+        if type(found := getattr(config, key, None)) not in (int, type(None)):
+            raise ExportError(
+                f"the configuration of {name} sets {key} to {reprlib.repr(found)}: expected a whole number; correct it"
+            )
     if kind in _REFUSED:
         reason, remedy = _REFUSED[kind]
         raise ExportError(f"{name} ({kind}) {reason}: this cannot be exported; {remedy}")

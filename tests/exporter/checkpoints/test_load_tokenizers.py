@@ -242,3 +242,8 @@ def test_vocabulary_files_from_elsewhere_stay_there(tmp_path: Path, saved: Path)
     folder = _with(saved, tmp_path / "model", {"vocab_file": str(secret)}, vocab_txt="\n".join(_WORDS))
     output = _exported(folder, tmp_path / "onnx")
     assert all(b"confidential" not in path.read_bytes() for path in output.iterdir())
+
+
+def test_names_that_no_file_can_have_are_passed_over(tmp_path: Path, saved: Path) -> None:
+    folder = _with(saved, tmp_path / "model", {"vocab_file": "x" * 300}, vocab_txt="\n".join(_WORDS))
+    assert (_exported(folder, tmp_path / "onnx") / "tokenizer.json").is_file()

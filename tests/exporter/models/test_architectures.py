@@ -57,6 +57,15 @@ def test_lengths_that_are_divided(name: str, settings: dict[str, Any], message: 
         check_architecture(_meta(name, **settings))
 
 
+@pytest.mark.parametrize("settings", [{"type_vocab_size": "two"}, {"max_position_embeddings": [512]}, {"eos_token_id": [1]}])
+def test_numbers_of_a_configuration(settings: dict[str, Any]) -> None:
+    model = _meta("T5", d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=60)
+    check_architecture(model)
+    model.config.update(settings)
+    with pytest.raises(ExportError, match=rf"T5Model sets {next(iter(settings))} to .*: expected a whole number"):
+        check_architecture(model)
+
+
 def test_full_attention_is_exported() -> None:
     check_architecture(_meta("BigBird", attention_type="original_full", **_SMALL))
     check_architecture(_meta("Bert", **_SMALL))
