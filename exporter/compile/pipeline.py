@@ -237,12 +237,12 @@ def run_passes(
     Returns:
         The model that the last pass returned.
     """
+    before = graph_size(model)
     for step in passes:
-        nodes_before, bytes_before = graph_size(model)
         model = step(model).model
-        nodes_after, bytes_after = graph_size(model)
-        name = pass_name(step)
-        reports.append(PassRow(name, graph, nodes_before, nodes_after, bytes_before, bytes_after))
+        (nodes, size), name = graph_size(model), pass_name(step)
+        reports.append(PassRow(name, graph, before[0], nodes, before[1], size))
+        before = nodes, size
         if isinstance(step, RefusingPass) and step.refusals:
             _logger.debug("%s on %s: %d patterns were not applied", name, graph, len(step.refusals))
         if observe is not None:

@@ -148,7 +148,7 @@ def known_shape(value: ir.Value | None) -> tuple[int | ir.SymbolicDim, ...] | No
     if value is None or value.shape is None:
         return None
     dims = tuple(value.shape)
-    if any(isinstance(dim, ir.SymbolicDim) and dim.value is None for dim in dims):
+    if any(not isinstance(dim, int) and dim.value is None for dim in dims):
         return None
     return dims
 
