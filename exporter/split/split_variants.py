@@ -14,7 +14,9 @@ from exporter.plan import Plan
 from exporter.split.cut import Cut, State, cut_states
 from exporter.split.graphs import save_branches, save_trunk
 from exporter.split.identity import WeightDigests
-from exporter.split.verify import RowGraphs, SplitSessions, compare_split, padding_counts
+from exporter.split.kept_padding import padding_counts
+from exporter.split.sessions import RowGraphs, SplitSessions
+from exporter.split.verify import compare_split
 from runtime.bundle import SplitEntry, StateEntry, routed_file, slots_file, split_files
 from runtime.bundle.interface import BATCH
 from runtime.bundle.split_entry import StateType
