@@ -2,6 +2,7 @@
 # make test     installs into .venv-test, then make lint (style and types) and make unit (tests) at the same time
 # make test-all  all tests, also those marked sweep: every row of the support table, and a longer fuzz; every week in CI
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs
+# make test-webgpu  installs the plug-in for WebGPU into .venv-webgpu, and tests it on Mesa's software Vulkan, without a GPU
 # make test-peft5  installs transformers 5 and PEFT, without the adapters library, into .venv-peft5, and tests the exports of PEFT there
 # make gpu      tests on the GPU of this machine, then the benchmark, with the python3 and the packages that are there; DEVICE=cpu rehearses
 # make test-torch TORCH=torch==2.15.0  installs that PyTorch into .venv-torch and runs the tests of exports there
@@ -43,6 +44,14 @@ define install_lock
 	  "make … LOCKED=no installs what pyproject.toml allows, without hashes" >&2; exit 1; }
 endef
 
+# $(call install_newest,environment,extras,PyTorch) takes the newest versions that pyproject.toml allows. `export` contains copies of
+# the exporter and of the example; the checkout has its own, which programs in other folders would not see next to them.
+define install_newest
+	$(PYTHON) -m venv $(1)
+	$(1)/$(BIN)/python -m pip install --quiet --no-compile $(3) -e '.[$(2)]'
+	$(1)/$(BIN)/python -m pip uninstall --quiet --yes adapterdrop-onnx-exporter adapterdrop-onnx-example
+endef
+
 # $(call install,environment,lock file) adds torch, which has no hash in the lock because each of its builds has another one, and
 # this project.
 ifeq ($(LOCKED),yes)
@@ -55,13 +64,12 @@ define install
 endef
 else
 define install
-	$(PYTHON) -m venv $(1)
-	$(1)/$(BIN)/python -m pip install --quiet --no-compile $(TORCH) -e '.[$(EXTRAS)]' -e ./exporter -e ./adapterdrop_example
+	$(call install_newest,$(1),$(EXTRAS),$(TORCH))
 	touch $(1)/installed
 endef
 endif
 
-.PHONY: export test test-all lint unit test-javascript test-cpp test-tensorrt test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
+.PHONY: export test test-all lint unit test-javascript test-cpp test-tensorrt test-webgpu test-peft5 test-torch gpu support benchmark docs dist test-wheels licences release-notes audit lock clean
 
 export: .venv/installed
 	.venv/$(BIN)/python -m exporter --drop 5 --output onnx --overwrite
@@ -101,6 +109,9 @@ build/cpp/installed:
 test-tensorrt: .venv-tensorrt/installed
 	.venv-tensorrt/$(BIN)/python -m pytest tests/exporter/test_tensorrt.py
 
+test-webgpu: .venv-webgpu/installed
+	tests/helpers/software_vulkan.sh .venv-webgpu/$(BIN)/python -m pytest --no-skips tests/gpu/test_webgpu.py --device cpu
+
 # Tests that neither import the adapters library nor are marked as needing it; -m also selects those marked sweep.
 PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoints/test_peft_load.py tests/exporter/test_families.py \
   tests/exporter/test_support_peft.py tests/exporter/test_architectures_peft.py tests/exporter/test_peft_example.py \
@@ -137,9 +148,14 @@ benchmark: .venv-test/installed
 .venv-test/installed: pyproject.toml requirements/test.txt
 	$(call install,.venv-test,test)
 
+.venv-tensorrt/installed: EXTRAS = export,adapters,cpu,tensorrt,test
 .venv-tensorrt/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-tensorrt
-	.venv-tensorrt/$(BIN)/python -m pip install --quiet $(TORCH) -e '.[export,adapters,cpu,tensorrt,test]' -e ./exporter -e ./adapterdrop_example
+	$(call install_newest,.venv-tensorrt,$(EXTRAS),$(TORCH))
+	touch $@
+
+.venv-webgpu/installed: EXTRAS = export,adapters,cpu,webgpu,test
+.venv-webgpu/installed: pyproject.toml
+	$(call install_newest,.venv-webgpu,$(EXTRAS),$(TORCH))
 	touch $@
 
 .venv-peft5/installed: EXTRAS = export,peft,cpu,tokenizers,test-peft
@@ -147,9 +163,9 @@ benchmark: .venv-test/installed
 	$(call install,.venv-peft5,peft5)
 
 # Not from the lock: CUDA builds of other versions of PyTorch require other packages.
+.venv-torch/installed: EXTRAS = export,adapters,cpu,test
 .venv-torch/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-torch
-	.venv-torch/$(BIN)/python -m pip install --quiet --no-compile '$(TORCH)' -e '.[export,adapters,cpu,test]' -e ./exporter -e ./adapterdrop_example
+	$(call install_newest,.venv-torch,$(EXTRAS),'$(TORCH)')
 	echo '$(TORCH)' > $@
 
 docs: .venv-docs/installed
@@ -192,4 +208,4 @@ lock: .venv-tools/installed
 	$(LOCK) requirements/docs.in --output-file requirements/docs.txt
 
 clean:
-	rm -rf .venv .venv-test .venv-tensorrt .venv-peft5 .venv-torch .venv-tools .venv-docs build/pycache
+	rm -rf .venv .venv-test .venv-tensorrt .venv-webgpu .venv-peft5 .venv-torch .venv-tools .venv-docs build/pycache

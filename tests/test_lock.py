@@ -133,4 +133,6 @@ def test_another_torch_is_installed_without_the_lock() -> None:
 def test_without_the_lock() -> None:
     shown = _recipes("test", "LOCKED=no")
     assert f"{pinned_torch()} -e '.[export,adapters,cpu,benchmark,training,test]'" in shown
+    # `export` names the same folders, and pip refuses to install one both as a copy and in place.
+    assert "-e ./" not in shown
     assert "--require-hashes" not in shown

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from exporter.compile.finish import finish, strip
+from exporter.compile.finish import finish, name_groups, strip
 from exporter.compile.passes import FoldConstantsPass
 from exporter.compile.pipeline import JOINED, ROUTED, clean_groups, compile_groups, route_groups, run_passes
 from exporter.compile.ranges import measure_ranges
@@ -86,12 +86,14 @@ def compile_plan(
     if not routed:
         return Compiled(finished, None, None if reference is None else (reference, None), tuple(passes), tuple(kept))
     try:
-        graph, more = route_groups(own, BATCH, [task.name for task in plan.tasks], every_row=plan.target == "tensorrt")
+        names, every_row = [task.name for task in plan.tasks], plan.target == "tensorrt"
+        graph, more = route_groups(own, BATCH, names, every_row)
         passes += more
         routes, reference_routes = _lower(graph, plan, ROUTED, passes, _measure(texts, len(plan.tasks)))
         for each in (routes, reference_routes):
             if each is not None:
                 strip(each)
+                name_groups(each, [] if every_row else [names.index(group.tasks[0]) for group in own])
     except OSError as error:
         raise _unwritable(error) from error
     except Exception as error:  # as above

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from exporter.plan import Plan
+from runtime.bundle import FIRST_TASKS
 
 
 def finish(graph: ir.Model, plan: Plan) -> None:
@@ -18,6 +21,15 @@ def finish(graph: ir.Model, plan: Plan) -> None:
     for value, name in ordered:
         value.name = name
     strip(graph)
+
+
+def name_groups(graph: ir.Model, first_tasks: Sequence[int]) -> None:
+    """Write one number of each group of tasks into a routed graph that selects the rows of each, in place.
+
+    Some providers cannot compute a group without rows; the runtime gives it one there.
+    """
+    if len(first_tasks) > 1:
+        graph.metadata_props[FIRST_TASKS] = " ".join(map(str, first_tasks))
 
 
 def strip(graph: ir.Model) -> None:

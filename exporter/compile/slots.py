@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.finish import strip
+from exporter.compile.finish import name_groups, strip
 from exporter.compile.pipeline import route_slots, run_passes
 from exporter.compile.rewrite.axes import carried_from
 from exporter.compile.target_passes import target_passes
@@ -56,9 +56,9 @@ def compile_slots(groups: Sequence[TracedGroup], columns: Sequence[int], plan: P
     """
     bound = [_with_random(number, *each) for number, each in enumerate(zip(groups, columns, strict=True))]
     # While the graph is compiled, each group has at least as many places as tasks.
-    places = max(slots, *(len(group.tasks) for group in bound))
+    places, every_row = max(slots, *(len(group.tasks) for group in bound)), plan.target == "tensorrt"
     try:
-        graph = route_slots(bound, BATCH, places, every_row=plan.target == "tensorrt")
+        graph = route_slots(bound, BATCH, places, every_row)
         last = target_passes(plan.target, plan.precision, graph, None, plan.opset, plan.int8_ranges)
         graph = run_passes(graph, last, "slots", [])
     except Exception as error:  # of passes, onnx-ir, onnxscript and the reference implementation of ONNX
@@ -77,6 +77,7 @@ def compile_slots(groups: Sequence[TracedGroup], columns: Sequence[int], plan: P
     for value in found:
         _make_input(graph.graph, value, slots)
     strip(graph)
+    name_groups(graph, [] if every_row else range(0, len(bound) * slots, slots))
     return SlotGraph(graph, inputs, rows, fingerprint(graph))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from exporter.errors import VerificationError
@@ -9,6 +12,17 @@ from exporter.plan import Task
 from runtime.bundle import ParityRow
 
 NOTHING_WRITTEN = "the exported graph differs from PyTorch; nothing was written:\n"
+
+
+@contextmanager
+def of_the_bundles_trunk() -> Iterator[None]:
+    """Let a difference of tasks that join a bundle say which mistake causes it: their model has another trunk."""
+    try:
+        yield
+    except VerificationError as error:
+        raise VerificationError(
+            f"{error}\n  tasks join a bundle on its own trunk: give the model, with the weights, that it was exported from"
+        ) from error
 
 
 def tolerance_ratio(row: ParityRow) -> float:

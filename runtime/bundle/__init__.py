@@ -2,7 +2,17 @@
 
 from runtime.bundle.entries import InputEntry, ParityRow, PassRow, TaskEntry, TaskLayers, VariantEntry
 from runtime.bundle.files import BoundFolder, check_files, open_bundle
-from runtime.bundle.interface import HEADS, INPUTS, OUTPUTS, ROUTE_INPUTS, ROUTED_HEADS, HeadType, InputType, output_names
+from runtime.bundle.interface import (
+    FIRST_TASKS,
+    HEADS,
+    INPUTS,
+    OUTPUTS,
+    ROUTE_INPUTS,
+    ROUTED_HEADS,
+    HeadType,
+    InputType,
+    output_names,
+)
 from runtime.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -21,6 +31,7 @@ from runtime.bundle.probe_entry import FLOATS, Floats, ProbeEntry
 from runtime.bundle.split_entry import SplitEntry, StateEntry, split_files
 
 __all__ = [
+    "FIRST_TASKS",
     "FLOATS",
     "FORMAT_VERSION",
     "HEADS",

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import BoundFolder, Manifest
+from runtime.bundle import FIRST_TASKS, ROUTE_INPUTS, BoundFolder, Manifest
 from runtime.cancel import Cancellation
 from runtime.errors import AdapterDropError, CancelledError
 from runtime.options import Options
 from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.forks import PerProcess, keep_open_in_forks
 from runtime.ort.graph_file import GraphFile
-from runtime.ort.known_providers import CPU, CUDA, TENSORRT, Provider
+from runtime.ort.known_providers import CPU, CUDA, TENSORRT, WEBGPU, Provider
 from runtime.ort.lazy_sessions import GraphSessions
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.probe import ProbeCheck, ProbeRow
@@ -87,18 +88,31 @@ class OpenBundle:
         """
         if (here := self.here()) is not self:
             return here.run(graph, outputs, feeds, cancel, weights)
-        run = self._run_of(graph)
+        run, count = self._run_of(graph), None
         try:
             given = {**feeds, **weights} if weights else feeds
+            if self.provider.key == WEBGPU.key and (more := self._more_rows(graph, feeds)):
+                given, count = {**given, **more}, len(feeds[ROUTE_INPUTS[0]])
             if cancel is None:
-                return run(outputs, given)
-            with cancel.run_options() as options:
-                return run(outputs, given, options)
+                found = run(outputs, given)
+            else:
+                with cancel.run_options() as options:
+                    found = run(outputs, given, options)
+            return found if count is None else [each[:count] for each in found]
         except CancelledError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
+
+    def _more_rows(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Return the ids with one row more of each group, for a provider whose Softmax and attention refuse to have no rows."""
+        if ROUTE_INPUTS[0] not in feeds:
+            return {}
+        metadata = self.sessions[graph].get_modelmeta().custom_metadata_map
+        firsts = np.array(metadata.get(FIRST_TASKS, "").split(), np.int64)
+        more = zip(ROUTE_INPUTS, (np.zeros_like(firsts), firsts), strict=True)
+        return {name: np.concatenate([feeds[name], ids]) for name, ids in more if len(ids)}
 
     def run_on_device(self, graph: str, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
         """Run a graph and leave the outputs on the device of its session.

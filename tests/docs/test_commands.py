@@ -26,6 +26,7 @@ NOT_RUN = {
     "make test": "installs a virtual environment and runs this test",
     "make test-all": "installs a virtual environment and runs this test",
     "make test-tensorrt": "installs a virtual environment",
+    "make test-webgpu": "installs a virtual environment",
     "make test-peft5": "installs a virtual environment",
     "make gpu": "needs a GPU; tests/benchmarks rehearses its benchmark",
     "make gpu DEVICE=cpu": "runs other tests",

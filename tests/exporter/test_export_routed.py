@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from exporter import ExportError, Report, VerificationError, export
 from exporter import variant as variants
 from exporter.compile.build import compile_plan
 from runtime.bundle import WEIGHTS, read_manifest
+from runtime.ort.known_providers import WEBGPU
+from runtime.ort.open_bundle import OpenBundle
 from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model
 
 # Three structures, one of them of a single task, and five label counts.
@@ -63,6 +66,29 @@ def test_each_row_equals_single_task_pytorch(
     answers = predictor.run_routed(feeds, tasks, rows=rows, drop=drop)
     for row, task, answer in zip(rows, tasks, answers, strict=True):
         assert_parity(answer, reference(model, task, feeds, drop)[row])
+
+
+def test_no_group_is_empty_where_a_provider_needs_rows(
+    model: Any, predictor: runtime.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WebGPU's Softmax refuses to have no rows; tests/gpu/test_webgpu.py has the provider itself."""
+    given = list[Any]()
+    run_of = OpenBundle._run_of
+
+    def spied(bundle: OpenBundle, graph: str) -> Any:
+        return lambda outputs, feeds: given.append(feeds) or run_of(bundle, graph)(outputs, feeds)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(OpenBundle, "_run_of", spied)
+    routed = replace(predictor._routed[1], bundle=replace(predictor._bundle, provider=WEBGPU))
+    feeds, mood = inputs((5, 9)), predictor.manifest.tasks[predictor.tasks.index("mood")]
+    (answer,) = routed.rows(feeds, [mood], np.array([2]))
+    assert_parity(answer, reference(model, "mood", feeds, 1)[2])
+    numbers = given[0]["task_ids"].tolist()
+    assert numbers[0] == predictor.tasks.index("mood")
+    # One task of each structure.
+    structure = {"topic": 0, "spam": 0, "stars": 0, "themes": 1, "mood": 2, "tone": 2}
+    assert sorted(structure[predictor.tasks[number]] for number in numbers[1:]) == [0, 1, 2]
+    assert given[0]["row_ids"].tolist() == [2, 0, 0, 0]
 
 
 def test_some_tasks_are_answered_as_all_are(model: Any, predictor: runtime.Predictor) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 import runtime
 from exporter.targets import TOLERANCES
-from runtime.ort.providers import find, installed
 from tests.gpu.models import CASES, SHAPES, Exported, exported
 
 pytestmark = pytest.mark.gpu
@@ -78,25 +77,6 @@ def test_only_lengths_are_left_to_the_cpu(bundles: Get, device: str, gpu: None, 
         counts = predictor.node_counts(drop)
         assert counts.pop("cpu", 0) <= LENGTHS.get(case, 0)
         assert list(counts) == ["cuda"], counts
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("case", ["routed", "lora", "unequal", "vit"])
-def test_webgpu_equals_pytorch(bundles: Get, gpu: None, case: str, precision: str) -> None:
-    """The plug-in on the same GPU, through Vulkan."""
-    if installed(find("webgpu")) is None:
-        pytest.skip("needs onnxruntime-ep-webgpu and Vulkan's loader")
-    bundle = bundles(case, "portable", precision)
-    predictor = runtime.load(bundle.folder, provider="webgpu")
-    counts = predictor.node_counts(predictor.drops[0])
-    assert counts["webgpu"] > 10 * counts.get("cpu", 0)
-    for drop in predictor.drops:
-        for shape in SHAPES:
-            feeds = bundle.feeds(shape)
-            for task, found in predictor.run(feeds, drop=drop).items():
-                expected = bundle.expected(task, feeds, drop)
-                scale = max(1.0, float(np.abs(expected).max()))
-                assert float(np.abs(found - expected).max()) / scale <= TOLERANCES[precision]
 
 
 def test_int8_is_that_of_the_cpu(bundles: Get, device: str) -> None:
