@@ -26,7 +26,7 @@ def finish(graph: ir.Model, plan: Plan) -> None:
 def name_groups(graph: ir.Model, first_tasks: Sequence[int]) -> None:
     """Write one number of each group of tasks into a routed graph that selects the rows of each, in place.
 
-    Some providers cannot compute a group without rows; the runtime gives it one there.
+    Where a provider cannot compute a group without rows, the runtime adds a row of that task.
     """
     if len(first_tasks) > 1:
         graph.metadata_props[FIRST_TASKS] = " ".join(map(str, first_tasks))

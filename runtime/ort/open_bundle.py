@@ -106,7 +106,7 @@ class OpenBundle:
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
 
     def _more_rows(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Return the ids with one row more of each group, for a provider whose Softmax and attention refuse to have no rows."""
+        """Return the ids with one more row for each group: Softmax and attention of WebGPU fail on tensors without rows."""
         if ROUTE_INPUTS[0] not in feeds:
             return {}
         metadata = self.sessions[graph].get_modelmeta().custom_metadata_map

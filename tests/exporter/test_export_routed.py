@@ -71,7 +71,7 @@ def test_each_row_equals_single_task_pytorch(
 def test_no_group_is_empty_where_a_provider_needs_rows(
     model: Any, predictor: runtime.Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """WebGPU's Softmax refuses to have no rows; tests/gpu/test_webgpu.py has the provider itself."""
+    """Softmax of WebGPU fails on a tensor without rows; tests/gpu/test_webgpu.py runs the provider itself."""
     given = list[Any]()
     run_of = OpenBundle._run_of
 
