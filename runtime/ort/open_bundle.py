@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,15 @@ from runtime.options import Options
 from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.forks import PerProcess, keep_open_in_forks
 from runtime.ort.graph_file import GraphFile
-from runtime.ort.known_providers import CPU, CUDA, TENSORRT, WEBGPU, Provider
+from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, Provider
 from runtime.ort.lazy_sessions import GraphSessions
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.probe import ProbeCheck, ProbeRow
 from runtime.ort.provider_options import request
 from runtime.ort.session import BY_PATH, guarded, is_routed, names_of_inputs, session_options
+
+# Providers that compute tensors without rows; tests/gpu and the tests of routed graphs compare the results.
+_WITHOUT_ROWS: Final = frozenset({CPU.key, CUDA.key, OPENVINO.key})
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +94,7 @@ class OpenBundle:
         run, count = self._run_of(graph), None
         try:
             given = {**feeds, **weights} if weights else feeds
-            if self.provider.key == WEBGPU.key and (more := self._more_rows(graph, feeds)):
+            if self.provider.key not in _WITHOUT_ROWS and (more := self._more_rows(graph, feeds)):
                 given, count = {**given, **more}, len(feeds[ROUTE_INPUTS[0]])
             if cancel is None:
                 found = run(outputs, given)
@@ -106,7 +109,7 @@ class OpenBundle:
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
 
     def _more_rows(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Return the ids with one more row for each group: Softmax and attention of WebGPU fail on tensors without rows."""
+        """Return the ids with one more row for each group, for providers that fail on tensors without rows, as WebGPU."""
         if ROUTE_INPUTS[0] not in feeds:
             return {}
         metadata = self.sessions[graph].get_modelmeta().custom_metadata_map
