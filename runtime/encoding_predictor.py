@@ -12,7 +12,7 @@ from runtime.cancel import Cancellation
 from runtime.checks.requests import TaskSelection, check_drop, require_texts, select_embeddings
 from runtime.state_predictor import StatePredictor
 from runtime.states.trunk_states import Row, TrunkStates
-from runtime.text.embed import embed, embed_routed
+from runtime.text.embed import EmbeddingCall, embed, embed_routed
 from runtime.text.encode import Batch, TextEncoder
 from runtime.text.predict_options import PredictOptions
 from runtime.text.prompts import prompts_of
@@ -92,26 +92,17 @@ class EncodingPredictor(StatePredictor):
             InputError: as for `predict`; a task gives no embeddings, or has no prompt of this name.
         """
         entries = select_embeddings(self.manifest, tasks, self.entries)
-        check_drop(drop, self.drops, "loaded")
-        PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
-        encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts()")
-        prompts = prompts_of(entries, prompt, prompt_name)
-        self._bundle.here()
-        chosen = self._chosen_drop(drop)  # once, because embeddings of two drops are not comparable
+        call = self._embedding_call("encode_texts()", entries, drop, truncate, batch_size, prompt, prompt_name)
 
-        by_name = {entry.name: entry for entry in entries}
+        def run(feeds: Mapping[str, npt.NDArray[Any]], own: tuple[TaskEntry, ...]) -> Answers:
+            return self._run_selected(TaskSelection.of(own), feeds, call.drop, cancel)
 
-        def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Answers:
-            selection = TaskSelection.of(tuple(by_name[name] for name in names))
-            return self._run_selected(selection, feeds, chosen, cancel)
-
-        batches, where = self._batches(encoder, batch_size), self._where(chosen)
-        return embed(texts, prompts, batches, run, entries, encoder, truncate, where)
+        return embed(texts, entries, call, run)
 
     def encode_texts_routed(
         self,
         texts: Sequence[Text],
-        tasks: Sequence[str],
+        tasks: Sequence[str | TaskEntry],
         drop: int | None = None,
         truncate: bool = False,
         batch_size: int | None = None,
@@ -122,7 +113,7 @@ class EncodingPredictor(StatePredictor):
 
         Args:
             texts: as for `encode_texts`.
-            tasks: name of the task of each text.
+            tasks: name of the task of each text, or its entry.
             drop: drop of the variant; None uses the policy, or the first drop without a policy.
             truncate: as for `encode_texts`.
             batch_size: as for `encode_texts`.
@@ -138,19 +129,29 @@ class EncodingPredictor(StatePredictor):
                 without `--routed`.
         """
         entries = select_embeddings(self.manifest, tasks, self.entries)
+        call = self._embedding_call("encode_texts_routed()", entries, drop, truncate, batch_size, prompt, prompt_name)
+        by_name = {entry.name: entry for entry in entries}
+        own = [by_name[task if isinstance(task, str) else task.name] for task in tasks or ()]
+        return embed_routed(texts, own, call, lambda feeds, rows: self._run_rows(feeds, rows, range(len(rows)), call.drop))
+
+    def _embedding_call(
+        self,
+        name: str,
+        entries: Sequence[TaskEntry],
+        drop: int | None,
+        truncate: bool,
+        batch_size: int | None,
+        prompt: str | None,
+        prompt_name: str | None,
+    ) -> EmbeddingCall:
+        check_drop(drop, self.drops, "loaded")
         PredictOptions(truncate=truncate, batch_size=batch_size)  # checks them
-        encoder = require_texts(self.manifest, self._encoder, entries, "encode_texts_routed()")
+        encoder = require_texts(self.manifest, self._encoder, entries, name)
         prompts = prompts_of(entries, prompt, prompt_name)
         self._bundle.here()
-        chosen = self._chosen_drop(drop)  # once, because embeddings of two drops are not comparable
-
-        by_name = {entry.name: entry for entry in entries}
-
-        def run(feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> Sequence[npt.NDArray[Any]]:
-            return self._run_rows(feeds, [by_name[name] for name in names], range(len(names)), chosen)
-
-        batches, where = self._batches(encoder, batch_size), self._where(chosen)
-        return embed_routed(texts, tasks, prompts, batches, run, entries, encoder, truncate, where)
+        chosen = self._chosen_drop(drop)
+        where = f"drop {chosen}, provider {self.provider}, {self.manifest.precision}"
+        return EmbeddingCall(prompts, self._batches(encoder, batch_size), encoder, truncate, chosen, where)
 
     def _batches(self, encoder: TextEncoder, batch_size: int | None) -> Callable[[Sequence[Tokens]], Iterator[Batch]]:
         limits = self._limits
@@ -159,6 +160,3 @@ class EncodingPredictor(StatePredictor):
 
     def _padding(self) -> tuple[bool, int | None]:
         return (False, None) if self._encoder is None else (self._encoder.pad_left, self._encoder.pad_id)
-
-    def _where(self, drop: int) -> str:
-        return f"drop {drop}, provider {self.provider}, {self.manifest.precision}"

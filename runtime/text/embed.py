@@ -1,6 +1,7 @@
 """Embeddings of texts: prompts, batches, vectors. The graph is run by a function that the caller passes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,31 +16,42 @@ from runtime.text.texts import Text, check_texts
 from runtime.text.tokens import Tokens
 
 Feeds: TypeAlias = Mapping[str, npt.NDArray[np.int64]]
-# Rows -> batches of them
-MakeBatches: TypeAlias = Callable[[Sequence[Tokens]], Iterator[Batch]]
+
+
+@dataclass(frozen=True)
+class EmbeddingCall:
+    """What all batches of a call have in common.
+
+    Attributes:
+        prompts: task -> prompt.
+        batches: function from rows to batches of them.
+        encoder: encoder of the bundle.
+        truncate: truncate texts that exceed the model's maximum.
+        drop: drop of the variant: embeddings of two drops are not comparable.
+        where: drop, provider and precision, for messages.
+    """
+
+    prompts: Mapping[str, str]
+    batches: Callable[[Sequence[Tokens]], Iterator[Batch]]
+    encoder: TextEncoder
+    truncate: bool
+    drop: int
+    where: str
 
 
 def embed(
     texts: Sequence[Text],
-    prompts: dict[str, str],
-    batches: MakeBatches,
-    run: Callable[[Feeds, list[str]], Mapping[str, npt.NDArray[Any]]],
     entries: Sequence[TaskEntry],
-    encoder: TextEncoder,
-    truncate: bool,
-    where: str,
+    call: EmbeddingCall,
+    run: Callable[[Feeds, tuple[TaskEntry, ...]], Mapping[str, npt.NDArray[Any]]],
 ) -> dict[str, npt.NDArray[Any]]:
     """Compute the embeddings of texts by several tasks.
 
     Args:
         texts: texts or pairs.
-        prompts: task -> prompt.
-        batches: function that makes batches.
-        run: function from the inputs of the graph and the names of tasks to vectors by task.
         entries: manifest entries of the tasks.
-        encoder: encoder of the bundle.
-        truncate: truncate texts that exceed the model's maximum.
-        where: drop, provider and precision, for messages.
+        call: what the batches have in common.
+        run: function from the inputs of the graph and tasks to vectors by task.
 
     Returns:
         Task -> embeddings, float32 [texts, width].
@@ -50,41 +62,31 @@ def embed(
     """
     given = check_texts(texts)
     found: dict[str, list[npt.NDArray[Any]]] = {entry.name: [np.empty(0)] * len(given) for entry in entries}
-    for prompt, own in by_prompt(entries, prompts):
-        rows = encoder.encode([with_prompt(text, prompt) for text in given], truncate)
-        for batch in batches(rows):
-            vectors = run(batch.feeds, [entry.name for entry in own])
+    for prompt, own in by_prompt(entries, call.prompts):
+        rows = call.encoder.encode([with_prompt(text, prompt) for text in given], call.truncate)
+        for batch in call.batches(rows):
+            vectors = run(batch.feeds, own)
             for position, index in enumerate(batch.rows):
                 for entry in own:
                     vector = vectors[entry.name][position]
-                    check_finite(entry, [vector], index, rows[index], encoder, where)
+                    check_finite(entry, [vector], index, rows[index], call.encoder, call.where)
                     found[entry.name][index] = vector
     return {name: np.stack(vectors).astype(np.float32) for name, vectors in found.items()}
 
 
 def embed_routed(
     texts: Sequence[Text],
-    tasks: Sequence[str],
-    prompts: dict[str, str],
-    batches: MakeBatches,
-    run: Callable[[Feeds, list[str]], Sequence[npt.NDArray[Any]]],
     entries: Sequence[TaskEntry],
-    encoder: TextEncoder,
-    truncate: bool,
-    where: str,
+    call: EmbeddingCall,
+    run: Callable[[Feeds, Sequence[TaskEntry]], Sequence[npt.NDArray[Any]]],
 ) -> list[npt.NDArray[Any]]:
     """Compute the embedding of each text by one task.
 
     Args:
         texts: texts or pairs.
-        tasks: name of the task of each text.
-        prompts: task -> prompt.
-        batches: function that makes batches.
+        entries: manifest entry of the task of each text.
+        call: what the batches have in common.
         run: function from the inputs of the graph and the task of each row to the vector of each row.
-        entries: manifest entries of the tasks.
-        encoder: encoder of the bundle.
-        truncate: truncate texts that exceed the model's maximum.
-        where: drop, provider and precision, for messages.
 
     Returns:
         Embeddings, float32 [width of the task], in the order of the texts.
@@ -93,15 +95,15 @@ def embed_routed(
         AdapterDropError: an embedding contains NaN or infinity.
         InputError: a text has the wrong type or is too long, or the number of tasks differs from the number of texts.
     """
-    given, by_name = check_texts(texts), {entry.name: entry for entry in entries}
-    if len(tasks) != len(given):
-        raise InputError(f"tasks: expected one name for each of {len(given)} text(s), found {len(tasks)}")
-    prompted = [with_prompt(text, prompts[task]) for text, task in zip(given, tasks, strict=True)]
-    rows = encoder.encode(prompted, truncate)
+    given = check_texts(texts)
+    if len(entries) != len(given):
+        raise InputError(f"tasks: expected one name for each of {len(given)} text(s), found {len(entries)}")
+    prompted = [with_prompt(text, call.prompts[entry.name]) for text, entry in zip(given, entries, strict=True)]
+    rows = call.encoder.encode(prompted, call.truncate)
     found: list[npt.NDArray[Any]] = [np.empty(0)] * len(given)
-    for batch in batches(rows):
-        names = [tasks[index] for index in batch.rows]
-        for index, name, vector in zip(batch.rows, names, run(batch.feeds, names), strict=False):
-            check_finite(by_name[name], [vector], index, rows[index], encoder, where)
+    for batch in call.batches(rows):
+        own = [entries[index] for index in batch.rows]
+        for index, entry, vector in zip(batch.rows, own, run(batch.feeds, own), strict=False):
+            check_finite(entry, [vector], index, rows[index], call.encoder, call.where)
             found[index] = vector.astype(np.float32)
     return found

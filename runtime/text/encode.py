@@ -83,6 +83,7 @@ class TextEncoder:
         pad_left: pad on the left instead of the right.
         cut_left: truncate on the left instead of the right.
         unk_id: id of the token for what is not in the vocabulary; None if the tokenizer's configuration does not name one.
+        cls_id: id of the classification token; None as for `unk_id`.
         glues_words: words would be tokenized without spaces between them, see `tokenizer_files.glues_words`.
         keeps_first_space: see `tokenizer_files.keeps_first_space`.
         growth: the most characters that the normalizer makes of one.
@@ -95,6 +96,7 @@ class TextEncoder:
     pad_left: bool
     cut_left: bool
     unk_id: int | None = None
+    cls_id: int | None = None
     glues_words: bool = False
     keeps_first_space: bool = False
     growth: float = 1.0
@@ -128,12 +130,13 @@ class TextEncoder:
             tokenizer.no_truncation()
             # tokenizer.json does not store that "[SEP]" in a text is text, and no special token
             tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
-            mask_id, unk_id = (named_id(tokenizer, sources, name) for name in ("mask_token", "unk_token"))
+            names = ("mask_token", "unk_token", "cls_token")
+            mask_id, unk_id, cls_id = (named_id(tokenizer, sources, name) for name in names)
             probe(tokenizer)
             glued, keeps_space = glues_words(tokenizer, config), keeps_first_space(tokenizer)
             growth = normalizer_growth(tokenizer)
         left, cut_left = (config.get(side) == "left" for side in ("padding_side", "truncation_side"))
-        return cls(tokenizer, manifest, padding, mask_id, left, cut_left, unk_id, glued, keeps_space, growth)
+        return cls(tokenizer, manifest, padding, mask_id, left, cut_left, unk_id, cls_id, glued, keeps_space, growth)
 
     @property
     def limit(self) -> int | None:

@@ -46,7 +46,7 @@ def interpret(
     parts = (text,) if isinstance(text, str) else text
     values = logits[0]
     if task.head == "question_answering":
-        return _answer(logits[0], logits[1], parts[1], tokens)
+        return _answer(logits[0], logits[1], parts[1], tokens, encoder.cls_id)
     if task.head == "text_embedding":
         return Prediction(task.head, vector=tuple(values.tolist()))
     if task.head == "tagging" and options.aggregate is not None:
@@ -135,7 +135,7 @@ def _masks(logits: Array, parts: Sequence[str], tokens: Tokens, encoder: TextEnc
     return tuple(words)
 
 
-def _answer(starts: Array, ends: Array, context: str, tokens: Tokens) -> Prediction:
+def _answer(starts: Array, ends: Array, context: str, tokens: Tokens, cls_id: int | None) -> Prediction:
     """Return the span with the largest sum of logits, which also has the largest product of probabilities."""
     inside = [position for position, part in enumerate(tokens.parts) if part == 1]  # contiguous
     if not inside:
@@ -147,6 +147,7 @@ def _answer(starts: Array, ends: Array, context: str, tokens: Tokens) -> Predict
     length = max(lengths, key=lambda index: float(best[index].max()))  # the shortest of equally good spans
     start = first + int(best[length].argmax())
     end = start + length
-    score = float(softmax(starts)[start] * softmax(ends)[end])
+    kept = [at for at, (part, found) in enumerate(zip(tokens.parts, tokens.ids, strict=True)) if part == 1 or found == cls_id]
+    score = float(softmax(starts[kept])[kept.index(start)] * softmax(ends[kept])[kept.index(end)])
     answer, left, right = whole(context, tokens.offsets[start][0], tokens.offsets[end][1])
     return Prediction("question_answering", answer=answer, start=left, end=right, score=score)

@@ -71,7 +71,7 @@ class Prediction:
         head: type of the head.
         label: most probable label (classification).
         score: probability of `label` (classification), or the product of the probabilities that the answer starts and ends
-            there, each a softmax over all tokens of question and context (question_answering).
+            there, each a softmax over the tokens of the context and the classification token (question_answering).
         scores: label -> probability: softmax (classification) or sigmoid (multilabel). With `top_k`, the most probable labels
             in descending order, else all labels in the order of the task.
         labels: labels of `scores` with a probability of at least `threshold`, by default 0.5 (multilabel).

@@ -73,8 +73,12 @@ def test_one_task_for_each_text(predictor: runtime.Predictor) -> None:
     found = predictor.encode_texts_routed(TEXTS, tasks, batch_size=2)
     for number, (name, vector) in enumerate(zip(tasks, found, strict=True)):
         np.testing.assert_allclose(vector, every[name][number], atol=1e-5)
-    with pytest.raises(runtime.InputError, match=r"one name for each of 4 text\(s\), found 1"):
-        predictor.encode_texts_routed(TEXTS, ["flags"])
+    entries = predictor.entries(["flags", "topic"])
+    for name, vector in zip(tasks, predictor.encode_texts_routed(TEXTS[:2], entries), strict=False):
+        assert vector.shape == every[name][0].shape
+    for wrong, count in ((["flags"], 1), (None, 0)):
+        with pytest.raises(runtime.InputError, match=rf"one name for each of 4 text\(s\), found {count}"):
+            predictor.encode_texts_routed(TEXTS, wrong)  # type: ignore[arg-type]
 
 
 def test_long_texts(predictor: runtime.Predictor) -> None:

@@ -60,10 +60,14 @@ def embedded(ids: Any) -> np.ndarray[Any, Any]:
 
 def best_span(encoding: Any, longest: int) -> tuple[int, int, float]:
     """First and last token of the best answer and its probability, by exhaustive search."""
-    begins, finishes = (
-        softmax((embedded(encoding["input_ids"]) @ head_weights()[name])[:, 0]) for name in ("begin_w", "finish_w")
-    )
     context = [place for place, part in enumerate(encoding.sequence_ids()) if part == 1]
+    # As the pipeline of transformers: a softmax over the context and the classification token
+    begins, finishes = (
+        dict(
+            zip([0, *context], softmax((embedded(encoding["input_ids"]) @ head_weights()[name])[[0, *context], 0]), strict=True)
+        )
+        for name in ("begin_w", "finish_w")
+    )
     spans = [(first, last) for first, last in product(context, context) if 0 <= last - first < longest]
     first, last = max(spans, key=lambda span: begins[span[0]] * finishes[span[1]])
     return first, last, float(begins[first] * finishes[last])
