@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 
 import runtime
 from runtime.bundle import TaskEntry
+from runtime.checks.requests import PREDICTED
 from runtime.serving.batcher import to_json
 from runtime.serving.limits import Limits, RequestError
 from runtime.serving.request import PredictRequest
@@ -41,7 +42,8 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
     Raises:
         ValueError: two tasks would have a tensor of the same name, such as the task `a` and the task `a.scores`.
     """
-    names = [tensor for task in predictor.manifest.tasks for tensor, _, _ in _tensors(task)]
+    predicted = [task for task in predictor.manifest.tasks if task.head in PREDICTED]
+    names = [tensor for task in predicted for tensor, _, _ in _tensors(task)]
     if same := sorted({each for each in names if names.count(each) > 1}):
         raise ValueError(f"expected tasks whose names and NAME.scores differ, found {', '.join(map(repr, same))} twice")
 
@@ -69,7 +71,7 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         check(model, version)
         inputs = [{"name": each, "datatype": "BYTES", "shape": [-1]} for each in ("text", "text_pair")]
         outputs: dict[str, dict[str, Any]] = {}
-        for task in _served(predictor):
+        for task in (*predicted, *_added(predictor)):
             for tensor, kind, shape in _tensors(task):
                 outputs.setdefault(tensor, {"name": tensor, "datatype": kind, "shape": [-1, *shape]})
         versions, platform = [_VERSION], "onnxruntime"
@@ -97,10 +99,8 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         options = {key: value for key, value in parameters.items() if key not in _NOT_OPTIONS}
         parsed = PredictRequest.parse(json.dumps(options | {"texts": texts}).encode(), limits)
         # Looked up once: an added task may be replaced by one with other labels, or removed, before the answer is there
-        entries = predictor.entries(None if wanted is None else sorted({_task(each, predictor.tasks) for each in wanted}))
-        if wanted is not None:
-            parsed = replace(parsed, tasks=entries)
-        found = json.loads(await submit(parsed))["predictions"]
+        entries = predicted if wanted is None else predictor.entries(sorted({_task(each, predictor.tasks) for each in wanted}))
+        found = json.loads(await submit(replace(parsed, tasks=tuple(entries))))["predictions"]
         tensors = {
             tensor: _output(tensor, kind, [_value(kind, tensor, task, row) for row in found[task.name]])
             for task in entries
@@ -113,12 +113,11 @@ def add_kserve(app: FastAPI, predictor: runtime.Predictor, name: str, limits: Li
         return Response(to_json(body), media_type="application/json")
 
 
-def _served(predictor: runtime.Predictor) -> Iterator[TaskEntry]:
-    """Yield the tasks of the bundle, and those that were added, which may be removed at any time."""
-    yield from predictor.manifest.tasks
+def _added(predictor: runtime.Predictor) -> Iterator[TaskEntry]:
+    """Yield the tasks that were added, which may be removed at any time."""
     for name in predictor.tasks[len(predictor.manifest.tasks) :]:
         with suppress(runtime.InputError):
-            yield from predictor.entries([name])
+            yield from (entry for entry in predictor.entries([name]) if entry.head in PREDICTED)
 
 
 def _document(body: bytearray) -> dict[str, Any]:

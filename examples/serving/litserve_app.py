@@ -14,12 +14,12 @@ import runtime
 
 
 class Tasks(litserve.LitAPI):  # type: ignore[misc,unused-ignore]  # without types
-    """All tasks of a bundle, for {"text": …} or {"text": [first, second]}."""
+    """Tasks of a bundle, for {"text": …} or {"text": [first, second]}."""
 
-    def __init__(self, folder: str, **batching: Any) -> None:
-        """Keep the folder, which each worker loads."""
+    def __init__(self, folder: str, tasks: list[str] | None = None, **batching: Any) -> None:
+        """Keep the folder, which each worker loads, and the names of the tasks; None for all."""
         super().__init__(**batching)
-        self.folder = folder
+        self.folder, self.tasks = folder, tasks
 
     def setup(self, device: str) -> None:
         """Load the bundle in a worker."""
@@ -32,7 +32,7 @@ class Tasks(litserve.LitAPI):  # type: ignore[misc,unused-ignore]  # without typ
 
     def predict(self, x: list[Any], **_: Any) -> list[dict[str, Any]]:
         """Compute a batch of texts; one that is invalid does not end the others."""
-        rows = self.predictor.predict_iter(x, on_error=lambda index, error: errors.update({index: str(error)}))
+        rows = self.predictor.predict_iter(x, self.tasks, on_error=lambda index, error: errors.update({index: str(error)}))
         errors: dict[int, str] = {}
         found = [{task: prediction.to_dict() for task, prediction in row.items()} for row in rows]
         return [{"error": errors[index]} if index in errors else row for index, row in enumerate(found)]
@@ -46,7 +46,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--tasks", type=lambda names: names.split(","), help="A,B: answer these; by default all tasks")
     given = parser.parse_args()
-    tasks = Tasks(given.folder, max_batch_size=32, batch_timeout=0.005)
+    tasks = Tasks(given.folder, given.tasks, max_batch_size=32, batch_timeout=0.005)
     server = litserve.LitServer(tasks, accelerator="cpu", timeout=60, max_payload_size=4_000_000)
     server.run(host="127.0.0.1", port=given.port, generate_client_file=False)

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 import runtime
+from runtime.checks.requests import PREDICTED
 from runtime.ort.node_counts import example_feeds
 from runtime.serving.batcher import Batcher, Batching, to_json
 from runtime.serving.body import BodyReader
@@ -45,8 +46,12 @@ def create(
         limits: limits of requests.
         registry: registry of the metrics that /metrics shows.
         name: name of the model in KServe's protocol.
+
+    Raises:
+        InputError: no task of the bundle can be predicted from texts, such as those of images and embeddings.
     """
     limits = limits or Limits()
+    predictor.predict([("a", "b")], [task.name for task in predictor.manifest.tasks if task.head in PREDICTED] or None)
     bodies = BodyReader(limits)
 
     @asynccontextmanager

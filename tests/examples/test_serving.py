@@ -1,10 +1,12 @@
 """The serving examples, each started on 127.0.0.1, and the files of its image."""
 
+import asyncio
 import contextlib
 import importlib.metadata
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -21,9 +23,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import runtime
+from runtime.serving.batcher import to_json
+from runtime.serving.limits import Limits
 from tests.helpers.local_http import PATIENCE, free_port, send
 from tests.helpers.lock_files import extras
-from tests.helpers.runtime_bundles import write_bundle
+from tests.helpers.runtime_bundles import write_bundle, write_heads, write_vision
 
 yaml = pytest.importorskip("yaml")
 
@@ -187,6 +191,30 @@ def test_the_protocol_of_kserve(url: str, predictor: runtime.Predictor) -> None:
     assert send(f"{url}/nowhere") == (404, {"error": "404: Not Found"})
 
 
+def test_kserve_leaves_out_what_predict_does_not_answer(tmp_path: Path) -> None:
+    """A bundle with a causal language model, as those with embeddings."""
+    fastapi = pytest.importorskip("fastapi", reason="needs fastapi, which the extra `test` installs")
+    kserve, submitted = runpy.run_path(str(FOLDER / "kserve.py")), []
+    predictor = runtime.load(write_heads(tmp_path / "heads"), provider="cpu", threads=1)
+
+    async def read(_: Any) -> bytearray:
+        text = {"shape": [1], "datatype": "BYTES", "data": ["a"]}
+        return bytearray(json.dumps({"inputs": [text | {"name": "text"}, text | {"name": "text_pair"}]}).encode())
+
+    async def submit(request: Any) -> bytes:
+        submitted.extend(request.tasks)
+        return to_json({"predictions": {}})
+
+    app = fastapi.FastAPI()
+    kserve["add_kserve"](app, predictor, "name", Limits(), read, submit)
+    endpoints = {route.path: route.endpoint for route in app.routes}
+    outputs = asyncio.run(endpoints["/v2/models/{model}"]("name"))["outputs"]
+    assert [each["name"] for each in outputs] == ["topic", "topic.scores", "reader", "chooser", "filler"]
+    with pytest.raises(KeyError):  # of the empty answer
+        asyncio.run(endpoints["/v2/models/{model}/infer"]("name", None))
+    assert [task.name for task in submitted] == ["topic", "reader", "chooser", "filler"]
+
+
 def test_requests_in_progress_are_finished(bundle: Path) -> None:
     pytest.importorskip("fastapi", reason="needs fastapi, which the extra `test` installs")
     with started("server.py", "/health/ready", str(bundle), "--provider", "cpu", "--threads", "1") as (url, process):
@@ -208,6 +236,7 @@ def test_wrong_arguments_are_one_line(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("fastapi", reason="needs fastapi, which the extra `test` installs")
     for arguments, message in (
         ([str(tmp_path)], "not a bundle"),
+        ([str(write_vision(tmp_path / "images"))], "predict() expects a graph that takes only texts"),
         ([str(bundle), "--limit", "max_text=9"], "--limit: expected NAME=VALUE with one of max_body_bytes,"),
         ([str(bundle), "--limit", "max_texts=0"], "max_texts: expected a positive number, found 0"),
         ([str(bundle), "--limit", "max_texts=x", "--connections", "0"], "--connections: expected a positive number, found 0"),
