@@ -211,6 +211,37 @@ def test_a_pipeline_loads_a_folder_with_one_task(pipeline_folder: Path, tmp_path
 
 
 @needs_node
+@pytest.mark.parametrize("head", ["tag", "multi", "question", "reg"])
+def test_pipelines_of_other_heads(tmp_path: Path, head: str) -> None:
+    model = tiny_model({} if head == "question" else {"a": ("seq_bn", head)}, bert_config(30_522))
+    if head == "question":
+        model.add_adapter("a", config="seq_bn")
+        model.add_qa_head("a")
+    bundle = tmp_path / "onnx"
+    export(model, tokenizer(), output=bundle, layout="transformersjs")
+    given = ["who sings", "Anna sings", "what", "a brief word"]
+    if head == "reg":
+        with pytest.raises(AssertionError, match="a is a task of the type regression, for which no pipeline has labels"):
+            _node(FOLDER / "pipeline.mjs", tmp_path, str(bundle), *given)
+        return
+    found = json.loads(_node(FOLDER / "pipeline.mjs", tmp_path, str(bundle), *given))
+    texts: list[Any] = [tuple(given[:2]), tuple(given[2:])] if head == "question" else given
+    for row, prediction in zip(found, runtime.load(bundle, provider="cpu").predict(texts)["a"], strict=True):
+        if head == "question":
+            assert (row["answer"], row["score"]) == (
+                str(prediction.answer).lower(),
+                pytest.approx(prediction.score, abs=1e-4),
+            )
+        elif head == "multi":
+            assert {each["label"]: each["score"] for each in row} == pytest.approx(dict(prediction.scores), abs=1e-4)
+        else:
+            assert [(each["word"], each["entity"]) for each in row] == [
+                (word.text.lower(), word.label) for word in prediction.words
+            ]
+            assert [each["score"] for each in row] == pytest.approx([word.score for word in prediction.words], abs=1e-4)
+
+
+@needs_node
 @needs_chromium
 def test_a_pipeline_in_a_browser_loads_it(pipeline_folder: Path, tmp_path: Path) -> None:
     _check_pipeline(_shown(pipeline_folder, tmp_path, "pipeline_page", TEXTS[:2]), pipeline_folder)
