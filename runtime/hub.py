@@ -72,11 +72,16 @@ def bundle_folder(source: str | os.PathLike[str], access: Access) -> tuple[str, 
         The folder, and the hub id with its commit; None for a local folder.
 
     Raises:
-        BundleError: the hub or the revision is not available, a file is missing, or huggingface_hub is not installed.
+        BundleError: the hub or the revision is not available, a file is missing, a subfolder is named, or huggingface_hub is
+            not installed.
     """
     text = os.fspath(source)
     found = hub_id(text)
     if found is None or "/" not in found.repository or Path(text).exists():
+        above, _, below = text.partition(":")
+        if found is None and below and "/" in above and (whole := hub_id(above)) and not Path(text).exists():
+            how = f"`hf download {whole.repository} --include '{below}/*' --local-dir DIR`, and load DIR/{below}"
+            raise BundleError(f"{text}: expected a bundle at the top of its repository, found a subfolder: {how}")
         return text, None
     try:
         hub: Any = importlib.import_module("huggingface_hub")

@@ -89,7 +89,7 @@ def _assemble(
     heads: Mapping[str, LinearHead],
     access: Access,
 ) -> Assembled:
-    config = read_config(source.folder)
+    config = read_config(source.folder, source.text)
     split = [split_name(text) for text in adapters]
     check_base_names(split)
     named = [(source if is_base(text) else find(text, "adapter", access), name) for name, text in split]

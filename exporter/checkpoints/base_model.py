@@ -51,20 +51,31 @@ class Loaded:
     missing: frozenset[str]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, text: str = "") -> dict[str, Any]:
     """Return the content of config.json in a model folder.
 
+    Args:
+        folder: the model folder.
+        text: what the user gave, for messages; the folder without it.
+
     Raises:
-        ExportError: the file is missing, is not the configuration of a model, or asks for more than the folder's weights.
+        ExportError: the file is missing, is not the configuration of a model, or asks for more than the folder's weights; or
+            a PEFT adapter is next to it, with which transformers loads the model that the adapter names.
     """
-    path = folder / "config.json"
+    path, adapter, given = folder / "config.json", folder / "adapter_config.json", text or str(folder)
+    trained_for = "add it with --adapter, and choose the model that it was trained for with --model"
     if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise ExportError(
-                f"{str(folder)!r} is not a model folder: it has no config.json but an adapter; add it with --adapter, and "
-                "choose the model that it was trained for with --model"
-            )
-        raise ExportError(f"{str(folder)!r} is not a model folder: it has no config.json; write one with model.save_pretrained")
+        if adapter.is_file():
+            raise ExportError(f"{given!r} is not a model folder: it has no config.json but an adapter; {trained_for}")
+        raise ExportError(
+            f"{given!r} is not a model folder: it has no config.json; write one with model.save_pretrained, or name the "
+            "subfolder that has one: SOURCE:SUBFOLDER"
+        )
+    if adapter.is_file() and "peft_type" in read_json(adapter, "is not the configuration of an adapter"):
+        raise ExportError(
+            f"{given!r} contains a PEFT adapter, with which transformers loads the model that adapter_config.json names: "
+            f"{trained_for}; if the folder contains that model as well, move the adapter to another folder"
+        )
     wrong = "has no model_type: expected a file of model.save_pretrained(folder)"
     config = read_json(path, wrong)
     if "model_type" not in config:

@@ -187,7 +187,9 @@ def check_pairs(entries: Sequence[TaskEntry], texts: Sequence[Text]) -> None:
     tasks = [entry.name for entry in entries if entry.head == "question_answering"]
     if tasks and (single := [index for index, text in enumerate(texts) if isinstance(text, str)]):
         found = ", ".join(f"texts[{index}]" for index in single[:10]) + (", …" if len(single) > 10 else "")
-        raise InputError(f"task {tasks[0]}: expected pairs (question, context), found a single text: {found}; or select other tasks")
+        raise InputError(
+            f"task {tasks[0]}: expected pairs (question, context), found a single text: {found}; or select other tasks"
+        )
 
 
 def check_drop(drop: int | None, drops: tuple[int, ...], what: str) -> None:

@@ -32,7 +32,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
     Raises:
         ExportError: the folder is damaged, or no class supports all parts.
     """
-    config = read_config(source.folder)
+    config = read_config(source.folder, source.text)
     class_name, options = choose(source.folder, config, parts)
     interface = _read_interface(source.folder, config)
     options = {**OPTIONS, **options}

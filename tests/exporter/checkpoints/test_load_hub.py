@@ -113,6 +113,9 @@ def test_a_model_in_a_subfolder_and_another_cache(published: Any, tmp_path: Path
         assert (found.folder / "config.json").is_file()
         assert found.hub == ("org/parts" if source.startswith("org") else None)
     assert located("org/parts", None, "") == "org/parts"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", access.cache_dir)
+    message = "'org/parts' is not a model folder: it has no config.json; .* name the subfolder that has one: SOURCE:SUBFOLDER"
+    assert_refused(message, "org/parts", adapters=[str(tmp_path / "all" / "a")])
 
 
 @pytest.mark.parametrize(

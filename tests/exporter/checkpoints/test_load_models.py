@@ -250,6 +250,14 @@ def test_an_adapter_folder_in_place_of_the_model(tmp_path: Path) -> None:
     assert_refused("has no config.json but an adapter; add it with --adapter", tmp_path)
 
 
+def test_an_adapter_next_to_the_model_names_another_one(tmp_path: Path) -> None:
+    """The model would be loaded from there, which may be another folder."""
+    tiny_model({"a": ("seq_bn", "2")}).save_pretrained(tmp_path)
+    content = {"peft_type": "LORA", "base_model_name_or_path": "elsewhere"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(content))
+    assert_refused("contains a PEFT adapter, with which transformers loads the model that", tmp_path)
+
+
 def test_tokenizer_and_image_processor_come_along(tmp_path: Path) -> None:
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = AutoAdapterModel.from_config(ViTConfig(image_size=8, patch_size=4, **size))

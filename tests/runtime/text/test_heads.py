@@ -109,7 +109,10 @@ def test_a_context_without_tokens_has_no_answer(predictor: runtime.Predictor) ->
 
 
 def test_a_question_without_a_context_is_refused(predictor: runtime.Predictor) -> None:
-    with pytest.raises(runtime.InputError, match=r"task reader: expected pairs \(question, context\), found .*: texts\[1\]; or select other tasks$"):
+    with pytest.raises(
+        runtime.InputError,
+        match=r"task reader: expected pairs \(question, context\), found .*: texts\[1\]; or select other tasks$",
+    ):
         predictor.predict([PAIRS[0], "Who?"], ["topic", "reader"])
     assert predictor.predict(["Who?"], ["topic"])["topic"][0].label in HEAD_TASKS[0].labels
 
