@@ -80,8 +80,9 @@ def bundle_folder(source: str | os.PathLike[str], access: Access) -> tuple[str, 
     if found is None or "/" not in found.repository or Path(text).exists():
         above, _, below = text.partition(":")
         if found is None and below and "/" in above and (whole := hub_id(above)) and not Path(text).exists():
-            how = f"`hf download {whole.repository} --include '{below}/*' --local-dir DIR`, and load DIR/{below}"
-            raise BundleError(f"{text}: expected a bundle at the top of its repository, found a subfolder: {how}")
+            at = f" --revision {whole.revision}" if whole.revision else ""
+            how = f"`hf download {whole.repository}{at} --include '{below}/*' --local-dir DIR`, then load DIR/{below}"
+            raise BundleError(f"{text}: expected a bundle at the top of its repository, found a subfolder; run {how}")
         return text, None
     try:
         hub: Any = importlib.import_module("huggingface_hub")

@@ -20,7 +20,7 @@ Feeds: TypeAlias = Mapping[str, npt.NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class EmbeddingCall:
-    """What all batches of a call have in common.
+    """One call that computes embeddings: what all of its batches have in common.
 
     Attributes:
         prompts: task -> prompt.
