@@ -92,6 +92,8 @@ NOT_RUN = {
         "needs the hub; tests/exporter/checkpoints/test_load_hub.py has its cache"
     ),
     "pip install huggingface_hub": "installs packages",
+    "pip install litserve": "installs packages",
+    "pip install opentelemetry-sdk": "installs packages",
     "make test-javascript": "installs packages of npm",
     "npm --prefix examples/javascript install --ignore-scripts": "installs packages of npm",
     'node examples/javascript/labels.mjs onnx "The new phone is fast, and the screen is gorgeous."': (
