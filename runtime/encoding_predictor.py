@@ -12,7 +12,7 @@ from runtime.cancel import Cancellation
 from runtime.checks.requests import TaskSelection, check_drop, require_texts, select_embeddings
 from runtime.state_predictor import StatePredictor
 from runtime.states.trunk_states import Row, TrunkStates
-from runtime.text.embed import EmbeddingCall, embed, embed_routed
+from runtime.text.embed import EmbeddingCall
 from runtime.text.encode import Batch, TextEncoder
 from runtime.text.predict_options import PredictOptions
 from runtime.text.prompts import prompts_of
@@ -97,7 +97,7 @@ class EncodingPredictor(StatePredictor):
         def run(feeds: Mapping[str, npt.NDArray[Any]], own: tuple[TaskEntry, ...]) -> Answers:
             return self._run_selected(TaskSelection.of(own), feeds, call.drop, cancel)
 
-        return embed(texts, entries, call, run)
+        return call.embed(texts, entries, run)
 
     def encode_texts_routed(
         self,
@@ -132,7 +132,7 @@ class EncodingPredictor(StatePredictor):
         call = self._embedding_call("encode_texts_routed()", entries, drop, truncate, batch_size, prompt, prompt_name)
         by_name = {entry.name: entry for entry in entries}
         own = [by_name[task if isinstance(task, str) else task.name] for task in tasks or ()]
-        return embed_routed(texts, own, call, lambda feeds, rows: self._run_rows(feeds, rows, range(len(rows)), call.drop))
+        return call.embed_routed(texts, own, lambda feeds, rows: self._run_rows(feeds, rows, range(len(rows)), call.drop))
 
     def _embedding_call(
         self,

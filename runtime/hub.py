@@ -7,7 +7,6 @@ import glob
 import importlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -72,17 +71,15 @@ def bundle_folder(source: str | os.PathLike[str], access: Access) -> tuple[str, 
         The folder, and the hub id with its commit; None for a local folder.
 
     Raises:
-        BundleError: the hub or the revision is not available, a file is missing, a subfolder is named, or huggingface_hub is
-            not installed.
+        BundleError: the hub or the revision is not available, a file is missing, or huggingface_hub is not installed.
     """
     text = os.fspath(source)
     found = hub_id(text)
     if found is None or "/" not in found.repository or Path(text).exists():
         above, _, below = text.partition(":")
-        if found is None and below and "/" in above and (whole := hub_id(above)) and not Path(text).exists():
-            at = f" --revision {whole.revision}" if whole.revision else ""
-            how = f"`hf download {whole.repository}{at} --include '{below}/*' --local-dir DIR`, then load DIR/{below}"
-            raise BundleError(f"{text}: expected a bundle at the top of its repository, found a subfolder; run {how}")
+        if below and "/" in above and hub_id(above) and not Path(text).exists():
+            command = f"hf download {above.replace('@', ' --revision ')} --include '{below}/*' --local-dir DIR"
+            raise BundleError(f"{text}: a subfolder is not loaded from the hub: run `{command}`, then load DIR/{below}")
         return text, None
     try:
         hub: Any = importlib.import_module("huggingface_hub")
@@ -137,22 +134,17 @@ def reason(error: BaseException, access: Access, revision: str | None = None, fi
         why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached" + (f" ({cause})" if cause else "")
         return f"it is not in the local cache {access.cache_dir or constants.HF_HUB_CACHE} and {why}"
     if isinstance(error, errors.EntryNotFoundError):
-        return f"the repository has no {file} at this revision" + _HOW.get(file, "; push the bundle again")
+        how = ": it is not a bundle; `python -m exporter push` publishes one" if file == MANIFEST else "; push the bundle again"
+        return f"the repository has no {file} at this revision{how}"
     if status in (401, 403):
         return f"the token is not accepted or lacks a permission: {_LOGIN}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-_HOW: Final = {MANIFEST: ": it is not a bundle; `python -m exporter push` publishes one"}
-
-
 def _cause(error: BaseException) -> str:
     """The name of the error of the connection below an error of the hub."""
-    return next((type(each).__name__ for each in _causes(error) if "huggingface_hub" not in type(each).__module__), "")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    below = error.__cause__
-    while below is not None:
-        yield below
-        below = below.__cause__
+    below: BaseException | None = error
+    while below := below.__cause__:
+        if "huggingface_hub" not in type(below).__module__:
+            return type(below).__name__
+    return ""

@@ -1,6 +1,6 @@
 """Prompts of sentence embeddings: the text that comes before a text, by task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from runtime.bundle import TaskEntry
@@ -37,7 +37,7 @@ def prompts_of(entries: Sequence[TaskEntry], prompt: str | None, prompt_name: st
     return {entry.name: entry.prompts[prompt_name] for entry in entries}
 
 
-def by_prompt(entries: Sequence[TaskEntry], prompts: Mapping[str, str]) -> list[Prompted]:
+def by_prompt(entries: Sequence[TaskEntry], prompts: dict[str, str]) -> list[Prompted]:
     """Return the tasks by prompt: those with the same prompt read the same tokens and are computed together."""
     found: dict[str, list[TaskEntry]] = {}
     for entry in entries:

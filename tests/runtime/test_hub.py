@@ -77,7 +77,11 @@ def test_a_bundle_of_the_hub(hub: FakeHub, tmp_path: Path, revision: str) -> Non
         (f"{REPOSITORY}@v9", {}, "it has no revision 'v9': expected a branch, a tag or a commit"),
         (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, "it is not in the local cache {home}/hub and HF_HUB_OFFLINE is set"),
         (REPOSITORY, {"HF_ENDPOINT": "http://127.0.0.1:1"}, "and the hub cannot be reached (ConnectionError)"),
-        ("org/other@v1:a", {}, "run `hf download org/other --revision v1 --include 'a/*' --local-dir DIR`, then load DIR/a"),
+        (
+            "org/other@v1:a",
+            {},
+            "from the hub: run `hf download org/other --revision v1 --include 'a/*' --local-dir DIR`, then load DIR/a",
+        ),
         ("org/other", {}, "the repository has no adapterdrop.json at this revision: it is not a bundle"),
         ("a/b/c", {}, "a/b/c: not a bundle: there is no such folder"),
         ("org/na..me", {}, "org/na..me: not a bundle: there is no such folder"),
