@@ -143,8 +143,7 @@ def reason(error: BaseException, access: Access, revision: str | None = None, fi
 
 def _cause(error: BaseException) -> str:
     """The name of the error of the connection below an error of the hub."""
-    below: BaseException | None = error
-    while below := below.__cause__:
-        if "huggingface_hub" not in type(below).__module__:
-            return type(below).__name__
-    return ""
+    below = error.__cause__
+    while below is not None and "huggingface_hub" in type(below).__module__:
+        below = below.__cause__
+    return type(below).__name__ if below else ""

@@ -87,8 +87,11 @@ def read(request: Request) -> Data:
     last = plan.layers if request.max_drop is None else check_drop(request.max_drop, plan.layers)
     inputs = [entry.name for entry in plan.inputs]
     length = plan.max_lengths.get(SEQUENCE, _MAX_LENGTH)
-    if request.shape[1] > length:
-        raise ExportError(f"the model takes lengths up to {length}, found {request.shape[1]} in the shape")
+    batch, timed = request.shape
+    if timed > length:
+        raise ExportError(
+            f"the model takes lengths up to {length}, found the shape {batch}x{timed}: pass --shape {batch}x{length}"
+        )
     # As in the exported folder: the side on which texts are padded is that which the model allows.
     tokenizer, _ = with_padding_side(checkpoint.tokenizer, prune(checkpoint.model, plan), plan)
     texts = {name: read_calibration(request.evaluation[name], tokenizer, inputs, length, request.limit) for name in chosen}

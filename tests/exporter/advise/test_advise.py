@@ -291,7 +291,7 @@ def test_the_command_line(case: Case, advice: Advice, capsys: pytest.CaptureFixt
         (["--evaluation", "a=other.jsonl"], "other.jsonl, line 1: "),
         (["--evaluation", "tags=a.jsonl"], "a list of 2 labels, one per word between white space"),
         (["--evaluation", "a=a.jsonl", "--shape", "64"], "must be BATCHxLENGTH, such as 1x64, found 64"),
-        (["--evaluation", "a=a.jsonl", "--shape", "1x64"], "takes lengths up to 48"),
+        (["--evaluation", "a=a.jsonl", "--shape", "1x64"], "takes lengths up to 48, found the shape 1x64: pass --shape 1x48"),
         (["--evaluation", "a=a.jsonl", "--max-loss", "0"], "must be a share above 0"),
         (["--evaluation", "a=a.jsonl", "--max-loss", "1"], "must be a share above 0"),
         (["--evaluation", "a=a.jsonl", "--latency", "20"], "must be a time with its unit"),
