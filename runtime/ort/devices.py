@@ -1,19 +1,31 @@
 """List of execution providers, their devices and what is missing: `python -m runtime devices`."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from runtime.errors import ProviderError
 from runtime.import_ort import ort
 from runtime.options_text import CommandParser
-from runtime.ort import plugins, trial_registration
+from runtime.ort import plugins
 from runtime.ort.cpu_info import processor
 from runtime.ort.cpu_limits import cpu_limits
 from runtime.ort.known_providers import AZURE, CPU, KNOWN, OPENVINO, OTHERS, Provider
 from runtime.ort.providers import REMOTE, TARGETS_OF_ONE, auto_order, in_order, installed, remedy
 from runtime.ort.seen_devices import ON_NVIDIA, gpus, openvino_devices
+
+_REGISTER: Final = """
+import sys
+sys.path[:] = sys.argv[2:]
+from runtime.ort import known_providers, plugins
+plugins.register(known_providers.PLUGINS[sys.argv[1]])
+"""
+_SECONDS: Final = 60
+_LARGEST_STATUS: Final = 255  # Windows has larger ones for exceptions of the processor
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,21 @@ def survey() -> dict[str, Any]:
     }
 
 
+def ended_process(plugin: Provider) -> str | None:
+    """Return how another process ends that registers a plug-in, if its library ends that process; otherwise None.
+
+    A damaged library of the right size is found by nothing but its execution.
+    """
+    command = [sys.executable, "-c", _REGISTER, plugin.name, *sys.path]
+    try:
+        status = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS).returncode
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if status < 0:
+        return signal.Signals(-status).name
+    return f"status {status:#x}" if status > _LARGEST_STATUS else None
+
+
 def _auto(target: str, precision: str, usable: Collection[str]) -> list[str]:
     return [each.name for each in in_order(auto_order(target, precision)) if each.name in usable]
 
@@ -91,7 +118,7 @@ def _examine(provider: Provider) -> Found:
     if not here.is_plugin:
         return Found(provider.name, provider.key, True, "ONNX Runtime", _built_in_devices(provider))
     origin = plugins.origin(here) or "registered by this process"
-    if here.module and (end := trial_registration.ended_process(here)) is not None:
+    if here.module and (end := ended_process(here)) is not None:
         reinstall = f"`pip install --force-reinstall --no-deps {' '.join(plugins.installed_packages(here))}`"
         return Found(
             provider.name,

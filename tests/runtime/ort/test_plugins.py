@@ -18,8 +18,8 @@ import pytest
 import runtime
 from runtime import OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import read_manifest
+from runtime.ort import devices, option_names, plugins
 from runtime.ort import open as open_module
-from runtime.ort import option_names, plugins, trial_registration
 from runtime.ort.devices import described, survey
 from runtime.ort.known_providers import (
     CUDA,
@@ -88,7 +88,7 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "register_execution_provider_library", found.register)
     monkeypatch.setattr(onnxruntime, "get_ep_devices", found.devices)
-    monkeypatch.setattr(trial_registration, "ended_process", lambda _: None)
+    monkeypatch.setattr(devices, "ended_process", lambda _: None)
     plugins._register.cache_clear()
     yield found
     plugins._register.cache_clear()
@@ -194,7 +194,7 @@ def test_devices_outlive_a_library_that_ends_the_process(tmp_path: Path, monkeyp
     message = f"the library of {WEBGPU_PLUGIN.package} ends the process that loads it (SIGSEGV): `pip install --force-reinstall"
     assert found["problem"].startswith(message)
     package.write_text("raise RuntimeError('as load reports it')\n", encoding="utf-8")
-    assert trial_registration.ended_process(WEBGPU_PLUGIN) is None
+    assert devices.ended_process(WEBGPU_PLUGIN) is None
 
 
 def test_a_truncated_build_is_not_loaded(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
