@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exporter.models.embeddings import embedder_of
 from exporter.models.inputs import used_inputs
 from exporter.models.own_tasks import OwnModel, Sharing
+from exporter.models.peft_modules import base_of
 from exporter.plan import Plan, Task
 from exporter.prune.task_groups import TaskGroup
 from exporter.verify.effect import tasks_without_effect
@@ -17,6 +19,8 @@ from exporter.verify.random_inputs import Arrays
 _TASKS = 3
 # PEFT 0.21 takes two arguments of its forward method by name and does not pass them on.
 _DROPPING = "PeftModelForQuestionAnswering"
+# Data that models of texts take next to the tokens.
+_OTHER_INPUTS = ("bbox", "pixel_values", "xpath_tags_seq", "xpath_subs_seq", "entity_ids", "input_shape_ids")
 
 
 def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unread: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -37,6 +41,26 @@ def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unre
         f"{_listed(tasks)} {'do' if len(tasks) > 1 else 'does'} not read {name}"
         + (f": {_DROPPING} does not pass it to the model, nor did it in training" if dropped else "")
         for (name, dropped), tasks in found.items()
+    )
+
+
+def other_inputs(models: Sequence[Any]) -> tuple[str, ...]:
+    """Return a note for each class of transformers that takes data of which the graph has no input.
+
+    Args:
+        models: the models that were traced.
+    """
+    found = {}
+    for base in [base_of(part) for model in models for part in getattr(model, "parts", [model])]:
+        taken = inspect.signature(base.forward).parameters
+        names = [name for name in _OTHER_INPUTS if name in taken and name != getattr(base, "main_input_name", "")]
+        if hasattr(getattr(base, "config", None), "type_vocab_sizes"):  # TAPAS
+            names.append("token_type_ids of several columns")
+        if names:
+            found[type(base).__name__] = names
+    return tuple(
+        f"{name} also takes {' and '.join(names)}, of which the graph has no input: it gives what transformers gives without"
+        for name, names in found.items()
     )
 
 

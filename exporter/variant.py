@@ -13,7 +13,15 @@ from exporter.checkpoints.load import Checkpoint
 from exporter.compile.build import Compiled, compile_plan, stored_form
 from exporter.compile.pipeline import branch_size, graph_size
 from exporter.models.compositions import describe
-from exporter.notes import decided_in_fp64, default_prompts, missing_effects, shared_weights, unread_inputs, without_pooling
+from exporter.notes import (
+    decided_in_fp64,
+    default_prompts,
+    missing_effects,
+    other_inputs,
+    shared_weights,
+    unread_inputs,
+    without_pooling,
+)
 from exporter.plan import Plan, TaskPadding
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
 from exporter.prune.sizes import adapter_parameters
@@ -126,6 +134,7 @@ def export_variant(
         probe = save_probe(made, plan, measure_rounding(plan, made, path), path)
         notes = (
             *unread_inputs(plan, [(each.template.model, each.tasks) for each in padded], unread),
+            *other_inputs([each.template.model for each in padded]),
             *missing_effects(plan, task_groups, verified.probed),
             *without_pooling(plan),
             *default_prompts(task_groups),

@@ -13,6 +13,9 @@ __all__ = ["check_architecture"]
 
 _ENCODER = "export a model of its encoder only"
 _LONG = "train the adapters on a model with full attention, such as ModernBERT"
+_RECURRENT = ("computes a state from position to position, in steps whose number depends on the length of the text", _LONG)
+# Types of layers that do so: state spaces and linear attention, also next to attention in one layer.
+_STATES = frozenset(("linear_attention", "mamba", "hybrid", "hybrid_sliding"))
 # model_type -> what its code does, and what to do instead.
 _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
@@ -27,6 +30,10 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     "funnel": ("halves the number of positions from block to block, by rules for each length", _LONG),
     **dict.fromkeys(("nystromformer", "mra"), ("divides the text, of one fixed length, into blocks", _LONG)),
     "reformer": ("divides the text into chunks by random hashes", _LONG),
+    **dict.fromkeys(
+        ("bros", "layoutlmv2"), ("needs the boxes of the words (bbox), which no graph has as an input", "use LayoutLM or LiLT")
+    ),
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "recurrent_gemma", "rwkv", "xlstm"), _RECURRENT),
 }
 # Numbers of a configuration that plans read, whether or not the class of the model does; transformers checks no type.
 _NUMBERS = (
@@ -53,8 +60,13 @@ def check_architecture(model: Any) -> None:
             raise ExportError(
                 f"the configuration of {name} sets {key} to {reprlib.repr(found)}: expected a whole number; correct it"
             )
-    if kind in _REFUSED:
-        reason, remedy = _REFUSED[kind]
+    found = _REFUSED.get(kind)
+    for key in ("layer_types", "layers_block_type"):
+        layers = getattr(config, key, None)
+        if isinstance(layers, list) and _STATES.intersection(map(str, layers)):
+            found = _RECURRENT
+    if found is not None:
+        reason, remedy = found
         raise ExportError(f"{name} ({kind}) {reason}: this cannot be exported; {remedy}")
     if kind == "big_bird" and config.attention_type != "original_full":
         # The library computes full attention for short texts, and from the first one on for all.

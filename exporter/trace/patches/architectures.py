@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from transformers import PretrainedConfig
 
 from exporter.models.module_surgery import bind
@@ -24,7 +26,7 @@ __all__ = ["ARCHITECTURE_PATCHES", "before_padding"]
 _DECODERS = frozenset({"BartDecoder", "MBartDecoder", "PLBartDecoder"})
 # The names of the output projection within the attention of decoders, and of encoders in transformers 5.
 _PROJECTIONS = frozenset({"o_proj", "c_proj", "out_proj", "dense", "out_lin", "Wo"})
-# Query, key and value: an attention with more layers has a projection, which must be known by its name.
+# Query, key and value: an attention with these layers only is projected by its parent module.
 _INPUT_PROJECTIONS = 3
 _LANGUAGE_LAST = frozenset({"MBartModel", "PLBartModel"})
 
@@ -114,10 +116,30 @@ def patch_empty_rows(model: nn.Module) -> None:
             if projections:
                 attention.register_forward_pre_hook(rows.remember, with_kwargs=True)
                 projections[0].register_forward_pre_hook(rows.clear)
-            elif len([child for child in attention.children() if hasattr(child, "weight")]) <= _INPUT_PROJECTIONS:
+                continue
+            if len([child for child in attention.children() if hasattr(child, "weight")]) == _INPUT_PROJECTIONS:
                 # BERT and its relatives project in the parent module.
                 attention.register_forward_pre_hook(rows.remember, with_kwargs=True)
                 attention.register_forward_hook(rows.clear_result)
+            else:  # such as JetMoE, which projects with its experts
+                bind(attention, _with_cleared_rows)
+
+
+def _with_cleared_rows(attention: Any, *args: Any, **kwargs: Any) -> Any:
+    with _ClearedRows():
+        return type(attention).forward(attention, *args, **kwargs)
+
+
+class _ClearedRows(TorchFunctionMode):
+    """Sets rows without visible tokens to zero in the results of sdpa, wherever they are projected."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+        if func is scaled_dot_product_attention and mask is not None and mask.dtype == torch.bool:
+            result = result * mask.any(-1, keepdim=True).to(result.dtype)
+        return result
 
 
 class _VisibleRows:
