@@ -68,9 +68,10 @@ def _pixels(model: Any, images: tuple[int, int] | None) -> InputEntry:
     sides = images or own
     channels = getattr(config, "num_channels", None)
     if len(sides) != 2 or not isinstance(channels, int):
+        missing = " and ".join(["image_size"] * (len(sides) != 2) + ["num_channels"] * (not isinstance(channels, int)))
         raise ExportError(
-            f"the configuration of {_name(model)} has no image_size and num_channels, the size of the graph's images: expected "
-            "a text or image model whose configuration has them, or an image processor that makes images of one size"
+            f"the configuration of {_name(model)} has no {missing}, the size of the graph's images: save the image processor, "
+            "which makes images of one size, in the model's folder (preprocessor_config.json), or add the entry to config.json"
         )
     if sides != own:
         # DINOv2 is trained with larger images than its processor makes, and takes any size.
