@@ -31,7 +31,11 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("nystromformer", "mra"), ("divides the text, of one fixed length, into blocks", _LONG)),
     "reformer": ("divides the text into chunks by random hashes", _LONG),
     **dict.fromkeys(
-        ("bros", "layoutlmv2"), ("needs the boxes of the words (bbox), which no graph has as an input", "use LayoutLM or LiLT")
+        ("bros", "layoutlmv2"),
+        (
+            "needs the boxes of the words (bbox), which no graph has as an input",
+            "train the adapters on a model that reads the text only, such as ModernBERT",
+        ),
     ),
     **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "recurrent_gemma", "rwkv", "xlstm"), _RECURRENT),
 }
