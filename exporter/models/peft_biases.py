@@ -79,7 +79,7 @@ def _by_owner(model: nn.Module, biases: _Biases) -> dict[str, dict[str, torch.Te
 
 def _folded(path: str, layer: Any, biases: Mapping[str, _Biases]) -> Folded:
     base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-    # The norms of SqueezeBERT, a class of their own, have their features on another axis.
+    # The norms of SqueezeBERT have a separate class, and their features on another axis.
     if type(base) is nn.LayerNorm or is_linear(base):
         own = base.bias.detach().double()
         change = {name: (tensors["bias"].double() - own).float() for name, tensors in biases.items()}

@@ -32,6 +32,11 @@ _REMEDIES = (
         "with several segments, token_type_ids: give a model of a transformers class",
     ),
     (
+        ("complex-valued", "complex64"),
+        "the model computes with complex numbers, which ONNX does not have, as DeepSeek-V2 does for its positions: train the "
+        "adapters on a model without them",
+    ),
+    (
         ("No ONNX function", "No decompositions registered", "DispatchError", "OpOverload", "not supported by the ONNX"),
         f"torch.onnx has no form of the operator: {_EAGER}, or replace the operator in the model's code",
     ),

@@ -15,6 +15,7 @@ from exporter.checkpoints.image_settings import ImageSettings
 from exporter.models.architectures import check_architecture
 from exporter.models.heads import find_head
 from exporter.models.inputs import model_inputs
+from exporter.notes import other_inputs
 from tests.helpers.support_models import CONFIGS
 from tests.helpers.tiny_peft import tuned_model
 
@@ -50,6 +51,10 @@ def _meta(name: str, head: str = "Model", **settings: Any) -> Any:
         ("Nystromformer", _SMALL, rf"Nystromformer.* into blocks.* {_TO_FULL}"),
         ("Mra", _SMALL, rf"Mra.* into blocks.* {_TO_FULL}"),
         ("Reformer", {"attn_layers": ["lsh"], "is_decoder": False}, rf"Reformer.* random hashes.* {_TO_FULL}"),
+        ("Mamba", {"num_hidden_layers": 1, "hidden_size": 16, "vocab_size": 60}, rf"Mamba.* a state .* {_TO_FULL}"),
+        ("Jamba", _SMALL, rf"Jamba.* a state from position to position.* {_TO_FULL}"),
+        ("MiniMax", {**_SMALL, "layer_types": ["linear_attention"]}, rf"MiniMax.* a state .* {_TO_FULL}"),
+        ("Bros", _SMALL, r"Bros.* boxes of the words \(bbox\).* reads the text only"),
     ],
 )
 def test_lengths_that_are_divided(name: str, settings: dict[str, Any], message: str) -> None:
@@ -68,6 +73,7 @@ def test_numbers_of_a_configuration(settings: dict[str, Any]) -> None:
 
 def test_full_attention_is_exported() -> None:
     check_architecture(_meta("BigBird", attention_type="original_full", **_SMALL))
+    check_architecture(_meta("MiniMax", **_SMALL, layer_types=["full_attention"]))
     check_architecture(_meta("Bert", **_SMALL))
 
 
@@ -100,6 +106,26 @@ def test_audio() -> None:
         find_head(transformers.WhisperModel(config), "a", "")
     with pytest.raises(ExportError, match=r"Wav2Vec2Model has no prediction head.* only WhisperForAudioClassification"):
         find_head(_meta("Wav2Vec2", **_SMALL, **sizes), "a", "")
+
+
+def test_data_that_no_graph_takes() -> None:
+    """A note names it: the graph gives what transformers gives without."""
+    (layout, tables) = other_inputs([_meta("LayoutLMv3", **_SMALL), _meta("Tapas", **_SMALL), _meta("Bert", **_SMALL)])
+    assert layout == (
+        "LayoutLMv3Model also takes bbox and pixel_values, of which the graph has no input: it gives what transformers gives "
+        "without"
+    )
+    assert tables.startswith("TapasModel also takes token_type_ids of several columns")
+    assert other_inputs([_meta("ViT", hidden_size=16, num_hidden_layers=1, num_attention_heads=2)]) == ()
+
+
+def test_images_without_a_size() -> None:
+    sizes = {"hidden_sizes": [8], "depths": [1], "num_attention_heads": [1], "num_encoder_blocks": 1, "patch_sizes": [7]}
+    model = _meta("Segformer", "ForImageClassification", **sizes, strides=[4], sr_ratios=[1], mlp_ratios=[1])
+    with pytest.raises(ExportError, match=r"SegformerForImageClassification has no image_size, .*preprocessor_config\.json"):
+        model_inputs(model, None, {"classification"})
+    (entry,) = model_inputs(model, None, {"classification"}, (64, 48))
+    assert entry.shape == ("batch", "3", "64", "48")
 
 
 def test_images_have_the_size_that_their_processor_makes() -> None:

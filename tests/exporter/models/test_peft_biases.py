@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import BertForMaskedLM, BertForSequenceClassification
+from transformers.models.squeezebert.modeling_squeezebert import SqueezeBertLayerNorm
 
 from exporter.checkpoints.peft_adapters import load_peft
 from exporter.checkpoints.peft_reference import References
@@ -19,7 +20,7 @@ from exporter.errors import ExportError
 from exporter.models.binding import task_weights
 from exporter.models.peft import activate, layers_without_adapter, prune, structure_of, without_adapters
 from exporter.models.peft_biases import add_biases
-from exporter.models.peft_folded import Folded
+from exporter.models.peft_folded import Folded, activate_folded
 from exporter.models.shared_copy import shared_copy
 from exporter.trace.patches import patch_for_tracing
 from tests.exporter.models.test_peft_models import task
@@ -159,3 +160,15 @@ def test_biases_of_convolutions() -> None:
         np.testing.assert_allclose(model(x), moved, atol=1e-5)
     with pytest.raises(ExportError, match="change the bias of second, a Conv1d that they adapt"):
         add_biases(model, {"a": {"second.bias": bias}})
+
+
+def test_norms_with_other_axes() -> None:
+    """The features of SqueezeBERT's norms, which have a separate class, are on axis 1."""
+    torch.manual_seed(0)
+    norm = SqueezeBertLayerNorm(6)
+    model, x, bias = nn.ModuleDict({"norm": norm}), torch.randn(2, 6, 5), torch.randn(6)
+    add_biases(model, {"a": {"norm.bias": bias}})
+    activate_folded(model.modules(), "a")
+    found = model["norm"](x)
+    with torch.no_grad():
+        torch.testing.assert_close(found, norm(x) + bias[:, None])

@@ -24,6 +24,8 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
     MobileViTConfig,
     MobileViTForImageClassification,
     XLNetConfig,
@@ -262,6 +264,17 @@ def test_only_a_drop_needs_the_names_of_layers(tmp_path: Path) -> None:
     export(model, output=tmp_path / "onnx")
     feeds = {"pixel_values": np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)}
     assert_parity(run_graph(tmp_path / "onnx", feeds)["logits"], answer(model.eval(), feeds).logits.numpy())
+
+
+def test_layers_that_each_stage_numbers_from_0() -> None:
+    """Two stages with as many layers as there are stages: layer 0 is not one layer."""
+    stages = ConvNextConfig(hidden_sizes=[8, 8], depths=[2, 2], num_stages=2, patch_size=4, image_size=16)
+    stages.num_hidden_layers = 2  # transformers 5 gives the number of stages
+    settings = peft.LoraConfig(target_modules=["pwconv1"])
+    model = peft_model(settings, ["first"], ConvNextForImageClassification(stages))
+    with pytest.raises(ExportError, match=r"expected 2 in one list, found 2 numbers in 2; only drop 0 can be exported"):
+        structure_of(model, "first", "first", 1)
+    structure_of(model, "first", "first", 0)
 
 
 def test_a_drop_reaches_layers_in_a_saved_module(tmp_path: Path) -> None:

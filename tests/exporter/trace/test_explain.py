@@ -10,6 +10,7 @@ import torch
 from transformers.models.bert.modeling_bert import BertIntermediate
 
 from exporter import ExportError, export
+from exporter.trace.explain import explain
 from tests.helpers.tiny_models import tiny_model
 
 
@@ -81,3 +82,8 @@ def test_an_error_that_the_caller_handles_is_no_reason(tmp_path: Path) -> None:
         with pytest.raises(ExportError, match="the moon is full") as caught:
             export(model, output=tmp_path / "onnx")
     assert "missing" not in str(caught.value)
+
+
+def test_complex_numbers() -> None:
+    error = RuntimeError("No ONNX function found for aten.unsqueeze. No decompositions registered for the complex-valued input")
+    assert "complex numbers, which ONNX does not have" in explain(error)

@@ -305,3 +305,32 @@ def test_models_without_need_are_left_alone() -> None:
         Case("Roberta", "ForTokenClassification"),
     ):
         assert not [name for name, module in patched(build(case)).named_modules() if "forward" in vars(module)]
+
+
+class _Projected(nn.Module):
+    """An attention that projects its results itself, by a module whose name says nothing, as JetMoE does."""
+
+    is_causal = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = transformers.JetMoeConfig(attn_implementation="sdpa")
+        self.kv_proj, self.experts = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))
+
+    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the projected results for [batch, 1, length, 4]."""
+        found = nn.functional.scaled_dot_product_attention(x, self.kv_proj(x), x, attn_mask=attention_mask)
+        result: torch.Tensor = self.experts(found)
+        return result
+
+
+def test_rows_without_tokens_before_any_projection() -> None:
+    plain = _Projected().eval()
+    feeds = torch.randn(2, 1, 3, 4), torch.ones(2, 1, 3, 3, dtype=torch.bool).tril(-1)
+    clone = patched(plain)
+    with torch.no_grad():
+        torch.testing.assert_close(clone(*feeds), plain(*feeds))
+    nodes = [str(node.target) for node in torch.export.export(clone, feeds).graph.nodes]
+    attention = next(number for number, name in enumerate(nodes) if "scaled_dot_product" in name)
+    projection = max(number for number, name in enumerate(nodes) if "linear" in name)
+    assert any("any" in name for name in nodes[attention:projection])
