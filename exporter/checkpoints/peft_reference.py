@@ -19,7 +19,7 @@ from exporter.errors import ExportError
 from exporter.models.embeddings import Embedder, activate_embedder, add_embedders
 from exporter.models.peft_structure import output_layer
 from exporter.models.quiet_libraries import quiet
-from exporter.models.shared_copy import copy_model, shared_copy
+from exporter.models.shared_copy import copy_model, shared_copy, shared_data
 
 _CONFIG = "adapter_config.json"
 
@@ -42,7 +42,7 @@ class References:
             base: a transformers model without adapters, which is not changed.
             sources: adapter name -> folder.
         """
-        fresh = shared_copy(base)
+        fresh = shared_data(base)  # adapters that are loaded later can change the base model's weights
         self._known.update({name: (fresh, folder) for name, folder in sources.items()})
 
     def add_models(self, parts: Mapping[str, tuple[Part, str]]) -> None:

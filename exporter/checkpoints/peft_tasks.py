@@ -92,7 +92,10 @@ def load_tasks(
             share_trunk(loaded.model, trunk)
         sources = {part.name: part.folder for part in own}
         references.add(loaded.model, sources)
+        places = _places(loaded.model)
         models += load_parts(loaded.model, sources, loaded.missing)
+        if (now := _places(loaded.model)) != places and len(parts) + len(heads) > 1:
+            _refuse_changes(own, next(key for key in places if now[key] != places[key]))
     models += load_own(classes, source, trunk)
     references.add_models(classes)
     embedders, max_length = saved_embedders(encoders, models[0].config) if encoders else ({}, None)
@@ -109,6 +112,19 @@ def load_tasks(
         part.name: read_json(path) for part in adapters if (path := part.folder / _CONFIG).is_file()
     }
     return PeftTasks(model, configs, references, max_length)
+
+
+def _places(model: Any) -> dict[str, int]:
+    """The addresses of the weights' data: PEFT assigns other data to weights that an adapter changes when it is created."""
+    return {name: tensor.data_ptr() for name, tensor in model.named_parameters()}
+
+
+def _refuse_changes(parts: Sequence[Part], weight: str) -> None:
+    names = [part.name for part in parts if part.config.get("kasa_config")] or [part.name for part in parts]
+    raise ExportError(
+        f"loading {' or '.join(map(repr, names))} changes weights of the base model, first {weight!r}, as adapters with "
+        "kasa_config do: the tasks of a graph share these weights; export that adapter separately"
+    )
 
 
 def _limit(one: int | None, other: int | None) -> int | None:

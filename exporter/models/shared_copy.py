@@ -11,7 +11,7 @@ from torch import nn
 
 from exporter.errors import ExportError
 
-__all__ = ["copy_model", "share_trunk", "shared_copy"]
+__all__ = ["copy_model", "share_trunk", "shared_copy", "shared_data"]
 
 
 def shared_copy(model: Any) -> Any:
@@ -22,6 +22,17 @@ def shared_copy(model: Any) -> Any:
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     return copy_model(model, {id(tensor): tensor for tensor in tensors})
+
+
+def shared_data(model: Any) -> Any:
+    """Copy a model with parameters that share the data of the original: data that is assigned to the copy leaves it as it is.
+
+    Raises:
+        ExportError: an attribute of the model cannot be copied.
+    """
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    memo |= {id(tensor): nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad) for tensor in model.parameters()}
+    return copy_model(model, memo)
 
 
 def copy_model(model: Any, memo: dict[int, Any]) -> Any:
