@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from exporter import export
 from exporter.checkpoints.assign import check_base_name
 from exporter.checkpoints.load import Checkpoint, load
+from exporter.checkpoints.peft_reference import References
 from exporter.checkpoints.scan import Part, scan
 from exporter.checkpoints.sources import Source
 from exporter.errors import ExportError, VerificationError
@@ -421,3 +422,26 @@ def test_a_prompt_takes_positions_of_every_task() -> None:
         for name, settings in (("lora", peft.LoraConfig(task_type="SEQ_CLS", **LORA)), ("prompt", prompt))
     ]
     assert make_plan(load(models), None, 0).max_lengths["sequence"] == config().max_position_embeddings - 5
+
+
+def test_adapters_that_change_the_base_model(saved: Path, tmp_path: Path) -> None:
+    """KaSA removes singular values of the weights that all tasks share, when PEFT creates the adapter."""
+    settings = peft.LoraConfig(task_type="SEQ_CLS", kasa_config=peft.tuners.lora.KasaConfig(), **LORA)
+    scramble(peft.get_peft_model(base(saved, "sentiment"), settings)).save_pretrained(tmp_path / "truncated")
+    sources = [f"truncated={tmp_path / 'truncated'}"]
+    load(saved / "base", False, adapters=sources)
+    for other in (f"entailment={saved / 'entailment'}", f"names={saved / 'names'}"):
+        with pytest.raises(
+            ExportError, match=r"loading 'truncated' changes weights .*query\.weight.* export that"
+        ):
+            load(saved / "base", False, adapters=[other, *sources])
+
+
+def test_references_keep_the_weights_of_the_base_model(saved: Path) -> None:
+    own, references, feeds = base(saved, "sentiment"), References(), inputs((2, 5))
+    references.add(own, {"sentiment": saved / "sentiment"})
+    with torch.no_grad():
+        for parameter in own.bert.parameters():
+            parameter.data = torch.zeros_like(parameter)
+    found = answer(references("sentiment"), feeds).logits.numpy()
+    assert_parity(found, expected(saved, "sentiment", feeds)[0])
