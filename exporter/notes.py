@@ -20,7 +20,7 @@ _TASKS = 3
 # PEFT 0.21 takes two arguments of its forward method by name and does not pass them on.
 _DROPPING = "PeftModelForQuestionAnswering"
 # Data that models of texts take next to the tokens.
-_OTHER_INPUTS = ("bbox", "pixel_values", "xpath_tags_seq", "xpath_subs_seq", "entity_ids", "input_shape_ids")
+_OTHER_INPUTS = ("bbox", "pixel_values", "visual_embeds", "xpath_tags_seq", "xpath_subs_seq", "entity_ids", "input_shape_ids")
 
 
 def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unread: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
             "train the adapters on a model that reads the text only, such as ModernBERT",
         ),
     ),
+    "lxmert": ("reads texts and images", "train the adapters on a model of one of them, such as ModernBERT or ViT"),
     **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "recurrent_gemma", "rwkv", "xlstm"), _RECURRENT),
 }
 # Numbers of a configuration that plans read, whether or not the class of the model does; transformers checks no type.
@@ -58,20 +59,20 @@ def check_architecture(model: Any) -> None:
     model = getattr(model, "parts", [model])[0]  # the parts of a model of several have one trunk
     config, name = model.config, type(base_of(model)).__name__
     kind = str(getattr(config, "model_type", None))
+    refusal = _REFUSED.get(kind)
+    for key in ("layer_types", "layers_block_type"):
+        layers = getattr(config, key, None)
+        if isinstance(layers, list) and _STATES.intersection(map(str, layers)):
+            refusal = _RECURRENT
+    if refusal is not None:
+        reason, remedy = refusal
+        raise ExportError(f"{name} ({kind}) {reason}: this cannot be exported; {remedy}")
     # Plans read the end-of-sequence token of encoder-decoders only; decoders can have several.
     for key in (*_NUMBERS, *(("eos_token_id",) if getattr(config, "is_encoder_decoder", False) else ())):
         if type(found := getattr(config, key, None)) not in (int, type(None)):
             raise ExportError(
                 f"the configuration of {name} sets {key} to {reprlib.repr(found)}: expected a whole number; correct it"
             )
-    found = _REFUSED.get(kind)
-    for key in ("layer_types", "layers_block_type"):
-        layers = getattr(config, key, None)
-        if isinstance(layers, list) and _STATES.intersection(map(str, layers)):
-            found = _RECURRENT
-    if found is not None:
-        reason, remedy = found
-        raise ExportError(f"{name} ({kind}) {reason}: this cannot be exported; {remedy}")
     if kind == "big_bird" and config.attention_type != "original_full":
         # The library computes full attention for short texts, and from the first one on for all.
         raise ExportError(

@@ -64,6 +64,11 @@ class _SingleTask(nn.Module):
         identify_axes([entry.shape for entry in self.inputs], values)
         given = {entry.name: value for entry, value in zip(self.inputs, values, strict=True) if entry.name in self.used}
         output = self.model(**given)
+        if missing := [field for field in self.fields if field not in output]:
+            raise ExportError(
+                f"{type(base_of(self.model)).__name__} returns {', '.join(output)} and no {' and '.join(missing)}: expected a "
+                "class whose head returns them, such as BertForQuestionAnswering for questions"
+            )
         if self.start:
             return tuple(output[field][:, self.start :] for field in self.fields)
         return tuple(output[field] for field in self.fields)

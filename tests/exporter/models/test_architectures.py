@@ -119,15 +119,6 @@ def test_data_that_no_graph_takes() -> None:
     assert other_inputs([_meta("ViT", hidden_size=16, num_hidden_layers=1, num_attention_heads=2)]) == ()
 
 
-def test_images_without_a_size() -> None:
-    sizes = {"hidden_sizes": [8], "depths": [1], "num_attention_heads": [1], "num_encoder_blocks": 1, "patch_sizes": [7]}
-    model = _meta("Segformer", "ForImageClassification", **sizes, strides=[4], sr_ratios=[1], mlp_ratios=[1])
-    with pytest.raises(ExportError, match=r"SegformerForImageClassification has no image_size, .*preprocessor_config\.json"):
-        model_inputs(model, None, {"classification"})
-    (entry,) = model_inputs(model, None, {"classification"}, (64, 48))
-    assert entry.shape == ("batch", "3", "64", "48")
-
-
 def test_images_have_the_size_that_their_processor_makes() -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
     model = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**sizes, image_size=56))
@@ -138,7 +129,7 @@ def test_images_have_the_size_that_their_processor_makes() -> None:
     resnet = transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
     (entry,) = model_inputs(resnet, None, {"pooled_states"}, (32, 64))
     assert entry.shape == ("batch", "3", "32", "64")
-    with pytest.raises(ExportError, match=r"has no image_size .* or an image processor that makes images of one size"):
+    with pytest.raises(ExportError, match=r"has no image_size, .* save the image processor, which makes images of one size"):
         model_inputs(resnet, None, {"pooled_states"})
     vit = transformers.ViTModel(transformers.ViTConfig(**CONFIGS["ViT"]))
     own = "x".join([str(vit.config.image_size)] * 2)
@@ -192,3 +183,13 @@ def test_a_class_of_peft_that_cannot_run_the_model(tmp_path: Path) -> None:
     message = r"PeftModelForFeatureExtraction cannot run CLIPVisionModel, .* without a task_type"
     with pytest.raises(ExportError, match=message):
         export(model, output=tmp_path / "onnx")
+
+
+def test_outputs_that_a_head_does_not_return(tmp_path: Path) -> None:
+    """XLNet has a class that searches for the spans with the highest scores."""
+    sizes = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16, "vocab_size": 60}
+    tuned = tuned_model(
+        "LORA", transformers.XLNetForQuestionAnswering(transformers.XLNetConfig(**sizes)), target_modules=["layer_1"]
+    )
+    with pytest.raises(ExportError, match=r"XLNetForQuestionAnswering returns start_top_.* and no start_logits and end_logits"):
+        export(tuned, output=tmp_path / "onnx")
