@@ -37,6 +37,10 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
             "train the adapters on a model that reads the text only, such as ModernBERT",
         ),
     ),
+    **dict.fromkeys(
+        ("siglip2", "siglip2_vision_model"),
+        ("reads images as patches, of which each image has another number", "train the adapters on SigLIP"),
+    ),
     "lxmert": ("reads texts and images", "train the adapters on a model of one of them, such as ModernBERT or ViT"),
     **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "recurrent_gemma", "rwkv", "xlstm"), _RECURRENT),
 }

@@ -42,6 +42,8 @@ class FoldConstantsPass(ir.passes.InPlacePass):
         def should_fold(node: ir.Node) -> bool | None:
             if any(value is not None and value.name in self.protected for value in node.inputs):
                 return False  # rule 1
+            if node.op_type == "LayerNormalization":
+                return False  # onnxscript would compute its optional outputs too, print a warning and keep the node
             source = const_array(node.inputs[0]) if node.op_type == "Transpose" else None
             if source is not None and source.size > self.size_limit:
                 return self.transpose_weights  # rule 2

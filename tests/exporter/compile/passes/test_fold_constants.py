@@ -67,3 +67,10 @@ def test_leaves_a_transpose_of_a_weight_that_may_be_overridden() -> None:
 def test_keeps_the_name_of_an_output() -> None:
     text = "(float[batch, 4] x) => (float[4] y, float[batch, 4] z) { y = Add(w, v) z = Add(x, w) }"
     prove(FoldConstantsPass(), text, "Add", initializers=WEIGHTS)
+
+
+def test_a_norm_of_constants_prints_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """DeBERTa normalises the embeddings of its relative positions."""
+    text = f"{HEAD} {{ s = LayerNormalization(w, v) y = Add(x, s) }}"
+    prove(FoldConstantsPass(), text, None, initializers=WEIGHTS)
+    assert not caplog.records
