@@ -16,6 +16,8 @@ from torch import nn
 
 from exporter.models.peft_folded import Folded
 
+# What PEFT and the folded layers put between the names of a module and of its parts: copies for each adapter.
+_WRAPPERS = re.compile(r"\b(?:original_module|base_layer|modules_to_save\.[^.]+|copies\.[^.]+)\.")
 # The names of lists of layers in transformers; the leftmost match in a module name counts.
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h|block|blocks|albert_layer_groups)\.(\d+)(?=\.|$)")
 
@@ -145,7 +147,7 @@ def layers_within(model: Any, path: str, module: Any, name: str) -> dict[str, in
 def layer_lists(model: Any) -> set[str]:
     """Return the names of the lists of layers: two for an encoder-decoder, more where each stage numbers its own layers."""
     found = (_LAYER.search(path) for path, _ in base_of(model).named_modules())
-    return {each.string[: each.start(1)] for each in found if each is not None}
+    return {_WRAPPERS.sub("", each.string[: each.start(1)]) for each in found if each is not None}
 
 
 def layers_are_recognized(model: Any) -> bool:
