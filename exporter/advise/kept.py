@@ -40,17 +40,18 @@ def only_run(folder: Path) -> Iterator[None]:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text to `path`. Raises ExportError."""
-    _replace(path, text.encode())
+    replace_bytes(path, text.encode())
 
 
 def replace_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write arrays to `path`, as numpy.savez. Raises ExportError."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
-    _replace(path, content.getvalue())
+    replace_bytes(path, content.getvalue())
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write bytes to `path`. Raises ExportError."""
     try:
         write_whole(path, [content])
     except OSError as error:

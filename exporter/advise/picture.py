@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+from exporter.advise.kept import replace_bytes
 from exporter.advise.result import Advice
 
 
@@ -16,6 +18,9 @@ def save_picture(advice: Advice, path: Path) -> bool:
 
     Returns:
         Whether matplotlib is installed; nothing is drawn without it.
+
+    Raises:
+        ExportError: the file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,5 +62,7 @@ def save_picture(advice: Advice, path: Path) -> bool:
     axes.margins(x=0.07)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    replace_bytes(path, content.getvalue())
     return True

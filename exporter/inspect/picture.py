@@ -9,9 +9,10 @@ from exporter.errors import ExportError
 from exporter.inspect import numbers as _numbers
 from exporter.inspect.layout import LABELS, MARGIN, NAME_SIZE, SIDE_WIDTH, TRUNK_COLOUR, Column, Layout, colour_of, lay_out
 from exporter.inspect.legend import GHOST, legend, summary
-from exporter.inspect.png import save_png
+from exporter.inspect.png import to_png
 from exporter.inspect.svg import INK, MUTED, PAPER, Box, Line, Picture, Shape, Text, join, text_width, to_svg
 from exporter.inspect.views import GraphView, Inspection
+from runtime.bundle.whole_file import write_whole
 
 _TINT = "#f3f5f8"
 _HEAD = 74.0
@@ -42,19 +43,18 @@ def draw(inspection: Inspection, graph: GraphView) -> Picture:
 
 
 def save_picture(inspection: Inspection, graph: GraphView, path: Path) -> None:
-    """Write the picture in the format of the file's suffix.
+    """Write the picture in the format of the file's suffix; an earlier file is replaced as a whole.
 
     Raises:
-        ExportError: the suffix is neither .svg nor .png, the folder does not exist, or a PNG is wanted without matplotlib.
+        ExportError: the suffix is neither .svg nor .png, the folder does not exist, or a PNG is wanted without matplotlib; or
+            the file cannot be written.
     """
     if path.suffix.lower() not in (".svg", ".png"):
         raise ExportError(f"the picture must be a .svg or .png file, found {str(path)!r}")
     picture = draw(inspection, graph)
+    content = to_png(picture) if path.suffix.lower() == ".png" else to_svg(picture).encode()
     try:
-        if path.suffix.lower() == ".png":
-            save_png(picture, path)
-        else:
-            path.write_text(to_svg(picture), encoding="utf-8", newline="\n")
+        write_whole(path, [content])
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 from exporter.errors import ExportError
 from exporter.inspect.svg import PAPER, Box, Line, Picture, Shape, arrow_head
@@ -12,8 +12,8 @@ _POINTS = 0.72
 _ALIGN = {"start": "left", "middle": "center", "end": "right"}
 
 
-def save_png(picture: Picture, path: Path) -> None:
-    """Write the picture with two dots per pixel.
+def to_png(picture: Picture) -> bytes:
+    """Return the content of a PNG file with two dots per pixel.
 
     Raises:
         ExportError: matplotlib is not installed.
@@ -31,7 +31,9 @@ def save_png(picture: Picture, path: Path) -> None:
     axes.set_axis_off()
     for order, shape in enumerate(picture.shapes):
         _draw(axes, shape, order)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
+    return content.getvalue()
 
 
 def _draw(axes: object, shape: Shape, order: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -82,6 +84,7 @@ def variant_files(plans: Sequence[Plan]) -> list[str]:
     return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
 
 
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)$")
 # Head type -> problem_type, by which pipelines choose between softmax, sigmoid and the logits as they are.
 _PROBLEM_TYPES = {
     "classification": "single_label_classification",
@@ -113,7 +116,19 @@ def save_config(model: Any, plan: Plan, processors: Sequence[Any], folder: Path)
         config.problem_type = _PROBLEM_TYPES[only.head.kind]
     config.save_pretrained(folder)
     for processor in processors:
+        _save_processor(processor, folder)
+
+
+def _save_processor(processor: Any, folder: Path) -> None:
+    """Write the files of a tokenizer or image processor. Raises OSError."""
+    try:
         processor.save_pretrained(folder)
+    except Exception as error:
+        number = _SYSTEM_ERROR.search(str(error))
+        if type(error) is not Exception or number is None:
+            raise
+        # Of the tokenizers library, which has no class for errors of files
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
 
 
 def save_probe(probe: Probe, plan: Plan, rounding: Mapping[str, Mapping[Floats, float]], path: Path) -> ProbeEntry:

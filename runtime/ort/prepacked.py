@@ -94,6 +94,7 @@ def _make(graphs: Mapping[str, GraphFile], folder: Path, config: Mapping[str, st
                 saving = pool.submit(_save, following, folder, config)
             name = flat_name(graph.name)
             weights = folder / f"{name}{_SAVED}"
+            weights.touch()  # ONNX Runtime writes none where all weights stay in the graph
             with weights.open("rb") as source:
                 model = rewrite((folder / name).read_bytes(), lambda entries: _moved(entries, source, store))
             (folder / name).write_bytes(model)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.bundle import ROUTE_INPUTS, Manifest, open_bundle
+from runtime.bundle.scratch import scratch
 from runtime.errors import InputError
 from runtime.hub import Access, bundle_folder
 from runtime.options_text import CommandParser
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.open import open_sessions
 
+_MAKING: Final = ".adapterdrop-making-"  # prefix of the folder of incomplete models
 _TYPES: Final = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16"}
 
 
@@ -90,21 +92,22 @@ def write_repository(
     for variant in manifest.variants:
         name = f"{options.name}_drop{variant.drop}" if len(manifest.variants) > 1 else options.name
         graphs += [(name, variant.model)] + ([(f"{name}_routed", variant.routed)] if variant.routed else [])
+    root = Path(repository)
+    for name, _ in graphs:
+        if os.path.lexists(root / name):
+            raise InputError(f"{root / name}: cannot be written: it already exists; remove it or choose another name")
     sessions = open_sessions(files, manifest, [file for _, file in graphs], "cpu").sessions
-    written = []
-    for name, file in graphs:
-        model = Path(repository) / name
-        text, graph = config(name, manifest, sessions[file], options), GraphFile(files, file)
-        try:
-            (model / "1").mkdir(parents=True)
-            with _removed_on_failure(model):
-                for source, target in ((file, "model.onnx"), *((each, name) for name, each in graph.external_files().items())):
-                    files.copy(source, model / "1" / target)
-                (model / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
-        except OSError as error:
-            found = "it already exists; remove it or choose another name" if model.exists() else error.strerror
-            raise InputError(f"{model}: cannot be written: {found}") from error
-        written.append(model)
+    # All models or none, and each as a whole: a server may poll the repository
+    with _removed_on_failure(root) as written, scratch(root, _MAKING) as making:
+        for name, file in graphs:
+            (folder := making / name / "1").mkdir(parents=True)
+            copies = {"model.onnx": file, **GraphFile(files, file).external_files()}
+            for target, source in copies.items():
+                files.copy(source, folder / target)
+            text = config(name, manifest, sessions[file], options)
+            (making / name / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
+        for name, _ in graphs:
+            written.append((making / name).rename(root / name))
     return written
 
 
@@ -157,12 +160,21 @@ def _joined(tensors: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    """Remove a folder that could not be completed."""
+def _removed_on_failure(root: Path) -> Iterator[list[Path]]:
+    """Make a folder, and yield a list of folders in it; on failure, remove them and what was made. Raises InputError."""
+    made = [each for each in (root, *root.parents) if not each.exists()]
+    written: list[Path] = []
     try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        root.mkdir(parents=True, exist_ok=True)
+        yield written
+    except BaseException as error:
+        for each in written:
+            shutil.rmtree(each, ignore_errors=True)
+        for each in made:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(f"{root}: cannot be written: {error.strerror or error}") from error
         raise
 
 

@@ -97,7 +97,8 @@ def _write(predictor: Predictor, work: Work, options: argparse.Namespace, source
     except (AdapterDropError, KeyboardInterrupt):
         progress.end()
         if sink.done.rows and isinstance(sink, FileSink):
-            print(f"stopped after line {sink.done.line:,}; the same command goes on from there", file=sys.stderr)
+            command = "the same command without --overwrite" if options.overwrite else "the same command"
+            print(f"stopped after line {sink.done.line:,}; {command} goes on from there", file=sys.stderr)
         raise
     progress.end()
     rows = done.rows - before

@@ -111,19 +111,22 @@ class FileSink:
         """
         self._path, self._state = path, path.with_name(path.name + SUFFIX)
         self._committed = time.monotonic()
-        self._counted = (0, 0)  # rows, and their bytes in the file
         try:
             self.done = Done(settings=settings) if overwrite else self._found(settings)
-            self._file = path.open("r+b" if path.exists() else "x+b")
+            self._counted = (self.done.rows, self.done.bytes)  # rows, and their bytes in the file
+            made = not path.exists()
+            self._file = path.open("x+b" if made else "r+b")
+            try:
+                self._lock()
+                self.commit(self.done, force=True)  # first: where that is impossible, an output that is to be replaced stays
+                self._cut()
+            except BaseException:
+                self._file.close()
+                if made:
+                    path.unlink()
+                raise
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-        try:
-            self._lock()
-            self._cut()
-            self.commit(self.done, force=True)
-        except BaseException:
-            self._file.close()
-            raise
 
     def __enter__(self) -> "FileSink":
         """Return the sink."""
@@ -181,7 +184,6 @@ class FileSink:
         if size > self.done.bytes:
             self._file.truncate(self.done.bytes)
         self._bytes = self._file.seek(0, os.SEEK_END)
-        self._counted = (self.done.rows, self._bytes)
 
     def _lock(self) -> None:
         if fcntl is None:

@@ -17,6 +17,7 @@ import runtime
 from exporter import ExportError, Report, VerificationError, export
 from exporter.models.heads import find_head
 from exporter.write.save import save_config
+from exporter.write.staging import staged
 from runtime.bundle import read_manifest
 from tests.helpers.tiny_models import (
     LAYERS,
@@ -275,6 +276,16 @@ def test_the_name_of_a_regression_is_kept(tmp_path: Path) -> None:
         plan: Any = SimpleNamespace(tasks=[SimpleNamespace(head=find_head(model, name, name))])
         save_config(model, plan, (), tmp_path)
         assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": expected}
+
+
+def test_a_tokenizer_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """The tokenizers library raises a plain Exception there."""
+    plan: Any = SimpleNamespace(tasks=())
+    refused = pytest.raises(ExportError, match=r"onnx' cannot be written, nothing was kept: .*Is a directory")
+    with refused, staged(tmp_path / "onnx", overwrite=False) as folder:
+        (folder / "tokenizer.json").mkdir()  # as good as a full disk
+        save_config(SimpleNamespace(config=BertConfig()), plan, [tokenizer()], folder)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_slow_tokenizer_is_converted_or_refused(tmp_path: Path) -> None:

@@ -261,6 +261,8 @@ def test_the_picture_and_the_file(case: Case, advice: Advice, tmp_path: Path, mo
     # Between two points of the front, what can be kept is what the faster one keeps.
     (stairs,) = [each for each in drawn[0].axes[0].lines if each.get_drawstyle() == "steps-pre"]
     assert np.asarray(stairs.get_xdata()).tolist() == sorted((1e3 * point.seconds for point in advice.front), reverse=True)
+    with pytest.raises(ExportError, match="cannot be written"):
+        save_picture(advice, tmp_path / "missing" / "front.png")
     saved = json.loads(json.dumps(advice.to_dict()))
     assert saved["tasks"]["a"]["by_drop"]["0"]["loss"] == 0
     assert [point["loss"] for point in saved["front"]] == sorted(point["loss"] for point in saved["front"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from exporter import ExportError
 from exporter.inspect.layout import colour_of
-from exporter.inspect.picture import draw
+from exporter.inspect.picture import draw, save_picture
 from exporter.inspect.svg import Box, Picture, Text, text_width, to_svg
 from exporter.inspect.text import print_inspection
 from exporter.inspect.views import Cell, GraphView, Inspection, TaskView
@@ -109,3 +112,18 @@ def test_layers_without_names_are_reported() -> None:
 def test_names_with_control_characters_are_drawn() -> None:
     root = ElementTree.fromstring(to_svg(Picture(9, 9, "a\x00b", (Text(1, 1, "\x1b[31m<b>&\n"),))))  # noqa: S314 - our own
     assert ["".join(each.itertext()) for each in root] == ["a\ufffdb", "", "\ufffd[31m<b>& "]
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_on_a_full_disk_the_earlier_picture_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    inspection, path = _inspection(1, 1, 2), tmp_path / f"p.{suffix}"
+    save_picture(inspection, inspection.graphs[0], path)
+    before = path.read_bytes()
+    assert before.startswith(b"\x89PNG" if suffix == "png" else b"<svg")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ExportError, match=r"cannot be written: No space left"):
+        save_picture(_inspection(9, 3, 6), inspection.graphs[0], path)
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [before]

@@ -17,6 +17,7 @@ from runtime.bundle import MODEL, BoundFolder, digest, read_manifest
 from runtime.ort import open as session
 from runtime.ort import prepacked as packed
 from runtime.ort.external_data import rewrite as rewrite_wire
+from runtime.ort.graph_file import GraphFile
 from runtime.ort.lazy_sessions import LazySessions
 from tests.helpers.runtime_bundles import TASKS, expected, feeds, rewrite, variant, write_bundle
 
@@ -107,6 +108,17 @@ def test_a_full_disk_is_said_and_costs_memory_only(bundle: Path, tmp_path: Path,
     with pytest.raises(runtime.InputError, match=r"options\.cache: .*No space left on device; make room"):
         runtime.load(bundle, provider="cpu", options=Options(cache=tmp_path))
     assert not list(tmp_path.glob("packed-*/*"))
+
+
+def test_a_graph_without_large_weights_shares_with_the_others(bundle: Path, tmp_path: Path) -> None:
+    """Such as that of branches whose weights are those of slots."""
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    small = "<ir_version: 9, opset_import: ['' : 20]> small (float[n] x) => (float[n] y) { y = Neg(x) }"
+    onnx.save(onnx.parser.parse_model(small), folder / "small.onnx")
+    files = opened(folder)
+    graphs = {name: GraphFile(files, name) for name in (MODEL, "small.onnx")}
+    shared = packed.packed_graphs(graphs, tmp_path / "cache", {})
+    assert [value.name for value in shared["small.onnx"].session(None, ["CPUExecutionProvider"]).get_outputs()] == ["y"]
 
 
 def opened(folder: Path) -> BoundFolder:

@@ -1,5 +1,6 @@
 """`python -m runtime triton`: the model repository that it writes, read by Triton's own protobuf classes."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 import runtime
 from runtime.__main__ import main
-from runtime.serving.triton import write_repository
+from runtime.bundle import BoundFolder
+from runtime.serving.triton import TritonOptions, write_repository
 from tests.helpers.runtime_bundles import TASKS, feeds, rewrite, variant, write_bundle, write_routed, write_vision
 
 
@@ -67,7 +69,45 @@ def test_a_bundle_that_changes_is_not_copied(bundle: Path, tmp_path: Path, monke
     monkeypatch.setattr("runtime.serving.triton.config", change)
     with pytest.raises(runtime.BundleError, match="load it again"):
         write_repository(folder, tmp_path / "models")
-    assert list((tmp_path / "models").iterdir()) == []
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_on_a_full_disk_no_model_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, earlier: bool) -> None:
+    folder, models = write_routed(tmp_path / "bundle"), tmp_path / "new" / "models"
+    if earlier:
+        write_repository(folder, models, TritonOptions(name="earlier"))
+    before = sorted(models.parent.rglob("*"))
+    calls, copy = [], BoundFolder.copy
+
+    def full(self: BoundFolder, name: str, target: Path) -> None:
+        calls.append(name)
+        copy(self, name, target)
+        if len(calls) == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(BoundFolder, "copy", full)
+    with pytest.raises(runtime.InputError, match=r"models: cannot be written: No space left on device"):
+        write_repository(folder, models)
+    assert sorted(models.parent.rglob("*")) == before
+    assert models.parent.exists() == earlier
+    assert write_repository(folder, models)
+
+
+def test_models_are_moved_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, models, rename = write_routed(tmp_path / "bundle"), tmp_path / "models", Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if target.name == "adapterdrop_routed":
+            assert (models / "adapterdrop" / "config.pbtxt").exists()
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(runtime.InputError, match=r"models: cannot be written: Input/output error"):
+        write_repository(folder, models)
+    assert not models.exists()
 
 
 def test_every_variant_is_a_model_and_images_have_fixed_axes(bundle: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """python -m runtime DIR --file FILE --output OUT: formats, broken lines, and runs that are interrupted."""
 
 import datetime
+import errno
 import gzip
 import io
 import json
@@ -393,6 +394,35 @@ def test_two_runs_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys: py
     with sinks.FileSink(tmp_path / "out.jsonl", {}):
         assert run(bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl", "--overwrite") == 2
     assert "out.jsonl: another run is writing it" in capsys.readouterr().err
+
+
+def test_without_space_for_a_state_nothing_is_changed(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines(5), encoding="utf-8")
+    output.write_text("earlier", encoding="utf-8")
+    monkeypatch.setattr(sinks, "write_whole", full)
+    for path, more in ((output, ["--overwrite"]), (tmp_path / "new.jsonl", [])):
+        assert run(bundle, source, path, *more) == 2
+        assert capsys.readouterr().err == f"error: {path}: cannot be written: No space left on device\n"
+    assert output.read_text(encoding="utf-8") == "earlier"
+    assert sorted(tmp_path.iterdir()) == [source, output]
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_what_continues_a_run_is_named(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(lines(5, broken=5), encoding="utf-8")
+    monkeypatch.setattr(sinks, "_SECONDS", 0.0)
+    assert run(bundle, source, output, "--window", "1", *more) == 2
+    command = "the same command without --overwrite" if more else "the same command"
+    assert f"stopped after line 4; {command} goes on from there\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
