@@ -100,11 +100,11 @@ def write_repository(
     # All models or none, and each as a whole: a server may poll the repository
     with _removed_on_failure(root) as written, scratch(root, _MAKING) as making:
         for name, file in graphs:
+            text = config(name, manifest, sessions[file], options)
             (folder := making / name / "1").mkdir(parents=True)
             copies = {"model.onnx": file, **GraphFile(files, file).external_files()}
             for target, source in copies.items():
                 files.copy(source, folder / target)
-            text = config(name, manifest, sessions[file], options)
             (making / name / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
         for name, _ in graphs:
             written.append((making / name).rename(root / name))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,12 +114,15 @@ def test_a_full_disk_is_said_and_costs_memory_only(bundle: Path, tmp_path: Path,
 def test_a_graph_without_large_weights_shares_with_the_others(bundle: Path, tmp_path: Path) -> None:
     """Such as that of branches whose weights are those of slots."""
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
-    small = "<ir_version: 9, opset_import: ['' : 20]> small (float[n] x) => (float[n] y) { y = Neg(x) }"
+    small = '<ir_version: 9, opset_import: ["" : 20]> small (float[n] x) => (float[n] y) { y = Neg(x) }'
     onnx.save(onnx.parser.parse_model(small), folder / "small.onnx")
     files = opened(folder)
     graphs = {name: GraphFile(files, name) for name in (MODEL, "small.onnx")}
     shared = packed.packed_graphs(graphs, tmp_path / "cache", {})
-    assert [value.name for value in shared["small.onnx"].session(None, ["CPUExecutionProvider"]).get_outputs()] == ["y"]
+    assert [
+        value.name
+        for value in shared["small.onnx"].session(onnxruntime.SessionOptions(), ["CPUExecutionProvider"]).get_outputs()
+    ] == ["y"]
 
 
 def opened(folder: Path) -> BoundFolder:
