@@ -161,8 +161,8 @@ def _joined(tensors: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _removed_on_failure(root: Path) -> Iterator[list[Path]]:
-    """Make a folder, and yield a list of folders in it; on failure, remove them and what was made. Raises InputError."""
-    made = [each for each in (root, *root.parents) if not each.exists()]
+    """Make a folder; on failure, remove it and the folders in the list that is yielded. Raises InputError."""
+    made = [each for each in (root, *root.parents) if not os.path.lexists(each)]
     written: list[Path] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
