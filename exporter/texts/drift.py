@@ -250,9 +250,9 @@ def _numbers(label: Any, count: int, where: str) -> list[float]:
 
 def _number(label: Any, where: str) -> float:
     try:
-        number = float(label) if isinstance(label, str | int | float) else np.nan
-    except ValueError:
+        number = float(label) if isinstance(label, str | int | float) and not isinstance(label, bool) else np.nan
+    except (OverflowError, ValueError):
         number = np.nan
     if not np.isfinite(number):
-        raise ExportError(f"{where}: the label {label!r} is not a number: expected a number for a regression task")
+        raise ExportError(f"{where}: the label {repr(label)[:60]} is not a number: expected a number for a regression task")
     return float(number)

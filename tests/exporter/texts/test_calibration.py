@@ -189,6 +189,8 @@ def test_drift_and_metric(tmp_path: Path, head: str, kind: str) -> None:
         ("3", "classification", "3", "line 1: unknown label 3; labels"),
         ("3", "classification", "0.5", "line 1: unknown label 0.5; labels"),
         ("reg", "regression", '"good"', "line 1: the label 'good' is not a number"),
+        ("reg", "regression", "true", "line 1: the label True is not a number"),
+        ("reg", "regression", "1" + "0" * 400, f"line 1: the label 1{'0' * 59} is not a number"),
     ],
 )
 def test_drift_refuses_foreign_labels(tmp_path: Path, head: str, kind: str, label: str, message: str) -> None:
