@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -49,9 +50,7 @@ def model_inputs(
             + (", such as the class of its text_config" if parts else "")
         )
     found = [InputEntry("input_ids", "int64", _TEXT, vocabulary), InputEntry("attention_mask", "int64", _TEXT, 2)]
-    segments = getattr(config, "type_vocab_size", 0) or 0
-    # RoBERTa has one segment: token_type_ids is an input only if the tokenizer produces it.
-    if segments > 1 if tokenizer is None else segments > 0 and "token_type_ids" in tokenizer.model_input_names:
+    if (segments := _segments(model, tokenizer, vocabulary)) > 0:
         found.append(InputEntry("token_type_ids", "int64", _TEXT, segments))
     if "seq2seq_lm" in kinds:
         found.append(InputEntry("decoder_input_ids", "int64", (BATCH, DECODER_SEQUENCE), vocabulary))
@@ -59,6 +58,19 @@ def model_inputs(
         # The position of each word's first token; there are at most as many words as tokens.
         found.append(InputEntry("word_starts", "int64", (BATCH, "words"), 0))
     return tuple(found)
+
+
+def _segments(model: Any, tokenizer: Any, vocabulary: int) -> int:
+    """Return the number of different token types; 0 if they are no input."""
+    own = getattr(model.config, "type_vocab_size", None)
+    if tokenizer is None:
+        return own if own is not None and own > 1 else 0
+    if "token_type_ids" not in tokenizer.model_input_names:
+        return 0
+    if own is not None:
+        return int(own)
+    # XLNet compares them; GPT-2 and its relatives have the embeddings of tokens for them.
+    return vocabulary if "token_type_ids" in inspect.signature(_base(model).forward).parameters else 0
 
 
 def _pixels(model: Any, images: tuple[int, int] | None) -> InputEntry:
@@ -106,7 +118,11 @@ def _audio(model: Any, main: str, kinds: Collection[HeadType]) -> InputEntry:
 
 def _name(model: Any) -> str:
     """The transformers class; of a model of several, the first one's."""
-    return type(base_of(getattr(model, "parts", [model])[0])).__name__
+    return type(_base(model)).__name__
+
+
+def _base(model: Any) -> Any:
+    return base_of(getattr(model, "parts", [model])[0])
 
 
 def used_inputs(inputs: Collection[InputEntry], kind: HeadType) -> tuple[str, ...]:

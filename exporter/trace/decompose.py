@@ -65,7 +65,7 @@ _COMPOSITE = frozenset(
 _OF_SHAPES: frozenset[Any] = frozenset(
     {
         *(operator.add, operator.sub, operator.mul, operator.neg, operator.floordiv, operator.mod, operator.getitem),
-        *(operator.eq, operator.ne, operator.le, operator.lt, operator.ge, operator.gt),
+        *(operator.eq, operator.ne, operator.le, operator.lt, operator.ge, operator.gt, operator.and_, operator.or_),
         *(torch.sym_min, torch.sym_max, torch.sym_not),
     }
 )

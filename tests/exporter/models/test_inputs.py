@@ -1,16 +1,17 @@
-"""The longest text: the smaller one of the model's positions and the tokenizer's limit."""
+"""The inputs of texts, and the longest one: the smaller one of the model's positions and the tokenizer's limit."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertModel, GPT2Config, MptConfig, MptModel, T5Config
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, MptConfig, MptModel, T5Config, XLNetConfig, XLNetModel
 
 import runtime
 from exporter import ExportError, export
-from exporter.models.inputs import max_lengths
+from exporter.models.inputs import max_lengths, model_inputs
 from runtime.bundle import InputEntry, read_manifest
 from tests.helpers.tiny_models import MAX_LENGTH, bert_config, tiny_model, tokenizer
 
@@ -47,6 +48,23 @@ def test_numbers_that_limit_nothing(limit: Any) -> None:
 def test_the_limit_of_mpt() -> None:
     config = MptConfig(d_model=8, n_heads=2, n_layers=1, vocab_size=9, max_seq_len=40)
     assert max_lengths(MptModel(config), None, TEXT) == {"sequence": 40, "words": 40}
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (BERT, 2),
+        (GPT2Model(GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=9)), 9),
+        (XLNetModel(XLNetConfig(d_model=8, n_head=2, n_layer=1, d_inner=8, vocab_size=9)), 9),
+        (MptModel(MptConfig(d_model=8, n_heads=2, n_layers=1, vocab_size=9)), None),
+    ],
+)
+def test_token_types_are_inputs_if_the_tokenizer_gives_them(model: Any, expected: int | None) -> None:
+    """Pipelines and trainers of transformers pass on what the tokenizer gives: GPT-2 adds embeddings, XLNet compares them."""
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    found = {each.name: each.limit for each in model_inputs(model, SimpleNamespace(model_input_names=names), ())}
+    assert found.get("token_type_ids") == expected
+    assert "token_type_ids" not in {each.name for each in model_inputs(model, SimpleNamespace(model_input_names=names[:1]), ())}
 
 
 @pytest.mark.adapters
