@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from exporter.advise.kept import writing
 from exporter.compile.build import compile_plan
 from exporter.plan import Plan
 from exporter.texts.batches import Calibration
@@ -156,7 +157,11 @@ class Templates:
         options.add_session_config_entry("session.force_spinning_stop", "1")  # as sessions of the runtime
         # Trunk weights stay where the bundle has them. They must be next to the graph, whichever bundle they are from. The
         # links end before anything else runs: onnx-ir reads no file that has two names.
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._folder.parent, ignore_cleanup_errors=True) as scratch:
+        where = self._folder.parent
+        with (
+            writing(where),
+            tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=where, ignore_cleanup_errors=True) as scratch,
+        ):
             for number, folder in enumerate(self._manifests):
                 os.link(folder / WEIGHTS, Path(scratch) / f"{number}.data")
                 _point_to(model, folder, f"{number}.data")

@@ -52,7 +52,14 @@ def replace_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write bytes to `path`. Raises ExportError."""
-    try:
+    with writing(path):
         write_whole(path, [content])
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Report what is raised where `path`, or files in it, are written. Raises ExportError."""
+    try:
+        yield
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}; then the same command continues") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -230,6 +231,19 @@ def test_measurements_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(ExportError, match=r"times\.json cannot be written: Not a directory; then the same command"):
             write(tmp_path / "file" / "times.json")
     with pytest.raises(ExportError, match="cannot be written"), only_run(tmp_path / "file" / "own"):
+        pass
+
+
+def test_a_graph_that_cannot_be_written(templates: Templates, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("exporter.advise.combinations.ir.save", full)
+    branches = Combination(dict.fromkeys(TASKS, 0)).branches
+    with (
+        pytest.raises(ExportError, match=r"cannot be written: No space left on device; then the same command continues"),
+        templates.session(branches, 1),
+    ):
         pass
 
 
