@@ -25,7 +25,7 @@ class FeedCheck:
 
     def __init__(self, manifest: Manifest) -> None:
         """Prepare the types, shapes and limits of all inputs of the manifest."""
-        self._manifest = manifest
+        self._manifest, self._adds = manifest, _can_be_added(manifest)
         self._inputs = tuple((each.name, np.dtype(each.dtype), each.shape, each.limit) for each in manifest.inputs)
         # shape in the manifest -> smallest and largest length of each axis
         self._bounds = {each.shape: tuple(_bounds(axis, manifest) for axis in each.shape) for each in manifest.inputs}
@@ -34,7 +34,7 @@ class FeedCheck:
         """Return complete feeds, as `check_feeds` does."""
         if type(feeds) is dict:
             checked = feeds.copy()
-            if _OPTIONAL not in checked and len(checked) < len(self._inputs):
+            if self._adds and _OPTIONAL not in checked and len(checked) < len(self._inputs):
                 ids = feeds.get("input_ids")
                 if type(ids) is np.ndarray and ids.size <= _MOST_ELEMENTS:
                     checked[_OPTIONAL] = np.zeros_like(ids)
@@ -83,7 +83,8 @@ def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> di
     if not isinstance(feeds, Mapping):
         raise InputError(f"feeds: expected a mapping from input name to array, found {type(feeds).__name__}")
     names = [entry.name for entry in manifest.inputs]
-    problems = [f"{name}: missing" for name in names if name not in feeds and name != _OPTIONAL]
+    optional = [_OPTIONAL] if _can_be_added(manifest) else []
+    problems = [f"{name}: missing" for name in names if name not in feeds and name not in optional]
     problems += [f"{name}: unknown, expected {', '.join(names)}" for name in feeds if name not in names]
     lengths: dict[str, dict[str, int]] = {}  # named axis -> input -> its length
     for entry in manifest.inputs:
@@ -99,6 +100,12 @@ def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> di
     if _OPTIONAL in names:
         checked.setdefault(_OPTIONAL, np.zeros_like(checked["input_ids"]))
     return checked
+
+
+def _can_be_added(manifest: Manifest) -> bool:
+    # GPT-2 adds embeddings of the vocabulary, also that of type 0
+    limits = {entry.name: entry.limit for entry in manifest.inputs}
+    return limits.get(_OPTIONAL) != limits.get("input_ids")
 
 
 def _array_problems(entry: InputEntry, array: object) -> Iterator[str]:

@@ -120,9 +120,7 @@ def _save(graph: GraphFile, folder: Path, config: Mapping[str, str]) -> None:
     try:
         graph.session(options, ["CPUExecutionProvider"])
     except Exception as error:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        graph.session(options, ["CPUExecutionProvider"])  # raises if it is the graph that is faulty
+        graph.session(ort.SessionOptions(), ["CPUExecutionProvider"])  # raises if it is the graph that is faulty
         free = shutil.disk_usage(folder).free / 1e6
         raise OSError(errno.EIO, f"the packed weights of {graph.name} cannot be written, {free:,.1f} MB are free") from error
 

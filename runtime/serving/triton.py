@@ -17,7 +17,7 @@ from runtime.options_text import CommandParser
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.open import open_sessions
 
-_MAKING: Final = ".adapterdrop-making-"  # prefix of the folder of incomplete models
+_MAKING: Final = ".adapterdrop-making-"  # prefix
 _TYPES: Final = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16"}
 
 
@@ -97,13 +97,12 @@ def write_repository(
         if os.path.lexists(root / name):
             raise InputError(f"{root / name}: cannot be written: it already exists; remove it or choose another name")
     sessions = open_sessions(files, manifest, [file for _, file in graphs], "cpu").sessions
-    # All models or none, and each as a whole: a server may poll the repository
+    # All or none, and each as a whole: a server may poll the repository
     with _removed_on_failure(root) as written, scratch(root, _MAKING) as making:
         for name, file in graphs:
             text = config(name, manifest, sessions[file], options)
             (folder := making / name / "1").mkdir(parents=True)
-            copies = {"model.onnx": file, **GraphFile(files, file).external_files()}
-            for target, source in copies.items():
+            for target, source in {"model.onnx": file, **GraphFile(files, file).external_files()}.items():
                 files.copy(source, folder / target)
             (making / name / "config.pbtxt").write_text(text, encoding="utf-8", newline="\n")
         for name, _ in graphs:
@@ -161,7 +160,7 @@ def _joined(tensors: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _removed_on_failure(root: Path) -> Iterator[list[Path]]:
-    """Make a folder; on failure, remove it and the folders in the list that is yielded. Raises InputError."""
+    """Make a folder; on failure, remove it and the folders in the yielded list."""
     made = [each for each in (root, *root.parents) if not os.path.lexists(each)]
     written: list[Path] = []
     try:

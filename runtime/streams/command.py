@@ -97,8 +97,8 @@ def _write(predictor: Predictor, work: Work, options: argparse.Namespace, source
     except (AdapterDropError, KeyboardInterrupt):
         progress.end()
         if sink.done.rows and isinstance(sink, FileSink):
-            command = "the same command without --overwrite" if options.overwrite else "the same command"
-            print(f"stopped after line {sink.done.line:,}; {command} goes on from there", file=sys.stderr)
+            without = " without --overwrite" if options.overwrite else ""
+            print(f"stopped after line {sink.done.line:,}; the same command{without} goes on from there", file=sys.stderr)
         raise
     progress.end()
     rows = done.rows - before

@@ -118,7 +118,7 @@ class FileSink:
             self._file = path.open("x+b" if made else "r+b")
             try:
                 self._lock()
-                self.commit(self.done, force=True)  # first: where that is impossible, an output that is to be replaced stays
+                self.commit(self.done, force=True)  # first: if it fails, an earlier output stays
                 self._cut()
             except BaseException:
                 self._file.close()

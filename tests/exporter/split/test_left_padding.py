@@ -81,6 +81,8 @@ def test_a_text_has_its_logits_in_longer_company(
     cached = runtime.load(tmp_path, provider="cpu", threads=1, state_cache=1_000_000)
     columns = [row > 0 if base is not _gpt2 else slice(None) for row in _IDS]
     feeds = {"input_ids": _IDS, "attention_mask": (_IDS > 0).astype(np.int64)}
+    if base is _gpt2:  # to which BERT's tokenizer gives types
+        feeds["token_type_ids"] = np.zeros_like(_IDS)
     texts = [{name: array[row : row + 1, own] for name, array in feeds.items()} for row, own in enumerate(columns)]
     states = runtime.TrunkStates.concatenate([predictor.run_trunk(text) for text in texts])
     for text in texts:

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtime
+from runtime.bundle import read_manifest
 from runtime.checks.feeds import FeedCheck, check_feeds
 from runtime.ort import known_providers, plugins
 from tests.helpers.runtime_bundles import MAX_LENGTH, expected, feeds, write_bundle
@@ -57,6 +59,17 @@ def test_token_types_default_to_zeros_and_the_mask_is_required(predictor: runtim
     del given["attention_mask"]
     with pytest.raises(runtime.InputError, match="attention_mask: missing"):
         predictor.run(given)
+
+
+def test_token_types_that_count_are_required(bundle: Path) -> None:
+    """In GPT-2, zeros are another input than none."""
+    manifest = read_manifest(bundle)
+    inputs = tuple(replace(each, limit=9) if each.limit else each for each in manifest.inputs)
+    given = {name: np.ones((2, 3), np.int64) for name in ("input_ids", "attention_mask")}
+    for check in (FeedCheck(replace(manifest, inputs=inputs)), lambda own: check_feeds(own, replace(manifest, inputs=inputs))):
+        with pytest.raises(runtime.InputError, match="token_type_ids: missing"):
+            check(given)
+        assert set(check(given | {"token_type_ids": np.zeros((2, 3), np.int64)})) == {*given, "token_type_ids"}
 
 
 def test_arrays_need_not_be_contiguous(predictor: runtime.Predictor) -> None:
