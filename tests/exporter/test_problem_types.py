@@ -27,11 +27,14 @@ from runtime.bundle import TaskEntry
 from runtime.text.interpret import interpret_row
 from runtime.text.prediction import Prediction
 from tests.helpers.support_models import CONFIGS, randomize
+from tests.helpers.tiny_peft import TRANSFORMERS_5
 from tests.helpers.tiny_tokenizers import LARGEST_VOCABULARY, tiny_tokenizer
 
 PIPELINE: Any = transformers.pipeline  # its overloads know no tokenizer that is an object
 PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
-COUNTS = (1, 2, 3, 5)
+CASES = [(problem, count) for problem in PROBLEMS for count in (1, 2, 3, 5)]
+if TRANSFORMERS_5:  # refuses it
+    CASES.remove(("single_label_classification", 1))
 # GPT-2 and XLNet read the types of the tokens of pairs as well.
 TEXTS = ("Berlin", "Angela Merkel's trip to Łódź.", ("see the founded company,", "twice!"))
 # Architecture -> modules with LoRA
@@ -47,7 +50,7 @@ TARGETS = {
     "Qwen3": ["q_proj", "v_proj"],
     "T5": ["q", "v"],
     "Bart": ["q_proj", "v_proj"],
-    "ViT": ["query", "value"],
+    "ViT": ["query", "value", "q_proj", "v_proj"],  # the last two in transformers 5
     "Whisper": ["q_proj", "v_proj"],
 }
 _SETTINGS = {"XLNet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}}
@@ -110,22 +113,21 @@ def check(found: Prediction, config: Any, logits: torch.Tensor, wanted: Mapping[
 
 @pytest.mark.parametrize("architecture", TARGETS)
 def test_heads(architecture: str) -> None:
-    for problem in PROBLEMS:
-        for count in COUNTS:
-            model = adapted(architecture, problem, count)
-            head = find_head(model, f"{problem}_{count}", "")
-            entry = TaskEntry("a", head.kind, head.labels, ("a",), "a")
-            assert not list(entry.problems("a"))
-            logits = torch.randn(count)
-            found = interpret_row(entry, logits.numpy())
-            check(found, model.config, logits, scores_of(model.config, logits))
+    for problem, count in CASES:
+        model = adapted(architecture, problem, count)
+        head = find_head(model, f"{problem}_{count}", "")
+        entry = TaskEntry("a", head.kind, head.labels, ("a",), "a")
+        assert not list(entry.problems("a"))
+        logits = torch.randn(count)
+        found = interpret_row(entry, logits.numpy())
+        check(found, model.config, logits, scores_of(model.config, logits))
 
 
 @pytest.mark.parametrize(
     "architecture", [pytest.param(name, marks=() if name == "GPT2" else pytest.mark.sweep) for name in TARGETS]
 )
 def test_predictions(architecture: str, tmp_path: Path) -> None:
-    models = [adapted(architecture, problem, count) for problem in PROBLEMS for count in COUNTS]
+    models = [adapted(architecture, problem, count) for problem, count in CASES]
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if architecture not in _UNTYPED else [])]
     tokenizer = None if architecture in _HEADS else tiny_tokenizer("wordpiece", 30, model_input_names=names)
     export(models, tokenizer, output=tmp_path / "onnx")
