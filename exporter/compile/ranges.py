@@ -31,6 +31,8 @@ def measure_ranges(
     graph = probe.graph
     values = {str(value.name): value for node in graph for value in node.outputs}
     wanted = [name for name in names if name in values]
+    if not wanted:  # a model whose weights are too small to be quantized
+        return {}
     graph.outputs.clear()
     for name in wanted:
         for kind in ("ReduceMin", "ReduceMax"):

@@ -80,3 +80,8 @@ def test_ranges_are_those_of_all_batches() -> None:
     (activation,) = quantized_activations(model, least=64)
     batches = [{"ids": np.array([[3, -5]])}, {"ids": np.array([[9], [1]])}]
     assert measure_ranges(model, [str(activation.name)], batches) == {"e": (-5.0, 9.0)}
+
+
+def test_nothing_to_measure() -> None:
+    """No weight of a tiny model is large enough to be quantized."""
+    assert measure_ranges(parse(f"{LINEAR} {{ y = MatMul(x, w) }}", {"w": rand(32, 24)}), [], []) == {}
