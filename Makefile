@@ -44,8 +44,8 @@ define install_lock
 	  "make … LOCKED=no installs what pyproject.toml allows, without hashes" >&2; exit 1; }
 endef
 
-# $(call install_newest,environment,extras,PyTorch) takes the newest versions that pyproject.toml allows. `export` contains copies of
-# the exporter and of the example; the checkout has its own, which programs in other folders would not see next to them.
+# $(call install_newest,environment,extras,PyTorch) installs the newest versions that pyproject.toml allows. The extra `export` also
+# installs copies of the exporter and of the example; they are removed, because the tests must import those of the checkout.
 define install_newest
 	$(PYTHON) -m venv $(1)
 	$(1)/$(BIN)/python -m pip install --quiet --no-compile $(3) -e '.[$(2)]'

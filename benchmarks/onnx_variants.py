@@ -17,7 +17,7 @@ from benchmarks.ort_options import session_options
 from benchmarks.provider_variants import Portable, bind_predictor, provider_variants, require
 from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Variant
 from runtime.bundle import MODEL
-from runtime.ort.cpu_info import multiplies_bf16
+from runtime.ort.cpu import multiplies_bf16
 from runtime.ort.known_providers import OPENVINO, Provider
 
 # Precisions of the OpenVINO provider.

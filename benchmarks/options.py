@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.options_text import CommandParser
-from runtime.ort.cpu_limits import cpu_limits
+from runtime.ort.cpu import cpu_limits
 
 _DESCRIPTION = """\
 Time all ways to run the same adapter tasks in interleaved rounds on this machine: PyTorch task by task, the Parallel block of

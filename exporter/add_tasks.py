@@ -29,7 +29,7 @@ from exporter.trace.padding_costs import padding_of
 from exporter.variant import report_variant
 from exporter.verify.candidate import Candidate
 from exporter.verify.library_reference import compare_with_library
-from exporter.verify.parity import NOTHING_WRITTEN, of_the_bundles_trunk, parity_row
+from exporter.verify.parity import NOTHING_WRITTEN, explain_another_trunk, parity_row
 from exporter.verify.probe import make_probe
 from exporter.verify.random_inputs import make_inputs
 from exporter.verify.rounding import measure_rounding
@@ -153,14 +153,15 @@ def _variant(
         save_stored_groups(templates, weights, path)
     exact: dict[str, float] = {}
     if slots_file(variant.model) in manifest.files:
-        with stages("slots"), of_the_bundles_trunk():
+        with stages("slots"), explain_another_trunk():
             layout = layout_file(slots_file(variant.model))
             slots = SlotLayout.from_bytes((folder / layout).read_bytes(), folder / layout).slots
             stored = load_stored_groups(path, stored_group_files(path.name, len(templates)))
             exact |= save_slots(stored, task_groups, plans.every, slots, weights, path)
-    with stages("verify"), of_the_bundles_trunk():
+    with stages("verify"):
         graph = load_graph(plans.every, path, bool(variant.routed))
-        compared = verify_saved(plans.every, task_groups, graph, reference)
+        with explain_another_trunk():
+            compared = verify_saved(plans.every, task_groups, graph, reference)
         parity, exact = compared.rows, {**exact, **compared.exact}
         _compare_old(load_graph(plans.every, folder / variant.model, routed=False), graph, plans)
         rows = (*variant.parity, *parity)

@@ -20,7 +20,16 @@ _TASKS = 3
 # PEFT 0.21 takes two arguments of its forward method by name and does not pass them on.
 _DROPPING = "PeftModelForQuestionAnswering"
 # Data that models of texts take next to the tokens.
-_OTHER_INPUTS = ("bbox", "pixel_values", "visual_embeds", "xpath_tags_seq", "xpath_subs_seq", "entity_ids", "input_shape_ids")
+_OTHER_INPUTS = (
+    "bbox",
+    "pixel_values",
+    "visual_embeds",
+    "xpath_tags_seq",
+    "xpath_subs_seq",
+    "entity_ids",
+    "input_shape_ids",
+    "input_pronunciation_ids",
+)
 
 
 def unread_inputs(plan: Plan, groups: Sequence[tuple[Any, Sequence[Task]]], unread: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -59,7 +68,7 @@ def other_inputs(models: Sequence[Any]) -> tuple[str, ...]:
         if names:
             found[type(base).__name__] = names
     return tuple(
-        f"{name} also takes {' and '.join(names)}, of which the graph has no input: it gives what transformers gives without"
+        f"{name} also takes {', '.join(names)}, for which the graph has no input: its results are those of transformers without"
         for name, names in found.items()
     )
 

@@ -23,7 +23,7 @@ from exporter.stored_tasks import new_weights, open_exported, plan_new, stored_g
 from exporter.trace.trace import traceable
 from exporter.traced_group import TracedGroup
 from exporter.verify.library_reference import compare_with_library
-from exporter.verify.parity import of_the_bundles_trunk
+from exporter.verify.parity import explain_another_trunk
 from exporter.verify.routes import width
 from exporter.verify.slots import verify_slots
 from exporter.write.save import task_entry
@@ -119,7 +119,7 @@ def task(
                 group = stored_group_of(stored, only)
                 compiled = _compiled(stored, group, task_group, layout, plan)
                 _check_graph(compiled, layout, local / slots_file(variant.model))
-            with stages("verify"), of_the_bundles_trunk():
+            with stages("verify"), explain_another_trunk():
                 session = open_slots(local / slots_file(variant.model))
                 rows, exact = verify_slots(session, layout, plan, [task_group], compiled.rows, {only.name: group})
                 parity += rows

@@ -47,7 +47,8 @@ class ArrayPredictor(BasePredictor):
 
         Args:
             feeds: the inputs of `manifest.inputs`, each with its dtype, shape and limit. `attention_mask` (1 = token,
-                0 = padding) is required; `token_type_ids` defaults to zeros, except where zeros count, as in GPT-2.
+                0 = padding) is required; `token_type_ids` defaults to zeros, except in models such as GPT-2, where
+                zeros differ from none: there it is required.
             tasks: names of the tasks; None for all tasks of the bundle.
             drop: drop of the variant, one of `drops`. None uses the policy, or the first drop without a policy.
             cancel: handle that can cancel the call from another thread.

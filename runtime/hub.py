@@ -71,7 +71,8 @@ def bundle_folder(source: str | os.PathLike[str], access: Access) -> tuple[str, 
         The folder, and the hub id with its commit; None for a local folder.
 
     Raises:
-        BundleError: the hub or the revision is not available, a file is missing, or huggingface_hub is not installed.
+        BundleError: the hub or the revision is not available, a file is missing, a subfolder is named, or huggingface_hub is
+            not installed.
     """
     text = os.fspath(source)
     found = hub_id(text)
@@ -79,7 +80,8 @@ def bundle_folder(source: str | os.PathLike[str], access: Access) -> tuple[str, 
         above, _, below = text.partition(":")
         if below and "/" in above and hub_id(above) and not Path(text).exists():
             command = f"hf download {above.replace('@', ' --revision ')} --include '{below}/*' --local-dir DIR"
-            raise BundleError(f"{text}: a subfolder is not loaded from the hub: run `{command}`, then load DIR/{below}")
+            what = "there is no such folder, and no subfolder of the hub is loaded"
+            raise BundleError(f"{text}: {what}: run `{command}`, then load DIR/{below}")
         return text, None
     try:
         hub: Any = importlib.import_module("huggingface_hub")

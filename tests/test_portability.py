@@ -39,8 +39,7 @@ _NAMES = {
 # Files that name parts of /proc, /sys or /dev -> why other systems are served as well.
 LINUX_PATHS = {
     "runtime/bundle/files.py": "only where sys.platform is linux",
-    "runtime/ort/cpu_info.py": "a file that is missing is an unknown processor",
-    "runtime/ort/cpu_limits.py": "what cannot be read is no limit",
+    "runtime/ort/cpu.py": "a file that is missing is an unknown processor, and what cannot be read is no limit",
     "runtime/ort/seen_devices.py": "asks whether it exists",
     "benchmarks/machine.py": "a file that is missing is an unknown processor",
     "benchmarks/runtime_memory.py": "is refused elsewhere",

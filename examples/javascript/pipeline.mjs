@@ -11,12 +11,13 @@ const PIPELINES = {
 const [folder, ...given] = process.argv.slice(2);
 const { inputs, tasks: [{ name, head }] } = JSON.parse(readFileSync(path.join(folder, "adapterdrop.json")));
 const task = inputs[0].name === "pixel_values" ? "image-classification" : PIPELINES[head];
-if (!task) throw new Error(`${name} is a task of the type ${head}, for which no pipeline has labels: run labels.mjs`);
+if (!task) throw new Error(`${name} is a task of the type ${head}, which this example does not show: run labels.mjs`);
 const find = await pipeline(task, path.resolve(folder), { local_files_only: true });
 const found = [];
 const step = head === "question_answering" ? 2 : 1;
 for (let index = 0; index < given.length; index += step) { // one by one: the logits of some models depend on the padding of a batch
   const options = head === "multilabel" ? [{ top_k: null }] : []; // the probabilities of all labels
-  found.push(await find(...given.slice(index, index + step), ...options));
+  const result = await find(...given.slice(index, index + step), ...options);
+  found.push(head === "hidden_states" ? result.tolist() : result); // numbers in place of a tensor
 }
 console.log(JSON.stringify(head === "classification" ? found.flat() : found));

@@ -51,6 +51,7 @@ def create(
         InputError: no task of the bundle can be predicted from texts, such as those of images and embeddings.
     """
     limits = limits or Limits()
+    # Raises if the bundle takes no texts; every head takes a pair.
     predictor.predict([("a", "b")], [task.name for task in predictor.manifest.tasks if task.head in PREDICTED] or None)
     bodies = BodyReader(limits)
 

@@ -58,8 +58,10 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Report what is raised where `path`, or files in it, are written. Raises ExportError."""
+    """Turn an OSError of the block, which writes `path` or files in it, into an ExportError that names it."""
     try:
         yield
     except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error.strerror or error}; then the same command continues") from error
+        raise ExportError(
+            f"{path} cannot be written: {error.strerror or error}; after that is mended, the same command continues"
+        ) from error

@@ -19,7 +19,7 @@ from exporter.advise.metrics import Array, text_sums
 from exporter.plan import Plan, Task
 from exporter.texts.batches import Batch, Calibration
 from exporter.verify.random_inputs import make_inputs
-from runtime.ort.cpu_info import processor
+from runtime.ort.cpu import processor
 
 # A pause before each call, as between the calls of a service.
 _PAUSE_SECONDS = 0.02

@@ -63,10 +63,10 @@ def read_config(folder: Path, text: str = "") -> dict[str, Any]:
             a PEFT adapter is next to it, with which transformers loads the model that the adapter names.
     """
     path, adapter, given = folder / "config.json", folder / "adapter_config.json", text or str(folder)
-    trained_for = "add it with --adapter, and choose the model that it was trained for with --model"
+    remedy = "add it with --adapter, and choose the model that it was trained for with --model"
     if not path.is_file():
         if adapter.is_file():
-            raise ExportError(f"{given!r} is not a model folder: it has no config.json but an adapter; {trained_for}")
+            raise ExportError(f"{given!r} is not a model folder: it has no config.json but an adapter; {remedy}")
         raise ExportError(
             f"{given!r} is not a model folder: it has no config.json; write one with model.save_pretrained, or name the "
             "subfolder that has one: SOURCE:SUBFOLDER"
@@ -74,7 +74,7 @@ def read_config(folder: Path, text: str = "") -> dict[str, Any]:
     if adapter.is_file() and "peft_type" in read_json(adapter, "is not the configuration of an adapter"):
         raise ExportError(
             f"{given!r} contains a PEFT adapter, with which transformers loads the model that adapter_config.json names: "
-            f"{trained_for}; if the folder contains that model as well, move the adapter to another folder"
+            f"{remedy}; if the folder contains that model as well, move the adapter to another folder"
         )
     wrong = "has no model_type: expected a file of model.save_pretrained(folder)"
     config = read_json(path, wrong)

@@ -92,9 +92,9 @@ def load_tasks(
             share_trunk(loaded.model, trunk)
         sources = {part.name: part.folder for part in own}
         references.add(loaded.model, sources)
-        places = _places(loaded.model)
+        places = _addresses(loaded.model)
         models += load_parts(loaded.model, sources, loaded.missing)
-        if (now := _places(loaded.model)) != places and len(parts) + len(heads) > 1:
+        if (now := _addresses(loaded.model)) != places and len(parts) + len(heads) > 1:
             _refuse_changes(own, next(key for key in places if now[key] != places[key]))
     models += load_own(classes, source, trunk)
     references.add_models(classes)
@@ -114,8 +114,8 @@ def load_tasks(
     return PeftTasks(model, configs, references, max_length)
 
 
-def _places(model: Any) -> dict[str, int]:
-    """The addresses of the weights' data: PEFT assigns other data to weights that an adapter changes when it is created."""
+def _addresses(model: Any) -> dict[str, int]:
+    """Return the address of each weight's data: another one where PEFT assigned data to it when it created an adapter."""
     return {name: tensor.data_ptr() for name, tensor in model.named_parameters()}
 
 
@@ -123,7 +123,7 @@ def _refuse_changes(parts: Sequence[Part], weight: str) -> None:
     names = [part.name for part in parts if part.config.get("kasa_config")] or [part.name for part in parts]
     raise ExportError(
         f"loading {' or '.join(map(repr, names))} changes weights of the base model, first {weight!r}, as adapters with "
-        "kasa_config do: the tasks of a graph share these weights; export that adapter separately"
+        "kasa_config do: the tasks of a graph share these weights; export such an adapter without others"
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from exporter.compile.finish import finish, name_groups, strip
+from exporter.compile.finish import finish, strip, write_first_tasks
 from exporter.compile.passes import FoldConstantsPass
 from exporter.compile.pipeline import JOINED, ROUTED, clean_groups, compile_groups, route_groups, run_passes
 from exporter.compile.ranges import measure_ranges
@@ -93,7 +93,7 @@ def compile_plan(
         for each in (routes, reference_routes):
             if each is not None:
                 strip(each)
-                name_groups(each, [] if every_row else [names.index(group.tasks[0]) for group in own])
+                write_first_tasks(each, [] if every_row else [names.index(group.tasks[0]) for group in own])
     except OSError as error:
         raise _unwritable(error) from error
     except Exception as error:  # as above

@@ -23,10 +23,10 @@ def finish(graph: ir.Model, plan: Plan) -> None:
     strip(graph)
 
 
-def name_groups(graph: ir.Model, first_tasks: Sequence[int]) -> None:
-    """Write one number of each group of tasks into a routed graph that selects the rows of each, in place.
+def write_first_tasks(graph: ir.Model, first_tasks: Sequence[int]) -> None:
+    """Store the number of one task of each group in the metadata of a routed graph, in place.
 
-    Where a provider cannot compute a group without rows, the runtime adds a row of that task.
+    The runtime adds a row of each for providers that cannot compute a group without rows. A single group always has rows.
     """
     if len(first_tasks) > 1:
         graph.metadata_props[FIRST_TASKS] = " ".join(map(str, first_tasks))

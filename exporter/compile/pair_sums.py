@@ -54,7 +54,7 @@ class ProvePairSumsPass(ir.passes.InPlacePass):
     """Refuse a graph in which a sum of two 8-bit products can exceed 16 bits; the graph is not changed.
 
     The manifest and the report list this pass for every int8 graph that gives the same integers on all processors. The runtime
-    looks for it, see `runtime.ort.cpu_info.saturates`.
+    looks for it, see `runtime.ort.cpu.saturates`.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

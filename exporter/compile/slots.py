@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.finish import name_groups, strip
+from exporter.compile.finish import strip, write_first_tasks
 from exporter.compile.pipeline import route_slots, run_passes
 from exporter.compile.rewrite.axes import carried_from
 from exporter.compile.target_passes import target_passes
@@ -77,7 +77,7 @@ def compile_slots(groups: Sequence[TracedGroup], columns: Sequence[int], plan: P
     for value in found:
         _make_input(graph.graph, value, slots)
     strip(graph)
-    name_groups(graph, [] if every_row else range(0, len(bound) * slots, slots))
+    write_first_tasks(graph, [] if every_row else range(0, len(bound) * slots, slots))
     return SlotGraph(graph, inputs, rows, fingerprint(graph))
 
 

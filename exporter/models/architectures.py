@@ -33,16 +33,19 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
         ("bros", "layoutlmv2"),
         (
-            "needs the boxes of the words (bbox), which no graph has as an input",
+            "needs the boxes of the words (bbox), which no graph takes",
             "train the adapters on a model that reads the text only, such as ModernBERT",
         ),
     ),
     **dict.fromkeys(
         ("siglip2", "siglip2_vision_model"),
-        ("reads images as patches, of which each image has another number", "train the adapters on SigLIP"),
+        ("reads images as patches, whose number differs between images", "train the adapters on SigLIP"),
     ),
-    "lxmert": ("reads texts and images", "train the adapters on a model of one of them, such as ModernBERT or ViT"),
-    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "recurrent_gemma", "rwkv", "xlstm"), _RECURRENT),
+    "lxmert": (
+        "reads texts and images",
+        "train the adapters on a model that reads only texts or only images, such as ModernBERT or ViT",
+    ),
+    **dict.fromkeys(("mamba", "mamba2", "falcon_h1", "falcon_mamba", "recurrent_gemma", "rwkv", "xlstm"), _RECURRENT),
 }
 # Numbers of a configuration that plans read, whether or not the class of the model does; transformers checks no type.
 _NUMBERS = (

@@ -28,7 +28,8 @@ def model_inputs(
 
     Args:
         model: a live model.
-        tokenizer: a fast tokenizer, or None; decides whether a model with one segment gets `token_type_ids`.
+        tokenizer: a fast tokenizer; `token_type_ids` is an input if it gives them and the model reads them. Without one (None),
+            it is an input of a model with several segments.
         kinds: the head types of all tasks.
         images: height and width of the images that the image processor makes; None without one, or if they are not known.
 
@@ -50,7 +51,7 @@ def model_inputs(
             + (", such as the class of its text_config" if parts else "")
         )
     found = [InputEntry("input_ids", "int64", _TEXT, vocabulary), InputEntry("attention_mask", "int64", _TEXT, 2)]
-    if (segments := _segments(model, tokenizer, vocabulary)) > 0:
+    if (segments := _token_types(model, tokenizer, vocabulary)) > 0:
         found.append(InputEntry("token_type_ids", "int64", _TEXT, segments))
     if "seq2seq_lm" in kinds:
         found.append(InputEntry("decoder_input_ids", "int64", (BATCH, DECODER_SEQUENCE), vocabulary))
@@ -60,8 +61,8 @@ def model_inputs(
     return tuple(found)
 
 
-def _segments(model: Any, tokenizer: Any, vocabulary: int) -> int:
-    """Return the number of different token types; 0 if they are no input."""
+def _token_types(model: Any, tokenizer: Any, vocabulary: int) -> int:
+    """Return the limit of `token_type_ids`; 0 if they are not an input."""
     own = getattr(model.config, "type_vocab_size", None)
     if tokenizer is None:
         return own if own is not None and own > 1 else 0
@@ -69,8 +70,8 @@ def _segments(model: Any, tokenizer: Any, vocabulary: int) -> int:
         return 0
     if own is not None:
         return int(own)
-    # XLNet compares them; GPT-2 and its relatives have the embeddings of tokens for them.
-    return vocabulary if "token_type_ids" in inspect.signature(_base(model).forward).parameters else 0
+    # XLNet compares them; GPT-2 and its relatives look them up in the embeddings of tokens.
+    return vocabulary if "token_type_ids" in inspect.signature(_first_base(model).forward).parameters else 0
 
 
 def _pixels(model: Any, images: tuple[int, int] | None) -> InputEntry:
@@ -80,11 +81,11 @@ def _pixels(model: Any, images: tuple[int, int] | None) -> InputEntry:
     sides = images or own
     channels = getattr(config, "num_channels", None)
     if len(sides) != 2 or not isinstance(channels, int):
-        missing = " and ".join(["image_size"] * (len(sides) != 2) + ["num_channels"] * (not isinstance(channels, int)))
-        raise ExportError(
-            f"the configuration of {_name(model)} has no {missing}, the size of the graph's images: save the image processor, "
-            "which makes images of one size, in the model's folder (preprocessor_config.json), or add the entry to config.json"
-        )
+        missing, remedy = "num_channels, the channels of an image", ""
+        if len(sides) != 2:
+            missing = "image_size, the size of the graph's images"
+            remedy = "save the image processor, which makes images of one size, in the model's folder, or "
+        raise ExportError(f"the configuration of {_name(model)} has no {missing}: {remedy}add the entry to config.json")
     if sides != own:
         # DINOv2 is trained with larger images than its processor makes, and takes any size.
         _check_images(model, channels, sides, own)
@@ -118,10 +119,10 @@ def _audio(model: Any, main: str, kinds: Collection[HeadType]) -> InputEntry:
 
 def _name(model: Any) -> str:
     """The transformers class; of a model of several, the first one's."""
-    return type(_base(model)).__name__
+    return type(_first_base(model)).__name__
 
 
-def _base(model: Any) -> Any:
+def _first_base(model: Any) -> Any:
     return base_of(getattr(model, "parts", [model])[0])
 
 

@@ -26,6 +26,7 @@ from exporter.models.peft_modules import (
     layers_are_recognized,
     layers_in,
     layers_within,
+    lists_in,
     outside_of_adapters,
 )
 from exporter.models.peft_prompts import check_prompt, drop_prefixes, has_prefix, has_prompt
@@ -74,10 +75,10 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> dict[str, Any]
     if not isinstance(setup, str):
         raise ExportError(f"the setup of the task {task!r} is a composition: with PEFT, a task is one adapter")
     if drop and not layers_are_recognized(model):
-        numbers, lists = len(layer_numbers(model)), len(layer_lists(model))
+        wanted, numbers, lists = lists_in(model), len(layer_numbers(model)), len(layer_lists(model))
         raise ExportError(
             f"the layers of {type(base_of(model)).__name__} are not recognized by their module names: expected "
-            f"{layers_in(model)} in one list, found {numbers} numbers in {lists}; only drop 0 can be exported"
+            f"{layers_in(model)} in {wanted} list(s), found {numbers} different numbers in {lists}; only drop 0 can be exported"
         )
     if encoder_layers_in(model) and (name := type(base_of(model)).__name__).endswith("ForConditionalGeneration"):
         raise ExportError(f"{name} generates text: PEFT adapters on encoder-decoders are exported for classification only")

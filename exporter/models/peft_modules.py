@@ -145,15 +145,19 @@ def layers_within(model: Any, path: str, module: Any, name: str) -> dict[str, in
 
 
 def layer_lists(model: Any) -> set[str]:
-    """Return the names of the lists of layers: two for an encoder-decoder, more where each stage numbers its own layers."""
+    """Return the names of the lists of layers: more than `lists_in` where each stage numbers its own layers."""
     found = (_LAYER.search(path) for path, _ in base_of(model).named_modules())
     return {_WRAPPERS.sub("", each.string[: each.start(1)]) for each in found if each is not None}
 
 
+def lists_in(model: Any) -> int:
+    """Return the number of lists of layers: two in an encoder-decoder."""
+    return 2 if encoder_layers_in(model) else 1
+
+
 def layers_are_recognized(model: Any) -> bool:
     """Return whether the names of the modules have as many layers as the configuration, each number once."""
-    lists = 2 if encoder_layers_in(model) else 1
-    return layer_numbers(model) == set(range(layers_in(model))) and len(layer_lists(model)) <= lists
+    return layer_numbers(model) == set(range(layers_in(model))) and len(layer_lists(model)) <= lists_in(model)
 
 
 def has_adapted_embeddings(model: Any) -> bool:

@@ -15,13 +15,16 @@ NOTHING_WRITTEN = "the exported graph differs from PyTorch; nothing was written:
 
 
 @contextmanager
-def of_the_bundles_trunk() -> Iterator[None]:
-    """Let a difference of tasks that join a bundle say which mistake causes it: their model has another trunk."""
+def explain_another_trunk() -> Iterator[None]:
+    """Add the likely cause to a difference from PyTorch: the model of new tasks has another trunk than the bundle."""
     try:
         yield
     except VerificationError as error:
+        if not str(error).startswith(NOTHING_WRITTEN):
+            raise
         raise VerificationError(
-            f"{error}\n  tasks join a bundle on its own trunk: give the model, with the weights, that it was exported from"
+            f"{error}\n  new tasks are computed on the trunk of the bundle: pass the model, with the same weights, that the "
+            "bundle was exported from"
         ) from error
 
 

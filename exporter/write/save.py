@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,12 +78,15 @@ def _save(graph: ir.Model, routed: ir.Model | None, weights: WeightsFile, path: 
         save_graph(routed, weights, path.with_name(routed_file(path.name)))
 
 
+# The tokenizers library has no class for errors of files.
+_SYSTEM_ERROR = re.compile(r"(.*) \(os error (\d+)\)$", re.DOTALL)
+
+
 def variant_files(plans: Sequence[Plan]) -> list[str]:
     """Return the file names of the variants' graphs; the first one is model.onnx."""
     return [MODEL, *(f"model_drop{plan.drop}.onnx" for plan in plans[1:])]
 
 
-_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)$")
 # Head type -> problem_type, by which pipelines choose between softmax, sigmoid and the logits as they are.
 _PROBLEM_TYPES = {
     "classification": "single_label_classification",
@@ -124,11 +126,10 @@ def _save_processor(processor: Any, folder: Path) -> None:
     try:
         processor.save_pretrained(folder)
     except Exception as error:
-        number = _SYSTEM_ERROR.search(str(error))
-        if type(error) is not Exception or number is None:
+        found = _SYSTEM_ERROR.match(str(error))
+        if type(error) is not Exception or found is None:
             raise
-        # Of the tokenizers library, which has no class for errors of files
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+        raise OSError(int(found[2]), found[1], str(folder)) from error
 
 
 def save_probe(probe: Probe, plan: Plan, rounding: Mapping[str, Mapping[Floats, float]], path: Path) -> ProbeEntry:

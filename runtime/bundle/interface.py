@@ -32,7 +32,7 @@ OUTPUTS: Final[Mapping[HeadType, tuple[str, ...]]] = dict.fromkeys(HEADS, ("logi
 }
 # Additional inputs of a routed graph, int64 [rows]: result row i is task task_ids[i] of the manifest on input row row_ids[i]
 ROUTE_INPUTS: Final = ("row_ids", "task_ids")
-# In the metadata of a routed graph whose groups of tasks each compute their rows: one number of each group
+# In the metadata of a routed graph whose groups of tasks each compute their rows: the number of one task of each group
 FIRST_TASKS: Final = "first_tasks"
 # Heads that a routed graph supports: those with one vector per row, whose width the manifest states
 ROUTED_HEADS: Final[tuple[HeadType, ...]] = (

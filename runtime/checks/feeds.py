@@ -68,7 +68,7 @@ class FeedCheck:
 
 
 def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
-    """Check the input arrays and add `token_type_ids` of zeros if they are missing.
+    """Check the input arrays, and add `token_type_ids` of zeros if they are missing and zeros are the same as none.
 
     Args:
         feeds: input name -> array.
@@ -103,7 +103,7 @@ def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], manifest: Manifest) -> di
 
 
 def _can_be_added(manifest: Manifest) -> bool:
-    # GPT-2 adds embeddings of the vocabulary, also that of type 0
+    """Return whether zeros are the same as no token types: not with the limit of the ids, as in GPT-2 and XLNet."""
     limits = {entry.name: entry.limit for entry in manifest.inputs}
     return limits.get(_OPTIONAL) != limits.get("input_ids")
 

@@ -12,7 +12,7 @@ from runtime.bundle import Manifest
 from runtime.bundle.scratch import owned
 from runtime.errors import InputError
 from runtime.import_ort import ort
-from runtime.ort.cpu_info import processor
+from runtime.ort.cpu import processor
 from runtime.ort.known_providers import PLUGINS
 
 # Part of the cache key: with another version, a cached engine or packed weight may fail to load, or load and be wrong.

@@ -15,7 +15,7 @@ from runtime.bundle.scratch import scratch
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.import_ort import ort
 from runtime.options import Options
-from runtime.ort.cpu_limits import with_threads
+from runtime.ort.cpu import with_threads
 from runtime.ort.external_data import is_compiled
 from runtime.ort.find_compiled import CompiledGraphs, compiled_folders, folder_name, this_machine
 from runtime.ort.graph_file import GraphFile

@@ -12,8 +12,7 @@ from runtime.errors import ProviderError
 from runtime.import_ort import ort
 from runtime.options_text import CommandParser
 from runtime.ort import plugins
-from runtime.ort.cpu_info import processor
-from runtime.ort.cpu_limits import cpu_limits
+from runtime.ort.cpu import cpu_limits, processor
 from runtime.ort.known_providers import AZURE, CPU, KNOWN, OPENVINO, OTHERS, Provider
 from runtime.ort.providers import REMOTE, TARGETS_OF_ONE, auto_order, in_order, installed, remedy
 from runtime.ort.seen_devices import ON_NVIDIA, gpus, openvino_devices

@@ -13,7 +13,7 @@ from runtime.errors import BundleError
 from runtime.import_ort import ort
 from runtime.options import Options
 from runtime.ort import plugins
-from runtime.ort.cpu_info import processor
+from runtime.ort.cpu import processor
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, OPENVINO, Provider
 from runtime.ort.provider_options import LOAD_CONFIG, session_providers

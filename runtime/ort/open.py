@@ -13,8 +13,7 @@ from runtime.errors import BundleError, InputError, ProviderError
 from runtime.options import Options
 from runtime.ort import plugins
 from runtime.ort.cache_folder import cache_folder
-from runtime.ort.cpu_info import saturates
-from runtime.ort.cpu_limits import with_threads
+from runtime.ort.cpu import saturates, with_threads
 from runtime.ort.cuda_graphs import CapturedGraphs
 from runtime.ort.find_compiled import CompiledGraphs, find_compiled
 from runtime.ort.forks import PerProcess

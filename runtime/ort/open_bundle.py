@@ -24,8 +24,8 @@ from runtime.ort.probe import ProbeCheck, ProbeRow
 from runtime.ort.provider_options import request
 from runtime.ort.session import BY_PATH, guarded, is_routed, names_of_inputs, session_options
 
-# Providers that compute tensors without rows; tests/gpu and the tests of routed graphs compare the results.
-_WITHOUT_ROWS: Final = frozenset({CPU.key, CUDA.key, OPENVINO.key})
+# Providers that compute tensors without rows
+_TAKE_EMPTY: Final = frozenset({CPU.key, CUDA.key, OPENVINO.key})
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class OpenBundle:
         run, count = self._run_of(graph), None
         try:
             given = {**feeds, **weights} if weights else feeds
-            if self.provider.key not in _WITHOUT_ROWS and (more := self._more_rows(graph, feeds)):
+            if self.provider.key not in _TAKE_EMPTY and (more := self._padded_routes(graph, feeds)):
                 given, count = {**given, **more}, len(feeds[ROUTE_INPUTS[0]])
             if cancel is None:
                 found = run(outputs, given)
@@ -108,7 +108,7 @@ class OpenBundle:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
             raise AdapterDropError(f"ONNX Runtime ({self.provider.name}) failed on {shapes}: {error}") from error
 
-    def _more_rows(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def _padded_routes(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Return the ids with one more row for each group, for providers that fail on tensors without rows, as WebGPU."""
         if ROUTE_INPUTS[0] not in feeds:
             return {}

@@ -10,7 +10,7 @@ from runtime.bundle.interface import BATCH
 from runtime.errors import InputError
 from runtime.options import Options
 from runtime.ort.cache_folder import cache_folder
-from runtime.ort.cpu_info import multiplies_bf16
+from runtime.ort.cpu import multiplies_bf16
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, Provider
 from runtime.ort.option_names import check_provider_options
 from runtime.ort.plugins import select

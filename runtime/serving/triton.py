@@ -97,7 +97,7 @@ def write_repository(
         if os.path.lexists(root / name):
             raise InputError(f"{root / name}: cannot be written: it already exists; remove it or choose another name")
     sessions = open_sessions(files, manifest, [file for _, file in graphs], "cpu").sessions
-    # All or none, and each as a whole: a server may poll the repository
+    # All or none, and each as a whole; a server that polls may log that the folder in between is no model
     with _removed_on_failure(root) as written, scratch(root, _MAKING) as making:
         for name, file in graphs:
             text = config(name, manifest, sessions[file], options)
@@ -160,7 +160,7 @@ def _joined(tensors: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _removed_on_failure(root: Path) -> Iterator[list[Path]]:
-    """Make a folder; on failure, remove it and the folders in the yielded list."""
+    """Make a folder; on failure, remove the folders in the yielded list and what was made of its path."""
     made = [each for each in (root, *root.parents) if not os.path.lexists(each)]
     written: list[Path] = []
     try:

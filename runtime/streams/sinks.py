@@ -114,16 +114,19 @@ class FileSink:
         try:
             self.done = Done(settings=settings) if overwrite else self._found(settings)
             self._counted = (self.done.rows, self.done.bytes)  # rows, and their bytes in the file
-            made = not path.exists()
+            made, locked = not path.exists(), False
             self._file = path.open("x+b" if made else "r+b")
             try:
                 self._lock()
+                locked = True
                 self.commit(self.done, force=True)  # first: if it fails, an earlier output stays
                 self._cut()
             except BaseException:
-                self._file.close()
-                if made:
+                if fcntl is None:  # Windows removes no open file
+                    self._file.close()
+                if made and locked:  # otherwise another run has it
                     path.unlink()
+                self._file.close()
                 raise
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -28,7 +28,7 @@ from benchmarks.torch_variants import with_parallel
 from benchmarks.variant import MissingError, Precision, Prepared, Variant, max_difference, one_line
 from exporter import ExportError
 from runtime.ort import seen_devices
-from runtime.ort.cpu_limits import CpuLimits
+from runtime.ort.cpu import CpuLimits
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, WEBGPU
 from runtime.ort.providers import installed
 from tests.helpers.runtime_bundles import expected, feeds, write_bundle

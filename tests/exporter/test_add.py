@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_refused(folder: Path, tasks: dict[str, Any], messa
 
 def test_another_trunk_is_noticed(folder: Path) -> None:
     before = _state(folder)
-    with pytest.raises(VerificationError, match=r"(?s)spam at 1x1: max.*\n  tasks join a bundle on its own trunk"):
+    with pytest.raises(VerificationError, match=r"(?s)spam at 1x1: max.*\n  new tasks are computed on the trunk of the bundle"):
         add(folder, model=tiny_model({"spam": ("seq_bn", "2")}, seed=1))
     assert _state(folder) == before
     assert [path.name for path in folder.parent.iterdir()] == ["onnx"]

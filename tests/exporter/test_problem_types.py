@@ -1,8 +1,8 @@
 """Predictions by problem type, number of labels and architecture, against the pipelines of transformers.
 
 Labels, values and scores are those of the pipeline of texts, with one difference: without a problem type, the value of a single
-label is its logit, because the loss of transformers is that of a regression then. The pipelines of images and audio have no
-problem types besides, or softmax for each; their models have the same losses, so that the same rules hold.
+label is its logit, because the loss of transformers is that of a regression then. The pipelines of images and audio ignore the
+problem type or always take softmax; the losses of their models are the same, so the same rules are tested.
 """
 
 from __future__ import annotations

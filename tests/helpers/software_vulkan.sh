@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command on a machine on which Mesa's software Vulkan (lavapipe) is the GPU, for the plug-in for WebGPU.
+# Runs a command that sees Mesa's software Vulkan (lavapipe) as its GPU, for the plug-in for WebGPU.
 # ONNX Runtime finds GPUs in /sys/class/drm: in a mount namespace, the command sees one there. Needs root or user namespaces.
 set -euo pipefail
 
@@ -10,6 +10,9 @@ if [ "${1:-}" != --inside ]; then
     exit 1
   fi
   export VK_DRIVER_FILES=${drivers[0]} XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
+  if [ "$(id -u)" = 0 ]; then
+    exec unshare --mount bash "$0" --inside "$@"
+  fi
   exec unshare --mount --map-root-user bash "$0" --inside "$@"
 fi
 

@@ -13,12 +13,13 @@ __all__ = ["FoldConstantsPass"]
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
-    """onnxscript's constant folding, which also follows symbolic shapes, with two limits.
+    """onnxscript's constant folding, which also follows symbolic shapes, with three limits.
 
     1. No operator that reads a protected initializer is folded, except its Shape: task weights must keep their names until
        they are bound.
     2. Above `size_limit` elements, only a Transpose of a weight is folded, and only with `transpose_weights`. It is not folded
        before groups are joined: a folded copy hides that two groups read the same weight.
+    3. No LayerNormalization is folded: onnxscript computes its optional outputs too, prints a warning and keeps the node.
     """
 
     # Not a NodeRewritePass: onnxscript has its own loop.
@@ -37,13 +38,13 @@ class FoldConstantsPass(ir.passes.InPlacePass):
         self.size_limit = size_limit
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold what the two rules allow."""
+        """Fold what the rules allow."""
 
         def should_fold(node: ir.Node) -> bool | None:
             if any(value is not None and value.name in self.protected for value in node.inputs):
                 return False  # rule 1
             if node.op_type == "LayerNormalization":
-                return False  # onnxscript would compute its optional outputs too, print a warning and keep the node
+                return False  # rule 3
             source = const_array(node.inputs[0]) if node.op_type == "Transpose" else None
             if source is not None and source.size > self.size_limit:
                 return self.transpose_weights  # rule 2

@@ -431,7 +431,7 @@ def test_adapters_that_change_the_base_model(saved: Path, tmp_path: Path) -> Non
     sources = [f"truncated={tmp_path / 'truncated'}"]
     load(saved / "base", False, adapters=sources)
     for other in (f"entailment={saved / 'entailment'}", f"names={saved / 'names'}"):
-        with pytest.raises(ExportError, match=r"loading 'truncated' changes weights .*query\.weight.* export that"):
+        with pytest.raises(ExportError, match=r"loading 'truncated' changes weights .*query\.weight.* export such an adapter"):
             load(saved / "base", False, adapters=[other, *sources])
 
 

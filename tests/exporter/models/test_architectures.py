@@ -54,6 +54,9 @@ def _meta(name: str, head: str = "Model", **settings: Any) -> Any:
         ("Mamba", {"num_hidden_layers": 1, "hidden_size": 16, "vocab_size": 60}, rf"Mamba.* a state .* {_TO_FULL}"),
         ("Jamba", _SMALL, rf"Jamba.* a state from position to position.* {_TO_FULL}"),
         ("MiniMax", {**_SMALL, "layer_types": ["linear_attention"]}, rf"MiniMax.* a state .* {_TO_FULL}"),
+        ("FalconH1", _SMALL, rf"FalconH1.* a state .* {_TO_FULL}"),
+        ("Lxmert", {"vocab_size": 60}, r"Lxmert.* reads texts and images.* only texts or only images"),
+        ("Siglip2Vision", {}, r"Siglip2Vision.* whose number differs .* SigLIP"),
         ("Bros", _SMALL, r"Bros.* boxes of the words \(bbox\).* reads the text only"),
     ],
 )
@@ -112,7 +115,7 @@ def test_data_that_no_graph_takes() -> None:
     """A note names it: the graph gives what transformers gives without."""
     (layout, tables) = other_inputs([_meta("LayoutLMv3", **_SMALL), _meta("Tapas", **_SMALL), _meta("Bert", **_SMALL)])
     assert layout == (
-        "LayoutLMv3Model also takes bbox and pixel_values, of which the graph has no input: it gives what transformers gives "
+        "LayoutLMv3Model also takes bbox, pixel_values, for which the graph has no input: its results are those of transformers "
         "without"
     )
     assert tables.startswith("TapasModel also takes token_type_ids of several columns")

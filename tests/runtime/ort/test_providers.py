@@ -19,7 +19,7 @@ from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import PassRow, read_manifest
 from runtime.options import MOST_THREADS
 from runtime.options_text import read_settings
-from runtime.ort import cpu_info, provider_options, seen_devices
+from runtime.ort import cpu, provider_options, seen_devices
 from runtime.ort import open as open_module
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.known_providers import CPU, CUDA, KNOWN, OPENVINO, TENSORRT
@@ -278,7 +278,7 @@ print(memory[-1] - memory[len(memory) // 2])
 def test_int8_without_the_proof_needs_vnni(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, precision: str, proven: bool, refused: bool
 ) -> None:
-    monkeypatch.setattr(cpu_info, "processor", lambda: f"flags : fpu {flags}")
+    monkeypatch.setattr(cpu, "processor", lambda: f"flags : fpu {flags}")
     passes = (PassRow("ProvePairSums", "all", 1, 1, 1, 1),) if proven else ()
     shutil.copytree(bundle, tmp_path / "bundle")
     manifest = read_manifest(bundle)
@@ -324,7 +324,7 @@ def test_auto_suits_what_the_bundle_was_made_for(
 def test_openvino_computes_in_the_precision_of_the_export(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, exported: str, flags: str, requested: Any, found: str
 ) -> None:
-    monkeypatch.setattr(cpu_info, "processor", lambda: f"flags : fpu {flags}")
+    monkeypatch.setattr(cpu, "processor", lambda: f"flags : fpu {flags}")
     manifest = replace(read_manifest(bundle), precision=exported, target="openvino")
     options = Options(openvino=OpenVINOOptions(precision=requested))
     ((_, settings),) = session_providers(OPENVINO, options, manifest)

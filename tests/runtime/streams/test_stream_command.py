@@ -396,6 +396,17 @@ def test_two_runs_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys: py
     assert "out.jsonl: another run is writing it" in capsys.readouterr().err
 
 
+def test_a_new_output_that_another_run_has_locked_first_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked_elsewhere(sink: sinks.FileSink) -> None:
+        sink._file.write(b"of the other run")
+        raise runtime.InputError("another run is writing it")
+
+    monkeypatch.setattr(sinks.FileSink, "_lock", locked_elsewhere)
+    with pytest.raises(runtime.InputError, match="another run"):
+        sinks.FileSink(output := tmp_path / "out.jsonl", {})
+    assert output.read_bytes() == b"of the other run"
+
+
 def test_without_space_for_a_state_nothing_is_changed(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

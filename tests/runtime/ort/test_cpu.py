@@ -9,8 +9,8 @@ import pytest
 
 import runtime
 from runtime.options import Options
-from runtime.ort import cpu_limits as limits_module
-from runtime.ort.cpu_limits import CpuLimits, cpu_limits, with_threads
+from runtime.ort import cpu as cpu_module
+from runtime.ort.cpu import CpuLimits, cpu_limits, with_threads
 from runtime.ort.devices import survey
 from runtime.ort.known_providers import CPU
 from runtime.ort.session import session_options
@@ -125,7 +125,7 @@ def test_missing_files_are_no_limit(tmp_path: Path) -> None:
 
 def test_sessions_get_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = write_bundle(tmp_path / "bundle", tokenizer=False)
-    monkeypatch.setattr(limits_module, "cpu_limits", lambda: CpuLimits(64, 64, 3.0))
+    monkeypatch.setattr(cpu_module, "cpu_limits", lambda: CpuLimits(64, 64, 3.0))
     made: list[Any] = []
     create = onnxruntime.InferenceSession
 

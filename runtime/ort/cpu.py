@@ -1,4 +1,4 @@
-"""The processor time that this process may use: its CPU affinity, the quota of its control group, and the physical cores.
+"""The CPU: its model and instruction sets, and the time that this process may use, by its affinity, its quota and the cores.
 
 By default ONNX Runtime starts a thread for each physical core of the machine, also in a container that may use two of them. The
 system then stops all threads of the container as soon as they have used the quota of a period, of usually 0.1 seconds.
@@ -6,6 +6,7 @@ system then stops all threads of the container as soon as they have used the quo
 
 import math
 import os
+import platform
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,9 @@ from runtime.options import Options
 _CPUS: Final = "sys/devices/system/cpu"
 # Files that list the logical CPUs of the same core, the newer name first
 _SIBLINGS: Final = ("core_cpus_list", "thread_siblings_list")
+# Only for x86: on other CPUs OpenVINO uses other floating-point types.
+_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
+_VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 
 @dataclass(frozen=True)
@@ -158,3 +162,27 @@ def _text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def processor() -> str:
+    """Return the CPU model and its instruction sets, which determine the kernels and the layout of packed weights."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in first.splitlines() if line.startswith(("model", "vendor", "flags", "Features", "CPU ")))
+
+
+def multiplies_bf16() -> bool:
+    """Whether the CPU is an x86 CPU with bf16 instructions; False if this is unknown, as on systems other than Linux."""
+    return not _BF16.isdisjoint(processor().split())
+
+
+def saturates() -> bool:
+    """Whether 8-bit kernels for this CPU add two products in 16 bits: an x86 CPU with AVX2 or AVX-512 and without VNNI.
+
+    Kernels for older x86 CPUs and for other architectures add in 32 bits. False if the CPU is unknown, as on systems other than
+    Linux.
+    """
+    flags = frozenset(processor().split())
+    return "avx2" in flags and _VNNI.isdisjoint(flags)
