@@ -30,6 +30,7 @@ def test_figures_are_those_of_the_paper_for_its_times() -> None:
     assert "five shared layers, 8 tasks | 39 % | 39 % (39 to 39) | 50 % (50 to 50) | 25 % |" in markdown(list(found.values()))
 
 
+@pytest.mark.sweep
 def test_a_run_goes_on_and_draws_each_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

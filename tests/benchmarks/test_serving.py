@@ -142,8 +142,11 @@ def _run(given: Sequence[str], **options: Any) -> subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(given, 0, json.dumps(dataclasses.asdict(row)), "")
 
 
+@pytest.mark.parametrize(
+    "others", ["files", pytest.param("ours-routed,ours-cache,ours-int8,files,peft", marks=pytest.mark.sweep)]
+)
 def test_a_run_goes_on_where_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, others: str
 ) -> None:
     monkeypatch.setattr(subprocess, "run", _run)
     monkeypatch.setattr(traffic, "_FEWEST", 20)
@@ -152,19 +155,11 @@ def test_a_run_goes_on_where_it_was(
     assert command.main([*common, "--candidates", "ours", "--seconds", "0"]) == 0
     assert "the same command continues" in capsys.readouterr().err
     assert command.main([*common, "--candidates", "ours,adapters-split"]) == 0
-    assert command.main([*common, "--candidates", "ours,ours-routed,ours-cache,ours-int8,files,peft"]) == 0
+    assert command.main([*common, "--candidates", f"ours,{others}"]) == 0
     assert capsys.readouterr().err.count("ours, slots: ") == 1
     (file,) = tmp_path.glob("serving-tiny-*.jsonl")
     found = read(file)
-    assert [row.candidate for row in found.rows] == [
-        "ours",
-        "adapters-split",
-        "ours-routed",
-        "ours-cache",
-        "ours-int8",
-        "files",
-        "peft",
-    ]
+    assert [row.candidate for row in found.rows] == ["ours", "adapters-split", *others.split(",")]
     assert all(row.loads[0] is not None and row.peak_mb and row.difference is not None for row in found.rows)
     assert found.head["complete"]
     assert file.with_suffix(".png").stat().st_size > 10_000

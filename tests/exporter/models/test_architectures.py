@@ -115,8 +115,8 @@ def test_data_that_no_graph_takes() -> None:
     """A note names it: the graph gives what transformers gives without."""
     (layout, tables) = other_inputs([_meta("LayoutLMv3", **_SMALL), _meta("Tapas", **_SMALL), _meta("Bert", **_SMALL)])
     assert layout == (
-        "LayoutLMv3Model also takes bbox, pixel_values, for which the graph has no input: its results are those of transformers "
-        "without"
+        "LayoutLMv3Model also takes bbox, pixel_values, for which the graph has no input: its results are those of "
+        "transformers without"
     )
     assert tables.startswith("TapasModel also takes token_type_ids of several columns")
     assert other_inputs([_meta("ViT", hidden_size=16, num_hidden_layers=1, num_attention_heads=2)]) == ()

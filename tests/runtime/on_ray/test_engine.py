@@ -51,6 +51,7 @@ def workers() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.sweep
 def test_a_killed_worker_costs_no_partition(
     ray: None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

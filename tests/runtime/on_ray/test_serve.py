@@ -56,6 +56,7 @@ def test_a_local_ray_serves_it(url: str, predictor: runtime.Predictor) -> None:
     assert serve.status().applications["default"].status == "RUNNING"
 
 
+@pytest.mark.sweep
 def test_a_killed_replica_is_replaced_and_no_answer_is_wrong(url: str, predictor: runtime.Predictor) -> None:
     texts = TEXTS[:8]
     wanted = [dict(topic.scores) for topic in predictor.predict(texts)["topic"]]
