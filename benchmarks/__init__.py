@@ -8,3 +8,5 @@ All variants get the same inputs. Their outputs are compared first; then they ar
 every variant once, in shuffled order, so that other load on the machine affects all variants equally. A run writes a table per
 shape, a file of JSON lines with every measured time, and a plot.
 """
+
+import runtime  # noqa: F401  # before ONNX Runtime, whose telemetry it turns off

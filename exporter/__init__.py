@@ -9,6 +9,8 @@ Example:
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import runtime  # noqa: F401  # before ONNX Runtime, whose telemetry it turns off
+
 if TYPE_CHECKING:
     from exporter.add_tasks import add
     from exporter.errors import ExportError, VerificationError

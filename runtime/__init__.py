@@ -9,6 +9,7 @@ install.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ _HOMES = {
     "load": "load_bundle",
     "load_states": "states",
 }
+
+
+# Official builds of ONNX Runtime 1.29 and newer report to Microsoft; "0" in the environment allows it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -92,9 +92,18 @@ def compile_graphs(
             rows = _checked(ProbeCheck(files, manifest, provider, options, slots), made, rows)
             # OpenVINO keeps the data that it read from a path: other content must have another path
             place = root / f"{folder_name(provider, options)}-{digest(made / RECORD)[:12]}"
+            earlier = making / "earlier"
+            if place.exists():  # the same content, unless it was altered
+                place.rename(earlier)
+            try:
+                made.rename(place)
+            except OSError:
+                if earlier.exists():
+                    earlier.rename(place)
+                raise
             for old in compiled_folders(files, provider, options):
-                (root / old).rename(making / old)
-            made.rename(place)
+                if old != place.name:
+                    (root / old).rename(making / old)
     except OSError as error:
         raise InputError(f"{root}: cannot be written: {error.strerror or error}; make the bundle writable") from error
     finally:

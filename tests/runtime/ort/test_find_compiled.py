@@ -1,5 +1,6 @@
 """Graphs that a provider compiled ahead of time: with a stand-in for OpenVINO and its compiler, and with the real one."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -206,6 +207,25 @@ def test_altered_data_is_not_opened(bundle: Path, stand: Stand) -> None:
     stand.opened.clear()
     assert f"{DATA}: truncated or altered" in loaded(bundle)[1][0]
     assert stand.opened == [(MODEL, False), (ROUTED, False)]
+
+
+def test_a_full_disk_keeps_the_earlier_graphs(bundle: Path, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rename(path: Path, target: Path) -> Path:
+        if path.name == "made":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, target)
+
+    runtime.compile_bundle(bundle, "openvino")
+    original, before = Path.rename, sorted(bundle.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(runtime.InputError, match="No space left on device"):
+            runtime.compile_bundle(bundle, "openvino")
+    assert sorted(bundle.rglob("*")) == before
+    assert "without a build" in loaded(bundle)[1][0]
+    (place(bundle) / DATA).write_bytes(b"DATA")  # altered, and mended by the next compilation
+    runtime.compile_bundle(bundle, "openvino")
+    assert "without a build" in loaded(bundle)[1][0]
 
 
 @pytest.mark.parametrize(
