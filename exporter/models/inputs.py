@@ -173,16 +173,19 @@ def _longest_text(tokenizer: Any) -> int | None:
 
 
 def _positions(model: Any) -> int | None:
+    # MPT and DBRX have a name for it that transformers does not map.
+    stated = getattr(model.config, "max_position_embeddings", getattr(model.config, "max_seq_len", None))
+    # T5 only has relative positions; XLNet states -1.
+    limit = stated if isinstance(stated, int) and stated > 0 else None
     for name, found in model.named_modules():
         # PEFT wraps an embedding that it adapts.
         module = getattr(found, "base_layer", found)
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             # RoBERTa and related models do not use the positions up to the padding index and count from the next one.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    # MPT and DBRX have a name for it that transformers does not map.
-    limit = getattr(model.config, "max_position_embeddings", getattr(model.config, "max_seq_len", None))
-    # T5 only has relative positions; XLNet states -1.
-    return limit if isinstance(limit, int) and limit > 0 else None
+            own = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            # YOSO counts from 2 and has two more rows.
+            return own if limit is None else min(own, limit)
+    return limit
 
 
 def _masked_prefix(model: Any) -> int:

@@ -7,7 +7,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, MptConfig, MptModel, T5Config, XLNetConfig, XLNetModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    MptConfig,
+    MptModel,
+    T5Config,
+    XLNetConfig,
+    XLNetModel,
+    YosoConfig,
+    YosoModel,
+)
 
 import runtime
 from exporter import ExportError, export
@@ -43,6 +55,13 @@ def test_numbers_that_limit_nothing(limit: Any) -> None:
     assert max_lengths(BERT, _Tokenizer(limit), TEXT) == {"sequence": 48, "words": 48}
     if not isinstance(limit, int | float) or not 1 < limit < 1000:
         assert max_lengths(_Unlimited(), _Tokenizer(limit), TEXT) == {}
+
+
+def test_rows_of_the_table_that_no_position_has() -> None:
+    """YOSO counts positions from 2, and has two rows more than positions."""
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 9}
+    model = YosoModel(YosoConfig(**sizes, max_position_embeddings=40))
+    assert max_lengths(model, None, TEXT) == {"sequence": 40, "words": 40}
 
 
 def test_the_limit_of_mpt() -> None:
