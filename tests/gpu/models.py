@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from adapters.composition import Fuse
 from transformers import BertConfig, ViTConfig
 
+import runtime
 from exporter import export
 from tests.helpers.tiny_models import inputs, tiny_model
 
@@ -132,6 +133,34 @@ class Exported:
     def expected(self, task: str, feeds: Mapping[str, np.ndarray], drop: int) -> np.ndarray:
         """Single-task PyTorch in fp32, on the device, by the library's own means."""
         return expected_logits(self.model, (self.case.setups or {}).get(task, task), task, feeds, drop, self.device)
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference relative to max(1, max |expected|)."""
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
+
+
+def routed_rows(bundle: Exported, predictor: runtime.Predictor) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Random tasks for random rows, at every drop and shape: the logits, those of single-task PyTorch for all rows, the row."""
+    generator = np.random.default_rng(0)
+    for drop in predictor.drops:
+        for shape in SHAPES:
+            feeds = bundle.feeds(shape)
+            rows = generator.integers(0, shape[0], 2 * shape[0] + 1).tolist()
+            tasks = [predictor.tasks[number] for number in generator.integers(0, len(predictor.tasks), len(rows))]
+            expected = {name: bundle.expected(name, feeds, drop) for name in predictor.tasks}
+            for row, name, found in zip(rows, tasks, predictor.run_routed(feeds, tasks, rows, drop), strict=True):
+                yield found, expected[name], row
+
+
+def check_int8(bundle: Exported, provider: str) -> None:
+    """Compare an int8 bundle on a provider, which leaves most of its nodes to the CPU, with the CPU."""
+    wanted, found = (runtime.load(bundle.folder, provider=each) for each in ("cpu", provider))
+    for shape in SHAPES:
+        feeds = bundle.feeds(shape)
+        for name, logits in found.run(feeds).items():
+            np.testing.assert_allclose(logits, wanted.run(feeds)[name], atol=1e-2)
 
 
 def exported(name: str, folder: Path, device: str, target: str, precision: str = "fp32") -> Exported:

@@ -10,7 +10,7 @@ import pytest
 
 import runtime
 from exporter.targets import TOLERANCES
-from tests.gpu.models import CASES, SHAPES, Exported, exported
+from tests.gpu.models import CASES, SHAPES, Exported, check_int8, difference, exported, routed_rows
 
 pytestmark = pytest.mark.gpu
 
@@ -45,10 +45,7 @@ def test_logits_equal_those_of_pytorch(bundles: Get, device: str, case: str, tar
             on_device = predictor.run_on_device(feeds, drop=drop)
             for task in predictor.tasks:
                 expected = bundle.expected(task, feeds, drop)
-                assert answers[task].shape == expected.shape
-                scale = max(1.0, float(np.abs(expected).max()))
-                for found in (answers[task], on_device[task].numpy()):
-                    worst = max(worst, float(np.abs(found - expected).max()) / scale)
+                worst = max(worst, *(difference(found, expected) for found in (answers[task], on_device[task].numpy())))
     assert worst <= TOLERANCES[precision]
 
 
@@ -57,16 +54,9 @@ def test_logits_equal_those_of_pytorch(bundles: Get, device: str, case: str, tar
 def test_routed_rows_equal_those_of_pytorch(bundles: Get, device: str, case: str, target: str, precision: str) -> None:
     bundle = bundles(case, target, precision)
     predictor = runtime.load(bundle.folder, provider=device)
-    generator = np.random.default_rng(0)
-    for drop in predictor.drops:
-        for shape in SHAPES:
-            feeds = bundle.feeds(shape)
-            rows = generator.integers(0, shape[0], 2 * shape[0] + 1).tolist()
-            tasks = [predictor.tasks[number] for number in generator.integers(0, len(predictor.tasks), len(rows))]
-            expected = {task: bundle.expected(task, feeds, drop) for task in predictor.tasks}
-            for row, task, found in zip(rows, tasks, predictor.run_routed(feeds, tasks, rows, drop), strict=True):
-                scale = max(1.0, float(np.abs(expected[task]).max()))
-                assert float(np.abs(found - expected[task][row]).max()) / scale <= TOLERANCES[precision]
+    for found, expected, row in routed_rows(bundle, predictor):
+        scale = max(1.0, float(np.abs(expected).max()))
+        assert float(np.abs(found - expected[row]).max()) / scale <= TOLERANCES[precision]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -83,11 +73,7 @@ def test_int8_is_that_of_the_cpu(bundles: Get, device: str) -> None:
     """CUDA leaves most of its nodes to the CPU: "auto" does not take it for such a bundle, by name it is right."""
     bundle = bundles("bottlenecks", "portable", "int8")
     assert runtime.load(bundle.folder).provider == "cpu"
-    wanted, found = (runtime.load(bundle.folder, provider=provider) for provider in ("cpu", device))
-    for shape in SHAPES:
-        feeds = bundle.feeds(shape)
-        for task, logits in found.run(feeds).items():
-            np.testing.assert_allclose(logits, wanted.run(feeds)[task], atol=1e-2)
+    check_int8(bundle, device)
 
 
 def test_auto_takes_the_device(bundles: Get, device: str) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 import runtime
 from exporter import export, task
 from exporter.targets import TOLERANCES
 from runtime.ort.devices import survey
-from tests.gpu.models import CASES, SHAPES, Exported, bert, expected_logits, exported
+from tests.gpu.models import CASES, SHAPES, Exported, bert, check_int8, difference, expected_logits, exported, routed_rows
+from tests.helpers.added_tasks import TASKS, only
 from tests.helpers.tiny_models import inputs, tiny_model
 
 pytestmark = pytest.mark.gpu
@@ -39,20 +37,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, device: str) -> Get:
     return get
 
 
-def _only(model: Any, *names: str) -> Any:
-    """A copy of the model with some of its tasks."""
-    copied = copy.deepcopy(model).cpu()
-    for name in set(copied.adapters_config) - set(names):
-        copied.delete_adapter(name)
-        copied.delete_head(name)
-    return copied
-
-
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("case", CASES)
 def test_webgpu_equals_pytorch(bundles: Get, case: str, precision: str) -> None:
@@ -64,7 +48,7 @@ def test_webgpu_equals_pytorch(bundles: Get, case: str, precision: str) -> None:
         for shape in SHAPES:
             feeds = bundle.feeds(shape)
             for name, found in predictor.run(feeds, drop=drop).items():
-                assert _difference(found, bundle.expected(name, feeds, drop)) <= TOLERANCES[precision], (name, drop, shape)
+                assert difference(found, bundle.expected(name, feeds, drop)) <= TOLERANCES[precision], (name, drop, shape)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -72,43 +56,28 @@ def test_webgpu_equals_pytorch(bundles: Get, case: str, precision: str) -> None:
 def test_routed_rows_equal_pytorch(bundles: Get, case: str, precision: str) -> None:
     bundle = bundles(case, precision)
     predictor = runtime.load(bundle.folder, provider="webgpu")
-    generator = np.random.default_rng(0)
-    for drop in predictor.drops:
-        for shape in SHAPES:
-            feeds = bundle.feeds(shape)
-            rows = generator.integers(0, shape[0], 2 * shape[0] + 1).tolist()
-            tasks = [predictor.tasks[number] for number in generator.integers(0, len(predictor.tasks), len(rows))]
-            expected = {name: bundle.expected(name, feeds, drop) for name in predictor.tasks}
-            for row, name, found in zip(rows, tasks, predictor.run_routed(feeds, tasks, rows, drop), strict=True):
-                assert _difference(found, expected[name][row]) <= TOLERANCES[precision], (name, drop, shape)
+    for found, expected, row in routed_rows(bundle, predictor):
+        assert difference(found, expected[row]) <= TOLERANCES[precision]
 
 
 def test_int8_is_that_of_the_cpu(bundles: Get) -> None:
     """By name only: WebGPU leaves most of such a graph to the CPU."""
-    bundle = bundles("bottlenecks", "int8")
-    wanted, found = (runtime.load(bundle.folder, provider=provider) for provider in ("cpu", "webgpu"))
-    for shape in SHAPES:
-        feeds = bundle.feeds(shape)
-        for name, logits in found.run(feeds).items():
-            np.testing.assert_allclose(logits, wanted.run(feeds)[name], atol=1e-2)
+    check_int8(bundles("bottlenecks", "int8"), "webgpu")
 
 
 def test_states_and_added_tasks_equal_pytorch(device: str, tmp_path: Path) -> None:
-    tasks = {
-        name: ("lora" if name in ("tone", "mode") else "seq_bn", "3") for name in ("topic", "mood", "tone", "mode", "spam")
-    }
-    model = tiny_model(tasks, bert()).to(device).eval()
+    model = tiny_model(TASKS, bert()).to(device).eval()
     bundle = tmp_path / "onnx"
-    export(_only(model, "topic", "mood", "tone", "mode"), False, drop=1, output=bundle, slots=2, split=True)
-    file = task(bundle, output=tmp_path / "spam.safetensors", model=_only(model, "spam")).output
+    export(only("topic", "mood", "tone", config=bert()), False, drop=1, output=bundle, slots=2, split=True)
+    file = task(bundle, output=tmp_path / "spam.safetensors", model=only("spam", config=bert())).output
     predictor = runtime.load(bundle, provider="webgpu")
     predictor.add_task("spam", file)
     for shape in SHAPES:
         feeds = inputs(shape)
         states = predictor.run_trunk(feeds, 1)
-        for names in (["spam"], ["mode", "topic"], list(tasks)):
+        for names in (["spam"], ["tone", "topic"], ["topic", "mood", "tone", "spam"]):
             for answers in (predictor.run(feeds, names), predictor.run_branches(states, names)):
                 assert list(answers) == names
                 for name, found in answers.items():
                     expected = expected_logits(model, name, name, feeds, 1, device)
-                    assert _difference(found, expected) <= TOLERANCES["fp32"], (name, shape)
+                    assert difference(found, expected) <= TOLERANCES["fp32"], (name, shape)
