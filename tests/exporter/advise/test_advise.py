@@ -116,7 +116,7 @@ def _run(templates: Templates, branches: Mapping[str, Branch], feeds: Mapping[st
 def test_every_combination_equals_pytorch(case: Case, templates: Templates) -> None:
     feeds = inputs((3, 7))
     expected = _expected(case, feeds)
-    ones = [{task: drop} for task in TASKS for drop in DROPS]
+    ones = [{task: 1} for task in TASKS]  # the next test has all drops of a task
     mixed = [dict(zip(TASKS, drops, strict=True)) for drops in itertools.product(DROPS, repeat=len(TASKS))][::25]
     for drops in [*ones, *mixed]:
         for task, found in _run(templates, Combination(drops).branches, feeds).items():

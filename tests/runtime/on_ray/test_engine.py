@@ -82,14 +82,15 @@ def test_a_killed_worker_costs_no_partition(
         assert [row["id"] for row in rows(target / f"{name}.jsonl")] == list(range(1, count + 1))
 
 
+@pytest.mark.parametrize("dies", [False, pytest.param(True, marks=pytest.mark.sweep)])
 def test_partitions_that_fail_are_named_and_done_later(
-    ray: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ray: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dies: bool
 ) -> None:
     class Faulty(ray_engine.PartitionScorer):
         """Dies of one partition, as without memory, and fails once for another, as a drive that is not there."""
 
         def _one(self, name: str) -> dict[str, Any]:
-            if name == "dies.jsonl":
+            if name == "dies.jsonl" and dies:
                 os._exit(1)
             seen = Path(self._job.target.name) / f"_{name}"
             if name == "late.jsonl" and not seen.exists():
@@ -108,12 +109,12 @@ def test_partitions_that_fail_are_named_and_done_later(
     err = capsys.readouterr().err
     assert "try 1 of 3: 1 partitions failed: late.jsonl: OSError: [Errno 5] Input/output error" in err
     last = err.splitlines()[-1]
-    assert "2 of 4 partitions failed: " in last
+    assert f"{1 + dies} of 4 partitions failed: " in last
     assert "b.jsonl: line 2: expected a text, or a list of two texts, found int 2" in last
-    assert "dies.jsonl: its worker died 3 times" in last
+    assert ("dies.jsonl: its worker died 3 times" in last) == dies
     assert "the others are done, and the same command runs these again" in last
-    done = [target / f"{name}.jsonl.jsonl" for name in ("a", "late")]
-    assert [len(rows(path)) for path in done] == [5, 4]
+    done = [target / f"{name}.jsonl.jsonl" for name in ("a", "late", *([] if dies else ["dies"]))]
+    assert [len(rows(path)) for path in done] == [5, 4, *([] if dies else [3])]
     before = [path.stat().st_mtime_ns for path in done]
     assert call(bundle, source, target, "--skip-errors") == 0
     assert "15 rows of 4 partitions, 1 broken" in capsys.readouterr().out
