@@ -278,6 +278,7 @@ def test_providers_are_named_by_the_user(
     assert exported == ["fp32"]  # the others are exported when they are measured
 
 
+@pytest.mark.sweep
 def test_a_variant_that_fails_is_shown_with_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +316,7 @@ def test_the_benchmark_of_hot_tasks_compares_first(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.sweep
 def test_the_routed_benchmark_measures_what_it_has_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ["--layers", "2", "--hidden", "32", "--tasks", "3", "--drop", "1", "--rounds", "2", "--shapes", "2x8"]
     assert routed.main([*tiny, "--output", str(tmp_path)]) == 0

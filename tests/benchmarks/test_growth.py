@@ -31,6 +31,7 @@ def test_times_that_grow_as_the_operations_are_predicted() -> None:
     assert growth_model.markdown(found).splitlines()[-1] == "| drop 2 | 6,000 ms | 13,500 ms (+50 %) | 15,000 ms |"
 
 
+@pytest.mark.sweep
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, output = tmp_path / "kept", tmp_path / "results"
     own = [*TINY, "--folder", str(folder), "--output", str(output)]

@@ -14,6 +14,7 @@ from exporter.inspect import inspect_bundle
 TINY = ("--layers", "2", "--hidden", "64", "--vocabulary", "300", "--rounds", "2", "--threads", "1", "--shapes", "1x8,2x5")
 
 
+@pytest.mark.sweep
 def test_a_run_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # Two ranks and both task types, instead of all six
     monkeypatch.setattr(peft_tasks, "TASKS", {name: peft_tasks.TASKS[name] for name in ("intent", "domain", "entities")})

@@ -40,6 +40,7 @@ def test_a_soak_detects_wrong_answers(bundle: str, capsys: pytest.CaptureFixture
     assert "wrong answer: drop 5, task" in result["wrong"][0]
 
 
+@pytest.mark.sweep
 def test_figures_are_json(bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_costs, "_PROCESSES", (("all", 1),))
     assert runtime_costs.main([bundle, "batching", "overhead", "speed", "providers", "memory", "--seconds", "0.1"]) == 0

@@ -78,6 +78,7 @@ def test_new_tasks_join_their_structures(model: Any, folder: Path, monkeypatch: 
     assert {len(variant.tasks) for variant in predictor.manifest.variants} == {5}
 
 
+@pytest.mark.sweep
 def test_the_graphs_are_those_of_an_export_of_all(model: Any, folder: Path, tmp_path: Path) -> None:
     add(folder, model=_with(model, NEW))
     export(model, tasks=(*OLD, *NEW), drop=DROPS, routed=True, extendable=True, output=tmp_path / "whole")

@@ -19,6 +19,7 @@ from exporter.models.heads import find_head
 from exporter.write.save import save_config
 from exporter.write.staging import staged
 from runtime.bundle import read_manifest
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import (
     LAYERS,
     MAX_LENGTH,
@@ -219,7 +220,7 @@ def test_a_failed_export_keeps_the_folder_it_was_to_replace(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 
-@pytest.mark.parametrize("opset", [17, 24])
+@pytest.mark.parametrize("opset", [17, *swept(24)])
 def test_other_operator_sets(tmp_path: Path, opset: int) -> None:
     model = tiny_model({"a": ("seq_bn", "tag"), "b": ("seq_bn", "tag")})
     export(model, output=tmp_path / "onnx", opset=opset)

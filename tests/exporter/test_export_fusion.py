@@ -77,6 +77,7 @@ def test_texts_with_labels_give_attention_drift_and_a_metric(folder: Path, tmp_p
     assert {drift["metric_before"], drift["metric_after"]} <= {0, 0.25, 0.5, 0.75, 1}
 
 
+@pytest.mark.sweep
 def test_a_member_that_another_task_uses_stays(model: Any, tmp_path: Path) -> None:
     scores = tmp_path / "scores.json"
     scores.write_text(json.dumps({str(layer): {"a": 0.5, "b": 0.1, "c": 0.4} for layer in range(LAYERS)}))

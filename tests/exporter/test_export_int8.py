@@ -14,6 +14,7 @@ from transformers import BertConfig
 from exporter import ExportError, add, export
 from exporter.compile.target_passes import ranges_of
 from runtime.bundle import read_manifest
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import tiny_model
 
 MAX_LENGTH = 128
@@ -84,7 +85,7 @@ def _differences(folder: Path) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("target", ["portable", "cpu"])
+@pytest.mark.parametrize("target", ["cpu", *swept("portable")])
 @pytest.mark.parametrize(
     ("make", "options"),
     [

@@ -10,6 +10,7 @@ from adapters import LoRAConfig, SeqBnConfig, SeqBnInvConfig
 from adapters.composition import Fuse, Stack
 
 from exporter import export
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import LAYERS, assert_parity, inputs, reference, run_graph, tiny_model
 
 
@@ -23,7 +24,7 @@ def _check(model: Any, folder: Path, drop: int) -> None:
             assert_parity(answer, reference(model, task, feeds, drop))
 
 
-@pytest.mark.parametrize("drop", [0, 3])
+@pytest.mark.parametrize("drop", [3, *swept(0)])
 def test_any_drop(drop: int, tmp_path: Path) -> None:
     _check(tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "tag"), "c": ("seq_bn", "2")}), tmp_path / "onnx", drop)
 
@@ -56,6 +57,7 @@ def test_dropped_and_left_out_layers_are_one_structure(tmp_path: Path) -> None:
     assert report.variants[0].adapter_parameters == 4 * one
 
 
+@pytest.mark.sweep
 def test_a_drop_per_task_and_compositions_in_one_graph(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("seq_bn", "2")})
     model.add_adapter_fusion(Fuse("a", "b"))

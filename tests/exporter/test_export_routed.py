@@ -20,6 +20,7 @@ from exporter.compile.build import compile_plan
 from runtime.bundle import WEIGHTS, read_manifest
 from runtime.ort.known_providers import WEBGPU
 from runtime.ort.open_bundle import OpenBundle
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model
 
 # Three structures, one of them of a single task, and five label counts.
@@ -127,7 +128,7 @@ def test_methods_whose_weights_broadcast(tmp_path: Path) -> None:
         assert_parity(answer, reference(model, setup, feeds, head=name)[row])
 
 
-@pytest.mark.parametrize(("target", "precision"), [("cpu", "fp32"), ("cuda", "fp16"), ("portable", "int8")])
+@pytest.mark.parametrize(("target", "precision"), [("cuda", "fp16"), *swept(("cpu", "fp32"), ("portable", "int8"))])
 def test_groups_without_rows_in_other_targets(tmp_path: Path, target: str, precision: str) -> None:
     """Verification runs each structure separately, so that the other one has no rows, with fused or quantized operators."""
     # Large enough that its products are worth quantizing.
@@ -144,7 +145,7 @@ def test_groups_without_rows_in_other_targets(tmp_path: Path, target: str, preci
     assert {row.task for row in report.parity} == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("target", ["cpu", "portable"])
+@pytest.mark.parametrize("target", ["cpu", *swept("portable")])
 def test_a_selection_of_tasks_answers_as_all_of_them_in_int8(tmp_path: Path, target: str) -> None:
     """`run` takes the routed graph for a selection; adapters in floats there gave other labels for one text of 100."""
     config = BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, vocab_size=101)

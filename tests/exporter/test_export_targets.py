@@ -26,10 +26,13 @@ from exporter.targets import TARGETS, TOLERANCES, needs_ranges
 from exporter.trace.trace import trace_group
 from exporter.traced_group import TracedGroup
 from exporter.verify.eager import eager
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import MAX_LENGTH, inputs, reference, run_graph, tiny_model, tokenizer
 
 TASKS = {"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}
 CASES = [(target, precision) for target, precisions in TARGETS.items() for precision in precisions]
+# One precision of each target but the default one, with which the other tests export.
+USUAL = (("cpu", "int8"), ("cuda", "fp16"), ("openvino", "int8"), ("tensorrt", "fp16"))
 FUSED = {"cpu": {"MultiHeadAttention"}, "cuda": {"MultiHeadAttention", "SkipLayerNormalization"}}
 INTEGERS = {("cpu", "int8"): {"MatMulIntegerToFloat"}}
 
@@ -65,7 +68,7 @@ def one_trace(traces: dict[int, TracedGroup], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(exporter.variant, "trace_group", trace)
 
 
-@pytest.mark.parametrize(("target", "precision"), [case for case in CASES if case != ("portable", "fp32")])
+@pytest.mark.parametrize(("target", "precision"), [*USUAL, *swept(*(case for case in CASES if case not in USUAL))])
 def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: str, precision: str) -> None:
     texts = _texts(tmp_path / "texts.jsonl", labels=False) if needs_ranges(target, precision) else None
     words = None if texts is None else tokenizer()
@@ -121,7 +124,7 @@ def test_static_ranges_need_texts(model: Any, tmp_path: Path) -> None:
         export(model, target="openvino", precision="int8", output=tmp_path / "onnx")
 
 
-@pytest.mark.parametrize("target", ["portable", "cpu"])
+@pytest.mark.parametrize("target", ["cpu", *swept("portable")])
 def test_calibrated_ranges_depend_on_no_text(model: Any, tmp_path: Path, target: str) -> None:
     options: dict[str, Any] = {"precision": "int8", "int8_ranges": "calibrated", "target": target}
     with pytest.raises(ExportError, match=f"int8 for the target {target} measures the ranges .*: add --calibration FILE"):

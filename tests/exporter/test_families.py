@@ -24,10 +24,11 @@ def export_without(library: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("library", "other", "refusal"),
     [
-        (
+        pytest.param(  # as all tests of make test-peft5
             "adapters",
             "peft",
             "needs the adapters library, which is not installed: pip install 'adapterdrop-onnx[export,adapters,cpu]'",
+            marks=pytest.mark.sweep,
         ),
         pytest.param(
             "peft", "adapters", "not installed: pip install 'adapterdrop-onnx[export,peft,cpu]'", marks=pytest.mark.adapters

@@ -14,6 +14,7 @@ from exporter import export
 from exporter.models.inputs import model_inputs
 from exporter.plan import Plan
 from exporter.verify.random_inputs import make_inputs
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import LAYERS, assert_parity, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
 from tests.helpers.tiny_peft import tuned_model
 
@@ -21,7 +22,7 @@ TASKS = {"a": ("seq_bn", "tag"), "b": ("lora", "2")}
 
 
 @pytest.mark.adapters
-@pytest.mark.parametrize("opset", [20, 24])
+@pytest.mark.parametrize("opset", [20, *swept(24)])
 def test_rows_without_tokens_are_those_of_pytorch(tmp_path: Path, opset: int) -> None:
     model = tiny_model(TASKS)
     export(model, drop=1, output=tmp_path / "onnx", opset=opset)

@@ -32,6 +32,7 @@ from runtime.serving.limits import Limits
 from runtime.serving.request import PredictRequest
 from runtime.slots.hot_entry import HotEntry
 from tests.helpers.added_tasks import NEW, OWN, TASKS, only
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import add_task, assert_parity, inputs, reference, tiny_model, tokenizer
 
 DROPS = (1, 0)
@@ -133,6 +134,7 @@ def test_wrong_changes_are_refused(
     assert predictor.tasks == (*OWN, "there")
 
 
+@pytest.mark.sweep
 def test_decoders_take_other_label_counts(tmp_path: Path) -> None:
     """Their heads give logits for each token, of which that of the last one is selected.
 
@@ -715,7 +717,7 @@ def test_tasks_join_the_bundle_and_its_slots(model: Any, folder: Path, files: di
         assert_parity(answer, reference(model, name, feeds, 1))
 
 
-@pytest.mark.parametrize(("precision", "target"), [("int8", "cpu"), ("fp16", "portable")])
+@pytest.mark.parametrize(("precision", "target"), [("int8", "cpu"), *swept(("fp16", "portable"))])
 def test_slots_in_lower_precision(tmp_path: Path, precision: str, target: str) -> None:
     tasks = {name: TASKS[name] for name in ("topic", "spam")}
     export(tiny_model(tasks), tasks=["topic"], slots=1, precision=precision, target=target, output=tmp_path / "onnx")

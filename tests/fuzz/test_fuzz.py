@@ -26,6 +26,7 @@ from tests.fuzz.mutate import Known, random_edits
 from tests.fuzz.surfaces import SURFACES, Surface
 from tests.fuzz.values import build, expand
 from tests.helpers.forked import run_forked
+from tests.helpers.sweep import swept
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ def _fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
     return run_forked(command, cwd=ROOT, capture_output=True, timeout=600)
 
 
-@pytest.mark.parametrize("minutes", ["0.1", pytest.param("1", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("minutes", ["0.05", *swept("1")])
 def test_some_seconds_of_cases_find_nothing(minutes: str) -> None:
     """The whole corpus, and then random cases of all surfaces; `python -m tests.fuzz --minutes 60` runs longer."""
     found = _fuzz("--minutes", minutes)

@@ -1,11 +1,15 @@
 """Which rows of the support table `make test` exports: few that together have every part of the table.
 
-The other rows combine the same parts in another way. They have the marker `sweep`, and `make test-all` exports them as well.
+The other rows combine the same parts in another way, or have a method that the exporter does not name and so traces as it is.
+They have the marker `sweep`, and `make test-all` exports them as well.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,17 +38,33 @@ _MORE = frozenset(
         "seq_bn | single | classification | bart",
         "seq_bn | single | classification | t5",
         "seq_bn | single | its own (SequenceClassification) | t5",
+        "PEFT lora | single | its own (SequenceClassification) | debertav2",
+        "PEFT lora | single | its own (SequenceClassification) | bart",
         "PEFT lora, lowest layer dropped | single | its own (SequenceClassification) | bert",
     }
 )
 
 
+@functools.cache
+def _sources() -> str:
+    return "\n".join(
+        path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[2] / "exporter").rglob("*.py"))
+    )
+
+
+@functools.cache
+def _own_code(method: str) -> str:
+    """The method if the exporter names it; else whose library it is of."""
+    library, name = ("PEFT", method.removeprefix("PEFT ")) if method.startswith("PEFT ") else ("adapters", method)
+    return method if re.search(rf"\b{re.escape(name.split()[0])}\b", _sources(), re.IGNORECASE) else library
+
+
 def parts_of(row: Row) -> set[tuple[str, str]]:
-    """The method without its settings, the composition, the head, the family of the architecture, and the result."""
+    """The method if it has code, the composition, the head, the family of the architecture, and the result."""
     result, routed = documented()[row.key]
     architecture = class_of(row.architecture)
     return {
-        ("method", row.method.partition(", ")[0]),
+        ("method", _own_code(row.method.partition(", ")[0])),
         ("composition", row.composition),
         ("head", row.head),
         ("architecture", _FAMILIES.get(architecture, architecture)),

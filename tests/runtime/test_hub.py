@@ -17,6 +17,7 @@ from runtime.hub import Access, HubId, hub_id
 from tests.helpers.fake_hub import FakeHub, commit_of, module
 from tests.helpers.forked import run_forked
 from tests.helpers.runtime_bundles import rewrite, write_bundle
+from tests.helpers.sweep import swept
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "org/tasks"
@@ -50,7 +51,7 @@ def downloads(hub: FakeHub) -> set[str]:
     return {path.rsplit("/", 1)[1] for path in hub.requests if path.startswith("GET ") and "/resolve/" in path}
 
 
-@pytest.mark.parametrize("revision", ["", "@v1", f"@{commit_of('v1')}"])
+@pytest.mark.parametrize("revision", ["", *swept("@v1"), f"@{commit_of('v1')}"])
 def test_a_bundle_of_the_hub(hub: FakeHub, tmp_path: Path, revision: str) -> None:
     home, source = tmp_path / "home", REPOSITORY + revision
     first = command(hub, home, source)

@@ -23,6 +23,7 @@ def _evaluate(out: Path, *more: str) -> int:
     return evaluate.main([str(out), *calls, *more])
 
 
+@pytest.mark.sweep
 def test_adapters_are_measured_once_and_like_the_library(
     tmp_path: Path, trunk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

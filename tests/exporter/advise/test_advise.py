@@ -35,6 +35,7 @@ from exporter.errors import ExportError
 from exporter.planning.make_plan import make_plan
 from runtime.bundle import read_manifest
 from tests.helpers.advice_cases import FUSION, LAYERS, TASKS, accuracy, cost, save_model, write_labels
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import inputs, reference, run_graph
 
 SHAPE = (2, 12)
@@ -152,7 +153,7 @@ def seconds(templates: Templates) -> Callable[[Mapping[str, int]], float]:
     return lambda drops: found(*drops.values())
 
 
-@pytest.mark.parametrize("max_loss", [0.05, 0.3])
+@pytest.mark.parametrize("max_loss", [0.3, *swept(0.05)])
 def test_the_choice_is_the_best_of_all_drops(
     case: Case, advice: Advice, seconds: Callable[[Mapping[str, int]], float], max_loss: float
 ) -> None:

@@ -23,6 +23,7 @@ from exporter.cli.next_step import next_step
 from exporter.errors import ExportError
 from tests.helpers.load_testing import assert_refused, edit
 from tests.helpers.printed_lines import run_lines
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import tiny_model
 
 _WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "phone", "is", "fast", "##er")
@@ -76,9 +77,8 @@ def test_a_vocabulary_alone_becomes_a_fast_tokenizer(tmp_path: Path, saved: Path
     ("kind", "file"),
     [
         ("XLMRobertaTokenizer", "sentencepiece.bpe.model"),
-        ("DebertaV2Tokenizer", "spm.model"),
-        ("AlbertTokenizer", "spiece.model"),
         ("LlamaTokenizer", "tokenizer.model"),
+        *swept(("DebertaV2Tokenizer", "spm.model"), ("AlbertTokenizer", "spiece.model")),
     ],
 )
 def test_sentencepiece_models_are_converted(tmp_path: Path, saved: Path, kind: str, file: str) -> None:
@@ -148,7 +148,7 @@ def test_a_missing_package_is_named(tmp_path: Path, saved: Path, monkeypatch: py
     assert_refused(message, folder)
 
 
-@pytest.mark.parametrize("kind", ["PhobertTokenizer", "BertweetTokenizer"])
+@pytest.mark.parametrize("kind", ["PhobertTokenizer", *swept("BertweetTokenizer")])
 def test_a_tokenizer_that_is_only_slow(tmp_path: Path, saved: Path, kind: str) -> None:
     folder = _with(saved, tmp_path / "model", {"tokenizer_class": kind}, vocab_txt="the 3\n", bpe_codes="t h 3\nth e</w> 2\n")
     assert_refused(f"is a {kind}, for which transformers has no fast form: .*--no-tokenizer.*tokenizer=False", folder)

@@ -28,6 +28,7 @@ from exporter.verify import verify as verify_module
 from exporter.verify.eager import eager
 from exporter.write.weights_file import WeightsFile
 from tests.helpers.forked import ended, start_forked
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import assert_parity, inputs, reference, run_graph, tiny_model
 
 ROOT = Path(__file__).parents[3]
@@ -253,7 +254,7 @@ def _export_until_it_verifies(verifying: Connection, arguments: list[str]) -> in
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal, and has no locks of folders")
-@pytest.mark.parametrize("kind", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("kind", ["SIGKILL", *swept("SIGTERM")])
 def test_a_killed_export_leaves_nothing_half_written(tmp_path: Path, saved: Path, kind: str) -> None:
     """Killed while it verifies, when all files are written; what SIGKILL leaves behind, the next export removes."""
     folder = tmp_path / "export"

@@ -15,6 +15,7 @@ from exporter import export
 from exporter.compile import build, pipeline
 from exporter.compile.pipeline import pass_name, run_passes
 from tests.helpers.pass_testing import check_valid
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import bert_config, tiny_model
 
 
@@ -45,7 +46,7 @@ def _fusion() -> Any:
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (_tasks, {"drop": 1}),
+        *swept((_tasks, {"drop": 1})),
         (_routed, {"drop": 1, "routed": True, "target": "cpu", "precision": "int8"}),
         (_lora, {"target": "cuda", "precision": "fp16"}),
         (_fusion, {"tasks": {"a": Fuse("a", "b")}, "opset": 17}),

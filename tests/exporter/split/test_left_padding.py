@@ -23,6 +23,7 @@ from transformers import (
 import runtime
 from exporter import export
 from tests.helpers.support_models import CONFIGS
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import tokenizer
 
 _VOCABULARY = 30522
@@ -63,8 +64,7 @@ def _adapted(base: PreTrainedModel, modules: list[str]) -> Any:
     [
         (_qwen3, ["q_proj", "v_proj"], True, "fp32"),
         (_llama, ["v_proj"], True, "int8"),
-        (_llama, ["q_proj", "k_proj"], False, "fp32"),
-        (_gpt2, ["c_attn"], False, "fp32"),
+        *swept((_llama, ["q_proj", "k_proj"], False, "fp32"), (_gpt2, ["c_attn"], False, "fp32")),
     ],
 )
 def test_a_text_has_its_logits_in_longer_company(
@@ -111,6 +111,7 @@ def test_padding_beyond_the_length_of_pretraining(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, np.concatenate([predictor.run(text)[name] for text in texts]), atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_a_cascade_goes_on_to_states_that_keep_their_padding(tmp_path: Path) -> None:
     """The trunk of drop 2 ends before layer 2, and computes the rotated keys of layer 1 on its way."""
     torch.manual_seed(0)

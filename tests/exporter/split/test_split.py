@@ -18,6 +18,7 @@ from exporter import ExportError, Report, VerificationError, add, export
 from exporter.split import verify
 from exporter.split.cut import cut_states
 from runtime.bundle import read_manifest
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import LAYERS, MAX_LENGTH, assert_parity, inputs, reference, tiny_model
 
 TASKS = {"topic": ("seq_bn", "3"), "words": ("seq_bn", "tag"), "mood": (LoRAConfig(r=2), "4"), "stars": ("seq_bn", "reg")}
@@ -175,7 +176,7 @@ def test_states_of_another_trunk_are_refused(predictor: runtime.Predictor, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("precision", "target"), [("fp16", "portable"), ("int8", "portable"), ("int8", "cpu"), ("fp32", "cpu")]
+    ("precision", "target"), [("fp16", "portable"), ("int8", "cpu"), *swept(("int8", "portable"), ("fp32", "cpu"))]
 )
 def test_every_precision_can_be_split(model: Any, tmp_path: Path, precision: str, target: str) -> None:
     report = export(

@@ -113,6 +113,7 @@ def test_the_command_runs_an_added_task(
     assert "--task: expected NAME=FILE, found 'new'" in capsys.readouterr().err
 
 
+@pytest.mark.sweep
 def test_added_folders_keep_the_graph(model: Any, folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folder, grown := tmp_path / "grown")
     states = runtime.load(folder, provider="cpu").run_trunk(feeds := inputs((2, 7), VOCABULARY))

@@ -24,6 +24,7 @@ from exporter.text_graph.build import TextGraph, make_text_graph, save_text_grap
 from exporter.text_graph.verify import extensions_library, open_text_graph, verify_tokenizer
 from runtime.bundle import MANIFEST, read_manifest, text_file
 from tests.helpers.pages import blocks
+from tests.helpers.sweep import swept
 from tests.helpers.text_graphs import LIMIT, NAMES, few_texts, needs_extensions, text_plan, with_text_graph
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 from tests.helpers.tiny_tokenizers import tiny_tokenizer
@@ -100,7 +101,7 @@ def test_another_wordpiece_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_extensions
-@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("prefix", [True, *swept(False)])
 def test_roberta_has_a_graph(monkeypatch: pytest.MonkeyPatch, prefix: bool) -> None:
     """A mask that takes the space before it, and two separators in a pair."""
     few_texts(monkeypatch, 25)

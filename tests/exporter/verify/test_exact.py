@@ -15,6 +15,7 @@ from exporter.verify import exact as exact_module
 from exporter.verify import slots as slots_module
 from exporter.verify import verify as verify_module
 from exporter.verify.eager import eager
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import tiny_model
 
 TASKS = {"one": (SeqBnConfig(), "2"), "two": (SeqBnConfig(), "2")}
@@ -32,7 +33,7 @@ def rounded(error: float, wide: list[np.dtype[Any]] | None = None) -> Any:
     return run
 
 
-@pytest.mark.parametrize("routed", [False, True])
+@pytest.mark.parametrize("routed", [False, *swept(True)])
 def test_rounding_of_pytorch_is_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, routed: bool) -> None:
     wide: list[np.dtype[Any]] = []
     monkeypatch.setattr(verify_module, "eager", rounded(3e-4))

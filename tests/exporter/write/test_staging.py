@@ -24,6 +24,7 @@ from exporter.write.replaceable import check_sources
 from exporter.write.staging import check_destination, staged
 from runtime.bundle import MANIFEST
 from runtime.bundle.scratch import FolderLock
+from tests.helpers.sweep import swept
 
 ROOT = Path(__file__).parents[3]
 FORKED: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -76,7 +77,7 @@ def _round(output: Path, overwrite: bool, count: int = 6) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("empty", [False, *swept(True)])
 def test_of_six_exports_at_once_one_succeeds(tmp_path: Path, empty: bool) -> None:
     for number in range(4):
         output = tmp_path / f"onnx{number}"

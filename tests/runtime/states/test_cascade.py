@@ -13,6 +13,7 @@ import pytest
 import runtime
 from exporter import export
 from runtime.__main__ import main
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 
 TASKS = ("a", "b")
@@ -20,7 +21,7 @@ DROPS = (2, 1, 0)
 TEXTS: list[Any] = ["good", "The film was long, and the phone is fast.", "no", ("two", "texts of a pair"), "stocks fall", "ok"]
 
 
-@pytest.fixture(scope="module", params=["split", "whole"])
+@pytest.fixture(scope="module", params=["split", *swept("whole")])
 def predictor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> runtime.Predictor:
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(30522))
     folder = tmp_path_factory.mktemp("cascade") / "onnx"
