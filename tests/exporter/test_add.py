@@ -93,6 +93,7 @@ def test_the_graphs_are_those_of_an_export_of_all(model: Any, folder: Path, tmp_
     assert (folder / WEIGHTS).stat().st_size == (tmp_path / "whole" / WEIGHTS).stat().st_size
 
 
+@pytest.mark.sweep
 def test_a_folder_can_grow_again(model: Any, folder: Path) -> None:
     add(folder, model=_with(model, ("spam",)))
     add(folder, model=_with(model, ("spam", "stars")))

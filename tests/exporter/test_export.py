@@ -190,6 +190,7 @@ def test_tasks_can_be_chosen_and_ordered(tmp_path: Path) -> None:
     assert_parity(answers["c"], reference(model, "c", feeds))
 
 
+@pytest.mark.sweep
 def test_the_number_of_tasks_does_not_change_the_graph(tmp_path: Path) -> None:
     nodes = {}
     for count in (2, 24):

@@ -107,7 +107,7 @@ def test_one_range_for_all_depends_on_them(tmp_path: Path) -> None:
     assert max(_differences(tmp_path / "onnx")) > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("ranges", ["row", "tensor"])
+@pytest.mark.parametrize("ranges", ["row", *swept("tensor")])
 def test_added_tasks_keep_the_ranges(tmp_path: Path, ranges: str) -> None:
     model = _model(a=("seq_bn", "2"), b=("seq_bn", "2"))
     export(model, tasks=["a"], precision="int8", int8_ranges=ranges, extendable=True, output=tmp_path / "onnx")

@@ -89,6 +89,7 @@ def test_texts_are_not_padded_where_padding_counts(tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.adapters
+@pytest.mark.sweep
 def test_the_lowest_drop_shows_what_padding_changes(tmp_path: Path) -> None:
     """At the highest one, no gate is left."""
     config = pytest.importorskip("adapters").LoRAConfig(r=4, use_gating=True)

@@ -662,6 +662,7 @@ def test_tasks_that_do_not_fit_a_slot(folder: Path, tmp_path: Path, name: str, c
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.sweep
 def test_smaller_adapters_are_padded(tmp_path: Path) -> None:
     """A smaller rank with another alpha, and a smaller bottleneck, in slots of larger ones."""
     tasks = {
@@ -706,6 +707,7 @@ def test_a_task_of_another_trunk_is_refused(model: Any, files: dict[str, Path], 
         runtime.load(tmp_path / "onnx", provider="cpu").add_task("spam", files["spam"])
 
 
+@pytest.mark.sweep
 def test_tasks_join_the_bundle_and_its_slots(model: Any, folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
     grown = shutil.copytree(folder, tmp_path / "onnx")
     add(grown, model=only("spam"))

@@ -1,7 +1,7 @@
 """Which rows of the support table `make test` exports: few that together have every part of the table.
 
-The other rows combine the same parts in another way, or have a method that the exporter does not name and so traces as it is.
-They have the marker `sweep`, and `make test-all` exports them as well.
+The other rows combine the same parts in another way, or have a method that is traced as it is: only the reading of its
+checkpoint may name it. They have the marker `sweep`, and `make test-all` exports them as well.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _MORE = frozenset(
 
 @functools.cache
 def _sources() -> str:
-    return "\n".join(
-        path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[2] / "exporter").rglob("*.py"))
-    )
+    folder = Path(__file__).parents[2] / "exporter"
+    files = (file for room in ("models", "trace", "compile") for file in sorted((folder / room).rglob("*.py")))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
 @functools.cache
 def _own_code(method: str) -> str:
-    """The method if the exporter names it; else whose library it is of."""
+    """The method if what traces or compiles it names it; else whose library it is of."""
     library, name = ("PEFT", method.removeprefix("PEFT ")) if method.startswith("PEFT ") else ("adapters", method)
     return method if re.search(rf"\b{re.escape(name.split()[0])}\b", _sources(), re.IGNORECASE) else library
 

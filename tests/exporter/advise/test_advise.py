@@ -170,6 +170,7 @@ def test_the_choice_is_the_best_of_all_drops(
     assert seconds(found.estimated.combination.drops) <= 1.03 * best
 
 
+@pytest.mark.sweep
 def test_the_printed_command_exports_the_choice(case: Case, advice: Advice, tmp_path: Path, capsys: Any) -> None:
     found = advise(replace(case.request, max_loss=0.3), case.folder)
     assert found.chosen is not None

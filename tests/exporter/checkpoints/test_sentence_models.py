@@ -68,6 +68,7 @@ def expected(folder: Path, mode: str, feeds: dict[str, np.ndarray]) -> np.ndarra
     return normalized(pooled(hidden, feeds["attention_mask"], (mode,)))
 
 
+@pytest.mark.sweep
 def test_embeddings_of_the_base_and_of_a_fine_tune(saved: Path, tmp_path: Path) -> None:
     given = ["own=base", f"tuned={saved / 'tuned'}"]
     export(saved / "base", adapters=given, heads={"topics": HEAD}, routed=True, output=tmp_path / "onnx")

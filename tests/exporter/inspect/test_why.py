@@ -100,6 +100,7 @@ def test_wrong_names_are_refused(bundle: Path, capsys: pytest.CaptureFixture[str
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.sweep
 def test_prefixes_are_the_reason_for_unfused_attention(tmp_path: Path) -> None:
     export(tiny_model({"a": ("prefix_tuning", "2")}), target="cpu", output=tmp_path / "onnx")
     explanation = explain_graph(tmp_path / "onnx" / "model.onnx", read_manifest(tmp_path / "onnx"))

@@ -190,6 +190,7 @@ def test_every_precision_can_be_split(model: Any, tmp_path: Path, precision: str
         np.testing.assert_allclose(found[task], logits, atol=tolerance)
 
 
+@pytest.mark.sweep
 def test_a_decoder_reads_its_last_token(tmp_path: Path) -> None:
     config = GPT2Config(n_layer=LAYERS, n_embd=32, n_head=4, vocab_size=101, n_positions=MAX_LENGTH, pad_token_id=0)
     model = tiny_model({"a": ("seq_bn", "3"), "b": ("seq_bn", "2")}, config)
