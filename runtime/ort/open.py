@@ -64,8 +64,8 @@ def open_sessions(
     Raises:
         BundleError: ONNX Runtime cannot load a graph, or `check` raised it.
         ProviderError: the provider that was requested by name cannot run a graph, or computes other logits than those of the
-            probe. "auto" tries the next provider instead, which is compared with the
-            probe too if one differed, the CPU as well, unless `probe` is False.
+            probe. "auto" tries the next provider instead; after a difference, that one is compared with the probe too, even
+            the CPU, unless `probe` is False.
         InputError: the cache folder or an option cannot be used.
     """
     options = Options() if options is None else options
