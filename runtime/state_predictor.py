@@ -13,7 +13,7 @@ from runtime.bundle import SplitEntry, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.checks.requests import TaskSelection, check_drop
 from runtime.errors import InputError
-from runtime.ort.routed_graph import Ids
+from runtime.ort.routed_graph import Ids, own_columns
 from runtime.ort.split_graph import SplitGraph
 from runtime.slots.hot_entry import added_names
 from runtime.states.padding import Padding
@@ -198,7 +198,7 @@ class StatePredictor(ArrayPredictor):
             hot = self._hot.in_slots(entries)
             return self._hot.graphs[drop].rows(given, hot, row_ids, branches=runs.graph.entry.slots)
         logits = runs.graph.routed(values, row_ids, self._routed[drop].numbers(entries))
-        return [row[: entry.columns].copy() for row, entry in zip(logits, entries, strict=True)]
+        return own_columns(entries, logits)
 
 
 def _padded(arrays: Sequence[npt.NDArray[Any]], left: bool) -> npt.NDArray[Any]:

@@ -15,9 +15,7 @@ from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.ort.check_graph import input_problems, type_problems
 from runtime.ort.open_bundle import OpenBundle
 
-__all__ = ["Ids", "RoutedGraph", "check_counts", "check_routed_graph", "checked_rows"]
-
-_LOGITS: Final = "logits"
+LOGITS: Final = "logits"
 
 Array = npt.NDArray[Any]
 Ids = npt.NDArray[np.int64]
@@ -69,10 +67,8 @@ class RoutedGraph:
             AdapterDropError: as for `OpenBundle.run`.
         """
         batch = _batch(feeds)
-        row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
-        task_ids = np.repeat(np.array([self._numbers[entry.name] for entry in entries], np.int64), batch)
-        logits = self._run(feeds, row_ids, task_ids, cancel).reshape(len(entries), batch, -1)
-        return [own[:, : entry.columns].copy() for entry, own in zip(entries, logits, strict=True)]
+        row_ids, task_ids = every_row(self.numbers(entries), batch)
+        return own_columns(entries, self._run(feeds, row_ids, task_ids, cancel).reshape(len(entries), batch, -1))
 
     def checked(self, feeds: Mapping[str, Array], tasks: Sequence[str], rows: Sequence[int] | None) -> Ids:
         """Check the arguments of `Predictor.run_routed`.
@@ -107,8 +103,7 @@ class RoutedGraph:
         Returns:
             Logits [columns of the task] per result row.
         """
-        logits = self._run(feeds, row_ids, self.numbers(entries))
-        return [row[: entry.columns].copy() for row, entry in zip(logits, entries, strict=True)]
+        return own_columns(entries, self._run(feeds, row_ids, self.numbers(entries)))
 
     def numbers(self, entries: Sequence[TaskEntry]) -> Ids:
         """Return the number of each task in the graph."""
@@ -118,17 +113,28 @@ class RoutedGraph:
     def _numbers(self) -> dict[str, int]:
         return {entry.name: number for number, entry in enumerate(self.manifest.tasks)}
 
-    @cached_property
-    def _widths(self) -> dict[str, int]:
-        return {entry.name: entry.columns for entry in self.manifest.tasks}
-
     def _run(self, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None = None) -> Array:
         route = dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))
-        (logits,) = self.bundle.run(self.graph, [_LOGITS], {**feeds, **route}, cancel)
-        if logits.shape != (expected := (len(row_ids), max(self._widths.values()))):
-            found = f"the graph returned {list(logits.shape)}; export the bundle again"
-            raise AdapterDropError(f"{self.graph}: expected logits of shape {list(expected)}, {found}")
-        return logits
+        (logits,) = self.bundle.run(self.graph, [LOGITS], {**feeds, **route}, cancel)
+        return checked_logits(self.graph, logits, len(row_ids), max(entry.columns for entry in self.manifest.tasks))
+
+
+def checked_logits(graph: str, logits: Array, rows: int, columns: int) -> Array:
+    """Return the logits of a graph that computes one task per row. Raises AdapterDropError if they have another shape."""
+    if logits.shape != (rows, columns):
+        found = f"the graph returned {list(logits.shape)}; export the bundle again"
+        raise AdapterDropError(f"{graph}: expected logits of shape {[rows, columns]}, {found}")
+    return logits
+
+
+def every_row(numbers: Ids, batch: int) -> tuple[Ids, Ids]:
+    """Return row_ids and task_ids of each task for all rows of a batch."""
+    return np.tile(np.arange(batch, dtype=np.int64), len(numbers)), np.repeat(numbers, batch)
+
+
+def own_columns(entries: Sequence[TaskEntry], logits: Array) -> list[Array]:
+    """Return the logits of each task without the columns of wider ones."""
+    return [own[..., : entry.columns].copy() for entry, own in zip(entries, logits, strict=True)]
 
 
 def _batch(feeds: Mapping[str, Array]) -> int:
@@ -184,6 +190,6 @@ def _problems(session: Any, manifest: Manifest) -> Iterator[str]:
     yield from type_problems({value.name: value.type for value in session.get_outputs()})
     outputs = {value.name: value.shape for value in session.get_outputs()}
     width = max(entry.columns for entry in manifest.tasks)
-    shape = outputs.get(_LOGITS)
-    if list(outputs) != [_LOGITS] or (shape and (len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width))):
-        yield f"outputs: expected {_LOGITS} [rows, {width}], the graph has {outputs}"
+    shape = outputs.get(LOGITS)
+    if list(outputs) != [LOGITS] or (shape and (len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width))):
+        yield f"outputs: expected {LOGITS} [rows, {width}], the graph has {outputs}"

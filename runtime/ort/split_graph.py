@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.bundle import ROUTE_INPUTS, Manifest, SplitEntry, TaskEntry
 from runtime.cancel import Cancellation
 from runtime.errors import BundleError
 from runtime.ort.open_bundle import OpenBundle
+from runtime.ort.routed_graph import LOGITS, Array, Ids, checked_logits, every_row, own_columns
 
-Array = npt.NDArray[Any]
-
-_LOGITS: Final = "logits"
 _TYPES: Final = {"float32": "tensor(float)", "float16": "tensor(float16)"}
 
 
@@ -87,23 +84,15 @@ class SplitGraph:
             return self.bundle.run(self.entry.branches, outputs, self._given(self.entry.branches, values), cancel)
         numbers = {entry.name: number for number, entry in enumerate(self.manifest.tasks)}
         batch = len(values[self.entry.states[0].name])
-        row_ids = np.tile(np.arange(batch, dtype=np.int64), len(entries))
-        task_ids = np.repeat(np.array([numbers[entry.name] for entry in entries], np.int64), batch)
-        logits = self.routed(values, row_ids, task_ids, cancel).reshape(len(entries), batch, -1)
-        return [own[:, : entry.columns].copy() for entry, own in zip(entries, logits, strict=True)]
+        row_ids, task_ids = every_row(np.array([numbers[entry.name] for entry in entries], np.int64), batch)
+        return own_columns(entries, self.routed(values, row_ids, task_ids, cancel).reshape(len(entries), batch, -1))
 
-    def routed(
-        self,
-        values: Mapping[str, Array],
-        row_ids: npt.NDArray[np.int64],
-        task_ids: npt.NDArray[np.int64],
-        cancel: Cancellation | None = None,
-    ) -> Array:
+    def routed(self, values: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None = None) -> Array:
         """Compute one task per row of `row_ids`; see `RoutedGraph`."""
         route = dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))
         given = self._given(self.entry.routed, values)
-        (logits,) = self.bundle.run(self.entry.routed, [_LOGITS], {**given, **route}, cancel)
-        return logits
+        (logits,) = self.bundle.run(self.entry.routed, [LOGITS], {**given, **route}, cancel)
+        return checked_logits(self.entry.routed, logits, len(row_ids), max(entry.columns for entry in self.manifest.tasks))
 
 
 def check_split_graph(session: Any, path: Path, manifest: Manifest) -> None:
@@ -132,7 +121,7 @@ def _problems(session: Any, graph: str, entry: SplitEntry, manifest: Manifest) -
     if graph == entry.routed:
         inputs = {name: kind for name, kind in inputs.items() if name not in ROUTE_INPUTS}
     yield from read_problems(inputs, entry)
-    names = [_LOGITS] if graph == entry.routed else [name for task in manifest.tasks for name in task.outputs]
+    names = [LOGITS] if graph == entry.routed else [name for task in manifest.tasks for name in task.outputs]
     yield from _differences("outputs", names, outputs)
 
 

@@ -5,30 +5,26 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.bundle import ROUTE_INPUTS, Manifest
 from runtime.bundle.manifest import EXPORT_AGAIN
 from runtime.cancel import Cancellation
-from runtime.errors import AdapterDropError, BundleError
+from runtime.errors import BundleError
 from runtime.import_ort import ort
 from runtime.ort.check_graph import input_problems, type_problems
 from runtime.ort.forks import PerProcess
 from runtime.ort.known_providers import CUDA, TENSORRT
 from runtime.ort.open_bundle import OpenBundle
+from runtime.ort.routed_graph import LOGITS, Array, Ids, checked_logits
 from runtime.ort.split_graph import read_problems
 from runtime.slots.hot_entry import HotEntry
 from runtime.slots.layout import SlotLayout
 from runtime.slots.table import SlotTable
 
 __all__ = ["SlotsGraph", "check_slots_graph"]
-
-_LOGITS: Final = "logits"
-Array = npt.NDArray[Any]
-Ids = npt.NDArray[np.int64]
 
 
 def check_slots_graph(session: Any, path: Path, manifest: Manifest, layout: SlotLayout) -> None:
@@ -50,8 +46,8 @@ def check_slots_graph(session: Any, path: Path, manifest: Manifest, layout: Slot
     else:
         problems += read_problems({name: value.type for name, value in inputs.items()}, split)
     problems += type_problems({value.name: value.type for value in session.get_outputs()})
-    if [value.name for value in session.get_outputs()] != [_LOGITS]:
-        problems.append(f"outputs: expected {_LOGITS}, found {[value.name for value in session.get_outputs()]}")
+    if [value.name for value in session.get_outputs()] != [LOGITS]:
+        problems.append(f"outputs: expected {LOGITS}, found {[value.name for value in session.get_outputs()]}")
     if problems:
         raise BundleError(f"{path}: {'; '.join(problems[:10])}; {EXPORT_AGAIN}")
 
@@ -168,11 +164,8 @@ class SlotsGraph:
     def _run(self, graph: str, feeds: Mapping[str, Array], row_ids: Ids, task_ids: Ids, cancel: Cancellation | None) -> Array:
         weights = self.table.arrays if self._copies is None else self._copies.current()
         given = {**feeds, **dict(zip(ROUTE_INPUTS, (row_ids, task_ids), strict=True))}
-        (logits,) = self._bundle.run(graph, [_LOGITS], given, cancel, weights)
-        if logits.shape != (expected := (len(row_ids), self.layout.columns)):
-            found = f"the graph returned {list(logits.shape)}; export the bundle again"
-            raise AdapterDropError(f"{graph}: expected logits of shape {list(expected)}, {found}")
-        return logits
+        (logits,) = self._bundle.run(graph, [LOGITS], given, cancel, weights)
+        return checked_logits(graph, logits, len(row_ids), self.layout.columns)
 
 
 class _DeviceCopies:
