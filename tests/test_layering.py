@@ -213,6 +213,27 @@ def test_public_names() -> None:
     ]
 
 
+def _exported(path: Path) -> set[str] | None:
+    """The names in `__all__` of a file; None without it."""
+    for node in _tree(path).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return None
+
+
+def test_a_module_lists_what_others_import_from_it() -> None:
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for each in FORBIDDEN for path in _files(each)}
+    exported = {name.removesuffix(".__init__"): names for name, path in files.items() if (names := _exported(path)) is not None}
+    assert exported
+    wrong = set()
+    for path in files.values():
+        for name, _ in _imports(path):
+            module, _, last = name.rpartition(".")
+            if last not in exported.get(module, {last}) and not {name, f"{name}.__init__"} & files.keys():
+                wrong.add(f"{name}, imported by {path.relative_to(ROOT)}")
+    assert not wrong
+
+
 def test_one_pass_a_file() -> None:
     for path in (ROOT / "exporter" / "compile").rglob("*.py"):
         classes = [node.name for node in _tree(path).body if isinstance(node, ast.ClassDef)]

@@ -20,7 +20,7 @@ from exporter.plan import Plan
 from exporter.traced_group import TracedGroup
 from runtime.bundle import ROUTE_INPUTS
 
-__all__ = ["SlotGraph", "compile_slots", "fingerprint", "label_axes"]
+__all__ = ["SlotGraph", "compile_slots", "label_axes"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def compile_slots(groups: Sequence[TracedGroup], columns: Sequence[int], plan: P
         _make_input(graph.graph, value, slots)
     strip(graph)
     write_first_tasks(graph, [] if every_row else range(0, len(bound) * slots, slots))
-    return SlotGraph(graph, inputs, rows, fingerprint(graph))
+    return SlotGraph(graph, inputs, rows, _fingerprint(graph))
 
 
 def _with_random(number: int, group: TracedGroup, columns: int) -> TracedGroup:
@@ -199,7 +199,7 @@ def _make_input(graph: ir.Graph, value: ir.Value, slots: int) -> None:
     graph.inputs.append(value)
 
 
-def fingerprint(graph: ir.Model) -> dict[str, str]:
+def _fingerprint(graph: ir.Model) -> dict[str, str]:
     """Return hashes of what two equal graphs have in common: the operators in their order, inputs, and each initializer."""
     operators = hashlib.sha256()
     for node in graph.graph:

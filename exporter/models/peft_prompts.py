@@ -12,7 +12,15 @@ from exporter.errors import ExportError
 from exporter.models.peft_modules import base_of, encoder_layers_in, is_layer, layer_of
 from exporter.models.peft_types import PREFIXES, PROMPTS, type_of
 
-__all__ = ["check_prompt", "drop_prefixes", "has_prefix", "has_prompt", "prompt_positions", "prompt_tokens"]
+__all__ = [
+    "TOKENWISE",
+    "check_prompt",
+    "drop_prefixes",
+    "has_prefix",
+    "has_prompt",
+    "prompt_positions",
+    "prompt_tokens",
+]
 
 # Heads with logits for every position of the model.
 TOKENWISE = ("tagging", "question_answering", "masked_lm", "causal_lm", "hidden_states")

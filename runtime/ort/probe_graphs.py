@@ -10,7 +10,7 @@ import numpy.typing as npt
 from runtime.bundle import ROUTE_INPUTS, Manifest, Probe, SplitEntry, VariantEntry
 from runtime.bundle.probe import thinned
 
-__all__ = ["Compared", "Counterpart", "run_on_probe"]
+__all__ = ["Compared", "Counterpart", "Run", "run_on_probe"]
 
 Array = npt.NDArray[Any]
 Run = Callable[[Sequence[str], Mapping[str, Array]], Sequence[Array]]

@@ -12,7 +12,16 @@ from runtime.bundle.schema import decode, encode
 from runtime.bundle.tensors import DTYPES
 from runtime.errors import BundleError
 
-__all__ = ["LAYOUT_VERSION", "SlotGroup", "SlotLayout", "SlotWeight", "identity_of", "layout_file", "own_task_file"]
+__all__ = [
+    "LAYOUT_VERSION",
+    "MOST_SLOTS",
+    "SlotGroup",
+    "SlotLayout",
+    "SlotWeight",
+    "identity_of",
+    "layout_file",
+    "own_task_file",
+]
 
 LAYOUT_VERSION: Final = 1
 MOST_SLOTS: Final = 65_536

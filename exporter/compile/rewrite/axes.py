@@ -19,6 +19,7 @@ from exporter.compile.rewrite.axis_rules import Rule, Sources
 
 __all__ = [
     "BINARY",
+    "BROADCASTING",
     "ELEMENTWISE",
     "MOVES",
     "OPERATORS",

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from exporter.compile.rewrite.builder import Builder, known_shape
 from exporter.compile.rewrite.match import counts_from_zero
 
-__all__ = ["Each", "Range", "Rows", "Single", "at", "positions", "take", "union"]
+__all__ = ["Each", "Range", "Rows", "Single", "at", "positions", "take", "union", "within"]
 
 _END = int(np.iinfo(np.int64).max)
 

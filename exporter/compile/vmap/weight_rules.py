@@ -16,7 +16,7 @@ from exporter.compile.rewrite.builder import const_array, known_shape
 from exporter.compile.vmap.env import Env
 from exporter.compile.vmap.forms import Stacked
 
-__all__ = ["WEIGHT_RULES", "WeightRule", "elementwise"]
+__all__ = ["WEIGHT_RULES", "Stacks", "WeightRule", "elementwise"]
 
 # The rank of [tasks or rows, n, features].
 _RANK = 3
@@ -26,6 +26,7 @@ class Stacks:
     """Makes stacks of the tasks' weights, each once."""
 
     def __init__(self, env: Env) -> None:
+        """Start without stacks."""
         self._env = env
         self._made: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
 
