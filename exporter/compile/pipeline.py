@@ -33,7 +33,7 @@ from exporter.compile.passes.split_linears import SplitLinearsPass
 from exporter.compile.passes.static_reshapes import StaticReshapesPass
 from exporter.compile.passes.unflatten_linears import UnflattenLinearsPass
 from exporter.compile.rewrite.refusals import RefusingPass
-from exporter.compile.vmap.bind_families import Binding, bind_families
+from exporter.compile.vmap.bind_stems import Binding, bind_stems
 from exporter.compile.vmap.join_groups import JoinGroupsPass
 from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
@@ -154,7 +154,7 @@ def compile_groups(groups: Sequence[TracedGroup], batch: str) -> tuple[ir.Model,
     def bind(group: TracedGroup, name: str, *, is_stem: bool = False, stem: StemRows | None = None) -> Binding:
         return Binding(name, group.model, VectorizeTasksPass(group.tasks, group.weights, name, batch, is_stem, stem))
 
-    first, *others = [run_passes(each.model, (each.step,), each.name, reports) for each in bind_families(groups, batch, bind)]
+    first, *others = [run_passes(each.model, (each.step,), each.name, reports) for each in bind_stems(groups, batch, bind)]
     joined = (JoinGroupsPass(others), *final_passes())
     return run_passes(first, joined, JOINED, reports), reports
 
@@ -182,7 +182,7 @@ def route_groups(
         return Binding(name, group.model, step)
 
     first, *others = [
-        run_passes(each.model, (each.step,), f"{ROUTED} {each.name}", reports) for each in bind_families(groups, batch, bind)
+        run_passes(each.model, (each.step,), f"{ROUTED} {each.name}", reports) for each in bind_stems(groups, batch, bind)
     ]
     return run_passes(first, _joined(others, every_row), ROUTED, reports), reports
 

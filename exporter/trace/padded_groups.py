@@ -57,21 +57,22 @@ def pad_groups(task_groups: Sequence[TaskGroup]) -> tuple[tuple[PaddedGroup, ...
         The groups, in the order of their first tasks, and a note for each group that is apart because padding would cost more.
     """
     structures = [task_group.tasks[0].structure for task_group in task_groups]
-    families: list[list[int]] = []
+    fitting: list[list[int]] = []  # numbers of groups whose structures fit into one
     for number, structure in enumerate(structures):
-        family = next((each for each in families if larger_structure([structures[each[0]], structure]) is not None), None)
-        if family is None:
-            families.append([number])
+        for numbers in fitting:
+            if larger_structure([structures[numbers[0]], structure]) is not None:
+                numbers.append(number)
+                break
         else:
-            family.append(number)
+            fitting.append([number])
     padded: list[PaddedGroup] = []
     notes: list[str] = []
-    for family in families:
-        if len(family) == 1:
-            only = task_groups[family[0]]
+    for numbers in fitting:
+        if len(numbers) == 1:
+            only = task_groups[numbers[0]]
             padded.append(PaddedGroup(only, (only,), only.tasks[0].structure))
         else:
-            padded += _combined([task_groups[number] for number in family], notes)
+            padded += _combined([task_groups[number] for number in numbers], notes)
     order = {task.name: number for number, group in enumerate(task_groups) for task in group.tasks}
     return tuple(sorted(padded, key=lambda each: order[each.tasks[0].name])), tuple(notes)
 

@@ -77,7 +77,7 @@ def _table(build: Builder, numbers: Sequence[int], total: int) -> ir.Value:
 def rows_of_routed_stem(
     graph: ir.Graph, build: Builder, own: ir.Value, rows: str, places: ir.Value, settings: RowSettings
 ) -> ir.Value:
-    """Replace the input `STEM` of one task, `own`, with that of all rows of the family, and return the group's rows of it."""
+    """Replace the input `STEM` of one task, `own`, with that of all rows of the stem, and return the group's rows of it."""
     assert settings.stem is not None  # the caller's condition
     dims, every = list(own.shape or ())[1:], len(settings.stem_numbers) == settings.total or settings.every_row
     length = _ROWS if every else f"{settings.stem.name}_{_ROWS}"
@@ -87,13 +87,13 @@ def rows_of_routed_stem(
         return whole
     index = places
     if not every:
-        # The rows of the family are in the order of all rows: a row's place among them is the number of those before it
+        # The rows of the stem are in the order of all rows: a row's place among them is the number of those before it
         int64, one = ir.DataType.INT64, ir.Shape([_ROWS])
         inside = np.zeros(settings.total, np.int64)
         inside[list(settings.stem_numbers)] = 1
         task_ids = next(value for value in graph.inputs if value.name == ROUTE_INPUTS[1])
-        of_family = build.node("Gather", [build.constant(inside), task_ids], shape=one, dtype=int64)
-        count = build.node("CumSum", [of_family, build.constant(np.array(0))], shape=one, dtype=int64)
+        of_stem = build.node("Gather", [build.constant(inside), task_ids], shape=one, dtype=int64)
+        count = build.node("CumSum", [of_stem, build.constant(np.array(0))], shape=one, dtype=int64)
         before = build.node("Sub", [count, build.constant(np.array(1))], shape=one, dtype=int64)
         index = build.node("Gather", [before, places], shape=ir.Shape([rows]), dtype=int64)
     return build.node(

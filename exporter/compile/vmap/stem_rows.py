@@ -1,4 +1,4 @@
-"""The value between the stem of a family and the rest of its groups."""
+"""The value between a stem and the rest of its groups."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["StemRows", "joint_output", "rows_of_stem", "stem_output"]
 
 @dataclass(frozen=True)
 class StemRows:
-    """Where the tasks of a group are in the output of the stem of its family.
+    """Where the tasks of a group are in the output of its stem.
 
     Attributes:
         name: name of this output: [tasks x batch, ...], task-major; in a routed graph [rows of these tasks, ...].
         first: number of the group's first task there.
-        tasks: names of all tasks of the family.
+        tasks: names of all tasks of the stem.
     """
 
     name: str
@@ -49,7 +49,7 @@ def rows_of_stem(graph: ir.Graph, build: Builder, stem: StemRows, tasks: int, ba
     """Give a group the rows of its tasks in the output of a stem.
 
     Args:
-        graph: the graph of the group. Its last input is `STEM`, of one task; afterwards it is that of all tasks of the family.
+        graph: the graph of the group. Its last input is `STEM`, of one task; afterwards it is that of all tasks of the stem.
         build: makes the nodes.
         stem: where the tasks are.
         tasks: number of tasks of the group.
@@ -60,7 +60,7 @@ def rows_of_stem(graph: ir.Graph, build: Builder, stem: StemRows, tasks: int, ba
     """
     own = graph.inputs[-1]
     dims = list(own.shape or ())
-    assert isinstance(dims[0], ir.SymbolicDim)  # a family is divided at a value with the batch first
+    assert isinstance(dims[0], ir.SymbolicDim)  # groups are divided at a value with the batch first
     whole = ir.Value(name=stem.name, shape=ir.Shape([dims[0] * len(stem.tasks), *dims[1:]]), type=own.type)
     graph.inputs[-1] = whole
     shape = ir.Shape([dims[0] * tasks if tasks > 1 else dims[0], *dims[1:]])

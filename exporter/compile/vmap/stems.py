@@ -12,7 +12,7 @@ import onnx_ir.passes.common as common
 from exporter.compile.rewrite.builder import Builder, const_array, known_shape, replace_value
 from exporter.traced_group import TracedGroup
 
-__all__ = ["STEM", "Family", "find_families"]
+__all__ = ["STEM", "Divided", "divide_groups"]
 
 # The input of a member that the stem computes.
 STEM = "stem"
@@ -21,8 +21,8 @@ _FEWEST = 8
 
 
 @dataclass(frozen=True)
-class Family:
-    """Groups whose branches begin with the same operators, on weights of the same shapes.
+class Divided:
+    """Groups whose branches begin with the same operators, on weights of the same shapes, divided where they part.
 
     Attributes:
         stem: this beginning as a group with the tasks of all members, in their order; its output is the value from which the
@@ -35,28 +35,28 @@ class Family:
     members: Mapping[int, TracedGroup]
 
 
-def find_families(groups: Sequence[TracedGroup], batch: str) -> list[Family]:
+def divide_groups(groups: Sequence[TracedGroup], batch: str) -> list[Divided]:
     """Divide branches at the last value through which everything passes that they have in common.
 
-    A group joins the first family from whose first group it parts at the value of that family. Operators that no task weight
+    A group joins the first groups with a stem from which it parts at the end of that stem. Operators that no task weight
     reaches stay with each group: equal trunks are merged later.
 
     Args:
-        groups: clean groups; those of a family with a stem are changed in place.
+        groups: clean groups; those that get a stem are changed in place.
         batch: the name of the batch axis.
     """
     found: list[dict[int, ir.Value | None]] = []
     equal: dict[int, Mapping[ir.Value, ir.Value]] = {}
     for number, group in enumerate(groups):
-        for family in found:
-            first = next(iter(family))
+        for cuts in found:
+            first = next(iter(cuts))
             pairs = _equal_values(groups[first], group)
-            if (cut := _last_cut(groups[first], group, pairs, batch, family[first])) is not None:
-                family[first], family[number], equal[number] = cut, pairs[cut], pairs
+            if (cut := _last_cut(groups[first], group, pairs, batch, cuts[first])) is not None:
+                cuts[first], cuts[number], equal[number] = cut, pairs[cut], pairs
                 break
         else:
             found.append({number: None})
-    return [_divide(groups, family, equal) for family in found]
+    return [_divide(groups, cuts, equal) for cuts in found]
 
 
 def _last_cut(
@@ -160,11 +160,11 @@ def _divide(
     groups: Sequence[TracedGroup],
     cuts: Mapping[int, ir.Value | None],
     equal: Mapping[int, Mapping[ir.Value, ir.Value]],
-) -> Family:
-    """Divide the groups of a family, each at its value in `cuts`."""
+) -> Divided:
+    """Divide groups with a common stem, each at its value in `cuts`."""
     (first, cut), *others = cuts.items()
     if cut is None:
-        return Family(None, {first: groups[first]})
+        return Divided(None, {first: groups[first]})
     graph = groups[first].model.graph
     weights: dict[str, list[np.ndarray]] = {}
     for name, arrays in groups[first].weights.items():
@@ -179,7 +179,7 @@ def _divide(
     model.graph.outputs[:] = [made[cut.name]]
     tasks = tuple(name for number in cuts for name in groups[number].tasks)
     stem = _read(replace(groups[first], tasks=tasks, model=model, weights=weights))
-    return Family(stem, {number: _rest(groups[number], value) for number, value in cuts.items() if value is not None})
+    return Divided(stem, {number: _rest(groups[number], value) for number, value in cuts.items() if value is not None})
 
 
 def _rest(group: TracedGroup, cut: ir.Value) -> TracedGroup:

@@ -41,7 +41,7 @@ class VectorizeTasksPass(ir.passes.InPlacePass):
     Each output of the template becomes one output per task, named by `output_names`; names of the branch begin with "<group>/".
     With a single task there is nothing to vectorise: the template is its graph already.
 
-    Groups with equal adapters and different heads have a common beginning, the stem of their family:
+    Groups with equal adapters and different heads have a common beginning, their stem:
 
     5. The stem is a group of all their tasks. It has one output, the folded value "<group>/stem".
     6. The rest of each group has this value as an input, of which it takes the rows of its tasks.

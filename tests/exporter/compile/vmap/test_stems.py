@@ -11,7 +11,7 @@ import pytest
 
 from exporter.compile.finish import strip
 from exporter.compile.pipeline import compile_groups, route_groups
-from exporter.compile.vmap.stems import find_families
+from exporter.compile.vmap.stems import divide_groups
 from exporter.inspect.parts import find_parts
 from exporter.traced_group import TracedGroup
 from tests.helpers.pass_testing import assert_close, check_valid, compute, op_types, rand, random_feeds, template
@@ -109,10 +109,10 @@ def test_inspect_finds_the_stem() -> None:
     assert {parts.serves[node] for node in owners["tasks1"]} == {4}
 
 
-def test_three_groups_are_one_family() -> None:
+def test_three_groups_have_one_stem() -> None:
     groups = [_group(("a", "b"), _TAGS, 3), _group(("c",), _FIRST, 5), _group(("d", "e"), _FIRST.replace("Add(w", "Sub(w"), 2)]
-    families = find_families([_clone(group) for group in groups], "batch")
-    assert [list(family.members) for family in families] == [[0, 1, 2]]
+    found = divide_groups([_clone(group) for group in groups], "batch")
+    assert [list(each.members) for each in found] == [[0, 1, 2]]
     assert op_types(_check(groups)).count("Relu") == 2
 
 
@@ -150,16 +150,16 @@ def _in_order(group: TracedGroup, names: Sequence[str]) -> TracedGroup:
 
 def test_a_stem_ends_where_branches_differ() -> None:
     groups = [_group(("a", "b"), _TAGS, 3), _group(("c", "d"), _TAGS, 3, second=False)]
-    (family,) = find_families([_clone(group) for group in groups], "batch")
-    assert family.stem is not None
-    assert family.stem.tasks == ("a", "b", "c", "d")
-    assert set(family.stem.weights) == {"a.down1", "a.up1"}
+    (divided,) = divide_groups([_clone(group) for group in groups], "batch")
+    assert divided.stem is not None
+    assert divided.stem.tasks == ("a", "b", "c", "d")
+    assert set(divided.stem.weights) == {"a.down1", "a.up1"}
     _check(groups)
 
 
 def test_other_ranks_have_no_common_stem() -> None:
     groups = [_group(("a", "b"), _TAGS, 3), _group(("c", "d"), _FIRST, 3, rank=1)]
-    assert [family.stem for family in find_families(groups, "batch")] == [None, None]
+    assert [each.stem for each in divide_groups(groups, "batch")] == [None, None]
     assert op_types(_check(groups)).count("Relu") == 4
 
 

@@ -1,4 +1,4 @@
-"""The graphs of a plan before they are joined: a stem for each family of groups, and what is left of each group."""
+"""The graphs of a plan before they are joined: the stems of groups, and what is left of each group."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Protocol
 import onnx_ir as ir
 
 from exporter.compile.vmap.stem_rows import StemRows, stem_output
-from exporter.compile.vmap.stems import STEM, find_families
+from exporter.compile.vmap.stems import STEM, divide_groups
 from exporter.traced_group import TracedGroup
 
-__all__ = ["Bind", "Binding", "bind_families"]
+__all__ = ["Bind", "Binding", "bind_stems"]
 
 
 class Bind(Protocol):
@@ -37,7 +37,7 @@ class Binding:
     step: ir.passes.InPlacePass
 
 
-def bind_families(groups: Sequence[TracedGroup], batch: str, bind: Bind) -> list[Binding]:
+def bind_stems(groups: Sequence[TracedGroup], batch: str, bind: Bind) -> list[Binding]:
     """Return the stems, and then the groups in their order.
 
     Args:
@@ -47,13 +47,13 @@ def bind_families(groups: Sequence[TracedGroup], batch: str, bind: Bind) -> list
     """
     stems: list[Binding] = []
     rest: dict[int, Binding] = {}
-    for family in find_families(groups, batch):
+    for divided in divide_groups(groups, batch):
         rows: StemRows | None = None
-        if family.stem is not None:
-            name = f"{STEM}{next(iter(family.members))}"
-            stems.append(bind(family.stem, name, is_stem=True))
-            rows = StemRows(stem_output(name), 0, family.stem.tasks)
-        for number, group in family.members.items():
+        if divided.stem is not None:
+            name = f"{STEM}{next(iter(divided.members))}"
+            stems.append(bind(divided.stem, name, is_stem=True))
+            rows = StemRows(stem_output(name), 0, divided.stem.tasks)
+        for number, group in divided.members.items():
             rest[number] = bind(group, f"tasks{number}", stem=rows)
             rows = None if rows is None else replace(rows, first=rows.first + len(group.tasks))
     return [*stems, *(rest[number] for number in sorted(rest))]
