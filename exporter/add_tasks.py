@@ -175,10 +175,9 @@ def _variant(
         padding |= {name: zeros.cost for name, zeros in padding_of(task_group, shapes).items()}
     new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, probe, variant.routed, padding)
     entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=rows)
-    report = report_variant(plans.new, task_groups, compiled, entry, parity)
-    group = {name: number for number, template in enumerate(templates) for name in template.group.tasks}
-    numbered = [replace(task, group=group[task.name]) for task in report.tasks]
-    sized = tuple(replace(task, bytes=templates[task.group].group.bytes_of(task.name)) for task in numbered)
+    group_of = {name: number for number, template in enumerate(templates) for name in template.group.tasks}
+    report = report_variant(plans.new, task_groups, compiled, entry, parity, group_of)
+    sized = tuple(replace(task, bytes=templates[task.group].group.bytes_of(task.name)) for task in report.tasks)
     return entry, replace(report, tasks=sized, notes=notes)
 
 

@@ -14,7 +14,7 @@ from runtime.bundle import ParityRow, PassRow, SplitEntry
 
 
 @dataclass(frozen=True)
-class TaskReport:
+class ExportedTask:
     """One exported task.
 
     Attributes:
@@ -89,7 +89,7 @@ class VariantReport:
 
     model: str
     routed: str
-    tasks: tuple[TaskReport, ...]
+    tasks: tuple[ExportedTask, ...]
     drop: int
     shared: str
     adapter_parameters: int
@@ -127,7 +127,7 @@ class Report:
     seconds: Mapping[str, float]
 
     @property
-    def tasks(self) -> tuple[TaskReport, ...]:
+    def tasks(self) -> tuple[ExportedTask, ...]:
         """The exported tasks, in the order of the graph's outputs."""
         return self.variants[0].tasks
 

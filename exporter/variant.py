@@ -26,7 +26,7 @@ from exporter.plan import Plan, TaskPadding
 from exporter.prune.fusion_members import FusionReport, drifts, measure_fusions, with_members
 from exporter.prune.sizes import adapter_parameters
 from exporter.prune.task_groups import TaskGroup, prune, shared_part
-from exporter.report import GraphReport, TaskReport, VariantReport
+from exporter.report import ExportedTask, GraphReport, VariantReport
 from exporter.slots import save_slots
 from exporter.stages import Stages
 from exporter.texts.batches import Calibration
@@ -147,16 +147,17 @@ def export_variant(
             names = stored_group_files(path.name, len(stored))
             exact |= save_slots(load_stored_groups(path, names), task_groups, plan, request.slots, weights, path)
     notes = (*notes, *decided_in_fp64(exact))
-    answers: tuple[Drift, ...] = ()
+    evaluation: tuple[Drift, ...] = ()
     if request.evaluation.texts:
         with stages("evaluate"):
-            answers = evaluate(task_groups, plan, graph.graph, request.evaluation)
+            evaluation = evaluate(task_groups, plan, graph.graph, request.evaluation)
     routed = routed_file(path.name) if request.routed else ""
     padding = {name: zeros.cost for each in padded for name, zeros in each.padding.items()}
     entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed, padding)
-    report = report_variant(plan, task_groups, compiled, entry, parity)
-    tasks = _with_costs(report.tasks, padded, padding, costs)
-    return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=answers, notes=notes)
+    group_of = {task.name: number for number, each in enumerate(padded) for task in each.tasks}
+    report = report_variant(plan, task_groups, compiled, entry, parity, group_of)
+    tasks = _with_costs(report.tasks, padding, costs)
+    return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=evaluation, notes=notes)
 
 
 def _store_groups(compiled: Compiled, padded: Sequence[PaddedGroup], weights: WeightsFile, path: Path) -> list[StoredGroup]:
@@ -170,22 +171,11 @@ def _store_groups(compiled: Compiled, padded: Sequence[PaddedGroup], weights: We
 
 
 def _with_costs(
-    tasks: Sequence[TaskReport],
-    padded: Sequence[PaddedGroup],
-    padding: Mapping[str, TaskPadding],
-    costs: Mapping[str, tuple[int, Mapping[str, int]]],
-) -> tuple[TaskReport, ...]:
-    """Add the group of each task, the bytes and forms of its weights, and what the padding to the group's sizes costs."""
-    numbers = {task.name: number for number, each in enumerate(padded) for task in each.tasks}
+    tasks: Sequence[ExportedTask], padding: Mapping[str, TaskPadding], costs: Mapping[str, tuple[int, Mapping[str, int]]]
+) -> tuple[ExportedTask, ...]:
+    """Add the bytes and forms of the weights of each task, and what the padding to the sizes of its group costs."""
     return tuple(
-        replace(
-            task,
-            group=numbers[task.name],
-            bytes=costs[task.name][0],
-            forms=costs[task.name][1],
-            padding=padding.get(task.name),
-        )
-        for task in tasks
+        replace(task, bytes=costs[task.name][0], forms=costs[task.name][1], padding=padding.get(task.name)) for task in tasks
     )
 
 
@@ -201,14 +191,28 @@ def _calibrate(request: BundleRequest, pruned: _Pruned, texts: Calibration) -> _
 
 
 def report_variant(
-    plan: Plan, task_groups: tuple[TaskGroup, ...], compiled: Compiled, entry: VariantEntry, parity: tuple[ParityRow, ...]
+    plan: Plan,
+    task_groups: tuple[TaskGroup, ...],
+    compiled: Compiled,
+    entry: VariantEntry,
+    parity: tuple[ParityRow, ...],
+    group_of: Mapping[str, int],
 ) -> VariantReport:
-    """Report the tasks of a plan, without what is measured on calibration and evaluation texts."""
+    """Report the tasks of a plan, without what is measured on calibration and evaluation texts.
+
+    Args:
+        plan: the tasks.
+        task_groups: their pruned models.
+        compiled: the graphs.
+        entry: the entry of the manifest.
+        parity: the rows of the verification.
+        group_of: task -> number of its group.
+    """
     parameters, stored = adapter_parameters(task_groups)
     return VariantReport(
         model=entry.model,
         routed=entry.routed,
-        tasks=_task_reports(plan),
+        tasks=_tasks(plan, group_of),
         drop=plan.drop,
         shared=shared_part(task_groups, plan),
         adapter_parameters=parameters,
@@ -221,10 +225,9 @@ def report_variant(
     )
 
 
-def _task_reports(plan: Plan) -> tuple[TaskReport, ...]:
-    number = {task.name: index for index, group in enumerate(plan.groups) for task in group}
+def _tasks(plan: Plan, group_of: Mapping[str, int]) -> tuple[ExportedTask, ...]:
     return tuple(
-        TaskReport(task.name, describe(task.setup), task.head.kind, task.head.labels, task.drop, number[task.name])
+        ExportedTask(task.name, describe(task.setup), task.head.kind, task.head.labels, task.drop, group_of[task.name])
         for task in plan.tasks
     )
 

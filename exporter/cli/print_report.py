@@ -21,7 +21,7 @@ from exporter.cli.tables import (
     task_table,
     variant_table,
 )
-from exporter.report import Report, TaskReport, VariantReport
+from exporter.report import ExportedTask, Report, VariantReport
 
 # The largest number of lines of a summary.
 _LINES = 30
@@ -93,7 +93,7 @@ def _print_summary(report: Report, ending: Sequence[Text], console: Console) -> 
 
 
 def _print_tasks(report: VariantReport, room: int, console: Console) -> None:
-    tasks: Sequence[TaskReport] = report.tasks
+    tasks: Sequence[ExportedTask] = report.tasks
     if len(tasks) > min(room, _TASKS):
         ratio = {task.name: 0.0 for task in tasks}
         for row in report.parity:
@@ -114,7 +114,7 @@ def _drops(report: Report) -> str:
     return f"drop{'s' if len(drops) > 1 else ''} {', '.join(map(str, drops))}"
 
 
-def _rest(what: str, variants: Sequence[VariantReport], tasks: Sequence[TaskReport]) -> Text:
+def _rest(what: str, variants: Sequence[VariantReport], tasks: Sequence[ExportedTask]) -> Text:
     names = {task.name for task in tasks}
     rows = [row for variant in variants for row in variant.parity if row.task in names]
     return Text(f"and {what}: max diff at most {difference(rows)}, argmax at least {agreement(rows)}")

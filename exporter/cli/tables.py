@@ -10,7 +10,7 @@ from rich.text import Text
 
 from exporter.models.compositions import Kept
 from exporter.prune.fusion_scores import AttentionTable
-from exporter.report import TaskReport, VariantReport
+from exporter.report import ExportedTask, VariantReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, PassRow
 
@@ -18,7 +18,7 @@ from runtime.bundle import ParityRow, PassRow
 _SETUP_WIDTH = 22
 
 
-def task_table(report: VariantReport, tasks: Sequence[TaskReport], verbose: bool) -> Table:
+def task_table(report: VariantReport, tasks: Sequence[ExportedTask], verbose: bool) -> Table:
     """Return a row per task with its head and parity; `verbose` adds its group and shortens no name."""
     composed = any(task.setup != task.name for task in tasks)
     dropped = any(task.drop != report.drop for task in tasks)

@@ -1,4 +1,4 @@
-"""Patches for PEFT: plain layers in place of tuner layers, and constants in place of the modules that make prompts."""
+"""Patch for PEFT's tuners: plain layers with constant weights in place of tuner layers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from exporter.cli.print_report import print_report
 from exporter.cli.tables import percent, short_setup
 from exporter.prune.fusion_members import FusionReport
 from exporter.prune.fusion_scores import AttentionTable, LayerScores
-from exporter.report import GraphReport, Report, TaskReport, VariantReport
+from exporter.report import ExportedTask, GraphReport, Report, VariantReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, PassRow
 
@@ -26,7 +26,7 @@ NEXT = ['python -m runtime onnx --text "a text"']
 def _variant(names: tuple[str, ...], drop: int = 0, model: str = "model.onnx") -> VariantReport:
     """A variant whose tasks differ from PyTorch by 1e-6, 2e-6, …, in the order of `names`."""
     heads = [("classification", ("x", "y")), ("tagging", ("O", "PER", "LOC")), ("regression", ())]
-    tasks = [TaskReport(name, name, *heads[number % 3], drop, number % 3) for number, name in enumerate(names)]
+    tasks = [ExportedTask(name, name, *heads[number % 3], drop, number % 3) for number, name in enumerate(names)]
     parity = [
         ParityRow(name, *shape, (number + 1) * 1e-6, 1e-6, 1.0, 1e-4) for number, name in enumerate(names) for shape in SHAPES
     ]
