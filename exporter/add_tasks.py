@@ -88,7 +88,7 @@ def add(
         if needs_ranges(manifest.target, manifest.precision, ranges(manifest.variants[0])):
             raise ExportError(
                 f"{manifest.precision} for the target {manifest.target} needs calibration texts of all tasks: export the "
-                "bundle again with the new ones"
+                "bundle again with all tasks"
             )
         if manifest.text_graphs:
             extensions_library()

@@ -193,8 +193,8 @@ def new_weights(template: StoredGroup, task_group: TaskGroup, task: Task) -> dic
         elif array is None or wrong or not (may_grow(slot, array, like) or is_head(slot) or name in labels):
             found = "no weight" if array is None else f"{array.dtype}{list(array.shape)}"
             raise ExportError(
-                f"the task {task.name!r} was expected to have {like.dtype}{list(like.shape)} in place of {name}, "
-                f"found {found}: export the bundle again with it"
+                f"the task {task.name!r} must have a weight {like.dtype}{list(like.shape)} where the bundle has {name}, "
+                f"found {found}: export the bundle again with this task"
             )
         else:
             weights[name] = array if is_head(slot) or name in labels else filled(array, like.shape, like)

@@ -84,7 +84,7 @@ def named_embedders(model: Any, pooling: Mapping[str, Any], saved: Mapping[str, 
         if name not in known:
             raise ExportError(f"unknown adapter {name!r} in pooling; adapters: {', '.join(known)}")
         if name in saved:
-            raise ExportError(f"the adapter {name!r} has a pooling in the modules.json of its folder: omit that of {text!r}")
+            raise ExportError(f"the adapter {name!r} has a pooling in the modules.json of its folder: omit {name}={text}")
         modes = parse_pooling(name, text)
         if (kind := find_head(owner, name, "").kind) != "hidden_states":
             raise ExportError(

@@ -66,7 +66,7 @@ def load_heads(
     for name, head in heads.items():
         modes, steps, width = stated or _named(name, pooling, source.folder, loaded.model.config.hidden_size)
         if stated and name in pooling:
-            raise ExportError(f"the head {name!r} has the pooling of the model's modules.json: omit that of {pooling[name]!r}")
+            raise ExportError(f"the head {name!r} has the pooling of the model's modules.json: omit {name}={pooling[name]}")
         if head.weights.shape[1] != width:
             raise ExportError(
                 f"the head {name!r} is for embeddings of {head.weights.shape[1]} numbers, those of {source.text!r} have "

@@ -92,7 +92,8 @@ def load(
     own = fast(tokenizer, "the tokenizer") if tokenizer is not None and tokenizer is not False else None
     for option, sources in (("adapters", adapters), ("fusions", fusions)):
         if isinstance(sources, str) or not isinstance(sources, Sequence):
-            raise ExportError(f"{option} must be a list of folders or hub ids, found {sources!r}: write [{sources!r}]")
+            one = f": write [{str(sources)!r}] for a single one" if isinstance(sources, str | Path) else ""
+            raise ExportError(f"{option} must be a list of folders or hub ids, found {sources!r}{one}")
     check_pooling(pooling)
     linear = read_heads(heads)
     if model is None:

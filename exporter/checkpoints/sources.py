@@ -119,7 +119,9 @@ def located(model: Any, revision: str | None, subfolder: str) -> Any:
         )
     text = str(model)
     if revision is not None and (is_folder(Path(text).expanduser()) or "@" in text or hub_id(f"{text}@{revision}") is None):
-        raise ExportError(f"revision: expected a branch, tag or commit of a hub id without one, found {revision!r} of {text!r}")
+        raise ExportError(
+            f"revision: expected a branch, tag or commit for a hub id that names none, found {revision!r} for {text!r}"
+        )
     if subfolder and not _SUBFOLDER.fullmatch(subfolder):
         raise ExportError(f"subfolder: expected a relative path of plain names, found {subfolder!r}")
     return text + (f"@{revision}" if revision else "") + (f":{subfolder}" if subfolder else "")

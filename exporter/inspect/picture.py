@@ -56,7 +56,7 @@ def save_picture(inspection: Inspection, graph: GraphView, path: Path) -> None:
     try:
         write_whole(path, [content])
     except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _tasks(count: int) -> str:

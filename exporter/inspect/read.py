@@ -93,7 +93,7 @@ def _read_graph(folder: Path, manifest: Manifest, variant: VariantEntry, name: s
     try:
         graph = ir.load(folder / name).graph
     except Exception as error:  # protobuf and onnx-ir raise many types for a file that is not a graph
-        raise ExportError(f"{folder / name}: cannot be read as an ONNX graph: {error}; export it again") from error
+        raise ExportError(f"{folder / name} cannot be read as an ONNX graph: {error}; export it again") from error
     try:
         known = concrete_values(graph, sizes)
     except KeyError as error:

@@ -98,14 +98,14 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
         model = ir.load(path)
         _note_shapes(model.graph, manifest)
     except Exception as error:  # protobuf and onnx-ir raise many types for a file that is not a graph
-        raise ExportError(f"{path}: cannot be read as an ONNX graph: {error}; export it again") from error
+        raise ExportError(f"{path} cannot be read as an ONNX graph: {error}; export it again") from error
     steps = _refusing_passes(model, manifest)
     found = []
     for step in steps:
         try:
             step(model.clone())
         except Exception as error:  # ours and onnx-ir's
-            raise ExportError(f"{path}: {pass_name(step)} cannot work on this graph: {error.__cause__ or error}") from error
+            raise ExportError(f"the pass {pass_name(step)} cannot work on {path}: {error.__cause__ or error}") from error
         found += [Unapplied(pass_name(step), each.op_type, each.tensor, each.reason, each.tensors) for each in step.refusals]
     computed = (value for node in model.graph for value in node.outputs)
     values = (*model.graph.inputs, *model.graph.initializers.values(), *computed)

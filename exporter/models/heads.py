@@ -191,7 +191,7 @@ def _check_headless(model: Any, name: str) -> None:
     inputs = getattr(model, "main_input_name", "input_ids")
     if getattr(model.config, "is_encoder_decoder", False) or inputs not in ("input_ids", "pixel_values"):
         raise ExportError(
-            f"{name} has no prediction head, and only text encoders are exported without one, and image encoders: "
+            f"{name} has no prediction head, and only encoders of texts or of images are exported without one: "
             + _with_head(model.config, inputs)
         )
 

@@ -30,7 +30,10 @@ def choose_setups(model: Any, wanted: Sequence[str] | Mapping[str, Any] | None, 
     elif isinstance(wanted, Mapping):
         setups = {name: fusions.get(setup, setup) if isinstance(setup, str) else setup for name, setup in wanted.items()}
     elif isinstance(wanted, str) or not isinstance(wanted, Sequence):
-        raise ExportError(f"tasks must be a list of adapter names, found {wanted!r}: write [{wanted!r}] for a single one")
+        one = f": write [{wanted!r}] for a single one" if isinstance(wanted, str) else ""
+        raise ExportError(
+            f"tasks must be a list of adapter names or a mapping from task names to setups, found {wanted!r}{one}"
+        )
     else:
         setups = _named(wanted, fusions)
     if not setups:

@@ -68,12 +68,12 @@ def make_options(
     """
     opset = DEFAULT_OPSET if opset is None else opset
     if not isinstance(opset, int) or opset not in OPSETS:
-        raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+        raise ExportError(f"opset must be from {OPSETS[0]} to {OPSETS[-1]}, found {opset!r}")
     _check_target(target, precision)
     _check_ranges(target, precision, int8_ranges)
     atol = TOLERANCES[precision] if atol is None else atol
     if not isinstance(atol, int | float) or not 0 < atol < math.inf:
-        raise ExportError(f"atol must be a finite number above 0, found {atol}")
+        raise ExportError(f"atol must be a finite number above 0, found {atol!r}")
     return CompileOptions(opset, precision, target, atol, int8_ranges)
 
 

@@ -49,5 +49,5 @@ def in_use(folder: Path, file: str = "one of its files") -> ExportError:
     """Return the error for a folder that cannot be replaced because a program has a file open."""
     return ExportError(
         f"the output folder {str(folder)!r} cannot be replaced: a program has {file} open, which Windows does not let others "
-        "rename; close it, such as a service that runs the folder, or choose another output"
+        "rename; close that program, such as a service that runs the folder, or choose another output"
     )

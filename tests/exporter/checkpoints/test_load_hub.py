@@ -122,7 +122,7 @@ def test_a_model_in_a_subfolder_and_another_cache(published: Any, tmp_path: Path
     ("model", "revision", "subfolder", "message"),
     [
         (None, "v1", "", "revision: expected a model folder or hub id, found no model"),
-        ("all", "v1", "", "revision: expected a branch, tag or commit of a hub id without one, found 'v1' of 'all'"),
+        ("all", "v1", "", "revision: expected a branch, tag or commit for a hub id that names none, found 'v1' for 'all'"),
         ("org/all@v1", "v2", "", "found 'v2' of 'org/all@v1'"),
         ("org/all", "../x", "", "found '../x' of 'org/all'"),
         ("org/all", None, "../x", "subfolder: expected a relative path of plain names, found '../x'"),

@@ -89,7 +89,7 @@ def test_an_open_file_is_named_before_any_work(output: Path) -> None:
     with (output / "model.onnx.data").open("rb"), pytest.raises(ExportError) as raised:
         check_destination(output, overwrite=True)
     assert f"{str(output)!r} cannot be replaced: a program has model.onnx.data open" in str(raised.value)
-    assert "close it, such as a service that runs the folder, or choose another output" in str(raised.value)
+    assert "close that program, such as a service that runs the folder, or choose another output" in str(raised.value)
     check_destination(output, overwrite=True)
 
 
