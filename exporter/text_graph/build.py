@@ -20,6 +20,7 @@ from exporter.text_graph.byte_level import byte_level
 from exporter.text_graph.inputs import Layout, graph_inputs
 from exporter.text_graph.join import ENCODED, TEXT_INPUTS, join, tokenizer_graph
 from exporter.text_graph.part import LEAST_OPSET, Part
+from exporter.text_graph.refusals import refused
 from exporter.text_graph.verify import open_text_graph, verify_tokenizer
 from exporter.text_graph.wordpiece import wordpiece
 from exporter.verify.candidate import open_graph
@@ -57,20 +58,20 @@ def make_text_graph(tokenizer: Any, plan: Plan) -> TextGraph:
     """
     names = [entry.name for entry in plan.inputs]
     if tokenizer is None:
-        raise ExportError("--with-tokenizer: the model has no tokenizer, or it was left out")
+        raise refused("the model has no tokenizer, or it was left out")
     if others := [name for name in names if name not in ENCODED]:
-        raise ExportError(f"--with-tokenizer: the graph has inputs that are not made of texts: {', '.join(others)}")
+        raise refused(f"the graph has inputs that are not made of texts ({', '.join(others)})")
     if plan.opset < LEAST_OPSET:
-        raise ExportError(f"--with-tokenizer needs operators for strings of opset {LEAST_OPSET}, found --opset {plan.opset}")
+        raise ExportError(
+            f"--with-tokenizer: the operators for strings need opset {LEAST_OPSET} or higher, found {plan.opset}: omit --opset"
+        )
     check_text_names(plan)
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
     kind = type(backend.model).__name__
     if kind not in _MODELS:
-        raise ExportError(
-            f"--with-tokenizer: {kind} tokenizers cannot be written as a graph: expected one of {', '.join(_MODELS)}"
-        )
+        raise refused(f"{kind} tokenizers cannot be written as a graph, only {' and '.join(_MODELS)}")
     limit = plan.max_lengths.get(SEQUENCE)
     padding = tokenizer.pad_token_id
     if padding is None:
@@ -90,7 +91,7 @@ def check_text_names(plan: Plan) -> None:
         ExportError: an output has such a name.
     """
     if taken := sorted({output for outputs in plan.outputs.values() for output in outputs} & {*ENCODED, *TEXT_INPUTS}):
-        raise ExportError(f"--with-tokenizer: the graph has another value of this name: rename the task {taken[0]!r}")
+        raise ExportError(f"--with-tokenizer: rename the task {taken[0]!r}: another value of the graph has this name")
 
 
 def stored_text_graph(path: Path) -> TextGraph:

@@ -16,10 +16,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from exporter.errors import ExportError
 from exporter.text_graph.characters import character_class, quoted, ranges_of, uniform_blocks
 from exporter.text_graph.nul import refuse_character
 from exporter.text_graph.part import EXTENSIONS, Part, strings
+from exporter.text_graph.refusals import refused
 
 _NOTHING = "[^\\x{0}-\\x{10FFFF}]"  # matches no character
 _SUFFIXES = "'s|'t|'re|'ve|'m|'ll|'d"
@@ -41,15 +41,15 @@ def byte_level(tokenizer: Any) -> list[Part]:
     model, words = content["model"], content["pre_tokenizer"] or {}
     if content["normalizer"] is not None or words.get("type") != "ByteLevel" or not words.get("use_regex", True):
         kinds = [(content[name] or {}).get("type", "none") for name in ("normalizer", "pre_tokenizer")]
-        raise ExportError(
-            "--with-tokenizer: of BPE tokenizers, those with the pre-tokenizer ByteLevel and no normalizer can be written as a "
-            f"graph, found the normalizer {kinds[0]} and the pre-tokenizer {kinds[1]}"
+        raise refused(
+            "of BPE tokenizers, only those with the pre-tokenizer ByteLevel and no normalizer can be written as a graph, found "
+            f"the normalizer {kinds[0]} and the pre-tokenizer {kinds[1]}"
         )
     if options := [name for name in _PLAIN if model.get(name)]:
-        raise ExportError(f"--with-tokenizer: the option {options[0]} of the BPE model has no operator")
+        raise refused(f"no operator has the option {options[0]} of the BPE model")
     special = sorted((token["content"] for token in content["added_tokens"]), key=len, reverse=True)
     if any(token["single_word"] for token in content["added_tokens"]):
-        raise ExportError("--with-tokenizer: added tokens that must be single words have no operator")
+        raise refused("no operator finds added tokens only where they are whole words (single_word)")
     classes = _classes(tokenizer)
     # The operators end a text at NUL, and cut a run of spaces before U+0085, which they take for no space
     parts = [refuse_character("texts", "\0", "nul"), refuse_character("texts", "\x85", "next_line")]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from exporter.errors import ExportError
+from exporter.text_graph.refusals import refused
 
 CONTEXT_FREE = {
     "normalizer": {"BertNormalizer", "Lowercase", "NFD", "NFKD", "StripAccents", "Sequence"},
@@ -68,9 +68,9 @@ def measure_characters(tokenizer: Any, alphabet: set[str]) -> CharacterMap:
     for first, second in product(marks, marks):
         expected = forms.get(first, first) + forms.get(second, second)
         if (found := _form(tokenizer, first + second)) != expected:
-            raise ExportError(
-                f"--with-tokenizer: the tokenizer normalises {first + second!a} to {found!a}, and each of its characters to "
-                f"{expected!a}: such a tokenizer cannot be written as a graph; export without --with-tokenizer"
+            raise refused(
+                f"the tokenizer normalises {first + second!a} to {found!a}, and its characters one by one to {expected!a}, "
+                "which cannot be written as a graph"
             )
     removed = _long_ranges([each for each, form in forms.items() if not form])
     isolated = _long_ranges([each for each, form in forms.items() if form == f" {each} "])

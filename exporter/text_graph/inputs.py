@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import ExportError
 from exporter.text_graph.part import Part
+from exporter.text_graph.refusals import refused
 
 _PROBES = ("a", "b")
 
@@ -38,7 +38,7 @@ class Template:
         encoding = tokenizer.encode(*texts)
         places = [[at for at, part in enumerate(encoding.sequence_ids) if part == which] for which in range(len(texts))]
         if any(not place or place != list(range(place[0], place[-1] + 1)) for place in places) or places != sorted(places):
-            raise ExportError("--with-tokenizer: the tokenizer's special tokens are not before, between or after the texts")
+            raise refused("the tokenizer's special tokens are not before, between or after the texts")
         bounds = [0, *(end for place in places for end in (place[0], place[-1] + 1)), len(encoding)]
         slices = [slice(*pair) for pair in zip(bounds[::2], bounds[1::2], strict=True)]
         slices += [slice(0, 0)] * (3 - len(slices))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from exporter.errors import ExportError
 from exporter.text_graph.part import EXTENSIONS, Part, strings
+from exporter.text_graph.refusals import refused
 
 # Control characters; unassigned characters, for tokenizers that keep NUL as an unknown one
 _OTHERS = (*map(chr, range(1, 32)), "\u0378", "\U0003fffd")
@@ -28,7 +28,7 @@ def replace_nul(source: str, target: str, form: Callable[[str], str], alphabet: 
     nul = form("a\0a")
     others = [each for each in _OTHERS if form(f"a{each}a") == nul.replace("\0", each) and not {"\0", each} & alphabet]
     if not others:
-        raise ExportError("--with-tokenizer: no other character is treated as the tokenizer treats the character NUL")
+        raise refused("the tokenizer treats no other character as it treats NUL, at which the operators end a text")
     constants = {
         f"{target}_other": strings(others[0]),
     }

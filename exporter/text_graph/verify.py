@@ -12,6 +12,7 @@ import onnxruntime
 
 from exporter.errors import ExportError, VerificationError
 from exporter.text_graph.hard_texts import hard_pairs, hard_texts
+from exporter.text_graph.refusals import refused
 
 _BATCH = 16
 _SHOWN = 200  # characters of a text in a message
@@ -89,8 +90,8 @@ def _compare(session: Any, tokenizer: Any, limit: int | None, texts: Sequence[st
         pair = None if pairs is None else [pairs[index]]
         wanted, got = _reference(tokenizer, limit, [text], pair, names), _encode(session, [text], pair)
         if got is None or not all(_equal(got[name], wanted[name]) for name in names):
-            raise ExportError(_difference(tokenizer, text if pair is None else (text, pair[0]), got, wanted))
-    raise ExportError(f"--with-tokenizer: the graph pads {list(texts)!a:.{_SHOWN}} differently from the tokenizer")
+            raise refused(_difference(tokenizer, text if pair is None else (text, pair[0]), got, wanted))
+    raise refused(f"the graph pads {list(texts)!a:.{_SHOWN}} differently from the tokenizer")
 
 
 def _encode(session: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> dict[str, np.ndarray] | None:
@@ -124,12 +125,12 @@ def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def _difference(tokenizer: Any, text: str | tuple[str, str], found: Any, expected: dict[str, np.ndarray]) -> str:
-    message = "--with-tokenizer: the tokenizer cannot be put into the graph, it would differ on the text "
+    message = "the tokenizer cannot be put into the graph, which would differ on the text "
     shown = f"{text!a:.{_SHOWN}}"
     if found is None:
-        return f"{message}{shown}, on which the operators fail; export without --with-tokenizer"
+        return f"{message}{shown}, on which the operators fail"
     got, wanted = (tokenizer.convert_ids_to_tokens(each["input_ids"][0]) for each in (found, expected))
     same = [first == second for first, second in zip(got, wanted, strict=False)]
     at = same.index(False) if False in same else len(same)
     tokens = f"at token {at}: {wanted[at : at + 3]!a} by the tokenizer, {got[at : at + 3]!a} in the graph"
-    return f"{message}{shown}, {tokens}; export without --with-tokenizer"
+    return f"{message}{shown}, {tokens}"

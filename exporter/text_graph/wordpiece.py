@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import ExportError
 from exporter.text_graph.characters import CONTEXT_FREE, CharacterMap, character_class, measure_characters, quoted, ranges_of
 from exporter.text_graph.nul import replace_nul
 from exporter.text_graph.part import EXTENSIONS, Part, strings
+from exporter.text_graph.refusals import refused
 
 _UNKNOWN = "\1"  # no word of a text: control characters are removed, or replaced by step 1
 
@@ -35,9 +35,9 @@ def wordpiece(tokenizer: Any) -> list[Part]:
     content = json.loads(tokenizer.to_str())
     for name, known in CONTEXT_FREE.items():
         if unknown := sorted(_types(content[name]) - known):
-            raise ExportError(
-                f"--with-tokenizer: the {name.replace('_', '-')} {unknown[0]} depends on neighbouring characters; of WordPiece "
-                f"tokenizers, those with {', '.join(sorted(known - {'Sequence'}))} can be written as a graph"
+            raise refused(
+                f"the {name.replace('_', '-')} {unknown[0]} depends on neighbouring characters; of WordPiece tokenizers, only "
+                f"those with {', '.join(sorted(known - {'Sequence'}))} can be written as a graph"
             )
     model = content["model"]
     # The order of the library changes from process to process.
@@ -71,7 +71,7 @@ def _added_tokens(content: Mapping[str, Any], characters: CharacterMap) -> tuple
         text = token["content"]
         form = characters.apply(text)
         if token["single_word"] or not form.strip() or " " in text:
-            raise ExportError(f"--with-tokenizer: the added token {text!r} has a form that cannot be written as a graph")
+            raise refused(f"the added token {text!r} has a form that cannot be written as a graph")
         if token["normalized"]:
             normalized[form] = f" {text} "
         else:

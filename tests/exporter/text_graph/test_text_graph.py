@@ -173,14 +173,14 @@ def _with(kind: str, **parts: Any) -> Any:
         (
             lambda: tiny_tokenizer("unigram", LIMIT),
             {},
-            "Unigram tokenizers .* expected one of WordPiece, BPE",
+            "Unigram tokenizers .* only WordPiece and BPE; omit --with-tokenizer$",
         ),
         (lambda: _with("bpe", normalizer=normalizers.NFC()), {}, "found the normalizer NFC and the pre-tokenizer ByteLevel"),
         (lambda: _with("wordpiece", normalizer=normalizers.NFC()), {}, "the normalizer NFC depends on neighbouring"),
         (lambda: _with("wordpiece", pre_tokenizer=pre_tokenizers.Whitespace()), {}, "the pre-tokenizer Whitespace depends"),
-        (lambda: tiny_tokenizer("bpe", LIMIT), {"opset": 17}, "needs operators for strings of opset 20, found --opset 17"),
+        (lambda: tiny_tokenizer("bpe", LIMIT), {"opset": 17}, "need opset 20 or higher, found 17: omit --opset"),
         (lambda: tiny_tokenizer("bpe", LIMIT), {"outputs": {"text": ("text",)}}, "rename the task 'text'"),
-        (lambda: tiny_tokenizer("bpe", LIMIT), {"names": ("pixel_values",)}, "not made of texts: pixel_values"),
+        (lambda: tiny_tokenizer("bpe", LIMIT), {"names": ("pixel_values",)}, r"not made of texts \(pixel_values\)"),
     ],
 )
 def test_what_has_no_graph_is_refused(make: Any, fields: dict[str, Any], message: str) -> None:
