@@ -140,7 +140,7 @@ def export(
     """
     output = _path(output)
     check_destination(output, overwrite)
-    check_sources(output, (model, tokenizer, *adapters, *fusions, calibration, evaluation))
+    check_sources(output, (model, tokenizer, adapters, fusions, calibration, evaluation))
     further = {"--routed": routed, "--slots": slots is not None, "--extendable": extendable, "--split": split}
     further |= {"--with-tokenizer": with_tokenizer}
     check_layout(layout, precision, target, [name for name, given in further.items() if given])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from exporter.errors import ExportError
@@ -54,8 +54,8 @@ def check_sources(output: Path, sources: Iterable[object]) -> None:
 
     Args:
         output: the folder to write.
-        sources: models, adapters, calibration files and so on, also in mappings, and also as NAME=SOURCE or SOURCE:SUBFOLDER;
-            a source that is not an existing path is ignored.
+        sources: models, adapters, calibration files and so on, also in lists and mappings, and also as NAME=SOURCE or
+            SOURCE:SUBFOLDER; a source that is not an existing path is ignored.
 
     Raises:
         ExportError: a source is in `output`, after links are resolved.
@@ -75,6 +75,8 @@ def check_sources(output: Path, sources: Iterable[object]) -> None:
                         f"the source {text!r} is in the output folder {str(output)!r}, which --overwrite would delete: choose "
                         "another output"
                     )
+        elif isinstance(source, Sequence):
+            check_sources(output, source)
 
 
 def _listed(folder: Path) -> set[str] | None:

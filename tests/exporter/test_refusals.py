@@ -49,6 +49,7 @@ def model() -> Any:
         ({"drop": {"c": 1}}, "unknown task 'c' in drop; tasks: a, b"),
         ({"drop": {"a": -1}}, "drop must be from 0 to 3"),
         ({"adapters": ["x"]}, "adapters and fusions require a model folder or hub id"),
+        ({"adapters": None}, "adapters must be a list of folders or hub ids, found None$"),
         ({"tasks": "a"}, "found 'a': write \\['a'\\]"),
         ({"tasks": 5}, "found 5"),
         ({"drop": 1.0}, "drop must be an integer"),

@@ -205,7 +205,7 @@ def test_sources_in_the_output_are_refused(output: Path, tmp_path: Path) -> None
     (output / "model").mkdir()
     link = tmp_path / "link"
     link.symlink_to(output / "model")
-    for source in (output / "model", str(link), f"name={output / 'model'}", {"task": output / "model.onnx"}, str(output)):
+    for source in (output / "model", str(link), f"name={output / 'model'}", {"task": output / "model.onnx"}, [str(output)]):
         with pytest.raises(ExportError, match=r"is in the output folder .* choose another output"):
             check_sources(output, [None, object(), source])
     check_sources(output, [tmp_path, "", "a=", "org/name", "\0", "x" * 5000, "~unknown-user/x", None])
