@@ -144,6 +144,8 @@ def export(
     further = {"--routed": routed, "--slots": slots is not None, "--extendable": extendable, "--split": split}
     further |= {"--with-tokenizer": with_tokenizer}
     check_layout(layout, precision, target, [name for name, given in further.items() if given])
+    options = make_options(opset, atol, precision, target, int8_ranges)
+    check_slots(slots, precision, target, int8_ranges)
     if with_tokenizer:
         extensions_library()
     stages = Stages()
@@ -151,8 +153,7 @@ def export(
         access = Access(token, None if cache_dir is None else str(cache_dir))
         model = located(model, revision, subfolder)
         checkpoint = load(model, tokenizer, adapters, fusions, pooling, heads, access)
-        plans = make_plans(checkpoint, tasks, drop, make_options(opset, atol, precision, target, int8_ranges))
-        check_slots(slots, precision, target, int8_ranges)
+        plans = make_plans(checkpoint, tasks, drop, options)
         check_tasks(layout, plans, checkpoint.model.config.model_type, checkpoint.tokenizer, checkpoint.processor)
         asked = [name for name in ("--routed", "--slots") if further[name]]
         routed, extendable = routed or slots is not None, extendable or slots is not None
