@@ -91,8 +91,8 @@ def numbers(text: str) -> list[int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("growth", __doc__, "1x128", 12)
-    parser.add_argument("--drops", type=numbers, default=[0, 3, 6, 9], metavar="N,…", help="default 0,3,6,9")
-    parser.add_argument("--tasks", type=numbers, default=[1, 2, 4, 8], metavar="N,…", help="default 1,2,4,8")
+    parser.add_argument("--drops", type=numbers, default=[0, 3, 6, 9], metavar="N,…", help="drops; default 0,3,6,9")
+    parser.add_argument("--tasks", type=numbers, default=[1, 2, 4, 8], metavar="N,…", help="numbers of tasks; default 1,2,4,8")
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="keep graphs and rounds in this folder, and continue from them"
     )

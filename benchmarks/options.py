@@ -170,7 +170,11 @@ def _parser() -> CommandParser:
         "--skip", default="", metavar="KEY,…", help="variants to omit, by their keys in the results, such as files,files-fp16"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
+        "--output",
+        type=Path,
+        default=Path("benchmarks/results"),
+        metavar="DIR",
+        help="folder for the results; default benchmarks/results",
     )
     parser.add_argument(
         "--seed", type=_whole(0), default=0, help="seed of weights, inputs and the order in a round; default 0", metavar="N"
@@ -189,14 +193,20 @@ def random_bert_parser(module: str, description: str | None, shapes: str, rounds
         layers: help text of --layers.
     """
     parser = CommandParser(f"python -m benchmarks.{module}", description)
-    parser.add_argument("--shapes", type=parse_shapes, default=parse_shapes(shapes), metavar="BxL,…", help="batch x tokens")
+    parser.add_argument(
+        "--shapes", type=parse_shapes, default=parse_shapes(shapes), metavar="BxL,…", help=f"batch x tokens; default {shapes}"
+    )
     parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"rounds per shape; default {rounds}")
     parser.add_argument("--layers", type=int, default=12, metavar="N", help=f"{layers}; default 12")
     parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
-    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="default: all cores")
+    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="threads of the runs; default: all cores")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights, inputs and order; default 0")
     parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results"
+        "--output",
+        type=Path,
+        default=Path("benchmarks/results"),
+        metavar="DIR",
+        help="folder for the results; default benchmarks/results",
     )
     return parser
 

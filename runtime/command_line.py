@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="the variant without adapters in the lowest N layers; default: the first exported",
     )
-    add("--threads", type=int, metavar="N", help="threads within one operator; default: one per physical core it may use")
+    add("--threads", type=int, metavar="N", help="threads within one operator; default: one per usable physical core")
     add("--cache", metavar="DIR", help="folder that keeps packed weights, TensorRT engines and OpenVINO graphs for later calls")
     add(
         "--option",

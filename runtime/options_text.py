@@ -119,7 +119,7 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --aggregate: read texts that are longer than the model's maximum in windows that share N tokens",
     )
-    add("--threshold", type=float, metavar="X", help="least probability of a label of multilabel tasks; default: 0.5")
+    add("--threshold", type=float, metavar="X", help="least probability of a label of multilabel tasks; default 0.5")
     add("--top-k", type=int, metavar="K", help="the K most probable labels of classification and multilabel tasks")
 
 
@@ -132,7 +132,7 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="as for `python -m runtime DIR`, whose --help lists them; may be repeated",
+        help="an option that `python -m runtime --help` lists; may be repeated",
     )
 
 

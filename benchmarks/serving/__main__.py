@@ -147,22 +147,39 @@ def _parser() -> CommandParser:
 
     parser = CommandParser("python -m benchmarks.serving", __doc__, _EPILOG)
     add, every = parser.add_argument, ",".join(CANDIDATES)
-    of_device = "default all of the device"
-    add("--size", choices=SIZES, default="small", help="size of the model; tiny: whether everything works. Default small")
+    of_device = "candidates; default: all of the device"
+    add("--size", choices=SIZES, default="small", help="size of the model; tiny shows whether everything works; default small")
     add("--device", choices=DEVICES, default="cpu", help="where all candidates compute; default cpu")
     add("--texts", type=Path, metavar="DIR", help="test sets, which `python -m training.texts DIR` wrote")
-    add("--folder", type=Path, default=Path("serving-models"), metavar="DIR", help="models; kept. Default serving-models")
-    add("--candidates", type=lambda text: text.split(","), metavar="KEY,…", help=f"{of_device}: {every}")
+    add(
+        "--folder",
+        type=Path,
+        default=Path("serving-models"),
+        metavar="DIR",
+        help="folder of the models, which are kept; default serving-models",
+    )
+    add("--candidates", type=lambda text: text.split(","), metavar="KEY,…", help=f"{of_device}, of {every}")
     add("--tasks", type=numbers(int, 1), default=[64], metavar="N,…", help="numbers of tasks; default 64")
     add("--per-text", type=numbers(int, 1), default=[1], metavar="N,…", help="tasks of a request; default 1")
     add("--repeats", type=numbers(float, 0), default=[0.0], metavar="SHARE,…", help="shares of repeated texts; default 0")
-    add("--objectives", type=numbers(float, 1), metavar="MS,…", help="95 %% of the latencies in ms; default: as of the size")
+    add(
+        "--objectives",
+        type=numbers(float, 1),
+        metavar="MS,…",
+        help="limits in ms for 95 %% of the latencies; default: those of --size",
+    )
     add("--load-seconds", type=float, default=5.0, metavar="S", help="seconds per load; default 5")
-    add("--limit", type=float, default=280.0, metavar="S", help="longest time of a candidate and setting; default 280")
+    add("--limit", type=float, default=280.0, metavar="S", help="most seconds for a candidate at a setting; default 280")
     add("--seconds", type=float, default=float("inf"), metavar="S", help="measure nothing more after this time")
-    add("--threads", type=int, default=cores(), metavar="N", help="threads of all candidates; default all cores")
+    add("--threads", type=int, default=cores(), metavar="N", help="threads of all candidates; default: all cores")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights and requests; default 0")
-    add("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR", help="default benchmarks/results")
+    add(
+        "--output",
+        type=Path,
+        default=Path("benchmarks/results"),
+        metavar="DIR",
+        help="folder for the results; default benchmarks/results",
+    )
     return parser
 
 

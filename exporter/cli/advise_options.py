@@ -46,7 +46,7 @@ def advise_parser() -> CommandParser:
         default=[],
         metavar="TASK=FILE",
         help="texts with labels (.jsonl, .csv, .tsv) of a task; for tagging, text with a list of labels, one per word between "
-        "white space; tasks without a file are left out; repeatable",
+        "white space; tasks without a file are left out; may be repeated",
     )
     parser.add_argument(
         "--max-loss",
@@ -64,7 +64,7 @@ def advise_parser() -> CommandParser:
         "--keep-fused",
         type=_numbers,
         metavar="K,K",
-        help="numbers of fusion members to try besides all; 0 for only all; default a quarter and a half",
+        help="numbers of fusion members to try next to all of them, 0 for none; default: a quarter and a half",
     )
     parser.add_argument(
         "--calibration",
@@ -80,7 +80,7 @@ def advise_parser() -> CommandParser:
         type=Path,
         default=Path("advice"),
         metavar="DIR",
-        help="folder of the measurements, graphs, advice.json and pareto.png; default advice",
+        help="folder for measurements, graphs, advice.json and pareto.png; default advice",
     )
     parser.add_argument("--quiet", action="store_true", help="print no progress")
     parser.add_argument("--json", action="store_true", help="print the advice as one JSON object on standard output")

@@ -26,7 +26,7 @@ folder add the file while they run: predictor.add_task(NAME, FILE), or python -m
 The task must have the structure of a task in the folder, and at most as many labels as the one with the most.
 """
 _TASK_EPILOG = """\
-exit status: 0 done and verified; 1 verification failed, 2 wrong use, unsupported model or bad input; nothing is written then
+exit status: 0 done and verified; 1 verification failed, nothing written; 2 wrong use, unsupported model or bad input
 
 examples:
   python -m exporter task onnx --model bert-base-uncased --adapter adapters/rte --output rte.safetensors
@@ -81,7 +81,11 @@ def task_parser() -> CommandParser:
     add_sources(parser)
     add_tasks(parser, "the adapter", "the one that the folder does not have")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="the file to write; an existing file is replaced as a whole"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the file to write; an earlier task file is replaced as a whole",
     )
     parser.add_argument(
         "--drop",

@@ -105,7 +105,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[TASK=]FILE",
-        help="texts, with or without labels, on which the graph is compared with PyTorch; may be repeated",
+        help="texts, with or without labels, on which the graph is compared with PyTorch: FILE for all tasks, or TASK=FILE, "
+        "which may be repeated",
     )
     parser.add_argument(
         "--max-disagreement",

@@ -12,7 +12,8 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="SOURCE",
-        help="a folder written by model.save_pretrained, or a hub id; ID@REVISION; SOURCE:SUBFOLDER",
+        help="a folder written by model.save_pretrained, or a hub id; ID@REVISION; SOURCE:SUBFOLDER; default: the bundled "
+        "example",
     )
     parser.add_argument(
         "--adapter",
@@ -37,7 +38,7 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=POOLING",
         help="give embeddings for a PEFT adapter without a head: cls, mean, max, weightedmean, mean_sqrt_len_tokens, "
         "lasttoken, or several, such as cls+mean; default: that of its sentence-transformers folder, else hidden states; "
-        "repeatable",
+        "may be repeated",
     )
     parser.add_argument(
         "--head",

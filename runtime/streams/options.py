@@ -45,7 +45,7 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=int,
         metavar="N",
-        help=f"number of texts that are batched together by length; default: by their time, up to {LARGEST:,}",
+        help=f"texts that are batched together by length; default: as many as take a few seconds, up to {LARGEST:,}",
     )
     add("--quiet", action="store_true", help="show no progress")
     add(
