@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 
 from exporter.advise.advise import advise
 from exporter.advise.kept import replace_text
 from exporter.advise.picture import save_picture
 from exporter.advise.request import Request
 from exporter.advise.text import lines
-from exporter.cli.option_values import heads_of, pooling_of
+from exporter.cli.option_values import evaluation_of, heads_of, pooling_of
 from exporter.cli.output import printing
 from exporter.cli.progress import shown_progress
-from exporter.errors import ExportError
 from runtime.printable import printable
 
 
@@ -30,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     if options.max_loss is None and options.latency is None:
         options.max_loss = 0.01
     request = Request(
-        evaluation=_evaluation(options.evaluation),
+        evaluation=evaluation_of(options.evaluation),
         model=options.model,
         adapters=options.adapter,
         fusions=options.fusion,
@@ -61,15 +59,3 @@ def run(options: argparse.Namespace) -> int:
             note = f"drew {options.output / 'pareto.png'}" if picture else "no picture: pip install matplotlib"
             print(f"\nwrote {options.output / 'advice.json'}; {note}")
     return 0 if found.chosen is not None else 1
-
-
-def _evaluation(files: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in files:
-        task, equals, file = text.partition("=")
-        if not equals or not task.strip() or not file:
-            raise ExportError(f"--evaluation must be TASK=FILE, because labels belong to one task; found {text!r}")
-        if task.strip() in found:
-            raise ExportError(f"--evaluation names the task {task.strip()!r} twice")
-        found[task.strip()] = file
-    return found

@@ -69,7 +69,8 @@ def advise_parser() -> CommandParser:
     parser.add_argument(
         "--calibration",
         metavar="FILE",
-        help="texts by which the members of fusions are chosen, and ranges in int8; default: texts of the fusion's evaluation",
+        help="texts on which the attention of fusion members, and calibrated ranges in int8, are measured; default: texts of "
+        "the fusion's evaluation",
     )
     parser.add_argument("--precision", default="fp32", metavar="P", help="fp32, fp16 or int8; default fp32")
     parser.add_argument("--target", default="portable", metavar="T", help="portable or cpu; default portable")

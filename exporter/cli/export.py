@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from exporter.cli.option_values import heads_of, pooling_of
+from exporter.cli.option_values import evaluation_of, heads_of, pooling_of
 from exporter.cli.output import printing
 from exporter.cli.print_report import show_report
 from exporter.cli.progress import shown_progress
@@ -54,4 +54,4 @@ def _evaluation(files: Sequence[str]) -> str | dict[str, str] | None:
     """FILE for all tasks, or TASK=FILE for each."""
     if len(files) == 1 and "=" not in files[0]:
         return files[0]
-    return {task.strip(): file for task, _, file in (each.partition("=") for each in files)} or None
+    return evaluation_of(files) or None

@@ -82,13 +82,26 @@ def heads_of(given: Sequence[str]) -> dict[str, str]:
     return _pairs(given, "--head names the task")
 
 
+def evaluation_of(given: Sequence[str]) -> dict[str, str]:
+    """Return task -> file of the option --evaluation.
+
+    Raises:
+        ExportError: a task is missing, or named twice.
+    """
+    for text in given:
+        task, equals, file = text.partition("=")
+        if not equals or not task.strip() or not file:
+            raise ExportError(f"--evaluation must be TASK=FILE, because labels belong to one task; found {text!r}")
+    return _pairs(given, "--evaluation names the task")
+
+
 def _pairs(given: Sequence[str], what: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given:
         name, _, value = text.partition("=")
-        if name in found:
-            raise ExportError(f"{what} {name!r} twice")
-        found[name] = value
+        if name.strip() in found:
+            raise ExportError(f"{what} {name.strip()!r} twice")
+        found[name.strip()] = value
     return found
 
 

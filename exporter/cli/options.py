@@ -65,7 +65,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FILE",
-        help="texts on which the attention of fusion members is measured (.txt, .jsonl, .csv, .tsv), or scores (.json)",
+        help="texts on which the attention of fusion members, and calibrated ranges in int8, are measured (.txt, .jsonl, .csv, "
+        ".tsv), or scores of members (.json)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx"

@@ -78,6 +78,7 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--routed", "--slots", "2"], "select the others with --tasks a, or omit --routed and --slots"),
         (["--opset", "9"], "opset must be from 17 to 24, found 9"),
         (["--atol", "0"], "atol must be a finite number above 0"),
+        (["--evaluation", "a=x.txt", "--evaluation", "a=y.txt"], "--evaluation names the task 'a' twice"),
         (["--precision", "fp4"], "precision must be one of fp32, fp16"),
         (["--target", "toaster"], "target must be one of portable"),
         (["--drop", "1,1"], "drop contains 1 twice: give each variant a different drop"),
