@@ -211,9 +211,7 @@ def test_tasks_that_have_one_file_share_the_runs_of_the_graph(
     assert both == each[::-1]
 
 
-def test_a_graph_that_answers_otherwise_too_often_is_refused(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predictions_that_differ_too_often_are_refused(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter.verify.evaluate, "eager", lambda *arguments: [-field for field in eager(*arguments)])
     with pytest.raises(VerificationError, match=r"differs from PyTorch on more than 10.00% of the evaluation texts"):
         export(

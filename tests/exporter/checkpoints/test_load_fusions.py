@@ -42,7 +42,7 @@ def test_fusions_whose_names_begin_alike(tmp_path: Path, fused: Any) -> None:
 
 
 @pytest.mark.parametrize("safe", [True, False])
-def test_a_fusion_with_its_members_beside_it(tmp_path: Path, fused: Any, safe: bool) -> None:
+def test_a_fusion_with_its_members_next_to_it(tmp_path: Path, fused: Any, safe: bool) -> None:
     (tmp_path / "fusion").mkdir()
     for name in ("a", "b"):
         fused.save_adapter(str(tmp_path / "fusion" / name), name)

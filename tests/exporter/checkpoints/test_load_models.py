@@ -304,7 +304,7 @@ def test_lists_of_sources(adapters_: Any) -> None:
         load(None, adapters=adapters_)
 
 
-def test_more_adapters_beside_the_bundled_example(tmp_path: Path) -> None:
+def test_more_adapters_next_to_the_bundled_example(tmp_path: Path) -> None:
     example = load(None)
     model = example.model
     model.save_adapter(str(tmp_path / "own"), "movie_sentiment", use_safetensors=True)

@@ -65,7 +65,7 @@ def _exported(folder: Path, output: Path, *options: str) -> Path:
     return output
 
 
-def test_a_vocabulary_alone_becomes_a_fast_tokenizer(tmp_path: Path, saved: Path) -> None:
+def test_only_a_vocabulary_becomes_a_fast_tokenizer(tmp_path: Path, saved: Path) -> None:
     folder = _with(saved, tmp_path / "model", vocab_txt="\n".join(_WORDS))
     output = _exported(folder, tmp_path / "onnx")
     assert (output / "tokenizer.json").is_file()

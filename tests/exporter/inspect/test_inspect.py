@@ -81,7 +81,7 @@ def test_sums_are_sums_of_their_parts(inspection: Inspection) -> None:
 
 
 @pytest.mark.parametrize("task", ["a", "words"])
-def test_a_task_alone_costs_what_an_export_of_it_costs(tmp_path: Path, inspection: Inspection, task: str) -> None:
+def test_a_single_task_costs_what_an_export_of_it_costs(tmp_path: Path, inspection: Inspection, task: str) -> None:
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "words": ("seq_bn", "tag")})
     export(model, tasks=[task], drop=1, output=tmp_path / "single")
     single = inspect_bundle(tmp_path / "single", (2, LENGTH)).graphs[0]

@@ -67,7 +67,7 @@ def _adapted(base: PreTrainedModel, modules: list[str]) -> Any:
         *swept((_llama, ["q_proj", "k_proj"], False, "fp32"), (_gpt2, ["c_attn"], False, "fp32")),
     ],
 )
-def test_a_text_has_its_logits_in_longer_company(
+def test_a_text_has_its_logits_next_to_longer_ones(
     tmp_path: Path, base: Callable[[], PreTrainedModel], modules: list[str], keeps: bool, precision: Any
 ) -> None:
     """Keys that were rotated by positions without padding do not fit into a longer batch."""

@@ -69,7 +69,7 @@ def test_branches_equal_single_task_pytorch(
             assert_parity(found[task], expected)
 
 
-def test_states_do_not_depend_on_company(predictor: runtime.Predictor) -> None:
+def test_states_do_not_depend_on_other_texts(predictor: runtime.Predictor) -> None:
     feeds = inputs((6, 21))
     together = predictor.run_branches(predictor.run_trunk(feeds), ["topic", "mood"])
     rows = [predictor.run_trunk({name: array[row : row + 1] for name, array in feeds.items()}) for row in range(6)]

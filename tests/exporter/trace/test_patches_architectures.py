@@ -244,7 +244,7 @@ _ALIKE = ("XLMRoberta", "Beit", "MBart", "MT5", "Mistral")
 
 
 @pytest.mark.parametrize("architecture", [*(name for name in _CLASSES if name not in _ALIKE), *swept(*_ALIKE)])
-def test_cures_change_no_number(architecture: str) -> None:
+def test_patches_change_no_number(architecture: str) -> None:
     """Every head that the library adds to the architecture, without a trace."""
     heads = getattr(adapters, f"{architecture}AdapterModel").head_types
     assert heads
@@ -257,7 +257,7 @@ def test_cures_change_no_number(architecture: str) -> None:
 @pytest.mark.parametrize(
     "architecture", ["Bart", "T5", "Roberta", "DistilBert", "ModernBert", "Llama", *swept("MBart", "MT5", "Qwen3")]
 )
-def test_cures_change_no_number_of_models_with_one_head(architecture: str) -> None:
+def test_patches_change_no_number_of_models_with_one_head(architecture: str) -> None:
     for head in ("ForSequenceClassification", "ForMultipleChoice", "ForQuestionAnswering"):
         if hasattr(transformers, f"{architecture}{head}"):
             check_eager(Case(architecture, head))

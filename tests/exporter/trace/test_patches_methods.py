@@ -143,7 +143,7 @@ def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", [*TRACED, *VARIANTS])
-def test_cures_keep_the_numbers_and_the_users_weights(name: str) -> None:
+def test_patches_keep_the_numbers_and_the_users_weights(name: str) -> None:
     model = _model(("task", {**TRACED, **VARIANTS}[name]))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     patched = _patched(model)
@@ -162,7 +162,7 @@ def test_cures_keep_the_numbers_and_the_users_weights(name: str) -> None:
     assert float(np.abs(plain - expected[:, -plain.shape[1] :]).max()) > 1e-3
 
 
-def test_nothing_is_cured_where_there_is_nothing_to_cure() -> None:
+def test_nothing_is_patched_that_can_be_traced() -> None:
     model = _model(("task", SeqBnConfig()), ("other", LoRAConfig()))
     before = [(name, type(module)) for name, module in model.named_modules()]
     patched = _patched(model)

@@ -68,7 +68,7 @@ async def answer(predictor: runtime.Predictor, bodies: Iterable[bytes], batching
     return list(await asyncio.gather(*map(one, bodies)))
 
 
-def test_a_faulty_request_fails_alone(predictor: runtime.Predictor) -> None:
+def test_only_the_faulty_request_fails(predictor: runtime.Predictor) -> None:
     bodies: list[dict[str, Any]] = [
         {"texts": ["one", "two"]},
         {"texts": [LONG]},

@@ -111,7 +111,7 @@ def test_a_wrong_cache_is_refused(predictor: runtime.Predictor, given: Any, mess
         runtime.load(predictor._bundle.files.path, state_cache=given)
 
 
-def test_texts_of_any_company_hit_the_cache(predictor: runtime.Predictor) -> None:
+def test_texts_hit_the_cache_in_any_batch(predictor: runtime.Predictor) -> None:
     if not predictor.manifest.splits:
         return
     cached = runtime.load(predictor._bundle.files.path, provider="cpu", threads=1, state_cache=10**7)

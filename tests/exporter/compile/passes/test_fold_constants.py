@@ -9,7 +9,7 @@ HEAD = "(float[batch, 4] x) => (float[batch, 4] y)"
 WEIGHTS = {"w": rand(4), "v": rand(4, seed=1)}
 
 
-def test_computes_what_reads_constants_alone() -> None:
+def test_computes_what_reads_only_constants() -> None:
     prove(FoldConstantsPass(), f"{HEAD} {{ s = Add(w, v) t = Mul(s, w) y = Add(x, t) }}", "Add", initializers=WEIGHTS)
 
 
@@ -27,7 +27,7 @@ def test_leaves_alone_what_reads_a_protected_weight(protected: str) -> None:
     prove(FoldConstantsPass([protected]), text, None, initializers=WEIGHTS)
 
 
-def test_folds_beside_a_protected_weight() -> None:
+def test_folds_next_to_a_protected_weight() -> None:
     text = f"{HEAD} {{ s = Add(w, w) t = Mul(s, v) y = Add(x, t) }}"
     prove(FoldConstantsPass(["v"]), text, "Mul Add", initializers=WEIGHTS)
 

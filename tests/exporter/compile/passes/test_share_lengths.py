@@ -26,7 +26,7 @@ def test_takes_one_of_several_lengths_as_it_is() -> None:
     prove(ShareLengthsPass(), text, "Shape Squeeze Neg")
 
 
-def test_leaves_alone_what_no_input_tells() -> None:
+def test_leaves_lengths_that_no_input_has() -> None:
     text = "(float[batch, sequence] x) => (int64[2] y) { i = NonZero(x) s = Shape(i) y = Neg(s) }"
     prove(ShareLengthsPass(), text, None)
     prove(ShareLengthsPass(), f"{HEAD} => (int64[1] y) {{ s = Shape<start = 1, end = 2>(x) y = Neg(s) }}", None)

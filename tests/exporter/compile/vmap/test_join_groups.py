@@ -36,7 +36,7 @@ def test_shares_weights_of_one_name_and_the_same_numbers() -> None:
     assert sorted(joined.graph.initializers) == ["b", "b_2", "w"]
 
 
-def test_shares_large_weights_by_storage_alone() -> None:
+def test_shares_large_weights_only_by_storage() -> None:
     large = rand(130, 130)
     text = "(float[batch, 130] x) => (float[batch, 130] {0}) {{ {0} = MatMul(x, w) }}"
 

@@ -130,7 +130,7 @@ def test_splits_or_not_a_head_is_right(operator: str, weights: Weights) -> None:
         ("p = Mul(w, c) y = Mul(x, p)", {"w": tasks_of(4)}),
     ],
 )
-def test_computes_here_what_depends_on_weights_alone(body: str, weights: Weights) -> None:
+def test_evaluates_what_depends_only_on_weights(body: str, weights: Weights) -> None:
     last = body.split("y = ")[1].split("(")[0]
     vectorize(f"{HEAD} {{ {body} }}", weights, f"Tile Reshape {last} Shape Concat Reshape Split", trunk={"c": rand(4)})
 
@@ -178,7 +178,7 @@ def test_puts_a_prefix_of_each_task_before_the_sequence() -> None:
         (f"{HEAD} {{ c = Cast<to = 9>(x) y = Where(c, x, w) }}", {"w": tasks_of(4)}),
     ],
 )
-def test_goes_on_alone_where_there_is_no_rule(text: str, weights: Weights) -> None:
+def test_splits_where_there_is_no_rule(text: str, weights: Weights) -> None:
     vectorize(text, weights)
 
 
