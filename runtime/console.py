@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = next((each for each in COMMANDS if each.name == given[0]), None)
     if command is None:
         names = ", ".join(each.name for each in COMMANDS)
-        return failed(f"{given[0]!r} is no command: expected {names}; see {NAME} --help")
+        return failed(f"{given[0]!r} is not a command: expected {names}; see {NAME} --help")
     if _is_missing(command.module):
         return failed(f"{NAME} {command.name} is not installed here: {command.install}")
     try:

@@ -111,7 +111,7 @@ def test_a_command_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys
     assert console.main(["export", "--drop", "5"]) == 2
     assert "adapterdrop export is not installed here: pip install 'adapterdrop-onnx[export," in capsys.readouterr().err
     assert console.main(["nothing"]) == 2
-    assert "'nothing' is no command: expected export, add," in capsys.readouterr().err
+    assert "'nothing' is not a command: expected export, add," in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def is_module_of(folder: Path, name: str) -> bool:
 
 
 def _content(folder: Path) -> Any:
-    """The content of the list; None without one, and empty for one that is no JSON."""
+    """The content of the list; None without one, and empty for one that is not JSON."""
     path = folder / SENTENCE_MODULES
     if not path.is_file():
         return None

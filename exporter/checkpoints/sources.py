@@ -108,7 +108,7 @@ def located(model: Any, revision: str | None, subfolder: str) -> Any:
     """Return the model with its revision and its subfolder, as `find` reads them.
 
     Raises:
-        ExportError: the model is no folder or hub id, has a revision already, or the subfolder is no relative path.
+        ExportError: the model is not a folder or hub id, has a revision already, or the subfolder is not a relative path.
     """
     if revision is None and not subfolder:
         return model

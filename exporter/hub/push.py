@@ -66,7 +66,7 @@ def push(
         token: a token that may write; None for HF_TOKEN or that of `hf auth login`.
 
     Raises:
-        ExportError: the folder is no bundle or damaged, an id is malformed, or the hub cannot be reached or refuses.
+        ExportError: the folder is not a bundle or is damaged, an id is malformed, or the hub cannot be reached or refuses.
     """
     found, base = hub_id(repository), hub_id(base_model)
     if found is None or found.revision or "/" not in found.repository:

@@ -224,7 +224,7 @@ def check_names(tasks: Sequence[Task], inputs: Sequence[InputEntry]) -> None:
     """Check that the names of the graph's inputs and outputs are unique.
 
     Raises:
-        ExportError: two tasks have one output name, or an output has the name of an input or one that is no text.
+        ExportError: two tasks have one output name, or an output has the name of an input or one that is not UTF-8.
     """
     for name, count in Counter(name for task in tasks for name in task.outputs).items():
         if count > 1:

@@ -20,7 +20,7 @@ from exporter.targets import TOLERANCES
 from exporter.verify.eager import eager
 from runtime.bundle import ParityRow
 
-# What exceeds a tolerance by more than this many tolerances of fp32 is no rounding in fp32.
+# What exceeds a tolerance by more than this many tolerances of fp32 is not rounding in fp32.
 _ROUNDING = 10.0
 
 

@@ -135,7 +135,7 @@ def begins_array(line: bytes) -> bool:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name}, which is no JSON")
+    raise ValueError(f"{name}, which is not JSON")
 
 
 def _text(parts: Sequence[Any]) -> Text:

@@ -16,7 +16,7 @@ class ShareLengthsPass(NodeRewritePass):
     """Shape(x) becomes the lengths of the input axes that x's axes are named after, and a Gather of one of them its Squeeze.
 
     Bit-exact. Each length is then computed once, by CommonSubexpressionElimination, however many values it is read from, and no
-    value is kept for its shape only. A Shape with an axis that is no number and no input's stays.
+    value is kept for its shape only. A Shape with an axis that is neither a number nor an input's stays.
 
     A Range that counts to a length gets it as its shape, which ONNX does not infer: of two equal Ranges,
     CommonSubexpressionElimination keeps the first, and torch may have annotated the other.
