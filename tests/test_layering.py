@@ -32,6 +32,7 @@ ORDER = {
             "targets",
             "plan",
             "families",
+            "group_names",
             "traced_group",
             "stages",
             "models",

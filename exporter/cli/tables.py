@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from exporter.group_names import group_name
 from exporter.models.compositions import Kept
 from exporter.prune.fusion_scores import AttentionTable
 from exporter.report import ExportedTask, VariantReport
@@ -36,7 +37,7 @@ def task_table(report: VariantReport, tasks: Sequence[ExportedTask], verbose: bo
             *([str(task.drop)] if dropped else []),
             difference(rows),
             "-" if task.head == "regression" else agreement(rows),
-            *([f"tasks{task.group}"] if verbose else []),
+            *([group_name(task.group)] if verbose else []),
         )
     table.columns[1 + composed].justify = "left"
     return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -39,6 +38,7 @@ from exporter.compile.vmap.merge_routes import MergeRoutesPass
 from exporter.compile.vmap.route_tasks import RouteTasksPass
 from exporter.compile.vmap.stem_rows import StemRows
 from exporter.compile.vmap.vectorize_tasks import VectorizeTasksPass
+from exporter.group_names import group_name, group_of
 from exporter.traced_group import TracedGroup
 from runtime.bundle import ROUTE_INPUTS, PassRow
 
@@ -47,7 +47,6 @@ _logger = logging.getLogger(__name__)
 JOINED, ROUTED = "all", "routed"
 # Elements of a constant; few weights are as small.
 _SMALL = 64
-_BRANCH = re.compile(r"(tasks|stem)\d+/")
 
 
 def template_passes(protected: Collection[str]) -> tuple[ir.passes.InPlacePass, ...]:
@@ -134,7 +133,7 @@ def clean_groups(groups: Sequence[TracedGroup]) -> tuple[list[TracedGroup], list
     reports: list[PassRow] = []
     clean = []
     for number, group in enumerate(groups):
-        model = run_passes(group.model, template_passes(group.weights.keys()), _name(number), reports)
+        model = run_passes(group.model, template_passes(group.weights.keys()), group_name(number), reports)
         clean.append(replace(group, model=model))
     return clean, reports
 
@@ -202,8 +201,8 @@ def route_slots(groups: Sequence[TracedGroup], batch: str, slots: int, every_row
     routed = []
     for number, group in enumerate(groups):
         numbers = range(number * slots, (number + 1) * slots)
-        bind = RouteTasksPass(group.tasks, group.weights, _name(number), batch, numbers, len(groups) * slots, every_row)
-        routed.append(run_passes(group.model, (bind,), f"{ROUTED} {_name(number)}", []))
+        bind = RouteTasksPass(group.tasks, group.weights, group_name(number), batch, numbers, len(groups) * slots, every_row)
+        routed.append(run_passes(group.model, (bind,), f"{ROUTED} {group_name(number)}", []))
     return run_passes(routed[0], _joined(routed[1:], every_row), ROUTED, [])
 
 
@@ -212,10 +211,6 @@ def _joined(others: Sequence[ir.Model], every_row: bool) -> tuple[ir.passes.InPl
     passes = (JoinGroupsPass(others), MergeRoutesPass(ROUTE_INPUTS[0], every_row), *final_passes())
     # Of several groups, those that no row selects have no rows. After the other passes, which know constant targets.
     return (*passes, MeasureLengthsPass()) if others and not every_row else passes
-
-
-def _name(number: int) -> str:
-    return f"tasks{number}"  # _BRANCH matches it
 
 
 def run_passes(
@@ -265,7 +260,7 @@ def branch_size(model: ir.Model) -> tuple[int, int]:
 
     The branch is what the vectoriser named after a group, and everything that depends on it.
     """
-    weights = [value for name, value in model.graph.initializers.items() if _BRANCH.match(name)]
+    weights = [value for name, value in model.graph.initializers.items() if group_of(name) is not None]
     branch, nodes = set(weights), 0
     for node in model.graph:
         if any(value in branch for value in node.inputs):

@@ -15,6 +15,7 @@ from exporter.compile.pipeline import route_slots, run_passes
 from exporter.compile.rewrite.axes import carried_from
 from exporter.compile.target_passes import target_passes
 from exporter.errors import ExportError
+from exporter.group_names import group_name, group_of
 from exporter.models.inputs import BATCH
 from exporter.plan import Plan
 from exporter.traced_group import TracedGroup
@@ -161,10 +162,10 @@ def _task_initializers(graph: ir.Model, groups: Sequence[TracedGroup]) -> dict[i
     The task ids of a single group are the input itself; several groups look up their own ids in a table.
     """
     found: dict[ir.Value, int] = {}
+    numbers = {group_name(number): number for number in range(len(groups))}
     for name, value in sorted(graph.graph.initializers.items()):
-        prefix = name.partition("/")[0]
-        number = int(prefix.removeprefix("tasks")) if prefix.removeprefix("tasks").isdecimal() and "/" in name else -1
-        if not 0 <= number < len(groups) or value.const_value is None:
+        number = numbers.get(group_of(name) or "")
+        if number is None or value.const_value is None:
             continue
         gathers = [node for node, index in value.uses() if node.op_type == "Gather" and index == 0]
         by_slot = [node for node in gathers if node.attributes.get_int("axis", 0) == 0 and not _is_table(node, len(groups))]

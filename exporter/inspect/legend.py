@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from exporter.group_names import is_stem
 from exporter.inspect import numbers as _numbers
 from exporter.inspect.layout import LABELS, MARGIN, TRUNK_COLOUR, Layout, colour_of
-from exporter.inspect.parts import is_stem
 from exporter.inspect.svg import INK, MUTED, Box, Shape, Text, text_width
 from exporter.inspect.views import GraphView
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-TRUNK, STEM = "trunk", "stem"
-_GROUP = re.compile(r"((?:tasks|stem)\d+)/")
+from exporter.group_names import group_of, is_stem
+
+TRUNK = "trunk"
 _INDEXED = re.compile(r"(.+?)\.(\d+)\.")
 _HEADS = "heads."
 _INDICES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
@@ -60,17 +61,6 @@ def find_parts(graph: ir.Graph, outputs: Mapping[str, int]) -> Parts:
     level = _levels(nodes, numbers, owner)
     names = ("embeddings", *_layer_names(list(layers)), "heads")
     return Parts(names, {node: number - _BELOW for node, number in level.items()}, owner, _serves(nodes, outputs))
-
-
-def group_of(name: str | None) -> str | None:
-    """Return the group of tasks after which a weight or value is named; None for the trunk."""
-    match = _GROUP.match(name or "")
-    return match[1] if match else None
-
-
-def is_stem(group: str) -> bool:
-    """Return whether a group is what several groups have in common."""
-    return group.startswith(STEM)
 
 
 def _owners(nodes: list[ir.Node]) -> dict[ir.Node, str]:
@@ -154,7 +144,7 @@ def _weights(node: ir.Node, owner: str) -> list[str | None]:
             continue
         name = str(value.name)
         if "." in name and group_of(name) in (None, owner):
-            found.append(_GROUP.sub("", name))
+            found.append(name.removeprefix(f"{group_of(name)}/"))
         elif len(value.shape or ()) > 1:
             found.append(None)
     return found

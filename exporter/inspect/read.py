@@ -10,8 +10,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from exporter.errors import ExportError
+from exporter.group_names import group_of, is_stem
 from exporter.inspect.flops import Cost, node_cost, product_type
-from exporter.inspect.parts import TRUNK, Parts, find_parts, group_of, is_stem
+from exporter.inspect.parts import TRUNK, Parts, find_parts
 from exporter.inspect.shapes import Known, concrete_values
 from exporter.inspect.views import Cell, GraphView, Inspection, OperatorView, TaskView
 from runtime.bundle import Manifest, VariantEntry, check_files, read_manifest

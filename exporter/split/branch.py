@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import onnx_ir as ir
 
+from exporter.group_names import group_of
 from runtime.bundle import ROUTE_INPUTS
 
 __all__ = ["branch_nodes"]
-
-_TASK_WEIGHT = re.compile(r"(tasks|stem)\d+/")
 
 
 def branch_nodes(graph: ir.Graph) -> dict[ir.Node, None]:
@@ -18,8 +15,8 @@ def branch_nodes(graph: ir.Graph) -> dict[ir.Node, None]:
 
     The weights of a graph with slots are inputs.
     """
-    values: set[ir.Value] = {value for name, value in graph.initializers.items() if _TASK_WEIGHT.match(name)}
-    values |= {value for value in graph.inputs if value.name in ROUTE_INPUTS or _TASK_WEIGHT.match(str(value.name))}
+    values: set[ir.Value] = {value for name, value in graph.initializers.items() if group_of(name) is not None}
+    values |= {value for value in graph.inputs if value.name in ROUTE_INPUTS or group_of(value.name) is not None}
     found: dict[ir.Node, None] = {}
     for node in graph:
         if any(value in values for value in node.inputs):

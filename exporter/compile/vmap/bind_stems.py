@@ -9,7 +9,8 @@ from typing import Protocol
 import onnx_ir as ir
 
 from exporter.compile.vmap.stem_rows import StemRows, stem_output
-from exporter.compile.vmap.stems import STEM, divide_groups
+from exporter.compile.vmap.stems import divide_groups
+from exporter.group_names import group_name, stem_name
 from exporter.traced_group import TracedGroup
 
 __all__ = ["Bind", "Binding", "bind_stems"]
@@ -50,10 +51,10 @@ def bind_stems(groups: Sequence[TracedGroup], batch: str, bind: Bind) -> list[Bi
     for divided in divide_groups(groups, batch):
         rows: StemRows | None = None
         if divided.stem is not None:
-            name = f"{STEM}{next(iter(divided.members))}"
+            name = stem_name(next(iter(divided.members)))
             stems.append(bind(divided.stem, name, is_stem=True))
             rows = StemRows(stem_output(name), 0, divided.stem.tasks)
         for number, group in divided.members.items():
-            rest[number] = bind(group, f"tasks{number}", stem=rows)
+            rest[number] = bind(group, group_name(number), stem=rows)
             rows = None if rows is None else replace(rows, first=rows.first + len(group.tasks))
     return [*stems, *(rest[number] for number in sorted(rest))]
