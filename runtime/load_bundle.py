@@ -12,7 +12,7 @@ from runtime.hooks import Hook
 from runtime.hub import Access, bundle_folder
 from runtime.options import Options
 from runtime.ort.check_graph import check_graph
-from runtime.ort.open import open_sessions
+from runtime.ort.open_sessions import open_sessions
 from runtime.ort.routed_graph import check_routed_graph
 from runtime.ort.split_graph import check_split_graph
 from runtime.policy import DropPolicy

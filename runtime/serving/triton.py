@@ -15,7 +15,7 @@ from runtime.errors import InputError
 from runtime.hub import Access, bundle_folder
 from runtime.options_text import CommandParser
 from runtime.ort.graph_file import GraphFile
-from runtime.ort.open import open_sessions
+from runtime.ort.open_sessions import open_sessions
 
 _MAKING: Final = ".adapterdrop-making-"  # prefix
 _TYPES: Final = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16"}

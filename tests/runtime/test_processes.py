@@ -21,7 +21,7 @@ import pytest
 import runtime
 from runtime import LatencyTarget, OpenVINOOptions, Options
 from runtime.bundle import read_manifest
-from runtime.ort import open as session
+from runtime.ort import open_sessions as session
 from runtime.ort.forks import PerProcess
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO
 from runtime.ort.on_demand import OnDemandSessions

@@ -23,7 +23,7 @@ from runtime.__main__ import main
 from runtime.bundle import MODEL, Manifest, digest
 from runtime.bundle.compiled_entry import RECORD
 from runtime.ort import compile as compiler
-from runtime.ort import open as opening
+from runtime.ort import open_sessions as opening
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, OPENVINO, Provider
 from runtime.ort.providers import find, installed

@@ -19,7 +19,7 @@ import runtime
 from runtime import OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import read_manifest
 from runtime.ort import devices, option_names, plugins
-from runtime.ort import open as open_module
+from runtime.ort import open_sessions as open_module
 from runtime.ort.devices import described, survey
 from runtime.ort.known_providers import (
     CUDA,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import runtime
 from runtime import Options
 from runtime.bundle import MODEL, BoundFolder, digest, read_manifest
-from runtime.ort import open as session
+from runtime.ort import open_sessions as session
 from runtime.ort import prepacked as packed
 from runtime.ort.external_data import rewrite as rewrite_wire
 from runtime.ort.graph_file import GraphFile

@@ -18,7 +18,7 @@ from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.__main__ import main
 from runtime.bundle import FLOATS, MODEL, Probe, open_bundle, probe_file, read_manifest
 from runtime.bundle.probe import repeated_block, thinned
-from runtime.ort import open as session
+from runtime.ort import open_sessions as session
 from runtime.ort.float_types import float_type
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, OTHERS, TENSORRT, TENSORRT_RTX, WEBGPU, Provider
 from runtime.ort.probe import ProbeCheck

@@ -9,7 +9,7 @@ import pytest
 
 import runtime
 from exporter import export
-from runtime.ort import open as opening
+from runtime.ort import open_sessions as opening
 from runtime.ort import provider_options
 from runtime.ort import session as sessions
 from runtime.ort.known_providers import CPU, OPENVINO, Provider

@@ -20,7 +20,7 @@ from runtime.bundle import PassRow, read_manifest
 from runtime.options import MOST_THREADS
 from runtime.options_text import read_settings
 from runtime.ort import cpu, provider_options, seen_devices
-from runtime.ort import open as open_module
+from runtime.ort import open_sessions as open_module
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.known_providers import CPU, CUDA, KNOWN, OPENVINO, TENSORRT
 from runtime.ort.libraries import library_failure
