@@ -175,7 +175,7 @@ def test_required_space_covers_weights_and_the_proved_copy(model: Any, tmp_path:
     assert asked[1:] == [whole // 2 + whole, whole // 4 + whole]  # the variant without a drop holds all weights
 
 
-def test_evaluation_texts_tell_what_a_precision_costs(model: Any, tmp_path: Path) -> None:
+def test_evaluation_texts_show_what_a_precision_costs(model: Any, tmp_path: Path) -> None:
     labelled = _texts(tmp_path / "a.jsonl", labels=True)
     report = export(model, tokenizer(), precision="int8", evaluation={"a": labelled}, output=tmp_path / "onnx")
     (row,) = report.variants[0].evaluation

@@ -229,7 +229,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
     assert "No space left on device" in _refused(capsys, tmp_path, "--model", str(saved), "--tasks", "a")
 
 
-def test_a_failed_verification_has_a_status_of_its_own(
+def test_a_failed_verification_has_a_separate_status(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify_module, "eager", lambda *given, **more: [field + 1 for field in eager(*given, **more)])

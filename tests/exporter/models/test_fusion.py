@@ -177,7 +177,7 @@ def test_chooses_per_layer_and_the_earlier_member_at_a_tie() -> None:
 
 
 @pytest.mark.parametrize("keep", [0, -1, 5, 1.5, True, "2"])
-def test_refuses_a_number_to_keep_that_is_none(keep: Any) -> None:
+def test_refuses_what_is_not_a_number_to_keep(keep: Any) -> None:
     with pytest.raises(ExportError, match="must be from 1 to 4, the number of members of the fusion 'f'; found"):
         choose(_table((0.1, 0.2, 0.3, 0.4)), keep)
 

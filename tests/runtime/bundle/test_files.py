@@ -307,7 +307,7 @@ def test_who_opens_by_path_sees_another_folder(exports: tuple[Path, Path], bundl
         files.check(by_path=True)
 
 
-def test_a_folder_that_is_none_cannot_be_opened(tmp_path: Path) -> None:
+def test_what_is_not_a_folder_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     for name in ("file", "loop", "none"):

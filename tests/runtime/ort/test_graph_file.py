@@ -102,7 +102,7 @@ def test_a_link_by_a_listed_name_needs_the_listed_hash(bundle: Path, tmp_path: P
             runtime.load(bundle, provider="cpu", verify=verify)
 
 
-def test_weights_in_folders_of_their_own_are_refused(bundle: Path, tmp_path: Path) -> None:
+def test_weights_in_separate_folders_are_refused(bundle: Path, tmp_path: Path) -> None:
     model = onnx.load(bundle / MODEL, load_external_data=False)
     (bundle / "more.bin").write_bytes(bytes(96))
     _initializer(model, outside("more.bin"))

@@ -200,7 +200,7 @@ def test_moves_what_is_looked_up_for_each_row() -> None:
     route(text, {"w": tasks_of(3, 2)}, shapes=shapes)
 
 
-def test_an_index_below_zero_counts_from_the_end_of_its_own_table() -> None:
+def test_an_index_below_zero_counts_from_the_end_of_a_table() -> None:
     body = "m = Neg(n) t = Gather(w, m) y = ReduceMax<keepdims = 0>(t, i)"
     route(f"(int64[batch, 4] n) => (float[batch, 2] y) <int64[1] i = {{1}}> {{ {body} }}", {"w": tasks_of(5, 2)})
 
