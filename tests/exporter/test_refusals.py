@@ -121,7 +121,7 @@ def _both_sides() -> Any:
         (lambda: BertModel(bert_config()), "expected a model with adapters, found BertModel"),
         (lambda: torch.nn.Linear(2, 2), "expected a model with adapters, found Linear"),
         (lambda: _static(BertForPreTraining(bert_config())), "BertForPreTraining has no supported prediction head"),
-        (_headless_decoder, "T5Model has no prediction head, and only text encoders are exported without one"),
+        (_headless_decoder, "T5Model has no prediction head, and only encoders of texts or of images are exported without one"),
         (_both_sides, "CLIPModel compares texts with images, .* TextModelWithProjection or VisionModelWithProjection"),
         (_hooked, "the model cannot be copied"),
         (_pruned, "the model cannot be copied"),

@@ -123,14 +123,12 @@ def test_a_model_in_a_subfolder_and_another_cache(published: Any, tmp_path: Path
     [
         (None, "v1", "", "revision: expected a model folder or hub id, found no model"),
         ("all", "v1", "", "revision: expected a branch, tag or commit for a hub id that names none, found 'v1' for 'all'"),
-        ("org/all@v1", "v2", "", "found 'v2' of 'org/all@v1'"),
-        ("org/all", "../x", "", "found '../x' of 'org/all'"),
+        ("org/all@v1", "v2", "", "found 'v2' for 'org/all@v1'"),
+        ("org/all", "../x", "", "found '../x' for 'org/all'"),
         ("org/all", None, "../x", "subfolder: expected a relative path of plain names, found '../x'"),
     ],
 )
-def test_revisions_and_subfolders_that_are_none(
-    published: Any, model: Any, revision: Any, subfolder: str, message: str
-) -> None:
+def test_wrong_revisions_and_subfolders(published: Any, model: Any, revision: Any, subfolder: str, message: str) -> None:
     with pytest.raises(ExportError, match=re.escape(message)):
         located(model, revision, subfolder)
 
