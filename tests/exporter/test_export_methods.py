@@ -42,6 +42,7 @@ def test_tasks_that_differ_in_everything(tmp_path: Path) -> None:
     _check(model, tmp_path / "onnx", drop=1)
 
 
+@pytest.mark.sweep
 def test_dropped_and_left_out_layers_are_one_structure(tmp_path: Path) -> None:
     left_out = (SeqBnConfig(leave_out=[0, 1]), "3")
     model = tiny_model({"a": ("seq_bn", "2"), "b": left_out, "c": (SeqBnConfig(leave_out=[0]), "2"), "d": left_out})

@@ -23,7 +23,7 @@ from tests.helpers.tiny_models import LAYERS, MAX_LENGTH, assert_parity, inputs,
 
 TASKS = {"topic": ("seq_bn", "3"), "words": ("seq_bn", "tag"), "mood": (LoRAConfig(r=2), "4"), "stars": ("seq_bn", "reg")}
 ROUTED = ("topic", "mood", "stars")
-DROPS = (2, 1, 0)
+DROPS = (2, 1)
 # One row, several, the longest, one token.
 SHAPES = [(1, 9), (5, 13), (2, MAX_LENGTH), (3, 1)]
 
