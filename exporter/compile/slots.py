@@ -60,7 +60,7 @@ def compile_slots(groups: Sequence[TracedGroup], columns: Sequence[int], plan: P
     places, every_row = max(slots, *(len(group.tasks) for group in bound)), plan.target == "tensorrt"
     try:
         graph = route_slots(bound, BATCH, places, every_row)
-        last = target_passes(plan.target, plan.precision, graph, None, plan.opset, plan.int8_ranges)
+        last = target_passes(plan.target, plan.precision, graph, None, plan.opset, plan.int8_ranges, slots)
         graph = run_passes(graph, last, "slots", [])
     except Exception as error:  # of passes, onnx-ir, onnxscript and the reference implementation of ONNX
         reason = str(error.__cause__ or error) or type(error).__name__

@@ -34,6 +34,7 @@ def target_passes(
     measure: Measure | None = None,
     opset: int | None = None,
     int8_ranges: str | None = None,
+    slots: int | None = None,
 ) -> tuple[ir.passes.InPlacePass, ...]:
     """Return the passes that adapt a model to a target; empty if there is nothing to do.
 
@@ -44,6 +45,7 @@ def target_passes(
         measure: measures the ranges of activations; required if `needs_ranges` holds for the target and the precision.
         opset: the ONNX operator set; by default that of the model.
         int8_ranges: one of the target's ranges in `exporter.targets.INT8_RANGES`, by default the first.
+        slots: slots of each structure, for a graph that takes the weights of its tasks from slots.
 
     Raises:
         ValueError: `measure` is missing although the target requires it.
@@ -65,9 +67,9 @@ def target_passes(
         names = [str(value.name) for value in quantized_activations(before, _LEAST)]
         passes.append(QuantizeStaticPass(measure(before, names), _LEAST))
     elif precision == "int8" and chosen_ranges(target, int8_ranges) == "tensor":
-        passes.append(QuantizeDynamicPass(_LEAST))
+        passes.append(QuantizeDynamicPass(_LEAST, slots))
     elif precision == "int8":
-        passes.append(QuantizeRowsPass(_LEAST, fused=target == "cpu"))
+        passes.append(QuantizeRowsPass(_LEAST, target == "cpu", slots))
     if precision == "int8":
         passes.append(ProvePairSumsPass())
     if opset is not None and opset < model.graph.opset_imports[""]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from exporter.models.plain_lora import is_plain_config
 
-__all__ = ["fits", "larger_structure"]
+__all__ = ["fits", "larger_structure", "resized"]
 
 _Setup = dict[str, Any]
 
@@ -44,6 +44,37 @@ def larger_structure(structures: Sequence[str]) -> str | None:
         lambda one, other: None if one is None else _larger(one, other), (each["setup"] for each in parsed)
     )
     return None if setup is None else json.dumps({**parsed[0], "setup": setup}, sort_keys=True, default=str)
+
+
+def resized(structure: str, other: str) -> str:
+    """Return a structure with the sizes of another one, wherever zeros make up for the difference.
+
+    What then differs from the other structure is what no padding changes.
+    """
+    own, its = json.loads(structure), json.loads(other)
+    return json.dumps({**own, "setup": _resized(own["setup"], its["setup"])}, sort_keys=True, default=str)
+
+
+def _resized(one: Any, other: Any) -> Any:
+    if isinstance(one, list) and isinstance(other, list) and _is_single(one) and _is_single(other):
+        return [one[0], [_resized_config(one[1][0], other[1][0])], *one[2:]]
+    if not isinstance(one, dict) or not isinstance(other, dict) or ("peft" in one) != ("peft" in other):
+        return one
+    if "peft" not in one:
+        return _resized_config(one, other)
+    here, there = one["modules"], other["modules"]
+    padded = {path for path in {*here, *there} if all(_is_folded(each[path]) for each in (here, there) if path in each)}
+    modules = {path: module for path, module in here.items() if path not in padded}
+    return {**one, "modules": modules | {path: module for path, module in there.items() if path in padded}}
+
+
+def _resized_config(one: _Setup, other: _Setup) -> _Setup:
+    if all(each.get("architecture") == "lora" and is_plain_config(each) for each in (one, other)):
+        return {**one, **{key: other[key] for key in _LORA_SIZES}}
+    factors = (one.get("reduction_factor"), other.get("reduction_factor"))
+    if all(isinstance(each, int | float) for each in factors) and not one.get("phm_layer"):
+        return {**one, "reduction_factor": factors[1]}
+    return one
 
 
 def _larger(one: Any, other: Any) -> Any:

@@ -6,14 +6,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from exporter.planning.padded_structure import resized
+
 # Settings that explain others come first: another method has other settings too.
-_FIRST = ("peft", "architecture", "union", "lora", "ia3", "vera", "saved", "composition", "rank", "r")
+_FIRST = ("peft", "architecture", "union", "lora", "ia3", "vera", "saved", "composition", "use_dora", "dora", "rank", "r")
 _EXPLANATIONS = {"scaling": "scaling (alpha / r; with rslora alpha / sqrt(r))"}
 _Path = tuple[str, ...]
 
 
 def first_difference(structure: str, others: Mapping[str, str]) -> str:
     """Describe in what a task differs from the task whose structure is closest.
+
+    Sizes that zeros make equal are named only if nothing else differs.
 
     Args:
         structure: the structure of the task, as in `exporter.plan.Task`.
@@ -22,11 +26,12 @@ def first_difference(structure: str, others: Mapping[str, str]) -> str:
     Returns:
         A clause, such as "its adapter has r 4, that of the task 'sst2' has r 8".
     """
-    found = {name: list(_differences(_named(structure), _named(other))) for name, other in others.items()}
+    found = {name: list(_differences(_named(resized(structure, other)), _named(other))) for name, other in others.items()}
     closest = min(found, key=lambda name: len(found[name]))
-    if not found[closest]:
+    differences = found[closest] or list(_differences(_named(structure), _named(others[closest])))
+    if not differences:
         return f"it has the structure of the task {closest!r}"
-    path, one, other = min(found[closest], key=lambda each: _rank(each[0]))
+    path, one, other = min(differences, key=lambda each: _rank(each[0]))
     part, setting = _words(path)
     return f"its {part} has {setting} {_value(one)}, that of the task {closest!r} has {setting} {_value(other)}"
 

@@ -60,11 +60,11 @@ class Served(Protocol):
 
     @property
     def predict(self) -> Callable[..., dict[str, list[Prediction]]]:
-        """Predict the same tasks for all texts; as in `Predictor`."""
+        """As in `Predictor`."""
 
     @property
     def predict_routed(self) -> Callable[..., list[dict[str, Prediction]]]:
-        """Predict other tasks for each text; as in `Predictor`."""
+        """As in `Predictor`."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,18 @@ def respond(predictor: Served, requests: Sequence[PredictRequest]) -> list[tuple
     """Run inference for several requests.
 
     Requests with the same options share one call: of `predict`, or of `predict_routed` if they name different tasks and the
-    bundle can route them. If that call fails, whatever the reason, each half of the requests is run separately, until each
-    request that fails is by itself. No request gets the error of another.
+    bundle can route them. If that call fails, each half of the requests is run separately, until each request that fails is by
+    itself.
 
     Returns:
         HTTP status and body per request: 200 with predictions, 400 for invalid input, 500 if the bundle or the runtime fails.
     """
     found: dict[int, tuple[int, dict[str, Any]]] = {}
     groups: dict[Any, list[int]] = {}
+    apart = predictor.manifest.precision == "int8"  # the graph with slots may round other products than the routed one
     for index, request in enumerate(requests):
-        tasks = "routed" if _can_route(predictor, request) else request.tasks
+        added = apart and any(isinstance(task, TaskEntry) for task in request.tasks or ())
+        tasks = ("routed", added) if _can_route(predictor, request) else request.tasks
         groups.setdefault((tasks, request.drop, request.options), []).append(index)
     for members in groups.values():
         found |= _predict_isolated(predictor, requests, members)
@@ -241,5 +243,5 @@ def _failure(error: Exception) -> tuple[int, dict[str, Any]]:
     _LOGGER.error("a request failed", exc_info=error)
     if isinstance(error, AdapterDropError):
         return 500, {"error": str(error)}
-    # The message of an unknown error may contain paths of the server
+    # The message may contain paths of the server
     return 500, {"error": f"unexpected {type(error).__name__} in the service; its log has the details"}

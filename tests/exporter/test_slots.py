@@ -12,8 +12,10 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,6 +26,9 @@ from transformers import LlamaConfig
 import runtime
 from exporter import ExportError, add, export, task
 from exporter.cli.main import main
+from exporter.compile.build import copies
+from exporter.compile.slots import compile_slots
+from exporter.write.stored_groups import load_stored_groups
 from runtime.bundle.tensors import pack, sealed, unpack
 from runtime.errors import AdapterDropError, CancelledError, InputError
 from runtime.ort.open_bundle import OpenBundle
@@ -742,6 +747,26 @@ def test_slots_in_lower_precision(tmp_path: Path, precision: str, target: str) -
     feeds = inputs((2, 6))
     expected = reference(tiny_model(tasks), "spam", feeds)
     assert np.abs(predictor.run(feeds, ["spam"])["spam"] - expected).max() < 0.1
+
+
+def test_the_graph_in_int8_does_not_depend_on_the_number_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise no file of a single task fits a bundle with many, whose stacks are large enough to be quantized."""
+    monkeypatch.setattr("exporter.compile.target_passes._LEAST", 200)  # more than three times the numbers of a task
+    options: Any = SimpleNamespace(target="portable", precision="int8", opset=None, int8_ranges="row")
+    stored = load_stored_groups(folder / "model.onnx", [path.name for path in folder.iterdir()])
+
+    def fingerprint(count: int) -> Mapping[str, str]:
+        groups = [
+            replace(
+                group,
+                tasks=tuple(f"task{number}" for number in range(count)),
+                weights={name: [*arrays] * count for name, arrays in group.weights.items()},
+            )
+            for group in copies([each.group for each in stored])
+        ]
+        return compile_slots(groups, [4, 3], options, slots=2).fingerprint
+
+    assert fingerprint(1) == fingerprint(6)
 
 
 def test_measured_ranges_have_no_slots(model: Any, tmp_path: Path) -> None:

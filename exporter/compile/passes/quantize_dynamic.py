@@ -26,7 +26,8 @@ class QuantizeDynamicPass(NodeRewritePass):
     1. W is constant, fp32, [in, out] or a stack [T, in, out], and has at least `least` elements: below, quantizing x costs more
        than the product. In a routed graph, each row gathers its W from the stack: the numbers of the stack are gathered
        instead, so that the logits are those of the graph of all tasks, which multiplies with the stack. Heads with different
-       numbers of labels stay in floats, as in that graph, which does not stack them.
+       numbers of labels stay in floats, as in that graph, which does not stack them. A stack whose tasks come later, in a graph
+       with slots, counts as one of all slots, whatever tasks are there when the graph is compiled.
     2. Weights: Q = round(W / s), symmetric; s keeps sums of two products within 16 bits, which processors without VNNI need
        (`column_scales`). A stack has scales per task and column.
     3. Activations: DynamicQuantizeLinear measures one range for all of x at run time: all texts of a batch and their padding.
@@ -38,25 +39,26 @@ class QuantizeDynamicPass(NodeRewritePass):
 
     op_types = ("MatMul",)
 
-    def __init__(self, least: int = 1 << 14) -> None:
+    def __init__(self, least: int = 1 << 14, slots: int | None = None) -> None:
         """Set which products are quantized.
 
         Args:
             least: a weight with fewer numbers stays as it is.
+            slots: number of tasks of the stacks in a graph with slots; None for those that are there.
         """
         super().__init__()
-        self.least = least
+        self.least, self.slots = least, slots
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
         """Replace a product with a constant weight."""
         x, weight = node.inputs
-        unfit = unfit_weight(weight, self.least, (2, 3)) or is_masked_head(node)  # rule 1
+        unfit = unfit_weight(weight, self.least, (2, 3), self.slots) or is_masked_head(node)  # rule 1
         if unfit is not None or x is None or weight is None:
             return unfit
         return _product(node, _quantized(x, build), quantized_weight(weight, build), build)
 
 
-def unfit_weight(weight: ir.Value | None, least: int, ranks: Collection[int]) -> Refusal | None:
+def unfit_weight(weight: ir.Value | None, least: int, ranks: Collection[int], slots: int | None = None) -> Refusal | None:
     """Why a product with the right operand `weight` stays in floats."""
     stack = _gathered_stack(weight)
     array = const_array(weight if stack is None else stack)
@@ -64,7 +66,8 @@ def unfit_weight(weight: ir.Value | None, least: int, ranks: Collection[int]) ->
         return Refusal("the right operand is computed at run time")
     if array.dtype != np.float32:
         return Refusal(f"the weight is {array.dtype}, not float32", weight)
-    if array.size < least:
+    size = array.size if stack is None or slots is None else array[0].size * slots
+    if size < least:
         return Refusal(f"the weight has fewer than {least:,} numbers: quantizing its operand would cost more", weight)
     if array.ndim not in ranks:
         return Refusal(f"the weight has {array.ndim} axes", weight)

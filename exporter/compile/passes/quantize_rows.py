@@ -35,21 +35,21 @@ class QuantizeRowsPass(NodeRewritePass):
 
     op_types = ("MatMul",)
 
-    def __init__(self, least: int = 1 << 14, fused: bool = False) -> None:
+    def __init__(self, least: int = 1 << 14, fused: bool = False, slots: int | None = None) -> None:
         """Set which products are quantized, and how they are written.
 
         Args:
             least: a weight with fewer numbers stays as it is.
             fused: use the operator of ONNX Runtime instead of standard ones.
+            slots: as for QuantizeDynamic.
         """
         super().__init__()
-        self.least = least
-        self.fused = fused
+        self.least, self.fused, self.slots = least, fused, slots
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
         """Replace a product with a constant weight."""
         x, weight = node.inputs
-        unfit = unfit_weight(weight, self.least, (2, 3)) or is_masked_head(node)  # rule 1
+        unfit = unfit_weight(weight, self.least, (2, 3), self.slots) or is_masked_head(node)  # rule 1
         if unfit is not None or x is None or weight is None:
             return unfit
         largest = build.once((x, "largest"), lambda: _largest(x, build))

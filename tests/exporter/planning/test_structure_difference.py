@@ -39,6 +39,9 @@ def _structures(first: Any, second: Any, heads: tuple[str, str] = ("2", "2")) ->
             "its adapter has alpha 16, that .* has alpha 8",
         ),
         (adapters.SeqBnConfig(reduction_factor=2), "seq_bn", "its adapter has reduction_factor 2, that .* 16"),
+        # Other sizes are padded, and not the reason.
+        (adapters.LoRAConfig(r=4, use_dora=True), adapters.LoRAConfig(**_LORA), "its adapter has use_dora true, that .* false"),
+        (adapters.SeqBnConfig(reduction_factor=2, ln_before=True), "seq_bn", "its adapter has ln_before true, that .* false"),
         (adapters.LoRAConfig(**_LORA), "seq_bn", 'has architecture "lora", that .* has architecture null'),
         ("prefix_tuning", adapters.LoRAConfig(**_LORA), 'has architecture "prefix_tuning", that .* "lora"'),
     ],
@@ -52,7 +55,8 @@ def _match(pattern: str, text: str) -> None:
 
 
 def test_heads_and_compositions() -> None:
-    _match("its head has .*", first_difference(*_structures("seq_bn", "seq_bn", ("pooler", "2"))))
+    for first in ("seq_bn", adapters.SeqBnConfig(reduction_factor=2)):
+        _match("its head has .*", first_difference(*_structures(first, "seq_bn", ("pooler", "2"))))
     model = tiny_model({"one": ("seq_bn", "2"), "two": ("seq_bn", "2")})
     one, two = make_plan(Checkpoint(model, None, ""), {"one": "one", "two": Stack("one", "two")}, 0).tasks
     _match("its task has composition", first_difference(one.structure, {"two": two.structure}))
@@ -69,3 +73,22 @@ def test_the_closest_task_is_named() -> None:
         "scaling (alpha / r; with rslora alpha / sqrt(r)) in layer.0.query 2.0"
     )
     assert "rank in layer.0.query 2, that of the task 'near'" in first_difference(peft(2, 4.0, dora=False), others)
+
+
+def test_ranks_of_peft_are_no_reason() -> None:
+    def peft(rank: int, *paths: str, **settings: Any) -> str:
+        modules = {path: {"lora": "Linear", "rank": rank, "bias": False} for path in paths}
+        setup = {"peft": "LORA", "modules": modules, "projections": [], **settings}
+        return json.dumps({"setup": setup, "head": [{}, ["logits"]]})
+
+    scale = {"ia3": "Linear", "feedforward": False}
+    others = {
+        "big": peft(8, "query", "key"),
+        "scale": json.dumps({"setup": {"peft": "IA3", "modules": {"key": scale}, "projections": []}, "head": [{}, ["logits"]]}),
+    }
+    found = first_difference(peft(4, "query", biases={"query": "FoldedLinear"}), others)
+    assert found == 'its adapter has biases {"query": "FoldedLinear"}, that of the task \'big\' has biases null'
+    dora = json.loads(peft(4, "query", "key"))
+    for module in dora["setup"]["modules"].values():
+        module.update(dora=True, scaling=2.0)
+    assert "its adapter has dora in key true, that of the task 'big'" in first_difference(json.dumps(dora), others)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 import runtime
-from runtime.bundle import MODEL
+from runtime.bundle import MODEL, TaskEntry
 from runtime.serving.batcher import Batcher, Batching, to_json
 from runtime.serving.body import BodyReader
 from runtime.serving.limits import Limits, RequestError
@@ -66,6 +67,30 @@ async def answer(predictor: runtime.Predictor, bodies: Iterable[bytes], batching
             return 400, json.loads(to_json(str(error)))
 
     return list(await asyncio.gather(*map(one, bodies)))
+
+
+@pytest.mark.parametrize(("precision", "calls"), [("int8", 2), ("fp32", 1)])
+def test_added_tasks_change_no_prediction_of_others(precision: str, calls: int) -> None:
+    """In int8, a task of the bundle has other logits in a call with added tasks."""
+    made = []
+
+    def predict(texts: Any, tasks: Any, *_: Any, **__: Any) -> dict[str, list[runtime.Prediction]]:
+        made.append(tasks)
+        return {getattr(task, "name", task): [runtime.Prediction("regression", value=1.0)] * len(texts) for task in tasks}
+
+    def predict_routed(texts: Any, tasks: Any, *_: Any, **__: Any) -> list[dict[str, runtime.Prediction]]:
+        made.append(tasks)
+        return [{getattr(each, "name", each): runtime.Prediction("regression", value=1.0) for each in own} for own in tasks]
+
+    predictor: Any = SimpleNamespace(
+        manifest=SimpleNamespace(precision=precision), provider="cpu", routes=lambda _: True, predict=predict
+    )
+    predictor.predict_routed = predict_routed
+    added = TaskEntry("new", "regression", (), ("new",), "new")
+    requests = [PredictRequest.parse(body(texts=["a"], tasks=[name])) for name in ("topic", "mood", "new")]
+    requests[2] = replace(requests[2], tasks=(added,))
+    assert [status for status, _ in respond(predictor, requests)] == [200] * 3
+    assert len(made) == calls
 
 
 def test_only_the_faulty_request_fails(predictor: runtime.Predictor) -> None:
