@@ -158,3 +158,7 @@ def _table(found: Sequence[Change], limit: float) -> Table:
         span = f"{each.ratio.low:.2f} to {each.ratio.high:.2f}"
         table.add_row(*each.before.key, *ratios, f"{each.ratio.median:.2f}", span, each.verdict(limit))
     return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

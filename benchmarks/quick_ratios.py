@@ -142,3 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for (tasks, drop), nodes in found.nodes.items():
         print(f"{tasks} tasks, drop {drop}: {nodes} nodes")
     return int(bool(found.outside))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

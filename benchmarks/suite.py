@@ -149,3 +149,7 @@ def _is_complete(path: Path) -> bool:
 
 def _stamps(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob(f"*-{'[0-9]' * 8}.json*"))}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,9 @@
 """Import of ONNX Runtime, in one place, so that a missing or broken installation gives one clear message."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 __all__ = ["ort"]
 
 _INSTALL = (
@@ -8,7 +12,19 @@ _INSTALL = (
     "uninstall all of them before: `pip uninstall onnxruntime onnxruntime-gpu onnxruntime-openvino`"
 )
 
+
+def refuse_truncated(folder: Path) -> None:
+    """Raise ImportError for a library of Linux whose end is missing, where the list of its sections is: it ends the process."""
+    for path in folder.glob("onnxruntime_pybind11_state*"):
+        with path.open("rb") as file:
+            start, size = file.read(64), path.stat().st_size
+        if start.startswith(b"\x7fELF\2\1") and size < (end := int.from_bytes(start[40:48], "little")):
+            raise ImportError(f"{path}: {size:,} of {end:,} bytes", name="onnxruntime")
+
+
 try:
+    if "onnxruntime" not in sys.modules and (_spec := importlib.util.find_spec("onnxruntime")) and _spec.origin:
+        refuse_truncated(Path(_spec.origin).parent / "capi")
     import onnxruntime as ort
 except ImportError as error:
     if error.name == "onnxruntime" and isinstance(error, ModuleNotFoundError):

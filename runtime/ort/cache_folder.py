@@ -31,14 +31,7 @@ def cache_folder(root: str | os.PathLike[str], manifest: Manifest, purpose: str,
     The files in the folder are loaded, so only the current user may be able to write them. If the name is a link or a folder
     of another user, the number of the user is appended to it.
 
-    Args:
-        root: folder that holds all caches, `Options.cache`.
-        manifest: manifest of the bundle.
-        purpose: prefix of the folder name, such as "packed".
-        settings: text form of the provider options that affect the cached files.
-
-    Returns:
-        Path of the folder.
+    `purpose` is the prefix of its name, such as "packed"; `settings` are the options that affect its files.
 
     Raises:
         InputError: the folder cannot be created or is not writable, or both names are taken.

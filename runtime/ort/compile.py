@@ -22,7 +22,7 @@ from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, Provider
 from runtime.ort.plugins import failure, reason_of
 from runtime.ort.probe import ProbeCheck
-from runtime.ort.provider_options import request
+from runtime.ort.provider_options import request, with_device
 from runtime.ort.session import create_session, names_of_inputs, session_options
 
 _MAKING: Final = "making-"  # prefix of the folders of incomplete files
@@ -57,18 +57,8 @@ def compile_graphs(
 ) -> list[CompiledRow]:
     """Compile graphs of a bundle for a provider, and compare them with their probes before they are kept.
 
-    They are stored in `compiled/` of the bundle, in place of earlier ones for the same provider and device.
-
-    Args:
-        files: files of the bundle, bound to their hashes.
-        manifest: manifest of the bundle.
-        graphs: file names of the graphs.
-        provider: the provider.
-        options: session options; those with which the bundle will be loaded.
-        slots: file name of a graph with slots -> number of its slots, of all groups.
-
-    Returns:
-        A row for each graph.
+    They are stored in `compiled/` of the bundle, in place of earlier ones for the same provider and device. The arguments are
+    those of `open_sessions`.
 
     Raises:
         InputError: the provider is "cpu", or the bundle cannot be written.
@@ -79,7 +69,7 @@ def compile_graphs(
         raise InputError("provider cpu compiles nothing ahead of time: options.cache keeps the weights that it packs")
     if not hasattr(ort, "ModelCompiler"):
         raise ProviderError(f"provider {provider.name}: compilation needs ONNX Runtime 1.22 or newer, found {ort.__version__}")
-    options = with_threads(replace(options, cache=None), options.progress)
+    options = with_device(provider, with_threads(replace(options, cache=None), options.progress))
     root = files.path / COMPILED
     try:
         root.mkdir(exist_ok=True)

@@ -75,10 +75,7 @@ def cpu_limits(root: Path = Path("/"), cpus: Collection[int] | None = None) -> C
 def with_threads(options: Options, tell: Callable[[str], None], limits: CpuLimits | None = None) -> Options:
     """Return options with a number of threads, if they have none and the process may use less than the machine.
 
-    Args:
-        options: options of the user.
-        tell: receives a message if the quota is less than one core.
-        limits: limits of the process; None to read them.
+    `tell` receives a message if the quota is less than one core.
     """
     if options.threads is not None:
         return options

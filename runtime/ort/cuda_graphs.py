@@ -30,8 +30,7 @@ class _Bound:
 class CapturedGraphs:
     """A session that replays a CUDA graph for feeds of selected shapes, and runs normally for all others.
 
-    ONNX Runtime keeps CUDA graphs per thread and uses one CUDA stream for all runs of such a session: a run of another thread
-    would be captured into the graph. All runs of the session are therefore made by one thread.
+    ONNX Runtime keeps CUDA graphs per thread and has one stream for such a session: one thread makes all its runs.
     """
 
     def __init__(self, session: Any, shapes: Sequence[tuple[int, int]], device: str, index: int) -> None:
@@ -49,10 +48,7 @@ class CapturedGraphs:
         self._thread = ThreadPoolExecutor(1, "cuda-graphs")
 
     def capture(self, example: Callable[[int, int], Arrays]) -> None:
-        """Capture the graphs of all shapes. Runs of other sessions on a GPU wait meanwhile.
-
-        Args:
-            example: function from (batch, sequence) to feeds.
+        """Capture the graphs of all shapes, with the feeds of `example`. Runs of other sessions on a GPU wait meanwhile.
 
         Raises:
             InputError: the model does not take inputs of such a shape.
@@ -70,10 +66,7 @@ class CapturedGraphs:
     def run(self, outputs: Sequence[str], feeds: Arrays, options: Any = None) -> list[npt.NDArray[Any]]:
         """Run the session and return the named outputs on the host.
 
-        Args:
-            outputs: names of the outputs.
-            feeds: inputs.
-            options: RunOptions of a normal run, with which another thread can end it; a replay cannot be interrupted.
+        `options` are those of a normal run, with which another thread can end it; a replay cannot be interrupted.
         """
         shapes = {array.shape for array in feeds.values()}
         bound = self._bound.get(next(iter(shapes))) if len(shapes) == 1 else None

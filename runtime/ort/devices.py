@@ -13,8 +13,8 @@ from runtime.import_ort import ort
 from runtime.options_text import CommandParser
 from runtime.ort import plugins
 from runtime.ort.cpu import cpu_limits, processor
-from runtime.ort.known_providers import AZURE, CPU, KNOWN, OPENVINO, OTHERS, Provider
-from runtime.ort.providers import REMOTE, TARGETS_OF_ONE, auto_order, in_order, installed, remedy
+from runtime.ort.known_providers import AZURE, CPU, KNOWN, OPENVINO, Provider
+from runtime.ort.providers import REMOTE, TARGETS_OF_ONE, auto_order, every, in_order, installed, remedy
 from runtime.ort.seen_devices import ON_NVIDIA, gpus, openvino_devices
 
 _REGISTER: Final = """
@@ -36,7 +36,7 @@ class Found:
         key: name in ONNX Runtime.
         installed: whether it is installed.
         origin: "ONNX Runtime" for one that it contains; the distribution and version of a plug-in; None if not installed.
-        devices: the devices that it sees; None if that shows only when a bundle is loaded.
+        devices: those that it sees; None if that shows only when a bundle is loaded.
         problem: why an installed plug-in does not load.
         install: what to install, for one that is not installed.
     """
@@ -52,7 +52,7 @@ class Found:
 
 def survey() -> dict[str, Any]:
     """Return the providers that are installed or have a known package, what "auto" takes, and problems of the installation."""
-    found = [_examine(each) for each in (*KNOWN, *OTHERS)]
+    found = list(map(_examine, every()))
     usable = {each.name for each in found if each.installed and each.problem is None and each.devices != ()}
     auto = _auto("portable", "fp32", usable)
     others = {"portable int8": _auto("portable", "int8", usable)}
@@ -70,10 +70,7 @@ def survey() -> dict[str, Any]:
 
 
 def ended_process(plugin: Provider) -> str | None:
-    """Return how another process ends that registers a plug-in, if its library ends that process; otherwise None.
-
-    A damaged library of the right size is found by nothing but its execution.
-    """
+    """Return how another process ends that registers a plug-in, if its library ends it, such as a damaged one; or None."""
     command = [sys.executable, "-c", _REGISTER, plugin.name, *sys.path]
     try:
         status = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS).returncode
@@ -89,11 +86,7 @@ def _auto(target: str, precision: str, usable: Collection[str]) -> list[str]:
 
 
 def described(arguments: Sequence[str]) -> str:
-    """Return the output of `python -m runtime devices`.
-
-    Args:
-        arguments: those after `devices`.
-    """
+    """Return the output of `python -m runtime devices`, with its arguments."""
     parser = CommandParser(
         prog="python -m runtime devices",
         description="List the execution providers, the devices that each sees, what provider auto takes for which bundle, and\n"
@@ -119,19 +112,14 @@ def _examine(provider: Provider) -> Found:
     origin = plugins.origin(here) or "registered by this process"
     if here.module and (end := ended_process(here)) is not None:
         reinstall = f"`pip install --force-reinstall --no-deps {' '.join(plugins.installed_packages(here))}`"
-        return Found(
-            provider.name,
-            provider.key,
-            True,
-            origin,
-            (),
-            f"the library of {origin} ends the process that loads it ({end}): {reinstall}, or uninstall it",
-        )
+        problem = f"the library of {origin} ends the process that loads it ({end}): {reinstall}, or uninstall it"
+        return Found(provider.name, provider.key, True, origin, (), problem)
     try:
         devices = tuple(map(_shown, plugins.devices(here)))
     except ProviderError as error:
         return Found(provider.name, provider.key, True, origin, (), str(error).removeprefix(f"provider {provider.name}: "))
-    return Found(provider.name, provider.key, True, origin, devices)
+    advice = "" if devices else plugins.no_device_advice(here)
+    return Found(provider.name, provider.key, True, origin, devices, f"{origin} sees no device{advice}" if advice else None)
 
 
 def _obtainable(provider: Provider) -> bool:

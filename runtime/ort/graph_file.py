@@ -10,6 +10,8 @@ from runtime.import_ort import ort
 from runtime.options import GRAPH_FORMAT, ONNX_FORMAT, WEIGHTS_FOLDER
 from runtime.ort.empty_tensors import safe_arguments
 from runtime.ort.external_data import locations, rewrite
+from runtime.ort.known_providers import CPU
+from runtime.ort.plugins import is_older
 
 _PATH_FAILURES: Final = ("External data", "canonical path", "allowed directory")  # in messages of ONNX Runtime
 
@@ -123,4 +125,5 @@ class GraphFile:
 
 def load_failure(error: Exception) -> str:
     """Return the message for a graph that ONNX Runtime cannot load."""
-    return f"ONNX Runtime {ort.__version__} cannot load it: {' '.join(str(error).split())}"
+    older = f"; `pip install --upgrade onnxruntime` to {CPU.needs} or newer" if is_older(CPU.needs) else ""
+    return f"ONNX Runtime {ort.__version__} cannot load it: {' '.join(str(error).split())}{older}"

@@ -17,8 +17,7 @@ class Provider:
         module: None for a provider that is compiled into ONNX Runtime. For a plug-in, the Python module that knows the path of
             its library; empty if the process has registered the library itself.
         needs: the oldest ONNX Runtime that takes a plug-in.
-        parts: distributions that `package` requires and that have its files, one for each version of CUDA; they are also
-            installed without it.
+        parts: distributions that have the files of `package`, one for each version of CUDA.
     """
 
     name: str

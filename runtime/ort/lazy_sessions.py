@@ -59,13 +59,9 @@ class LazySessions(GraphSessions):
     def __init__(
         self, graphs: Mapping[str, GraphFile], make: Make, options: Options, feeds: Mapping[str, npt.NDArray[Any]]
     ) -> None:
-        """Open the first graph.
+        """Open the first graph, whose small, valid feeds are `feeds`.
 
-        Args:
-            graphs: file name -> graph.
-            make: function from name, graph and whether the graph is packed to a session; raises BundleError if that fails.
-            options: session options.
-            feeds: small, valid feeds of the first graph.
+        `make` is a function from name, graph and whether the graph is packed to a session, and may raise BundleError.
         """
         super().__init__(graphs)
         self._make, self._options, self._feeds = make, options, feeds
@@ -103,16 +99,7 @@ class LazySessions(GraphSessions):
 
 
 def open_packed(graphs: Mapping[str, GraphFile], folder: Path, make: Make, options: Options) -> dict[str, Any]:
-    """Open sessions of all graphs that share one copy of their packed weights.
-
-    Args:
-        graphs: file name -> graph.
-        folder: folder for the packed weights.
-        make: function that creates a session, as for `LazySessions`.
-        options: session options.
-
-    Returns:
-        File name -> session.
+    """Open sessions of all graphs that share one copy of their packed weights, in a folder; `make` as for `LazySessions`.
 
     Raises:
         OSError: there is no space or no permission.

@@ -44,11 +44,7 @@ def _truncated_libraries(package: str) -> Iterator[str]:
 
 
 def library_failure(provider: Provider) -> str | None:
-    """Return why the system does not load the library of a provider in ONNX Runtime, which only its log says.
-
-    Returns:
-        The message of the system; None if it loads, or the provider has no separate library.
-    """
+    """Return why the system does not load the separate library of a provider, which only ONNX Runtime's log says; or None."""
     part = PARTS.get(provider.key)
     if part is None or provider.is_plugin:
         return None

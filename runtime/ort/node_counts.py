@@ -31,19 +31,10 @@ def example_feeds(manifest: Manifest, batch: int = 1, length: int = 8) -> dict[s
 def count_nodes(
     graph: GraphFile, providers: Any, options: Any, feeds: Mapping[str, npt.NDArray[Any]], by_path: bool = False
 ) -> dict[str, int]:
-    """Run a graph in a separate, profiled session and count the nodes of each provider.
+    """Run a graph in a separate session, and return provider name -> number of nodes.
 
-    A subgraph that a provider compiled counts as one node.
-
-    Args:
-        graph: the graph.
-        providers: argument `providers` of InferenceSession.
-        options: SessionOptions; profiling is enabled in them.
-        feeds: inputs of the run.
-        by_path: as for `GraphFile.session`.
-
-    Returns:
-        Provider name -> number of nodes.
+    A subgraph that a provider compiled counts as one node. The arguments are those of `GraphFile.session`, of whose options
+    profiling is enabled, and the inputs of the run.
 
     Raises:
         AdapterDropError: the profile cannot be written, for example because the disk is full.

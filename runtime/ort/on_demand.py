@@ -18,13 +18,7 @@ class OnDemandSessions(GraphSessions):
     def __init__(
         self, graphs: Mapping[str, GraphFile], late: Collection[str], make: Callable[[str, GraphFile, bool], Any]
     ) -> None:
-        """Open all graphs but those of `late`.
-
-        Args:
-            graphs: file name -> graph.
-            late: file names of graphs that are opened on the first access.
-            make: function from name, graph and whether the graph is packed to a session.
-        """
+        """Open all graphs but those of `late`, which are opened on the first access; `make` as for `LazySessions`."""
         super().__init__(graphs)
         self._make = make
         self._lock = threading.Lock()

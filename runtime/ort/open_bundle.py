@@ -21,7 +21,7 @@ from runtime.ort.known_providers import CPU, CUDA, OPENVINO, TENSORRT, Provider
 from runtime.ort.lazy_sessions import GraphSessions
 from runtime.ort.node_counts import count_nodes, example_feeds
 from runtime.ort.probe import ProbeCheck, ProbeRow
-from runtime.ort.provider_options import request
+from runtime.ort.provider_options import request, with_device
 from runtime.ort.session import BY_PATH, guarded, is_routed, names_of_inputs, session_options
 
 # Providers that compute tensors without rows
@@ -72,17 +72,14 @@ class OpenBundle:
         cancel: Cancellation | None = None,
         weights: Mapping[str, Any] = MappingProxyType({}),
     ) -> Sequence[npt.NDArray[Any]]:
-        """Run a graph; feeds with a captured shape use a CUDA graph.
+        """Run a graph, and return the named outputs on the host; feeds with a captured shape use a CUDA graph.
 
         Args:
             graph: file name of the graph.
-            outputs: names of the outputs to return.
+            outputs: names of the outputs.
             feeds: checked inputs.
-            cancel: handle that can cancel the run from another thread.
+            cancel: handle that can cancel the run.
             weights: further inputs, arrays or OrtValues, which messages do not list.
-
-        Returns:
-            The named outputs on the host.
 
         Raises:
             AdapterDropError: the run failed, or this is a forked process in which the provider cannot be used; BundleError if
@@ -118,15 +115,7 @@ class OpenBundle:
         return {name: np.concatenate([feeds[name], ids]) for name, ids in more if len(ids)}
 
     def run_on_device(self, graph: str, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:
-        """Run a graph and leave the outputs on the device of its session.
-
-        Args:
-            graph: file name of the graph.
-            outputs: names of the outputs to return.
-            feeds: checked inputs on the host.
-
-        Returns:
-            The named outputs as OrtValues.
+        """Run a graph as `run` does, and leave the named outputs on the device of its session, as OrtValues.
 
         Raises:
             AdapterDropError: as for `run`.
@@ -194,7 +183,7 @@ class OpenBundle:
 
     def node_counts(self, graph: str, manifest: Manifest, options: Options) -> dict[str, int]:
         """Return provider name -> number of nodes in one run of a graph, from a profile of ONNX Runtime."""
-        options = replace(options, threads=self.threads)
+        options = with_device(self.provider, replace(options, threads=self.threads))
         settings = session_options(self.provider, options, packed=False)
         providers = request(settings, self.provider, options, manifest, graphs=False)
         file = GraphFile(self.files, graph, is_routed(graph, manifest))

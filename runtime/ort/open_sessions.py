@@ -131,11 +131,11 @@ class _Opening:
         late = set(self.graphs) - manifest.whole_graphs
 
         def make(graph: str, file: GraphFile, packed: bool) -> Any:
-            session = None if compiled is None else _open_compiled(compiled, graph, provider, manifest, options)
+            session = None if compiled is None else _open_compiled(compiled, graph, provider, manifest, options, check)
             if session is None:
                 session = create_session(file, provider, manifest, options, packed)
-            if check is not None:
-                check(graph, session)
+                if check is not None:
+                    check(graph, session)
             if probes is not None and (provider is CPU or graph in late):  # the CPU opens all but the first graph later
                 probes.check(graph, guarded(session.run, provider), names_of_inputs(session))
             return session
@@ -205,13 +205,23 @@ def _captured(
 
 
 def _open_compiled(
-    compiled: CompiledGraphs, graph: str, provider: Provider, manifest: Manifest, options: Options
+    compiled: CompiledGraphs,
+    graph: str,
+    provider: Provider,
+    manifest: Manifest,
+    options: Options,
+    check: Callable[[str, Any], None] | None,
 ) -> Any | None:
-    """Open a compiled graph; None if it was not compiled, or the provider does not take it, as a message says."""
+    """Open a compiled graph; None if it was not compiled, is another graph, or the provider does not take it.
+
+    A message says why.
+    """
     if (file := compiled.file(graph)) is None:
         return None
     try:
         session = create_session(replace(file, routed=is_routed(graph, manifest)), provider, manifest, options)
+        if check is not None:
+            check(graph, session)
     except (BundleError, ProviderError) as error:
         options.progress(f"{compiled.folder.shown}: {graph} is not used: {error}")
         return None

@@ -104,6 +104,11 @@ _OPTIONS: Final[Mapping[str, str]] = {
         ModelFormat MLComputeUnits RequireStaticInputShapes EnableOnSubgraphs SpecializationStrategy ProfileComputePlan
         AllowLowPrecisionAccumulationOnGPU ModelCacheDirectory
     """,
+    "qnn": """
+        backend_type backend_path profiling_level rpc_control_latency vtcm_mb htp_performance_mode qnn_context_priority
+        htp_graph_finalization_optimization_mode soc_model htp_arch device_id enable_htp_fp16_precision
+        offload_graph_io_quantization
+    """,
     "dml": "device_id performance_preference device_filter disable_metacommands enable_graph_capture",
 }
 

@@ -146,12 +146,16 @@ def select(plugin: Provider, options: Options) -> list[Any]:
         return chosen
     names = ", ".join(dict.fromkeys(described(each)[0] for each in found))
     reason = f"{_titled(plugin)} sees no device{f' {wanted}' * bool(wanted)}" + (f", only {names}" if names else "")
-    if not found and _numbers(ort.__version__) < _numbers(plugin.needs):
-        reason += f"; it is a plug-in for ONNX Runtime {plugin.needs} or newer: `pip install --upgrade onnxruntime`"
-    elif not found and plugin.key == OPENVINO.key:
-        reason += "; the plug-in supports devices of Intel only: "
-        reason += "for an AMD processor, install onnxruntime-openvino in place of onnxruntime"
-    raise ProviderError(failure(plugin, reason))
+    raise ProviderError(failure(plugin, reason + ("" if found else no_device_advice(plugin))))
+
+
+def no_device_advice(plugin: Provider) -> str:
+    """Return what to do if a plug-in sees no device, after a semicolon; empty if that is not known."""
+    if is_older(plugin.needs):
+        return f"; it is a plug-in for ONNX Runtime {plugin.needs} or newer: `pip install --upgrade onnxruntime`"
+    if plugin.key == OPENVINO.key:
+        return "; it supports devices of Intel only: for an AMD processor, install onnxruntime-openvino in place of onnxruntime"
+    return ""
 
 
 def described(device: Any) -> tuple[str, str]:
@@ -168,11 +172,7 @@ def builds() -> list[str]:
 
 
 def incomplete_build(provider: Provider) -> str | None:
-    """Return the message for a build of ONNX Runtime with truncated libraries, which would end the process.
-
-    Returns:
-        The message; None if the provider has no separate library there, or it is complete as far as that is known.
-    """
+    """Return the message for truncated libraries of a provider of ONNX Runtime, which would end the process; or None."""
     if provider.is_plugin or provider.key not in PARTS or not (damaged := _truncated_build()):
         return None
     build, files = damaged
@@ -210,14 +210,14 @@ def overlaid() -> str | None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the reason in a message of ONNX Runtime in one line, without codes, places in its sources and the stack trace."""
+    """Return the reason in a message of ONNX Runtime, in one line."""
     text = " ".join(str(error).partition("\nStacktrace")[0].split()) or type(error).__name__
     text = _NOISE.sub("", text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def failure(provider: Provider, reason: str) -> str:
-    """Return the message for a provider that is installed and does not work, in one line."""
+    """Return the message for an installed provider that does not work."""
     needs = f"{provider.package or 'the provider'} with ONNX Runtime {ort.__version__}"
     advice = overlaid() or f"check the device, its driver and the libraries that {needs} needs"
     return (
@@ -230,6 +230,11 @@ def _belongs(device: Any, plugin: Provider) -> bool:
     """Whether a plug-in can compute on a device. A virtual one can only compile; OpenVINO adds AUTO as a provider's suffix."""
     own = device.ep_name == plugin.key or device.ep_name.startswith(f"{plugin.key}.")
     return bool(own) and device.device.metadata.get("is_virtual") != "1"
+
+
+def is_older(needed: str) -> bool:
+    """Return whether the installed ONNX Runtime is older than a version."""
+    return _numbers(ort.__version__) < _numbers(needed)
 
 
 def _numbers(version_text: str) -> list[int]:

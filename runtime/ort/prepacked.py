@@ -39,12 +39,8 @@ _PACKED: Final = "prepacked_"  # prefix of ONNX Runtime's keys: "prepacked_0" ->
 def packed_graphs(graphs: Mapping[str, GraphFile], folder: Path, config: Mapping[str, str]) -> dict[str, GraphFile]:
     """Write optimized graphs that share one file of weights packed for this CPU, or reuse intact ones.
 
-    One process writes at a time; the others wait, and reuse its files.
-
-    Args:
-        graphs: file name -> original graph.
-        folder: folder for the results.
-        config: session configuration of the user, which can change the layout of packed weights.
+    One process writes at a time; the others wait, and reuse its files. The session configuration can change the layout of
+    packed weights.
 
     Returns:
         File name -> optimized graph, which must be loaded without further optimization.

@@ -71,10 +71,7 @@ class ProbeCheck:
     def check(self, graph: str, run: Run, reads: Sequence[str] = ()) -> tuple[ProbeRow, ...]:
         """Compare a graph. Graphs with slots are compared with the CPU, so on other providers only.
 
-        Args:
-            graph: file name of the graph.
-            run: function from names of outputs and feeds to outputs.
-            reads: names of the inputs of the graph; only the graphs of branches need them.
+        `reads` are the names of its inputs, which only the graphs of branches need.
 
         Returns:
             A row for each task; for a graph with slots, one row.

@@ -60,13 +60,13 @@ def run_on_probe(
 
     Args:
         graph: file name of the graph.
-        variant: variant of the graph.
+        variant: its variant.
         manifest: manifest of the bundle.
-        probe: its probe.
+        probe: the probe.
         run: function from names of outputs and feeds to outputs.
-        reads: names of the inputs of the graph.
-        slots: number of slots, of all groups; 0 for other graphs.
-        on_cpu: opens another graph on the CPU, or this one.
+        reads: names of the inputs.
+        slots: number of slots; 0 for other graphs.
+        on_cpu: opens a graph on the CPU.
     """
     split = manifest.splits.get(variant.model)
     if slots:

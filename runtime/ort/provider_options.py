@@ -19,9 +19,10 @@ from runtime.ort.seen_devices import ON_NVIDIA, openvino_devices
 # Largest sequence length for TensorRT if neither the model nor the options define one
 _LONGEST: Final = 512
 LOAD_CONFIG: Final = "load_config"
+_DEVICE_TYPE: Final = "device_type"
 # Options of the provider in onnxruntime-openvino that the plug-in accepts and ignores -> what has their effect
 _IGNORED: Final = {
-    "device_type": "options.openvino.device",
+    _DEVICE_TYPE: "options.openvino.device",
     "device_id": "options.openvino.device",
     "precision": "options.openvino.precision",
     "num_of_threads": "options.threads",
@@ -33,14 +34,9 @@ _IGNORED: Final = {
 
 
 def request(settings: Any, provider: Provider, options: Options, manifest: Manifest, graphs: bool = True) -> Any:
-    """Ask for a provider in the settings of a session.
+    """Ask for a provider in the settings of a session, SessionOptions, to which a plug-in and its device are added.
 
-    Args:
-        settings: SessionOptions; a plug-in and its device are added to them.
-        provider: requested provider.
-        options: session options.
-        manifest: manifest of the bundle.
-        graphs: enable CUDA graphs if the options have shapes for them.
+    `graphs` enables CUDA graphs if the options have shapes for them.
 
     Returns:
         The argument `providers` of InferenceSession; None for a plug-in.
@@ -58,11 +54,14 @@ def request(settings: Any, provider: Provider, options: Options, manifest: Manif
 
 
 def with_device(provider: Provider, options: Options) -> Options:
-    """Return options whose `cuda.device` is the `device_id` of the provider's options, on which outputs are then kept.
+    """Return options whose device is that of the provider's options: `device_id` on GPUs, `device_type` of OpenVINO's build.
 
     Raises:
-        InputError: it is no number.
+        InputError: the `device_id` of a GPU is no number.
     """
+    if provider == OPENVINO and _DEVICE_TYPE in options.provider_options:
+        more = dict(options.provider_options)
+        return replace(options, openvino=replace(options.openvino, device=more.pop(_DEVICE_TYPE)), provider_options=more)
     given = options.provider_options.get("device_id")
     if given is None or provider.key not in ON_NVIDIA:
         return options
@@ -74,13 +73,7 @@ def with_device(provider: Provider, options: Options) -> Options:
 def session_providers(
     provider: Provider, options: Options, manifest: Manifest, graphs: bool = True
 ) -> list[tuple[str, dict[str, str]]]:
-    """Return the providers of a session and their options.
-
-    Args:
-        provider: requested provider.
-        options: session options.
-        manifest: manifest of the bundle.
-        graphs: enable CUDA graphs if the options have shapes for them.
+    """Return the providers of a session and their options, for the arguments of `request`.
 
     Returns:
         The provider and its options, of which `options.provider_options` take precedence; TensorRT is followed by CUDA for the
@@ -177,7 +170,7 @@ def _openvino(options: Options, manifest: Manifest, plugin: bool) -> dict[str, s
         settings["CPU"]["CPU_RUNTIME_CACHE_CAPACITY"] = str(openvino.kernels)
         if options.threads is not None:
             settings["CPU"]["INFERENCE_NUM_THREADS"] = str(options.threads)
-    found = {} if plugin else {"device_type": device}
+    found = {} if plugin else {_DEVICE_TYPE: device}
     if options.cache is not None:
         folder = str(cache_folder(options.cache, manifest, "openvino", _key(options, (openvino, options.threads))))
         if plugin:

@@ -66,7 +66,7 @@ def find(name: str) -> Provider:
     Raises:
         ProviderError: no provider has this name, and the message has the nearest one; or it computes nothing.
     """
-    named = {each: provider for provider in reversed(_every()) for each in spellings(provider)}
+    named = {each: provider for provider in reversed(every()) for each in spellings(provider)}
     written = str(name).lower()  # of callers without types as well
     if (found := named.get(written)) is not None:
         if found == AZURE:
@@ -108,8 +108,8 @@ def remedy(provider: Provider) -> str:
     return f"`pip install {provider.package}` in place of the installed ONNX Runtime (its builds exclude each other)"
 
 
-def _every() -> list[Provider]:
-    """All providers with a name, then those that only this ONNX Runtime or this process has."""
+def every() -> list[Provider]:
+    """Return all providers with a name, then those that only this ONNX Runtime or this process has."""
     found = {provider.key: provider for provider in (*KNOWN, *OTHERS)}
     for key in (*plugins.built_in(), *sorted(plugins.registered())):
         if "." not in key:  # OpenVINOExecutionProvider.AUTO is a device of OpenVINO

@@ -12,6 +12,7 @@ from runtime.ort.known_providers import CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, 
 
 ON_NVIDIA: Final = (CUDA.key, TENSORRT.key, TENSORRT_RTX.key)
 _SECONDS: Final = 10  # for nvidia-smi
+_GPU_FILES: Final = "nvidia[0-9]*"  # a container may have some
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _COMBINED: Final = ("AUTO", "HETERO", "MULTI", "BATCH")  # names of OpenVINO that stand for several devices
 
@@ -27,7 +28,7 @@ def gpus() -> tuple[str, ...] | None:
             command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=_SECONDS
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        return None if Path("/dev/nvidia0").exists() else ()
+        return None if any(Path("/dev").glob(_GPU_FILES)) else ()
     rows = [row for line in output.splitlines() if len(row := [part.strip() for part in line.split(",")]) == 4]
     if (names := os.environ.get(_VISIBLE)) is not None:
         if "MIG-" in names:  # parts of a GPU, which this list does not have

@@ -25,14 +25,7 @@ _ASSIGNMENTS, _ASSIGNED = "session.record_ep_graph_assignment_info", "get_provid
 
 
 def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, options: Options, packed: bool = False) -> Any:
-    """Create the session of a graph on a provider.
-
-    Args:
-        graph: the graph.
-        provider: the provider.
-        manifest: manifest of the bundle.
-        options: session options.
-        packed: whether the graph was saved with packed weights.
+    """Create the session of a graph on a provider; `packed` for a graph that was saved with packed weights.
 
     Raises:
         BundleError: the graph cannot be loaded.
@@ -76,7 +69,7 @@ def create_session(graph: GraphFile, provider: Provider, manifest: Manifest, opt
     if assigned is not None and not assigned(session):
         raise ProviderError(
             f"provider {provider.name}: it takes none of the nodes of {graph.name}, so another provider would run "
-            "them all: use provider cpu, or export with another --target"
+            "them all, maybe for a reason in its log: use provider cpu, or export with another --target"
         )
     return session
 

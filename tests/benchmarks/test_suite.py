@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import runpy
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,13 @@ def test_unknown_benchmarks_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main(["suite", "--out", str(tmp_path), "--only", "rooted"])
     assert "found rooted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["suite", "compare", "quick_ratios"])
+def test_commands_are_modules_too(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the other benchmarks: `python -m benchmarks.suite` did nothing."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)
+    with pytest.raises(SystemExit):
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    assert f"benchmarks {name}" in capsys.readouterr().out

@@ -209,6 +209,16 @@ def test_altered_data_is_not_opened(bundle: Path, stand: Stand) -> None:
     assert stand.opened == [(MODEL, False), (ROUTED, False)]
 
 
+def test_another_compiled_graph_is_not_used(bundle: Path, stand: Stand) -> None:
+    """Its inputs are those of the routed graph."""
+    runtime.compile_bundle(bundle, "openvino")
+    record(
+        bundle,
+        lambda entry: entry["graphs"][MODEL].update(entry["graphs"][ROUTED] | {"sources": entry["graphs"][MODEL]["sources"]}),
+    )
+    assert f"{MODEL} is not used: " in loaded(bundle)[1][0]
+
+
 def test_a_full_disk_keeps_the_earlier_graphs(bundle: Path, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     def rename(path: Path, target: Path) -> Path:
         if path.name == "made":

@@ -14,6 +14,7 @@ import runtime
 from runtime.bundle import MODEL, WEIGHTS, digest, read_manifest
 from runtime.import_ort import ort
 from runtime.ort.external_data import locations, rewrite
+from runtime.ort.graph_file import load_failure
 from tests.helpers.runtime_bundles import TOKENIZER_FILES, feeds, write_bundle
 from tests.helpers.runtime_bundles import rewrite as rewrite_manifest
 
@@ -214,3 +215,10 @@ def test_unlisted_files_of_the_tokenizer_are_not_read(tmp_path: Path) -> None:
     (bundle / "tokenizer_config.json").unlink()
     os.mkfifo(bundle / "tokenizer_config.json")  # a read would wait forever
     assert runtime.load(bundle, provider="cpu")._encoder is not None
+
+
+def test_an_older_onnxruntime_is_the_likely_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "__version__", "1.20.1")
+    assert load_failure(RuntimeError("no")).endswith("no; `pip install --upgrade onnxruntime` to 1.24.1 or newer")
+    monkeypatch.setattr(ort, "__version__", "1.24.1")
+    assert load_failure(RuntimeError("no")) == "ONNX Runtime 1.24.1 cannot load it: no"

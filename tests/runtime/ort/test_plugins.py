@@ -112,7 +112,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(
     stand.names = ()
     for _ in range(2):  # registered once although the list of devices does not show it
         with pytest.raises(
-            runtime.ProviderError, match=r"sees no device CPU; the plug-in supports devices of Intel only: .*; check the device"
+            runtime.ProviderError, match=r"sees no device CPU; it supports devices of Intel only: .*; check the device"
         ):
             runtime.load(bundle, "openvino")
     assert runtime.load(bundle).provider == "cpu"
@@ -360,6 +360,7 @@ def test_misspelt_provider_options_are_refused(
         (CUDA, "use_tf23", "use_tf32"),
         (OPENVINO, "LOAD_CONFIGS", "load_config"),
         (find("coreml"), "MLComputeUnit", "MLComputeUnits"),
+        (find("qnn"), "backend_typ", "backend_type"),
     ):
         with pytest.raises(
             runtime.InputError, match=f"{provider.name} has no documented option {name}; the nearest is {nearest}$"
@@ -452,6 +453,16 @@ def test_devices_are_listed_with_what_is_missing(stand: Stand) -> None:
     rows = {each["name"]: each for each in found["providers"]}
     assert rows["openvino"]["devices"] == ["CPU: cpu"]
     assert rows["cuda"]["install"].startswith("`pip install onnxruntime-gpu` in place of")
+
+
+def test_devices_name_what_load_takes(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in of this process, and an Intel plug-in on another processor."""
+    stand.names = ()
+    own = device("own", "GPU", library_path="x")
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: [own])
+    text = described([])
+    assert re.search(r"^own +GPU: gpu \(registered by this process\)$", text, re.MULTILINE)
+    assert re.search(r"^openvino +onnxruntime-ep-openvino.* sees no device; it supports devices of Intel", text, re.MULTILINE)
 
 
 def test_cuda_without_a_gpu_is_not_what_auto_takes(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from runtime.options import MOST_THREADS
 from runtime.options_text import read_settings
 from runtime.ort import cpu, provider_options, seen_devices
 from runtime.ort import open_sessions as open_module
+from runtime.ort import session as session_module
 from runtime.ort.cache_folder import cache_folder
 from runtime.ort.known_providers import CPU, CUDA, KNOWN, OPENVINO, TENSORRT
 from runtime.ort.libraries import library_failure
@@ -124,6 +125,31 @@ def test_outputs_stay_on_the_gpu_that_the_provider_got(bundle: Path, monkeypatch
         assert runtime.load(bundle, "cuda", options=options)._bundle.device == found
     with pytest.raises(runtime.InputError, match="device_id: expected the index of a GPU, found 'first'"):
         runtime.load(bundle, "cuda", options=Options(provider_options={"device_id": "first"}))
+
+
+@pytest.mark.parametrize(("given", "used"), [("AUTO", "AUTO:CPU"), ("GPU.0", "GPU.0")])
+def test_the_device_of_the_provider_options_is_openvinos(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, given: str, used: str
+) -> None:
+    """Its properties, whether it is there and whether it works in forks depend on it."""
+    monkeypatch.setattr(provider_options, "openvino_devices", lambda: ("CPU",))
+    options = provider_options.with_device(OPENVINO, Options(provider_options={"device_type": given, "num_streams": "1"}))
+    assert (options.openvino.device, dict(options.provider_options)) == (given, {"num_streams": "1"})
+    ((_, requested),) = session_providers(OPENVINO, options, read_manifest(bundle))
+    assert requested["device_type"] == used
+    assert list(json.loads(requested["load_config"])) == (["AUTO", "CPU"] if given == "AUTO" else ["GPU"])
+    monkeypatch.setattr(open_module, "resolve", lambda *_: (OPENVINO,))
+    monkeypatch.setattr(session_module, "missing_device", lambda _, own: f"no {own.openvino.device}")
+    with pytest.raises(runtime.ProviderError, match=f"openvino: .*no {given}"):
+        runtime.load(bundle, "openvino", options=Options(provider_options={"device_type": given}))
+
+
+@pytest.mark.parametrize(("files", "seen"), [("null", None), ("nvidia-is-not-here*", ())])
+def test_a_gpu_without_nvidia_smi_is_unknown(monkeypatch: pytest.MonkeyPatch, files: str, seen: tuple[str, ...] | None) -> None:
+    """A container can have nvidia1 only."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(seen_devices, "_GPU_FILES", files)
+    assert seen_devices.gpus() == seen
 
 
 def test_the_profile_is_the_axes_of_the_manifest(bundle: Path, tmp_path: Path) -> None:
