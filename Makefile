@@ -84,9 +84,9 @@ lint: .venv-test/installed
 	.venv-test/$(BIN)/ruff format --check .
 	.venv-test/$(BIN)/mypy
 
-# Three workers for two cores: tests also wait for processes and sockets.
+# A third worker on two cores makes the run longer, not shorter.
 unit: .venv-test/installed
-	.venv-test/$(BIN)/python -m pytest -n 3
+	.venv-test/$(BIN)/python -m pytest -n 2
 
 # An empty -m also selects the tests marked sweep, which pyproject.toml deselects.
 test-all: .venv-test/installed

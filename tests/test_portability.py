@@ -90,7 +90,7 @@ def test_files_of_linux_are_optional() -> None:
     for name, tree, _ in _files(*PRODUCT):
         skipped = _docstrings(tree)
         texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in skipped]
-        if any(isinstance(each, str) and re.match(r"/?(proc|sys|dev)/", each) for each in texts):
+        if any(isinstance(each, str) and re.match(r"/?(proc|sys|dev)/|/(proc|sys|dev)$", each) for each in texts):
             found.add(name)
     assert found == set(LINUX_PATHS)
 
