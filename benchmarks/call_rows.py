@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from benchmarks.command import exit_status
 from benchmarks.machine import current_machine
 from benchmarks.options import Shape
 from benchmarks.results_file import rounds_lines, write_rows
 from benchmarks.rounds import measure, p95
-from benchmarks.variant import Call, MismatchError
-from exporter import ExportError
+from benchmarks.variant import Call
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -97,16 +97,6 @@ class CallBenchmark:
         for row in rows:
             table.add_row(*(format(getattr(row, field), form) for field, form in self.columns.values()))
         (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
-
-
-def exit_status(work: Callable[[], None]) -> int:
-    """Run a benchmark and return its exit status: 0, 1 if outputs differ, 2 if the model cannot be exported or measured."""
-    try:
-        work()
-    except (ExportError, MismatchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, MismatchError) else 2
-    return 0
 
 
 def timed(calls: Mapping[str, Call], shape: Shape, rounds: int, seed: int) -> dict[str, list[float]]:

@@ -22,8 +22,9 @@ from adapters.composition import Fuse
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.call_rows import exit_status, timed
+from benchmarks.call_rows import timed
 from benchmarks.checks import TOLERANCE
+from benchmarks.command import exit_status
 from benchmarks.machine import Machine, current_machine
 from benchmarks.models import bert_config, twin
 from benchmarks.options import Shape, random_bert_parser

@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.call_rows import exit_status
+from benchmarks.command import exit_status
 from benchmarks.growth_model import Point, Row, markdown, rows
 from benchmarks.kept_rounds import KeptRounds
 from benchmarks.machine import current_machine

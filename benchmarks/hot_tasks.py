@@ -22,8 +22,8 @@ import psutil
 import torch
 
 import runtime
-from benchmarks.call_rows import exit_status
 from benchmarks.checks import tolerance_of
+from benchmarks.command import exit_status
 from benchmarks.machine import current_machine
 from benchmarks.models import random_bert
 from benchmarks.options import Shape, add_device, random_bert_parser, target_of

@@ -19,7 +19,7 @@ from adapters import BertAdapterModel, LoRAConfig
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.models import bert_config
 from benchmarks.onnx_variants import open_session
-from benchmarks.options import Shape, random_bert_parser
+from benchmarks.options import Shape, random_bert_parser, whole
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, Outputs
 from exporter import export
@@ -98,7 +98,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = random_bert_parser("mixed_ranks", __doc__, "1x128,8x32", 15)
-    parser.add_argument("--tasks", type=int, default=8, metavar="N", help="number of tasks, at least 2; default 8")
+    parser.add_argument("--tasks", type=whole(2), default=8, metavar="N", help="number of tasks, at least 2; default 8")
     parser.add_argument("--drop", type=int, default=5, metavar="N", help="layers without adapters; default 5")
     options = parser.parse_args(arguments)
 

@@ -107,7 +107,7 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
     return tuple(dict.fromkeys(Shape(int(match[1]), int(match[2])) for match in found if match is not None))
 
 
-def _whole(least: int) -> type[int]:
+def whole(least: int) -> type[int]:
     """Return a parser of whole numbers of at least `least`, for argparse."""
 
     def read(text: str) -> int:
@@ -140,7 +140,7 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--rounds",
-        type=_whole(1),
+        type=whole(1),
         help="rounds per shape; default: as many as fit into about ten minutes (cuda: 15 seconds per shape)",
         metavar="N",
     )
@@ -150,14 +150,14 @@ def _parser() -> CommandParser:
         metavar="BxL,…",
         help="batch x tokens; default 1x32,1x128,4x128 (quick: 1x32,1x128; cuda: 1x32,1x128,8x128,32x128)",
     )
-    parser.add_argument("--tasks", type=_whole(2), help="number of tasks; default 8", metavar="N")
+    parser.add_argument("--tasks", type=whole(2), help="number of tasks; default 8", metavar="N")
     parser.add_argument(
-        "--drop", type=_whole(0), help="layers without adapters; default 5 (quick: 3 of the example's 6)", metavar="N"
+        "--drop", type=whole(0), help="layers without adapters; default 5 (quick: 3 of the example's 6)", metavar="N"
     )
-    parser.add_argument("--layers", type=_whole(1), help="layers; default 12", metavar="N")
-    parser.add_argument("--hidden", type=_whole(32), help="hidden size, a multiple of 32; default 768", metavar="N")
+    parser.add_argument("--layers", type=whole(1), help="layers; default 12", metavar="N")
+    parser.add_argument("--hidden", type=whole(32), help="hidden size, a multiple of 32; default 768", metavar="N")
     parser.add_argument(
-        "--threads", type=_whole(1), help="threads of both torch and ONNX Runtime; default: all cores", metavar="N"
+        "--threads", type=whole(1), help="threads of both torch and ONNX Runtime; default: all cores", metavar="N"
     )
     parser.add_argument("--no-compile", action="store_true", help="omit torch.compile")
     parser.add_argument(
@@ -177,9 +177,23 @@ def _parser() -> CommandParser:
         help="folder for the results; default benchmarks/results",
     )
     parser.add_argument(
-        "--seed", type=_whole(0), default=0, help="seed of weights, inputs and the order in a round; default 0", metavar="N"
+        "--seed", type=whole(0), default=0, help="seed of weights, inputs and the order in a round; default 0", metavar="N"
     )
     return parser
+
+
+class _SizesParser(CommandParser):
+    """Refuses sizes that no model has, before anything is exported."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the command line; invalid sizes end the program with one message and status 2."""
+        options = super().parse_args(args, namespace)
+        if options.hidden % 32:
+            self.error(f"argument --hidden: expected a multiple of 32, found {options.hidden}")
+        drops = getattr(options, "drops", [getattr(options, "drop", 0)])
+        if wrong := [drop for drop in drops if not 0 <= drop <= options.layers]:
+            self.error(f"the model has {options.layers} layers: expected a drop from 0 to {options.layers}, found {wrong[0]}")
+        return options
 
 
 def random_bert_parser(module: str, description: str | None, shapes: str, rounds: int, layers: str = "layers") -> CommandParser:
@@ -192,15 +206,17 @@ def random_bert_parser(module: str, description: str | None, shapes: str, rounds
         rounds: default of --rounds.
         layers: help text of --layers.
     """
-    parser = CommandParser(f"python -m benchmarks.{module}", description)
+    parser = _SizesParser(f"python -m benchmarks.{module}", description)
     parser.add_argument(
         "--shapes", type=parse_shapes, default=parse_shapes(shapes), metavar="BxL,…", help=f"batch x tokens; default {shapes}"
     )
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"rounds per shape; default {rounds}")
-    parser.add_argument("--layers", type=int, default=12, metavar="N", help=f"{layers}; default 12")
-    parser.add_argument("--hidden", type=int, default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
-    parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="threads of the runs; default: all cores")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights, inputs and order; default 0")
+    parser.add_argument("--rounds", type=whole(1), default=rounds, metavar="N", help=f"rounds per shape; default {rounds}")
+    parser.add_argument("--layers", type=whole(1), default=12, metavar="N", help=f"{layers}; default 12")
+    parser.add_argument("--hidden", type=whole(32), default=768, metavar="N", help="hidden size, a multiple of 32; default 768")
+    parser.add_argument(
+        "--threads", type=whole(1), default=cores(), metavar="N", help="threads of the runs; default: all cores"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="seed of weights, inputs and order; default 0")
     parser.add_argument(
         "--output",
         type=Path,

@@ -22,8 +22,8 @@ import torch
 from transformers import BertForSequenceClassification
 
 from benchmarks import fusion
-from benchmarks.call_rows import exit_status
 from benchmarks.checks import TOLERANCE
+from benchmarks.command import exit_status
 from benchmarks.device import Device
 from benchmarks.growth import numbers
 from benchmarks.intervals import Interval

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks.command import exit_status
 from benchmarks.exports import Traces, export_one_graph
 from benchmarks.hand_written import hand_written
 from benchmarks.models import Candidate, at_drop, random_bert
@@ -145,4 +146,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

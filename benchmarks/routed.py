@@ -16,7 +16,7 @@ import runtime
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.checks import tolerance_of
 from benchmarks.models import Candidate, random_bert
-from benchmarks.options import Shape, add_device, random_bert_parser, target_of
+from benchmarks.options import Shape, add_device, random_bert_parser, target_of, whole
 from benchmarks.rounds import paired_ratio
 from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import export
@@ -103,7 +103,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = random_bert_parser("routed", __doc__, "1x128,8x32,8x128", 9)
-    parser.add_argument("--tasks", type=int, default=8, metavar="N", help="number of tasks, at least 2; default 8")
+    parser.add_argument("--tasks", type=whole(2), default=8, metavar="N", help="number of tasks, at least 2; default 8")
     parser.add_argument("--drop", type=int, default=5, metavar="N", help="layers without adapters; default 5")
     add_device(parser)
     return parser

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 import runtime
+from benchmarks.command import exit_status
 from benchmarks.options import cores
 from benchmarks.rounds import measure, paired_ratio, rounds_within, timed
 from runtime.ort.node_counts import example_feeds
@@ -234,4 +235,4 @@ _FIGURES: dict[str, Callable[[Path, float], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -30,6 +30,7 @@ import numpy.typing as npt
 import psutil
 
 import runtime
+from benchmarks.command import exit_status
 from benchmarks.machine import FLAVOURS, versions
 from runtime.text.encode import CPU_LIMITS, TextEncoder
 
@@ -252,4 +253,4 @@ def _distance(found: runtime.Prediction, wanted: runtime.Prediction) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

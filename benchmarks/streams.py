@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import runtime
+from benchmarks.command import exit_status
 from benchmarks.machine import current_machine
 from runtime.__main__ import main as run_command
 
@@ -111,4 +112,4 @@ def _peak(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))
