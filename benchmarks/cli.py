@@ -7,9 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from benchmarks.command import exit_status
 from benchmarks.options import parse
-from benchmarks.variant import MismatchError
-from exporter.errors import ExportError
 from runtime.program import import_failure, terminable
 
 # Commands of the suite; without one of them, the main benchmark runs.
@@ -24,21 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return found
     options = parse(given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    def work() -> None:
+        # Imported by name and late: importing torch takes seconds, which --help and a mistyped option must not cost.
+        importlib.import_module("benchmarks.main_run").run(options)
+
     try:
         with terminable():
-            # Imported by name and late: importing torch takes seconds, which --help and a mistyped option must not cost.
-            importlib.import_module("benchmarks.main_run").run(options)
-    except MismatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            return exit_status(work)
     except ImportError as error:
         remedy = "install adapterdrop-onnx[export,adapters,cpu,benchmark]"
         print(f"error: {import_failure(error, remedy)}", file=sys.stderr)
         return 2
-    except (ExportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted: only the shapes that were finished are written", file=sys.stderr)
         return 130
-    return 0

@@ -182,17 +182,20 @@ def _parser() -> CommandParser:
     return parser
 
 
+def _check_sizes(parser: CommandParser, hidden: int, layers: int, drops: Sequence[int]) -> None:
+    if hidden % 32:
+        parser.error(f"argument --hidden: expected a multiple of 32, found {hidden}: the size of an attention head")
+    if wrong := [drop for drop in drops if not 0 <= drop <= layers]:
+        parser.error(f"the model has {layers} layers: expected a drop from 0 to {layers}, found {wrong[0]}")
+
+
 class _SizesParser(CommandParser):
     """Refuses sizes that no model has, before anything is exported."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the command line; invalid sizes end the program with one message and status 2."""
         options = super().parse_args(args, namespace)
-        if options.hidden % 32:
-            self.error(f"argument --hidden: expected a multiple of 32, found {options.hidden}")
-        drops = getattr(options, "drops", [getattr(options, "drop", 0)])
-        if wrong := [drop for drop in drops if not 0 <= drop <= options.layers]:
-            self.error(f"the model has {options.layers} layers: expected a drop from 0 to {options.layers}, found {wrong[0]}")
+        _check_sizes(self, options.hidden, options.layers, getattr(options, "drops", [getattr(options, "drop", 0)]))
         return options
 
 
@@ -274,12 +277,9 @@ def parse(arguments: Sequence[str]) -> Options:
         seed=given.seed,
         arguments=_without_output(arguments),
     )
-    if options.hidden % 32:
-        parser.error(f"--hidden must be a multiple of 32, the size of an attention head; found {options.hidden}")
+    _check_sizes(parser, options.hidden, options.layers, [] if options.quick else [options.drop])
     if options.threads > cores():
         parser.error(f"--threads must be at most {cores()}, the number of available cores; found {options.threads}")
-    if not options.quick and options.drop > options.layers:
-        parser.error(f"--drop must be from 0 to {options.layers}, the number of layers; found {options.drop}")
     if options.output.exists() and not options.output.is_dir():
         parser.error(f"--output must be a folder, but {str(options.output)!r} is a file")
     return options
