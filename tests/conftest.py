@@ -136,5 +136,6 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+        gc.set_threshold(20_000, 10, 100)  # the default thresholds take 9 % of the time, and save 3 % of the memory
         # pytest listens to all loggers that do not propagate; to who listens there, torch describes each step of a trace.
         logging.getLogger("torch.__trace").propagate = True
