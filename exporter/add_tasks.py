@@ -26,7 +26,7 @@ from exporter.stored_tasks import Plans, check_replaceable, grown, open_exported
 from exporter.targets import needs_ranges
 from exporter.text_graph import check_text_names, extensions_library, save_text_graphs, stored_text_graph
 from exporter.trace.padding_costs import padding_of
-from exporter.variant import report_variant
+from exporter.variant import report_variant, weight_costs, with_costs
 from exporter.verify.candidate import Candidate
 from exporter.verify.library_reference import compare_with_library
 from exporter.verify.parity import NOTHING_WRITTEN, explain_another_trunk, parity_row
@@ -171,14 +171,14 @@ def _variant(
     padding: dict[str, TaskPadding] = {}
     for task_group in task_groups:
         stored_group = templates[stored_group_of(templates, task_group.tasks[0])]
-        shapes = {slot: stored_group.group.weights[name][0].shape for name, slot in stored_group.slots.items()}
+        shapes = {generic: stored_group.group.weights[name][0].shape for name, generic in stored_group.generic_names.items()}
         padding |= {name: zeros.cost for name, zeros in padding_of(task_group, shapes).items()}
     new = variant_entry(task_groups, plans.new, variant.model, parity, compiled.passes, probe, variant.routed, padding)
     entry = replace(new, tasks={**variant.tasks, **new.tasks}, parity=rows)
     group_of = {name: number for number, template in enumerate(templates) for name in template.group.tasks}
     report = report_variant(plans.new, task_groups, compiled, entry, parity, group_of)
-    sized = tuple(replace(task, bytes=templates[task.group].group.bytes_of(task.name)) for task in report.tasks)
-    return entry, replace(report, tasks=sized, notes=notes)
+    tasks = with_costs(report.tasks, weight_costs([template.group for template in templates]), padding)
+    return entry, replace(report, tasks=tasks, notes=notes)
 
 
 def _compare_old(before: Candidate, after: Candidate, plans: Plans) -> None:

@@ -15,14 +15,15 @@ from exporter.compile.slots import label_axes
 from exporter.compile.target_passes import ranges_of
 from exporter.errors import ExportError
 from exporter.models.compositions import names_of
+from exporter.models.peft_folded import forms_of
 from exporter.plan import Head, Plan, Task
 from exporter.planning.make_plan import check_names, make_options, make_plan
 from exporter.planning.padded_structure import fits, larger_structure
 from exporter.planning.routable import check_routable
 from exporter.planning.structure_difference import first_difference
 from exporter.prune.task_groups import TaskGroup
-from exporter.trace.slot_arrays import filled, is_head, may_be_missing, may_grow, slot_arrays
 from exporter.trace.trace import traceable
+from exporter.trace.zero_padding import filled, generic_weights, is_head, may_be_missing, may_grow
 from exporter.write.staging import check_destination
 from exporter.write.stored_groups import StoredGroup
 from runtime.bundle import Manifest, TaskEntry, VariantEntry, check_files, read_manifest
@@ -166,7 +167,8 @@ def _reason(structure: str, stored: Sequence[StoredGroup]) -> str:
 
 def _with_task(template: StoredGroup, task_group: TaskGroup, task: Task) -> StoredGroup:
     weights = {name: [*template.group.weights[name], array] for name, array in new_weights(template, task_group, task).items()}
-    group = replace(template.group, tasks=(*template.group.tasks, task.name), weights=weights)
+    forms = forms_of(task_group.model)
+    group = replace(template.group, tasks=(*template.group.tasks, task.name), weights=weights, forms=forms)
     return replace(template, group=group)
 
 
@@ -181,21 +183,21 @@ def new_weights(template: StoredGroup, task_group: TaskGroup, task: Task) -> dic
     Raises:
         ExportError: the task lacks a weight, or one has another type or does not fit.
     """
-    own = slot_arrays(task_group, task)
+    own = generic_weights(task_group, task)
     labels = label_axes(template.group)
     weights = {}
     for name, arrays in template.group.weights.items():
-        like, slot = arrays[0], template.slots[name]
-        array = own.get(slot)
+        like, generic = arrays[0], template.generic_names[name]
+        array = own.get(generic)
         wrong = array is None or array.dtype != like.dtype or array.ndim != like.ndim
-        if array is None and may_be_missing(slot):
+        if array is None and may_be_missing(generic):
             weights[name] = filled(None, like.shape, like)
-        elif array is None or wrong or not (may_grow(slot, array, like) or is_head(slot) or name in labels):
+        elif array is None or wrong or not (may_grow(generic, array, like) or is_head(generic) or name in labels):
             found = "no weight" if array is None else f"{array.dtype}{list(array.shape)}"
             raise ExportError(
                 f"the task {task.name!r} must have a weight {like.dtype}{list(like.shape)} where the bundle has {name}, "
                 f"found {found}: export the bundle again with this task"
             )
         else:
-            weights[name] = array if is_head(slot) or name in labels else filled(array, like.shape, like)
+            weights[name] = array if is_head(generic) or name in labels else filled(array, like.shape, like)
     return weights

@@ -17,15 +17,15 @@ class TracedGroup:
         tasks: their names; outputs are named by `output_names`.
         model: the template, traced for one of the tasks.
         weights: initializer name in the template -> one array per task.
-        slots: name of a weight in the template -> its slot, as in `task_slots`. Weights in equal slots of two groups
-            correspond to each other.
+        generic_names: name of a weight in the template -> its generic name, as `exporter.models.binding.generic_names` returns
+            it. Weights of two groups with equal generic names correspond to each other.
         forms: form in which the changes of PEFT's tuners are stored, such as "whole weight" -> number of layers.
     """
 
     tasks: tuple[str, ...]
     model: ir.Model
     weights: Mapping[str, Sequence[np.ndarray]]
-    slots: Mapping[str, str] = field(default_factory=dict)
+    generic_names: Mapping[str, str] = field(default_factory=dict)
     forms: Mapping[str, int] = field(default_factory=dict)
 
     def bytes_of(self, task: str) -> int:

@@ -33,6 +33,7 @@ from exporter.texts.batches import Calibration
 from exporter.texts.drift import Drift
 from exporter.trace.padded_groups import PaddedGroup, pad_groups, with_padded
 from exporter.trace.trace import trace_group, traceable
+from exporter.traced_group import TracedGroup
 from exporter.verify.evaluate import Evaluation, evaluate
 from exporter.verify.library_reference import is_comparable
 from exporter.verify.probe import make_probe
@@ -117,7 +118,7 @@ def export_variant(
         groups = [with_padded(each, trace_group(each.template, plan)) for each in padded]
     # Before the compiler takes the groups apart.
     unread = [group.unread for group in groups]
-    costs = {name: (group.bytes_of(name), group.forms) for group in groups for name in group.tasks}
+    costs = weight_costs(groups)
     with stages("compile"):
         compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
     stored: list[StoredGroup] = []
@@ -156,7 +157,7 @@ def export_variant(
     entry = variant_entry(task_groups, plan, path.name, parity, compiled.passes, probe, routed, padding)
     group_of = {task.name: number for number, each in enumerate(padded) for task in each.tasks}
     report = report_variant(plan, task_groups, compiled, entry, parity, group_of)
-    tasks = _with_costs(report.tasks, padding, costs)
+    tasks = with_costs(report.tasks, costs, padding)
     return entry, replace(report, tasks=tasks, fusions=pruned.fusions, drift=pruned.drift, evaluation=evaluation, notes=notes)
 
 
@@ -170,10 +171,21 @@ def _store_groups(compiled: Compiled, padded: Sequence[PaddedGroup], weights: We
     return stored
 
 
-def _with_costs(
-    tasks: Sequence[ExportedTask], padding: Mapping[str, TaskPadding], costs: Mapping[str, tuple[int, Mapping[str, int]]]
+def weight_costs(groups: Sequence[TracedGroup]) -> dict[str, tuple[int, Mapping[str, int]]]:
+    """Return task -> the bytes of the weights that it does not share, and their forms as in `TracedGroup`."""
+    return {name: (group.bytes_of(name), group.forms) for group in groups for name in group.tasks}
+
+
+def with_costs(
+    tasks: Sequence[ExportedTask], costs: Mapping[str, tuple[int, Mapping[str, int]]], padding: Mapping[str, TaskPadding]
 ) -> tuple[ExportedTask, ...]:
-    """Add the bytes and forms of the weights of each task, and what the padding to the sizes of its group costs."""
+    """Add the bytes and forms of the weights of each task, and what the padding to the sizes of its group costs.
+
+    Args:
+        tasks: tasks of a report.
+        costs: what `weight_costs` returns.
+        padding: task -> what its padding costs, for tasks that are padded.
+    """
     return tuple(
         replace(task, bytes=costs[task.name][0], forms=costs[task.name][1], padding=padding.get(task.name)) for task in tasks
     )

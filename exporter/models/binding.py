@@ -57,11 +57,11 @@ def remove_others(model: nn.Module, tasks: Sequence[Task]) -> None:
                     del container[name]
 
 
-def task_slots(model: nn.Module, task: Task) -> dict[str, str]:
-    """Return the slot of each weight of the task by its dotted name.
+def generic_names(model: nn.Module, task: Task) -> dict[str, str]:
+    """Return the generic name of each weight of the task by its dotted name.
 
-    A slot is the dotted name with "<0>", "<1>", … in place of the name of the task's first, second, … adapter or fusion, or of
-    its head. Weights in equal slots correspond to each other.
+    A generic name is the dotted name with "<0>", "<1>", … in place of the name of the task's first, second, … adapter or
+    fusion, or of its head. Weights of two tasks with equal generic names correspond to each other.
     """
     found: dict[str, str] = {}
     for prefix, container in model.named_modules(remove_duplicate=False):
@@ -70,8 +70,8 @@ def task_slots(model: nn.Module, task: Task) -> dict[str, str]:
         for number, (name,) in enumerate(_keys(prefix, [task])):
             if name in container:
                 for key in _tensors(container[name]):
-                    dotted, slot = (".".join(p for p in (prefix, middle, key) if p) for middle in (name, f"<{number}>"))
-                    found[dotted] = slot
+                    dotted, generic = (".".join(p for p in (prefix, middle, key) if p) for middle in (name, f"<{number}>"))
+                    found[dotted] = generic
     return found
 
 
@@ -105,7 +105,7 @@ def is_keyed(module: Any) -> bool:
 
 
 def _keys(prefix: str, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
-    """The container keys by slot: for each adapter or fusion layer of the first task, those of all tasks."""
+    """The container keys by number: for each adapter or fusion layer of the first task, those of all tasks."""
     if prefix.rpartition(".")[2] == _HEADS:
         return [tuple(task.head.name or "" for task in tasks)]
     return list(zip(*(task.names for task in tasks), strict=True))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from exporter.errors import ExportError
-from exporter.models.binding import task_slots
+from exporter.models.binding import generic_names
 from exporter.plan import Task
 from exporter.planning.padded_structure import larger_structure
 from exporter.prune.task_groups import TaskGroup
 from exporter.trace.padding_costs import MOST_BYTES, MOST_OPERATIONS, Member, Padding, common_shapes, member_of, padding_costs
-from exporter.trace.slot_arrays import filled, is_head, resize
+from exporter.trace.zero_padding import filled, is_head, resize
 from exporter.traced_group import TracedGroup
 
 __all__ = ["PaddedGroup", "pad_groups", "with_padded"]
@@ -27,7 +27,7 @@ class PaddedGroup:
         template: what is traced; of several groups a patched copy of the largest one, with the sizes of `structure`.
         members: the task groups, in the order of the plan.
         structure: the structure into which all their tasks fit.
-        weights: slot -> task -> its weight in the size of the slot; empty for a single member.
+        weights: generic name -> task -> its weight in the padded size; empty for a single member.
         padding: task -> its costs; tasks that are not padded are absent.
     """
 
@@ -120,10 +120,10 @@ def _padded(members: Sequence[Member], groups: Sequence[TaskGroup]) -> PaddedGro
     like = by_task[first.name]
     tasks = [task.name for group in own for task in group.tasks]
     weights = {}
-    for slot, shape in shapes.items():
-        arrays = {name: by_task[name].get(slot) for name in tasks}
-        weights[slot] = {
-            name: array if array is not None and is_head(slot) else filled(array, shape, like[slot])
+    for generic, shape in shapes.items():
+        arrays = {name: by_task[name].get(generic) for name in tasks}
+        weights[generic] = {
+            name: array if array is not None and is_head(generic) else filled(array, shape, like[generic])
             for name, array in arrays.items()
         }
     resize(largest.patched.model, first, weights)
@@ -134,20 +134,20 @@ def with_padded(group: PaddedGroup, traced: TracedGroup) -> TracedGroup:
     """Return the traced template of a group with the weights of all its tasks.
 
     Raises:
-        ExportError: a weight of the template has no slot.
+        ExportError: a weight of the template has no generic name.
     """
     if not group.weights:
         return traced
     first = group.template.tasks[0]
-    slots = task_slots(group.template.model, first)
+    names = generic_names(group.template.model, first)
     tasks = tuple(task.name for task in group.tasks)
     weights = {}
-    for name, slot in slots.items():
+    for name, generic in names.items():
         if name not in traced.model.graph.initializers:
             continue
-        arrays = [group.weights[slot][task] for task in tasks]
+        arrays = [group.weights[generic][task] for task in tasks]
         if any(array.ctypes.data != arrays[0].ctypes.data for array in arrays[1:]):
             weights[name] = arrays
-    if missing := sorted(set(traced.weights) - set(slots)):
-        raise ExportError(f"the weights {', '.join(missing)} of the task {first.name!r} have no slot")
+    if missing := sorted(set(traced.weights) - set(names)):
+        raise ExportError(f"the weights {', '.join(missing)} of the task {first.name!r} have no generic name")
     return replace(traced, tasks=tasks, weights=weights)

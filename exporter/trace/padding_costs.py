@@ -13,8 +13,8 @@ from exporter.models.peft_modules import encoder_layers_in, layer_of
 from exporter.plan import TaskPadding
 from exporter.planning.padded_structure import larger_structure
 from exporter.prune.task_groups import TaskGroup
-from exporter.trace.slot_arrays import grown_axis, is_head, may_be_missing, slot_arrays
 from exporter.trace.trace import traceable
+from exporter.trace.zero_padding import generic_weights, grown_axis, is_head, may_be_missing
 
 __all__ = ["MOST_BYTES", "MOST_OPERATIONS", "Member", "Padding", "common_shapes", "member_of", "padding_costs", "padding_of"]
 
@@ -48,7 +48,7 @@ class Member:
     Attributes:
         group: the task group.
         patched: the same with a model that is patched for the trace.
-        weights: task -> slot -> weight.
+        weights: task -> generic name -> weight.
         first: the lowest layer with an adapter.
         branch: elements of the matrices, from that layer on, that no task changes.
     """
@@ -68,7 +68,7 @@ class Member:
 def member_of(group: TaskGroup) -> Member:
     """Return a task group with what its padding is computed from."""
     patched = traceable(group)
-    weights = {task.name: slot_arrays(patched, task) for task in group.tasks}
+    weights = {task.name: generic_weights(patched, task) for task in group.tasks}
     without = group.layers_without_adapter(group.tasks[0])
     first = next(layer for layer in range(len(without) + 1) if layer not in without)
     return Member(group, patched, weights, first, _branch_size(group.model, first))
@@ -89,21 +89,21 @@ def _is_adapter(name: str) -> bool:
 
 
 def _adapter_bytes(weights: Mapping[str, np.ndarray]) -> int:
-    return sum(array.nbytes for slot, array in weights.items() if not is_head(slot) and grown_axis(slot) is not None)
+    return sum(array.nbytes for name, array in weights.items() if not is_head(name) and grown_axis(name) is not None)
 
 
 def common_shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]] | None:
-    """Return the largest shape of each slot; None if the weights differ in anything but ranks, bottlenecks and LoRA modules."""
+    """Return the largest shape of each weight; None if weights differ in anything but ranks, bottlenecks and LoRA modules."""
     weights = [each for member in members for each in member.weights.values()]
     largest = max(weights, key=len)
     if any(not each.keys() <= largest.keys() for each in weights):
         return None
     shapes = {}
-    for slot in largest:
-        found = [each[slot] for each in weights if slot in each]
-        if len(found) < len(weights) and not (may_be_missing(slot)):
+    for name in largest:
+        found = [each[name] for each in weights if name in each]
+        if len(found) < len(weights) and not may_be_missing(name):
             return None
-        axis, first = grown_axis(slot), found[0]
+        axis, first = grown_axis(name), found[0]
         sizes = [array.shape[axis] for array in found] if axis is not None else []
         for array in found:
             same = array.ndim == first.ndim and array.dtype == first.dtype
@@ -111,12 +111,12 @@ def common_shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]] | Non
             if axis is not None and same:
                 own[axis] = its[axis] = 0
             # The number of labels may differ, as in a group of one structure.
-            if not same or (own != its and not is_head(slot)):
+            if not same or (own != its and not is_head(name)):
                 return None
-        shape = list(largest[slot].shape)
+        shape = list(largest[name].shape)
         if axis is not None:
             shape[axis] = max(sizes)
-        shapes[slot] = tuple(shape)
+        shapes[name] = tuple(shape)
     return shapes
 
 
@@ -139,9 +139,9 @@ def padding_costs(members: Sequence[Member]) -> dict[str, Padding] | None:
 
 def _cost(member: Member, weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Padding | None:
     """Return the cost of padding the weights of a task to these shapes; None if nothing is padded."""
-    sizes = {slot: int(np.prod(shape)) for slot, shape in shapes.items() if slot not in weights or not is_head(slot)}
-    zeros = sum(sizes[slot] - (weights[slot].size if slot in weights else 0) for slot in sizes)
-    own = sum(weights[slot].size for slot in sizes if slot in weights)
+    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items() if name not in weights or not is_head(name)}
+    zeros = sum(sizes[name] - (weights[name].size if name in weights else 0) for name in sizes)
+    own = sum(weights[name].size for name in sizes if name in weights)
     if not zeros:
         return None
     return Padding(TaskPadding(4 * zeros, zeros / max(1, member.branch + own)), (own + zeros) / max(1, own))
@@ -152,7 +152,7 @@ def padding_of(group: TaskGroup, shapes: Mapping[str, tuple[int, ...]]) -> dict[
 
     Args:
         group: tasks of one structure.
-        shapes: slot -> shape into which its weights are filled; those of heads do not count.
+        shapes: generic name -> shape into which the weights are filled; those of heads do not count.
 
     Returns:
         Task -> its costs; tasks that are not padded are absent.

@@ -12,14 +12,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from exporter.errors import ExportError
-from exporter.models.binding import task_slots
+from exporter.models.binding import generic_names
 from exporter.prune.task_groups import TaskGroup
 from exporter.traced_group import TracedGroup
 from exporter.write.weights_file import WeightsFile
 
 _KEY = "adapterdrop"
-# The key of the slots in the metadata of a template, which bundles on disk contain.
-_SLOTS = "places"
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,12 @@ class StoredGroup:
 
     Attributes:
         structure: the structure of the group's tasks, as in `Task`.
-        slots: name of a weight in the template -> its slot, as in `task_slots`.
+        generic_names: name of a weight in the template -> its generic name, as in `TracedGroup`.
         group: the template with the weights of all its tasks.
     """
 
     structure: str
-    slots: Mapping[str, str]
+    generic_names: Mapping[str, str]
     group: TracedGroup
 
 
@@ -49,8 +47,8 @@ def make_stored_groups(
     """
     stored = []
     for group, task_group, structure in zip(groups, task_groups, structures, strict=True):
-        slots = task_slots(task_group.model, task_group.tasks[0])
-        own = {name: slots[name] for name in group.weights}
+        names = generic_names(task_group.model, task_group.tasks[0])
+        own = {name: names[name] for name in group.weights}
         stored.append(StoredGroup(structure, own, group))
     return stored
 
@@ -78,7 +76,7 @@ def save_stored_groups(stored: Sequence[StoredGroup], weights: WeightsFile, grap
                 value = ir.Value(name=_nth(weight, number))
                 _set_value(value, array)
                 model.graph.register_initializer(value)
-        entry = {"structure": each.structure, _SLOTS: each.slots, "tasks": list(each.group.tasks)}
+        entry = {"structure": each.structure, "generic_names": each.generic_names, "tasks": list(each.group.tasks)}
         model.metadata_props[_KEY] = json.dumps(entry, sort_keys=True)
         weights.externalize(model)
         ir.save(model, graph.with_name(name))
@@ -109,16 +107,16 @@ def _load(path: Path) -> StoredGroup:
     try:
         model = ir.load(path)
         entry = json.loads(model.metadata_props[_KEY])
-        tasks, slots = tuple(entry["tasks"]), entry[_SLOTS]
+        tasks, names = tuple(entry["tasks"]), entry["generic_names"]
         found = model.graph.initializers
         weights = {
             name: [_numpy(found[name]), *(_numpy(found[_nth(name, number)]) for number in range(1, len(tasks)))]
-            for name in slots
+            for name in names
         }
-        for name in slots:
+        for name in names:
             for number in range(1, len(tasks)):
                 del found[_nth(name, number)]
-        return StoredGroup(entry["structure"], slots, TracedGroup(tasks, model, weights, slots))
+        return StoredGroup(entry["structure"], names, TracedGroup(tasks, model, weights, names))
     except Exception as error:  # of onnx-ir and protobuf, and missing keys in other files
         raise ExportError(f"{path} is not a template of an export ({error!r}): export the bundle again") from error
 

@@ -147,7 +147,8 @@ def test_added_tasks_are_padded(model: Any, tmp_path: Path) -> None:
     for name in set(TASKS) - set(added):
         rest.delete_adapter(name)
         rest.delete_head(name)
-    add(folder, model=rest)
+    report = add(folder, model=rest)
+    assert [each.name for each in report.variants[0].tasks if each.padding is not None and each.padding.bytes] == added
     found = run_graph(folder, feeds)
     for name in (*own, *added):
         assert_parity(found[name], reference(model, name, feeds, 1))

@@ -112,9 +112,9 @@ def _is_closed(stem: Collection[ir.Node], value: ir.Value) -> bool:
 
 
 def _equal_values(one: TracedGroup, other: TracedGroup) -> dict[ir.Value, ir.Value]:
-    """Return values of one group -> values of another that are equal if the task weights in equal slots are."""
+    """Return values of one group -> values of another that are equal if the task weights of equal generic names are."""
     pairs = dict(zip(one.model.graph.inputs, other.model.graph.inputs, strict=True))
-    slots = {other.slots.get(name): name for name in other.weights}
+    names = {other.generic_names.get(name): name for name in other.weights}
     theirs = other.model.graph.initializers
     contents: dict[object, list[ir.Value]] = {}
     for name, value in theirs.items():
@@ -123,7 +123,7 @@ def _equal_values(one: TracedGroup, other: TracedGroup) -> dict[ir.Value, ir.Val
     for name, value in one.model.graph.initializers.items():
         mate = None
         if name in one.weights:
-            same = slots.get(one.slots.get(name))
+            same = names.get(one.generic_names.get(name))
             if same is not None and _shapes(one, name) == _shapes(other, same):
                 mate = theirs.get(same)
         elif value.const_value is not None:

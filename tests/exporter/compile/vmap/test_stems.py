@@ -145,7 +145,7 @@ def _in_order(group: TracedGroup, names: Sequence[str]) -> TracedGroup:
     """The group with its tasks in the order of all names, as a plan has them."""
     order = sorted(range(len(group.tasks)), key=lambda task: names.index(group.tasks[task]))
     weights = {name: [arrays[task] for task in order] for name, arrays in group.weights.items()}
-    return TracedGroup(tuple(group.tasks[task] for task in order), group.model, weights, group.slots)
+    return TracedGroup(tuple(group.tasks[task] for task in order), group.model, weights, group.generic_names)
 
 
 def test_a_stem_ends_where_branches_differ() -> None:
@@ -164,7 +164,7 @@ def test_other_ranks_have_no_common_stem() -> None:
 
 
 def _clone(group: TracedGroup) -> TracedGroup:
-    return TracedGroup(group.tasks, group.model.clone(), group.weights, group.slots)
+    return TracedGroup(group.tasks, group.model.clone(), group.weights, group.generic_names)
 
 
 @pytest.mark.parametrize("plain", [("a", "b"), ("a",)])

@@ -1,4 +1,7 @@
-"""The weights of tasks by slot, and their zeros where another task has a larger rank, a larger bottleneck or more modules."""
+"""Zeros in the weights of a task whose rank or bottleneck is smaller than another's, or that has fewer modules.
+
+Weights have their generic names (`exporter.models.binding.generic_names`) here.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from exporter.models.binding import task_slots
+from exporter.models.binding import generic_names
 from exporter.plan import Task
 from exporter.prune.task_groups import TaskGroup
 
-__all__ = ["filled", "grown_axis", "is_head", "may_be_missing", "may_grow", "resize", "slot_arrays"]
+__all__ = ["filled", "generic_weights", "grown_axis", "is_head", "may_be_missing", "may_grow", "resize"]
 
 _HEADS = "heads."
-# The axis of a weight that the rank or the bottleneck gives, by the end of its slot; a weight that is absent here has none.
+# The axis of a weight that the rank or the bottleneck gives, by the end of its name; a weight that is absent here has none.
 _AXES = {
     "down.<0>": 0,
     "up.<0>": 1,
@@ -25,22 +28,19 @@ _AXES = {
     "<0>.adapter_up.weight": 1,
 }
 _DOWN, _BLOCKS = "<0>.adapter_down.", "<0>.blocks."
-# Ends of slots whose weights are those of a LoRA; where a task has none, its LoRA is zero.
+# Ends of the names of a LoRA's weights; where a task has none, its LoRA is zero.
 _LORA = ("down.<0>", "up.<0>", "biases.<0>", "<0>.lora_A", "<0>.lora_B")
 
 
-def slot_arrays(task_group: TaskGroup, task: Task) -> dict[str, np.ndarray]:
-    """Return slot -> weight of a task, as in `exporter.models.binding.task_slots`.
+def generic_weights(task_group: TaskGroup, task: Task) -> dict[str, np.ndarray]:
+    """Return generic name -> weight of a task.
 
     Args:
         task_group: a group returned by `traceable`.
         task: one of its tasks.
     """
-    names = task_slots(task_group.model, task)
-    found: dict[str, torch.Tensor] = {}
-    for name, slot in names.items():
-        found[slot] = _tensor(task_group.model, name)
-    return {slot: tensor.detach().numpy() for slot, tensor in found.items()}
+    names = generic_names(task_group.model, task)
+    return {generic: _tensor(task_group.model, name).detach().numpy() for name, generic in names.items()}
 
 
 def _tensor(model: nn.Module, name: str) -> torch.Tensor:
@@ -53,26 +53,26 @@ def _tensor(model: nn.Module, name: str) -> torch.Tensor:
     return tensor
 
 
-def grown_axis(slot: str) -> int | None:
+def grown_axis(name: str) -> int | None:
     """Return the axis of a weight that the rank or bottleneck gives; None for a weight without one."""
-    if _DOWN in slot or _BLOCKS in slot:
+    if _DOWN in name or _BLOCKS in name:
         return 0
-    return next((axis for end, axis in _AXES.items() if slot.endswith(end)), None)
+    return next((axis for end, axis in _AXES.items() if name.endswith(end)), None)
 
 
-def is_head(slot: str) -> bool:
-    """Return whether a slot is that of a head, whose sizes depend on the labels."""
-    return slot.startswith(_HEADS) or "modules_to_save" in slot
+def is_head(name: str) -> bool:
+    """Return whether a weight is one of a head, whose sizes depend on the labels."""
+    return name.startswith(_HEADS) or "modules_to_save" in name
 
 
-def may_be_missing(slot: str) -> bool:
-    """Return whether a task without a weight in a slot is one with zeros there."""
-    return slot.endswith(_LORA) or _BLOCKS in slot
+def may_be_missing(name: str) -> bool:
+    """Return whether a task without the weight is one with zeros there."""
+    return name.endswith(_LORA) or _BLOCKS in name
 
 
-def may_grow(slot: str, array: np.ndarray, like: np.ndarray) -> bool:
+def may_grow(name: str, array: np.ndarray, like: np.ndarray) -> bool:
     """Return whether a weight gets the shape of another one by zeros along the axis of its rank or bottleneck."""
-    axis = grown_axis(slot)
+    axis = grown_axis(name)
     return all(
         own == its or (number == axis and own < its)
         for number, (own, its) in enumerate(zip(array.shape, like.shape, strict=True))
@@ -87,9 +87,9 @@ def filled(array: np.ndarray | None, shape: Sequence[int], like: np.ndarray) -> 
 
 
 def resize(model: nn.Module, task: Task, weights: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Give the weights of a task the sizes of the slots, in a copy of the model that is only traced."""
-    for name, slot in task_slots(model, task).items():
-        array = weights[slot][task.name]
+    """Give the weights of a task their padded sizes, in a copy of the model that is only traced."""
+    for name, generic in generic_names(model, task).items():
+        array = weights[generic][task.name]
         tensor = _tensor(model, name)
         if tuple(tensor.shape) != array.shape:
             path, _, key = name.rpartition(".")
