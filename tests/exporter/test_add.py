@@ -176,7 +176,7 @@ def test_the_command_line(model: Any, folder: Path, tmp_path: Path, capsys: pyte
     _with(model, ("spam",)).save_pretrained(tmp_path / "model")
     assert main(["add", str(folder), "--model", str(tmp_path / "model")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith(": 1 new task, drops 1, 0 of 3 layers")
+    assert lines[0].endswith(": 1 new task, drops 1, 0 of 2 layers")
     assert "next:" in lines[-9:]
     assert str(folder) in "".join(lines[lines.index("next:") :])
     assert runtime.load(folder).tasks == (*OLD, "spam")

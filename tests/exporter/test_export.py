@@ -139,7 +139,7 @@ def test_the_runtime_answers_all_tasks(model: Any, exported: tuple[Path, Report]
 
 @pytest.mark.usefixtures("fresh_traces")
 def test_a_live_model_is_handed_back_unchanged(tmp_path: Path) -> None:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")})
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(layers=3))
     model.train()
     model.set_active_adapters("b", skip_layers=[1])
     before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()}
@@ -237,7 +237,7 @@ def test_one_task_loads_in_optimum(tmp_path: Path) -> None:
     from tests.helpers.tiny_models import bert_config
 
     words = tokenizer()
-    model = tiny_model({}, bert_config(len(words)))
+    model = tiny_model({}, bert_config(len(words), 3))
     add_task(model, "mood", "seq_bn", "3")
     model.heads["mood"].config["label2id"] = {"bad": 0, "fair": 1, "good": 2}
     export(model, words, drop=2, output=tmp_path / "onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from adapters.composition import Fuse, Stack
 
 from exporter import export
 from tests.helpers.sweep import swept
-from tests.helpers.tiny_models import LAYERS, assert_parity, inputs, reference, run_graph, tiny_model
+from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, run_graph, tiny_model
+
+LAYERS = 3
+
+
+def _model(tasks: Mapping[str, tuple[Any, str]]) -> Any:
+    return tiny_model(tasks, bert_config(layers=LAYERS))
 
 
 def _check(model: Any, folder: Path, drop: int) -> None:
@@ -26,11 +33,11 @@ def _check(model: Any, folder: Path, drop: int) -> None:
 
 @pytest.mark.parametrize("drop", [3, *swept(0)])
 def test_any_drop(drop: int, tmp_path: Path) -> None:
-    _check(tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "tag"), "c": ("seq_bn", "2")}), tmp_path / "onnx", drop)
+    _check(_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "tag"), "c": ("seq_bn", "2")}), tmp_path / "onnx", drop)
 
 
 def test_tasks_that_differ_in_everything(tmp_path: Path) -> None:
-    model = tiny_model(
+    model = _model(
         {
             "a": ("seq_bn", "2"),
             "b": (SeqBnInvConfig(), "reg"),
@@ -45,7 +52,7 @@ def test_tasks_that_differ_in_everything(tmp_path: Path) -> None:
 @pytest.mark.sweep
 def test_dropped_and_left_out_layers_are_one_structure(tmp_path: Path) -> None:
     left_out = (SeqBnConfig(leave_out=[0, 1]), "3")
-    model = tiny_model({"a": ("seq_bn", "2"), "b": left_out, "c": (SeqBnConfig(leave_out=[0]), "2"), "d": left_out})
+    model = _model({"a": ("seq_bn", "2"), "b": left_out, "c": (SeqBnConfig(leave_out=[0]), "2"), "d": left_out})
     drops = {"a": 2, "c": 2, "d": 1}
     report = export(model, drop=drops, output=tmp_path / "onnx")
     assert {task.group for task in report.tasks} == {0}
@@ -60,7 +67,7 @@ def test_dropped_and_left_out_layers_are_one_structure(tmp_path: Path) -> None:
 
 @pytest.mark.sweep
 def test_a_drop_per_task_and_compositions_in_one_graph(tmp_path: Path) -> None:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("seq_bn", "2")})
+    model = _model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "c": ("seq_bn", "2")})
     model.add_adapter_fusion(Fuse("a", "b"))
     model.add_classification_head("fused", num_labels=4)
     tasks = {"a": "a", "b": "b", "c": Stack("a", "c"), "fused": Fuse("a", "b")}
@@ -76,7 +83,7 @@ def test_a_drop_per_task_and_compositions_in_one_graph(tmp_path: Path) -> None:
 
 def test_adapters_tied_across_layers_are_stored_once(tmp_path: Path) -> None:
     """In one task by the same modules, in the other by equal content, as a checkpoint has it; the lowest layer is dropped."""
-    model = tiny_model(dict.fromkeys(("tied", "equal"), (SeqBnConfig(reduction_factor=2), "2")))
+    model = _model(dict.fromkeys(("tied", "equal"), (SeqBnConfig(reduction_factor=2), "2")))
     for name in ("tied", "equal"):
         layers = [layer.output.adapters for layer in model.bert.encoder.layer]
         for layer in layers[1:]:

@@ -21,7 +21,7 @@ from runtime.bundle import WEIGHTS, read_manifest
 from runtime.ort.known_providers import WEBGPU
 from runtime.ort.open_bundle import OpenBundle
 from tests.helpers.sweep import swept
-from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model
+from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, tiny_model
 
 # Three structures, one of them of a single task, and five label counts.
 TASKS = {
@@ -37,7 +37,7 @@ DROPS = (1, 3)
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return tiny_model(TASKS)
+    return tiny_model(TASKS, bert_config(layers=3))
 
 
 @pytest.fixture(scope="module")

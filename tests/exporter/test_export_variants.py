@@ -7,14 +7,15 @@ import pytest
 import runtime
 from exporter import Report, export
 from runtime.bundle import MODEL, WEIGHTS
-from tests.helpers.tiny_models import LAYERS, assert_parity, inputs, reference, tiny_model
+from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, tiny_model
 
+LAYERS = 3
 DROPS = (2, 0, LAYERS)
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")})
+    return tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(layers=LAYERS))
 
 
 @pytest.fixture(scope="module")

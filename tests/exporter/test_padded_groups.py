@@ -71,7 +71,7 @@ def test_the_report_says_what_padding_costs(exported: tuple[Path, Report]) -> No
     assert padding["wide"] is None
     small = padding["small"]
     assert small is not None
-    assert small.bytes == 3 * 2 * 4 * (32 + 32) * 4  # three layers, query and value, four rows and columns of 32 in fp32
+    assert small.bytes == 2 * 2 * 4 * (32 + 32) * 4  # two layers, query and value, four rows and columns of 32 in fp32
     assert 0.0 < small.operations < 0.15
     stored = {name: read_manifest(exported[0]).variants[0].tasks[name] for name in padding}
     assert {name: (each.padding_bytes, each.padding_operations) for name, each in stored.items()} == {
@@ -153,7 +153,7 @@ def test_added_tasks_are_padded(model: Any, tmp_path: Path) -> None:
     for name in (*own, *added):
         assert_parity(found[name], reference(model, name, feeds, 1))
     padding = {name: each.padding_bytes for name, each in read_manifest(folder).variants[0].tasks.items()}
-    assert padding["small"] == 2 * 2 * 4 * (32 + 32) * 4  # as in the report of an export, with one more layer dropped
+    assert padding["small"] == 1 * 2 * 4 * (32 + 32) * 4  # as in the report of an export, with one more layer dropped
     assert padding["narrow"] > 0
     assert padding["large"] == padding["wide"] == 0
 

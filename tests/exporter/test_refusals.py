@@ -47,7 +47,7 @@ def model() -> Any:
         ({"tasks": {"x": "a", "x.y": "b", "a": "z"}}, "unknown adapter 'z'"),
         ({"keep_fused": 1}, "keep_fused was given, but no task is a fusion"),
         ({"drop": {"c": 1}}, "unknown task 'c' in drop; tasks: a, b"),
-        ({"drop": {"a": -1}}, "drop must be from 0 to 3"),
+        ({"drop": {"a": -1}}, "drop must be from 0 to 2"),
         ({"adapters": ["x"]}, "adapters and fusions require a model folder or hub id"),
         ({"adapters": None}, "adapters must be a list of folders or hub ids, found None$"),
         ({"tasks": "a"}, "found 'a': write \\['a'\\]"),

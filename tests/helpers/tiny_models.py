@@ -17,12 +17,12 @@ from transformers import AutoTokenizer, BertConfig, PretrainedConfig
 
 from exporter.example import trunk_folder
 
-LAYERS, MAX_LENGTH = 3, 48
+LAYERS, MAX_LENGTH = 2, 48
 
 
-def bert_config(vocab_size: int = 101) -> PretrainedConfig:
+def bert_config(vocab_size: int = 101, layers: int = LAYERS) -> PretrainedConfig:
     return BertConfig(
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         hidden_size=32,
         num_attention_heads=4,
         intermediate_size=64,

@@ -135,7 +135,7 @@ def _logits(model: Any, task: TaskSpec, drop: int = 0) -> torch.Tensor:
 
 @pytest.fixture
 def tiny_trunk(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(models, "trunk", lambda: tiny_model({}, bert_config(len(tokenizer()))))
+    monkeypatch.setattr(models, "trunk", lambda: tiny_model({}, bert_config(len(tokenizer()), layers=3)))
     return models.trunk()
 
 

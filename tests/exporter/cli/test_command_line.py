@@ -62,8 +62,8 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--drop", "-1"], "drop must be from 0 to 3"),
-        (["--drop", "4"], "drop must be from 0 to 3, the model's number of layers; found 4"),
+        (["--drop", "-1"], "drop must be from 0 to 2"),
+        (["--drop", "3"], "drop must be from 0 to 2, the model's number of layers; found 3"),
         (["--drop", "five"], "must be a whole number of layers, found 'five'"),
         (["--drop", "1.5"], "must be a whole number of layers, found '1.5'"),
         (["--tasks", "a,c"], "unknown adapter 'c'; adapters: a, b"),
@@ -129,7 +129,7 @@ def _remove(folder: Path, name: str) -> None:
         (lambda folder: _edit_config(folder, model_type="frobnicator"), "cannot be loaded"),
         (lambda folder: _remove(folder, "model.safetensors"), "cannot be loaded"),
         (_truncate_weights, "cannot be loaded"),
-        (lambda folder: _edit_weights(folder, drop="adapters.a.adapter_up"), "lacks 6 weights"),
+        (lambda folder: _edit_weights(folder, drop="adapters.a.adapter_up"), "lacks 4 weights"),
         (lambda folder: _edit_weights(folder, drop="layer.1.intermediate"), "lacks 2 weights"),
         (lambda folder: _edit_weights(folder, poison="heads.a"), "the weight 'heads.a.1.weight' contains NaN"),
         (lambda folder: _edit_config(folder, hidden_size=64), "weights of another shape than its config.json describes"),

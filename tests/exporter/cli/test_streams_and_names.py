@@ -47,7 +47,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--adapter", LONG], "there is no adapter folder"),
         (["--adapter", f"a/{LONG}"], "there is no adapter folder"),
         (["--evaluation", LONG], LONG),
-        (["--drop", "9" * 30], "drop must be from 0 to 3"),
+        (["--drop", "9" * 30], "drop must be from 0 to 2"),
         (["--drop", "9" * 5000], "must be a whole number"),
         (["--opset", "9" * 30], "opset must be from 17 to 24"),
         (["--atol", "1e400"], "atol must be a finite number"),

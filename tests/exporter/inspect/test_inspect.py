@@ -19,7 +19,7 @@ from exporter.inspect import Inspection, inspect_bundle
 from exporter.inspect.flops import Cost, node_cost, product_type
 from exporter.inspect.shapes import concrete_values
 from tests.helpers.pass_testing import parse
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_models import bert_config, tiny_model
 
 ROOT = Path(__file__).parents[3]
 HIDDEN, INNER, HEADS, BOTTLENECK = 32, 64, 4, 2
@@ -29,7 +29,7 @@ LENGTH = 16
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks of one structure and one of another, at two drops."""
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "words": ("seq_bn", "tag")})
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "words": ("seq_bn", "tag")}, bert_config(layers=3))
     folder = tmp_path_factory.mktemp("inspect") / "onnx"
     export(model, drop=[1, 3], output=folder)
     return folder
@@ -82,7 +82,7 @@ def test_sums_are_sums_of_their_parts(inspection: Inspection) -> None:
 
 @pytest.mark.parametrize("task", ["a", "words"])
 def test_a_single_task_costs_what_an_export_of_it_costs(tmp_path: Path, inspection: Inspection, task: str) -> None:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "words": ("seq_bn", "tag")})
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "words": ("seq_bn", "tag")}, bert_config(layers=3))
     export(model, tasks=[task], drop=1, output=tmp_path / "single")
     single = inspect_bundle(tmp_path / "single", (2, LENGTH)).graphs[0]
     expected = {view.name: view for view in inspection.graphs[0].tasks}[task]

@@ -13,7 +13,7 @@ from exporter import export
 from exporter.cli.main import main
 from exporter.inspect.why import explain_graph
 from runtime.bundle import read_manifest
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_models import bert_config, tiny_model
 
 ROOT = Path(__file__).parents[3]
 SMALL = "MatMul: the weight has fewer than 16,384 numbers: quantizing its operand would cost more"
@@ -23,7 +23,7 @@ SMALL = "MatMul: the weight has fewer than 16,384 numbers: quantizing its operan
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two drops in int8 for the CPU, each with a routed graph; every weight is too small for int8."""
     folder = tmp_path_factory.mktemp("why") / "onnx"
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")})
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(layers=3))
     export(model, drop=[1, 3], precision="int8", target="cpu", routed=True, output=folder)
     return folder
 

@@ -26,8 +26,9 @@ from exporter.prune.adapterhub.fusion_attention import attention_tables
 from exporter.prune.fusion_scores import AttentionTable, LayerScores, choose
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.trace.trace import light_trace
-from tests.helpers.tiny_models import LAYERS, bert_config, inputs, tokenizer
+from tests.helpers.tiny_models import bert_config, inputs, tokenizer
 
+LAYERS = 3
 MEMBERS = ("a", "b", "c", "d")
 TEXTS = ["a film", "one two three four five six", "what a long and winding road this is", "no", "why not"]
 
@@ -41,7 +42,7 @@ def fusion_model(
 ) -> Any:
     """The members, a further adapter "x", a fusion of all members, and a head "h", far from the identity."""
     torch.manual_seed(0)
-    model = AutoAdapterModel.from_config(config or bert_config(30522))
+    model = AutoAdapterModel.from_config(config or bert_config(30522, LAYERS))
     for name in (*members, "x"):
         model.add_adapter(name, config=copy.deepcopy((changed or {}).get(name, adapter)))
     model.add_adapter_fusion(list(members), config=copy.deepcopy(fusion))

@@ -19,8 +19,9 @@ from exporter.split import verify
 from exporter.split.cut import cut_states
 from runtime.bundle import read_manifest
 from tests.helpers.sweep import swept
-from tests.helpers.tiny_models import LAYERS, MAX_LENGTH, assert_parity, inputs, reference, tiny_model
+from tests.helpers.tiny_models import MAX_LENGTH, assert_parity, bert_config, inputs, reference, tiny_model
 
+LAYERS = 3
 TASKS = {"topic": ("seq_bn", "3"), "words": ("seq_bn", "tag"), "mood": (LoRAConfig(r=2), "4"), "stars": ("seq_bn", "reg")}
 ROUTED = ("topic", "mood", "stars")
 DROPS = (2, 1)
@@ -30,7 +31,7 @@ SHAPES = [(1, 9), (5, 13), (2, MAX_LENGTH), (3, 1)]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return tiny_model(TASKS)
+    return tiny_model(TASKS, bert_config(layers=LAYERS))
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +150,14 @@ def test_each_depth_has_a_state(model: Any, tmp_path: Path) -> None:
 
 def test_states_outlive_added_tasks(model: Any, tmp_path: Path) -> None:
     folder = tmp_path / "onnx"
-    old = tiny_model(TASKS)
+    old = tiny_model(TASKS, bert_config(layers=LAYERS))
     for name in ("stars", "mood", "words"):
         old.delete_adapter(name)
         old.delete_head(name)
     export(old, drop=2, split=True, extendable=True, output=folder)
     feeds = inputs((3, 14))
     states = runtime.load(folder, provider="cpu").run_trunk(feeds)
-    wider = tiny_model(TASKS)
+    wider = tiny_model(TASKS, bert_config(layers=LAYERS))
     for name in ("topic", "mood", "words"):
         wider.delete_adapter(name)
         wider.delete_head(name)
@@ -167,7 +168,8 @@ def test_states_outlive_added_tasks(model: Any, tmp_path: Path) -> None:
 
 
 def test_states_of_another_trunk_are_refused(predictor: runtime.Predictor, tmp_path: Path) -> None:
-    other = export(tiny_model({"topic": ("seq_bn", "3")}, seed=1), drop=2, split=True, output=tmp_path / "other").output
+    model = tiny_model({"topic": ("seq_bn", "3")}, bert_config(layers=LAYERS), seed=1)
+    other = export(model, drop=2, split=True, output=tmp_path / "other").output
     feeds = inputs((2, 6))
     for drop, source in ((2, runtime.load(other, provider="cpu")), (1, predictor)):
         states = source.run_trunk(feeds, drop)
@@ -228,7 +230,7 @@ def test_the_mask_of_the_last_token_is_no_state(tmp_path: Path, precision: str) 
 @pytest.mark.parametrize("adapter", [PrefixTuningConfig(prefix_length=3), LoRAConfig(r=2)])
 def test_texts_of_other_lengths_share_a_batch(tmp_path: Path, adapter: Any) -> None:
     """Masks are no states: their zeros would mean that padding is attended to."""
-    model = tiny_model({"a": (adapter, "3"), "b": (adapter, "2")})
+    model = tiny_model({"a": (adapter, "3"), "b": (adapter, "2")}, bert_config(layers=LAYERS))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name or "prefix" in name:
@@ -251,7 +253,7 @@ def test_texts_of_other_lengths_share_a_batch(tmp_path: Path, adapter: Any) -> N
 
 
 def test_a_trunk_without_layers_is_refused(tmp_path: Path) -> None:
-    model = tiny_model({"a": ("seq_bn_inv", "3")})
+    model = tiny_model({"a": ("seq_bn_inv", "3")}, bert_config(layers=LAYERS))
     with pytest.raises(ExportError, match="ends before the first layer"):
         export(model, split=True, output=tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()

@@ -28,7 +28,7 @@ TEXTS = ["a fast phone", "an old one, and a longer text", "a fast phone"]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return tiny_model(TASKS, bert_config(VOCABULARY))
+    return tiny_model(TASKS, bert_config(VOCABULARY, layers=3))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(model: Any, folder: Path) -> dict[str, Path]:
-    others = {name: only(name, config=bert_config(VOCABULARY)) for name in NEW}
+    others = {name: only(name, config=bert_config(VOCABULARY, layers=3)) for name in NEW}
     return {name: task(folder, output=folder.parent / f"{name}.task", model=other).output for name, other in others.items()}
 
 
@@ -117,7 +117,7 @@ def test_the_command_runs_an_added_task(
 def test_added_folders_keep_the_graph(model: Any, folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folder, grown := tmp_path / "grown")
     states = runtime.load(folder, provider="cpu").run_trunk(feeds := inputs((2, 7), VOCABULARY))
-    add(grown, model=only("news", config=bert_config(VOCABULARY)))
+    add(grown, model=only("news", config=bert_config(VOCABULARY, layers=3)))
     assert read_manifest(grown).splits["model.onnx"].slots == "branches_slots.onnx"
     predictor = runtime.load(grown, provider="cpu")
     predictor.add_task("spam", files["spam"])
