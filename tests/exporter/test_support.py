@@ -32,6 +32,6 @@ def test_worse_is_worse() -> None:
     assert worse("refused: another reason", "refused: x")
 
 
-@pytest.mark.parametrize("row", parameters(ROWS[: -len(PEFT_ROWS)]))
+@pytest.mark.parametrize("row", parameters(ROWS[: -len(PEFT_ROWS)], ROWS))
 def test_row(row: Row) -> None:
     check_row(row)

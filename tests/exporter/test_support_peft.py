@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from tests.helpers.peft_rows import PEFT_ROWS
@@ -11,11 +13,16 @@ from tests.helpers.support_sweep import parameters
 from tests.helpers.support_table import result
 from tests.helpers.tiny_peft import TRANSFORMERS_5
 
+if find_spec("adapters"):
+    from tests.helpers.support_rows import ROWS
+else:  # make test-peft5 exports every row of PEFT
+    ROWS = PEFT_ROWS
+
 # From version 5 on, transformers' BERT for one task takes no states of earlier tokens, without which PEFT has no prefixes.
 _PREFIXES = ("PEFT prefix_tuning", "PEFT cartridge")
 
 
-@pytest.mark.parametrize("row", parameters(PEFT_ROWS))
+@pytest.mark.parametrize("row", parameters(PEFT_ROWS, ROWS))
 def test_row(row: Row) -> None:
     if TRANSFORMERS_5 and row.method in _PREFIXES:
         assert "as past_key_values, which its forward() does not have" in result(row)[0]

@@ -85,7 +85,7 @@ def chosen(rows: Sequence[Row]) -> frozenset[str]:
     return frozenset(found)
 
 
-def parameters(rows: Sequence[Row]) -> list[Any]:
-    """The rows for `pytest.mark.parametrize`, those that are not chosen with the marker `sweep`."""
-    kept = chosen(rows)
+def parameters(rows: Sequence[Row], table: Sequence[Row]) -> list[Any]:
+    """The rows for `pytest.mark.parametrize`, those that are not chosen of the whole table with the marker `sweep`."""
+    kept = chosen(table)
     return [pytest.param(row, id=row.key, marks=() if row.key in kept else pytest.mark.sweep) for row in rows]
