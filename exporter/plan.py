@@ -138,16 +138,16 @@ class Plan:
         return tuple(part for group in by_structure.values() for part in _by_common_adapters(tuple(group), 0))
 
 
-def _by_common_adapters(group: tuple[Task, ...], slot: int) -> list[tuple[Task, ...]]:
-    """Split a group where only some of its tasks have the same adapter in the slots from `slot` on.
+def _by_common_adapters(group: tuple[Task, ...], position: int) -> list[tuple[Task, ...]]:
+    """Split a group where only some of its tasks have the same adapter from `position` on.
 
     Stack(en, a) and Stack(en, b) share the adapter en, which becomes part of their trunk; Stack(de, c) is a group by itself.
     """
-    if slot >= len(group[0].names):
+    if position >= len(group[0].names):
         return [group]
     by_name: dict[str, list[Task]] = {}
     for task in group:
-        by_name.setdefault(task.names[slot], []).append(task)
+        by_name.setdefault(task.names[position], []).append(task)
     if len(by_name) == len(group):
         return [group]
-    return [part for tasks in by_name.values() for part in _by_common_adapters(tuple(tasks), slot + 1)]
+    return [part for tasks in by_name.values() for part in _by_common_adapters(tuple(tasks), position + 1)]

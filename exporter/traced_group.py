@@ -18,7 +18,7 @@ class TracedGroup:
         model: the template, traced for one of the tasks.
         weights: initializer name in the template -> one array per task.
         generic_names: name of a weight in the template -> its generic name, as `exporter.models.binding.generic_names` returns
-            it. Weights of two groups with equal generic names correspond to each other.
+            it. Weights with the same generic name in two groups correspond to each other.
         forms: form in which the changes of PEFT's tuners are stored, such as "whole weight" -> number of layers.
     """
 

@@ -60,9 +60,9 @@ def load_weights(model: Any, name: str, weights: dict[str, torch.Tensor], what: 
     # The weights of prompts have other names in a file; PEFT raises KeyError if they are not there.
     prompt = model.peft_config[name].is_prompt_learning
     keyed = [(path, module) for path, module in model.named_modules() if _is_keyed(module) and name in module]
-    slots = [f"{path}.{name}" for path, _ in keyed if not (prompt and path.startswith("prompt_encoder"))]
+    paths = [f"{path}.{name}" for path, _ in keyed if not (prompt and path.startswith("prompt_encoder"))]
     own = [key for key in result.missing_keys if f".{name}" in key]
-    lacking = sorted(key for key in own if any(lies_in(key, slot) for slot in slots))
+    lacking = sorted(key for key in own if any(lies_in(key, path) for path in paths))
     # Layers refer to weights that the adapter has once, outside of the layers; a file contains them once.
     lacking = [key for key in lacking if not (key.startswith(PREFIX) and any(part in key for part in _REFERRED))]
     lacking = [key for key in lacking if _is_written(model, name, key)]

@@ -91,7 +91,7 @@ def command(arguments: Sequence[str]) -> tuple[CommandParser, str, list[str]]:
 
 @contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Collect garbage less often: visiting modules and graphs, which stay, took 6 % of an export, and saved no memory."""
+    """Let the garbage collector run less often: its visits to modules and graphs, which stay, took 6 % of an export."""
     before = gc.get_threshold()
     gc.set_threshold(20_000, 10, 100)
     try:

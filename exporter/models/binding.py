@@ -61,7 +61,7 @@ def generic_names(model: nn.Module, task: Task) -> dict[str, str]:
     """Return the generic name of each weight of the task by its dotted name.
 
     A generic name is the dotted name with "<0>", "<1>", … in place of the name of the task's first, second, … adapter or
-    fusion, or of its head. Weights of two tasks with equal generic names correspond to each other.
+    fusion, or of its head. Two weights with the same generic name correspond to each other, whatever their tasks are called.
     """
     found: dict[str, str] = {}
     for prefix, container in model.named_modules(remove_duplicate=False):
@@ -105,7 +105,7 @@ def is_keyed(module: Any) -> bool:
 
 
 def _keys(prefix: str, tasks: Sequence[Task]) -> list[tuple[str, ...]]:
-    """The container keys by number: for each adapter or fusion layer of the first task, those of all tasks."""
+    """Return the keys of all tasks for each adapter or fusion layer of the first task."""
     if prefix.rpartition(".")[2] == _HEADS:
         return [tuple(task.head.name or "" for task in tasks)]
     return list(zip(*(task.names for task in tasks), strict=True))

@@ -77,15 +77,15 @@ def describe(setup: Any) -> str:
     return f"{type(setup).__name__}({', '.join(describe(child) for child in setup.children)})"
 
 
-def shape_of(setup: Any, slots: dict[str, int]) -> Any:
-    """Return the composition as JSON types, with each adapter's slot in place of its name.
+def shape_of(setup: Any, numbers: dict[str, int]) -> Any:
+    """Return the composition as JSON types, with each adapter's number in place of its name.
 
     Equal for two tasks that compose their adapters in the same way.
     """
     if isinstance(setup, str):
-        return slots[setup]
+        return numbers[setup]
     weights = list(setup.weights) if is_block(setup, "Average") else None
-    return [type(setup).__name__, weights, [shape_of(child, slots) for child in setup.children]]
+    return [type(setup).__name__, weights, [shape_of(child, numbers) for child in setup.children]]
 
 
 def blocks_of(setup: Any) -> Iterator[Any]:

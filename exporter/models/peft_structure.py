@@ -73,9 +73,9 @@ def _tied(modules: Mapping[str, Any], name: str) -> list[list[str]]:
     for path, module in modules.items():
         if not hasattr(module, "vera_A"):  # VeRA's projections are in every layer
             for key, tensor in _weights(module, name).items():
-                slot = first.setdefault(tensor.data_ptr(), f"{path}.{key}") if tensor.numel() else ""
-                if slot not in ("", f"{path}.{key}"):
-                    found.append([f"{path}.{key}", slot])
+                earlier = first.setdefault(tensor.data_ptr(), f"{path}.{key}") if tensor.numel() else ""
+                if earlier not in ("", f"{path}.{key}"):
+                    found.append([f"{path}.{key}", earlier])
     return found
 
 

@@ -89,7 +89,7 @@ def _is_adapter(name: str) -> bool:
 
 
 def _adapter_bytes(weights: Mapping[str, np.ndarray]) -> int:
-    return sum(array.nbytes for name, array in weights.items() if not is_head(name) and grown_axis(name) is not None)
+    return sum(array.nbytes for generic, array in weights.items() if not is_head(generic) and grown_axis(generic) is not None)
 
 
 def common_shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]] | None:
@@ -99,11 +99,11 @@ def common_shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]] | Non
     if any(not each.keys() <= largest.keys() for each in weights):
         return None
     shapes = {}
-    for name in largest:
-        found = [each[name] for each in weights if name in each]
-        if len(found) < len(weights) and not may_be_missing(name):
+    for generic in largest:
+        found = [each[generic] for each in weights if generic in each]
+        if len(found) < len(weights) and not may_be_missing(generic):
             return None
-        axis, first = grown_axis(name), found[0]
+        axis, first = grown_axis(generic), found[0]
         sizes = [array.shape[axis] for array in found] if axis is not None else []
         for array in found:
             same = array.ndim == first.ndim and array.dtype == first.dtype
@@ -111,12 +111,12 @@ def common_shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]] | Non
             if axis is not None and same:
                 own[axis] = its[axis] = 0
             # The number of labels may differ, as in a group of one structure.
-            if not same or (own != its and not is_head(name)):
+            if not same or (own != its and not is_head(generic)):
                 return None
-        shape = list(largest[name].shape)
+        shape = list(largest[generic].shape)
         if axis is not None:
             shape[axis] = max(sizes)
-        shapes[name] = tuple(shape)
+        shapes[generic] = tuple(shape)
     return shapes
 
 
@@ -139,9 +139,9 @@ def padding_costs(members: Sequence[Member]) -> dict[str, Padding] | None:
 
 def _cost(member: Member, weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Padding | None:
     """Return the cost of padding the weights of a task to these shapes; None if nothing is padded."""
-    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items() if name not in weights or not is_head(name)}
-    zeros = sum(sizes[name] - (weights[name].size if name in weights else 0) for name in sizes)
-    own = sum(weights[name].size for name in sizes if name in weights)
+    sizes = {each: int(np.prod(shape)) for each, shape in shapes.items() if each not in weights or not is_head(each)}
+    zeros = sum(sizes[each] - (weights[each].size if each in weights else 0) for each in sizes)
+    own = sum(weights[each].size for each in sizes if each in weights)
     if not zeros:
         return None
     return Padding(TaskPadding(4 * zeros, zeros / max(1, member.branch + own)), (own + zeros) / max(1, own))

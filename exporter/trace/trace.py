@@ -211,11 +211,11 @@ def trace_group(task_group: TaskGroup, plan: Plan) -> TracedGroup:
     """Trace the first task of a group and collect the weights of all its tasks."""
     task_group = traceable(task_group)
     tensors = task_weights(task_group.model, task_group.tasks)
-    generic, forms = generic_names(task_group.model, task_group.tasks[0]), forms_of(task_group.model)
+    names, forms = generic_names(task_group.model, task_group.tasks[0]), forms_of(task_group.model)
     # Each weight of the model costs torch.export time, also one that the traced task does not have. PEFT reads the weights of
     # the active task when it activates another one.
     task_group.activate(task_group.tasks[0])
     remove_others(task_group.model, task_group.tasks)
     graph = trace(task_group, plan)
     weights = {name: [each.numpy() for each in found] for name, found in tensors.items() if name in graph.graph.initializers}
-    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights, generic, forms)
+    return TracedGroup(tuple(task.name for task in task_group.tasks), graph, weights, names, forms)

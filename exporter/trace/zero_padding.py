@@ -1,6 +1,6 @@
 """Zeros in the weights of a task whose rank or bottleneck is smaller than another's, or that has fewer modules.
 
-Weights have their generic names (`exporter.models.binding.generic_names`) here.
+Weights are identified by their generic names (`exporter.models.binding.generic_names`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from exporter.prune.task_groups import TaskGroup
 __all__ = ["filled", "generic_weights", "grown_axis", "is_head", "may_be_missing", "may_grow", "resize"]
 
 _HEADS = "heads."
-# The axis of a weight that the rank or the bottleneck gives, by the end of its name; a weight that is absent here has none.
+# The axis of a weight that the rank or the bottleneck gives, by the end of its generic name. Other weights have no such axis.
 _AXES = {
     "down.<0>": 0,
     "up.<0>": 1,
@@ -28,7 +28,7 @@ _AXES = {
     "<0>.adapter_up.weight": 1,
 }
 _DOWN, _BLOCKS = "<0>.adapter_down.", "<0>.blocks."
-# Ends of the names of a LoRA's weights; where a task has none, its LoRA is zero.
+# Ends of the generic names of a LoRA's weights; where a task has none, its LoRA is zero.
 _LORA = ("down.<0>", "up.<0>", "biases.<0>", "<0>.lora_A", "<0>.lora_B")
 
 
@@ -53,26 +53,26 @@ def _tensor(model: nn.Module, name: str) -> torch.Tensor:
     return tensor
 
 
-def grown_axis(name: str) -> int | None:
+def grown_axis(generic: str) -> int | None:
     """Return the axis of a weight that the rank or bottleneck gives; None for a weight without one."""
-    if _DOWN in name or _BLOCKS in name:
+    if _DOWN in generic or _BLOCKS in generic:
         return 0
-    return next((axis for end, axis in _AXES.items() if name.endswith(end)), None)
+    return next((axis for end, axis in _AXES.items() if generic.endswith(end)), None)
 
 
-def is_head(name: str) -> bool:
+def is_head(generic: str) -> bool:
     """Return whether a weight is one of a head, whose sizes depend on the labels."""
-    return name.startswith(_HEADS) or "modules_to_save" in name
+    return generic.startswith(_HEADS) or "modules_to_save" in generic
 
 
-def may_be_missing(name: str) -> bool:
-    """Return whether a task without the weight is one with zeros there."""
-    return name.endswith(_LORA) or _BLOCKS in name
+def may_be_missing(generic: str) -> bool:
+    """Return whether a task that lacks the weight equals one whose weight is zero."""
+    return generic.endswith(_LORA) or _BLOCKS in generic
 
 
-def may_grow(name: str, array: np.ndarray, like: np.ndarray) -> bool:
+def may_grow(generic: str, array: np.ndarray, like: np.ndarray) -> bool:
     """Return whether a weight gets the shape of another one by zeros along the axis of its rank or bottleneck."""
-    axis = grown_axis(name)
+    axis = grown_axis(generic)
     return all(
         own == its or (number == axis and own < its)
         for number, (own, its) in enumerate(zip(array.shape, like.shape, strict=True))

@@ -118,7 +118,7 @@ def _load(path: Path) -> StoredGroup:
                 del found[_nth(name, number)]
         return StoredGroup(entry["structure"], names, TracedGroup(tasks, model, weights, names))
     except Exception as error:  # of onnx-ir and protobuf, and missing keys in other files
-        raise ExportError(f"{path} is not a template of an export ({error!r}): export the bundle again") from error
+        raise ExportError(f"{path} is damaged or of another version ({error!r}): export the bundle again") from error
 
 
 def _nth(name: str, number: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 from adapters import SeqBnConfig
+from transformers import BertForSequenceClassification
 
 import runtime
 from exporter import ExportError, VerificationError, add, export
@@ -18,6 +19,7 @@ from exporter.trace import trace
 from runtime.bundle import MANIFEST, WEIGHTS, digest, read_manifest
 from tests.helpers.pass_testing import op_types
 from tests.helpers.tiny_models import assert_parity, inputs, reference, tiny_model
+from tests.helpers.tiny_peft import config, tuned_model
 
 TASKS = {
     "topic": ("seq_bn", "3"),
@@ -170,6 +172,16 @@ def test_a_bundle_without_templates_says_how_to_get_them(model: Any, folder: Pat
     replace(manifest, files=files).write(folder)
     with pytest.raises(ExportError, match="has no templates, so that tasks cannot be added: export it again with --extendable"):
         add(folder, model=model)
+
+
+def test_the_report_has_the_forms_of_weights(tmp_path: Path) -> None:
+    """As that of an export: whole weights, where an adapter of PEFT is computed into them."""
+    model = tuned_model("FOURIERFT", BertForSequenceClassification(config(num_hidden_layers=1)))
+    (exported,) = export(model, tasks=["first"], extendable=True, output=tmp_path / "onnx").tasks
+    (added,) = add(tmp_path / "onnx", model=model).tasks
+    assert added.name == "second"
+    assert "whole weight" in added.forms
+    assert (added.forms, added.bytes) == (exported.forms, exported.bytes)
 
 
 def test_the_command_line(model: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

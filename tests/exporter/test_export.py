@@ -21,7 +21,6 @@ from exporter.write.staging import staged
 from runtime.bundle import read_manifest
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import (
-    LAYERS,
     MAX_LENGTH,
     add_task,
     assert_parity,
@@ -33,7 +32,7 @@ from tests.helpers.tiny_models import (
     tokenizer,
 )
 
-DROP = 1
+LAYERS, DROP = 3, 1
 TASKS = {
     "topic": ("seq_bn", "3"),
     "spam": ("seq_bn", "2"),
@@ -46,7 +45,7 @@ TASKS = {
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return tiny_model(TASKS)
+    return tiny_model(TASKS, bert_config(layers=LAYERS))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def test_the_runtime_answers_all_tasks(model: Any, exported: tuple[Path, Report]
 
 @pytest.mark.usefixtures("fresh_traces")
 def test_a_live_model_is_handed_back_unchanged(tmp_path: Path) -> None:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(layers=3))
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(layers=LAYERS))
     model.train()
     model.set_active_adapters("b", skip_layers=[1])
     before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()}
@@ -194,7 +193,7 @@ def test_tasks_can_be_chosen_and_ordered(tmp_path: Path) -> None:
 def test_the_number_of_tasks_does_not_change_the_graph(tmp_path: Path) -> None:
     nodes = {}
     for count in (2, 24):
-        model = tiny_model({f"t{number}": ("seq_bn", "2") for number in range(count)})
+        model = tiny_model({f"t{number}": ("seq_bn", "2") for number in range(count)}, bert_config(layers=LAYERS))
         report = export(model, drop=1, output=tmp_path / f"onnx{count}")
         graph = onnx.load(tmp_path / f"onnx{count}" / "model.onnx", load_external_data=False).graph
         outputs = {value.name for value in graph.output}
@@ -237,7 +236,7 @@ def test_one_task_loads_in_optimum(tmp_path: Path) -> None:
     from tests.helpers.tiny_models import bert_config
 
     words = tokenizer()
-    model = tiny_model({}, bert_config(len(words), 3))
+    model = tiny_model({}, bert_config(len(words), LAYERS))
     add_task(model, "mood", "seq_bn", "3")
     model.heads["mood"].config["label2id"] = {"bad": 0, "fair": 1, "good": 2}
     export(model, words, drop=2, output=tmp_path / "onnx")

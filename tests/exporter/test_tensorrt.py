@@ -12,7 +12,7 @@ from exporter import export
 from runtime.bundle import ROUTE_INPUTS, read_manifest
 from tests.helpers.support_models import CONFIGS
 from tests.helpers.support_rows import Flex
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_models import bert_config, tiny_model
 
 pytestmark = pytest.mark.tensorrt
 _MODULE = next((name for name in ("tensorrt_rtx", "tensorrt_rtx_bindings") if importlib.util.find_spec(name)), None)
@@ -75,12 +75,12 @@ def build_all(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("target", ["tensorrt", "portable"])
 def test_builds_engines_of_several_tasks(tmp_path: Path, target: str) -> None:
-    export(tiny_model(MIXED), drop=1, target=target, output=tmp_path / "onnx")
+    export(tiny_model(MIXED, bert_config(layers=3)), drop=1, target=target, output=tmp_path / "onnx")
     assert build_all(tmp_path / "onnx")["model.onnx"] > 0
 
 
 def test_builds_an_engine_whose_rows_select_among_structures(tmp_path: Path) -> None:
-    export(tiny_model(MIXED), drop=1, target="tensorrt", routed=True, output=tmp_path / "onnx")
+    export(tiny_model(MIXED, bert_config(layers=3)), drop=1, target="tensorrt", routed=True, output=tmp_path / "onnx")
     assert set(build_all(tmp_path / "onnx")) == {"model.onnx", "model_routed.onnx"}
 
 
@@ -98,6 +98,6 @@ def test_builds_an_engine_of_the_example(example_bundle: Path) -> None:
 
 def test_a_refusal_says_what_the_parser_says(tmp_path: Path) -> None:
     """A portable routed graph of several structures has data-dependent numbers of rows."""
-    export(tiny_model(MIXED), drop=1, routed=True, output=tmp_path / "onnx")
+    export(tiny_model(MIXED, bert_config(layers=3)), drop=1, routed=True, output=tmp_path / "onnx")
     with pytest.raises(AssertionError, match="NonZero"):
         build_all(tmp_path / "onnx")

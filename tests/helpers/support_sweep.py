@@ -86,6 +86,6 @@ def chosen(rows: Sequence[Row]) -> frozenset[str]:
 
 
 def parameters(rows: Sequence[Row], table: Sequence[Row]) -> list[Any]:
-    """The rows for `pytest.mark.parametrize`, those that are not chosen of the whole table with the marker `sweep`."""
+    """Return the rows for `pytest.mark.parametrize`; one that is not chosen from the whole table has the marker `sweep`."""
     kept = chosen(table)
     return [pytest.param(row, id=row.key, marks=() if row.key in kept else pytest.mark.sweep) for row in rows]

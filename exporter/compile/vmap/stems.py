@@ -112,7 +112,7 @@ def _is_closed(stem: Collection[ir.Node], value: ir.Value) -> bool:
 
 
 def _equal_values(one: TracedGroup, other: TracedGroup) -> dict[ir.Value, ir.Value]:
-    """Return values of one group -> values of another that are equal if the task weights of equal generic names are."""
+    """Return values of one group -> values of another that are equal if task weights with the same generic name are."""
     pairs = dict(zip(one.model.graph.inputs, other.model.graph.inputs, strict=True))
     names = {other.generic_names.get(name): name for name in other.weights}
     theirs = other.model.graph.initializers

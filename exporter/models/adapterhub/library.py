@@ -53,13 +53,13 @@ def structure_of(model: Any, task: str, setup: Any, drop: int) -> Any:
     Raises:
         ExportError: the setup contains a fusion without a fusion layer in the model.
     """
-    slots = {name: number for number, name in enumerate(setup_adapters(setup))}
+    numbers = {name: number for number, name in enumerate(setup_adapters(setup))}
     fusions = [_fusion_config(model, task, name) for name in fusions_of(setup)]
-    configs = [_adapter_config(model, name) for name in slots]
+    configs = [_adapter_config(model, name) for name in numbers]
     if isinstance(setup, str) and isinstance(configs[0], BnConfig):
         # Dropping a layer and excluding it with leave_out give the same structure.
         return {**_comparable(configs[0]), "leave_out": sorted({*range(drop), *configs[0].leave_out})}
-    return [shape_of(setup, slots), [_comparable(config) for config in configs], fusions, drop]
+    return [shape_of(setup, numbers), [_comparable(config) for config in configs], fusions, drop]
 
 
 def _adapter_config(model: Any, name: str) -> AdapterConfig:

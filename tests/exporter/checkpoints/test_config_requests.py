@@ -14,7 +14,7 @@ from exporter import ExportError
 from exporter.checkpoints.base_model import read_config
 from exporter.checkpoints.load import load
 from tests.helpers.load_testing import assert_refused, edit
-from tests.helpers.tiny_models import tiny_model
+from tests.helpers.tiny_models import bert_config, tiny_model
 from tests.helpers.tiny_peft import TRANSFORMERS_5
 
 _KERNEL = "attacker/kernel"
@@ -22,7 +22,7 @@ _KERNEL = "attacker/kernel"
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    tiny_model({"a": ("seq_bn", "2")}).save_pretrained(tmp_path / "model")
+    tiny_model({"a": ("seq_bn", "2")}, bert_config(layers=3)).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -122,7 +122,7 @@ def test_a_configuration_does_not_allow_code_itself(saved: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_hidden_layers": 200}, "sets num_hidden_layers to 200: expected at most [67]"),  # as many as there are weights
+        ({"num_hidden_layers": 200}, "sets num_hidden_layers to 200: expected at most 6[5-9]"),  # as many as there are weights
         ({"num_layers": 2**63}, "sets num_layers to 9,223,372,036,854,775,808"),
         ({"depths": [2, 10**9]}, "sets depths to 1,000,000,000"),
         ({"encoder": {"n_layer": 10**400}}, "sets encoder.n_layer to a number of more than 30 digits"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import multiprocessing
@@ -238,10 +239,12 @@ def test_a_failed_verification_has_a_separate_status(
 
 
 def test_a_folder_is_exported_with_a_json_report(capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path) -> None:
-    assert main(["--model", str(saved), "--drop", "2", "--output", str(tmp_path / "onnx"), "--quiet", "--json"]) == 0
+    thresholds = gc.get_threshold()
+    assert main(["--model", str(saved), "--drop", "1", "--output", str(tmp_path / "onnx"), "--quiet", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [task["name"] for task in report["tasks"]] == ["a", "b"]
-    assert report["drop"] == 2
+    assert report["drop"] == 1
+    assert gc.get_threshold() == thresholds
     assert (tmp_path / "onnx" / "model.onnx").exists()
 
 

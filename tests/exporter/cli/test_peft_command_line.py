@@ -81,7 +81,7 @@ def test_the_folder_is_inspected(bundle: Path, capsys: pytest.CaptureFixture[str
     ("names", "options", "message"),
     [
         ((), (), "has no adapters: add"),
-        (NAMES, ("--drop", "4"), "drop must be from 0 to 2"),
+        (NAMES, ("--drop", "3"), "drop must be from 0 to 2"),
         (NAMES, ("--tasks", "three"), "unknown adapter 'three'; adapters: one, two"),
         (("one", "base"), (), "contains neither an adapter nor a fusion"),
     ],

@@ -20,9 +20,7 @@ from tests.helpers.tiny_models import bert_config, tiny_model
 
 
 def _model(**tasks: tuple[str, str]) -> Any:
-    config = bert_config()
-    config.update({"num_hidden_layers": 2})
-    return tiny_model(tasks, config)
+    return tiny_model(tasks, bert_config(layers=2))
 
 
 def _tasks() -> Any:

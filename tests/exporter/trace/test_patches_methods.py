@@ -86,9 +86,7 @@ SHORT = ((1, 1), (2, 2), (1, 3), (3, 4))
 
 def _model(*tasks: tuple[str, AdapterConfig]) -> Any:
     torch.manual_seed(0)
-    config = bert_config()
-    config.num_hidden_layers = 2
-    model = adapters.AutoAdapterModel.from_config(config)
+    model = adapters.AutoAdapterModel.from_config(bert_config(layers=2))
     trunk = {id(parameter) for parameter in model.parameters()}
     for name, adapter in tasks:
         add_task(model, name, adapter, "tag")

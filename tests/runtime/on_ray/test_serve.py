@@ -43,7 +43,7 @@ def replicas() -> set[int]:
     return found
 
 
-@pytest.mark.sweep  # test_serve_tasks.py asks replicas as well
+@pytest.mark.sweep  # test_serve_tasks.py also sends requests to replicas
 def test_a_local_ray_serves_it(url: str, predictor: runtime.Predictor) -> None:
     with ThreadPoolExecutor(len(TEXTS)) as pool:
         answers = list(pool.map(lambda text: send(url, {"texts": [text]}), TEXTS))

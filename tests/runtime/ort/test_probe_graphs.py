@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(30522))
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(30522, 3))
     folder = tmp_path_factory.mktemp("graphs") / "onnx"
     export(model, tokenizer(), drop=1, split=True, routed=True, slots=2, output=folder)
     return folder

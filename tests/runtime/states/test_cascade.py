@@ -23,7 +23,7 @@ TEXTS: list[Any] = ["good", "The film was long, and the phone is fast.", "no", (
 
 @pytest.fixture(scope="module", params=["split", *swept("whole")])
 def predictor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> runtime.Predictor:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(30522))
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(30522, 3))
     folder = tmp_path_factory.mktemp("cascade") / "onnx"
     export(model, tokenizer(), drop=DROPS, split=request.param == "split", output=folder)
     return runtime.load(folder, provider="cpu", threads=1)

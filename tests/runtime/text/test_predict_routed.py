@@ -24,7 +24,7 @@ WANTED: list[Any] = ["a", ["b", "r"], "r", "b", ["r", "a"]]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(30522))
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(30522, 3))
     folder = tmp_path_factory.mktemp("routed") / "onnx"
     export(model, tokenizer(), drop=(2, 1), split=True, routed=True, output=folder)
     return folder

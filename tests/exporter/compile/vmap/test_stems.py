@@ -50,7 +50,7 @@ def _group(names: Sequence[str], head: str, labels: int, *, rank: int = 2, secon
         layers = layers.replace("h2 = Add(u2, h1)", "h2 = Mul(u2, h1)")
     text = f"{_PLAIN if head == _TAGS else _ROW} {{ {layers} {head} }}".replace("labels", str(labels))
     model = template(text, weights, _TRUNK)
-    # Names of weights have that of the traced task; slots do not
+    # The names of weights contain that of the traced task; generic names do not
     for name in weights:
         model.graph.initializers[name].name = f"{names[0]}.{name}"
     return TracedGroup(
