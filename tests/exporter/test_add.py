@@ -119,6 +119,7 @@ def test_only_the_named_tasks_are_added(folder: Path) -> None:
     assert_parity(predictor.run(feeds)["spam"], reference(model, "spam", feeds, DROPS[0]))
 
 
+@pytest.mark.sweep
 def test_templates_cost_little_more_than_the_adapters(model: Any, exported: Path, tmp_path: Path) -> None:
     export(model, tasks=OLD, drop=DROPS, routed=True, output=tmp_path / "plain")
     more = (exported / WEIGHTS).stat().st_size - (tmp_path / "plain" / WEIGHTS).stat().st_size

@@ -63,8 +63,11 @@ def _adapted(base: PreTrainedModel, modules: list[str]) -> Any:
     ("base", "modules", "keeps", "precision"),
     [
         (_qwen3, ["q_proj", "v_proj"], True, "fp32"),
-        (_llama, ["v_proj"], True, "int8"),
-        *swept((_llama, ["q_proj", "k_proj"], False, "fp32"), (_gpt2, ["c_attn"], False, "fp32")),
+        *swept(
+            (_llama, ["v_proj"], True, "int8"),
+            (_llama, ["q_proj", "k_proj"], False, "fp32"),
+            (_gpt2, ["c_attn"], False, "fp32"),
+        ),
     ],
 )
 def test_a_text_has_its_logits_next_to_longer_ones(

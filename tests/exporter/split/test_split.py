@@ -178,7 +178,7 @@ def test_states_of_another_trunk_are_refused(predictor: runtime.Predictor, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("precision", "target"), [("fp16", "portable"), ("int8", "cpu"), *swept(("int8", "portable"), ("fp32", "cpu"))]
+    ("precision", "target"), [("int8", "cpu"), *swept(("fp16", "portable"), ("int8", "portable"), ("fp32", "cpu"))]
 )
 def test_every_precision_can_be_split(model: Any, tmp_path: Path, precision: str, target: str) -> None:
     report = export(
