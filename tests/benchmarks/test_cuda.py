@@ -134,6 +134,7 @@ def test_products_on_a_gpu_are_those_of_pytorch() -> None:
     assert {(each.library, each.device) for each in found} == {("PyTorch", "cuda")}
 
 
+@pytest.mark.sweep
 def test_other_shapes_are_not_compiled() -> None:
     bind = _bind_compiled(torch.nn.Identity(), Device("cpu"), [Shape(1, 8)])
     with pytest.raises(MissingError, match=r"compiled only at 1x8 \(--compile-shapes\)"):

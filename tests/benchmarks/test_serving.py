@@ -143,7 +143,7 @@ def _run(given: Sequence[str], **options: Any) -> subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(given, 0, json.dumps(dataclasses.asdict(row)), "")
 
 
-@pytest.mark.parametrize("others", ["files", *swept("adapters-split,ours-routed,ours-cache,ours-int8,files,peft")])
+@pytest.mark.parametrize("others", swept("files", "adapters-split,ours-routed,ours-cache,ours-int8,files,peft"))
 def test_a_run_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, others: str
 ) -> None:

@@ -115,6 +115,7 @@ def test_every_entry_names_a_command_line() -> None:
 
 
 @pytest.mark.usefixtures("forked_modules")
+@pytest.mark.sweep
 def test_a_suite_goes_on_where_it_stopped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
