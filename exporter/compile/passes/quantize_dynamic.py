@@ -13,7 +13,7 @@ from exporter.compile.rewrite.match import producer, second_reader
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
-__all__ = ["QuantizeDynamicPass", "is_masked_head", "quantized_weight", "unfit_weight"]
+__all__ = ["QuantizeDynamicPass", "quantized_weight", "unfit_product", "unfit_weight"]
 
 _LARGEST = 127
 # Operators between the product of a head and the mask of its labels.
@@ -52,10 +52,15 @@ class QuantizeDynamicPass(NodeRewritePass):
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
         """Replace a product with a constant weight."""
         x, weight = node.inputs
-        unfit = unfit_weight(weight, self.least, (2, 3), self.slots) or is_masked_head(node)  # rule 1
+        unfit = unfit_product(node, self.least, self.slots)  # rule 1
         if unfit is not None or x is None or weight is None:
             return unfit
         return _product(node, _quantized(x, build), quantized_weight(weight, build), build)
+
+
+def unfit_product(node: ir.Node, least: int, slots: int | None) -> Refusal | None:
+    """Why a product stays in floats that is quantized at run time."""
+    return unfit_weight(node.inputs[1], least, (2, 3), slots) or _is_masked_head(node)
 
 
 def unfit_weight(weight: ir.Value | None, least: int, ranks: Collection[int], slots: int | None = None) -> Refusal | None:
@@ -83,7 +88,7 @@ def _gathered_stack(weight: ir.Value | None) -> ir.Value | None:
     return gather.inputs[0] if array is not None and array.ndim == 3 else None
 
 
-def is_masked_head(node: ir.Node) -> Refusal | None:
+def _is_masked_head(node: ir.Node) -> Refusal | None:
     """Why a product with gathered weights stays in floats: its columns beyond a task's labels become minus infinity."""
     if _gathered_stack(node.inputs[1]) is None:
         return None

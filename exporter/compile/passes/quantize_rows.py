@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporter.compile.passes.quantize_dynamic import is_masked_head, quantized_weight, unfit_weight
+from exporter.compile.passes.quantize_dynamic import quantized_weight, unfit_product
 from exporter.compile.rewrite.builder import Builder, known_shape
 from exporter.compile.rewrite.match import producer
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
@@ -49,7 +49,7 @@ class QuantizeRowsPass(NodeRewritePass):
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
         """Replace a product with a constant weight."""
         x, weight = node.inputs
-        unfit = unfit_weight(weight, self.least, (2, 3), self.slots) or is_masked_head(node)  # rule 1
+        unfit = unfit_product(node, self.least, self.slots)  # rule 1
         if unfit is not None or x is None or weight is None:
             return unfit
         largest = build.once((x, "largest"), lambda: _largest(x, build))
