@@ -8,6 +8,7 @@ import gc
 import io
 import logging
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,12 +128,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return None if config.getoption("dist") == "each" else Groups(config, log)
 
 
+@contextlib.contextmanager
+def _compiled_once() -> Iterator[None]:
+    """In a new environment, let one worker compile what all of them import: 20 s that each would take."""
+    done = Path(sys.pycache_prefix or ".") / "collected"
+    if "PYTEST_XDIST_WORKER" not in os.environ or sys.pycache_prefix is None or done.exists():
+        yield
+        return
+    done.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{done}.lock"):
+        yield
+    done.touch()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Collect without garbage collection, and leave what is imported out of every later one."""
     gc.disable()
     try:
-        return (yield)
+        with _compiled_once():
+            return (yield)
     finally:
         gc.freeze()
         gc.enable()

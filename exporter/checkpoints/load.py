@@ -151,7 +151,7 @@ def _live(model: Any) -> Checkpoint:
     if quantized := getattr(getattr(model, "config", None), "quantization_config", None):
         raise ExportError(f"the weights of the {name} are quantized{quantizer(quantized)}, and only {FULL_PRECISION}")
     if isinstance(model, PreTrainedModel) and hasattr(model, "adapters_config") and hasattr(model, "iter_layers"):
-        setup: Any = model.adapters_config.active_setup  # type: ignore[union-attr]  # torch types every attribute so
+        setup: Any = model.adapters_config.active_setup
         # A single active adapter is a Stack of one and needs no setup.
         if setup is None or isinstance(setup, str) or (is_block(setup, "Stack") and setup.children == [setup.last()]):
             return Checkpoint(model, None, name)

@@ -108,13 +108,23 @@ def _is_translated(node: Node, table: Mapping[Any, Any]) -> bool:
 
 
 def _remove_identities(program: ExportedProgram) -> None:
-    """Remove assertions and operators that return their argument: detach, and dropout in evaluation mode."""
+    """Remove assertions and operators that return their argument: detach, and dropout in evaluation mode.
+
+    So is an expansion to the size of what is divided by it, because a division broadcasts (torch.nn.functional.normalize).
+    """
     for node in _calls(program):
         if node.target in _ASSERTIONS:
             program.graph.erase_node(node)
-        elif node.target in _DETACH or (node.target is _ATEN.dropout.default and node.args[2] is False):
+        elif node.target in _DETACH or (node.target is _ATEN.dropout.default and node.args[2] is False) or _is_broadcast(node):
             _replace(program, node, node.args[0])
     program.graph.eliminate_dead_code()  # the inputs of the assertions
+
+
+def _is_broadcast(node: Node) -> bool:
+    """Whether a node only expands a divisor to the size of the dividend."""
+    if node.target is not _ATEN.expand_as.default:
+        return False
+    return all(user.target is _ATEN.div.Tensor and user.args == (node.args[1], node) for user in node.users)
 
 
 def _insert_numbers(program: ExportedProgram) -> None:

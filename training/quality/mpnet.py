@@ -57,8 +57,8 @@ class MPNetAdapterModel(EmbeddingAdaptersWrapperMixin, ModelWithFlexibleHeadsAda
         super().__init__(config)
         self.mpnet = MPNetModel(config, add_pooling_layer=False)
         adapters.init(self.mpnet, interface=INTERFACE)
-        self._init_head_modules()  # type: ignore[operator]  # torch types every attribute so
-        self.init_weights()  # type: ignore[no-untyped-call]
+        self._init_head_modules()
+        self.init_weights()
 
     @ForwardContext.wrap  # type: ignore[untyped-decorator]
     def forward(self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:

@@ -106,13 +106,24 @@ def _rebound(x: Tensor) -> Tensor:
     return numbers + x * before
 
 
-@pytest.mark.parametrize("function", [_in_place_on_a_view, _promotions, _shifted, _rebound])
+def _normalized(x: Tensor) -> Tensor:
+    largest = x.abs().amax(1, keepdim=True)
+    return x / largest.expand_as(x)
+
+
+def _expanded(x: Tensor) -> Tensor:
+    largest = x.amax(1, keepdim=True).expand_as(x)
+    return (x / largest).amax(1) + largest.sum(1)
+
+
+@pytest.mark.parametrize("function", [_in_place_on_a_view, _promotions, _shifted, _rebound, _normalized])
 def test_rewriting_is_sufficient(function: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     test_the_same_numbers(function, 0, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("function", "again"), [(_in_place, 0), (_idle, 0), (_read_before, 1), (_slice, 1), (_of_a_copy, 1), (_part_read_before, 1)]
+    ("function", "again"),
+    [(_in_place, 0), (_idle, 0), (_read_before, 1), (_slice, 1), (_of_a_copy, 1), (_part_read_before, 1), (_expanded, 1)],
 )
 def test_the_same_numbers(function: Callable[[Tensor], Tensor], again: int, monkeypatch: pytest.MonkeyPatch) -> None:
     program, traced = _export(function, monkeypatch)

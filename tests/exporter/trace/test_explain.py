@@ -15,32 +15,32 @@ from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import tiny_model
 
 
-class _Branching(BertIntermediate):
+class _Branching(BertIntermediate):  # type: ignore[misc]  # Any for mypy
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden: torch.Tensor = super().forward(hidden_states)
         return hidden * 2 if hidden.sum() > 0 else hidden
 
 
-class _Untranslated(BertIntermediate):
+class _Untranslated(BertIntermediate):  # type: ignore[misc]  # Any for mypy
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden: torch.Tensor = super().forward(hidden_states)
         found: torch.Tensor = torch.special.bessel_j1(hidden)
         return found
 
 
-class _Fixed(BertIntermediate):
+class _Fixed(BertIntermediate):  # type: ignore[misc]  # Any for mypy
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden: torch.Tensor = super().forward(hidden_states)
         return hidden.reshape(2, 7, 64)
 
 
-class _Argument(BertIntermediate):
+class _Argument(BertIntermediate):  # type: ignore[misc]  # Any for mypy
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = super().forward(hidden_states, scale=2)  # type: ignore[call-arg]  # the mistake
+        hidden: torch.Tensor = super().forward(hidden_states, scale=2)  # the mistake
         return hidden
 
 
-class _Failing(BertIntermediate):
+class _Failing(BertIntermediate):  # type: ignore[misc]  # Any for mypy
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # noqa: ARG002  # the interface
         raise RuntimeError("the moon is full")
 

@@ -29,6 +29,7 @@ class _Layers(nn.Module):
 
 def _program() -> torch.export.ExportedProgram:
     axes = ({0: torch.export.Dim("batch", min=1)},)
+    torch.manual_seed(0)
     with quiet(), torch.no_grad():
         return torch.export.export(_Layers().eval(), (torch.ones(3, 4, 6),), dynamic_shapes=axes, strict=False)
 
@@ -46,6 +47,14 @@ def test_shapes_are_those_of_torch() -> None:
     assert not any("autocast" in str(node.target) for node in fast.graph.nodes)
     outputs = [_values(each)[-4:] for each in (fast, slow)]
     assert outputs[0] == outputs[1]
+
+
+def test_a_program_is_compiled_when_it_is_called() -> None:
+    with fast_trace():
+        program = _program()
+    module, x = program.module(), torch.randn(5, 4, 6)
+    for found, expected in zip(module(x), _program().module()(x), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("padded", [False, True])
