@@ -35,11 +35,16 @@ GPU_WORKERS ?= 8
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/pycache
 
-# $(call install_lock,environment,lock file) creates an environment with what the lock file lists. pip builds nothing (wheels only)
-# and compares each file with its hash. --no-compile: Python compiles what is imported, which is a part of the 14,000 files.
+# $(call install_lock,environment,lock file) creates an environment with what the lock file lists. Nothing is built (wheels only), and each
+# file is compared with its hash. uv takes 6 s where pip takes 45; pip does it where uv cannot, because uv does not read the settings of pip
+# (indexes, proxies). Neither compiles: Python compiles what is imported, which is a part of the 14,000 files.
+FROM_LOCK = --quiet --require-hashes --no-deps --only-binary :all: -r requirements
 define install_lock
 	$(PYTHON) -m venv $(1)
-	$(1)/$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --only-binary :all: -r requirements/$(2).txt || \
+	{ $(1)/$(BIN)/python -m pip install --no-compile $(FROM_LOCK)/uv.txt && \
+	  $(1)/$(BIN)/python -m uv pip install $(FROM_LOCK)/$(2).txt; } || \
+	  { echo "uv cannot install requirements/$(2).txt: pip does it, with its own settings, which takes longer" >&2; \
+	  $(1)/$(BIN)/python -m pip install --no-compile $(FROM_LOCK)/$(2).txt; } || \
 	  { echo "requirements/$(2).txt does not install with $$($(PYTHON) --version): it covers CPython 3.11 to 3.13 on Linux, Windows on x86-64 and macOS 14 on arm64;" \
 	  "make … LOCKED=no installs what pyproject.toml allows, without hashes" >&2; exit 1; }
 endef
@@ -205,7 +210,8 @@ lock: .venv-tools/installed
 	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --extra benchmark --extra training --extra test --output-file requirements/test.txt
 	$(LOCK_PROJECT) --extra export --extra adapters --extra cpu --constraints requirements/test.txt --output-file requirements/export.txt
 	$(LOCK_PROJECT) --extra export --extra peft --extra cpu --extra tokenizers --extra test-peft --output-file requirements/peft5.txt
-	$(LOCK) requirements/tools.in --output-file requirements/tools.txt
+	$(LOCK) requirements/uv.in --output-file requirements/uv.txt
+	$(LOCK) requirements/tools.in --constraints requirements/uv.txt --output-file requirements/tools.txt
 	$(LOCK) requirements/docs.in --output-file requirements/docs.txt
 
 clean:

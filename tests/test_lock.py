@@ -88,6 +88,12 @@ def test_both_commands_install_the_same_versions() -> None:
     assert export.keys() <= test.keys()
 
 
+def test_make_lock_writes_with_the_version_that_installs() -> None:
+    versions = [entry.version for name in ("tools.txt", "uv.txt") for entry in read_lock(name) if entry.name == "uv"]
+    assert len(versions) == 2
+    assert len(set(versions)) == 1
+
+
 def test_one_family_is_locked() -> None:
     locked = {name: {entry.name: entry.version for entry in read_lock(name)} for name in ("export.txt", "peft5.txt")}
     assert "adapters" in locked["export.txt"]
@@ -118,7 +124,10 @@ _INSTALLED = [
 @pytest.mark.parametrize(("target", "lock"), _INSTALLED)
 def test_make_installs_from_the_lock(target: str, lock: str) -> None:
     shown = _recipes(target)
-    assert f"--require-hashes --no-deps --only-binary :all: -r requirements/{lock}.txt" in shown
+    wheels = "--require-hashes --no-deps --only-binary :all: -r requirements"
+    for command in ("-m pip install --no-compile", "-m uv pip install"):
+        assert f"{command} --quiet {wheels}/{lock}.txt" in shown
+    assert f"-m pip install --no-compile --quiet {wheels}/uv.txt" in shown
     # Only torch is installed without a hash, and this project without its requirements.
     others = [line for line in shown.splitlines() if "pip install" in line and "--require-hashes" not in line]
     assert all(line.endswith((f" {pinned_torch()}", " --no-deps --no-build-isolation -e .")) for line in others), others

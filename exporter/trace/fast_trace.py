@@ -123,7 +123,7 @@ def _compile_when_called(program: GraphModule) -> None:
     if isinstance(codegen, _PyTreeCodeGen):
         program._in_spec, program._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
     program._code = ""  # what str() shows of it
-    type(program).forward = _compile_and_call  # each program has a class of its own
+    type(program).forward = _compile_and_call  # each program has a separate class
 
 
 def _compile_and_call(program: GraphModule, *values: Any, **named: Any) -> Any:

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "requirements"
-LOCKS = ("export.txt", "test.txt", "peft5.txt", "tools.txt", "docs.txt")
+LOCKS = ("export.txt", "test.txt", "peft5.txt", "tools.txt", "docs.txt", "uv.txt")
 # The extras that make export, make test and make test-peft5 install.
 EXTRAS = {
     "export.txt": ("export", "adapters", "cpu"),
@@ -68,7 +68,7 @@ def extras() -> dict[str, list[str]]:
 
 def wanted(name: str) -> Iterator[Requirement]:
     """Yield what must be in a lock file: the requirements of pyproject.toml, and those in the .in files."""
-    if name in ("tools.txt", "docs.txt"):
+    if name not in EXTRAS:
         yield from _listed(name.replace(".txt", ".in"))
         return
     document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
