@@ -83,7 +83,7 @@ export: .venv/installed
 test: .venv-test/installed
 	@$(MAKE) --no-print-directory --jobs 2 lint unit
 
-# mypy needs one core for most of a minute: it runs while the tests do.
+# mypy needs one core for half a minute: it runs while the tests do.
 lint: .venv-test/installed
 	.venv-test/$(BIN)/ruff check .
 	.venv-test/$(BIN)/ruff format --check .

@@ -90,8 +90,7 @@ def _differences(folder: Path) -> list[float]:
     ("make", "options"),
     [
         (lambda: _model(a=("seq_bn", "2"), b=("seq_bn", "3")), {"routed": True, "drop": [0, 1]}),
-        (lambda: _model(a=("lora", "2"), b=("lora", "3")), {}),
-        (_fusion, {"tasks": {"a": Fuse("a", "b")}}),
+        *swept((lambda: _model(a=("lora", "2"), b=("lora", "3")), {}), (_fusion, {"tasks": {"a": Fuse("a", "b")}})),
     ],
     ids=["bottlenecks", "lora", "fusion"],
 )

@@ -16,9 +16,10 @@ import transformers
 import runtime
 from exporter import export
 from tests.helpers.runtime_bundles import rewrite
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import bert_config
 from tests.helpers.tiny_peft import scramble
-from tests.helpers.tiny_tokenizers import KINDS, LARGEST_VOCABULARY, random_texts, tiny_tokenizer
+from tests.helpers.tiny_tokenizers import LARGEST_VOCABULARY, random_texts, tiny_tokenizer
 
 LIMIT = 24
 PIPELINE: Any = transformers.pipeline  # its overloads know no tokenizer that is an object
@@ -75,7 +76,7 @@ def with_tokenizer(bundle: Path, folder: Path, tokenizer: Any) -> runtime.Predic
     return runtime.load(folder, provider="cpu", threads=1)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["wordpiece", "bpe", *swept("unigram")])
 def both(
     request: pytest.FixtureRequest, models: dict[str, Any], bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[runtime.Predictor, Any]:

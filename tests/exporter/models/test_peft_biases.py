@@ -24,6 +24,7 @@ from exporter.models.peft_folded import Folded, activate_folded
 from exporter.models.shared_copy import shared_copy
 from exporter.trace.patches import patch_for_tracing
 from tests.exporter.models.test_peft_models import task
+from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import assert_parity, inputs
 from tests.helpers.tiny_peft import answer, config, scramble, tuner
 
@@ -68,11 +69,8 @@ def library(folder: Path, drop: int, kind: Any = BertForSequenceClassification) 
     return model
 
 
-@pytest.mark.parametrize(
-    ("bias", "drop"),
-    [("all", 2), ("only", 0), *(pytest.param(*other, marks=pytest.mark.sweep) for other in (("all", 0), ("only", 2)))],
-)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("bias", "drop"), [("all", 2), ("only", 0), *swept(("all", 0), ("only", 2))])
+@pytest.mark.parametrize("kind", ["LORA", "OFT", *swept(*(kind for kind in KINDS if kind not in ("LORA", "OFT")))])
 def test_each_adapter_has_its_biases(kind: str, bias: str, drop: int, tmp_path: Path) -> None:
     settings = {"bias": KINDS[kind] if bias == "only" else bias}
     sources = {name: saved(tmp_path / name, seed, tuner(kind, **settings)) for seed, name in enumerate(("one", "two"))}
