@@ -130,15 +130,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @contextlib.contextmanager
 def _compiled_once() -> Iterator[None]:
-    """In a new environment, let one worker compile what all of them import: 20 s that each would take."""
+    """Where nothing is compiled yet, let one worker compile what all import while the others wait; each would take 20 s."""
     done = Path(sys.pycache_prefix or ".") / "collected"
-    if "PYTEST_XDIST_WORKER" not in os.environ or sys.pycache_prefix is None or done.exists():
+    lock = FileLock(f"{done}.lock")
+    with contextlib.ExitStack() as stack:
+        if "PYTEST_XDIST_WORKER" in os.environ and sys.pycache_prefix is not None and not done.exists():
+            with contextlib.suppress(OSError):  # Python does without the folder, too, where it cannot write
+                done.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock)
+        if done.exists():  # another worker has just written it
+            stack.close()
         yield
-        return
-    done.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{done}.lock"):
-        yield
-    done.touch()
+        if lock.is_locked:
+            done.touch()
 
 
 @pytest.hookimpl(wrapper=True)

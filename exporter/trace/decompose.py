@@ -110,7 +110,7 @@ def _is_translated(node: Node, table: Mapping[Any, Any]) -> bool:
 def _remove_identities(program: ExportedProgram) -> None:
     """Remove assertions and operators that return their argument: detach, and dropout in evaluation mode.
 
-    So is an expansion to the size of what is divided by it, because a division broadcasts (torch.nn.functional.normalize).
+    The expansion of a divisor to the size of its dividend is removed too: division broadcasts (torch.nn.functional.normalize).
     """
     for node in _calls(program):
         if node.target in _ASSERTIONS:
@@ -121,8 +121,11 @@ def _remove_identities(program: ExportedProgram) -> None:
 
 
 def _is_broadcast(node: Node) -> bool:
-    """Whether a node only expands a divisor to the size of the dividend."""
-    if node.target is not _ATEN.expand_as.default:
+    """Whether a node only expands a divisor to the size of the dividend.
+
+    Of another type, a divisor without axes would not count for the type of the result.
+    """
+    if node.target is not _ATEN.expand_as.default or _type(node) != _type(node.args[1]):
         return False
     return all(user.target is _ATEN.div.Tensor and user.args == (node.args[1], node) for user in node.users)
 

@@ -1,11 +1,11 @@
-"""Settings and shortcuts with which torch.export traces faster; the program stays the same.
+"""Settings and shortcuts with which torch.export traces faster; the graph stays the same.
 
 `torch.export` runs each operator on fake tensors to learn the shape of its result. Where a length is symbolic, it takes
 normalizations and products with a bias apart into ten operators each, and calculates the shape of every one: 15 % of the time
 of a trace. Another 10 % are the traceback of every node, which only debuggers read, and the table of decompositions, which is
-the same for every trace, as are the 500 translations, whose source torch.onnx reads every time. Each of the ten steps after the
-trace compiles the program to a Python function, which is hardly ever called, each node says in which order the elements of its
-result lie, and each node of the graph reads the schema of its operator: another 15 %.
+the same for every trace, as are the 500 translations, whose source torch.onnx reads every time. Three more costs are another
+15 %: each of the ten steps after the trace compiles the program to a Python function, which is hardly ever called; each node of
+the program records its memory format, which torch.onnx does not read; and each node of the graph reads its operator's schema.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _compile_when_called(program: GraphModule) -> None:
     codegen = program.graph._codegen
     if isinstance(codegen, _PyTreeCodeGen):
         program._in_spec, program._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
-    program._code = ""  # what str() shows of it
+    program._code = ""  # for str() and .code
     type(program).forward = _compile_and_call  # each program has a separate class
 
 

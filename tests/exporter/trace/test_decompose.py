@@ -111,6 +111,10 @@ def _normalized(x: Tensor) -> Tensor:
     return x / largest.expand_as(x)
 
 
+def _promoted(x: Tensor) -> Tensor:
+    return x / x[0, 0].double().expand_as(x)
+
+
 def _expanded(x: Tensor) -> Tensor:
     largest = x.amax(1, keepdim=True).expand_as(x)
     return (x / largest).amax(1) + largest.sum(1)
@@ -123,7 +127,16 @@ def test_rewriting_is_sufficient(function: Callable[[Tensor], Tensor], monkeypat
 
 @pytest.mark.parametrize(
     ("function", "again"),
-    [(_in_place, 0), (_idle, 0), (_read_before, 1), (_slice, 1), (_of_a_copy, 1), (_part_read_before, 1), (_expanded, 1)],
+    [
+        (_in_place, 0),
+        (_idle, 0),
+        (_read_before, 1),
+        (_slice, 1),
+        (_of_a_copy, 1),
+        (_part_read_before, 1),
+        (_expanded, 1),
+        (_promoted, 1),
+    ],
 )
 def test_the_same_numbers(function: Callable[[Tensor], Tensor], again: int, monkeypatch: pytest.MonkeyPatch) -> None:
     program, traced = _export(function, monkeypatch)

@@ -50,11 +50,13 @@ def test_shapes_are_those_of_torch() -> None:
 
 
 def test_a_program_is_compiled_when_it_is_called() -> None:
+    x = torch.randn(5, 4, 6)
     with fast_trace():
-        program = _program()
-    module, x = program.module(), torch.randn(5, 4, 6)
-    for found, expected in zip(module(x), _program().module()(x), strict=True):
-        assert torch.equal(found, expected)
+        modules = [_program().module() for _ in range(2)]
+        results = [modules[0](x)]
+    results += [modules[1](x), modules[0](x)]
+    for values in zip(*results, _program().module()(x), strict=True):
+        assert all(torch.equal(value, values[-1]) for value in values)
 
 
 @pytest.mark.parametrize("padded", [False, True])
