@@ -33,7 +33,7 @@ def replace_writes(program: ExportedProgram) -> None:
     for node in [node for node in program.graph.nodes if node.op == "call_function"]:
         if node.target is _ATEN.set_.source_Tensor:
             _replace_later(program, node.args[0], node.args[1], node)
-        elif node.target in (_ATEN.copy_.default, _ATEN.fill_.Tensor):
+        elif node.target in (_ATEN.copy_.default, _ATEN.fill_.Tensor, _ATEN.fill_.Scalar):  # a Scalar since torch 2.15
             _scatter(program, node)
 
 
@@ -42,21 +42,17 @@ def _scatter(program: ExportedProgram, write: Node) -> None:
     while views[-1].target in _SCATTER:
         views.append(views[-1].args[0])
     tensor, part = views[-1], write.args[1]
-    if len(views) == 1 or tensor.target not in NEW_TENSORS or not isinstance(part, Node):
+    if len(views) == 1 or tensor.target not in NEW_TENSORS or not _is_only_alias(tensor, views, write):
         return
-    if not _is_only_alias(tensor, views, write):
-        return
-    given, expected = part.meta["val"], views[0].meta["val"]
-    # Only numbers are expanded. Lengths of 1 in an axis of another length would be expanded too.
-    if given.dtype != expected.dtype or (given.dim() and (given.dim() != expected.dim() or _ones(given) != _ones(expected))):
+    expected = views[0].meta["val"]
+    if isinstance(part, Node) and not _fits(part.meta["val"], expected):
         return
     with program.graph.inserting_before(write):
-        if given.dim() == 0:
-            sizes = [
-                size if isinstance(size, int) else _size(program, views[0], axis) for axis, size in enumerate(expected.shape)
-            ]
-            part = program.graph.call_function(_ATEN.expand.default, (part, sizes))
-            part.meta["val"] = expected
+        if not isinstance(part, Node):
+            part = program.graph.call_function(_ATEN.full.default, (_sizes(program, views[0]), part), {"dtype": expected.dtype})
+        elif part.meta["val"].dim() == 0:
+            part = program.graph.call_function(_ATEN.expand.default, (part, _sizes(program, views[0])))
+        part.meta.setdefault("val", expected)
         for view in views[:-1]:
             part = program.graph.call_function(_SCATTER[view.target], (view.args[0], part, *view.args[1:]))
             part.meta["val"] = view.args[0].meta["val"]
@@ -68,6 +64,17 @@ def _scatter(program: ExportedProgram, write: Node) -> None:
 
 def _ones(tensor: torch.Tensor) -> list[int]:
     return [axis for axis, size in enumerate(tensor.shape) if isinstance(size, int) and size == 1]
+
+
+def _fits(given: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Only numbers are expanded. Lengths of 1 in an axis of another length would be expanded too."""
+    equal = given.dim() == expected.dim() and _ones(given) == _ones(expected)
+    return given.dtype == expected.dtype and (given.dim() == 0 or equal)
+
+
+def _sizes(program: ExportedProgram, tensor: Node) -> list[int | Node]:
+    sizes = enumerate(tensor.meta["val"].shape)
+    return [size if isinstance(size, int) else _size(program, tensor, axis) for axis, size in sizes]
 
 
 def _size(program: ExportedProgram, tensor: Node, axis: int) -> Node:
