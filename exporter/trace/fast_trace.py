@@ -123,12 +123,20 @@ def _compile_when_called(program: GraphModule) -> None:
     if isinstance(codegen, _PyTreeCodeGen):
         program._in_spec, program._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
     program._code = ""  # for str() and .code
-    type(program).forward = _compile_and_call  # each program has a separate class
+    setattr(type(program), "forward", _FORWARD)  # noqa: B010  # not a function for mypy; each program has a separate class
 
 
-def _compile_and_call(program: GraphModule, *values: Any, **named: Any) -> Any:
-    _COMPILE(program)
-    return program.forward(*values, **named)
+class _Deferred:
+    """The `forward` of a program that is not compiled yet: whatever reads it, also for its signature, gets the real one."""
+
+    def __get__(self, program: GraphModule | None, kind: type[GraphModule]) -> Any:
+        if program is None:
+            return self
+        _COMPILE(program)
+        return program.forward
+
+
+_FORWARD = _Deferred()
 
 
 def _metadata(value: torch.Tensor) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,23 @@ def test_a_program_is_compiled_when_it_is_called() -> None:
     results += [modules[1](x), modules[0](x)]
     for values in zip(*results, _program().module()(x), strict=True):
         assert all(torch.equal(value, values[-1]) for value in values)
+
+
+class _Named(nn.Module):
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return first * second
+
+
+def test_inputs_keep_their_names_and_guards() -> None:
+    rows = {0: torch.export.Dim("rows", min=1)}
+    with fast_trace(), quiet(), torch.no_grad():
+        example = (torch.ones(3, 2), torch.ones(3, 2))
+        program = torch.export.export(_Named(), example, dynamic_shapes=(rows, rows), strict=False)
+        module = program.module()
+        assert [*inspect.signature(module.forward).parameters] == ["first", "second"]
+        assert torch.equal(module(torch.ones(5, 2), torch.ones(5, 2)), torch.ones(5, 2))
+        with pytest.raises(AssertionError, match=r"second\.size\(\)\[0\]|first\.size\(\)\[0\]"):
+            module(torch.ones(5, 2), torch.ones(4, 2))
 
 
 @pytest.mark.parametrize("padded", [False, True])
