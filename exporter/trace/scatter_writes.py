@@ -66,8 +66,10 @@ def _ones(tensor: torch.Tensor) -> list[int]:
     return [axis for axis, size in enumerate(tensor.shape) if isinstance(size, int) and size == 1]
 
 
-def _fits(given: torch.Tensor, expected: torch.Tensor) -> bool:
+def _fits(given: Any, expected: torch.Tensor) -> bool:
     """Only numbers are expanded. Lengths of 1 in an axis of another length would be expanded too."""
+    if not isinstance(given, torch.Tensor):  # a length, as in x[:, 0].fill_(x.shape[0])
+        return False
     equal = given.dim() == expected.dim() and _ones(given) == _ones(expected)
     return given.dtype == expected.dtype and (given.dim() == 0 or equal)
 

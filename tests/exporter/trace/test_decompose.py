@@ -111,6 +111,12 @@ def _normalized(x: Tensor) -> Tensor:
     return x / largest.expand_as(x)
 
 
+def _length(x: Tensor) -> Tensor:
+    zeros = x.new_zeros(x.shape)
+    zeros[:, 0].fill_(x.shape[0])
+    return zeros + x
+
+
 def _promoted(x: Tensor) -> Tensor:
     return x / x[0, 0].double().expand_as(x)
 
@@ -136,6 +142,7 @@ def test_rewriting_is_sufficient(function: Callable[[Tensor], Tensor], monkeypat
         (_part_read_before, 1),
         (_expanded, 1),
         (_promoted, 1),
+        (_length, 1),
     ],
 )
 def test_the_same_numbers(function: Callable[[Tensor], Tensor], again: int, monkeypatch: pytest.MonkeyPatch) -> None:
