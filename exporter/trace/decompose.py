@@ -2,7 +2,8 @@
 
 `torch.onnx.export` decomposes operators without a translation with `ExportedProgram.run_decompositions`, which traces the whole
 program again: 40 % of the time of an export. Most programs only need it for an in-place addition, shape assertions and
-operators without effect in evaluation mode. These are rewritten here; only programs with other such operators are traced again.
+operators without effect in evaluation mode. These are rewritten here, and what is left is decomposed node by node; only
+programs that still write to a tensor, or with subgraphs, are traced again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from exporter.trace.decompose_node import decompose_node
 from exporter.trace.scatter_writes import NEW_TENSORS, may_alias, replace_writes
 from exporter.trace.torch_internals import FULL_DECOMPOSITION, can_decompose, is_operator, replaced_internals, writes
 
@@ -46,12 +48,6 @@ _FRESH = frozenset(
 )
 # Operators that return a view of their argument.
 _VIEWS = frozenset({_ATEN.squeeze.dim, _ATEN.unsqueeze.default, _ATEN.transpose.int, _ATEN.view.default})
-# Operator -> equal operator that torch.onnx translates.
-_SYNONYMS = {
-    _ATEN.__and__.Tensor: _ATEN.bitwise_and.Tensor,
-    _ATEN.min.other: _ATEN.minimum.default,
-    _ATEN.numpy_T.default: _ATEN.t.default,
-}
 # Composite operators that torch.onnx translates; all other composite operators are decomposed.
 _COMPOSITE = frozenset(
     {
@@ -86,9 +82,12 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
     _convert_subtrahends(program)
     replace_writes(program)
     _replace_in_place(program)
-    # As long as a node writes in place, a tensor and its copy must be kept apart.
+    # As long as a node writes in place, a tensor and its copy must be kept apart, and no operator can be decomposed by itself.
     if not any(writes(node.target) for node in _calls(program)):
         _remove_copies(program)
+        for node in _calls(program):
+            if not _is_translated(node, table):
+                decompose_node(program, node, table)
     program.graph_module.recompile()
     if all(_is_translated(node, table) for node in _calls(program)):
         return program
@@ -108,26 +107,13 @@ def _is_translated(node: Node, table: Mapping[Any, Any]) -> bool:
 
 
 def _remove_identities(program: ExportedProgram) -> None:
-    """Remove assertions and operators that return their argument: detach, and dropout in evaluation mode.
-
-    The expansion of a divisor to the size of its dividend is removed too: division broadcasts (torch.nn.functional.normalize).
-    """
+    """Remove assertions and operators that return their argument: detach, and dropout in evaluation mode."""
     for node in _calls(program):
         if node.target in _ASSERTIONS:
             program.graph.erase_node(node)
-        elif node.target in _DETACH or (node.target is _ATEN.dropout.default and node.args[2] is False) or _is_broadcast(node):
+        elif node.target in _DETACH or (node.target is _ATEN.dropout.default and node.args[2] is False):
             _replace(program, node, node.args[0])
     program.graph.eliminate_dead_code()  # the inputs of the assertions
-
-
-def _is_broadcast(node: Node) -> bool:
-    """Whether a node only expands a divisor to the size of the dividend.
-
-    Of another type, a divisor without axes would not count for the type of the result.
-    """
-    if node.target is not _ATEN.expand_as.default or _type(node) != _type(node.args[1]):
-        return False
-    return all(user.target is _ATEN.div.Tensor and user.args == (node.args[1], node) for user in node.users)
 
 
 def _insert_numbers(program: ExportedProgram) -> None:
@@ -174,15 +160,13 @@ def _is_fresh(node: Node) -> bool:
 
 
 def _remove_copies(program: ExportedProgram) -> None:
-    """Remove conversions to the same type, and replace other conversions and synonyms with operators of torch.onnx."""
+    """Remove conversions to the same type, and replace other conversions with an operator of torch.onnx."""
     for node in _calls(program):
         kind = _type(node)
         if node.target is _ATEN.lift_fresh_copy.default or (node.target in _CONVERSIONS and kind == _type(node.args[0])):
             _replace(program, node, node.args[0])
         elif node.target in _CONVERSIONS:
             node.target, node.args, node.kwargs = _ATEN._to_copy.default, (node.args[0],), {"dtype": kind}
-        elif node.target in _SYNONYMS:
-            node.target = _SYNONYMS[node.target]
         elif node.target is _ATEN.rsub.Scalar and len(node.args) == 2 and kind == _type(node.args[0]):
             node.target, node.args = _ATEN.sub.Tensor, (node.args[1], node.args[0])
 
