@@ -1,4 +1,4 @@
-# make export   installs into .venv, exports the bundled example and asks the exported graph a question
+# make export   installs into .venv, exports the bundled example and runs the graph on one text
 # make test     installs into .venv-test, then make lint (style and types) and make unit (tests) at the same time
 # make test-all  all tests, also those marked sweep: every row of the support table, and a longer fuzz; every week in CI
 # make test-tensorrt  installs TensorRT-RTX into .venv-tensorrt, which needs no GPU, and builds engines of exported graphs

@@ -24,7 +24,7 @@ from runtime.predictor import Prediction, Predictor
 from runtime.printable import printable
 from runtime.program import as_called, terminable
 from runtime.serving import triton
-from runtime.standard_output import discard_output, print_text, written
+from runtime.standard_output import discard_output, failed, print_error, print_text, written
 from runtime.states_commands import with_added
 from runtime.streams import command as streams
 from runtime.streams.command import read_file
@@ -33,7 +33,7 @@ from runtime.text.texts import Text
 from runtime.text_streams import predict_any
 
 _COMMANDS = ("compile", "devices", "triton")
-_DONE, _FAILED, _INTERRUPTED = 0, 2, 130
+_DONE, _INTERRUPTED = 0, 130
 _EPILOG = """\
 --option NAME=VALUE takes these names and values:
 {}
@@ -89,12 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check_command(arguments)
             print_text(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
-        print(f"error: {printable(as_called(str(error)))}", file=sys.stderr)
-        return _FAILED
+        return failed(printable(as_called(str(error))))
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         discard_output()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print_error("interrupted")
         return _INTERRUPTED
     return _DONE
 

@@ -10,6 +10,8 @@ from pathlib import PurePath
 from types import TracebackType
 from typing import Final, NoReturn
 
+from runtime.standard_output import print_error
+
 NAME: Final = "adapterdrop"
 # Remedy for the commands of the runtime
 INSTALL: Final = "pip install 'adapterdrop-onnx[cpu]' or 'adapterdrop-onnx[gpu]'"
@@ -70,6 +72,6 @@ def shorten_interrupts() -> None:
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):  # Python then ends as by the signal, for which shells have the status 130
-        print("interrupted", file=sys.stderr)
+        print_error("interrupted")
     else:
         sys.__excepthook__(kind, error, trace)

@@ -1,4 +1,4 @@
-"""Standard output, which may be closed, full, or without a reader."""
+"""Standard output and standard error, which may be closed, full, or without a reader."""
 
 import contextlib
 import os
@@ -66,8 +66,15 @@ def flushed(run: Callable[[], int]) -> int:
 
 def failed(message: str) -> int:
     """Print an error, and return its exit status."""
-    print(f"error: {message}", file=sys.stderr)
+    print_error(f"error: {message}")
     return 2
+
+
+def print_error(text: str, end: str = "\n") -> None:
+    """Write to standard error, where there is one: no work ends because it has no reader."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(text, end=end, file=sys.stderr, flush=True)
 
 
 def discard_output() -> None:

@@ -60,10 +60,10 @@ ORDER = {
     "runtime": (
         *(
             "errors",
+            "standard_output",
             "program",
             "printable",
             "logged",
-            "standard_output",
             "import_ort",
             "bundle",
             "hub",

@@ -15,6 +15,7 @@ from exporter.cli.options import export_parser
 from exporter.errors import ExportError, VerificationError
 from runtime.options_text import CommandParser
 from runtime.program import as_called, import_failure, terminable
+from runtime.standard_output import print_error
 
 # First argument -> its options, and the module whose run(options) does the work. The module is loaded by name once the options
 # are read: importing torch takes seconds, and neither --help nor a mistyped option needs it.
@@ -102,5 +103,4 @@ def _rare_collections() -> Iterator[None]:
 
 def _print_error(text: str) -> None:
     shown = "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in as_called(text))
-    with contextlib.suppress(OSError):  # standard error may be closed, or a full disk
-        print(shown, file=sys.stderr, flush=True)
+    print_error(shown)

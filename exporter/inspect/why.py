@@ -7,19 +7,19 @@ a finished graph, so that their refusals are the patterns that were left.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from exporter.compile import passes, vmap
-from exporter.compile.pipeline import final_passes, pass_name, template_passes
+from exporter.compile.pipeline import ROUTED, final_passes, pass_name, template_passes
 from exporter.compile.rewrite.refusals import RefusingPass
 from exporter.compile.target_passes import ranges_of, target_passes
 from exporter.errors import ExportError
 from exporter.inspect.shapes import concrete_values
-from runtime.bundle import Manifest
+from runtime.bundle import ROUTE_INPUTS, Manifest
 from runtime.bundle.interface import BATCH
 
 __all__ = ["Explanation", "Unapplied", "explain_graph"]
@@ -54,7 +54,8 @@ class Explanation:
     Attributes:
         file: the file name of the graph.
         compiled_for: target and precision in words.
-        steps: the passes that keep reasons and run for this target and precision.
+        steps: the passes that keep reasons and run on this graph, for this target and precision.
+        ran: all passes that ran on this graph when it was exported.
         tensors: the names of all values.
         unapplied: in the order of the passes and of the graph.
     """
@@ -62,6 +63,7 @@ class Explanation:
     file: str
     compiled_for: str
     steps: tuple[str, ...]
+    ran: frozenset[str]
     tensors: frozenset[str]
     unapplied: tuple[Unapplied, ...]
 
@@ -81,7 +83,8 @@ class Explanation:
             return tuple(each for each in self.unapplied if each.step == step)
         if f"{step}Pass" in (*passes.__all__, *vmap.__all__):
             there = ", ".join(self.steps)
-            raise ExportError(f"{step} keeps no reasons, or does not run for {self.compiled_for}; passes to name: {there}")
+            why = "keeps no reasons" if step in self.ran else f"does not run on {self.file} for {self.compiled_for}"
+            raise ExportError(f"{step} {why}; passes to name: {there}")
         if name not in self.tensors:
             (nearest,) = difflib.get_close_matches(name, sorted({*self.steps, *self.tensors}), n=1, cutoff=0.0)
             raise ExportError(f"{name!r} is neither a tensor of {self.file} nor a pass; the nearest name is {nearest!r}")
@@ -99,7 +102,8 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
         _note_shapes(model.graph, manifest)
     except Exception as error:  # protobuf and onnx-ir raise many types for a file that is not a graph
         raise ExportError(f"{path} cannot be read as an ONNX graph: {error}; export it again") from error
-    steps = _refusing_passes(model, manifest)
+    ran = _ran(model, manifest)
+    steps = _refusing_passes(model, manifest, ran)
     found = []
     for step in steps:
         try:
@@ -113,19 +117,27 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
         path.name,
         f"the target {manifest.target} in {manifest.precision}",
         tuple(map(pass_name, steps)),
+        ran,
         frozenset(str(value.name) for value in values),
         tuple(dict.fromkeys(found)),
     )
 
 
-def _refusing_passes(model: ir.Model, manifest: Manifest) -> list[RefusingPass]:
+def _ran(model: ir.Model, manifest: Manifest) -> frozenset[str]:
+    """Return the names of the passes that ran on a graph; those on templates ran for the routed graph too."""
+    routed = ROUTE_INPUTS[0] in {value.name for value in model.graph.inputs}
+    return frozenset(row.name for row in manifest.variant().passes if routed or not row.graph.startswith(ROUTED))
+
+
+def _refusing_passes(model: ir.Model, manifest: Manifest, ran: Collection[str]) -> list[RefusingPass]:
     """Return the passes that keep reasons, each once."""
     # Ranges do not matter: no product that needs one is left.
     ranges = ranges_of(row.name for row in manifest.variant().passes)
     last = target_passes(
         manifest.target, manifest.precision, model, lambda _, names: dict.fromkeys(names, (0.0, 1.0)), int8_ranges=ranges
     )
-    steps = {type(step): step for step in (*template_passes(()), *final_passes(), *last)}
+    routed = [step for step in (passes.MeasureLengthsPass(),) if pass_name(step) in ran]
+    steps = {type(step): step for step in (*template_passes(()), *final_passes(), *routed, *last)}
     return [step for step in steps.values() if isinstance(step, RefusingPass)]
 
 

@@ -12,6 +12,7 @@ from runtime.bundle.whole_file import belongs_to_bundle
 from runtime.errors import AdapterDropError, InputError
 from runtime.predictor import Predictor
 from runtime.slots.hot_entry import file_hashes
+from runtime.standard_output import print_error
 from runtime.streams import ray_engine
 from runtime.streams.lines import Input, opened
 from runtime.streams.options import columns_of, work_of
@@ -98,7 +99,7 @@ def _write(predictor: Predictor, work: Work, options: argparse.Namespace, source
         progress.end()
         if sink.done.rows and isinstance(sink, FileSink):
             without = " without --overwrite" if options.overwrite else ""
-            print(f"stopped after line {sink.done.line:,}; the same command{without} goes on from there", file=sys.stderr)
+            print_error(f"stopped after line {sink.done.line:,}; the same command{without} goes on from there")
         raise
     progress.end()
     rows = done.rows - before

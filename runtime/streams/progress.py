@@ -5,6 +5,7 @@ import time
 from typing import Final
 
 from runtime.printable import printable
+from runtime.standard_output import print_error
 from runtime.streams.lines import Input
 from runtime.streams.score import Broken, Speed
 from runtime.streams.sinks import Done
@@ -47,17 +48,15 @@ class Progress:
         parts += [f"{100 * share:.0f} % read"] if share is not None else []
         parts += [f"{done.errors:,} broken"] if done.errors else []
         if self._terminal:
-            sys.stderr.write(f"\r\x1b[K{', '.join(parts)}")
-            sys.stderr.flush()
+            print_error(f"\r\x1b[K{', '.join(parts)}", "")
         else:
             self._show(", ".join(parts))
 
     def end(self) -> None:
         """Clear the line in a terminal."""
         if self._terminal and not self._quiet:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            print_error("\r\x1b[K", "")
 
     def _show(self, text: str) -> None:
         self.end()
-        print(printable(text), file=sys.stderr, flush=True)
+        print_error(printable(text))

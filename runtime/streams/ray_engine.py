@@ -1,6 +1,5 @@
 """Streams on a cluster: Ray Data gives the partitions of a folder to actors, each with a predictor."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from runtime.errors import AdapterDropError, BundleError, InputError
 from runtime.load_bundle import load
 from runtime.options import Options
 from runtime.printable import printable
+from runtime.standard_output import print_error
 from runtime.streams.partitions import Folder
 from runtime.streams.read import format_of
 from runtime.streams.score import Work, score
@@ -196,4 +196,4 @@ def _named(reasons: Mapping[str, str]) -> str:
 
 def _show(text: str, quiet: bool) -> None:
     if not quiet:
-        print(printable(text), file=sys.stderr, flush=True)
+        print_error(printable(text))

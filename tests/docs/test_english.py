@@ -104,6 +104,17 @@ def test_source_is_plain(directory: str) -> None:
     assert not [each for path in files for each in (*found_in(path), *what_is_docstrings(path))]
 
 
+@pytest.mark.parametrize("file", ["Makefile", "pyproject.toml"])
+def test_comments_of_the_project_are_plain(file: str) -> None:
+    assert not found_in(ROOT / file)
+
+
+def test_names_of_tests_are_short() -> None:
+    names = [name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))]
+    assert len(names) > 1000
+    assert not [name for name in names if len(name) >= 60]
+
+
 def test_exceptions_are_needed() -> None:
     for (file, words), reason in ALLOWED.items():
         assert reason

@@ -749,7 +749,7 @@ def test_slots_in_lower_precision(tmp_path: Path, precision: str, target: str) -
     assert np.abs(predictor.run(feeds, ["spam"])["spam"] - expected).max() < 0.1
 
 
-def test_the_graph_in_int8_does_not_depend_on_the_number_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_does_not_depend_on_the_number_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise no file of a single task fits a bundle with many, whose stacks are large enough to be quantized."""
     monkeypatch.setattr("exporter.compile.target_passes._LEAST", 200)  # more than three times the numbers of a task
     options: Any = SimpleNamespace(target="portable", precision="int8", opset=None, int8_ranges="row")

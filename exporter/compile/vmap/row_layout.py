@@ -137,7 +137,7 @@ class RowLayout:
 
     def _plain(self, value: ir.Value, axis: int) -> bool:
         """Return whether the axis is the batch itself, not a multiple of it."""
-        dim = value.shape[axis] if value.shape is not None else None
+        dim = value.shape[axis] if value.shape is not None and len(value.shape) > axis else None
         return isinstance(dim, ir.SymbolicDim) and dim.value == self._batch
 
     def _length(self, name: str, value: ir.Value) -> ir.Value:

@@ -77,7 +77,7 @@ def _last_cut(
         if value not in branches[0] or value not in pairs or (only is not None and value is not only):
             continue
         shape = known_shape(value)
-        if shape is None or str(shape[0]) != batch or known_shape(pairs[value]) != shape:
+        if not shape or str(shape[0]) != batch or known_shape(pairs[value]) != shape:
             continue
         stems = _stem(value, branches[0]), _stem(pairs[value], branches[1])
         if min(map(len, stems)) >= _FEWEST and all(map(_is_closed, stems, (value, pairs[value]))):

@@ -180,7 +180,7 @@ def elementwise(node: ir.Node, env: Env) -> Stacked | None:
 def _node(env: Env, op_type: str, inputs: Sequence[ir.Value], like: ir.Value, attributes: Sequence[ir.Attr] = ()) -> ir.Value:
     """Make a node of rank three. Its columns are those of the operands: stacked weights may have more labels than `like`."""
     leading = next((value.shape[0] for value in inputs if value.shape is not None and len(value.shape) == _RANK), None)
-    columns = [value.shape[-1] for value in inputs if value.shape is not None]
+    columns = [value.shape[-1] for value in inputs if value.shape]
     last = columns[-1] if op_type == "MatMul" else max((dim for dim in columns if isinstance(dim, int)), default=None)
     shape = ir.Shape([leading, None, last])
     return env.build.node(op_type, inputs, attributes=attributes, shape=shape, dtype=like.dtype, hint=like.name)

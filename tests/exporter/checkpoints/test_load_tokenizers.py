@@ -113,9 +113,9 @@ def test_long_pieces_are_refused(tmp_path: Path, saved: Path, kind: str, file: s
     model = _sentencepiece()
     assert longest_token(model) < 30
     (folder / file).write_bytes(_with_piece(model, size))
-    start = time.monotonic()
+    start = time.process_time()
     assert_refused(f"{file}' has a token of {size:,} bytes, expected at most 1,000: .*--no-tokenizer", folder)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("number", [3, 1_000_000])

@@ -184,7 +184,7 @@ def changed(folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def test_adapters_over_quantized_weights_fit_the_full_precision_base(saved: Path, tmp_path: Path) -> None:
+def test_adapters_over_quantized_weights_fit_the_plain_base(saved: Path, tmp_path: Path) -> None:
     adapter = changed(shutil.copytree(saved / "sentiment", tmp_path / "a"), base_model_name_or_path="unsloth/Base-bnb-4bit")
     weights = {key: tensor.bfloat16() for key, tensor in load_file(adapter / "adapter_model.safetensors").items()}
     save_file(weights, adapter / "adapter_model.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from exporter.checkpoints.load import load
 from exporter.cli.main import main
 from exporter.cli.output import plain_console, printing
 from exporter.cli.print_report import print_report
+from exporter.cli.progress import shown_progress
+from runtime.standard_output import print_error
 from tests.helpers.forked import ended, start_forked
 from tests.helpers.load_testing import assert_refused, edit
 from tests.helpers.tiny_models import tiny_model
@@ -111,9 +114,19 @@ def test_closed_streams_and_another_order_of_sets(tmp_path: Path, saved: Path) -
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "onnx" / name).read_bytes(), name
 
 
-def test_a_reader_that_stops_is_no_error() -> None:
+def test_a_reader_that_stops_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with printing():
         raise BrokenPipeError
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        patch.setattr(sys, "stderr", closed)
+        with shown_progress(quiet=False):
+            logging.getLogger("exporter").info("a stage")
+        with printing():
+            plain_console().print("a report")
+        print_error("an error")
     with pytest.raises(FileNotFoundError), printing():
         (ROOT / "missing").read_text()
 

@@ -21,9 +21,9 @@ SMALL = "MatMul: the weight has fewer than 16,384 numbers: quantizing its operan
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two drops in int8 for the CPU, each with a routed graph; every weight is too small for int8."""
+    """Two groups at two drops in int8 for the CPU, each with a routed graph; every weight is too small for int8."""
     folder = tmp_path_factory.mktemp("why") / "onnx"
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(layers=3))
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("lora", "3")}, bert_config(layers=3))
     export(model, drop=[1, 3], precision="int8", target="cpu", routed=True, output=folder)
     return folder
 
@@ -90,14 +90,21 @@ def test_json_has_the_patterns(bundle: Path, capsys: pytest.CaptureFixture[str])
         ("input_id", "the nearest name is 'input_ids'"),
         (
             "FuseSkipLayerNorm",
-            "FuseSkipLayerNorm keeps no reasons, or does not run for the target cpu in int8; passes to name: ",
+            "FuseSkipLayerNorm does not run on model.onnx for the target cpu in int8; passes to name: ",
         ),
-        ("VectorizeTasks", "VectorizeTasks keeps no reasons"),
+        ("VectorizeTasks", "VectorizeTasks keeps no reasons; passes to name: "),
+        ("MeasureLengths", "MeasureLengths does not run on model.onnx"),
     ],
 )
 def test_wrong_names_are_refused(bundle: Path, capsys: pytest.CaptureFixture[str], name: str, message: str) -> None:
     assert main(["inspect", str(bundle), "--why", name]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_passes_of_routed_graphs_are_explained(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "MeasureLengths" in explain_graph(bundle / "model_routed.onnx", read_manifest(bundle)).steps
+    assert main(["inspect", str(bundle), "--routed", "--why", "MeasureLengths"]) == 0
+    assert capsys.readouterr().out.startswith("model_routed.onnx")
 
 
 @pytest.mark.sweep

@@ -171,7 +171,7 @@ def test_an_unknown_problem_type_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Bloom", "GPTNeoX", "OPT", "Mistral"])
-def test_a_head_that_looks_for_the_last_token_needs_a_padding_id(kind: str) -> None:
+def test_a_head_of_the_last_token_needs_a_padding_id(kind: str) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40, "intermediate_size": 16}
     config = getattr(transformers, f"{kind}Config")(**sizes, pad_token_id=None)
     model = getattr(transformers, f"{kind}ForSequenceClassification")(config)

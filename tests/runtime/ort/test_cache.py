@@ -154,7 +154,7 @@ def test_a_link_in_the_place_of_the_cache_is_not_followed(bundle: Path, tmp_path
     assert list((tmp_path / "theirs").iterdir()) == []
 
 
-def test_an_unverified_bundle_does_not_fill_the_cache_of_a_verified_one(bundle: Path, tmp_path: Path) -> None:
+def test_an_unverified_bundle_fills_no_verified_cache(bundle: Path, tmp_path: Path) -> None:
     altered = Path(shutil.copytree(bundle, tmp_path / "altered"))
     shutil.copyfile(altered / "model_drop2.onnx", altered / "model.onnx")
     assert scale_of(load(altered, tmp_path / "cache", verify=False), 5) == -1

@@ -57,7 +57,7 @@ def test_only_routed_graphs_pay_for_it(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(seen[True]) >= 2
 
 
-def test_attention_without_rows_is_refused_where_it_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_without_rows_that_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = write_routed(tmp_path / "bundle")
     manifest = replace(read_manifest(bundle), target="cpu")
     shutil.copytree(bundle, tmp_path / "cpu")

@@ -104,9 +104,7 @@ def test_a_plugin_is_registered_once_and_gives_its_device(stand: Stand, bundle: 
     assert [each.name for each in resolve("auto", read_manifest(bundle))] == ["openvino", "cpu"]
 
 
-def test_a_device_that_is_not_there_is_named_with_those_that_are(
-    stand: Stand, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_is_named_with_those_that_are(stand: Stand, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(runtime.ProviderError, match=r"openvino: .*does not work here: .*sees no device NPU, only CPU; check"):
         runtime.load(bundle, "openvino", options=Options(openvino=OpenVINOOptions(device="NPU")))
     stand.names = ()

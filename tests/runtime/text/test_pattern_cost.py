@@ -116,7 +116,7 @@ def test_oniguruma_keeps_the_bound(patterns: int) -> None:
             continue
         accepted += 1
         for text in _TEXTS:
-            start = time.monotonic()
+            start = time.process_time()
             split.pre_tokenize_str(text)  # raises if Oniguruma gives up
-            assert time.monotonic() - start < 5, pattern
+            assert time.process_time() - start < 5, pattern
     assert accepted > 0.1 * patterns

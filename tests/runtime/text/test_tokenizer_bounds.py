@@ -120,10 +120,10 @@ def test_tokenizers_that_take_hours_or_gigabytes_are_refused(bundle: Path, tmp_p
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | _bomb(name)))
     rewrite(folder)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(runtime.BundleError, match=rf"tokenizer\.json: .*{_BOMBS[name][1]}.*; get the bundle from a source"):
         runtime.load(folder, provider="cpu", threads=1)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -221,6 +221,14 @@ def test_refuses_what_has_no_rule(operator: str) -> None:
         route(text, {"w": tasks_of(4, 2)})
 
 
+def test_refuses_a_number_of_all_rows() -> None:
+    with pytest.raises(ir.passes.PassError, match="each row selects its task in Mul"):
+        route(
+            f"{HEAD} {{ m = ReduceMean<keepdims = 0>(x) s = Mul(m, w) y = Add(x, s) }}".replace("labels", "4"),
+            {"w": tasks_of()},
+        )
+
+
 def test_refuses_what_mixes_rows() -> None:
     with pytest.raises(ir.passes.PassError, match="may compute across the rows"):
         route(f"{HEAD} {{ g = MatMul(x, w) y = CumSum(g, i) }}", {"w": tasks_of(4, 2)}, trunk={"i": np.array(0)})

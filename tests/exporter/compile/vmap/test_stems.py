@@ -163,6 +163,17 @@ def test_other_ranks_have_no_common_stem() -> None:
     assert op_types(_check(groups)).count("Relu") == 4
 
 
+def test_a_scalar_of_a_task_is_no_stem() -> None:
+    def group(names: Sequence[str], activation: str) -> TracedGroup:
+        text = (
+            f"(float[batch, 2] x) => (float[batch, 2] y) {{ s = Exp(scale) m = Mul(x, s) h = {activation}(m) y = Mul(h, w) }}"
+        )
+        weights = {"scale": [rand(seed=ord(name)) for name in names], "w": [rand(2, seed=ord(name)) for name in names]}
+        return TracedGroup(tuple(names), template(text, weights, {}), weights, {name: name for name in weights})
+
+    _check([group(("a", "b"), "Relu"), group(("c", "d"), "Sigmoid")])
+
+
 def _clone(group: TracedGroup) -> TracedGroup:
     return TracedGroup(group.tasks, group.model.clone(), group.weights, group.generic_names)
 
