@@ -16,6 +16,9 @@ from exporter.errors import ExportError
 from runtime.printable import printable
 from runtime.standard_output import discard_output
 
+# A narrower terminal wraps the lines; rich would cut names and numbers.
+_NARROWEST = 80
+
 
 class _PlainConsole(Console):
     """A console without control characters, except for those that style its output."""
@@ -38,7 +41,10 @@ def plain_console(stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its code, as in the messages of errors
         stream.reconfigure(errors="backslashreplace")
-    return _PlainConsole(stderr=stderr, markup=False, emoji=False)
+    console = _PlainConsole(stderr=stderr, markup=False, emoji=False)
+    if not stderr:
+        console.width = max(console.width, _NARROWEST)
+    return console
 
 
 @contextlib.contextmanager

@@ -145,6 +145,15 @@ def test_brackets_in_names_are_no_markup(tmp_path: Path) -> None:
     assert main(["inspect", str(output)]) == 0
 
 
+def test_a_narrow_terminal_hides_no_name(capsys: Any, monkeypatch: pytest.MonkeyPatch, example_bundle: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert main(["inspect", str(example_bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert "\u2026" not in shown
+    assert "news_topic" in shown
+    assert plain_console(stderr=True).width == 30  # a spinner of two lines would leave one behind
+
+
 def test_names_do_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     console = plain_console()
     console.file = io.StringIO()
