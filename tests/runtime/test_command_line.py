@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -240,6 +241,22 @@ def test_a_closed_pipe_and_an_interrupt_end_quietly(
     finally:
         signal.signal(signal.SIGINT, ignored)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_nobody_reads_standard_error(bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+    """An error keeps its status, and a stream goes on after a broken row."""
+    (tmp_path / "texts.jsonl").write_text('{"text": 1}\n{"text": "two"}\n', encoding="utf-8")
+    reader, writer = os.pipe()
+    os.close(reader)
+    # Without a buffer, which could not be written when it is closed
+    stream = io.TextIOWrapper(io.FileIO(writer, "w"), encoding="utf-8", write_through=True)
+    with stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None if closed else stream)
+        assert main([str(tmp_path / "nowhere"), "--text", "a"]) == 2
+        output = tmp_path / "out.jsonl"
+        assert main([bundle, "--file", str(tmp_path / "texts.jsonl"), "--output", str(output), "--skip-errors"]) == 0
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 2
 
 
 @pytest.mark.parametrize("arguments", [["encode", "{texts}"], ["--file", "{texts}", "--overwrite"]])
