@@ -71,9 +71,9 @@ def failed(message: str) -> int:
 
 
 def print_error(text: str, end: str = "\n") -> None:
-    """Write to standard error, where there is one: no work ends because it has no reader."""
+    """Write to standard error, where there is one: work goes on where it has no reader."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             print(text, end=end, file=sys.stderr, flush=True)
 
 

@@ -62,6 +62,7 @@ class ProgressHandler(logging.Handler):
         super().close()
 
     def _stop(self) -> None:
-        if self._spinner is not None:
-            self._spinner.stop()
-            self._spinner = None
+        spinner, self._spinner = self._spinner, None
+        if spinner is not None:
+            with contextlib.suppress(OSError):
+                spinner.stop()

@@ -74,7 +74,7 @@ class Explanation:
             name: the name of the pass or tensor; empty for all patterns.
 
         Raises:
-            ExportError: the name is unknown, or that of a pass that keeps no reasons here.
+            ExportError: the name is unknown, or that of a pass that keeps no reasons or did not run.
         """
         if not name:
             return self.unapplied
@@ -83,7 +83,7 @@ class Explanation:
             return tuple(each for each in self.unapplied if each.step == step)
         if f"{step}Pass" in (*passes.__all__, *vmap.__all__):
             there = ", ".join(self.steps)
-            why = "keeps no reasons" if step in self.ran else f"does not run on {self.file} for {self.compiled_for}"
+            why = "keeps no reasons" if step in self.ran else f"did not run on {self.file} for {self.compiled_for}"
             raise ExportError(f"{step} {why}; passes to name: {there}")
         if name not in self.tensors:
             (nearest,) = difflib.get_close_matches(name, sorted({*self.steps, *self.tensors}), n=1, cutoff=0.0)
@@ -124,7 +124,7 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
 
 
 def _ran(model: ir.Model, manifest: Manifest) -> frozenset[str]:
-    """Return the names of the passes that ran on a graph; those on templates ran for the routed graph too."""
+    """Return the names of the passes that ran on a graph; those on templates count for all graphs."""
     routed = ROUTE_INPUTS[0] in {value.name for value in model.graph.inputs}
     return frozenset(row.name for row in manifest.variant().passes if routed or not row.graph.startswith(ROUTED))
 

@@ -2,8 +2,8 @@
 
 `torch.onnx.export` decomposes operators without a translation with `ExportedProgram.run_decompositions`, which traces the whole
 program again: 40 % of the time of an export. Most programs only need it for an in-place addition, shape assertions and
-operators without effect in evaluation mode. These are rewritten here, and what is left is decomposed node by node; only
-programs that still write to a tensor, or with subgraphs, are traced again.
+operators without effect in evaluation mode. These are rewritten here, and what is left is decomposed node by node. Programs
+that still write to a tensor, that have subgraphs, or with an operator that cannot be decomposed by itself, are traced again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from exporter.trace.decompose_node import decompose_node
+from exporter.trace.decompose_node import DecompositionTable, decompose_node
 from exporter.trace.scatter_writes import NEW_TENSORS, may_alias, replace_writes
 from exporter.trace.torch_internals import FULL_DECOMPOSITION, can_decompose, is_operator, replaced_internals, writes
 
@@ -82,16 +82,22 @@ def _decompositions(program: ExportedProgram, table: dict[Any, Callable[..., Any
     _convert_subtrahends(program)
     replace_writes(program)
     _replace_in_place(program)
-    # As long as a node writes in place, a tensor and its copy must be kept apart, and no operator can be decomposed by itself.
+    # As long as a node writes in place, a tensor and its copy must be kept apart, and no operator may be decomposed by itself.
     if not any(writes(node.target) for node in _calls(program)):
         _remove_copies(program)
-        for node in _calls(program):
-            if not _is_translated(node, table):
-                decompose_node(program, node, table)
+        if isinstance(table, DecompositionTable):
+            _decompose_nodes(program, table)
     program.graph_module.recompile()
     if all(_is_translated(node, table) for node in _calls(program)):
         return program
     return _DECOMPOSE(program, table)
+
+
+def _decompose_nodes(program: ExportedProgram, table: DecompositionTable) -> None:
+    """Decompose nodes up to the first one for which the program must be traced again."""
+    for node in _calls(program):
+        if not _is_translated(node, table) and not decompose_node(program, node, table):
+            return
 
 
 def _is_foreign(node: Node) -> bool:

@@ -32,6 +32,8 @@ from torch.onnx._internal.exporter import _decomp
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 from transformers import masking_utils
 
+from exporter.trace.decompose_node import DecompositionTable
+
 __all__ = ["fast_trace"]
 
 _ATEN: Any = torch.ops.aten
@@ -82,13 +84,13 @@ def _translations_of(opset_version: int) -> ONNXRegistry:
     return _READ_TRANSLATIONS(opset_version)
 
 
-def _decomposition_table(operators: set[Any]) -> dict[Any, Callable[..., Any]]:
+def _decomposition_table(operators: set[Any]) -> DecompositionTable:
     return _table_of(frozenset(operators))
 
 
 @functools.lru_cache(2)
-def _table_of(operators: frozenset[Any]) -> dict[Any, Callable[..., Any]]:
-    return _MAKE_TABLE(set(operators))
+def _table_of(operators: frozenset[Any]) -> DecompositionTable:
+    return DecompositionTable(_MAKE_TABLE(set(operators)), operators)
 
 
 def _layer_norm(mode: FakeTensorMode, x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Any:

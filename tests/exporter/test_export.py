@@ -279,7 +279,7 @@ def test_the_name_of_a_regression_is_kept(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": expected}
 
 
-def test_a_tokenizer_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_tokenizer_is_a_disk_error(tmp_path: Path) -> None:
     """The tokenizers library raises a plain Exception there."""
     plan: Any = SimpleNamespace(tasks=())
     refused = pytest.raises(ExportError, match=r"onnx' cannot be written, nothing was kept: .*Is a directory")

@@ -244,7 +244,7 @@ def test_a_closed_pipe_and_an_interrupt_end_quietly(
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_nobody_reads_standard_error(bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+def test_standard_error_without_a_reader(bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
     """An error keeps its status, and a stream goes on after a broken row."""
     (tmp_path / "texts.jsonl").write_text('{"text": 1}\n{"text": "two"}\n', encoding="utf-8")
     reader, writer = os.pipe()

@@ -208,7 +208,7 @@ def test_heads_that_an_older_configuration_does_not_name(tmp_path: Path) -> None
     assert_loaded(model, "a", folder)
 
 
-def test_an_adapter_that_transformers_injected_has_a_head(tmp_path: Path) -> None:
+def test_an_injected_adapter_has_the_head_of_the_base(tmp_path: Path) -> None:
     # As model.add_adapter(LoraConfig(task_type="SEQ_CLS", …)) and model.save_pretrained write it.
     folder = saved(tmp_path, peft.LoraConfig(**LORA))
     change_weights(folder, lambda weights: [weights.pop(key) for key in list(weights) if "classifier" in key])

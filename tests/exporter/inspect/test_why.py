@@ -90,10 +90,10 @@ def test_json_has_the_patterns(bundle: Path, capsys: pytest.CaptureFixture[str])
         ("input_id", "the nearest name is 'input_ids'"),
         (
             "FuseSkipLayerNorm",
-            "FuseSkipLayerNorm does not run on model.onnx for the target cpu in int8; passes to name: ",
+            "FuseSkipLayerNorm did not run on model.onnx for the target cpu in int8; passes to name: ",
         ),
         ("VectorizeTasks", "VectorizeTasks keeps no reasons; passes to name: "),
-        ("MeasureLengths", "MeasureLengths does not run on model.onnx"),
+        ("MeasureLengths", "MeasureLengths did not run on model.onnx"),
     ],
 )
 def test_wrong_names_are_refused(bundle: Path, capsys: pytest.CaptureFixture[str], name: str, message: str) -> None:

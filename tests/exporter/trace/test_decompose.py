@@ -135,6 +135,19 @@ def _composites(x: Tensor) -> Tensor:
     return total
 
 
+def _enlarged(x: Tensor) -> Tensor:
+    images = x.reshape(-1, 1, 2, 2)
+    return nn.functional.interpolate(images, scale_factor=2.0, mode="bilinear").flatten(1)
+
+
+def _writes_inside(x: Tensor) -> Tensor:
+    return torch.where(torch.isclose(x, x + 1), x, 2 * x)
+
+
+def _made_functional(x: Tensor) -> Tensor:
+    return torch.bilinear(x, x, torch.ones(2, 4, 4), None)
+
+
 def _several_results(x: Tensor) -> Tensor:
     first, second = torch.tensor_split(x, 2, dim=1)
     return first * second
@@ -157,6 +170,9 @@ def test_rewriting_is_sufficient(function: Callable[[Tensor], Tensor], monkeypat
         (_expanded, 0),
         (_promoted, 0),
         (_composites, 0),
+        (_enlarged, 0),
+        (_writes_inside, 1),
+        (_made_functional, 1),
         (_several_results, 1),
         (_length, 1),
     ],
@@ -166,7 +182,7 @@ def test_the_same_numbers(function: Callable[[Tensor], Tensor], again: int, monk
     assert traced == again
     x = torch.randn(5, 4)
     (found,) = program(x)
-    assert torch.equal(torch.as_tensor(found), function(x.clone()))
+    torch.testing.assert_close(torch.as_tensor(found), function(x.clone()), atol=1e-6, rtol=0)
 
 
 def test_outside_of_an_export_torch_is_as_it_was() -> None:
