@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tests.fuzz.minimise import minimise
 from tests.fuzz.mutate import Known, random_edits
 from tests.fuzz.surfaces import SURFACES, Surface
 from tests.fuzz.values import build, expand
-from tests.helpers.forked import run_forked
+from tests.helpers.forked import ended, run_forked, start_forked
 from tests.helpers.sweep import swept
 
 ROOT = Path(__file__).parents[2]
@@ -53,38 +54,43 @@ def test_corpus_files_are_cases(path: Path) -> None:
     }
 
 
-def _kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, do: Callable[[], object]) -> str:
-    """Return the kind of the outcome of a case that does something."""
+# Case -> the kind of its outcome, and what it does.
+_CASES: dict[str, tuple[str, Callable[[], object]]] = {
+    "raises": ("exception", lambda: int("x")),
+    "writes a temporary file": ("result", lambda: Path("../temporary/x").write_text("x", encoding="utf-8")),
+    "writes a file": ("files", lambda: Path("new").write_text("x", encoding="utf-8")),
+    "changes a file": ("files", lambda: Path("../outside/secret.txt").write_text("changed", encoding="utf-8")),
+    "makes a folder": ("files", lambda: Path("~/.cache").expanduser().mkdir()),
+    "makes a link": ("files", lambda: Path("../given/new").symlink_to("x")),
+    "prints a traceback": ("output", lambda: os.write(2, b"Traceback (most recent call last)")),
+    "takes memory": ("memory", lambda: np.empty(10**15)),
+    "is refused": ("refused", lambda: check_drop(3, (1, 2), "exported")),
+}
 
-    def run(*_: Any) -> str:
-        do()
+
+def _run_cases(folder: Path) -> int:
+    """Print the kind of the outcome of each case as JSON."""
+
+    def run(case: Case, *_: Any) -> str:
+        _CASES[case.call["name"]][1]()
         return "done"
 
-    monkeypatch.setattr(execute, "SURFACES", {**SURFACES, "wrong": Surface(lambda *_: Case("wrong", "seed"), run)})
-    (tmp_path / "seeds" / "seed").mkdir(parents=True)
-    runner = execute.Runner(tmp_path / "seeds", tmp_path / "box")
-    try:
-        return runner(Case("wrong", "seed")).kind
-    finally:
-        runner.close()
+    (folder / "seeds" / "seed").mkdir(parents=True)
+    surface = Surface(lambda *_: Case("wrong", "seed"), run)
+    runner = execute.Runner(folder / "seeds", folder / "box")
+    with patch.object(execute, "SURFACES", {**SURFACES, "wrong": surface}):
+        found = {name: runner(Case("wrong", "seed", call={"name": name})).kind for name in _CASES}
+    runner.close()
+    print(json.dumps(found))
+    return 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "do"),
-    [
-        ("exception", lambda: int("x")),
-        ("result", lambda: Path("../temporary/x").write_text("x", encoding="utf-8")),
-        ("files", lambda: Path("new").write_text("x", encoding="utf-8")),
-        ("files", lambda: Path("../outside/secret.txt").write_text("changed", encoding="utf-8")),
-        ("files", lambda: Path("~/.cache").expanduser().mkdir()),
-        ("files", lambda: Path("../given/new").symlink_to("x")),
-        ("output", lambda: os.write(2, b"Traceback (most recent call last)")),
-        ("memory", lambda: np.empty(10**15)),
-        ("refused", lambda: check_drop(3, (1, 2), "exported")),
-    ],
-)
-def test_outcomes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, do: Callable[[], object]) -> None:
-    assert _kind(monkeypatch, tmp_path, do) == kind
+def test_outcomes(tmp_path: Path) -> None:
+    """In a separate process: the audit hook of a runner stays, and Python calls it for each id() of whatever runs later."""
+    output = tmp_path / "output"
+    errors = tmp_path / "errors"
+    assert ended(start_forked(_run_cases, tmp_path, output=output, errors=errors)) == 0, errors.read_text(encoding="utf-8")
+    assert json.loads(output.read_text(encoding="utf-8")) == {name: kind for name, (kind, _) in _CASES.items()}
 
 
 def test_minimised_cases_keep_only_what_is_needed() -> None:

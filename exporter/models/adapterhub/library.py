@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from adapters import AdapterConfig, BnConfig, ConfigUnion
@@ -142,7 +142,8 @@ def _relink_prefixes(model: Any) -> None:
 
 def activate(model: Any, task: Task) -> None:
     """Activate the adapters and the head of `task`, without the dropped layers."""
-    with quiet():  # the library warns that no adapter is active for a moment
+    # The library warns while no adapter is active. Only then, because to change a level costs a part of a forward pass.
+    with nullcontext() if model.active_adapters else quiet():
         model.set_active_adapters(task.setup, skip_layers=list(range(task.drop)) or None)
     if task.head.name is not None:
         model.active_head = task.head.name
