@@ -42,7 +42,10 @@ export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/pycache
 FROM_LOCK = --quiet --require-hashes --no-deps --only-binary :all: -r requirements
 define install_lock
 	$(PYTHON) -m venv $(1)
-	{ $(1)/$(BIN)/python -m pip install --no-compile $(FROM_LOCK)/uv.txt && \
+	$(from_lock)
+endef
+define from_lock
+{ $(1)/$(BIN)/python -m pip install --no-compile $(FROM_LOCK)/uv.txt && \
 	  $(1)/$(BIN)/python -m uv pip install --python $(1)/$(BIN)/python --link-mode copy $(FROM_LOCK)/$(2).txt; } || \
 	  { echo "requirements/$(2).txt was not installed with uv; installing it with pip, which takes longer" >&2; \
 	  $(1)/$(BIN)/python -m pip install --no-compile $(FROM_LOCK)/$(2).txt; } || \
@@ -59,10 +62,13 @@ define install_newest
 endef
 
 # $(call install,environment,lock file) adds torch, which has no hash in the lock because each of its builds has another one, and
-# this project.
+# this project. pip unpacks torch while uv installs the lock: each leaves one core idle. What a build of torch requires and the lock lacks
+# (CUDA, for example) comes with the second call, which otherwise does nothing.
 ifeq ($(LOCKED),yes)
 define install
-	$(install_lock)
+	$(PYTHON) -m venv $(1)
+	$(1)/$(BIN)/python -m pip install --quiet --no-compile --no-deps $(TORCH) & torch=$$!; trap "kill $$torch" INT TERM; \
+	  ( $(from_lock) ); lock=$$?; wait $$torch && exit $$lock
 	$(1)/$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	$(1)/$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	$(1)/$(BIN)/python -m pip check

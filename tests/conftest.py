@@ -74,6 +74,16 @@ def fresh_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "trace", shared.original if isinstance(shared, SharedTraces) else shared)
 
 
+@pytest.fixture(autouse=True)
+def _threads_of_torch() -> Iterator[None]:
+    """Commands set the threads of their process; what comes after a test of one would wait for threads that take its core."""
+    torch = sys.modules.get("torch")
+    threads = None if torch is None else torch.get_num_threads()
+    yield
+    if torch is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cuda", "cpu"), help="run the tests marked gpu there")
     parser.addoption("--no-skips", action="store_true", help="fail each test that would be skipped, with its reason")
