@@ -19,6 +19,7 @@ from runtime.bundle import TaskEntry, read_manifest
 from tests.helpers.doc_sources import deep_config
 from tests.helpers.pages import ROOT, Block, blocks
 from tests.helpers.runtime_bundles import ROUTED, TASKS, keep_tasks, rewrite, write_bundle, write_routed
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import tiny_model, tokenizer
 from tests.helpers.tiny_peft import METHODS, config, peft_model
 
@@ -94,7 +95,7 @@ def _models(text: str) -> dict[str, Any]:
     names = ("sst2", "mnli", "en", "qnli", "rte")
     found: dict[str, Any] = {"tokenizer": tokenizer()}
     if "peft_model" in text:
-        shape = config(num_hidden_layers=layers, vocab_size=30522)
+        shape = config(num_hidden_layers=layers, vocab_size=VOCABULARY)
         base = BertForSequenceClassification(shape)
         found["peft_model"] = peft_model(METHODS["lora"], ("sst2", "rte"), base)
         if "entities_model" in text:

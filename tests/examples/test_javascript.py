@@ -21,6 +21,7 @@ import torch
 import runtime
 from exporter import export
 from exporter.write.pipelines import MODEL_TYPES, VERSION
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import MAX_LENGTH, bert_config, tiny_model, tokenizer
 from tests.helpers.tiny_tokenizers import LARGEST_VOCABULARY, tiny_tokenizer
 
@@ -101,7 +102,7 @@ def test_labels_and_logits_are_those_of_the_runtime(example_bundle: Path, tmp_pa
 def one_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classification whose logits depend on every token."""
     bundle = tmp_path_factory.mktemp("one") / "onnx"
-    export(tiny_model({"sst2": ("seq_bn", "3")}, bert_config(30_522)), tokenizer(), output=bundle)
+    export(tiny_model({"sst2": ("seq_bn", "3")}, bert_config(VOCABULARY)), tokenizer(), output=bundle)
     return bundle
 
 
@@ -117,7 +118,7 @@ def test_long_texts_end_with_the_special_token(one_task: Path, tmp_path: Path, s
 def test_other_heads_and_texts_without_padding(tmp_path: Path, script: str) -> None:
     """A gate reads the mean over all tokens, those of the padding included."""
     config = pytest.importorskip("adapters").LoRAConfig(r=4, use_gating=True)
-    model = tiny_model({"a": (config, "3"), "b": ("seq_bn", "tag"), "c": ("seq_bn", "reg")}, bert_config(30_522))
+    model = tiny_model({"a": (config, "3"), "b": ("seq_bn", "tag"), "c": ("seq_bn", "reg")}, bert_config(VOCABULARY))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "gate" in name or "lora_" in name:
@@ -200,7 +201,7 @@ def _check_pipeline(printed: str, bundle: Path) -> None:
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def pipeline_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = tmp_path_factory.mktemp("pipeline") / "onnx"
-    model = tiny_model({"sst2": ("seq_bn", "3")}, bert_config(30_522))
+    model = tiny_model({"sst2": ("seq_bn", "3")}, bert_config(VOCABULARY))
     export(model, tokenizer(), output=bundle, layout="transformersjs", precision=request.param)
     return bundle
 
@@ -213,7 +214,7 @@ def test_a_pipeline_loads_a_folder_with_one_task(pipeline_folder: Path, tmp_path
 @needs_node
 @pytest.mark.parametrize("head", ["tag", "multi", "question", "reg"])
 def test_pipelines_of_other_heads(tmp_path: Path, head: str) -> None:
-    model = tiny_model({} if head == "question" else {"a": ("seq_bn", head)}, bert_config(30_522))
+    model = tiny_model({} if head == "question" else {"a": ("seq_bn", head)}, bert_config(VOCABULARY))
     if head == "question":
         model.add_adapter("a", config="seq_bn")
         model.add_qa_head("a")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import runtime
 from exporter.example import example_folder, fusion_folders, trunk_folder
-from tests.helpers.tiny_models import inputs, reference, tokenizer
+from tests.helpers.tiny_models import inputs, reference, trunk_tokenizer
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = example_folder()
@@ -91,7 +91,7 @@ def test_the_fusion_is_stored_in_float16_and_loaded_in_float32() -> None:
         stored = load_file(folder / "model_adapter_fusion.safetensors")
         assert len(stored) == 6 * 5
         assert all(tensor.dtype == torch.float16 and torch.equal(state[key], tensor.float()) for key, tensor in stored.items())
-        answers = [_fused(model, name, dict(tokenizer()(text, return_tensors="np")), 0).argmax() for text in TEXTS[:2]]
+        answers = [_fused(model, name, dict(trunk_tokenizer()(text, return_tensors="np")), 0).argmax() for text in TEXTS[:2]]
         assert [RESULTS[name]["labels"][answer] for answer in answers] == ["positive", "negative"]
 
 
@@ -99,7 +99,7 @@ def _feeds(kind: str) -> dict[str, np.ndarray]:
     if kind == "longest":
         # Beyond the lengths at which an export of so many tasks is verified.
         return inputs((1, 512), 30522)
-    batch = tokenizer()([text for text in TEXTS if isinstance(text, str)], padding=True, return_tensors="np")
+    batch = trunk_tokenizer()([text for text in TEXTS if isinstance(text, str)], padding=True, return_tensors="np")
     return {name: value.astype(np.int64) for name, value in batch.items()}
 
 

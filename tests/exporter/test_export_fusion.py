@@ -13,6 +13,7 @@ from adapters.composition import Fuse
 from exporter import ExportError, export
 from exporter.cli.main import main
 from runtime.bundle import read_manifest
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import LAYERS, assert_parity, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
 
 MEMBERS = ("a", "b", "c")
@@ -21,7 +22,7 @@ NAME = ",".join(MEMBERS)
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    model = tiny_model(dict.fromkeys(MEMBERS, ("seq_bn", "2")), bert_config(30_522))
+    model = tiny_model(dict.fromkeys(MEMBERS, ("seq_bn", "2")), bert_config(VOCABULARY))
     model.add_adapter_fusion(Fuse(*MEMBERS))
     model.add_classification_head(NAME, num_labels=2)
     for name in MEMBERS:
@@ -52,7 +53,7 @@ def test_given_scores_decide_and_pruned_members_are_gone(model: Any, folder: Pat
     layers = manifest.variant().tasks[task.name]
     assert (task.setup, layers.drop, layers.dropped) == ("Fuse(a, b, c)", 1, (0,))
     assert layers.members == ((), *[("a", "c")] * (LAYERS - 1))
-    feeds = inputs((3, 9), 30_522)
+    feeds = inputs((3, 9), VOCABULARY)
     # How the library runs a part of a fusion: with the whole fusion's weights.
     expected = reference(model, Fuse("a", "c", name=NAME), feeds, 1, head=NAME)
     assert_parity(run_graph(tmp_path / "onnx", feeds)["logits"], expected)
@@ -85,7 +86,7 @@ def test_a_member_that_another_task_uses_stays(model: Any, tmp_path: Path) -> No
     for name in tasks:
         model.add_classification_head(name, num_labels=3, overwrite_ok=True)
     export(model, tasks=tasks, keep_fused=1, calibration=scores, output=tmp_path / "onnx")
-    feeds = inputs((2, 9), 30_522)
+    feeds = inputs((2, 9), VOCABULARY)
     answers = run_graph(tmp_path / "onnx", feeds)
     assert_parity(answers["other"], reference(model, "b", feeds, head="other"))
     assert_parity(answers["fused"], reference(model, Fuse("a", name=NAME), feeds, head="fused"))

@@ -26,6 +26,7 @@ from exporter.targets import TARGETS, TOLERANCES, needs_ranges
 from exporter.trace.trace import trace_group
 from exporter.traced_group import TracedGroup
 from exporter.verify.eager import eager
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import MAX_LENGTH, inputs, reference, run_graph, tiny_model, tokenizer
 
@@ -45,7 +46,7 @@ def model() -> Any:
         hidden_size=128,
         num_attention_heads=4,
         intermediate_size=256,
-        vocab_size=30_522,
+        vocab_size=VOCABULARY,
         max_position_embeddings=MAX_LENGTH,
     )
     return tiny_model(TASKS, config)
@@ -85,7 +86,7 @@ def test_a_target_is_right_and_what_it_says(model: Any, tmp_path: Path, target: 
     manifest = runtime.load(tmp_path / "onnx", provider="cpu").manifest
     assert (manifest.target, manifest.precision) == (target, precision)
     for shape in ((1, 1), (3, 9), (2, 17)):
-        feeds = inputs(shape, 30_522)
+        feeds = inputs(shape, VOCABULARY)
         answers = run_graph(tmp_path / "onnx", feeds)
         for task in TASKS:
             expected = reference(model, task, feeds, 1)

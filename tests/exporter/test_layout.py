@@ -21,6 +21,7 @@ from exporter.write.layout import check_tasks
 from runtime.bundle import digest, read_manifest
 from runtime.ort.external_data import rewrite
 from runtime.serving.triton import write_repository
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import bert_config, inputs, reference, run_graph, tiny_model, tokenizer
 from tests.helpers.tiny_tokenizers import tiny_tokenizer
 
@@ -29,7 +30,7 @@ TEXTS = ["a fast phone", "an old one, and a longer text"]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return tiny_model({"a": ("seq_bn", "2"), "tags": ("lora", "tag")}, bert_config(30_522))
+    return tiny_model({"a": ("seq_bn", "2"), "tags": ("lora", "tag")}, bert_config(VOCABULARY))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_the_graph_and_its_weights_are_in_a_folder(bundle: Path, model: Any) -> 
     assert not list(bundle.glob("model.onnx*"))
     found = json.loads((bundle / "config.json").read_text())["transformers.js_config"]
     assert found == {"dtype": "fp32", "use_external_data_format": True}
-    feeds = inputs((3, 9), 30_522)
+    feeds = inputs((3, 9), VOCABULARY)
     session = onnxruntime.InferenceSession(str(bundle / "onnx" / "model.onnx"))
     np.testing.assert_allclose(session.run(["logits"], feeds)[0], reference(model, "a", feeds, drop=1), atol=1e-4)
 
@@ -118,7 +119,7 @@ def test_inspection_card_and_triton_know_the_layout(bundle: Path, tmp_path: Path
     assert '"transformers.js"' in text
     assert "`onnx/model.onnx`" in text
     (triton,) = write_repository(bundle, tmp_path / "repository")
-    feeds = inputs((2, 5), 30_522)
+    feeds = inputs((2, 5), VOCABULARY)
     expected = run_graph(bundle / "onnx", feeds)
     found_there = run_graph(triton / "1", feeds)
     for name, array in expected.items():
@@ -184,7 +185,7 @@ def test_questions_without_token_types_are_refused() -> None:
 
 
 def test_heads_without_a_pipeline_are_refused(tmp_path: Path) -> None:
-    model = tiny_model({"a": ("seq_bn", "2")}, bert_config(30_522))
+    model = tiny_model({"a": ("seq_bn", "2")}, bert_config(VOCABULARY))
     model.add_multiple_choice_head("a", num_choices=2, overwrite_ok=True)
     with pytest.raises(ExportError, match="no pipeline for a, a task of the type multiple_choice: omit it"):
         export(model, tokenizer(), output=tmp_path / "out", layout="transformersjs")

@@ -14,6 +14,7 @@ from exporter import export
 from exporter.models.inputs import model_inputs
 from exporter.plan import Plan
 from exporter.verify.random_inputs import make_inputs
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import LAYERS, assert_parity, bert_config, inputs, reference, run_graph, tiny_model, tokenizer
 from tests.helpers.tiny_peft import tuned_model
@@ -68,7 +69,7 @@ def test_verification_tries_every_kind_of_mask() -> None:
 def test_texts_are_not_padded_where_padding_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A gate reads the mean over all tokens, those of the padding included."""
     config = pytest.importorskip("adapters").LoRAConfig(r=4, use_gating=True)
-    model = tiny_model({"a": (config, "3"), "b": ("seq_bn", "2")}, bert_config(30522))
+    model = tiny_model({"a": (config, "3"), "b": ("seq_bn", "2")}, bert_config(VOCABULARY))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "gate" in name or "lora_" in name:
@@ -93,7 +94,7 @@ def test_texts_are_not_padded_where_padding_counts(tmp_path: Path, caplog: pytes
 def test_the_lowest_drop_shows_what_padding_changes(tmp_path: Path) -> None:
     """At the highest one, no gate is left."""
     config = pytest.importorskip("adapters").LoRAConfig(r=4, use_gating=True)
-    model = tiny_model({"a": (config, "3")}, bert_config(30522))
+    model = tiny_model({"a": (config, "3")}, bert_config(VOCABULARY))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "gate" in name or "lora_" in name:
@@ -106,7 +107,7 @@ def test_the_lowest_drop_shows_what_padding_changes(tmp_path: Path) -> None:
 def test_a_text_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     given = tokenizer()
     given.padding_side = given.truncation_side = "left"
-    export(tiny_model(TASKS, bert_config(30522)), tokenizer=given, output=tmp_path / "onnx")
+    export(tiny_model(TASKS, bert_config(VOCABULARY)), tokenizer=given, output=tmp_path / "onnx")
     assert given.padding_side == "left"
     predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
     texts = ["a short text", "a text that is much longer than the first one, and more so"]
@@ -121,7 +122,7 @@ def test_a_text_does_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 
 def test_the_words_of_a_learned_prompt_are_those_of_the_text(tmp_path: Path) -> None:
-    base = BertForTokenClassification(bert_config(30522))
+    base = BertForTokenClassification(bert_config(VOCABULARY))
     model = tuned_model("PROMPT_TUNING", base, ("a", "b"), task_type="TOKEN_CLS")
     words = tokenizer()
     export(model, words, output=tmp_path / "onnx")

@@ -18,7 +18,7 @@ from exporter.checkpoints import load
 from exporter.cli.main import main
 from exporter.example import PEFT, TRUNK_NAME, example_folder, peft_folders, trunk_folder
 from runtime.bundle import read_manifest
-from tests.helpers.tiny_models import tokenizer
+from tests.helpers.tiny_models import trunk_tokenizer
 
 EXAMPLE = example_folder()
 RESULTS: dict[str, dict[str, Any]] = json.loads((EXAMPLE / "results.json").read_text())
@@ -70,7 +70,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_exported_example_equals_peft(bundle: Path) -> None:
     assert [task.name for task in read_manifest(bundle).tasks] == sorted(LORAS)
-    batch = tokenizer()(TEXTS, padding=True, return_tensors="np")
+    batch = trunk_tokenizer()(TEXTS, padding=True, return_tensors="np")
     feeds = {name: value.astype(np.int64) for name, value in batch.items()}
     found = runtime.load(bundle, provider="cpu").run(feeds)
     for folder in peft_folders():

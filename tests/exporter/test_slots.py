@@ -37,6 +37,7 @@ from runtime.serving.limits import Limits
 from runtime.serving.request import PredictRequest
 from runtime.slots.hot_entry import HotEntry
 from tests.helpers.added_tasks import NEW, OWN, TASKS, only
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import add_task, assert_parity, inputs, reference, tiny_model, tokenizer
 
@@ -657,7 +658,7 @@ def test_one_task_of_a_model_with_others(folder: Path, tmp_path: Path, capsys: p
 def _vocabulary() -> Any:
     from tests.helpers.tiny_models import bert_config
 
-    return bert_config(30522)
+    return bert_config(VOCABULARY)
 
 
 @pytest.mark.parametrize(

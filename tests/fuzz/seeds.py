@@ -29,6 +29,7 @@ from transformers import (
 
 from exporter import export
 from tests.helpers import runtime_bundles
+from tests.helpers.small_vocabulary import tokenizer_files
 from tests.helpers.tiny_models import tiny_model
 
 TOKENIZERS = ("wordpiece", "wordlevel", "bpe", "unigram")
@@ -68,7 +69,7 @@ def write_all(folder: Path) -> None:
 
 
 def _replace_tokenizer(bundle: Path, kind: str) -> None:
-    for name in runtime_bundles.TOKENIZER_FILES:
+    for name in tokenizer_files():
         (bundle / name).unlink(missing_ok=True)
     _tokenizer(kind).save_pretrained(bundle)
     (bundle / "config.json").write_text(json.dumps({"model_type": "bert", "pad_token_id": 0}))

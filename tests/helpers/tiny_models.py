@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, PretrainedConfig
 
 from exporter.example import trunk_folder
+from tests.helpers.small_vocabulary import tokenizer_files
 
 LAYERS, MAX_LENGTH = 2, 48
 
@@ -71,6 +73,14 @@ def tiny_model(tasks: Mapping[str, tuple[Any, str]], config: PretrainedConfig | 
 
 
 def tokenizer() -> Any:
+    """The tokenizer of the bundled example's trunk with `VOCABULARY` of its entries."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in tokenizer_files().items():
+            (Path(folder) / name).write_bytes(content)
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def trunk_tokenizer() -> Any:
     """The tokenizer of the bundled example's trunk; its vocabulary has 30,522 entries."""
     return AutoTokenizer.from_pretrained(trunk_folder())
 

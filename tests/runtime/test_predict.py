@@ -15,7 +15,8 @@ from runtime.bundle import read_manifest
 from runtime.text.encode import BatchLimits, TextEncoder
 from runtime.text.interpret import interpret, sigmoid, softmax
 from runtime.text.tokens import Tokens, _longest_first
-from tests.helpers.runtime_bundles import MAX_LENGTH, TASKS, TOKENIZER_FILES, expected, rewrite, write_bundle
+from tests.helpers.runtime_bundles import MAX_LENGTH, TASKS, expected, rewrite, write_bundle
+from tests.helpers.small_vocabulary import tokenizer_files
 
 TEXTS: list[Any] = [
     "Angela Merkel visited Lützowplatz, twice!",
@@ -186,7 +187,7 @@ def test_the_pad_id_has_several_sources(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
     manifest = read_manifest(bundle)
-    for name in TOKENIZER_FILES:
+    for name in tokenizer_files():
         shutil.copy(bundle / name, folder / name)
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "[MASK]"}}))
     assert TextEncoder.load(folder, manifest).pad_id == 103

@@ -26,6 +26,7 @@ from exporter.prune.adapterhub.fusion_attention import attention_tables
 from exporter.prune.fusion_scores import AttentionTable, LayerScores, choose
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.trace.trace import light_trace
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import bert_config, inputs, tokenizer
 
@@ -43,7 +44,7 @@ def fusion_model(
 ) -> Any:
     """The members, a further adapter "x", a fusion of all members, and a head "h", far from the identity."""
     torch.manual_seed(0)
-    model = AutoAdapterModel.from_config(config or bert_config(30522, LAYERS))
+    model = AutoAdapterModel.from_config(config or bert_config(VOCABULARY, LAYERS))
     for name in (*members, "x"):
         model.add_adapter(name, config=copy.deepcopy((changed or {}).get(name, adapter)))
     model.add_adapter_fusion(list(members), config=copy.deepcopy(fusion))
@@ -58,7 +59,7 @@ def fusion_model(
 def run(model: Any, setup: Any, feeds: dict[str, np.ndarray] | None = None, skip: Sequence[int] = ()) -> np.ndarray:
     model.set_active_adapters(setup, skip_layers=list(skip))
     model.active_head = "h"
-    feeds = feeds or inputs((3, 6), 30522)
+    feeds = feeds or inputs((3, 6), VOCABULARY)
     with torch.no_grad():
         logits: np.ndarray = model(**{name: torch.from_numpy(value) for name, value in feeds.items()}).logits.numpy()
     return logits
@@ -129,8 +130,8 @@ def test_dropped_layers_and_left_out_members_have_no_scores(tmp_path: Path) -> N
 
 def test_layers_that_run_repeatedly_count_every_time(tmp_path: Path) -> None:
     config = AlbertConfig(
-        vocab_size=30522, embedding_size=16, hidden_size=32, num_hidden_layers=3, num_hidden_groups=1, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=48,
+        vocab_size=VOCABULARY, embedding_size=16, hidden_size=32, num_hidden_layers=3, num_hidden_groups=1,
+        num_attention_heads=4, intermediate_size=64, max_position_embeddings=48,
     )  # fmt: skip
     model = fusion_model(config=config)
     model.set_active_adapters(Fuse(*MEMBERS))
@@ -262,7 +263,7 @@ def _by_hand(model: Any, kept: dict[int, tuple[str, ...]], feeds: dict[str, np.n
 
 def test_keep_per_layer_is_the_formula() -> None:
     model = fusion_model()
-    setup, feeds = Fuse(*MEMBERS), inputs((3, 6), 30522)
+    setup, feeds = Fuse(*MEMBERS), inputs((3, 6), VOCABULARY)
     kept = {0: ("a", "d"), 1: ("c",), 2: ("b", "c")}
     with torch.no_grad():
         full = _by_hand(model, dict.fromkeys(range(LAYERS), MEMBERS), feeds)

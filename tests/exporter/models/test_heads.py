@@ -23,6 +23,7 @@ from runtime.bundle import TaskEntry, read_manifest
 from runtime.text.interpret import interpret
 from runtime.text.prediction import Prediction
 from runtime.text.tokens import Tokens
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import add_task, bert_config, tokenizer
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
@@ -182,7 +183,7 @@ def test_a_head_of_the_last_token_needs_a_padding_id(kind: str) -> None:
 
 
 def test_a_regression_with_several_outputs(tmp_path: Path) -> None:
-    config = bert_config(30522)
+    config = bert_config(VOCABULARY)
     config.num_labels, config.problem_type = 3, "regression"
     torch.manual_seed(0)
     model = BertForSequenceClassification(config).eval()
@@ -206,7 +207,7 @@ def test_a_regression_with_several_outputs(tmp_path: Path) -> None:
 
 
 def test_a_single_label_of_several_has_a_sigmoid(tmp_path: Path) -> None:
-    model = adapters.AutoAdapterModel.from_config(bert_config(30522))
+    model = adapters.AutoAdapterModel.from_config(bert_config(VOCABULARY))
     model.add_adapter("a", config="seq_bn")
     model.add_classification_head("a", num_labels=1, multilabel=True)
     add_task(model, "b", "seq_bn", "reg")

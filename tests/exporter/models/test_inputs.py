@@ -25,6 +25,7 @@ import runtime
 from exporter import ExportError, export
 from exporter.models.inputs import max_lengths, model_inputs
 from runtime.bundle import InputEntry, read_manifest
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import MAX_LENGTH, bert_config, tiny_model, tokenizer
 
 TEXT = (InputEntry("input_ids", "int64", ("batch", "sequence"), 9), InputEntry("word_starts", "int64", ("batch", "words"), 0))
@@ -117,7 +118,7 @@ def test_the_runtime_cuts_where_the_tokenizer_does(tmp_path: Path) -> None:
     assert MAX_LENGTH > 24
     given = tokenizer()
     given.model_max_length = 24
-    export(tiny_model({"a": ("seq_bn", "tag")}, bert_config(30522)), tokenizer=given, output=tmp_path / "onnx")
+    export(tiny_model({"a": ("seq_bn", "tag")}, bert_config(VOCABULARY)), tokenizer=given, output=tmp_path / "onnx")
     assert read_manifest(tmp_path / "onnx").max_lengths == {"sequence": 24}
     predictor = runtime.load(tmp_path / "onnx", provider="cpu", threads=1)
     text = "word " * 30

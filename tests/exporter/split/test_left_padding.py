@@ -22,18 +22,18 @@ from transformers import (
 
 import runtime
 from exporter import export
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.support_models import CONFIGS
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import tokenizer
 
-_VOCABULARY = 30522
 # Rows of other lengths; 0 is padding.
 _IDS = np.array([[0, 0, 0, 7, 8, 9], [11, 12, 13, 14, 15, 16], [0, 0, 0, 0, 0, 17], [0, 18, 19, 20, 21, 22]])
 
 
 def _rotated() -> dict[str, Any]:
     sizes = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    return {**sizes, "num_key_value_heads": 2, "vocab_size": _VOCABULARY, "max_position_embeddings": 48, "pad_token_id": 0}
+    return {**sizes, "num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 48, "pad_token_id": 0}
 
 
 def _qwen3() -> PreTrainedModel:
@@ -46,7 +46,7 @@ def _llama() -> PreTrainedModel:
 
 def _gpt2() -> PreTrainedModel:
     """Positions are columns, so that the bundle pads on the right."""
-    config = GPT2Config(n_layer=3, n_embd=32, n_head=4, n_positions=48, vocab_size=_VOCABULARY, pad_token_id=0)
+    config = GPT2Config(n_layer=3, n_embd=32, n_head=4, n_positions=48, vocab_size=VOCABULARY, pad_token_id=0)
     return GPT2ForSequenceClassification(config)
 
 

@@ -20,9 +20,9 @@ from runtime.command_line import main
 from runtime.slots.layout import SlotLayout
 from runtime.slots.task_file import own_weights
 from tests.helpers.added_tasks import NEW, OWN, TASKS, only
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import assert_parity, bert_config, inputs, reference, tiny_model, tokenizer
 
-VOCABULARY = 30_522
 TEXTS = ["a fast phone", "an old one, and a longer text", "a fast phone"]
 
 

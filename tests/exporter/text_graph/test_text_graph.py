@@ -26,7 +26,7 @@ from runtime.bundle import MANIFEST, read_manifest, text_file
 from tests.helpers.pages import blocks
 from tests.helpers.sweep import swept
 from tests.helpers.text_graphs import LIMIT, NAMES, few_texts, needs_extensions, text_plan, with_text_graph
-from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
+from tests.helpers.tiny_models import bert_config, tiny_model
 from tests.helpers.tiny_tokenizers import tiny_tokenizer
 
 
@@ -249,11 +249,13 @@ class _Shifted:
         return [result + 1 for result in self._session.run(*given)]
 
 
-def test_export_and_add_write_the_graph(graph: TextGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_and_add_write_the_graph(
+    graph: TextGraph, wordpiece: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("exporter.export_tasks.make_text_graph", lambda *_: graph)
-    model = tiny_model({"topic": ("seq_bn", "3"), "spam": ("seq_bn", "2")}, bert_config(30_522))
+    model = tiny_model({"topic": ("seq_bn", "3"), "spam": ("seq_bn", "2")}, bert_config(len(wordpiece)))
     folder = tmp_path / "onnx"
-    report = export(model, tokenizer(), ["topic"], 1, folder, extendable=True, with_tokenizer=True)
+    report = export(model, wordpiece, ["topic"], 1, folder, extendable=True, with_tokenizer=True)
     assert [variant.text_graph for variant in report.variants] == ["text.onnx"]
     manifest = runtime.load(folder, provider="cpu").manifest
     assert manifest.text_graphs == {"model.onnx": "text.onnx"}

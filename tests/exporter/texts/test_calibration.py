@@ -13,10 +13,10 @@ import torch
 from exporter.errors import ExportError
 from exporter.texts.batches import Calibration, read_calibration
 from exporter.texts.drift import drift
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-VOCABULARY = 30522
 
 
 def read(folder: Path, name: str, content: str | bytes, max_length: int = 48) -> Calibration:

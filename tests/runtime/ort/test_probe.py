@@ -25,6 +25,7 @@ from runtime.ort.probe import ProbeCheck
 from runtime.ort.provider_options import session_providers
 from runtime.ort.session import create_session
 from tests.helpers.runtime_bundles import feeds, rewrite, write_bundle, write_decoder, write_heads, write_routed, write_vision
+from tests.helpers.small_vocabulary import VOCABULARY
 
 PROBE = probe_file(MODEL)
 Array = np.ndarray[Any, Any]
@@ -232,7 +233,7 @@ def test_a_damaged_probe_is_refused(bundle: Path, content: bytes, message: str) 
     ("inputs", "outputs", "message"),
     [
         ({}, {"topic": None}, "no logits of 'topic'"),
-        ({"input_ids": np.full((3, 5), 10**6)}, {}, "input_ids: expected values in 0..30521"),
+        ({"input_ids": np.full((3, 5), 10**6)}, {}, f"input_ids: expected values in 0..{VOCABULARY - 1}"),
         ({"input_ids": np.zeros((3, 99), np.int64)}, {}, "axis sequence"),
         ({}, {"topic": np.zeros((2, 3), np.float32)}, "expected 3 rows of logits, which 'topic'"),
         ({}, {"topic": np.zeros((), np.float32)}, "expected 3 rows of logits, which 'topic'"),

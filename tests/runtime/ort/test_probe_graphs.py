@@ -14,6 +14,7 @@ from runtime.ort import provider_options
 from runtime.ort import session as sessions
 from runtime.ort.known_providers import CPU, OPENVINO, Provider
 from runtime.ort.session import create_session
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 
@@ -23,7 +24,7 @@ Array = np.ndarray[Any, Any]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(30522, 3))
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3")}, bert_config(VOCABULARY, 3))
     folder = tmp_path_factory.mktemp("graphs") / "onnx"
     export(model, tokenizer(), drop=1, split=True, routed=True, slots=2, output=folder)
     return folder
@@ -91,7 +92,7 @@ def test_a_wrong_graph_is_refused_when_it_is_opened(
     assert not set(LATE) & set(provider["opened"])
     with pytest.raises(runtime.ProviderError, match=rf"^provider openvino: .*{graph}"):
         predictor.prepare()
-    predictor.run({"input_ids": np.array([[101, 7592, 102]]), "attention_mask": np.ones((1, 3), np.int64)})
+    predictor.run({"input_ids": np.array([[101, 2759, 102]]), "attention_mask": np.ones((1, 3), np.int64)})
     runtime.load(bundle, provider="openvino", verify=False).prepare()
 
 

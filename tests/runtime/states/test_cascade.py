@@ -13,6 +13,7 @@ import pytest
 import runtime
 from exporter import export
 from runtime.__main__ import main
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 
@@ -23,7 +24,7 @@ TEXTS: list[Any] = ["good", "The film was long, and the phone is fast.", "no", (
 
 @pytest.fixture(scope="module", params=["split", *swept("whole")])
 def predictor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> runtime.Predictor:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(30522, 3))
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(VOCABULARY, 3))
     folder = tmp_path_factory.mktemp("cascade") / "onnx"
     export(model, tokenizer(), drop=DROPS, split=request.param == "split", output=folder)
     return runtime.load(folder, provider="cpu", threads=1)

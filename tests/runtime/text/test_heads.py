@@ -27,6 +27,7 @@ from tests.helpers.runtime_bundles import (
     write_heads,
     write_vision,
 )
+from tests.helpers.small_vocabulary import VOCABULARY
 
 PAIRS: list[Any] = [
     ("Who sings?", "Anna sings, and Bo plays."),
@@ -78,7 +79,7 @@ def test_run_names_several_outputs_after_the_task(predictor: runtime.Predictor) 
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     found = predictor.run(feeds)
     assert list(found) == ["topic", "reader.start_logits", "reader.end_logits", "chooser", "filler", "writer"]
-    assert [array.shape for array in found.values()] == [(2, 2), (2, 5), (2, 5), (2, 1), (2, 5, 30522), (2, 5, 30522)]
+    assert [array.shape for array in found.values()] == [(2, 2), (2, 5), (2, 5), (2, 1), (2, 5, VOCABULARY), (2, 5, VOCABULARY)]
     finishes = (embedded(ids) @ head_weights()["finish_w"])[..., 0]
     np.testing.assert_allclose(found["reader.end_logits"], finishes, atol=1e-5)
     assert list(predictor.run(feeds, ["chooser", "reader"])) == ["chooser", "reader.start_logits", "reader.end_logits"]
@@ -236,7 +237,7 @@ def test_run_takes_the_inputs_of_a_decoder_and_a_parser(decoder: runtime.Predict
             "decoder_sequence: .* decoder_input_ids 3, decoder_attention_mask 4",
         ),
         ({"word_starts": np.zeros((1, 5), np.int64)}, "axis batch: expected one length, found input_ids 2, .*, word_starts 1"),
-        ({"decoder_input_ids": np.full((2, 3), 30522)}, r"decoder_input_ids: expected values in 0\.\.30521"),
+        ({"decoder_input_ids": np.full((2, 3), VOCABULARY)}, rf"decoder_input_ids: expected values in 0\.\.{VOCABULARY - 1}"),
         (
             {name: array[:, :0] for name, array in decoder_feeds().items()},
             "axis sequence: expected a length of at least 1, found 0",

@@ -15,6 +15,7 @@ from runtime.serving.batcher import Batcher, Batching
 from runtime.serving.limits import Limits
 from runtime.serving.request import PredictRequest
 from tests.helpers.runtime_bundles import write_bundle
+from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
 
 TASKS = ("a", "b", "r")
@@ -24,7 +25,7 @@ WANTED: list[Any] = ["a", ["b", "r"], "r", "b", ["r", "a"]]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(30522, 3))
+    model = tiny_model({"a": ("seq_bn", "2"), "b": ("seq_bn", "3"), "r": ("seq_bn", "reg")}, bert_config(VOCABULARY, 3))
     folder = tmp_path_factory.mktemp("routed") / "onnx"
     export(model, tokenizer(), drop=(2, 1), split=True, routed=True, output=folder)
     return folder
