@@ -26,6 +26,7 @@ __all__ = ["Explanation", "Unapplied", "explain_graph"]
 
 # Sizes at which the graph is measured twice: what is equal both times is constant. No pair is a multiple of another one.
 _BATCHES, _ROWS, _LENGTHS = (7, 11), (17, 19), (13, 16)
+_PASSES = tuple(name.removesuffix("Pass") for name in (*passes.__all__, *vmap.__all__) if name.endswith("Pass"))
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Unapplied:
         op_type: the type of the operator at which it looked for the pattern.
         tensor: the tensor that the reason is about.
         reason: a main clause.
-        tensors: `tensor`, and all tensors that the operator reads and computes.
+        tensors: `tensor`, and all tensors that the operators with this reason read and compute.
     """
 
     step: str
@@ -81,14 +82,20 @@ class Explanation:
         step = name.removesuffix("Pass")
         if step in self.steps:
             return tuple(each for each in self.unapplied if each.step == step)
-        if f"{step}Pass" in (*passes.__all__, *vmap.__all__):
+        if step in _PASSES:
             there = ", ".join(self.steps)
             why = "keeps no reasons" if step in self.ran else f"did not run on {self.file} for {self.compiled_for}"
             raise ExportError(f"{step} {why}; passes to name: {there}")
         if name not in self.tensors:
-            (nearest,) = difflib.get_close_matches(name, sorted({*self.steps, *self.tensors}), n=1, cutoff=0.0)
-            raise ExportError(f"{name!r} is neither a tensor of {self.file} nor a pass; the nearest name is {nearest!r}")
+            known = {_letters(each): each for each in (*sorted(self.tensors), *_PASSES)}
+            (nearest,) = difflib.get_close_matches(_letters(name), known, n=1, cutoff=0.0)
+            raise ExportError(f"{name!r} is neither a tensor of {self.file} nor a pass; the nearest name is {known[nearest]!r}")
         return tuple(each for each in self.unapplied if name in each.tensors)
+
+
+def _letters(name: str) -> str:
+    """Return a name without what differs between the names of passes and those of functions or modules."""
+    return name.replace("_", "").lower()
 
 
 def explain_graph(path: Path, manifest: Manifest) -> Explanation:
@@ -104,13 +111,15 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
         raise ExportError(f"{path} cannot be read as an ONNX graph: {error}; export it again") from error
     ran = _ran(model, manifest)
     steps = _refusing_passes(model, manifest, ran)
-    found = []
+    # What is printed -> tensors: several readers of a tensor can have one reason.
+    found: dict[tuple[str, str, str, str], list[str]] = {}
     for step in steps:
         try:
             step(model.clone())
         except Exception as error:  # ours and onnx-ir's
             raise ExportError(f"the pass {pass_name(step)} cannot work on {path}: {error.__cause__ or error}") from error
-        found += [Unapplied(pass_name(step), each.op_type, each.tensor, each.reason, each.tensors) for each in step.refusals]
+        for each in step.refusals:
+            found.setdefault((pass_name(step), each.op_type, each.tensor, each.reason), []).extend(each.tensors)
     computed = (value for node in model.graph for value in node.outputs)
     values = (*model.graph.inputs, *model.graph.initializers.values(), *computed)
     return Explanation(
@@ -119,7 +128,7 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
         tuple(map(pass_name, steps)),
         ran,
         frozenset(str(value.name) for value in values),
-        tuple(dict.fromkeys(found)),
+        tuple(Unapplied(*shown, tuple(dict.fromkeys(tensors))) for shown, tensors in found.items()),
     )
 
 

@@ -39,6 +39,8 @@ def test_every_graph_of_a_bundle_is_explained(bundle: Path, graph: str) -> None:
     small = [each for each in explanation.select("QuantizeRows") if "16,384" in each.reason]
     assert small
     assert all(each.tensor in explanation.tensors for each in explanation.unapplied)
+    shown = [(each.step, each.op_type, each.tensor, each.reason) for each in explanation.unapplied]
+    assert len(shown) == len(set(shown))
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
 
 
@@ -88,6 +90,7 @@ def test_json_has_the_patterns(bundle: Path, capsys: pytest.CaptureFixture[str])
     [
         ("QuantiseRows", "neither a tensor of model.onnx nor a pass; the nearest name is 'QuantizeRows'"),
         ("input_id", "the nearest name is 'input_ids'"),
+        ("convert_to_half", "the nearest name is 'ConvertToHalf'"),  # it did not run, which the message about that name says
         (
             "FuseSkipLayerNorm",
             "FuseSkipLayerNorm did not run on model.onnx for the target cpu in int8; passes to name: ",
