@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -51,6 +52,12 @@ ALLOWED = {
 }
 
 
+@functools.lru_cache(maxsize=1)
+def _nodes(text: str) -> tuple[ast.AST, ...]:
+    """The nodes of a source file, for the checks that follow each other on one file."""
+    return tuple(ast.walk(ast.parse(text)))
+
+
 def _texts_of_source(text: str) -> Iterator[tuple[int, str]]:
     """The comments, docstrings, messages and names of tests of a source file, each with its first line."""
     first, comment = 0, ""
@@ -62,7 +69,7 @@ def _texts_of_source(text: str) -> Iterator[tuple[int, str]]:
             first = first if comment else token.start[0]
             comment = f"{comment}\n{token.string[1:]}" if comment else token.string[1:]
     yield first, comment
-    for node in ast.walk(ast.parse(text)):
+    for node in _nodes(text):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
         elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
@@ -90,7 +97,7 @@ def found_in(path: Path) -> list[str]:
 def what_is_docstrings(path: Path) -> list[str]:
     """Docstrings of the form "What X is" in place of the thing itself."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+    nodes = [node for node in _nodes(path.read_text(encoding="utf-8")) if isinstance(node, kinds)]
     openings = ((node, (ast.get_docstring(node) or "").split(" ")[0]) for node in nodes)
     return [f"{name_of(path)}:{getattr(node, 'lineno', 1)}" for node, word in openings if word == "What"]
 
