@@ -26,7 +26,7 @@ __all__ = ["Explanation", "Unapplied", "explain_graph"]
 
 # Sizes at which the graph is measured twice: what is equal both times is constant. No pair is a multiple of another one.
 _BATCHES, _ROWS, _LENGTHS = (7, 11), (17, 19), (13, 16)
-_PASSES = tuple(name.removesuffix("Pass") for name in (*passes.__all__, *vmap.__all__) if name.endswith("Pass"))
+_PASSES = tuple(name.removesuffix("Pass") for name in (*passes.__all__, *vmap.__all__))
 
 
 @dataclass(frozen=True)

