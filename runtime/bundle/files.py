@@ -23,7 +23,6 @@ from runtime.errors import BundleError
 
 __all__ = ["BoundFolder", "check_files", "open_bundle"]
 
-_OPEN: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _LOAD_AGAIN: Final = "the bundle was replaced or changed while it was open: load it again"
 
 
@@ -38,7 +37,7 @@ class _State:
     changed: int
 
     @classmethod
-    def of(cls, path: str) -> "_State":
+    def of(cls, path: str | Path) -> "_State":
         """Raises OSError, also if the path is not a regular file: a read from a pipe would not end."""
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode):
@@ -117,7 +116,7 @@ class BoundFolder:
         try:
             content = self.read_unbound(name)
         except OSError as error:
-            raise self._changed(name, error.strerror or str(error)) from error
+            raise self.changed(name, error.strerror or str(error)) from error
         if self.contents or self._now(name) != self._states[name]:
             self._expect(name, hashlib.sha256(content).hexdigest())
         return content
@@ -132,7 +131,7 @@ class BoundFolder:
             state = _State.of(self._at(name))
             content = np.memmap(self._at(name), np.uint8, "r").data if state.size else memoryview(b"")
         except OSError as error:
-            raise self._changed(name, error.strerror or str(error)) from error
+            raise self.changed(name, error.strerror or str(error)) from error
         if self.contents or state != self._states[name]:
             self._expect(name, hashlib.sha256(content).hexdigest())
         return content
@@ -163,12 +162,13 @@ class BoundFolder:
         Raises:
             BundleError: the file has changed.
         """
-        real = Path(self._at(name)).resolve() if Path(self._at(name)).is_symlink() else None
+        at = Path(self._at(name))
+        real = at.resolve() if at.is_symlink() else None
         try:
             folder, there = (self._root, name) if real is None else (self._hold(real.parent), real.name)
             found = _State.of(_joined(folder, there))
         except OSError as error:
-            raise self._changed(name, error.strerror or str(error)) from error
+            raise self.changed(name, error.strerror or str(error)) from error
         if found != self._states[name]:
             self._expect(name, digest(_joined(folder, there)))
         return folder, there
@@ -188,6 +188,10 @@ class BoundFolder:
             if self._now(name) != state:
                 self._compare(name)
 
+    def changed(self, name: str, reason: str) -> BundleError:
+        """Return the error for a bound file that is not what it was."""
+        return BundleError(f"{self.shown}: {name}: {reason}; {_LOAD_AGAIN}")
+
     def _check_path(self) -> None:
         try:
             same = self.path.samefile(self._root)
@@ -197,8 +201,8 @@ class BoundFolder:
             raise BundleError(f"{self.shown}: another folder has this name now; {_LOAD_AGAIN}")
 
     def _bind(self, name: str, expected: str, contents: bool, links: bool) -> Iterator[str]:
-        at = self._at(name)
-        if "/" in name and Path(at).parent.is_symlink():
+        at = Path(self._at(name))
+        if "/" in name and at.parent.is_symlink():
             yield f"{name}: in a folder that is a link"
             return
         try:
@@ -206,7 +210,7 @@ class BoundFolder:
         except OSError as error:
             yield f"{name}: missing" if isinstance(error, FileNotFoundError) else f"{name}: cannot be read: {error.strerror}"
             return
-        outside = Path(at).is_symlink() and not Path(at).resolve().is_relative_to(Path(self._root).resolve())
+        outside = at.is_symlink() and not at.resolve().is_relative_to(Path(self._root).resolve())
         if outside and not links:
             yield f"{name}: a link that leaves the folder"
             return
@@ -222,7 +226,7 @@ class BoundFolder:
         if found != expected:
             # A cache of the hub keeps a damaged file, with or without links
             kept = outside or self.path.parent.name == "snapshots"
-            cached = f" in {Path(at).resolve()}; remove that file to download it again" if kept else ""
+            cached = f" in {at.resolve()}; remove that file to download it again" if kept else ""
             yield f"{name}: truncated or altered: expected sha256 {expected}, found {found}{cached}"
         elif before != after:
             yield f"{name}: changed while it was read"
@@ -233,13 +237,13 @@ class BoundFolder:
             now = _State.of(self._at(name))
             found = digest(self._at(name))
         except OSError as error:
-            raise self._changed(name, error.strerror or str(error)) from error
+            raise self.changed(name, error.strerror or str(error)) from error
         self._expect(name, found)
         self._states[name] = now
 
     def _expect(self, name: str, found: str) -> None:
         if found != self.hashes[name]:
-            raise self._changed(name, f"expected sha256 {self.hashes[name]}, found {found}")
+            raise self.changed(name, f"expected sha256 {self.hashes[name]}, found {found}")
 
     def _now(self, name: str) -> _State | None:
         try:
@@ -250,14 +254,11 @@ class BoundFolder:
     def _at(self, name: str) -> str:
         return _joined(self._root, name)
 
-    def _changed(self, name: str, reason: str) -> BundleError:
-        return BundleError(f"{self.shown}: {name}: {reason}; {_LOAD_AGAIN}")
-
     def _hold(self, folder: Path) -> str:
         """Return a path that refers to `folder` during the life of this object, even after a rename. Raises OSError."""
         if folder in self._held or sys.platform != "linux":
             return self._held.get(folder, str(folder))
-        descriptor = os.open(folder, _OPEN)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         held = f"/proc/self/fd/{descriptor}"
         if not Path(held).is_dir():  # /proc is not mounted
             os.close(descriptor)

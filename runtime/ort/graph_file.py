@@ -13,7 +13,9 @@ from runtime.ort.external_data import locations, rewrite
 from runtime.ort.known_providers import CPU
 from runtime.ort.plugins import is_older
 
-_PATH_FAILURES: Final = ("External data", "canonical path", "allowed directory")  # in messages of ONNX Runtime
+# In messages of ONNX Runtime for files that exist, if their folder is renamed while it resolves the path
+_RENAMED: Final = ("canonical path", "allowed directory", "External data path does not exist", "SystemError : 2")
+_TRIES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -52,32 +54,28 @@ class GraphFile:
             BundleError: the graph refers to other files, or a file has changed since it was bound.
             Exception: an exception of ONNX Runtime, if it cannot load the graph.
         """
-        try:
-            return self._opened(settings, requests, by_path)
-        except BundleError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            self.files.check(by_path)
-            if by_path or not any(part in str(error) for part in _PATH_FAILURES):
-                raise
-            # ONNX Runtime resolves the folder's path before it opens a file through the descriptor, which fails while the
-            # folder is renamed, although the files exist
-            return self._opened(settings, requests, by_path)
-
-    def _opened(self, settings: Any, requests: Any, by_path: bool) -> Any:
-        model, folder = self._checked()
+        graph, folder = self._checked()
         # A file can be a protobuf message and a graph in ORT's own format at once, whose files and operators are not checked
         settings.add_session_config_entry(GRAPH_FORMAT, ONNX_FORMAT)
+        if folder is not None and not by_path:
+            settings.add_session_config_entry(WEIGHTS_FOLDER, folder)
         more = safe_arguments() if self.routed else {}
-        if by_path:
-            # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU
-            session = ort.InferenceSession(str(self.path), settings, requests, enable_fallback=0, **more)
-        else:
-            if folder is not None:
-                settings.add_session_config_entry(WEIGHTS_FOLDER, folder)
-            session = ort.InferenceSession(model, settings, requests, enable_fallback=0, **more)
-        self.files.check(by_path)
-        return session
+        failure = ""
+        for _ in range(_TRIES):
+            try:
+                # enable_fallback=0: by default ONNX Runtime prints a message and silently retries on the CPU
+                opened = ort.InferenceSession(
+                    str(self.path) if by_path else graph, settings, requests, enable_fallback=0, **more
+                )
+            except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+                self.files.check(by_path)
+                failure = load_failure(error)
+                if by_path or not any(part in failure for part in _RENAMED):
+                    raise
+            else:
+                self.files.check(by_path)
+                return opened
+        raise self.files.changed(self.name, failure)
 
     def external_files(self) -> dict[str, str]:
         """Return the files that contain the weights of the graph.
