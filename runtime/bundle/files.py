@@ -258,7 +258,7 @@ class BoundFolder:
         """Return a path that refers to `folder` during the life of this object, even after a rename. Raises OSError."""
         if folder in self._held or sys.platform != "linux":
             return self._held.get(folder, str(folder))
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         held = f"/proc/self/fd/{descriptor}"
         if not Path(held).is_dir():  # /proc is not mounted
             os.close(descriptor)
