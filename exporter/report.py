@@ -49,9 +49,9 @@ class GraphReport:
         nodes: operators in the graph; trunk_nodes + branch_nodes.
         trunk_nodes: operators that depend on no task: computed once per text.
         branch_nodes: operators that depend on a task.
-        initializer_bytes: all weights; trunk_bytes + branch_bytes.
-        trunk_bytes: weights that all tasks share.
-        branch_bytes: adapters and heads.
+        initializer_bytes: all weights; shared_bytes + task_bytes.
+        shared_bytes: weights that all tasks share.
+        task_bytes: adapters and heads.
         passes: nodes and bytes before and after each pass, in order.
     """
 
@@ -59,8 +59,8 @@ class GraphReport:
     trunk_nodes: int
     branch_nodes: int
     initializer_bytes: int
-    trunk_bytes: int
-    branch_bytes: int
+    shared_bytes: int
+    task_bytes: int
     passes: tuple[PassRow, ...]
 
 

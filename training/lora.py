@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification
 
-from exporter.example import TRUNK_NAME, trunk_folder
+from exporter.example import BASE_MODEL, base_model_folder
 from training.batches import Encoded, collate, test_batches
 from training.evaluate import BATCH_SIZE, metric_name
 from training.fit import optimize
 from training.tasks import TASKS, TaskSpec
 
 RANK = 8
-LAYER = 5  # the last one of the trunk
+LAYER = 5  # the last one of the base model
 TRAIN_LIMIT, TEST_LIMIT = 1500, 500
 WEIGHTS = "adapter_model.safetensors"
 STEPS, LEARNING_RATE = 200, 3e-3
@@ -52,10 +52,10 @@ class Prepared:
 
 
 def base(labels: list[str]) -> Any:
-    """Return the trunk with a new classification head."""
+    """Return the base model with a new classification head."""
     names = dict(enumerate(labels))
     ids = {label: number for number, label in names.items()}
-    return AutoModelForSequenceClassification.from_pretrained(trunk_folder(), id2label=names, label2id=ids)
+    return AutoModelForSequenceClassification.from_pretrained(base_model_folder(), id2label=names, label2id=ids)
 
 
 def add_lora(model: Any, name: str) -> Any:
@@ -136,7 +136,7 @@ def _answers(model: Any, batches: list[Any], with_adapter: bool) -> Iterator[tup
 def save_lora(model: Any, folder: Path) -> None:
     """Save the adapter in PEFT's format, in float16, and the names of its labels in a config.json."""
     # A path would be meaningless elsewhere.
-    model.peft_config["default"].base_model_name_or_path = TRUNK_NAME
+    model.peft_config["default"].base_model_name_or_path = BASE_MODEL
     model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / WEIGHTS

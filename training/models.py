@@ -11,7 +11,7 @@ import adapters
 from adapters.methods.bottleneck import BottleneckLayer
 from safetensors.torch import load_file, save_file
 
-from exporter.example import TRUNK_NAME, trunk_folder
+from exporter.example import BASE_MODEL, base_model_folder
 from training.tasks import TaskSpec
 
 # Names of the adapters library: AdapterFusion with a value matrix, and the file of its weights.
@@ -23,11 +23,11 @@ class MissingMemberError(RuntimeError):
     """A member of the fusion to train does not exist."""
 
 
-def trunk() -> Any:
-    """Return the trunk of the bundled example without adapters."""
-    model = adapters.AutoAdapterModel.from_pretrained(trunk_folder())
+def base_model() -> Any:
+    """Return the base model of the bundled example without adapters."""
+    model = adapters.AutoAdapterModel.from_pretrained(base_model_folder())
     # The name is written into adapter_config.json, where a local path would be meaningless.
-    model.config._name_or_path = TRUNK_NAME
+    model.config._name_or_path = BASE_MODEL
     return model
 
 
@@ -86,9 +86,9 @@ def load(task: TaskSpec, folder: Path, root: Path) -> Any:
         root: folder that contains the adapters of the fusion members.
 
     Returns:
-        The trunk with the task, in evaluation mode.
+        The base model with the task, in evaluation mode.
     """
-    model = trunk()
+    model = base_model()
     if task.members:
         _load_members(model, task, root)
         model.load_adapter_fusion(str(folder), use_safetensors=True)

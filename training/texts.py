@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from exporter.example import trunk_folder
+from exporter.example import base_model_folder
 from training.corpora import READERS, Example, sample
 from training.download import DownloadError, corpora
 from training.tasks import FUSION, TASKS, TaskSpec
@@ -43,7 +43,7 @@ def write(folder: Path, corpus: Path, limit: int) -> None:
         corpus: folder of the corpora.
         limit: maximum number of examples per task.
     """
-    tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
+    tokenizer = AutoTokenizer.from_pretrained(base_model_folder())
     folder.mkdir(parents=True, exist_ok=True)
     for task in (*TASKS, FUSION):
         count = write_task(folder, task, corpus, tokenizer, min(limit, task.test_limit or limit))

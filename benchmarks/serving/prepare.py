@@ -16,7 +16,7 @@ from benchmarks.models import random_bert
 from benchmarks.serving.one import CHECKED, REFERENCE
 from benchmarks.serving.sizes import SIZES
 from exporter import export
-from exporter.example import trunk_folder
+from exporter.example import base_model_folder
 
 _SETTINGS = "settings.json"
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     model = random_bert(size.layers, size.hidden, size.tasks, size.drop, seed).model
-    tokenizer = AutoTokenizer.from_pretrained(trunk_folder())
+    tokenizer = AutoTokenizer.from_pretrained(base_model_folder())
     all_graphs: dict[str, Any] = {"drop": size.drop, "split": True, "slots": size.slots}
     for precision, target in (("fp32", "portable"), ("int8", "cpu"), ("fp16", "cuda")):
         if precision in missing:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     for keep in options.keep:
         report = prune(options.model, options.calibration, keep, Path(f"{options.output}-{keep}"))
-        print(f"{keep} members: {report.graph.branch_bytes / 1e3:,.0f} kB in the branch")
+        print(f"{keep} members: {report.graph.task_bytes / 1e3:,.0f} kB in the branch")
         for row in report.variants[0].drift:
             same = (
                 "" if row.argmax_agreement is None else f"{100 * row.argmax_agreement:.0f} % of the predictions are unchanged, "

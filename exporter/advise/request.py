@@ -16,7 +16,7 @@ from typing import Any
 
 from exporter.checkpoints.sources import find, is_base, split_name
 from exporter.errors import ExportError
-from exporter.example import example_folder, trunk_folder
+from exporter.example import base_model_folder, example_folder
 
 _PACKAGES = ("adapterdrop-onnx", "torch", "transformers", "onnxruntime", "adapters", "peft")
 _READ = (".safetensors", ".bin", ".json", ".txt", ".model", ".codes", ".bpe", ".spm", ".tokenizer", ".jinja")
@@ -95,7 +95,7 @@ def _versions() -> dict[str, str]:
 
 def _model_files(request: Request) -> Iterator[tuple[str, str]]:
     """Yield name and digest of the files in the folders of the model; copies may keep the size and the time of another one."""
-    folders = [trunk_folder(), example_folder()] if request.model is None else [find(request.model, "model").folder]
+    folders = [base_model_folder(), example_folder()] if request.model is None else [find(request.model, "model").folder]
     for text in request.adapters:
         _, source = split_name(text)
         folders += [] if is_base(source) else [find(source, "adapter").folder]

@@ -21,7 +21,7 @@ from exporter.checkpoints.sources import BASE, Source, check_base_names, find, i
 from exporter.checkpoints.tokenizer import fast, read_tokenizer
 from exporter.checkpoints.trunk_changes import fold_changes
 from exporter.errors import ExportError
-from exporter.example import example_folder, fusion_folders, peft_folders, trunk_folder
+from exporter.example import base_model_folder, example_folder, fusion_folders, peft_folders
 from exporter.families import ADAPTERS_INSTALL, PEFT_INSTALL, has_adapterhub, has_peft, is_adapterhub
 from exporter.models.binding import check_names
 from exporter.models.compositions import is_block
@@ -189,7 +189,7 @@ def _example(
     access: Access,
 ) -> Checkpoint:
     try:
-        trunk, (bundled, fused) = trunk_folder(), _bundled()
+        trunk, (bundled, fused) = base_model_folder(), _bundled()
     except ModuleNotFoundError as error:
         raise ExportError(str(error)) from error
     bundled, fused = [*bundled, *adapters], [*fused, *fusions]

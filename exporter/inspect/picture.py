@@ -161,13 +161,13 @@ def _side(graph: GraphView, layout: Layout) -> Iterator[Shape]:
     yield Text(numbers, y, "computed", NAME_SIZE, INK, "end", bold=True)
     yield Text(bars, y, "weights, stored once", NAME_SIZE, INK, bold=True)
     rows = [[cell for cell in graph.cells if cell.level == level] for level in graph.levels]
-    most = max((sum(cell.trunk_bytes + cell.task_bytes for cell in row) for row in rows), default=0) or 1
+    most = max((sum(cell.shared_bytes + cell.task_bytes for cell in row) for row in rows), default=0) or 1
     for row, top in zip(rows, layout.rows, strict=True):
         size = min(11.0, layout.row * 0.85)
         baseline = top + layout.row / 2 + size * 0.36
         yield Text(numbers, baseline, _numbers.flops(sum(cell.flops for cell in row)), size, INK, "end")
         height = min(_MINI, layout.row)
-        parts = [(sum(cell.trunk_bytes for cell in row), TRUNK_COLOUR)]
+        parts = [(sum(cell.shared_bytes for cell in row), TRUNK_COLOUR)]
         parts += [(cell.task_bytes, colour_of(graph, cell.owner)) for cell in row]
         left = bars
         for count, colour in parts:

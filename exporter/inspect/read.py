@@ -214,7 +214,7 @@ def _operand(node: ir.Node) -> str:
     weights = [value for value in (*node.inputs, *stored) if value is not None and value.is_initializer()]
     if not weights:
         return "activations"
-    return "task weights" if any(group_of(value.name) for value in weights) else "trunk weights"
+    return "task weights" if any(group_of(value.name) for value in weights) else "shared weights"
 
 
 def _operators(costs: Mapping[ir.Node, Cost | None]) -> Iterable[OperatorView]:

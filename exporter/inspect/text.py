@@ -84,16 +84,16 @@ def _level_table(graph: GraphView, shape: str) -> Table:
     owners = ("trunk", *graph.groups)
     counts = {owner: sum(task.group == owner for task in graph.tasks) for owner in graph.groups}
     headers = [owner if not counts.get(owner) else f"{owner} ({counts[owner]})" for owner in owners]
-    right = (*headers, "trunk weights", "task weights")
+    right = (*headers, "shared weights", "task weights")
     table = _table(f"{graph.file}: operations and weights from the heads down to the input, at {shape}", ("part",), right)
     for level in reversed(graph.levels):
         cells = {cell.owner: cell for cell in graph.cells if cell.level == level}
         flops = [_numbers.flops(cells[owner].flops) if owner in cells else "" for owner in owners]
-        sizes = (sum(cell.trunk_bytes for cell in cells.values()), sum(cell.task_bytes for cell in cells.values()))
+        sizes = (sum(cell.shared_bytes for cell in cells.values()), sum(cell.task_bytes for cell in cells.values()))
         table.add_row(level, *flops, *(_numbers.size(count) if count else "" for count in sizes))
     table.add_section()
     sums = [_numbers.flops(sum(cell.flops for cell in graph.cells if cell.owner == owner)) for owner in owners]
-    sizes = (sum(cell.trunk_bytes for cell in graph.cells), sum(cell.task_bytes for cell in graph.cells))
+    sizes = (sum(cell.shared_bytes for cell in graph.cells), sum(cell.task_bytes for cell in graph.cells))
     table.add_row("sum", *sums, *map(_numbers.size, sizes))
     return table
 

@@ -19,7 +19,7 @@ class Cell:
         owner: "trunk", or the group of tasks: "tasks0".
         nodes: the number of operators.
         flops: floating-point operations.
-        trunk_bytes: weights that belong to no task, counted at the lowest level that reads them.
+        shared_bytes: weights that belong to no task, counted at the lowest level that reads them.
         task_bytes: weights of tasks.
     """
 
@@ -27,7 +27,7 @@ class Cell:
     owner: str
     nodes: int
     flops: int
-    trunk_bytes: int
+    shared_bytes: int
     task_bytes: int
 
 

@@ -17,8 +17,8 @@ from adapters.composition import Fuse
 from safetensors.torch import load_file
 
 import runtime
-from exporter.example import example_folder, fusion_folders, trunk_folder
-from tests.helpers.tiny_models import inputs, reference, trunk_tokenizer
+from exporter.example import base_model_folder, example_folder, fusion_folders
+from tests.helpers.tiny_models import base_tokenizer, inputs, reference
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = example_folder()
@@ -66,7 +66,7 @@ def test_every_task_beats_its_baseline_and_the_card_shows_it() -> None:
 
 def _model() -> Any:
     """The example by the library's own means."""
-    model = AutoAdapterModel.from_pretrained(trunk_folder())
+    model = AutoAdapterModel.from_pretrained(base_model_folder())
     for name in RESULTS:
         if name not in FUSIONS:
             model.load_adapter(str(EXAMPLE / name), load_as=name, use_safetensors=True)
@@ -91,7 +91,7 @@ def test_the_fusion_is_stored_in_float16_and_loaded_in_float32() -> None:
         stored = load_file(folder / "model_adapter_fusion.safetensors")
         assert len(stored) == 6 * 5
         assert all(tensor.dtype == torch.float16 and torch.equal(state[key], tensor.float()) for key, tensor in stored.items())
-        answers = [_fused(model, name, dict(trunk_tokenizer()(text, return_tensors="np")), 0).argmax() for text in TEXTS[:2]]
+        answers = [_fused(model, name, dict(base_tokenizer()(text, return_tensors="np")), 0).argmax() for text in TEXTS[:2]]
         assert [RESULTS[name]["labels"][answer] for answer in answers] == ["positive", "negative"]
 
 
@@ -99,7 +99,7 @@ def _feeds(kind: str) -> dict[str, np.ndarray]:
     if kind == "longest":
         # Beyond the lengths at which an export of so many tasks is verified.
         return inputs((1, 512), 30522)
-    batch = trunk_tokenizer()([text for text in TEXTS if isinstance(text, str)], padding=True, return_tensors="np")
+    batch = base_tokenizer()([text for text in TEXTS if isinstance(text, str)], padding=True, return_tensors="np")
     return {name: value.astype(np.int64) for name, value in batch.items()}
 
 

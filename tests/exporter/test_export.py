@@ -91,7 +91,7 @@ def test_the_file_holds_trunk_once_and_each_adapter_once(model: Any, exported: t
     size = exported[1].graph.initializer_bytes
     # Masks, positions and shapes are a few constants on top.
     assert expected <= size <= expected + 4096
-    assert exported[1].graph.trunk_bytes + exported[1].graph.branch_bytes == size
+    assert exported[1].graph.shared_bytes + exported[1].graph.task_bytes == size
 
 
 def test_the_report_says_what_happened(exported: tuple[Path, Report]) -> None:
@@ -292,12 +292,12 @@ def test_an_unwritable_tokenizer_is_a_disk_error(tmp_path: Path) -> None:
 def test_a_slow_tokenizer_is_converted_or_refused(tmp_path: Path) -> None:
     from transformers import BertTokenizer, CanineTokenizer
 
-    from exporter.example import trunk_folder
+    from exporter.example import base_model_folder
 
     model = tiny_model({"a": ("seq_bn", "2")})
     with pytest.raises(ExportError, match="is a CanineTokenizer, for which transformers has no fast form"):
         export(model, CanineTokenizer(), output=tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
-    slow = BertTokenizer(str(trunk_folder() / "vocab.txt"))
+    slow = BertTokenizer(str(base_model_folder() / "vocab.txt"))
     with pytest.raises(ExportError, match=r"the tokenizer has 30,\d+ tokens, the model's vocabulary"):
         export(model, slow, output=tmp_path / "onnx")

@@ -95,7 +95,7 @@ def test_adapters_tied_across_layers_are_stored_once(tmp_path: Path) -> None:
     assert report.variants[0].adapter_parameters == (LAYERS - 1) * report.variants[0].stored_adapter_parameters
     heads = sum(parameter.numel() for parameter in model.heads.parameters())
     # A few shapes and ones on top; a second copy of an adapter would be 4 kB.
-    assert 0 <= report.graph.branch_bytes - 4 * (report.variants[0].stored_adapter_parameters + heads) < 1024
+    assert 0 <= report.graph.task_bytes - 4 * (report.variants[0].stored_adapter_parameters + heads) < 1024
     feeds = inputs((4, 9))
     answers = run_graph(tmp_path / "onnx", feeds)
     assert list(answers) == ["tied", "equal"]

@@ -16,9 +16,9 @@ from transformers import AutoModelForSequenceClassification
 import runtime
 from exporter.checkpoints import load
 from exporter.cli.main import main
-from exporter.example import PEFT, TRUNK_NAME, example_folder, peft_folders, trunk_folder
+from exporter.example import BASE_MODEL, PEFT, base_model_folder, example_folder, peft_folders
 from runtime.bundle import read_manifest
-from tests.helpers.tiny_models import trunk_tokenizer
+from tests.helpers.tiny_models import base_tokenizer
 
 EXAMPLE = example_folder()
 RESULTS: dict[str, dict[str, Any]] = json.loads((EXAMPLE / "results.json").read_text())
@@ -42,10 +42,10 @@ def test_every_adapter_beats_its_baseline_and_the_card_shows_it() -> None:
         assert f"| {name} | {lora['parameters']:,} |" in card
 
 
-def test_the_configurations_name_the_trunk() -> None:
+def test_the_configurations_name_the_base_model() -> None:
     for folder in peft_folders():
         config = json.loads((folder / "adapter_config.json").read_text())
-        assert config["base_model_name_or_path"] == TRUNK_NAME
+        assert config["base_model_name_or_path"] == BASE_MODEL
         assert json.loads((folder / "config.json").read_text())["id2label"] == {
             str(number): label for number, label in enumerate(RESULTS[folder.name]["labels"])
         }
@@ -70,12 +70,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_exported_example_equals_peft(bundle: Path) -> None:
     assert [task.name for task in read_manifest(bundle).tasks] == sorted(LORAS)
-    batch = trunk_tokenizer()(TEXTS, padding=True, return_tensors="np")
+    batch = base_tokenizer()(TEXTS, padding=True, return_tensors="np")
     feeds = {name: value.astype(np.int64) for name, value in batch.items()}
     found = runtime.load(bundle, provider="cpu").run(feeds)
     for folder in peft_folders():
         labels = RESULTS[folder.name]["labels"]
-        base = AutoModelForSequenceClassification.from_pretrained(trunk_folder(), num_labels=len(labels))
+        base = AutoModelForSequenceClassification.from_pretrained(base_model_folder(), num_labels=len(labels))
         model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
         with torch.no_grad():
             expected = model(**{name: torch.from_numpy(value) for name, value in feeds.items()}).logits.numpy()

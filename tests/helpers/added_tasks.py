@@ -21,7 +21,7 @@ NEW = ("spam", "news", "stars", "tone")
 
 
 def only(*names: str, config: Any = None, **others: Any) -> Any:
-    """The model with some of the tasks, and others, on the same trunk."""
+    """The model with some of the tasks, and others, on the same base model."""
     model = tiny_model({**TASKS, **others}, config)
     for name in set(TASKS) - set(names):
         model.delete_adapter(name)

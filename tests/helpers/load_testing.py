@@ -35,12 +35,12 @@ def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def save_trunk(model: Any, folder: Path) -> Path:
+def save_base_model(model: Any, folder: Path) -> Path:
     """The plain transformer under an adapter model, as its publisher would have saved it."""
-    trunk = BertModel(BertConfig.from_dict(bert_config().to_dict()))
+    base_model = BertModel(BertConfig.from_dict(bert_config().to_dict()))
     state = model.bert.state_dict()
-    trunk.load_state_dict({key: state[key] for key in trunk.state_dict()})
-    trunk.save_pretrained(folder)
+    base_model.load_state_dict({key: state[key] for key in base_model.state_dict()})
+    base_model.save_pretrained(folder)
     return folder
 
 
@@ -49,7 +49,7 @@ def randomize(model: Any) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             ours = any(word in name for word in ("adapter", "lora", "reft", "prefix", "prompt_tunings", "shared_", "heads."))
-            # Embeddings are the trunk's, and what an orthogonal matrix is made of has its own rules.
+            # Embeddings are the base model's, and what an orthogonal matrix is made of has its own rules.
             if ours and "original" not in name and "embeddings" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 

@@ -1,4 +1,4 @@
-"""The tokenizer of the bundled example's trunk with a sixth of its vocabulary.
+"""The tokenizer of the bundled example's base model with a sixth of its vocabulary.
 
 To read all 30,522 entries, and to write, hash and load their embeddings, takes longer than most tests that need some tokenizer.
 The entries are in the order of their frequency, so that the first ones have all letters, digits and common words; their
@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Mapping
 
-from exporter.example import trunk_folder
+from exporter.example import base_model_folder
 
 VOCABULARY = 5_000
 # Of words in texts whose number of tokens matters; they take the places of the last of the 5,000.
@@ -25,7 +25,7 @@ _COPIED = ("tokenizer_config.json", "special_tokens_map.json")
 @functools.cache
 def tokenizer_files() -> Mapping[str, bytes]:
     """The files of the tokenizer: name -> content."""
-    folder = trunk_folder()
+    folder = base_model_folder()
     content = json.loads((folder / "tokenizer.json").read_bytes())
     vocabulary: dict[str, int] = content["model"]["vocab"]
     entries = [*sorted(vocabulary, key=lambda entry: vocabulary[entry])[: VOCABULARY - len(_PIECES)], *_PIECES]

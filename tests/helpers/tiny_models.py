@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, BertConfig, PretrainedConfig
 
-from exporter.example import trunk_folder
+from exporter.example import base_model_folder
 from tests.helpers.small_vocabulary import tokenizer_files
 
 LAYERS, MAX_LENGTH = 2, 48
@@ -73,16 +73,16 @@ def tiny_model(tasks: Mapping[str, tuple[Any, str]], config: PretrainedConfig | 
 
 
 def tokenizer() -> Any:
-    """The tokenizer of the bundled example's trunk with `VOCABULARY` of its entries."""
+    """The tokenizer of the bundled example's base model with `VOCABULARY` of its entries."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in tokenizer_files().items():
             (Path(folder) / name).write_bytes(content)
         return AutoTokenizer.from_pretrained(folder)
 
 
-def trunk_tokenizer() -> Any:
-    """The tokenizer of the bundled example's trunk; its vocabulary has 30,522 entries."""
-    return AutoTokenizer.from_pretrained(trunk_folder())
+def base_tokenizer() -> Any:
+    """The tokenizer of the bundled example's base model; its vocabulary has 30,522 entries."""
+    return AutoTokenizer.from_pretrained(base_model_folder())
 
 
 def inputs(shape: tuple[int, int], vocab_size: int = 101, seed: int = 5, segments: bool = True) -> dict[str, np.ndarray]:

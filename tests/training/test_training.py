@@ -134,17 +134,17 @@ def _logits(model: Any, task: TaskSpec, drop: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture
-def tiny_trunk(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(models, "trunk", lambda: tiny_model({}, bert_config(len(tokenizer()), layers=3)))
-    return models.trunk()
+def tiny_base_model(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(models, "base_model", lambda: tiny_model({}, bert_config(len(tokenizer()), layers=3)))
+    return models.base_model()
 
 
-def test_a_fusion_trains_nothing_but_itself_and_its_head(tmp_path: Path, tiny_trunk: Any) -> None:
+def test_a_fusion_trains_nothing_but_itself_and_its_head(tmp_path: Path, tiny_base_model: Any) -> None:
     words = tokenizer()
     for name in MIX.members:
-        add_task(tiny_trunk, name, "seq_bn", "2")
-        tiny_trunk.save_adapter(str(tmp_path / name), name, use_safetensors=True)
-    model = models.trunk()
+        add_task(tiny_base_model, name, "seq_bn", "2")
+        tiny_base_model.save_adapter(str(tmp_path / name), name, use_safetensors=True)
+    model = models.base_model()
     models.add_task(model, MIX, ["x", "y"], tmp_path)
     before = copy.deepcopy(model.state_dict())
     examples = encode(MIX, words, [Example(f"number {n}", "xy"[n % 2], "") for n in range(64)], ["x", "y"])
@@ -161,23 +161,23 @@ def test_a_fusion_trains_nothing_but_itself_and_its_head(tmp_path: Path, tiny_tr
         assert torch.allclose(_logits(model, MIX, drop), _logits(again, MIX, drop), atol=1e-3)
 
 
-def test_a_fusion_without_its_members_is_refused(tmp_path: Path, tiny_trunk: Any) -> None:
+def test_a_fusion_without_its_members_is_refused(tmp_path: Path, tiny_base_model: Any) -> None:
     with pytest.raises(models.MissingMemberError, match="mix fuses a, which is not in"):
-        models.add_task(tiny_trunk, MIX, ["x", "y"], tmp_path)
+        models.add_task(tiny_base_model, MIX, ["x", "y"], tmp_path)
 
 
-def test_tied_layers_stay_equal_and_load_from_a_plain_folder(tmp_path: Path, tiny_trunk: Any) -> None:
+def test_tied_layers_stay_equal_and_load_from_a_plain_folder(tmp_path: Path, tiny_base_model: Any) -> None:
     words = tokenizer()
-    models.add_task(tiny_trunk, TAGGING, ["a", "b"], tmp_path)
-    whole = models.adapter_parameters(tiny_trunk, "tags")
-    models.tie_layers(tiny_trunk, "tags")
-    assert models.adapter_parameters(tiny_trunk, "tags") * 3 == whole
+    models.add_task(tiny_base_model, TAGGING, ["a", "b"], tmp_path)
+    whole = models.adapter_parameters(tiny_base_model, "tags")
+    models.tie_layers(tiny_base_model, "tags")
+    assert models.adapter_parameters(tiny_base_model, "tags") * 3 == whole
     examples = encode(TAGGING, words, [Example(("one", f"w{n}"), ("a", "b"), "") for n in range(64)], ["a", "b"])
-    fit(tiny_trunk, words, TAGGING, examples, 0, tmp_path / "checkpoint.pt")
-    expected = [_logits(tiny_trunk, TAGGING, drop) for drop in range(4)]
+    fit(tiny_base_model, words, TAGGING, examples, 0, tmp_path / "checkpoint.pt")
+    expected = [_logits(tiny_base_model, TAGGING, drop) for drop in range(4)]
 
-    models.untie_layers(tiny_trunk, "tags")
-    models.save(tiny_trunk, TAGGING, tmp_path / "tags")
+    models.untie_layers(tiny_base_model, "tags")
+    models.save(tiny_base_model, TAGGING, tmp_path / "tags")
     layers: dict[str, list[torch.Tensor]] = {}
     for name, tensor in load_file(tmp_path / "tags" / "adapter.safetensors").items():
         layers.setdefault(name.partition(".adapters.")[2], []).append(tensor)

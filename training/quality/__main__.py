@@ -1,4 +1,4 @@
-"""Train adapters of a 12-layer trunk (all-mpnet-base-v2) in the ways that the AdapterDrop paper compares.
+"""Train adapters of a 12-layer base model (all-mpnet-base-v2) in the ways that the AdapterDrop paper compares.
 
 Each adapter is a piece: a task, a method and a seed. Finished pieces are skipped, so that the
 same command continues an interrupted run.
@@ -19,7 +19,7 @@ import transformers
 
 from training.download import DownloadError, corpora
 from training.quality.methods import METHODS, QUALITY_TASKS
-from training.quality.mpnet import trunk_folder
+from training.quality.mpnet import base_model_folder
 from training.quality.test_sets import write_test_sets
 from training.quality.train import Piece, train
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cache",
         type=Path,
         default=Path.home() / ".cache" / "adapterdrop-training",
-        help="folder of the trunk, corpora and checkpoints; default ~/.cache/adapterdrop-training",
+        help="folder of the base model, corpora and checkpoints; default ~/.cache/adapterdrop-training",
     )
     options = parser.parse_args(arguments)
     tasks = _names(options.tasks, list(QUALITY_TASKS), parser)
@@ -61,15 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     try:
-        trunk, corpus = trunk_folder(options.cache), corpora(options.cache)
+        base_model, corpus = base_model_folder(options.cache), corpora(options.cache)
     except DownloadError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_test_sets(options.out / "texts", tasks, trunk, corpus)
-    return _train_all(list(pieces(tasks, methods, options.seeds)), options, trunk, corpus)
+    write_test_sets(options.out / "texts", tasks, base_model, corpus)
+    return _train_all(list(pieces(tasks, methods, options.seeds)), options, base_model, corpus)
 
 
-def _train_all(wanted: list[Piece], options: argparse.Namespace, trunk: Path, corpus: Path) -> int:
+def _train_all(wanted: list[Piece], options: argparse.Namespace, base_model: Path, corpus: Path) -> int:
     start = time.monotonic()
     missing = [piece for piece in wanted if not (options.out / piece.name).exists()]
     checkpoints = options.cache / "checkpoints"
@@ -79,7 +79,7 @@ def _train_all(wanted: list[Piece], options: argparse.Namespace, trunk: Path, co
             print(f"{len(missing) - done} of {len(wanted)} adapters are left; run the same command again", flush=True)
             return 0
         shutil.rmtree(options.out / f"{piece.name}.partial", ignore_errors=True)
-        result = train(piece, options.out, trunk, corpus, checkpoints / f"quality-{piece.name}.pt")
+        result = train(piece, options.out, base_model, corpus, checkpoints / f"quality-{piece.name}.pt")
         print(f"{piece.name}: {result['seconds']:.0f} s", flush=True)
     print(f"all {len(wanted)} adapters are in {options.out}", flush=True)
     return 0

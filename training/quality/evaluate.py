@@ -35,7 +35,7 @@ from training.quality.graphs import (
     trained,
 )
 from training.quality.methods import MAX_LENGTH, TEST_LIMIT
-from training.quality.mpnet import trunk_folder
+from training.quality.mpnet import base_model_folder
 from training.quality.results import write_results
 from training.quality.train import Piece
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cache",
         type=Path,
         default=Path.home() / ".cache" / "adapterdrop-training",
-        help="folder of the trunk; default ~/.cache/adapterdrop-training",
+        help="folder of the base model; default ~/.cache/adapterdrop-training",
     )
     options = parser.parse_args(arguments)
     texts = options.drops.split(",")
@@ -97,8 +97,8 @@ class _Evaluation:
     def __init__(self, options: argparse.Namespace, found: dict[Piece, Result]) -> None:
         self._options, self._pieces = options, list(found)
         self._start = time.monotonic()
-        self._trunk = trunk_folder(options.cache)
-        self._tokenizer = AutoTokenizer.from_pretrained(self._trunk, model_max_length=MAX_LENGTH)
+        self._base_model = base_model_folder(options.cache)
+        self._tokenizer = AutoTokenizer.from_pretrained(self._base_model, model_max_length=MAX_LENGTH)
         labels = {piece.task: result["labels"] for piece, result in found.items()}
         self.tests = {
             task: read_test_set(options.folder / "texts" / f"{task}.jsonl", self._tokenizer, names, options.texts)
@@ -115,10 +115,10 @@ class _Evaluation:
         if self._is_late():
             return False
         every = [piece for piece in self._pieces if any(piece in pieces for pieces in missing.values())]
-        model = load_adapters(self._options.folder, self._trunk, every)
+        model = load_adapters(self._options.folder, self._base_model, every)
         graphs = bundle(model, self._tokenizer, every, list(missing), precision, self._options.folder / "graphs")
         for drop, pieces in missing.items():
-            # Loaded for each drop: the graphs of all drops would hold the weights of the trunk many times.
+            # Loaded for each drop: the graphs of all drops would hold the weights of the base model many times.
             predictor = runtime.load(graphs, provider="cpu", drop=drop, threads=self._options.threads)
             for task in dict.fromkeys(piece.task for piece in pieces):
                 if self._is_late():

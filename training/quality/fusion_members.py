@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 import runtime
 from exporter import ExportError, export
-from exporter.example import trunk_folder
+from exporter.example import base_model_folder
 from training.download import DownloadError, corpora
 from training.quality.machine import description
 from training.tasks import FUSION
@@ -80,7 +80,7 @@ def _measure(options: argparse.Namespace, wanted: Sequence[tuple[int, int]], cor
 def _texts(folder: Path, corpus: Path, split: Literal["train", "test"]) -> Path:
     folder.mkdir()
     limit = CALIBRATION_TEXTS if split == "train" else TEST_TEXTS
-    write_task(folder, FUSION, corpus, AutoTokenizer.from_pretrained(trunk_folder()), limit, split)
+    write_task(folder, FUSION, corpus, AutoTokenizer.from_pretrained(base_model_folder()), limit, split)
     return folder / f"{FUSION.name}.jsonl"
 
 

@@ -16,7 +16,7 @@ import runtime
 from exporter import export
 from runtime.bundle import MANIFEST, read_manifest
 from training.quality.methods import MAX_LENGTH, SPECIALISED
-from training.quality.mpnet import load_trunk
+from training.quality.mpnet import load_base_model
 from training.quality.train import RESULT, Piece
 from training.texts import read_task
 
@@ -65,9 +65,9 @@ def read_test_set(path: Path, tokenizer: Any, labels: Sequence[str], texts: int)
     return TestSet(tuple(map(tuple, encoded)), tuple(labels.index(row["label"]) for row in rows), tuple(labels))
 
 
-def load_adapters(folder: Path, trunk: Path, pieces: Sequence[Piece]) -> Any:
-    """Return the trunk with adapters and their heads, in evaluation mode."""
-    model = load_trunk(trunk)
+def load_adapters(folder: Path, base_model: Path, pieces: Sequence[Piece]) -> Any:
+    """Return the base model with adapters and their heads, in evaluation mode."""
+    model = load_base_model(base_model)
     for piece in pieces:
         model.load_adapter(str(folder / piece.name), load_as=piece.name, use_safetensors=True)
     return model.eval()
@@ -82,7 +82,7 @@ def bundle(model: Any, tokenizer: Any, pieces: Sequence[Piece], drops: Sequence[
     """Export adapters at several drops over one weights file, or return a finished bundle that has them.
 
     Args:
-        model: the trunk with the adapters.
+        model: the base model with the adapters.
         tokenizer: its tokenizer.
         pieces: the adapters.
         drops: numbers of layers without adapters, a variant each.

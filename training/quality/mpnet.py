@@ -1,4 +1,4 @@
-"""The 12-layer trunk, all-mpnet-base-v2: download, and a model with one head per task.
+"""The 12-layer base model, all-mpnet-base-v2: download, and a model with one head per task.
 
 The `adapters` library has no class with flexible heads for MPNet; this one is built like its BertAdapterModel.
 """
@@ -62,7 +62,7 @@ class MPNetAdapterModel(EmbeddingAdaptersWrapperMixin, ModelWithFlexibleHeadsAda
 
     @ForwardContext.wrap  # type: ignore[untyped-decorator]
     def forward(self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any) -> Any:
-        """Run the trunk and the active head.
+        """Run the base model and the active head.
 
         Args:
             input_ids: int64 [batch, sequence].
@@ -74,8 +74,8 @@ class MPNetAdapterModel(EmbeddingAdaptersWrapperMixin, ModelWithFlexibleHeadsAda
         return run_head(outputs, attention_mask=attention_mask, return_dict=True, **kwargs)
 
 
-def trunk_folder(cache: Path) -> Path:
-    """Download the trunk if it is missing.
+def base_model_folder(cache: Path) -> Path:
+    """Download the base model if it is missing.
 
     Args:
         cache: cache folder.
@@ -104,8 +104,8 @@ def trunk_folder(cache: Path) -> Path:
     return folder
 
 
-def load_trunk(folder: Path) -> Any:
-    """Return the trunk without adapters, in evaluation mode."""
+def load_base_model(folder: Path) -> Any:
+    """Return the base model without adapters, in evaluation mode."""
     model = MPNetAdapterModel.from_pretrained(folder)
     # The name is written into adapter_config.json, where a local path would be meaningless.
     model.config._name_or_path = NAME

@@ -1,4 +1,4 @@
-"""Training of one adapter on the 12-layer trunk: a task, a method and a seed."""
+"""Training of one adapter on the 12-layer base model: a task, a method and a seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.corpora import READERS, sample
 from training.fit import optimize
 from training.models import adapter_parameters, tie_layers, untie_layers
 from training.quality.methods import METHODS, QUALITY_TASKS, SPECIALISED, TRAIN_LIMIT
-from training.quality.mpnet import load_trunk
+from training.quality.mpnet import load_base_model
 
 RESULT = "training.json"
 
@@ -43,15 +43,15 @@ class Piece:
         return f"{self.task}-{self.method}-{self.seed}"
 
 
-def train(piece: Piece, output: Path, trunk: Path, corpus: Path, checkpoint: Path) -> dict[str, Any]:
+def train(piece: Piece, output: Path, base_model: Path, corpus: Path, checkpoint: Path) -> dict[str, Any]:
     """Train an adapter and its head, and save both.
 
-    The trunk is in evaluation mode and in bf16, as the paper's frozen weights never change; adapter and head are in fp32.
+    The base model is in evaluation mode and in bf16, as the paper's frozen weights never change; adapter and head are in fp32.
 
     Args:
         piece: what to train.
         output: folder of the adapters; the adapter is saved in a sub-folder of its name.
-        trunk: folder of the trunk.
+        base_model: folder of the base model.
         corpus: folder of the corpora.
         checkpoint: file for checkpoints; an existing one is resumed.
 
@@ -60,11 +60,11 @@ def train(piece: Piece, output: Path, trunk: Path, corpus: Path, checkpoint: Pat
     """
     start = time.perf_counter()
     task = QUALITY_TASKS[piece.task]
-    tokenizer = AutoTokenizer.from_pretrained(trunk)
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
     splits = READERS[task.name](corpus)
     labels = labels_of(task, splits.train)
     train_examples = encode(task, tokenizer, sample(splits.train, TRAIN_LIMIT), labels)
-    model = load_trunk(trunk)
+    model = load_base_model(base_model)
     torch.manual_seed(piece.seed)
     _add(model, piece, labels)
     parameters = adapter_parameters(model, piece.name)
@@ -108,9 +108,9 @@ def _add(model: Any, piece: Piece, labels: list[str]) -> None:
         tie_layers(model, piece.name)
 
 
-def freeze_in_bf16(trunk: nn.Module) -> None:
+def freeze_in_bf16(base_model: nn.Module) -> None:
     """Store the frozen matrices in bf16 once: autocast would round the same weights again in every step."""
-    for module in trunk.modules():
+    for module in base_model.modules():
         if isinstance(module, nn.Linear) and not any(parameter.requires_grad for parameter in module.parameters()):
             module.to(torch.bfloat16)
 

@@ -25,7 +25,16 @@ from transformers import (
 
 from exporter.checkpoints.load import load
 from exporter.checkpoints.sources import split_name
-from tests.helpers.load_testing import FEEDS, answer, assert_equal, assert_refused, edit, load_quietly, randomize, save_trunk
+from tests.helpers.load_testing import (
+    FEEDS,
+    answer,
+    assert_equal,
+    assert_refused,
+    edit,
+    load_quietly,
+    randomize,
+    save_base_model,
+)
 from tests.helpers.tiny_models import bert_config, tiny_model
 
 METHODS: dict[str, Any] = {
@@ -46,7 +55,7 @@ def tasks(tmp_path: Path) -> Any:
     """A model with the tasks a and ab, its trunk in trunk/, its adapters in all/."""
     model = tiny_model({"a": ("seq_bn", "2"), "ab": ("seq_bn", "tag")})
     randomize(model)
-    save_trunk(model, tmp_path / "trunk")
+    save_base_model(model, tmp_path / "trunk")
     model.save_all_adapters(str(tmp_path / "all"))
     return model
 
@@ -59,7 +68,7 @@ def test_every_method_under_a_new_name(tmp_path: Path, method: str, safe: bool) 
         pytest.skip("the library cannot save shared prefixes as safetensors")
     model = tiny_model({"a": (METHODS[method], "2")})
     randomize(model)
-    trunk = save_trunk(model, tmp_path / "trunk")
+    trunk = save_base_model(model, tmp_path / "trunk")
     model.save_adapter(str(tmp_path / "a"), "a", use_safetensors=safe)
     loaded = load_quietly(trunk, adapters=[f"new={tmp_path / 'a'}", str(tmp_path / "a")]).model
     assert list(loaded.adapters_config.adapters) == list(loaded.heads) == ["new", "a"]
@@ -97,7 +106,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_model({})
     model.add_adapter("a", config="seq_bn")
     model.add_classification_head("a")
-    save_trunk(model, folder / "trunk")
+    save_base_model(model, folder / "trunk")
     model.save_adapter(str(folder / "a"), "a")
     return folder
 
@@ -335,7 +344,7 @@ def test_adapters_without_heads_keep_the_head_of_a_static_base(tmp_path: Path) -
 def test_a_head_that_no_named_head_is_like(tmp_path: Path) -> None:
     """It fills the one head of a static model; a second one must be the same."""
     model = _static(BertForNextSentencePrediction, tmp_path, "a")
-    save_trunk(model, tmp_path / "trunk")
+    save_base_model(model, tmp_path / "trunk")
     found = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "a")]).model
     assert type(found).__name__ == "BertForNextSentencePrediction"
     assert_equal(answer(found, "a"), answer(model, "a"))
@@ -355,7 +364,7 @@ def test_a_head_that_no_named_head_is_like(tmp_path: Path) -> None:
 
 def test_a_head_that_reads_a_pooler_which_the_base_lacks(tmp_path: Path) -> None:
     model = _static(BertForSequenceClassification, tmp_path, "a")
-    save_trunk(model, tmp_path / "trunk")
+    save_base_model(model, tmp_path / "trunk")
     path = tmp_path / "trunk" / "model.safetensors"
     save_file({key: value for key, value in load_file(path).items() if "pooler" not in key}, path, metadata={"format": "pt"})
     assert_refused("lacks 2 weights .* first 'bert.pooler", tmp_path / "trunk", adapters=[str(tmp_path / "a")])
@@ -367,7 +376,7 @@ def test_a_head_of_another_class_than_the_models(tmp_path: Path) -> None:
     other.add_adapter("a", config="seq_bn")
     other.add_classification_head("a")
     other.save_adapter(str(tmp_path / "a"), "a")
-    save_trunk(tiny_model({}), tmp_path / "trunk")
+    save_base_model(tiny_model({}), tmp_path / "trunk")
     assert_refused(
         "with model_type 'roberta'; the BertAdapterModel .* has 'bert'", tmp_path / "trunk", adapters=[str(tmp_path / "a")]
     )
@@ -385,7 +394,7 @@ def _peft(tmp_path: Path, name: str, labels: int) -> Any:
 
 
 def test_peft_folders(tmp_path: Path) -> None:
-    save_trunk(tiny_model({}), tmp_path / "trunk")
+    save_base_model(tiny_model({}), tmp_path / "trunk")
     models = {"two": _peft(tmp_path, "two", 2), "three": _peft(tmp_path, "three", 3)}
     found = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "peft" / "two"), f"new={tmp_path / 'peft' / 'three'}"])
     assert sorted(found.model.peft_config) == ["new", "two"]
@@ -406,7 +415,7 @@ def test_peft_folders(tmp_path: Path) -> None:
 
 def test_peft_folders_that_do_not_fit(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2")})
-    save_trunk(model, tmp_path / "trunk")
+    save_base_model(model, tmp_path / "trunk")
     model.save_adapter(str(tmp_path / "a"), "a")
     _peft(tmp_path, "two", 2)
     folder = tmp_path / "peft" / "two"

@@ -11,7 +11,7 @@ import torch
 from adapters.composition import Average, BatchSplit, Fuse, MultiTask, Parallel, Stack
 
 from exporter.checkpoints.load import load
-from tests.helpers.load_testing import answer, assert_equal, assert_refused, edit, fused_model, load_quietly, save_trunk
+from tests.helpers.load_testing import answer, assert_equal, assert_refused, edit, fused_model, load_quietly, save_base_model
 from tests.helpers.tiny_models import tiny_model
 
 
@@ -19,7 +19,7 @@ from tests.helpers.tiny_models import tiny_model
 def fused(tmp_path: Path) -> Any:
     """Three adapters in all/, the fusions "a,b" and "a,b,c" with heads in their folders, the trunk in trunk/."""
     model = fused_model(("a", "b", "c"), Fuse("a", "b"), Fuse("a", "b", "c"))
-    save_trunk(model, tmp_path / "trunk")
+    save_base_model(model, tmp_path / "trunk")
     model.save_all_adapters(str(tmp_path / "all"))
     for members in (["a", "b"], ["a", "b", "c"]):
         model.save_adapter_fusion(str(tmp_path / "".join(members)), members, with_head=True)
@@ -128,7 +128,7 @@ def test_setups(tmp_path: Path, fused: Any, name: str) -> None:
 def test_a_named_fusion_gets_its_name_back(tmp_path: Path) -> None:
     """A second fusion has the same members, and the library would use its name."""
     model = fused_model(("a", "b"), Fuse("a", "b"), Fuse("a", "b", name="both"))
-    save_trunk(model, tmp_path / "trunk")
+    save_base_model(model, tmp_path / "trunk")
     setup = Fuse("a", "b", name="both")
     model.save_adapter_setup(str(tmp_path / "setup"), setup, head_setup="both")
     found = load_quietly(tmp_path / "trunk", adapters=[str(tmp_path / "setup")])

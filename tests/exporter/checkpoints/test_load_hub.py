@@ -20,7 +20,7 @@ from exporter.checkpoints.load import load
 from exporter.checkpoints.sources import located
 from exporter.errors import ExportError
 from runtime.hub import Access
-from tests.helpers.load_testing import answer, assert_equal, assert_refused, edit, save_trunk
+from tests.helpers.load_testing import answer, assert_equal, assert_refused, edit, save_base_model
 from tests.helpers.tiny_models import tiny_model
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +47,7 @@ def _publish(cache: Path, hub_id: str, folder: Path) -> Path:
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A cache with a trunk, an adapter and a folder of adapters, in offline mode."""
     model = tiny_model({"a": ("seq_bn", "2"), "b": ("lora", "3")})
-    save_trunk(model, tmp_path / "trunk")
+    save_base_model(model, tmp_path / "trunk")
     model.save_all_adapters(str(tmp_path / "all"))
     for name in ("a", "b"):
         for file in ("adapter_config.json", "head_config.json"):

@@ -36,7 +36,7 @@ from tests.helpers.load_testing import (
     fused_model,
     load_quietly,
     randomize,
-    save_trunk,
+    save_base_model,
 )
 from tests.helpers.tiny_models import bert_config, inputs, mpnet_interface, tiny_model, tokenizer
 
@@ -83,7 +83,7 @@ def test_direft_and_noreft_are_saved_alike(tmp_path: Path, subtracts: bool) -> N
     expected = answer(model, "a")
     model.save_pretrained(tmp_path / "model")
     model.save_adapter(str(tmp_path / "a"), "a")
-    trunk = save_trunk(model, tmp_path / "trunk")
+    trunk = save_base_model(model, tmp_path / "trunk")
     assert_refused("the adapter 'a' is NoReFT or DiReFT", tmp_path / "model")
     assert_refused("the adapter 'a' in .* is NoReFT or DiReFT", trunk, adapters=[str(tmp_path / "a")])
     for path, section in ((tmp_path / "model" / "config.json", "adapters"), (tmp_path / "a" / "adapter_config.json", "config")):
@@ -118,7 +118,7 @@ def test_a_pickle_that_runs_code_does_not(tmp_path: Path) -> None:
     model = tiny_model({"a": ("seq_bn", "2")})
     model.save_pretrained(tmp_path / "model", safe_serialization=False)
     model.save_adapter(str(tmp_path / "a"), "a")
-    trunk = save_trunk(model, tmp_path / "trunk")
+    trunk = save_base_model(model, tmp_path / "trunk")
     torch.save({"weight": Burglar(tmp_path / "trace")}, tmp_path / "model" / "pytorch_model.bin")
     assert_refused("cannot be loaded: its pickle imports \\w+.mkdir, which could run code", tmp_path / "model")
     for name in ("pytorch_adapter.bin", "pytorch_model_head.bin"):
@@ -239,7 +239,7 @@ def test_more_layers_than_config_json_says_are_refused(tmp_path: Path, adapters_
     if adapters_inside:
         model.save_pretrained(tmp_path)
     else:
-        save_trunk(model, tmp_path)
+        save_base_model(model, tmp_path)
     layers = json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"]
     edit(tmp_path / "config.json", num_hidden_layers=layers - 1)
     assert_refused(r"has \d+ weights that are not in the model .* correct the number of layers", tmp_path)

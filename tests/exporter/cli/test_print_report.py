@@ -77,7 +77,7 @@ def test_a_report_shows_what_was_exported() -> None:
     ]
     assert lines[8:-3] == [
         "computed once  embeddings, layer 0 up to its first adapter",
-        "graph          490 nodes (133 in the trunk), 99.2 MB (90.3 MB in the trunk)",
+        "graph          490 nodes (133 in the trunk), 99.2 MB (90.3 MB shared)",
         "verified       against single-task PyTorch at 1x1, 1x16, 3x11",
         "time (s)       load 0.6, prune 0.2, trace 126, compile 1.0, save 0.3, verify 1.6",
         "written to     onnx",

@@ -76,7 +76,7 @@ def test_sums_are_sums_of_their_parts(inspection: Inspection) -> None:
         assert graph.flops == sum(operator.flops for operator in graph.operators)
         assert graph.products == {"float32": sum(operator.matrix for operator in graph.operators)}
         assert graph.flops == pytest.approx(graph.trunk_flops + sum(sum(task.flops) for task in graph.tasks), abs=10)
-        assert graph.bytes == sum(cell.trunk_bytes + cell.task_bytes for cell in graph.cells)
+        assert graph.bytes == sum(cell.shared_bytes + cell.task_bytes for cell in graph.cells)
     assert inspection.weights_bytes < inspection.read_bytes
 
 
@@ -104,7 +104,7 @@ def test_finds_layers_with_equal_biases_and_double_transposes(tmp_path: Path) ->
     assert len(layers) == 2
     for cell in layers:
         assert matrix < cell.flops < 1.4 * matrix
-        assert cell.trunk_bytes >= 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+        assert cell.shared_bytes >= 4 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
     assert [cell.level for cell in graph.cells if cell.owner == "tasks0" and cell.flops][-2:] == ["layer 2", "heads"]
 
 

