@@ -37,7 +37,8 @@ def losses(
 def is_precise(estimate: Estimate, max_loss: float | None) -> bool:
     """Return whether a loss is known well enough to decide on it.
 
-    Half of its interval is at most the loss that is allowed, or all of it is: a gain need not be known so precisely.
+    The half-width of its interval does not exceed the allowed loss, or the whole interval lies below it: a gain need not be
+    known so precisely.
     """
     limit = _WIDEST if max_loss is None else max_loss
     return estimate.margin <= (max(limit, estimate.loss) if max_loss is None else limit) or estimate.high <= limit
