@@ -115,7 +115,7 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     Args:
         arguments: `folder` is required. Optional, with their defaults: `provider` ("auto"), `threads` (None), `replicas` (1),
             `max_queued` (256 requests, then status 503), `max_ongoing` (64 requests per replica), `task_files` (a folder with
-            files of further tasks, ""), `max_tasks` (64 of them that Ray remembers for a replica; best as many as slots), and
+            files of further tasks, ""), `max_tasks` (Ray remembers up to 64 per replica; set it to the number of slots), and
             the fields of `Batching` and `Limits`. `max_reading` is half of `max_ongoing` by default.
 
     Returns:
