@@ -83,7 +83,8 @@ class CallBenchmark:
                 for shape in options.shapes
                 for name, own in times[str(shape)].items()
             ]
-            path = write_rows(options.output, self.name, found.head, machine, rows, rounds_lines(times, self.reference))
+            head = {"command": options.command, **found.head}
+            path = write_rows(options.output, self.name, head, machine, rows, rounds_lines(times, self.reference))
             self._print(found.title, rows)
             print(self.markdown(rows))
             print(f"wrote {path}")

@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(
     rows: Sequence[Row], raw: Mapping[str, Mapping[str, Sequence[float]]], machine: Machine, options: argparse.Namespace
 ) -> None:
-    head = {"layers": options.layers, "hidden": options.hidden, "seed": options.seed}
+    head = {"command": options.command, "layers": options.layers, "hidden": options.hidden, "seed": options.seed}
     path = write_rows(options.output, "fusion", head, machine, rows, rounds_lines(raw, "eager"))
     table = Table(title="AdapterFusion: eager PyTorch against one ONNX graph, fp32")
     for column in ("fusion", "shape", "eager ms", "p95", "ours ms", "p95 ", "ratio", "max diff"):

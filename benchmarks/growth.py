@@ -131,6 +131,7 @@ def _report(
         print("no round is measured yet: run the command again with --seconds")
         return
     head: dict[str, Any] = {**candidate.description, "tasks": options.tasks, "drop": options.drops, "seed": options.seed}
+    head["command"] = options.command
     head["complete"] = all(own and own[0].rounds >= options.rounds for own, _ in found.values())
     raw = {str(shape): own for shape, (_, own) in found.items() if own}
     reference = str(Point(options.drops[0], options.tasks[-1]))

@@ -51,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("exporting …", file=sys.stderr, flush=True)
             export(candidate.model, output=folder, drop=options.drop, slots=options.slots, **target)
             feeds = [make_inputs(candidate.plan, shape.batch, shape.length, options.seed) for shape in options.shapes]
-            found: dict[str, Any] = {"model": candidate.title, "slots": options.slots, "rounds": options.rounds}
+            found: dict[str, Any] = {
+                "command": options.command,
+                "model": candidate.title,
+                "slots": options.slots,
+                "rounds": options.rounds,
+            }
             found |= {"device": options.device, "precision": options.precision}
             found["machine"] = asdict(machine)
             found |= _measured(folder, candidate.tasks, list(zip(options.shapes, feeds, strict=True)), options)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ device does not work
 """
 DEVICES = ("cpu", "cuda")
 _SHAPES = {"cpu": "1x32,1x128,4x128", "cuda": "1x32,1x128,8x128,32x128"}
+# Options that do not change what is measured: folders of this machine, and how long a piece of a run may take.
+_LOCAL = ("--output", "--folder", "--seconds")
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
@@ -190,11 +194,12 @@ def _check_sizes(parser: CommandParser, hidden: int, layers: int, drops: Sequenc
 
 
 class _SizesParser(CommandParser):
-    """Refuses sizes that no model has, before anything is exported."""
+    """Refuses sizes that no model has, before anything is exported, and adds the `command` for the results file."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the command line; invalid sizes end the program with one message and status 2."""
         options = super().parse_args(args, namespace)
+        options.command = command_of(self.prog, sys.argv[1:] if args is None else args)
         _check_sizes(self, options.hidden, options.layers, getattr(options, "drops", [getattr(options, "drop", 0)]))
         return options
 
@@ -275,7 +280,7 @@ def parse(arguments: Sequence[str]) -> Options:
         skip=tuple(filter(None, given.skip.split(","))),
         output=given.output,
         seed=given.seed,
-        arguments=_without_output(arguments),
+        arguments=_without_local(arguments),
     )
     _check_sizes(parser, options.hidden, options.layers, [] if options.quick else [options.drop])
     if options.threads > cores():
@@ -285,11 +290,20 @@ def parse(arguments: Sequence[str]) -> Options:
     return options
 
 
-def _without_output(arguments: Sequence[str]) -> tuple[str, ...]:
+def command_of(program: str, arguments: Sequence[str]) -> str:
+    """Return the command of a run, for its results file, without folders of this machine."""
+    return shlex.join((*program.split(), *_without_local(arguments)))
+
+
+def _without_local(arguments: Sequence[str]) -> tuple[str, ...]:
     kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if not skip and argument != "--output" and not argument.startswith("--output="):
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if name not in (*_LOCAL, "--texts"):
             kept.append(argument)
-        skip = argument == "--output" and not skip
+            continue
+        if not equals:
+            next(rest, None)  # its value
+        kept += ["--texts", "DIR"] if name == "--texts" else []
     return tuple(kept)

@@ -223,6 +223,7 @@ def _report(run: _Paper, options: argparse.Namespace) -> None:
         print("no round is measured yet: run the command again without --seconds 0")
         return
     head: dict[str, Any] = {
+        "command": options.command,
         "paper": "arXiv 2010.11918",
         **{name: getattr(options, name) for name in ("layers", "hidden", "seed", "tasks")},
     }

@@ -25,21 +25,51 @@ _FLAGS = {
 }
 
 
+def _rows(lines: _Lines, **wanted: object) -> _Lines:
+    return [line for line in lines if all(line.get(key) == value for key, value in wanted.items())]
+
+
+def _measured_options(lines: _Lines) -> str:
+    """Return the options that a file records; the others of the committed runs were the defaults."""
+    head = lines[0]
+    rows = _rows(lines, kind="row") or head["graphs"]
+    shapes = ",".join(dict.fromkeys(row["shape"] for row in rows))
+    rounds = head.get("rounds", max(row.get("rounds", 0) for row in rows))
+    vocabulary = [f"--vocabulary {head['vocabulary']}"] if "vocabulary" in head else []
+    return " ".join((*vocabulary, f"--shapes {shapes}", f"--rounds {rounds}"))
+
+
+def _serving_options(lines: _Lines) -> str:
+    """Return the options for the shown figures; a load test has the rows of several commands."""
+    head = lines[0]
+    objectives = ",".join(f"{each:g}" for each in head["objectives"])
+    late = [re.fullmatch(r"not done after (\d+) s", row.get("reason", "")) for row in _rows(lines, kind="row")]
+    limits = [int(match[1]) for match in late if match]
+    found = [f"--size {head['size']}", f"--objectives {objectives}", f"--load-seconds {head['load_seconds']:g}"]
+    found += [f"--device {head['device']}"] if head["device"] != "cpu" else []
+    found += ["--texts DIR"] if head["texts"] != "made" else []
+    found += [f"--limit {max(limits)}"] if limits else []
+    return " ".join(found)
+
+
 @dataclass(frozen=True)
 class _Source:
     """Files of one benchmark.
 
     Attributes:
-        command: what was run.
+        command: what was run, without options.
         shown: lines of a file -> what to expect, and the measured ratio.
+        options: lines of a file that does not name its command -> the options of `command` that give these figures.
     """
 
     command: str
     shown: Callable[[_Lines], list[tuple[str, str]]]
+    options: Callable[[_Lines], str] = _measured_options
 
-
-def _rows(lines: _Lines, **wanted: object) -> _Lines:
-    return [line for line in lines if all(line.get(key) == value for key, value in wanted.items())]
+    def command_of(self, lines: _Lines) -> str:
+        """Return the command that gives the shown figures."""
+        recorded = next((line["command"] for line in lines if "command" in line), None)
+        return str(recorded or f"{self.command} {self.options(lines)}".rstrip())
 
 
 def _main(variants: Mapping[str, str], batches: Sequence[int]) -> Callable[[_Lines], list[tuple[str, str]]]:
@@ -118,7 +148,7 @@ _CUDA = {"ours-fp16": "fp16", "ours-fp16-graph": "fp16 with a CUDA graph"}
 # Name of the file without its date -> its lines on the page.
 _SOURCES = {
     "bert-base": _Source("python -m benchmarks", _main(_CPU, (1, 4))),
-    "bert-base-cuda": _Source("python -m benchmarks --device cuda", _main(_CUDA, (1, 32))),
+    "bert-base-cuda": _Source("python -m benchmarks", _main(_CUDA, (1, 32))),
     "paper": _Source("python -m benchmarks.paper", _paper),
     "growth": _Source("python -m benchmarks.growth", _growth),
     "fusion": _Source("python -m benchmarks.fusion", _fusion),
@@ -131,13 +161,13 @@ _SOURCES = {
         _call("run_branches() over kept states", "1x128", "a task over kept states, drop 5", "the whole graph"),
     ),
     "hot-tasks": _Source("python -m benchmarks.hot_tasks", _hot),
-    "streams": _Source("python -m benchmarks.streams onnx --task movie_sentiment", _streams),
+    "streams": _Source("python -m benchmarks.streams", _streams),
     "mixed-ranks": _Source(
         "python -m benchmarks.mixed_ranks",
         _call("tasks of the ranks 4 and 8", "1x128", "eight LoRA tasks of the ranks 4 and 8", "tasks of rank 8"),
     ),
-    "serving-small": _Source("python -m benchmarks.serving", _serving),
-    "serving-base": _Source("python -m benchmarks.serving --size base", _serving),
+    "serving-small": _Source("python -m benchmarks.serving", _serving, _serving_options),
+    "serving-base": _Source("python -m benchmarks.serving", _serving, _serving_options),
     "peft-tasks": _Source(
         "python -m benchmarks.peft_tasks", _call("one graph", "1x128", "six LoRA tasks in one graph", "six merged files")
     ),
@@ -153,18 +183,27 @@ def processor(machine: Mapping[str, Any]) -> str:
 
 
 def table(folder: Path) -> str:
-    """Return the Markdown table of all committed results, with links relative to docs/."""
+    """Return the Markdown table of all committed results, with links relative to docs/.
+
+    Of several runs on one processor, the newest is a row, and the others are the figures after it.
+    """
     lines = ["| what | measured | processor | date | command and file |", "| --- | --- | --- | --- | --- |"]
     for name, source in _SOURCES.items():
+        earlier: dict[tuple[str, str], str] = {}
+        newest: dict[tuple[str, str], str] = {}
         for path in sorted(folder.glob(f"{name}-*.json*")):
             if not re.fullmatch(rf"{name}-\d{{8}}", path.stem):
                 continue
             text = path.read_text(encoding="utf-8")
             found = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
-            machine = next(line["machine"] for line in found if "machine" in line)
+            where = processor(next(line["machine"] for line in found if "machine" in line))
             date = "{}-{}-{}".format(*re.findall(r"(\d{4})(\d\d)(\d\d)$", path.stem)[0])
-            link = f"`{source.command}`, [file](../benchmarks/results/{path.name})"
-            lines += [f"| {what} | {text} | {processor(machine)} | {date} | {link} |" for what, text in source.shown(found)]
+            link = f"`{source.command_of(found)}`, [file](../benchmarks/results/{path.name})"
+            for what, measured in source.shown(found):
+                before = earlier.get((what, where), "")
+                newest[what, where] = f"| {what} | {measured}{before} | {where} | {date} | {link} |"
+                earlier[what, where] = f"; {measured.split()[0]} on {date}{before}"
+        lines += newest.values()
     return "\n".join(lines)
 
 

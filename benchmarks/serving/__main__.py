@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.gpu import current_gpu
 from benchmarks.machine import current_machine
-from benchmarks.options import DEVICES, cores
+from benchmarks.options import DEVICES, command_of, cores
 from benchmarks.serving.candidates import CANDIDATES, Candidate
 from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    options.command = command_of(parser.prog, sys.argv[1:] if arguments is None else arguments)
     options.candidates = options.candidates or [key for key, each in CANDIDATES.items() if options.device in each.devices]
     if unknown := [key for key in options.candidates if key not in CANDIDATES]:
         parser.error(f"--candidates: expected some of {', '.join(CANDIDATES)}, found {', '.join(unknown)}")
@@ -129,9 +130,13 @@ def _open(options: argparse.Namespace, objectives: list[float]) -> tuple[Path, R
         "batching": dataclasses.asdict(Batching()),
     }
     machine = current_machine(options.threads, current_gpu() if options.device == "cuda" else None)
+    # A file has the rows of several commands, each with other candidates or settings.
     if path.exists() and all(read(path).head.get(key) == json.loads(json.dumps(value)) for key, value in head.items()):
-        return path, read(path)
-    return path, Results({**head, "complete": False, "machine": dataclasses.asdict(machine)}, ())
+        found = read(path)
+        commands = dict.fromkeys((*found.head.get("commands", ()), options.command))
+        return path, dataclasses.replace(found, head={**found.head, "commands": list(commands)})
+    more = {"commands": [options.command], "complete": False, "machine": dataclasses.asdict(machine)}
+    return path, Results({**head, **more}, ())
 
 
 def _parser() -> CommandParser:

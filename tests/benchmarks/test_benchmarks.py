@@ -310,6 +310,7 @@ def test_the_benchmark_of_hot_tasks_compares_first(tmp_path: Path, monkeypatch: 
     assert hot_tasks.main([*tiny, "--output", str(tmp_path)]) == 0
     found = json.loads(next(tmp_path.glob("hot-tasks-*.json")).read_text(encoding="utf-8"))
     assert [each["shape"] for each in found["graphs"]] == ["2x8"]
+    assert found["command"] == " ".join(("python -m benchmarks.hot_tasks", *tiny))
     assert found["memory"]["tasks"] == 5
     monkeypatch.setattr(hot_tasks, "max_difference", lambda *_: 1.0)
     assert hot_tasks.main([*tiny, "--output", str(tmp_path / "none")]) == 1

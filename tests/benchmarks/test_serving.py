@@ -161,6 +161,10 @@ def test_a_run_goes_on_where_it_was(
     assert [row.candidate for row in found.rows] == ["ours", *others.split(",")]
     assert all(row.loads[0] is not None and row.peak_mb and row.difference is not None for row in found.rows)
     assert found.head["complete"]
+    measured = (
+        "python -m benchmarks.serving --size tiny --tasks 3 --threads 1 --load-seconds 0.1 --objectives 1000 --candidates ours"
+    )
+    assert found.head["commands"] == [measured, f"{measured},{others}"]
     assert file.with_suffix(".png").stat().st_size > 10_000
 
 
