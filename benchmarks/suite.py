@@ -1,4 +1,6 @@
-"""`python -m benchmarks suite --out DIR` runs all benchmarks whose results the pages show, one after another.
+"""`python -m benchmarks suite --out DIR` runs the benchmarks that make their own models, on the CPU, one after another.
+
+Those that take an exported folder (streams, runtime_costs, soak) are run by themselves, and so are other devices.
 
 Each benchmark is a process and writes its results into DIR. A suite that was stopped continues with the benchmark in progress,
 and those that measure in rounds keep them. At the end, DIR/report.md and the pictures are made from the files of results.
@@ -48,7 +50,7 @@ class Entry:
 
 _TASKS_TINY = (*_TINY, "--tasks", "2", "--drop", "3")
 ENTRIES = (
-    Entry("main", "benchmarks", ("--no-compile",), (*_TASKS_TINY, "--no-compile")),
+    Entry("main", "benchmarks", (), (*_TASKS_TINY, "--no-compile")),
     Entry("routed", "benchmarks.routed", (), _TASKS_TINY),
     Entry("states", "benchmarks.states", (), (*_TINY, "--drop", "3")),
     Entry("hot_tasks", "benchmarks.hot_tasks", (), (*_TASKS_TINY, "--slots", "4", "--registered", "9", "--looked-up", "20")),
