@@ -47,7 +47,7 @@ class GraphReport:
 
     Attributes:
         nodes: operators in the graph; trunk_nodes + branch_nodes.
-        trunk_nodes: operators that depend on no task: computed once per text.
+        trunk_nodes: operators that depend on no task: computed once for all tasks.
         branch_nodes: operators that depend on a task.
         initializer_bytes: all weights; shared_bytes + task_bytes.
         shared_bytes: weights that all tasks share.

@@ -51,7 +51,7 @@ class Measurements:
     ) -> list[Array]:
         """Return the terms of the metric's sums, [texts, terms] as in `text_sums`, for each branch of one task.
 
-        All branches are outputs of one graph, which computes the trunk and what they have in common once per text.
+        All branches are outputs of one graph, which computes the trunk and what they have in common once.
 
         Args:
             task: the task.

@@ -118,7 +118,7 @@ def predictions(
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield numbers of texts and the logits of all adapters of a task for them, [texts, adapters, labels].
 
-    The trunk is computed once per text.
+    The trunk is computed once for all adapters.
 
     Args:
         predictor: a bundle with a routed graph.
