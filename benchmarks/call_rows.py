@@ -17,11 +17,11 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks.command import exit_status
+from benchmarks.contender import Call
 from benchmarks.machine import current_machine
 from benchmarks.options import Shape
 from benchmarks.results_file import rounds_lines, write_rows
 from benchmarks.rounds import measure, p95
-from benchmarks.variant import Call
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

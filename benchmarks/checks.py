@@ -1,4 +1,4 @@
-"""Preparation of the variants, their first calls, and the comparison of their outputs with PyTorch."""
+"""Preparation of the contenders, their first calls, and the comparison of their outputs with PyTorch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.contender import (
+    Bind,
+    Call,
+    Contender,
+    Feeds,
+    MismatchError,
+    Outputs,
+    Precision,
+    Prepared,
+    max_difference,
+    one_line,
+)
 from benchmarks.device import Device
 from benchmarks.gemm import matrix_flops
 from benchmarks.models import Candidate
 from benchmarks.options import Options, Shape
 from benchmarks.rounds import timed
-from benchmarks.variant import Bind, Call, Feeds, MismatchError, Outputs, Precision, Prepared, Variant, max_difference, one_line
 from exporter.targets import TOLERANCES
 from exporter.verify.random_inputs import make_inputs
 
@@ -29,16 +40,16 @@ def tolerance_of(precision: str) -> float:
 
 @dataclass(frozen=True)
 class Bench:
-    """All variants: those that were prepared, and the reasons for those that failed.
+    """All contenders: those that were prepared, and the reasons for those that failed.
 
     Attributes:
         candidate: the model.
         device: the device.
-        variants: all variants.
+        contenders: all contenders.
         seed: seed of the inputs.
         largest: the largest shape, at which memory is measured.
         reference: drop -> the reference of the check.
-        prepared: key -> variant that was prepared.
+        prepared: key -> contender that was prepared.
         failures: key -> reason.
         memory: key -> growth of the used memory of the device by the preparation and the first call; without a GPU empty.
         weights: key -> the part of it that the preparation took.
@@ -46,7 +57,7 @@ class Bench:
 
     candidate: Candidate
     device: Device
-    variants: Sequence[Variant]
+    contenders: Sequence[Contender]
     seed: int
     largest: Shape
     reference: Callable[[int], Bind]
@@ -79,12 +90,12 @@ class Checked:
 
 @dataclass(frozen=True)
 class Runnable:
-    """The variants that run at one shape, and the reasons for those that failed.
+    """The contenders that run at one shape, and the reasons for those that failed.
 
     Attributes:
         ready: key -> call.
         failures: key -> reason.
-        wrong: variants out of tolerance, as text; they are in `failures` too.
+        wrong: contenders out of tolerance, as text; they are in `failures` too.
     """
 
     ready: dict[str, Checked]
@@ -92,90 +103,90 @@ class Runnable:
     wrong: list[str]
 
     def require(self) -> None:
-        """Raise MismatchError if a variant is wrong."""
+        """Raise MismatchError if a contender is wrong."""
         if self.wrong:
             raise mismatch(self.wrong, "nothing was written")
 
 
 def mismatch(wrong: Sequence[str], consequence: str) -> MismatchError:
-    """Return the error that names all wrong variants."""
+    """Return the error that names all wrong contenders."""
     expected = f"expected the outputs of PyTorch task by task within {TOLERANCE:.0e}"
     return MismatchError(f"{expected}; {consequence}: " + "; ".join(wrong))
 
 
 def prepare(
-    candidate: Candidate, device: Device, variants: Sequence[Variant], options: Options, reference: Callable[[int], Bind]
+    candidate: Candidate, device: Device, contenders: Sequence[Contender], options: Options, reference: Callable[[int], Bind]
 ) -> Bench:
-    """Prepare all variants; one that fails is left out, with its reason.
+    """Prepare all contenders; one that fails is left out, with its reason.
 
     Args:
         candidate: model to measure.
         device: the device.
-        variants: the variants.
+        contenders: the contenders.
         options: options of the run.
         reference: drop -> the reference of the check.
     """
     largest = max(options.shapes, key=lambda shape: (shape.batch * shape.length, shape))
-    bench = Bench(candidate, device, variants, options.seed, largest, reference, {}, {}, {}, {})
-    if device.name == "cuda":  # libraries allocate on first use; no variant is to pay for it
-        for drop in {variant.drop for variant in variants}:
+    bench = Bench(candidate, device, contenders, options.seed, largest, reference, {}, {}, {}, {})
+    if device.name == "cuda":  # libraries allocate on first use; no contender is to pay for it
+        for drop in {contender.drop for contender in contenders}:
             reference(drop)(bench.feeds(largest))()
-    for variant in variants:
-        print(f"preparing {variant.label} …", file=sys.stderr, flush=True)
+    for contender in contenders:
+        print(f"preparing {contender.label} …", file=sys.stderr, flush=True)
         start = time.perf_counter()
         try:
-            _prepare(bench, variant)
+            _prepare(bench, contender)
         except Exception as error:  # libraries raise any exception; the table shows the reason
-            bench.failures[variant.key] = one_line(error)
+            bench.failures[contender.key] = one_line(error)
         if options.device == "cuda":
-            result = bench.failures.get(variant.key, f"{time.perf_counter() - start:.1f} s")
+            result = bench.failures.get(contender.key, f"{time.perf_counter() - start:.1f} s")
             print(f"  {result}", file=sys.stderr, flush=True)
     return bench
 
 
-def _prepare(bench: Bench, variant: Variant) -> None:
+def _prepare(bench: Bench, contender: Contender) -> None:
     bench.device.release()
     before = bench.device.used_memory()
-    bench.prepared[variant.key] = prepared = variant.prepare()
+    bench.prepared[contender.key] = prepared = contender.prepare()
     if before is None:
         return
-    bench.weights[variant.key] = (bench.device.used_memory() or 0) - before
-    if not variant.compiles:
+    bench.weights[contender.key] = (bench.device.used_memory() or 0) - before
+    if not contender.compiles:
         try:
             prepared.bind(bench.feeds(bench.largest))()
         except Exception as error:  # the check at this shape gives the reason
             print(f"  at {bench.largest}: {one_line(error)}", file=sys.stderr, flush=True)
-    bench.memory[variant.key] = (bench.device.used_memory() or 0) - before
+    bench.memory[contender.key] = (bench.device.used_memory() or 0) - before
 
 
 def check(bench: Bench, shape: Shape) -> Runnable:
-    """Run every prepared variant and compare its outputs with PyTorch."""
+    """Run every prepared contender and compare its outputs with PyTorch."""
     feeds = bench.feeds(shape)
     expected: dict[int, Outputs] = {
-        drop: bench.reference(drop)(feeds)() for drop in {variant.drop for variant in bench.variants}
+        drop: bench.reference(drop)(feeds)() for drop in {contender.drop for contender in bench.contenders}
     }
     print(f"checking the outputs at {shape} …", file=sys.stderr, flush=True)
     found = Runnable({}, {}, [])
-    for variant in bench.variants:
-        if variant.key not in bench.prepared:
+    for contender in bench.contenders:
+        if contender.key not in bench.prepared:
             continue
         try:
-            checked = _first_calls(bench, variant, shape, feeds, expected[variant.drop])
+            checked = _first_calls(bench, contender, shape, feeds, expected[contender.drop])
         except Exception as error:  # as above
-            found.failures[variant.key] = one_line(error)
+            found.failures[contender.key] = one_line(error)
             continue
-        if not checked.difference <= (TOLERANCE if variant.precision == "fp32" else sys.float_info.max):
+        if not checked.difference <= (TOLERANCE if contender.precision == "fp32" else sys.float_info.max):
             reason = f"max difference {checked.difference:.1e}"
-            found.wrong.append(f"{variant.label} at {shape}: {reason}")
-            found.failures[variant.key] = f"wrong: {reason} from PyTorch task by task"
+            found.wrong.append(f"{contender.label} at {shape}: {reason}")
+            found.failures[contender.key] = f"wrong: {reason} from PyTorch task by task"
         else:
-            found.ready[variant.key] = checked
+            found.ready[contender.key] = checked
     return found
 
 
-def _first_calls(bench: Bench, variant: Variant, shape: Shape, feeds: Feeds, expected: Outputs) -> Checked:
-    prepared, device = bench.prepared[variant.key], bench.device
-    if variant.compiles:
+def _first_calls(bench: Bench, contender: Contender, shape: Shape, feeds: Feeds, expected: Outputs) -> Checked:
+    prepared, device = bench.prepared[contender.key], bench.device
+    if contender.compiles:
         device.release()
     before = device.used_memory()
     call = prepared.bind(feeds)
@@ -183,9 +194,9 @@ def _first_calls(bench: Bench, variant: Variant, shape: Shape, feeds: Feeds, exp
     difference = max_difference(outputs, expected)
     for _ in range(_SETTLE if device.name == "cuda" else 0):
         difference = max(difference, max_difference(call(), expected))
-    if variant.compiles and before is not None:
+    if contender.compiles and before is not None:
         growth = (device.used_memory() or 0) - before
-        print(f"  {variant.label}: first call {seconds:.1f} s", file=sys.stderr, flush=True)
-        bench.memory[variant.key] = max(bench.memory[variant.key], bench.weights[variant.key] + growth)
+        print(f"  {contender.label}: first call {seconds:.1f} s", file=sys.stderr, flush=True)
+        bench.memory[contender.key] = max(bench.memory[contender.key], bench.weights[contender.key] + growth)
     flops = {} if prepared.bundle is None else matrix_flops(prepared.bundle, shape, prepared.floats)
     return Checked(call, seconds, difference, flops)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks.variant import MismatchError
+from benchmarks.contender import MismatchError
 from exporter.errors import ExportError
 from runtime import AdapterDropError
 

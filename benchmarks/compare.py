@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.intervals import Interval, change, interval
 from benchmarks.measured import Measured, Results, read_results
 from exporter import ExportError
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 
 _EPILOG = """\
 exit status: 0 done; 1 a ratio is worse by more than --limit; 2 a folder cannot be read, or the two have nothing in common

@@ -1,4 +1,4 @@
-"""Variants in ONNX Runtime on a GPU, with inputs and outputs bound to buffers on the device."""
+"""Contenders in ONNX Runtime on a GPU, with inputs and outputs bound to buffers on the device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 import onnxruntime
 
 import runtime
+from benchmarks.contender import Bind, Call, Contender, Feeds, MissingError, Outputs, Precision, Prepared, missing, one_line
 from benchmarks.device import Device, OutputBuffer, probe
 from benchmarks.exports import Traces, export_task_files
 from benchmarks.models import Candidate, at_drop
-from benchmarks.onnx_variants import OurExport, graph_bytes, portable_exports
+from benchmarks.onnx_contenders import OurExport, graph_bytes, portable_exports
 from benchmarks.options import Shape, cores
-from benchmarks.provider_variants import bind_predictor, provider_variants
-from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant, missing, one_line
+from benchmarks.provider_contenders import bind_predictor, provider_contenders
 from runtime import CudaOptions, Options
 from runtime.bundle import MODEL
 from runtime.ort.known_providers import Provider
@@ -136,10 +136,10 @@ def _tensorrt(ours: OurExport, tasks: Sequence[str], device: Device) -> Prepared
     return _runtime(ours, tasks, "tensorrt", ())
 
 
-def cuda_onnx_variants(
+def cuda_onnx_contenders(
     candidate: Candidate, folder: Path, device: Device, shapes: Sequence[Shape], providers: Sequence[Provider] = ()
-) -> list[Variant]:
-    """Return all variants in ONNX Runtime.
+) -> list[Contender]:
+    """Return all contenders in ONNX Runtime.
 
     Args:
         candidate: model to measure.
@@ -167,33 +167,33 @@ def cuda_onnx_variants(
     def through_runtime(graphs: Sequence[Shape]) -> Callable[[], Prepared]:
         return lambda: _runtime(fp16, tasks, device.name, graphs)
 
-    def variant(key: str, label: str, precision: Precision, prepare: Callable[[], Prepared], drop: int = drop) -> Variant:
-        return Variant(key, label, "ours", precision, drop, prepare)
+    def contender(key: str, label: str, precision: Precision, prepare: Callable[[], Prepared], drop: int = drop) -> Contender:
+        return Contender(key, label, "ours", precision, drop, prepare)
 
     found = [
-        Variant("files", "ONNX, one file per task", "files", "fp32", drop, files("fp32")),
-        Variant("files-fp16", "ONNX, one file per task, fp16", "files", "fp16", drop, files("fp16")),
-        variant("ours", "ours, one graph", "fp32", ours(fp32, "fp32")),
-        variant("ours-tf32", "ours, tf32", "tf32", ours(fp32, "tf32")),
-        variant("ours-fp16", "ours, fp16", "fp16", ours(fp16, "fp16")),
-        variant("ours-fp16-runtime", "ours, fp16, runtime.load().run()", "fp16", through_runtime(())),
+        Contender("files", "ONNX, one file per task", "files", "fp32", drop, files("fp32")),
+        Contender("files-fp16", "ONNX, one file per task, fp16", "files", "fp16", drop, files("fp16")),
+        contender("ours", "ours, one graph", "fp32", ours(fp32, "fp32")),
+        contender("ours-tf32", "ours, tf32", "tf32", ours(fp32, "tf32")),
+        contender("ours-fp16", "ours, fp16", "fp16", ours(fp16, "fp16")),
+        contender("ours-fp16-runtime", "ours, fp16, runtime.load().run()", "fp16", through_runtime(())),
     ]
     # A capture that fails may break the GPU for the process: captures come last.
     captured = [
-        variant("ours-fp16-graph", "ours, fp16, CUDA graph", "fp16", ours(fp16, "fp16", True)),
-        variant("ours-fp16-runtime-graphs", "ours, fp16, runtime, CUDA graphs", "fp16", through_runtime(shapes)),
+        contender("ours-fp16-graph", "ours, fp16, CUDA graph", "fp16", ours(fp16, "fp16", True)),
+        contender("ours-fp16-runtime-graphs", "ours, fp16, runtime, CUDA graphs", "fp16", through_runtime(shapes)),
     ]
     if drop > 0:
         whole = at_drop(candidate, 0)
         undropped = export(whole, Traces(whole), "ours-fp16-drop0", "cuda", "fp16")
-        found.append(variant("ours-fp16-drop0", "ours, fp16, no drop", "fp16", ours(undropped, "fp16"), 0))
+        found.append(contender("ours-fp16-drop0", "ours, fp16, no drop", "fp16", ours(undropped, "fp16"), 0))
         label = "ours, fp16, CUDA graph, no drop"
-        captured.append(variant("ours-fp16-graph-drop0", label, "fp16", ours(undropped, "fp16", True), 0))
+        captured.append(contender("ours-fp16-graph-drop0", label, "fp16", ours(undropped, "fp16", True), 0))
     portable = portable_exports(candidate, traces, folder)
     return [
         *found,
-        variant("ours-bf16", "ours, bf16", "bf16", missing("the target cuda has fp32 and fp16 only")),
-        variant("ours-tensorrt", "ours, TensorRT fp16", "fp16", lambda: _tensorrt(tensorrt, tasks, device)),
-        *provider_variants(providers, portable, tasks, drop, cores()),
+        contender("ours-bf16", "ours, bf16", "bf16", missing("the target cuda has fp32 and fp16 only")),
+        contender("ours-tensorrt", "ours, TensorRT fp16", "fp16", lambda: _tensorrt(tensorrt, tasks, device)),
+        *provider_contenders(providers, portable, tasks, drop, cores()),
         *captured,
     ]

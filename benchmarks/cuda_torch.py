@@ -1,4 +1,4 @@
-"""Variants in PyTorch on a GPU: task by task, the Parallel block of the adapters library, and torch.compile of it."""
+"""Contenders in PyTorch on a GPU: task by task, the Parallel block of the adapters library, and torch.compile of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.contender import Bind, Call, Contender, Feeds, MissingError, Precision, Prepared, missing
 from benchmarks.device import Device
 from benchmarks.models import Candidate
 from benchmarks.options import Shape
-from benchmarks.torch_variants import NO_PEFT, NOT_COMPILED, bind_parallel, compile_each_shape, task_by_task, with_parallel
-from benchmarks.variant import Bind, Call, Feeds, MissingError, Precision, Prepared, Variant, missing
+from benchmarks.torch_contenders import NO_PEFT, NOT_COMPILED, bind_parallel, compile_each_shape, task_by_task, with_parallel
 
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -48,10 +48,10 @@ def _bind_compiled(model: Any, device: Device, shapes: Collection[Shape]) -> Bin
     return bind_shape
 
 
-def cuda_torch_variants(
+def cuda_torch_contenders(
     candidate: Candidate, device: Device, with_compile: bool, compile_shapes: Collection[Shape]
-) -> list[Variant]:
-    """Return all variants in PyTorch, the references first.
+) -> list[Contender]:
+    """Return all contenders in PyTorch, the references first.
 
     Args:
         candidate: model to measure.
@@ -70,21 +70,21 @@ def cuda_torch_variants(
     def compiled() -> Prepared:
         return Prepared(_bind_compiled(_parallel(candidate, drop, device, "fp16"), device, compile_shapes))
 
-    variants = [
-        Variant("eager", "PyTorch, task by task", "eager", "fp32", drop, one_by_one("fp32")),
-        Variant("eager-fp16", "PyTorch, task by task, fp16", "eager", "fp16", drop, one_by_one("fp16")),
-        Variant("parallel", "PyTorch Parallel", "eager", "fp32", drop, parallel("fp32", drop)),
-        Variant("parallel-fp16", "PyTorch Parallel, fp16", "eager", "fp16", drop, parallel("fp16", drop)),
-        Variant("parallel-bf16", "PyTorch Parallel, bf16", "eager", "bf16", drop, parallel("bf16", drop)),
+    contenders = [
+        Contender("eager", "PyTorch, task by task", "eager", "fp32", drop, one_by_one("fp32")),
+        Contender("eager-fp16", "PyTorch, task by task, fp16", "eager", "fp16", drop, one_by_one("fp16")),
+        Contender("parallel", "PyTorch Parallel", "eager", "fp32", drop, parallel("fp32", drop)),
+        Contender("parallel-fp16", "PyTorch Parallel, fp16", "eager", "fp16", drop, parallel("fp16", drop)),
+        Contender("parallel-bf16", "PyTorch Parallel, bf16", "eager", "bf16", drop, parallel("bf16", drop)),
     ]
     if drop > 0:
-        variants.append(
-            Variant("parallel-fp16-drop0", "PyTorch Parallel, fp16, no drop", "eager", "fp16", 0, parallel("fp16", 0))
+        contenders.append(
+            Contender("parallel-fp16-drop0", "PyTorch Parallel, fp16, no drop", "eager", "fp16", 0, parallel("fp16", 0))
         )
     return [
-        *variants,
-        Variant("peft-mixed", "PEFT, mixed batch", "eager", "fp16", drop, missing(NO_PEFT)),
-        Variant(
+        *contenders,
+        Contender("peft-mixed", "PEFT, mixed batch", "eager", "fp16", drop, missing(NO_PEFT)),
+        Contender(
             "compile-fp16",
             "torch.compile Parallel, fp16",
             "compile",

@@ -1,6 +1,6 @@
-"""The device of the variants: how PyTorch and ONNX Runtime address it, its memory, and its synchronization.
+"""The device of the contenders: how PyTorch and ONNX Runtime address it, its memory, and its synchronization.
 
-With `--device cuda`, all variants use this module only. Its CPU device runs the same code without a GPU, for tests.
+With `--device cuda`, all contenders use this module only. Its CPU device runs the same code without a GPU, for tests.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
+from benchmarks.contender import Feeds, MissingError, Outputs
 from benchmarks.ort_options import session_options
-from benchmarks.variant import Feeds, MissingError, Outputs
 from exporter import ExportError
 
 _KEYS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -39,7 +39,7 @@ class Device:
 
     @property
     def warm_calls(self) -> int:
-        """Calls of every variant before a shape is timed."""
+        """Calls of every contender before a shape is timed."""
         return 10 if self.name == "cuda" else 2
 
     def synchronize(self) -> None:

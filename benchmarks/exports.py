@@ -1,4 +1,4 @@
-"""Exports for the ONNX variants: one file per task and one graph for all tasks, from the same traces.
+"""Exports for the ONNX contenders: one file per task and one graph for all tasks, from the same traces.
 
 The file of a task is the best one possible: it is compiled by the same graph compiler.
 """

@@ -25,13 +25,13 @@ from rich.table import Table
 from benchmarks.call_rows import timed
 from benchmarks.checks import TOLERANCE
 from benchmarks.command import exit_status
+from benchmarks.contender import Call, Feeds, MismatchError, Outputs, max_difference
 from benchmarks.machine import Machine, current_machine
 from benchmarks.models import bert_config, twin
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.results_file import rounds_lines, write_rows
 from benchmarks.rounds import p95, paired_ratio
 from benchmarks.task_counts import graph_call
-from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import export
 from exporter.checkpoints.load import Checkpoint
 from exporter.models.quiet_libraries import quiet

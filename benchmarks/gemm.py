@@ -16,9 +16,9 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.contender import Call, Outputs, Precision
 from benchmarks.options import Shape
 from benchmarks.ort_options import session_options
-from benchmarks.variant import Call, Outputs, Precision
 from exporter.inspect import inspect_bundle
 
 Library = Literal["PyTorch", "ONNX Runtime"]
@@ -116,7 +116,7 @@ def gemms(precisions: Iterable[Precision], shapes: Iterable[tuple[int, int, int]
     """Return the products to measure: every library that supports a precision, at a large shape and at `shapes`.
 
     Args:
-        precisions: precisions of the variants.
+        precisions: precisions of the contenders.
         shapes: rows, inner size and columns of further products.
         device: "cpu" or "cuda"; on a GPU, PyTorch computes them.
     """

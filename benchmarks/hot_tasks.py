@@ -24,12 +24,12 @@ import torch
 import runtime
 from benchmarks.checks import tolerance_of
 from benchmarks.command import exit_status
+from benchmarks.contender import Call, Feeds, MismatchError, max_difference
 from benchmarks.machine import current_machine
 from benchmarks.models import random_bert
 from benchmarks.options import Shape, add_device, random_bert_parser, target_of
 from benchmarks.results_file import keep_earlier, rounds_lines
 from benchmarks.rounds import measure, paired_ratio
-from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter import export
 from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL, slots_file

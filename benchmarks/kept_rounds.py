@@ -12,10 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.contender import Call
 from benchmarks.rounds import measure
-from benchmarks.variant import Call
 from exporter import ExportError
-from exporter.advise.kept import replace_text
+from exporter.advise.measurement_files import replace_text
 
 _SETUP, _ROUNDS = "setup.json", "rounds.jsonl"
 # The first calls allocate memory.

@@ -36,7 +36,7 @@ class Machine:
     Attributes:
         cpu: name of the CPU.
         cores: number of cores that this process may use.
-        threads: number of threads of every variant.
+        threads: number of threads of every contender.
         memory_gb: main memory in GB.
         system: operating system and architecture.
         flags: instruction set -> whether the CPU has it; empty if unknown.
@@ -109,7 +109,7 @@ def current_machine(threads: int, gpu: Gpu | None = None, cuda: str | None = Non
     """Return a description of this machine.
 
     Args:
-        threads: number of threads of every variant.
+        threads: number of threads of every contender.
         gpu: the GPU that is measured.
         cuda: version of CUDA that torch is built for, if a GPU is measured.
         tf32: whether PyTorch may use TF32 in fp32, if a GPU is measured.

@@ -1,4 +1,4 @@
-"""One run of the main benchmark: build the model, prepare the variants, check them, time them, report."""
+"""One run of the main benchmark: build the model, prepare the contenders, check them, time them, report."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from rich.console import Console
 from tqdm import tqdm
 
 from benchmarks.checks import Bench, Runnable, check, mismatch, prepare
-from benchmarks.cuda_onnx import cuda_onnx_variants
-from benchmarks.cuda_torch import cuda_torch_variants, on_device
+from benchmarks.contender import Call, Contender, MissingError, Prepared
+from benchmarks.cuda_onnx import cuda_onnx_contenders
+from benchmarks.cuda_torch import cuda_torch_contenders, on_device
 from benchmarks.device import Device, open_device
 from benchmarks.gemm import Gemm, gemms, peak_share, peaks
 from benchmarks.gpu import current_gpu
 from benchmarks.machine import current_machine
 from benchmarks.models import Candidate, example, random_bert, twin
-from benchmarks.onnx_variants import onnx_variants
+from benchmarks.onnx_contenders import onnx_contenders
 from benchmarks.options import Options, Shape
 from benchmarks.plot import plot
-from benchmarks.provider_variants import named
+from benchmarks.provider_contenders import named
 from benchmarks.report import GemmRow, Result, Row, print_result, write_jsonl
 from benchmarks.results_file import keep_earlier
 from benchmarks.rounds import measure, rounds_within, summarize, timed
-from benchmarks.torch_variants import task_by_task, torch_variants
-from benchmarks.variant import Call, MissingError, Prepared, Variant
+from benchmarks.torch_contenders import task_by_task, torch_contenders
 from exporter import ExportError
 from exporter.models.inputs import SEQUENCE
 from exporter.models.quiet_libraries import quiet
@@ -67,7 +67,7 @@ def run(options: Options) -> Result:
         The result, which is also written to `options.output`.
 
     Raises:
-        MismatchError: the outputs of an fp32 variant differ from PyTorch.
+        MismatchError: the outputs of an fp32 contender differ from PyTorch.
         ExportError: the model, a shape or the device cannot be measured.
     """
     start = time.monotonic()
@@ -90,8 +90,8 @@ def run(options: Options) -> Result:
         keep_earlier(stem.with_suffix(".jsonl"))
         result = Result(candidate, machine, options, date, (), ())
         bench = _bench(candidate, options, device, Path(folder), providers)
-        # On the CPU, all variants are checked and compiled before the first shape is timed, and a wrong one ends the run. On a
-        # GPU, which may be lent for minutes, a finished shape is written first, and a wrong variant is a row with its reason.
+        # On the CPU, all contenders are checked and compiled before the first shape is timed, and a wrong one ends the run. On
+        # a GPU, which may be lent for minutes, a finished shape is written first, and a wrong one is a row with its reason.
         checked = {} if on_gpu else {shape: check(bench, shape) for shape in options.shapes}
         for runnable in checked.values():
             runnable.require()
@@ -117,35 +117,35 @@ def run(options: Options) -> Result:
     print_result(result, Console() if sys.stdout.isatty() else Console(width=128))
     print(f"wrote {stem.with_suffix('.jsonl')} and {stem.with_suffix('.png')}")
     if wrong:
-        raise mismatch(wrong, "the other variants were measured")
+        raise mismatch(wrong, "the other contenders were measured")
     return result
 
 
 def _bench(candidate: Candidate, options: Options, device: Device, folder: Path, providers: Sequence[Provider]) -> Bench:
     model, tasks = candidate.model, candidate.tasks
     if options.device == "cpu":
-        variants = torch_variants(candidate, device, options.compile) + onnx_variants(
+        contenders = torch_contenders(candidate, device, options.compile) + onnx_contenders(
             candidate, folder, options.threads, providers
         )
-        variants = _without(variants, options.skip)
-        return prepare(candidate, device, variants, options, lambda drop: task_by_task(twin(model), tasks, drop, device))
-    variants = cuda_torch_variants(candidate, device, options.compile, options.compile_shapes)
-    variants += cuda_onnx_variants(candidate, folder, device, options.shapes, providers)
+        contenders = _without(contenders, options.skip)
+        return prepare(candidate, device, contenders, options, lambda drop: task_by_task(twin(model), tasks, drop, device))
+    contenders = cuda_torch_contenders(candidate, device, options.compile, options.compile_shapes)
+    contenders += cuda_onnx_contenders(candidate, folder, device, options.shapes, providers)
     reference = on_device(model, device, "fp32")
-    variants = _without(variants, options.skip)
-    return prepare(candidate, device, variants, options, lambda drop: task_by_task(reference, tasks, drop, device))
+    contenders = _without(contenders, options.skip)
+    return prepare(candidate, device, contenders, options, lambda drop: task_by_task(reference, tasks, drop, device))
 
 
-def _without(variants: Sequence[Variant], skip: Sequence[str]) -> list[Variant]:
-    """Replace the omitted variants by rows with that reason."""
-    known = [variant.key for variant in variants]
+def _without(contenders: Sequence[Contender], skip: Sequence[str]) -> list[Contender]:
+    """Replace the omitted contenders by rows with that reason."""
+    known = [contender.key for contender in contenders]
     if unknown := [key for key in skip if key not in known]:
         raise ExportError(f"--skip: expected some of {', '.join(known)}, found {', '.join(unknown)}")
 
     def omitted() -> Prepared:
         raise MissingError("omitted (--skip)")
 
-    return [replace(variant, prepare=omitted) if variant.key in skip else variant for variant in variants]
+    return [replace(contender, prepare=omitted) if contender.key in skip else contender for contender in contenders]
 
 
 def _seconds_left(options: Options, start: float) -> float:
@@ -187,7 +187,7 @@ def _single_products(bench: Bench, shape: Shape, runnable: Runnable, options: Op
     They are the products of the feed-forward layer, for the rows of the texts and for the rows of all tasks, each repeated
     until it has about the number of operations of a graph.
     """
-    precisions = {variant.precision: None for variant in bench.variants if variant.key in runnable.ready}
+    precisions = {contender.precision: None for contender in bench.contenders if contender.key in runnable.ready}
     hidden, rows = int(bench.candidate.description["hidden"]), shape.batch * shape.length
     sizes = [(count, hidden, 4 * hidden) for count in (rows, rows * len(bench.candidate.tasks))]
     flops = max((sum(item.flops.values()) for item in runnable.ready.values()), default=0)
@@ -201,7 +201,7 @@ def _single_products(bench: Bench, shape: Shape, runnable: Runnable, options: Op
 def _measure_shape(
     bench: Bench, shape: Shape, runnable: Runnable, options: Options, seconds: float
 ) -> tuple[list[Row], list[GemmRow]]:
-    """Time all variants at one shape, for about `seconds` if the options give no number of rounds."""
+    """Time all contenders at one shape, for about `seconds` if the options give no number of rounds."""
     candidate, on_gpu = bench.candidate, options.device == "cuda"
     products_to_time = _single_products(bench, shape, runnable, options)
     calls = {
@@ -216,18 +216,20 @@ def _measure_shape(
     with tqdm(total=rounds * len(calls), desc=what, file=sys.stderr, unit="run", mininterval=5 if on_gpu else 0.1) as bar:
         times = measure(calls, rounds, bench.seed, lambda _: bar.update() and None, **pause)
     products = {gemm: [seconds / item.repeats for seconds in times.pop(gemm.name)] for gemm, item in products_to_time.items()}
-    eager = [variant.key for variant in bench.variants if variant.family == "eager" and variant.drop == candidate.plan.drop]
+    eager = [
+        contender.key for contender in bench.contenders if contender.family == "eager" and contender.drop == candidate.plan.drop
+    ]
     stats = summarize(times, eager, "parallel", shape.batch * len(candidate.tasks))
     known = peaks(products)
     reasons = {**bench.failures, **runnable.failures}
     rows = []
-    for variant in bench.variants:
-        item, key = runnable.ready.get(variant.key), variant.key
+    for contender in bench.contenders:
+        item, key = runnable.ready.get(contender.key), contender.key
         if item is None:
-            rows.append(Row(variant, shape, bench.prepared.get(key), failure=reasons[key]))
+            rows.append(Row(contender, shape, bench.prepared.get(key), failure=reasons[key]))
             continue
         share = peak_share(item.flops, times[key], known)
         ran = (stats[key], tuple(times[key]), item.difference, item.first, item.flops, share)
-        rows.append(Row(variant, shape, bench.prepared[key], *ran))
+        rows.append(Row(contender, shape, bench.prepared[key], *ran))
     best = {peak.gemm for peak in known.values()}
     return rows, [GemmRow(gemm, shape, tuple(own), gemm in best) for gemm, own in products.items()]

@@ -28,12 +28,12 @@ def _share(row: dict[str, Any] | None) -> str:
 
 
 def table(results: Path) -> str:
-    """Return the table of times: median, 95th percentile, and in brackets the throughput against the fastest eager variant."""
+    """Return the table of times: median, 95th percentile, in brackets the throughput against the fastest eager contender."""
     return _table(results, _cell, lambda _: True)
 
 
 def shares(results: Path) -> str:
-    """Return the table of peak fractions: for each of our variants and shapes, the fraction of the machine's peak rate."""
+    """Return the table of peak fractions: for each of our contenders and shapes, the fraction of the machine's peak rate."""
     return _table(results, _share, lambda row: row["peak_share"] is not None)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from exporter import ExportError
 
 _DATE = re.compile(r"-\d{8}$")
-# The main benchmark's reference of ratios is the fastest eager variant, which differs between machines; this one does not.
+# The main benchmark's reference of ratios is the fastest eager contender, which differs between machines; this one does not.
 _MAIN_REFERENCE = "parallel"
 # What a results file says about its model; times of different models are not compared.
 _SETTINGS = ("name", "model", "layers", "hidden", "vocabulary", "tasks", "drop", "slots", "precision", "device", "size")
@@ -83,7 +83,7 @@ def read_results(folder: Path) -> Results:
     without = []
     for benchmark, path in newest.items():
         lines = _lines(path)
-        found = [*_of_rounds(benchmark, lines), *_of_variants(benchmark, lines)]
+        found = [*_of_rounds(benchmark, lines), *_of_contenders(benchmark, lines)]
         rows |= {row.key: row for row in found}
         if found:
             head = next(line for line in lines if "machine" in line)
@@ -122,7 +122,7 @@ def _of_rounds(benchmark: str, lines: list[dict[str, Any]]) -> Iterator[Measured
                 yield Measured(benchmark, line["group"], call, reference, tuple(own), tuple(times[reference]))
 
 
-def _of_variants(benchmark: str, lines: list[dict[str, Any]]) -> Iterator[Measured]:
+def _of_contenders(benchmark: str, lines: list[dict[str, Any]]) -> Iterator[Measured]:
     rows = [line for line in lines if "variant" in line and line["times_ms"]]
     by_shape: dict[str, dict[str, tuple[float, ...]]] = {}
     for row in rows:

@@ -17,11 +17,11 @@ import torch
 from adapters import BertAdapterModel, LoRAConfig
 
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
+from benchmarks.contender import Call, Feeds, Outputs
 from benchmarks.models import bert_config
-from benchmarks.onnx_variants import open_session
+from benchmarks.onnx_contenders import open_session
 from benchmarks.options import Shape, random_bert_parser, whole
 from benchmarks.rounds import paired_ratio
-from benchmarks.variant import Call, Feeds, Outputs
 from exporter import export
 from exporter.models.quiet_libraries import quiet
 from runtime.bundle import MODEL

@@ -56,7 +56,7 @@ def example(drop: int) -> Candidate:
     """
     checkpoint = load(None)
     adapters = list(checkpoint.model.adapters_config.adapters)
-    # Parallel, the fastest eager variant, does not support fusions: benchmarks.fusion measures them.
+    # Parallel, the fastest eager contender, does not support fusions: benchmarks.fusion measures them.
     return _candidate(checkpoint.model, checkpoint.tokenizer, adapters, drop, "the bundled example on all-MiniLM-L6-v2")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 from runtime.ort.cpu import cpu_limits
 
 _DESCRIPTION = """\
@@ -25,7 +25,7 @@ By default the model is a randomly initialized BERT, whose times equal those of 
 onnxruntime-gpu. --provider NAME adds our graph on any other execution provider that is installed, next to the same baselines.
 """
 _EPILOG = """\
-exit status: 0 done; 1 the outputs of an fp32 variant differ from PyTorch task by task; 2 invalid arguments or model, or the
+exit status: 0 done; 1 the outputs of an fp32 contender differ from PyTorch task by task; 2 invalid arguments or model, or the
 device does not work
 """
 DEVICES = ("cpu", "cuda")
@@ -64,7 +64,7 @@ class Options:
         compile_shapes: the shapes at which torch.compile is measured, on a GPU; every shape takes a compilation.
         device: "cpu" or "cuda".
         providers: names of further execution providers of ONNX Runtime that run our graph.
-        skip: keys of variants to omit.
+        skip: keys of contenders to omit.
         output: folder for the results.
         seed: seed of weights, inputs and the order in a round.
         arguments: command-line arguments except --output, which is a local path.
@@ -132,7 +132,7 @@ def cores() -> int:
 def _parser() -> CommandParser:
     parser = CommandParser("python -m benchmarks", _DESCRIPTION, _EPILOG)
     parser.add_argument("--quick", action="store_true", help="the bundled example in about a minute, without torch.compile")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the variants run; default cpu")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where the contenders run; default cpu")
     parser.add_argument(
         "--provider",
         dest="providers",
@@ -171,7 +171,7 @@ def _parser() -> CommandParser:
         help="with --device cuda: the shapes at which torch.compile is measured; default 1x128,32x128",
     )
     parser.add_argument(
-        "--skip", default="", metavar="KEY,…", help="variants to omit, by their keys in the results, such as files,files-fp16"
+        "--skip", default="", metavar="KEY,…", help="contenders to omit, by their keys in the results, such as files,files-fp16"
     )
     parser.add_argument(
         "--output",

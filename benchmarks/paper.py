@@ -24,6 +24,7 @@ from transformers import BertForSequenceClassification
 from benchmarks import fusion
 from benchmarks.checks import TOLERANCE
 from benchmarks.command import exit_status
+from benchmarks.contender import Call, Feeds, MismatchError, Outputs, max_difference
 from benchmarks.device import Device
 from benchmarks.growth import numbers
 from benchmarks.intervals import Interval
@@ -47,8 +48,7 @@ from benchmarks.paper_tables import (
 )
 from benchmarks.results_file import read_lines, rounds_lines, write_rows
 from benchmarks.task_counts import counted_folder, export_counts, graph_call, graph_calls
-from benchmarks.torch_variants import bind_parallel, with_parallel
-from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
+from benchmarks.torch_contenders import bind_parallel, with_parallel
 from exporter import export
 from exporter.inspect import inspect_bundle
 from exporter.models.quiet_libraries import quiet

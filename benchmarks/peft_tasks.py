@@ -22,10 +22,10 @@ from transformers import ModernBertConfig
 
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.checks import TOLERANCE
-from benchmarks.onnx_variants import open_session
+from benchmarks.contender import Call, Feeds, MismatchError, Outputs, max_difference
+from benchmarks.onnx_contenders import open_session
 from benchmarks.options import Shape, random_bert_parser
 from benchmarks.rounds import paired_ratio
-from benchmarks.variant import Call, Feeds, MismatchError, Outputs, max_difference
 from exporter import export
 from exporter.models.quiet_libraries import quiet
 from runtime.bundle import MODEL

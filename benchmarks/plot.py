@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from benchmarks.contender import Family
 from benchmarks.options import Shape
 from benchmarks.report import Result, Row
-from benchmarks.variant import Family
 
-# The palette of Okabe and Ito, suitable for colour-blind readers; our variants have the only strong colour.
+# The palette of Okabe and Ito, suitable for colour-blind readers; our contenders have the only strong colour.
 _COLORS: dict[Family, str] = {"eager": "#B8BEC6", "compile": "#6E7781", "files": "#E69F00", "ours": "#0072B2"}
 _LEGEND: dict[Family, str] = {
     "eager": "PyTorch",
@@ -32,7 +32,7 @@ _FOOT_LETTERS = 150
 
 
 def plot(result: Result, path: Path) -> None:
-    """Write a PNG with one panel per shape and one bar per variant: throughput relative to the fastest eager variant."""
+    """Write a PNG with one panel per shape and one bar per contender: throughput relative to the fastest eager contender."""
     shapes = result.options.shapes
     panels = [result.at(shape) for shape in shapes]
     heights = [_BAR_INCHES * len(rows) + _PANEL_INCHES for rows in panels]
@@ -42,7 +42,7 @@ def plot(result: Result, path: Path) -> None:
         ratios = [row.stats.throughput_ratio for row in result.rows if row.stats and row.stats.throughput_ratio is not None]
         limit = _ROOM * max([1.0, *ratios])
         top = height - _HEAD_INCHES
-        left = max(0.235, _LETTER * max(len(row.variant.label) for row in result.rows))
+        left = max(0.235, _LETTER * max(len(row.contender.label) for row in result.rows))
         for shape, rows, size in zip(shapes, panels, heights, strict=True):
             bottom = top - size + 0.26
             axes = figure.add_axes((left, bottom / height, 0.98 - left, (size - _PANEL_INCHES) / height))
@@ -56,25 +56,25 @@ def plot(result: Result, path: Path) -> None:
 def _panel(axes: Axes, result: Result, shape: Shape, rows: tuple[Row, ...], limit: float) -> None:
     places = range(len(rows))
     for place, row in zip(places, rows, strict=True):
-        ours = row.variant.family == "ours"
+        ours = row.contender.family == "ours"
         weight = "bold" if ours else "normal"
         if row.stats is None or row.stats.throughput_ratio is None:
             reason = "missing" if (row.failure or "").startswith("missing") else "failed"
             axes.text(1.0 + 0.008 * limit, place, reason, va="center", fontsize=8.5, color="#D55E00", style="italic")
             continue
         ratio = row.stats.throughput_ratio
-        axes.barh(place, ratio, height=0.72, color=_COLORS[row.variant.family], zorder=2)
+        axes.barh(place, ratio, height=0.72, color=_COLORS[row.contender.family], zorder=2)
         median = row.stats.median_ms
         time = f"{median:,.0f} ms" if median >= 10 else f"{median:.1f} ms"
         text = f"{ratio:.2f}×  ({time})" if row.peak_share is None else f"{ratio:.2f}×  ({time}, {row.peak_share:.0%} of peak)"
-        # Labels of slower variants are placed to the right of the dashed line, not across it.
+        # Labels of slower contenders are placed to the right of the dashed line, not across it.
         start = max(1.0, ratio) + 0.008 * limit
         axes.text(start, place, text, va="center", fontsize=8.5, fontweight=weight, zorder=4, bbox=_HALO)
     reference = result.reference(shape)
-    labels = [row.variant.label + (" *" if row is reference else "") for row in rows]
+    labels = [row.contender.label + (" *" if row is reference else "") for row in rows]
     axes.set_yticks(list(places), labels)
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_fontweight("bold" if row.variant.family == "ours" else "normal")
+        label.set_fontweight("bold" if row.contender.family == "ours" else "normal")
     axes.axvline(1.0, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=3)
     axes.set_xlim(0, limit)
     axes.set_ylim(len(rows) - 0.45, -0.55)
@@ -95,7 +95,7 @@ def _head(figure: Figure, result: Result, height: float) -> None:
     tasks = len(result.candidate.tasks)
     figure.text(0.02, at(0.32), f"Throughput of {tasks} tasks on one trunk, longer is better", fontsize=13, fontweight="bold")
     figure.text(0.02, at(0.55), result.candidate.title, fontsize=9, color=_MUTED)
-    families = [family for family in _COLORS if any(row.variant.family == family for row in result.rows)]
+    families = [family for family in _COLORS if any(row.contender.family == family for row in result.rows)]
     handles = [Patch(color=_COLORS[family], label=_LEGEND[family]) for family in families]
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(0.012, at(0.62)), ncols=len(handles), frameon=False, fontsize=9,
@@ -108,7 +108,7 @@ def _foot(result: Result) -> str:
     least = min((len(row.times) for row in result.rows if row.times), default=0)
     span = f"{least} to {rounds}" if least != rounds else f"{rounds}"
     return (
-        "fp32 unless stated otherwise. 1× (dashed) and *: the fastest eager PyTorch variant with the same drop.\n"
+        "fp32 unless stated otherwise. 1× (dashed) and *: the fastest eager PyTorch contender with the same drop.\n"
         f"Bars: median of paired ratios over {span} interleaved rounds. In brackets: median time of one batch, all tasks.\n"
         f"Of peak: time of the graph's matrix products at the rate of the fastest single product, {_peaks(result)}.\n"
         f"{textwrap.fill(result.machine.sentence(), _FOOT_LETTERS)}; {result.date:%Y-%m-%d}"

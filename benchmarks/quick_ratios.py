@@ -15,15 +15,15 @@ from pathlib import Path
 import onnx
 
 from benchmarks.command import exit_status
+from benchmarks.contender import Call, Feeds, MismatchError, max_difference
 from benchmarks.exports import Traces, export_one_graph
 from benchmarks.hand_written import hand_written
 from benchmarks.models import Candidate, at_drop, random_bert
 from benchmarks.rounds import measure
 from benchmarks.task_counts import graph_call
-from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter.verify.random_inputs import make_inputs
 from runtime.bundle import MODEL
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 
 _LAYERS, _HIDDEN, _DROP, _SHAPE = 4, 128, 2, (2, 64)
 _TASKS, _FEWER = 4, 2

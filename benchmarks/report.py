@@ -13,35 +13,35 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.contender import Contender, Precision, Prepared
 from benchmarks.gemm import Gemm
 from benchmarks.gpu import Gpu
 from benchmarks.machine import Machine
 from benchmarks.models import Candidate
 from benchmarks.options import Options, Shape
 from benchmarks.rounds import Stats
-from benchmarks.variant import Precision, Prepared, Variant
 
 _LONGEST_LABEL = 36  # characters; the reason for a failure wraps
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant at one shape.
+    """One contender at one shape.
 
     Attributes:
-        variant: the variant.
+        contender: the contender.
         shape: shape of the inputs.
         prepared: sizes and export time; None if the preparation failed.
-        stats: statistics of the times; None if the variant failed.
+        stats: statistics of the times; None if the contender failed.
         times: seconds of each round.
         difference: max |logits - PyTorch task by task at the same drop|.
-        first_call: seconds of the first call, which includes compilation for compiled variants.
+        first_call: seconds of the first call, which includes compilation for compiled contenders.
         flops: precision -> operations of the graph's matrix products, exact; empty if they cannot be counted.
         peak_share: (time of these products at the rate of the fastest single product) / (measured time), over the rounds.
         failure: reason for missing numbers, in one line.
     """
 
-    variant: Variant
+    contender: Contender
     shape: Shape
     prepared: Prepared | None
     stats: Stats | None = None
@@ -84,10 +84,10 @@ class Result:
         machine: machine of the measurement.
         options: options of the run.
         date: time of the run.
-        rows: one row per variant and shape.
+        rows: one row per contender and shape.
         products: one row per single matrix product and shape.
         clocks: shape -> the GPU just after its rounds, as in `Machine.gpu`; without a GPU empty.
-        memory: key of a variant -> memory of the GPU that it takes, in bytes; without a GPU empty.
+        memory: key of a contender -> memory of the GPU that it takes, in bytes; without a GPU empty.
     """
 
     candidate: Candidate
@@ -108,13 +108,15 @@ class Result:
         return tuple(row for row in self.products if row.shape == shape and row.fastest)
 
     def reference(self, shape: Shape) -> Row | None:
-        """Return the reference of all ratios: the fastest eager variant at the same drop; None if none ran."""
-        ran = [row for row in self.at(shape) if row.variant.family == "eager" and row.variant.drop == self.candidate.plan.drop]
+        """Return the reference of all ratios: the fastest eager contender at the same drop; None if none ran."""
+        ran = [
+            row for row in self.at(shape) if row.contender.family == "eager" and row.contender.drop == self.candidate.plan.drop
+        ]
         return min((row for row in ran if row.stats), key=lambda row: row.stats.median_ms if row.stats else 0.0, default=None)
 
 
 def write_jsonl(result: Result, path: Path) -> None:
-    """Write one self-contained line per variant and shape, then one line per single matrix product and shape."""
+    """Write one self-contained line per contender and shape, then one line per single matrix product and shape."""
     records = [*(_record(result, row) for row in result.rows), *map(_gemm_record, result.products)]
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
@@ -122,16 +124,16 @@ def write_jsonl(result: Result, path: Path) -> None:
 def _record(result: Result, row: Row) -> dict[str, Any]:
     machine, reference = result.machine, result.reference(row.shape)
     return {
-        "variant": row.variant.key,
-        "label": row.variant.label,
-        "precision": row.variant.precision,
+        "variant": row.contender.key,  # the word of the first results files
+        "label": row.contender.label,
+        "precision": row.contender.precision,
         "device": result.options.device,
-        "drop": row.variant.drop,
+        "drop": row.contender.drop,
         "batch": row.shape.batch,
         "length": row.shape.length,
         "failure": row.failure,
         **{name: None if row.stats is None else getattr(row.stats, name) for name in Stats.__dataclass_fields__},
-        "reference": None if reference is None else reference.variant.key,
+        "reference": None if reference is None else reference.contender.key,
         "max_difference": row.difference,
         "matrix_flops": dict(row.flops),
         "peak_share": row.peak_share,
@@ -139,7 +141,7 @@ def _record(result: Result, row: Row) -> dict[str, Any]:
         "first_call_seconds": row.first_call,
         "file_bytes": row.prepared.file_bytes if row.prepared else None,
         "export_seconds": row.prepared.export_seconds if row.prepared else None,
-        "device_memory_bytes": result.memory.get(row.variant.key),
+        "device_memory_bytes": result.memory.get(row.contender.key),
         "gpu_after": result.clocks.get(str(row.shape)),
         "rounds": len(row.times),
         "times_ms": _milliseconds(row.times),
@@ -185,7 +187,7 @@ def _table(result: Result, shape: Shape) -> Table:
     texts = f"{shape.batch} text{'s' if shape.batch > 1 else ''} of {shape.length} tokens"
     table = Table(title=f"{texts}, {len(result.candidate.tasks)} tasks each; {rounds} rounds")
     for column in (
-        "variant",
+        "contender",
         "median ms",
         "p95 ms",
         "answers/s",
@@ -196,17 +198,17 @@ def _table(result: Result, shape: Shape) -> Table:
         "max diff",
         *(["GPU MB"] if result.memory else []),
     ):
-        table.add_column(column, justify="left" if column == "variant" else "right", max_width=_LONGEST_LABEL)
+        table.add_column(column, justify="left" if column == "contender" else "right", max_width=_LONGEST_LABEL)
     for row in rows:
-        style = "bold green" if row.variant.family == "ours" else None
+        style = "bold green" if row.contender.family == "ours" else None
         if row.stats is None:
             missing = (row.failure or "").startswith("missing")
-            text = f"{row.variant.label}\n{row.failure}" if missing else f"{row.variant.label}\nfailed: {row.failure}"
+            text = f"{row.contender.label}\n{row.failure}" if missing else f"{row.contender.label}\nfailed: {row.failure}"
             table.add_row(text, *["-"] * (len(table.columns) - 1), style="dim" if missing else "red")
             continue
         stats = row.stats
         table.add_row(
-            row.variant.label + (" *" if row is reference else ""),
+            row.contender.label + (" *" if row is reference else ""),
             _shown_ms(stats.median_ms),
             _shown_ms(stats.p95_ms),
             f"{stats.answers_per_second:,.0f}",
@@ -215,7 +217,7 @@ def _table(result: Result, shape: Shape) -> Table:
             "-" if stats.versus_parallel is None else f"{stats.versus_parallel:.2f} x",
             "-" if row.peak_share is None else f"{100 * row.peak_share:.0f} %",
             f"{row.difference:.0e}",
-            *([f"{result.memory.get(row.variant.key, 0) / 1e6:,.0f}"] if result.memory else []),
+            *([f"{result.memory.get(row.contender.key, 0) / 1e6:,.0f}"] if result.memory else []),
             style=style,
         )
     return table
@@ -232,11 +234,13 @@ def peak_sentence(result: Result, shape: Shape) -> str:
 
 def _sizes(result: Result) -> Table:
     table = Table(title="on disk")
-    for column in ("variant", "graphs and weights", "export"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
+    for column in ("contender", "graphs and weights", "export"):
+        table.add_column(column, justify="left" if column == "contender" else "right")
     for row in result.at(result.options.shapes[0]):
         if row.prepared is not None and row.prepared.file_bytes is not None:
-            table.add_row(row.variant.label, f"{row.prepared.file_bytes / 1e6:,.1f} MB", f"{row.prepared.export_seconds:.1f} s")
+            table.add_row(
+                row.contender.label, f"{row.prepared.file_bytes / 1e6:,.1f} MB", f"{row.prepared.export_seconds:.1f} s"
+            )
     return table
 
 
@@ -244,7 +248,7 @@ def _notes(result: Result) -> list[str]:
     machine, options = result.machine, result.options
     notes = [
         "fp32 unless stated otherwise; answers are texts x tasks; a negative saving is a loss",
-        "* is the fastest eager variant with the same drop: saved = 1 - t / t*, throughput = t* / t, medians over rounds",
+        "* is the fastest eager contender with the same drop: saved = 1 - t / t*, throughput = t* / t, medians over rounds",
         "max diff is to PyTorch task by task with the same drop; fp32 must agree to 1e-3, other precisions are only reported",
         "of peak: (time of the graph's matrix products at the peak rate of their precision) / (measured time); the peak is the "
         "fastest single product of PyTorch and ONNX Runtime, as rows x inner size x columns, timed in the same rounds",
@@ -262,9 +266,10 @@ def _notes(result: Result) -> list[str]:
             "torch.compile was omitted "
             + ("(--quick); run without --quick to include it" if options.quick else "(--no-compile)")
         )
-    compiled = [row for row in result.rows if row.variant.family == "compile" and row.first_call is not None]
+    compiled = [row for row in result.rows if row.contender.family == "compile" and row.first_call is not None]
     notes += [
-        f"{row.variant.label} at {row.shape}: the first call, with compilation, took {row.first_call:.1f} s" for row in compiled
+        f"{row.contender.label} at {row.shape}: the first call, with compilation, took {row.first_call:.1f} s"
+        for row in compiled
     ]
     if machine.busy:
         found = f"load average {machine.load:.1f} in the last minute" if machine.gpu is None else "other work on the GPU"
@@ -276,11 +281,11 @@ def _cuda_notes(result: Result) -> list[str]:
     """Return what holds on a GPU only."""
     compiled = ", ".join(map(str, result.options.compile_shapes))
     notes = [
-        "PyTorch and the bound variants of ONNX Runtime find their inputs on the GPU; a call ends when the logits of all tasks "
-        "are on the host, copied at once; runtime.load().run() takes and returns arrays on the host",
+        "PyTorch and the bound contenders of ONNX Runtime find their inputs on the GPU; a call ends when the logits of all "
+        "tasks are on the host, copied at once; runtime.load().run() takes and returns arrays on the host",
         f"fp32 is computed without TF32; torch.compile: reduce-overhead, that is CUDA graphs, at {compiled}",
         "on the GPU, only PyTorch computes the single products; the times contain the launches of all kernels",
-        "GPU MB: growth of the used memory from before a variant's preparation to after its first call at the largest shape",
+        "GPU MB: growth of the used memory from before a contender's preparation to after its first call at the largest shape",
     ]
     notes += [
         f"after the rounds at {shape}: SM clock {gpu.get('sm_mhz')} MHz, {gpu.get('power_w')} W, {gpu.get('temperature_c')} C"

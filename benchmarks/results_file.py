@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.machine import FLAVOURS, Machine, versions
-from exporter.advise.kept import replace_text
+from exporter.advise.measurement_files import replace_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -11,23 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.variant import Call, Outputs
+from benchmarks.contender import Call, Outputs
 
 # After a run, threads of ONNX Runtime spin for some 30 ms, unless a session says otherwise as ours do. Without a pause, a
-# variant would compete with the threads of the previous one.
+# contender would compete with the threads of the previous one.
 _PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Statistics of one variant at one shape. Ratios are medians of the ratios within each round.
+    """Statistics of one contender at one shape. Ratios are medians of the ratios within each round.
 
     Attributes:
         median_ms: median time of all tasks for one batch, in milliseconds.
         p95_ms: 95th percentile of the same.
         answers_per_second: texts x tasks per second, from the median.
-        time_saved: 1 - t / t_ref, where t_ref is the time of the fastest eager variant at the same drop; None if none ran.
-        throughput_ratio: t_ref / t; None if no eager variant ran.
+        time_saved: 1 - t / t_ref, where t_ref is the time of the fastest eager contender at the same drop; None if none ran.
+        throughput_ratio: t_ref / t; None if no eager contender ran.
         versus_parallel: t_parallel / t, where t_parallel is the time of the library's Parallel block in fp32 at the same drop;
             None if it did not run.
     """
@@ -110,11 +110,11 @@ def fastest(times: Mapping[str, Sequence[float]], keys: Sequence[str]) -> str | 
 
 
 def summarize(times: Mapping[str, Sequence[float]], references: Sequence[str], parallel: str, answers: int) -> dict[str, Stats]:
-    """Compute the statistics of every variant at one shape.
+    """Compute the statistics of every contender at one shape.
 
     Args:
         times: key -> seconds per round.
-        references: keys of the eager variants at the same drop.
+        references: keys of the eager contenders at the same drop.
         parallel: key of the Parallel block in fp32 at the same drop.
         answers: texts x tasks of one call.
 

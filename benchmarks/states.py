@@ -15,10 +15,10 @@ from pathlib import Path
 import runtime
 from benchmarks.call_rows import COLUMNS, CallBenchmark, Prepared, Times, by_shape
 from benchmarks.checks import tolerance_of
+from benchmarks.contender import Call, Feeds, MismatchError, max_difference
 from benchmarks.models import Candidate, random_bert
 from benchmarks.options import Shape, add_device, random_bert_parser, target_of
 from benchmarks.rounds import paired_ratio
-from benchmarks.variant import Call, Feeds, MismatchError, max_difference
 from exporter import export
 from exporter.verify.random_inputs import make_inputs
 

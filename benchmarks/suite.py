@@ -20,7 +20,7 @@ from benchmarks.options import cores
 from benchmarks.results_file import read_lines
 from benchmarks.suite_report import write_report
 from exporter import ExportError
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 
 _EPILOG = """\
 exit status: 0 all benchmarks are done; 1 one of them failed or was stopped by --seconds; 2 invalid arguments

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.contender import Call, Feeds, Outputs
 from benchmarks.models import Candidate
-from benchmarks.onnx_variants import open_session
-from benchmarks.variant import Call, Feeds, Outputs
+from benchmarks.onnx_contenders import open_session
 from exporter import export
 from runtime.bundle import MANIFEST, read_manifest
 

@@ -30,7 +30,7 @@ from benchmarks.serving.one import Job
 from benchmarks.serving.plot import plot
 from benchmarks.serving.sizes import SIZES
 from benchmarks.serving.tables import Results, Row, Setting, markdown, read, row_of, write
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 from runtime.serving.batcher import Batching
 
 _GPU_OBJECTIVES = (10.0, 50.0)

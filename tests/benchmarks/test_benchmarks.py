@@ -18,14 +18,14 @@ import pytest
 from benchmarks import hot_tasks, main_run, routed
 from benchmarks import options as options_module
 from benchmarks.cli import main
+from benchmarks.contender import Contender, MissingError, Precision, Prepared, max_difference, one_line
 from benchmarks.gemm import Gemm, Peak, gemms, peak_share, peaks
 from benchmarks.markdown_tables import shares, table
 from benchmarks.options import Shape, parse, parse_shapes
-from benchmarks.provider_variants import named, provider_variants
+from benchmarks.provider_contenders import named, provider_contenders
 from benchmarks.results_file import read_rows
 from benchmarks.rounds import fastest, measure, p95, paired_ratio, paired_saving, rounds_within, summarize
-from benchmarks.torch_variants import with_parallel
-from benchmarks.variant import MissingError, Precision, Prepared, Variant, max_difference, one_line
+from benchmarks.torch_contenders import with_parallel
 from exporter import ExportError
 from runtime.ort import seen_devices
 from runtime.ort.cpu import CpuLimits
@@ -49,7 +49,7 @@ def test_p95_is_interpolated() -> None:
     assert p95([1.0, 2.0]) == pytest.approx(1.95)
 
 
-def test_summary_takes_the_fastest_eager_variant_as_reference() -> None:
+def test_summary_takes_the_fastest_eager_contender_as_reference() -> None:
     times = {"eager": [4.0, 4.0], "parallel": [2.0, 2.0], "ours": [0.5, 0.5], "parallel-drop0": [0.1, 0.1]}
     stats = summarize(times, ["eager", "parallel", "parallel-bf16"], "parallel", answers=16)
     assert stats["parallel"].throughput_ratio == 1.0
@@ -219,8 +219,8 @@ def test_a_tiny_run_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFix
         assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", text_or_tables)
 
 
-def _variant(key: str, prepare: Callable[[], Prepared]) -> Variant:
-    return Variant(key, key, "ours", "fp32", 1, prepare)
+def _contender(key: str, prepare: Callable[[], Prepared]) -> Contender:
+    return Contender(key, key, "ours", "fp32", 1, prepare)
 
 
 def _raise() -> Prepared:
@@ -271,7 +271,7 @@ def test_providers_are_named_by_the_user(
 
         return export
 
-    found = provider_variants([CPU, WEBGPU], portable, ["topic"], 5, 1)
+    found = provider_contenders([CPU, WEBGPU], portable, ["topic"], 5, 1)
     assert [each.key for each in found] == ["cpu-fp32", "webgpu-fp32", "webgpu-fp16"]
     (logits,) = found[0].prepare().bind(feeds())()
     np.testing.assert_allclose(logits, expected(feeds())["topic"], atol=1e-5)
@@ -279,10 +279,10 @@ def test_providers_are_named_by_the_user(
 
 
 @pytest.mark.sweep
-def test_a_variant_that_fails_is_shown_with_its_reason(
+def test_a_contender_that_fails_is_shown_with_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main_run, "onnx_variants", lambda *_: [_variant("broken", _raise)])
+    monkeypatch.setattr(main_run, "onnx_contenders", lambda *_: [_contender("broken", _raise)])
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CoreMLExecutionProvider", CPU.key])
     spellings = ("--provider", "CoreMLExecutionProvider", "--provider", "coreml")
     assert main([*TINY, *spellings, "--output", str(tmp_path)]) == 0
@@ -298,7 +298,7 @@ def test_wrong_numbers_end_the_run_with_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = Prepared(lambda _: lambda: [np.zeros((1, 2)), np.full((1, 3), 9.0)])
-    monkeypatch.setattr(main_run, "onnx_variants", lambda *_: [_variant("wrong", lambda: wrong)])
+    monkeypatch.setattr(main_run, "onnx_contenders", lambda *_: [_contender("wrong", lambda: wrong)])
     assert main([*TINY, "--output", str(tmp_path)]) == 1
     assert "wrong at 1x8: max difference" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import fusion, growth, markdown_tables, mixed_ranks, routed, runtime_costs, streams
 from benchmarks.command import exit_status
-from benchmarks.variant import MismatchError
+from benchmarks.contender import MismatchError
 from exporter.errors import ExportError
 
 

@@ -14,12 +14,12 @@ import torch
 
 from benchmarks import gemm, main_run
 from benchmarks.cli import main
+from benchmarks.contender import Contender, MissingError, Prepared
 from benchmarks.cuda_torch import _bind_compiled
 from benchmarks.device import Device, OutputBuffer, open_device, probe, to_host
 from benchmarks.gpu import current_gpu, sentence
 from benchmarks.markdown_tables import table
 from benchmarks.options import Shape, parse
-from benchmarks.variant import MissingError, Prepared, Variant
 from exporter import ExportError
 
 TINY = ("--layers", "2", "--hidden", "32", "--tasks", "2", "--drop", "1", "--rounds", "2", "--shapes", "1x8")
@@ -141,7 +141,7 @@ def test_other_shapes_are_not_compiled() -> None:
         bind({"input_ids": np.zeros((1, 16), np.int64)})
 
 
-def test_a_rehearsal_measures_every_variant(fake_gpu: None, on_cpu: None, tmp_path: Path) -> None:
+def test_a_rehearsal_measures_every_contender(fake_gpu: None, on_cpu: None, tmp_path: Path) -> None:
     output = tmp_path / "results"
     assert main(["--device", "cuda", *TINY, "--no-compile", "--skip", "eager-fp16", "--output", str(output)]) == 0
     lines, picture = sorted(output.iterdir())
@@ -168,22 +168,22 @@ def test_a_rehearsal_measures_every_variant(fake_gpu: None, on_cpu: None, tmp_pa
     assert table(lines).count("\n| ") == 1 + len(rows)
 
 
-def test_an_unknown_variant_to_skip_is_refused(on_cpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_contender_to_skip_is_refused(on_cpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--device", "cuda", *TINY, "--skip", "ours,filez", "--output", str(tmp_path)]) == 2
     assert "error: --skip: expected some of eager, " in capsys.readouterr().err
 
 
-def test_a_wrong_variant_is_a_row_and_status_1(
+def test_a_wrong_contender_is_a_row_and_status_1(
     on_cpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(value: float) -> Prepared:
         return Prepared(lambda _: lambda: [np.full((1, 2), value), np.full((1, 3), value)])
 
     found: list[Any] = [
-        Variant("wrong", "wrong", "ours", "fp32", 1, lambda: wrong(9.0)),
-        Variant("broken", "broken", "ours", "fp16", 1, lambda: wrong(float("nan"))),
+        Contender("wrong", "wrong", "ours", "fp32", 1, lambda: wrong(9.0)),
+        Contender("broken", "broken", "ours", "fp16", 1, lambda: wrong(float("nan"))),
     ]
-    monkeypatch.setattr(main_run, "cuda_onnx_variants", lambda *_: found)
+    monkeypatch.setattr(main_run, "cuda_onnx_contenders", lambda *_: found)
     assert main(["--device", "cuda", *TINY, "--no-compile", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "wrong at 1x8: max difference" in error

@@ -1,4 +1,4 @@
-"""Variant: one way to compute all tasks for a batch of texts, and the comparison of its outputs."""
+"""Contender: one way to compute all tasks for a batch of texts, and the comparison of its outputs."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.+@-]+){2,}")
 
 
 class MismatchError(Exception):
-    """The outputs of an fp32 variant differ from PyTorch task by task."""
+    """The outputs of an fp32 contender differ from PyTorch task by task."""
 
 
 class MissingError(Exception):
-    """A variant does not exist here. The message is the reason; tables and plots show it."""
+    """A contender does not exist here. The message is the reason; tables and plots show it."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A variant that is ready to run.
+    """A contender that is ready to run.
 
     Attributes:
         bind: function that prepares the timed call for a batch.
-        file_bytes: size of its files on disk; None for a variant without separate files.
-        export_seconds: seconds of the export; None for a variant without separate files.
-        bundle: exported folder that it runs, for counting operations; None for other variants.
+        file_bytes: size of its files on disk; None for a contender without separate files.
+        export_seconds: seconds of the export; None for a contender without separate files.
+        bundle: exported folder that it runs, for counting operations; None for other contenders.
         floats: precision in which the floats of that folder's graph are computed.
     """
 
@@ -53,16 +53,16 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Variant:
+class Contender:
     """One way to run all tasks.
 
     Attributes:
         key: name in the results.
         label: name in tables and plots.
-        family: group of variants; "eager" variants are the references of the ratios.
-        precision: "fp32" variants must match PyTorch task by task; for others the difference is only reported.
+        family: group of contenders; "eager" contenders are the references of the ratios.
+        precision: "fp32" contenders must match PyTorch task by task; for others the difference is only reported.
         drop: number of lowest layers without adapters.
-        prepare: function for the work that a service does once, at its start. An exception marks the variant as failed.
+        prepare: function for the work that a service does once, at its start. An exception marks the contender as failed.
         compiles: whether the first call of every shape compiles, which may take minutes.
     """
 
@@ -76,7 +76,7 @@ class Variant:
 
 
 def missing(reason: str) -> Callable[[], Prepared]:
-    """Return the `prepare` of a variant that does not exist here, so that the tables name the reason."""
+    """Return the `prepare` of a contender that does not exist here, so that the tables name the reason."""
 
     def prepare() -> Prepared:
         raise MissingError(reason)

@@ -1,4 +1,4 @@
-"""Variants in PyTorch: task by task, and the Parallel block of the adapters library; their loops run on any device."""
+"""Contenders in PyTorch: task by task, and the Parallel block of the adapters library; their loops run on any device."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from adapters.composition import Parallel
 
+from benchmarks.contender import Bind, Call, Contender, Feeds, MissingError, Outputs, Prepared, missing
 from benchmarks.device import Device, to_host
 from benchmarks.models import Candidate, twin
-from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Prepared, Variant, missing
 
 # Reasons for which baselines are missing.
 NO_PEFT = "PEFT has no seq_bn adapters, of which this model consists"
@@ -103,8 +103,8 @@ def _compiled(model: Any) -> Any:
     return torch.compile(model, dynamic=False)
 
 
-def torch_variants(candidate: Candidate, device: Device, with_compile: bool) -> list[Variant]:
-    """Return all variants in PyTorch on the CPU, the references first.
+def torch_contenders(candidate: Candidate, device: Device, with_compile: bool) -> list[Contender]:
+    """Return all contenders in PyTorch on the CPU, the references first.
 
     Args:
         candidate: model to measure.
@@ -120,8 +120,8 @@ def torch_variants(candidate: Candidate, device: Device, with_compile: bool) -> 
 
         return prepare
 
-    variants = [
-        Variant(
+    contenders = [
+        Contender(
             "eager",
             "PyTorch, task by task",
             "eager",
@@ -129,18 +129,20 @@ def torch_variants(candidate: Candidate, device: Device, with_compile: bool) -> 
             drop,
             lambda: Prepared(task_by_task(twin(model), tasks, drop, device)),
         ),
-        Variant("parallel", "PyTorch Parallel", "eager", "fp32", drop, parallel(drop, torch.float32)),
-        Variant("parallel-bf16", "PyTorch Parallel, bf16", "eager", "bf16", drop, parallel(drop, torch.bfloat16)),
+        Contender("parallel", "PyTorch Parallel", "eager", "fp32", drop, parallel(drop, torch.float32)),
+        Contender("parallel-bf16", "PyTorch Parallel, bf16", "eager", "bf16", drop, parallel(drop, torch.bfloat16)),
     ]
     if drop > 0:
-        variants.append(Variant("parallel-drop0", "PyTorch Parallel, no drop", "eager", "fp32", 0, parallel(0, torch.float32)))
+        contenders.append(
+            Contender("parallel-drop0", "PyTorch Parallel, no drop", "eager", "fp32", 0, parallel(0, torch.float32))
+        )
 
     def compiled(dtype: torch.dtype) -> Callable[[], Prepared]:
         return parallel(drop, dtype, True) if with_compile else missing(NOT_COMPILED)
 
     return [
-        *variants,
-        Variant("peft-mixed", "PEFT, mixed batch", "eager", "fp32", drop, missing(NO_PEFT)),
-        Variant("compile", "torch.compile Parallel", "compile", "fp32", drop, compiled(torch.float32)),
-        Variant("compile-bf16", "torch.compile Parallel, bf16", "compile", "bf16", drop, compiled(torch.bfloat16)),
+        *contenders,
+        Contender("peft-mixed", "PEFT, mixed batch", "eager", "fp32", drop, missing(NO_PEFT)),
+        Contender("compile", "torch.compile Parallel", "compile", "fp32", drop, compiled(torch.float32)),
+        Contender("compile-bf16", "torch.compile Parallel, bf16", "compile", "bf16", drop, compiled(torch.bfloat16)),
     ]

@@ -1,4 +1,4 @@
-"""Variants in ONNX Runtime: one file per task, and all tasks in one graph."""
+"""Contenders in ONNX Runtime: one file per task, and all tasks in one graph."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import onnxruntime
 
 import runtime
+from benchmarks.contender import Call, Contender, Feeds, Outputs, Precision, Prepared
 from benchmarks.exports import Traces, export_one_graph, export_task_files
 from benchmarks.models import Candidate
 from benchmarks.ort_options import session_options
-from benchmarks.provider_variants import Portable, bind_predictor, provider_variants, require
-from benchmarks.variant import Call, Feeds, Outputs, Precision, Prepared, Variant
+from benchmarks.provider_contenders import Portable, bind_predictor, provider_contenders, require
 from runtime.bundle import MODEL
 from runtime.ort.cpu import multiplies_bf16
 from runtime.ort.known_providers import OPENVINO, Provider
@@ -35,7 +35,7 @@ def graph_bytes(folder: Path) -> int:
 
 
 class OurExport:
-    """An export of all tasks as one graph, shared by several variants and created on first use."""
+    """An export of all tasks as one graph, shared by several contenders and created on first use."""
 
     def __init__(
         self,
@@ -113,8 +113,8 @@ def portable_exports(candidate: Candidate, traces: Traces, folder: Path, fp32: O
     return portable
 
 
-def onnx_variants(candidate: Candidate, folder: Path, threads: int, providers: Sequence[Provider] = ()) -> list[Variant]:
-    """Return all variants in ONNX Runtime on the CPU, OpenVINO among them.
+def onnx_contenders(candidate: Candidate, folder: Path, threads: int, providers: Sequence[Provider] = ()) -> list[Contender]:
+    """Return all contenders in ONNX Runtime on the CPU, OpenVINO among them.
 
     Args:
         candidate: model to measure.
@@ -126,8 +126,8 @@ def onnx_variants(candidate: Candidate, folder: Path, threads: int, providers: S
     traces = Traces(candidate)
     ours = OurExport(candidate, traces, folder / "ours")
     integers = OurExport(candidate, traces, folder / "ours-int8", "cpu", "int8")
-    variants = [
-        Variant(
+    contenders = [
+        Contender(
             "files",
             "ONNX, one file per task",
             "files",
@@ -135,24 +135,24 @@ def onnx_variants(candidate: Candidate, folder: Path, threads: int, providers: S
             drop,
             lambda: _prepare_files(candidate, traces, folder / "files", threads),
         ),
-        Variant("ours", "ours, one graph", "ours", "fp32", drop, lambda: _prepare_ours(ours, tasks, threads)),
-        Variant(
+        Contender("ours", "ours, one graph", "ours", "fp32", drop, lambda: _prepare_ours(ours, tasks, threads)),
+        Contender(
             "ours-runtime", "ours, runtime.load().run()", "ours", "fp32", drop, lambda: _prepare_runtime(ours, tasks, threads)
         ),
-        Variant("ours-int8", "ours, int8", "ours", "int8", drop, lambda: _prepare_ours(integers, tasks, threads)),
+        Contender("ours-int8", "ours, int8", "ours", "int8", drop, lambda: _prepare_ours(integers, tasks, threads)),
     ]
     portable = portable_exports(candidate, traces, folder, ours)
     return [
-        *variants,
-        *_openvino_variants(candidate, traces, folder, threads),
-        *provider_variants(providers, portable, tasks, drop, threads),
+        *contenders,
+        *_openvino_contenders(candidate, traces, folder, threads),
+        *provider_contenders(providers, portable, tasks, drop, threads),
     ]
 
 
-def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threads: int) -> list[Variant]:
-    """Return the variants with the OpenVINO provider, one per precision."""
+def _openvino_contenders(candidate: Candidate, traces: Traces, folder: Path, threads: int) -> list[Contender]:
+    """Return the contenders with the OpenVINO provider, one per precision."""
 
-    def variant(precision: Precision) -> Variant:
+    def contender(precision: Precision) -> Contender:
         own = OurExport(candidate, traces, folder / f"openvino-{precision}", "openvino", precision)
         # As in runtime.ort.provider_options: in an int8 graph, floats are bf16 if the CPU has the instructions.
         floats: Precision = "bf16" if precision == "bf16" or (precision == "int8" and multiplies_bf16()) else "fp32"
@@ -161,6 +161,8 @@ def _openvino_variants(candidate: Candidate, traces: Traces, folder: Path, threa
             require(OPENVINO)
             return _prepare_runtime(own, candidate.tasks, threads, "openvino", floats)
 
-        return Variant(f"openvino-{precision}", f"ours, OpenVINO {precision}", "ours", precision, candidate.plan.drop, prepare)
+        return Contender(
+            f"openvino-{precision}", f"ours, OpenVINO {precision}", "ours", precision, candidate.plan.drop, prepare
+        )
 
-    return [variant(precision) for precision in _OPENVINO]
+    return [contender(precision) for precision in _OPENVINO]

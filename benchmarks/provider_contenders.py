@@ -1,4 +1,4 @@
-"""Variants of our graph on the execution providers that --provider names."""
+"""Contenders of our graph on the execution providers that --provider names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import runtime
-from benchmarks.variant import Bind, Call, Feeds, MissingError, Outputs, Precision, Prepared, Variant
+from benchmarks.contender import Bind, Call, Contender, Feeds, MissingError, Outputs, Precision, Prepared
 from exporter import ExportError
 from runtime import Options
 from runtime.errors import ProviderError
@@ -80,10 +80,10 @@ def bind_predictor(predictor: runtime.Predictor, tasks: Sequence[str]) -> Bind:
     return bind
 
 
-def provider_variants(
+def provider_contenders(
     providers: Sequence[Provider], portable: Portable, tasks: Sequence[str], drop: int, threads: int
-) -> list[Variant]:
-    """Return variants of `runtime.load(provider=…).run()`: the portable graph in fp32, on GPUs in fp16 too.
+) -> list[Contender]:
+    """Return contenders of `runtime.load(provider=…).run()`: the portable graph in fp32, on GPUs in fp16 too.
 
     Args:
         providers: the providers.
@@ -93,7 +93,7 @@ def provider_variants(
         threads: threads within one operator.
     """
 
-    def variant(provider: Provider, precision: Precision) -> Variant:
+    def contender(provider: Provider, precision: Precision) -> Contender:
         folder = portable(precision)
 
         def prepare() -> Prepared:
@@ -103,10 +103,10 @@ def provider_variants(
         # TensorRT rounds the factors of fp32 products, neural engines compute in halves: only exact ones must match
         computed = float_type(provider, [(provider.key, {"load_config": "{}"})], {}) if precision == "fp32" else precision
         label = f"ours, {provider.name} {precision}"
-        return Variant(f"{provider.name}-{precision}", label, "ours", computed, drop, prepare)
+        return Contender(f"{provider.name}-{precision}", label, "ours", computed, drop, prepare)
 
     return [
-        variant(provider, precision)
+        contender(provider, precision)
         for provider in providers
         for precision in (("fp32", "fp16") if provider.name in GPUS else ("fp32",))
     ]
