@@ -129,7 +129,7 @@ test-webgpu: .venv-webgpu/installed
 PEFT5_TESTS = tests/exporter/models/test_peft_models.py tests/exporter/checkpoints/test_peft_load.py tests/exporter/test_families.py \
   tests/exporter/test_support_peft.py tests/exporter/test_architectures_peft.py tests/exporter/test_peft_example.py \
   tests/exporter/cli/test_peft_command_line.py tests/exporter/models/test_peft_tuners.py tests/exporter/models/test_peft_biases.py \
-  tests/exporter/checkpoints/test_peft_starts.py tests/exporter/checkpoints/test_peft_tasks.py tests/exporter/test_padding.py tests/exporter/test_pipelines.py
+  tests/exporter/checkpoints/test_peft_initializations.py tests/exporter/checkpoints/test_peft_tasks.py tests/exporter/test_padding.py tests/exporter/test_pipelines.py
 
 test-peft5: .venv-peft5/installed
 	.venv-peft5/$(BIN)/python -m pytest -n 2 -m "not adapters" $(PEFT5_TESTS)

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from runtime import compile_ahead, states_commands
+from runtime.command_options import CommandParser, add_text_options, describe, read_settings
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.load_bundle import load
 from runtime.logged import shown
 from runtime.options import Options
-from runtime.options_text import CommandParser, add_text_options, describe, read_settings
 from runtime.ort import devices
 from runtime.ort.known_providers import NAMES
 from runtime.ort.probe import described

@@ -1,13 +1,13 @@
-"""Ahead-of-time compilation of a bundle: `python -m runtime compile DIR --provider NAME`."""
+"""`python -m runtime compile DIR --provider NAME`: which graphs of a bundle are compiled ahead of time."""
 
 import os
 from collections.abc import Iterator, Sequence
 
 from runtime.bundle import open_bundle, slots_file
 from runtime.checks.requests import check_drop
+from runtime.command_options import CommandParser, add_session_options, describe, read_settings
 from runtime.errors import InputError
 from runtime.options import Options
-from runtime.options_text import CommandParser, add_session_options, describe, read_settings
 from runtime.ort.compile import CompiledRow, compile_graphs
 from runtime.ort.providers import resolve
 from runtime.slots.hot_tasks import graphs_with_slots, read_layouts

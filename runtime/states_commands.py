@@ -9,15 +9,15 @@ from typing import Final
 
 from runtime.bundle import HeadType
 from runtime.bundle.whole_file import unreplaceable
+from runtime.command_options import CommandParser, add_session_options, read_settings
 from runtime.errors import AdapterDropError, InputError
 from runtime.load_bundle import load
 from runtime.options import Options
-from runtime.options_text import CommandParser, add_session_options, read_settings
 from runtime.predictor import Predictor
 from runtime.states.states_file import is_states_file
 from runtime.states.trunk_states import TrunkStates, load_states
 from runtime.streams.records import Columns
-from runtime.streams.score import texts_of
+from runtime.streams.work import texts_of
 from runtime.text.interpret import interpret_row
 
 # Heads whose prediction needs logits only, not the text

@@ -68,7 +68,7 @@ ORDER = {
             "bundle",
             "hub",
             "options",
-            "options_text",
+            "command_options",
             "policy",
             "hooks",
             "cancel",

@@ -20,7 +20,7 @@ from exporter.advise.exports import (
     members_to_try,
     selected,
 )
-from exporter.advise.kept import only_run
+from exporter.advise.measurement_files import only_run
 from exporter.advise.measurements import Measurements
 from exporter.advise.metrics import METRICS, Array, Estimate, by_text, estimates
 from exporter.advise.read import Data, check_request, read

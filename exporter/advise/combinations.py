@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.advise.kept import writing
+from exporter.advise.measurement_files import writing
 from exporter.compile.build import compile_plan
 from exporter.plan import Plan
 from exporter.texts.batches import Calibration

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from exporter.advise.combinations import Branch, Combination, Templates
-from exporter.advise.kept import replace_text
+from exporter.advise.measurement_files import replace_text
 from exporter.inspect.read import count_cells
 
 Trunk = tuple[tuple[str, int, int], ...]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exporter.advise.kept import replace_text
+from exporter.advise.measurement_files import replace_text
 from exporter.advise.request import Request
 from exporter.errors import ExportError
 from exporter.export_tasks import export

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from exporter.advise.combinations import Branch, Combination, Templates
-from exporter.advise.kept import replace_arrays, replace_text
 from exporter.advise.labels import Labels
+from exporter.advise.measurement_files import replace_arrays, replace_text
 from exporter.advise.metrics import Array, text_sums
 from exporter.plan import Plan, Task
 from exporter.texts.batches import Batch, Calibration

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from exporter.advise.kept import replace_bytes
+from exporter.advise.measurement_files import replace_bytes
 from exporter.advise.result import Advice
 
 

@@ -14,8 +14,8 @@ from exporter.checkpoints.allocation_limit import limited_allocations, stored_wi
 from exporter.checkpoints.files import first_line
 from exporter.checkpoints.peft_class import check_fit
 from exporter.checkpoints.peft_config import HEADS, changes_biases, is_headless, read_adapter_weights, read_config, start_of
+from exporter.checkpoints.peft_initializations import over_plain_weights
 from exporter.checkpoints.peft_names import neutral_names, rename_adapters
-from exporter.checkpoints.peft_starts import over_plain_weights
 from exporter.checkpoints.peft_state import PREFIX, lies_in, load_weights, renamed_modules, take_biases
 from exporter.checkpoints.set_aside import SetAside
 from exporter.errors import ExportError

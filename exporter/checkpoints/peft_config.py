@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from exporter.checkpoints.files import read_json, read_weights
-from exporter.checkpoints.peft_starts import REPEATABLE
+from exporter.checkpoints.peft_initializations import REPEATABLE
 from exporter.errors import ExportError
 from exporter.models.peft_types import check_type
 from runtime.text.pattern_cost import HIGHEST, UnknownPatternError, cost

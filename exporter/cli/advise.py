@@ -6,7 +6,7 @@ import argparse
 import json
 
 from exporter.advise.advise import advise
-from exporter.advise.kept import replace_text
+from exporter.advise.measurement_files import replace_text
 from exporter.advise.picture import save_picture
 from exporter.advise.request import Request
 from exporter.advise.text import lines

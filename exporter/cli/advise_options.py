@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporter.cli.option_values import parse_shape
 from exporter.cli.shared_options import add_sources, add_tasks
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 
 _DESCRIPTION = """\
 Measure which drop each task can take, on labelled texts, and print the command that exports the best combination.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporter.cli.option_values import parse_shape
 from exporter.cli.shared_options import add_report, add_sources, add_tasks
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 
 _ADD_DESCRIPTION = """\
 Add tasks to a folder that was exported with --extendable, without tracing the model again, verified against PyTorch.

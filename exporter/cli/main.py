@@ -13,7 +13,7 @@ from exporter.cli.advise_options import advise_parser
 from exporter.cli.folder_options import add_parser, inspect_parser, push_parser, task_parser
 from exporter.cli.options import export_parser
 from exporter.errors import ExportError, VerificationError
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 from runtime.program import as_called, import_failure, terminable
 from runtime.standard_output import print_error
 

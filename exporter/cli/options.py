@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporter.cli.option_values import parse_drop
 from exporter.cli.shared_options import add_report, add_sources, add_tasks
-from runtime.options_text import CommandParser
+from runtime.command_options import CommandParser
 
 _EXPORT_DESCRIPTION = """\
 Export all tasks of an adapter model into one ONNX graph with a shared trunk, verified against PyTorch.

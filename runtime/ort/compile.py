@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation of graphs by a provider, for a bundle that then opens without a build."""
+"""Compile single graphs with a provider, compare each with its probe, and store them in the bundle."""
 
 import shutil
 import time

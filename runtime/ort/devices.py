@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from runtime.command_options import CommandParser
 from runtime.errors import ProviderError
 from runtime.import_ort import ort
-from runtime.options_text import CommandParser
 from runtime.ort import plugins
 from runtime.ort.cpu import cpu_limits, processor
 from runtime.ort.known_providers import AZURE, CPU, KNOWN, OPENVINO, Provider

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from runtime.bundle import ROUTE_INPUTS, Manifest, open_bundle
 from runtime.bundle.scratch import scratch
+from runtime.command_options import CommandParser
 from runtime.errors import InputError
 from runtime.hub import Access, bundle_folder
-from runtime.options_text import CommandParser
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.open_sessions import open_sessions
 

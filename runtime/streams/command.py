@@ -19,8 +19,8 @@ from runtime.streams.options import columns_of, work_of
 from runtime.streams.partitions import Folder
 from runtime.streams.progress import Progress
 from runtime.streams.read import Format, format_of
-from runtime.streams.score import Work, score, texts_of
 from runtime.streams.sinks import FileSink, Sink, StreamSink
+from runtime.streams.work import Work, score, texts_of
 from runtime.text.text_file import STANDARD_INPUT
 from runtime.text.texts import Text
 from runtime.text_streams import stream

@@ -7,7 +7,7 @@ from typing import Final
 from runtime.errors import InputError
 from runtime.streams.read import FORMATS
 from runtime.streams.records import Columns
-from runtime.streams.score import Work
+from runtime.streams.work import Work
 from runtime.text.predict_options import PredictOptions
 from runtime.text.text_file import STANDARD_INPUT
 from runtime.text.windows import LARGEST

@@ -7,8 +7,8 @@ from typing import Final
 from runtime.printable import printable
 from runtime.standard_output import print_error
 from runtime.streams.lines import Input
-from runtime.streams.score import Broken, Speed
 from runtime.streams.sinks import Done
+from runtime.streams.work import Broken, Speed
 
 _IN_TERMINAL, _IN_LOG = 0.2, 10.0  # seconds between two lines
 _NAMED: Final = 20  # broken rows; the output has all of them

@@ -13,8 +13,8 @@ from runtime.printable import printable
 from runtime.standard_output import print_error
 from runtime.streams.partitions import Folder
 from runtime.streams.read import format_of
-from runtime.streams.score import Work, score
 from runtime.streams.sinks import FileSink
+from runtime.streams.work import Work, score
 
 TRIES: Final = 3
 _DONE, _REFUSED, _FAILED = "done", "refused", "failed"

@@ -15,8 +15,8 @@ import pytest
 
 import runtime
 from runtime.__main__ import main
+from runtime.command_options import MAPPINGS, SETTINGS, read_settings
 from runtime.options import CudaOptions, Options
-from runtime.options_text import MAPPINGS, SETTINGS, read_settings
 from runtime.text import text_file
 from tests.helpers.runtime_bundles import write_bundle
 

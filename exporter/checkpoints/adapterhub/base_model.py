@@ -11,7 +11,7 @@ import transformers
 from adapters import AdapterModelInterface
 from adapters.wrappers.model import load_model as load_static
 
-from exporter.checkpoints.adapterhub.embedded_adapters import add_held_back, config_without_adapters, held_back
+from exporter.checkpoints.adapterhub.deferred_adapters import add_deferred, config_without_adapters, deferred_section
 from exporter.checkpoints.adapterhub.model_class import choose
 from exporter.checkpoints.allocation_limit import limited_allocations
 from exporter.checkpoints.base_model import OPTIONS, Loaded, as_loaded, check_shapes, check_unexpected, read_config, reading
@@ -36,7 +36,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
     class_name, options = choose(source.folder, config, parts)
     interface = _read_interface(source.folder, config)
     options = {**OPTIONS, **options}
-    later = held_back(config)
+    later = deferred_section(config)
     with reading(source):
         if later is not None:
             options["config"] = config_without_adapters(source.folder)
@@ -52,7 +52,7 @@ def load_folder(source: Source, parts: Sequence[Part]) -> Loaded:
         check_unexpected(source.folder, model, info["unexpected_keys"])
     else:
         with quiet(), limited_allocations(f"the model folder {str(source.folder)!r}", stored_bytes(source.folder)):
-            add_held_back(model, later, source.folder)
+            add_deferred(model, later, source.folder)
         model.eval()
     return loaded
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from exporter.compile.rewrite.builder import Builder
 from exporter.compile.vmap.env import Env
-from exporter.compile.vmap.split import TaskSplit
+from exporter.compile.vmap.per_task import TaskSplit
 from exporter.compile.vmap.stems import STEM
 
 __all__ = ["StemRows", "joint_output", "rows_of_stem", "stem_output"]

@@ -13,7 +13,7 @@ from exporter.compile.vmap.evaluate import evaluate
 from exporter.compile.vmap.forms import Folded
 from exporter.compile.vmap.layouts import TaskLayout
 from exporter.compile.vmap.loop import compute_branch, fold, replace_branch, template_problems, weight_rule
-from exporter.compile.vmap.split import TaskSplit
+from exporter.compile.vmap.per_task import TaskSplit
 from exporter.compile.vmap.stem_rows import StemRows, joint_output, rows_of_stem, stem_output
 from exporter.compile.vmap.stems import STEM
 from exporter.compile.vmap.weight_rules import Stacks

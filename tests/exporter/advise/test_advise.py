@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from exporter.advise.advise import advise
 from exporter.advise.combinations import Branch, Combination, Templates
-from exporter.advise.kept import only_run, replace_arrays, replace_text
+from exporter.advise.measurement_files import only_run, replace_arrays, replace_text
 from exporter.advise.measurements import Measurements
 from exporter.advise.metrics import Estimate, estimates
 from exporter.advise.picture import save_picture

@@ -19,8 +19,8 @@ from runtime.streams import ray_engine
 from runtime.streams.partitions import Folder
 from runtime.streams.read import format_of
 from runtime.streams.records import Columns
-from runtime.streams.score import Work, score
 from runtime.streams.sinks import SUFFIX, FileSink
+from runtime.streams.work import Work, score
 from tests.helpers.local_http import PATIENCE
 
 

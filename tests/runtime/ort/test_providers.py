@@ -17,8 +17,8 @@ import pytest
 import runtime
 from runtime import CudaOptions, OpenVINOOptions, Options, TensorRTOptions
 from runtime.bundle import PassRow, read_manifest
+from runtime.command_options import read_settings
 from runtime.options import MOST_THREADS
-from runtime.options_text import read_settings
 from runtime.ort import cpu, provider_options, seen_devices
 from runtime.ort import open_sessions as open_module
 from runtime.ort import session as session_module

@@ -15,7 +15,7 @@ from exporter.checkpoints.files import first_line, read_all_weights
 from exporter.errors import ExportError
 
 
-def held_back(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def deferred_section(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the adapters section of a config.json if from_pretrained cannot load it, otherwise None.
 
     Compacter modules initialise their weights with the result of a torch.nn.init function, which is None while from_pretrained
@@ -45,7 +45,7 @@ def config_without_adapters(folder: Path) -> Any:
     return config
 
 
-def add_held_back(model: Any, section: Mapping[str, Any], folder: Path) -> None:
+def add_deferred(model: Any, section: Mapping[str, Any], folder: Path) -> None:
     """Add the adapters and fusions of a config.json's adapters section, with their weights from the model folder.
 
     Args:

@@ -26,7 +26,7 @@ _FACTORS = (("lora_A", 1, 0), ("lora_B", -1, 1), ("lora_embedding_A", 1, 0), ("l
 
 
 def over_plain_weights(
-    config: Any, weights: dict[str, torch.Tensor], base: Any, start: str
+    config: Any, weights: dict[str, torch.Tensor], base: Any, initialization: str
 ) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return an adapter's configuration and weights over the base model's own weights.
 
@@ -34,16 +34,16 @@ def over_plain_weights(
         config: the `peft.LoraConfig`, without the initialization.
         weights: the weights in the adapter's file.
         base: the base model, which is not changed.
-        start: one of `REPEATABLE`.
+        initialization: one of `REPEATABLE`.
     """
     from peft import PeftModel
 
-    with_start = copy.deepcopy(config)
-    with_start.init_lora_weights, with_start.inference_mode = start, False
+    initialized = copy.deepcopy(config)
+    initialized.init_lora_weights, initialized.inference_mode = initialization, False
     probe = shared_copy(base)
     _own_parameters(probe)
     with quiet():
-        first = PeftModel(probe, with_start, "first")
+        first = PeftModel(probe, initialized, "first")
     found = dict(weights)
     for path, layer in adapted(first, "first"):
         for key, sign, axis in _FACTORS:
