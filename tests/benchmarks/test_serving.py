@@ -7,17 +7,16 @@ import dataclasses
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import Mock
 
-import psutil
 import pytest
 
 from benchmarks.serving import __main__ as command
-from benchmarks.serving import one, prepare, traffic
+from benchmarks.serving import machine_load, one, prepare, traffic
 from benchmarks.serving.candidates import CANDIDATES
 from benchmarks.serving.machine_load import OtherProcesses
 from benchmarks.serving.memory import peak_mb, reset_peak
@@ -221,12 +220,23 @@ def test_wrong_use_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_the_load_of_other_processes_is_theirs() -> None:
+class _Times(NamedTuple):
+    user: float
+    system: float
+    idle: float
+    guest: float
+
+
+def test_the_load_of_other_processes_is_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, own, now = Mock(return_value=_Times(60.0, 40.0, 900.0, 5.0)), Mock(return_value=7.0), Mock(return_value=50.0)
+    monkeypatch.setattr(machine_load, "psutil", Mock(cpu_times=times))
+    monkeypatch.setattr(machine_load, "time", Mock(process_time=own, monotonic=now))
     others = OtherProcesses()
-    ends = time.process_time() + 0.3
-    while time.process_time() < ends:
-        pass
-    assert 0 <= others.cores() <= (psutil.cpu_count() or 1)
+    # In 4 seconds, the cores were busy for 12, of which this process used 2.
+    times.return_value, own.return_value, now.return_value = _Times(69.0, 43.0, 950.0, 8.0), 9.0, 54.0
+    assert (others.own_seconds(), others.cores()) == (2.0, 2.5)
+    own.return_value = 20.0  # its own time is counted in finer steps than the machine's
+    assert others.cores() == 0.0
     point = Point(1.0, 40, [1.0], 1.0, 2.0, stopped=False, others=1.25)
     row = Row("ours", 64, 1, 0.0, [1.0], 100.0, 0.0, [point], {})
     assert markdown(Results({"objectives": [50.0]}, (row,))).endswith(

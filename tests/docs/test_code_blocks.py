@@ -24,8 +24,6 @@ from tests.helpers.tiny_models import tiny_model, tokenizer
 from tests.helpers.tiny_peft import METHODS, config, peft_model
 
 _EXCERPT = re.compile(r"# (\S+\.py)\n")
-# Files of excerpts that another change brings; the last test says when one is there.
-PENDING: set[str] = set()
 _BLOCKS = list(blocks("python"))
 _EXCERPTS = [block for block in _BLOCKS if _EXCERPT.match(block.text)]
 # A program about tasks that come and go needs their files: tests/docs/test_hot_tasks_page.py runs it.
@@ -145,12 +143,7 @@ def test_a_block_runs(
                 exec(code, names)  # noqa: S102 - as above
 
 
-@pytest.mark.parametrize("block", [block for block in _EXCERPTS if (ROOT / block.text.split()[1]).exists()], ids=_identifier)
+@pytest.mark.parametrize("block", _EXCERPTS, ids=_identifier)
 def test_an_excerpt_is_in_its_file(block: Block) -> None:
     path, _, text = block.text[2:].partition("\n")
     assert text in (ROOT / path).read_text(encoding="utf-8")
-
-
-def test_every_file_of_an_excerpt_is_there() -> None:
-    missing = {block.text.split()[1] for block in _EXCERPTS if not (ROOT / block.text.split()[1]).exists()}
-    assert missing == PENDING

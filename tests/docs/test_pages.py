@@ -10,8 +10,6 @@ import pytest
 from tests.helpers.pages import PAGES, ROOT, name_of, prose_of, text_of
 from tests.test_layering import ORDER
 
-# Files that another change brings or moves; the last test says when one is there.
-PENDING: set[str] = set()
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _PATH = re.compile(r"`((?:exporter|runtime|benchmarks|training|tests|docs)/[\w/.-]*)`")
 _CODE = re.compile(r"`((?:exporter|runtime)(?:\.\w+)+)`")
@@ -40,25 +38,19 @@ def _links(page: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", _NAMES)
 def test_links_resolve(page: str) -> None:
     links = _links(page)
-    assert not [path for path, _ in links if path not in PENDING and not (ROOT / path).exists()]
+    assert not [path for path, _ in links if not (ROOT / path).exists()]
     assert not [link for link in links if link[1] and link[1] not in _anchors(link[0])]
 
 
 @pytest.mark.parametrize("page", _NAMES)
 def test_paths_are_there(page: str) -> None:
-    assert not [path for path in _PATH.findall(text_of(page)) if path not in PENDING and not (ROOT / path).exists()]
+    assert not [path for path in _PATH.findall(text_of(page)) if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize("page", _NAMES)
 def test_names_of_the_code_are_there(page: str) -> None:
     for name in _CODE.findall(text_of(page)):
         pkgutil.resolve_name(name)
-
-
-def test_pending_files_are_pending() -> None:
-    assert not [path for path in PENDING if (ROOT / path).exists()]
-    named = {path for page in _NAMES for path in (*_PATH.findall(text_of(page)), *(link for link, _ in _links(page)))}
-    assert named >= PENDING
 
 
 def test_the_readme_is_short_and_leads_everywhere() -> None:

@@ -23,6 +23,7 @@ from transformers import (
     T5ForSequenceClassification,
 )
 
+from exporter import ExportError
 from exporter.checkpoints.load import load
 from exporter.checkpoints.sources import split_name
 from tests.helpers.load_testing import (
@@ -243,7 +244,7 @@ def test_an_adapter_that_the_model_has_already(tmp_path: Path, tasks: Any) -> No
 )
 def test_names_of_sources(text: Any, expected: Any) -> None:
     if isinstance(expected, str):
-        with pytest.raises(Exception, match=expected):
+        with pytest.raises(ExportError, match=expected):
             split_name(text)
     else:
         assert split_name(text) == expected
@@ -268,7 +269,7 @@ def test_the_name_of_the_base(tmp_path: Path, tasks: Any, monkeypatch: pytest.Mo
         edit(folder / "head_config.json", model_name=theirs)
         assert list(assemble.assemble(found, [str(folder)], []).model.heads) == ["a"]
     edit(folder / "adapter_config.json", model_name="google-bert/bert-large")
-    with pytest.raises(Exception, match=f"was trained for the model 'google-bert/bert-large', not for '{ours}'"):
+    with pytest.raises(ExportError, match=f"was trained for the model 'google-bert/bert-large', not for '{ours}'"):
         assemble.assemble(found, [str(folder)], [])
     assert list(load(tmp_path / "trunk", adapters=[str(folder)]).model.heads) == ["a"]
 

@@ -306,10 +306,10 @@ def test_links_that_lead_nowhere_are_named(bundle: Path) -> None:
 def test_a_pipe_is_no_file(bundle: Path) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("no pipes here")
-    for name in (WEIGHTS, MANIFEST):
+    for name, message in ((WEIGHTS, f"{WEIGHTS}: missing"), (MANIFEST, f"it has no {MANIFEST}")):
         (bundle / name).unlink()
         os.mkfifo(bundle / name)
-        with pytest.raises(runtime.BundleError, match=f"{WEIGHTS}: missing|it has no {MANIFEST}"):
+        with pytest.raises(runtime.BundleError, match=re.escape(message)):
             load(bundle)
 
 

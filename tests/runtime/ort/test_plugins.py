@@ -397,12 +397,13 @@ def test_unknown_names_get_the_nearest(name: str, nearest: str) -> None:
         find(name)
 
 
-def test_azure_computes_nothing_here(bundle: Path) -> None:
+def test_azure_computes_nothing_here(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("azure", "AzureExecutionProvider"):
         with pytest.raises(runtime.ProviderError, match=r"^provider azure: it .*runs no node of a graph; use another one"):
             runtime.load(bundle, provider=name)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider", "CPUExecutionProvider"])
     rows = {each["name"]: each for each in survey()["providers"]}
-    assert "azure" not in rows or rows["azure"]["problem"].endswith("runs no node of a graph")
+    assert rows["azure"]["problem"].endswith("runs no node of a graph")
 
 
 @pytest.mark.skipif(not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"), reason="older version")
