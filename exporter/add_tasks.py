@@ -147,7 +147,7 @@ def _variant(
     path = target / variant.model
     with stages("compile"):
         groups = copies([template.group for template in templates])
-        compiled = compile_plan(groups, plans.every, routed=bool(variant.routed), clean=True)
+        compiled = compile_plan(groups, plans.every, routed=() if variant.routed else None, clean=True)
     with stages("save"):
         reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         save_stored_groups(templates, weights, path)

@@ -156,7 +156,7 @@ def export(
         plans = make_plans(checkpoint, tasks, drop, options)
         check_tasks(layout, plans, checkpoint.model.config.model_type, checkpoint.tokenizer, checkpoint.processor)
         asked = [name for name in ("--routed", "--slots") if further[name]]
-        routed, extendable = routed or slots is not None, extendable or slots is not None
+        routed, extendable = bool(asked), extendable or slots is not None
         if routed:
             check_routable(plans[0], f"omit {' and '.join(asked)}")
     with stages("prune"):
@@ -173,7 +173,7 @@ def export(
         tokenizer, padding_counts = with_padding_side(checkpoint.tokenizer, pruned[most], plans[most])
         texts = open_calibration(calibration, keep_fused, tokenizer, plans[0])
         examples = open_evaluation(evaluation, max_disagreement, tokenizer, plans[0])
-        request = BundleRequest(checkpoint.model, texts, keep_fused, examples, routed, extendable, slots, compared)
+        request = BundleRequest(checkpoint.model, texts, keep_fused, examples, asked, extendable, slots, compared)
         # Before the long stages rather than after them.
         check_space(output, minimum_bytes(pruned, plans[0]))
     text_graph = None

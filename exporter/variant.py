@@ -60,7 +60,7 @@ class BundleRequest:
         calibration: texts, or scores of fusion members; None without a calibration file.
         keep_fused: how many members of each fusion stay in each layer; None for all.
         evaluation: the texts on which the graph is compared with PyTorch.
-        routed: whether to write a routed graph, in which each row selects a task.
+        routed: the options that require a routed graph, in which each row selects a task; empty for no such graph.
         extendable: whether to store the groups to which tasks can be added.
         slots: slots of each structure in a graph with slots; None for no such graph. It needs `extendable`.
         compared: the checkpoint with whose library a comparable graph is compared; None if it was compared before.
@@ -70,7 +70,7 @@ class BundleRequest:
     calibration: Calibration | None
     keep_fused: int | None
     evaluation: Evaluation
-    routed: bool
+    routed: Sequence[str]
     extendable: bool
     slots: int | None = None
     compared: Checkpoint | None = None
@@ -120,14 +120,14 @@ def export_variant(
     unread = [group.unread for group in groups]
     costs = weight_costs(groups)
     with stages("compile"):
-        compiled = compile_plan(groups, plan, texts, request.routed, keep=request.extendable)
+        compiled = compile_plan(groups, plan, texts, request.routed or None, keep=request.extendable)
     stored: list[StoredGroup] = []
     with stages("save"):
         reference = save_graphs((compiled.graph, compiled.routed), compiled.reference, weights, path)
         if request.extendable:
             stored = _store_groups(compiled, padded, weights, path)
     with stages("verify"):
-        graph = load_graph(plan, path, request.routed)
+        graph = load_graph(plan, path, bool(request.routed))
         library = request.compared.reference if request.compared is not None and is_comparable(plan) else None
         verified = verify_saved(plan, task_groups, graph, reference, library)
         parity = verified.rows

@@ -1,4 +1,4 @@
-"""The command line: run an exported bundle on texts, or write it for Triton. See `python -m runtime --help`."""
+"""All commands of `python -m runtime`; see its --help."""
 
 import argparse
 import difflib

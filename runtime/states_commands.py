@@ -10,7 +10,7 @@ from typing import Final
 from runtime.bundle import HeadType
 from runtime.bundle.whole_file import unreplaceable
 from runtime.command_options import CommandParser, add_session_options, read_settings
-from runtime.errors import AdapterDropError, InputError
+from runtime.errors import InputError
 from runtime.load_bundle import load
 from runtime.options import Options
 from runtime.predictor import Predictor
@@ -18,6 +18,7 @@ from runtime.states.states_file import is_states_file
 from runtime.states.trunk_states import TrunkStates, load_states
 from runtime.streams.records import Columns
 from runtime.streams.work import texts_of
+from runtime.text.check_logits import check_finite
 from runtime.text.interpret import interpret_row
 
 # Heads whose prediction needs logits only, not the text
@@ -118,12 +119,12 @@ def _predictions(predictor: Predictor, states: TrunkStates, tasks: Sequence[str]
         )
     logits = predictor.run_branches(states, [entry.name for entry in entries], drop)
     for number in range(len(states)):
-        rows = {entry.name: interpret_row(entry, logits[entry.name][number]) for entry in entries}
-        found = {name: replace(row, drop=logits.drop).to_dict() for name, row in rows.items()}
-        try:
-            yield json.dumps({"text": number, "predictions": found}, allow_nan=False)
-        except ValueError as error:
-            raise AdapterDropError(f"the logits of text {number} contain NaN or infinity") from error
+        found = {}
+        for entry in entries:
+            values = logits[entry.name][number]
+            check_finite(entry, [values], number, None, None, f"drop {logits.drop}, provider {predictor.provider}")
+            found[entry.name] = replace(interpret_row(entry, values), drop=logits.drop).to_dict()
+        yield json.dumps({"text": number, "predictions": found}, allow_nan=False)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,8 @@ def check_poolable(pooling: Mapping[str, Any]) -> None:
         ExportError: there is one.
     """
     if pooling:
-        raise ExportError(f"a pooling is for PEFT adapters, and {', '.join(map(repr, pooling))} are not: omit it")
+        names = ", ".join(map(repr, pooling))
+        raise ExportError(f"a pooling is for PEFT adapters, which this model does not have: omit the pooling of {names}")
 
 
 def saved_embedders(parts: Sequence[Part], config: Any) -> tuple[dict[str, Embedder], int | None]:

@@ -55,7 +55,10 @@ def pooling_modes(path: Path, hidden_size: int, has_prompts: bool) -> tuple[str,
     config = read_json(path)
     size = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     if size != hidden_size:
-        raise ExportError(f"{str(path)!r} pools vectors of {size!r} numbers, but the base model has {hidden_size}")
+        raise ExportError(
+            f"{str(path)!r} pools vectors of {size!r} numbers, but the base model has {hidden_size}: choose the base model "
+            "that it was saved with"
+        )
     if has_prompts and config.get("include_prompt") is False:
         raise ExportError(
             f"{str(path)!r} sets include_prompt to False, which is not supported: a graph does not know the prompt; remove the "

@@ -46,7 +46,7 @@ def compile_plan(
     groups: Sequence[TracedGroup],
     plan: Plan,
     texts: Calibration | None = None,
-    routed: bool = False,
+    routed: Sequence[str] | None = None,
     keep: bool = False,
     clean: bool = False,
 ) -> Compiled:
@@ -56,7 +56,7 @@ def compile_plan(
         groups: the traced groups, which are changed in place.
         plan: the plan of all tasks.
         texts: calibration texts, to measure the ranges of activations for targets that need them.
-        routed: whether to compile a routed graph too.
+        routed: the options that require a routed graph, empty if a bundle has one; None to compile none.
         keep: whether to return copies of the cleaned groups.
         clean: whether the groups are already cleaned.
 
@@ -69,7 +69,7 @@ def compile_plan(
         if not clean:
             ready, passes = clean_groups(groups)
         kept = copies(ready) if keep else []
-        own = copies(ready) if routed else []
+        own = [] if routed is None else copies(ready)
         graph, more = compile_groups(ready, BATCH)
         passes += more
         finished, reference = _lower(graph, plan, JOINED, passes, _measure(texts))
@@ -83,7 +83,7 @@ def compile_plan(
             f"the graph compiler does not support this model: {error or type(error).__name__}; export fewer tasks (--tasks) to "
             "find the one whose adapter or head causes it, and report it with the model's configuration"
         ) from error
-    if not routed:
+    if routed is None:
         return Compiled(finished, None, None if reference is None else (reference, None), tuple(passes), tuple(kept))
     try:
         names, every_row = [task.name for task in plan.tasks], plan.target == "tensorrt"
@@ -98,9 +98,11 @@ def compile_plan(
         raise _unwritable(error) from error
     except Exception as error:  # as above
         reason = str(error.__cause__ or error) or type(error).__name__
+        options = " and ".join(routed)
+        required = f"which {options} require{'s' * (len(routed) == 1)}" if routed else "which the bundle has"
         raise ExportError(
-            f"these tasks cannot be compiled to a routed graph, which --routed and --slots ask for: {reason}; omit both, or "
-            "export the tasks of that kind to a separate bundle"
+            f"these tasks cannot be compiled to a routed graph, {required}: {reason}; "
+            f"{f'omit {options}, or ' if routed else ''}export the tasks of that kind to a separate bundle"
         ) from error
     return Compiled(finished, routes, None if reference is None else (reference, reference_routes), tuple(passes), tuple(kept))
 

@@ -1,7 +1,7 @@
 """Patterns that the compiler leaves as they are in a written graph, and the reasons.
 
-The passes of the bundle's target and precision run once more over copies of the graph in memory. They change next to nothing in
-a finished graph, so that their refusals are the patterns that were left.
+The compiler's passes that keep reasons run once more, for the bundle's target and precision, over copies of the graph. They
+change next to nothing in a finished graph, so that their refusals are the patterns that were left.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def explain_graph(path: Path, manifest: Manifest) -> Explanation:
         try:
             step(model.clone())
         except Exception as error:  # ours and onnx-ir's
-            raise ExportError(f"the pass {pass_name(step)} cannot work on {path}: {error.__cause__ or error}") from error
+            raise ExportError(
+                f"the pass {pass_name(step)} cannot work on {path}: {error.__cause__ or error}; export it again"
+            ) from error
         for each in step.refusals:
             found.setdefault((pass_name(step), each.op_type, each.tensor, each.reason), []).extend(each.tensors)
     computed = (value for node in model.graph for value in node.outputs)

@@ -119,7 +119,7 @@ def _bound(prefix: str, container: Any, names: Sequence[str]) -> dict[str, list[
             different = sorted(tensors.keys() ^ expected.keys())
             raise ExportError(
                 f"expected the same weights for {names[0]!r} and {name!r} in {prefix}, found differences in "
-                f"{', '.join(different) or 'all of them'}"
+                f"{', '.join(different) or 'all of them'}: train both with one configuration, or export them separately"
             )
     return {".".join(part for part in (prefix, names[0], key) if part): [tensors[key] for tensors in bound] for key in expected}
 

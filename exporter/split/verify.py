@@ -18,6 +18,8 @@ from runtime.bundle import ROUTE_INPUTS
 
 __all__ = ["Half", "compare_split"]
 
+_ADVICE = "export without --split, and report it with the model's configuration"
+
 
 @dataclass(frozen=True)
 class Half:
@@ -91,13 +93,14 @@ def _compare(
         if one.shape != other.shape or not np.array_equal(np.isfinite(one), np.isfinite(other)):
             raise VerificationError(
                 f"the split graph {where} differs from the whole graph; nothing was written: expected {list(one.shape)} with "
-                f"{int(np.isfinite(one).sum())} finite values, found {list(other.shape)} with {int(np.isfinite(other).sum())}"
+                f"{int(np.isfinite(one).sum())} finite values, found {list(other.shape)} with {int(np.isfinite(other).sum())}: "
+                f"{_ADVICE}"
             )
         difference = relative_difference(one, other)
         if not difference <= plan.atol:
             raise VerificationError(
                 f"the split graph {where} differs from the whole graph by {difference:.2e} of the largest logit, over "
-                f"{plan.atol:.2e}; nothing was written: export without --split, and report it with the model's configuration"
+                f"{plan.atol:.2e}; nothing was written: {_ADVICE}"
             )
 
 

@@ -140,4 +140,7 @@ def _compare(texts: Any, tasks: Any, atol: float, name: str) -> None:
     expected = tasks.run(names, dict(zip(inputs, results[len(names) :], strict=True)))
     for output, found, wanted in zip(names, results, expected, strict=False):
         if not np.allclose(found, wanted, rtol=0, atol=atol * max(1.0, float(np.abs(wanted).max()))):
-            raise VerificationError(f"{name}: {output} differs from that of the graph without a tokenizer; nothing was written")
+            raise VerificationError(
+                f"{name}: {output} differs from that of the graph without a tokenizer; nothing was written: export without "
+                "--with-tokenizer, and report it with the model's configuration"
+            )

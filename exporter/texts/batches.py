@@ -127,7 +127,9 @@ def _encode(
     encoded = whole_texts([row.text for row in rows], tokenizer)
     for row, tokens in zip(rows, encoded, strict=True):
         if not len(tokens):
-            raise ExportError(f"{path}, line {row.line}: the tokenizer produces no token for {str(row.text)[:40]!r}")
+            raise ExportError(
+                f"{path}, line {row.line}: the tokenizer produces no token for {str(row.text)[:40]!r}: remove the line"
+            )
     return [tokens.cut(max_length, left) for tokens in encoded], sum(len(tokens) > max_length for tokens in encoded)
 
 

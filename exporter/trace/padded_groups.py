@@ -149,5 +149,8 @@ def with_padded(group: PaddedGroup, traced: TracedGroup) -> TracedGroup:
         if any(array.ctypes.data != arrays[0].ctypes.data for array in arrays[1:]):
             weights[name] = arrays
     if missing := sorted(set(traced.weights) - set(names)):
-        raise ExportError(f"the weights {', '.join(missing)} of the task {first.name!r} have no generic name")
+        raise ExportError(
+            f"expected weights of the task {first.name!r} that other tasks have too, found {', '.join(missing)}: export this "
+            "task separately (--tasks), and report it with the model's configuration"
+        )
     return replace(traced, tasks=tasks, weights=weights)

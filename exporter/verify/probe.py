@@ -53,7 +53,16 @@ def make_probe(
         if expected is not None and all(np.isfinite(output).all() for output in found.values()):
             _compare(plan, expected, found)
             return Probe(feeds, {name: thinned(output) for name, output in found.items()})
-    raise VerificationError(f"{NOTHING_WRITTEN}  the logits of rows of {SHAPE[1]} tokens are not finite, or PyTorch has none")
+    wrong = [name for name, output in found.items() if not np.isfinite(output).all()]
+    happened = (
+        f"the exported graph gives NaN or infinity for {', '.join(wrong)}"
+        if wrong
+        else "PyTorch fails, or gives NaN or infinity"
+    )
+    raise VerificationError(
+        f"the export needs a probe with finite logits, but {happened} on rows of {SHAPE[1]} tokens; nothing was written: check "
+        "the weights of these tasks with such rows in PyTorch, or export with --precision fp32"
+    )
 
 
 def _equal(one: Arrays, other: Arrays) -> bool:

@@ -67,7 +67,8 @@ class Folder:
         known = sorted(name for name in visible if suffix_of(name))
         if not known:
             raise InputError(
-                f"--file {self.name}: expected files with the suffixes txt, jsonl, csv, tsv or parquet, found {len(names)}"
+                f"--file {self.name}: expected files with the suffixes txt, jsonl, csv, tsv or parquet, "
+                f"found none among {len(names)} file(s)"
             )
         return known
 

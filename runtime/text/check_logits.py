@@ -28,7 +28,7 @@ def check_token_axis(task: TaskEntry, logits: Sequence[Array], width: int) -> No
 
 
 def check_finite(
-    task: TaskEntry, logits: Sequence[Array], index: int, tokens: Tokens, encoder: TextEncoder, where: str
+    task: TaskEntry, logits: Sequence[Array], index: int, tokens: Tokens | None, encoder: TextEncoder | None, where: str
 ) -> None:
     """Check that the logits of a text give a prediction.
 
@@ -36,8 +36,8 @@ def check_finite(
         task: manifest entry of the task.
         logits: as for `interpret`.
         index: index of the text, for the message.
-        tokens: tokens of the text.
-        encoder: encoder of the bundle.
+        tokens: tokens of the text; None for heads without masks.
+        encoder: encoder of the bundle; None as well.
         where: drop, provider and precision, for the message.
 
     Raises:
@@ -50,7 +50,7 @@ def check_finite(
         )
 
 
-def is_finite(task: TaskEntry, logits: Sequence[Array], tokens: Tokens, encoder: TextEncoder) -> bool:
+def is_finite(task: TaskEntry, logits: Sequence[Array], tokens: Tokens | None, encoder: TextEncoder | None) -> bool:
     """Whether the logits of one text give a prediction: no NaN, and a finite maximum.
 
     A single logit may be -inf, as that of a label that is excluded. The arguments are those of `interpret`.
@@ -58,7 +58,7 @@ def is_finite(task: TaskEntry, logits: Sequence[Array], tokens: Tokens, encoder:
     values = logits[0]
     if task.head in ("regression", "multiple_choice", "text_embedding", "sentence_embedding"):
         return bool(np.isfinite(values).all())
-    if task.head == "masked_lm":  # only the logits of the masks are read
+    if task.head == "masked_lm" and encoder and tokens is not None:  # only the logits of the masks are read
         values = values[[position for position, token_id in enumerate(tokens.ids) if token_id == encoder.mask_id]]
     # the maximum of an array with a NaN is NaN
     return all(not array.size or bool(np.isfinite(array.max(axis=-1)).all()) for array in (values, *logits[1:]))

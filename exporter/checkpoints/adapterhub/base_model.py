@@ -64,7 +64,8 @@ def _read_interface(folder: Path, config: dict[str, Any]) -> AdapterModelInterfa
     content = read_json(path)
     if content.get("model_type") not in (None, config["model_type"]):
         raise ExportError(
-            f"{str(path)!r} is for models of type {content['model_type']!r}, the model is of type {config['model_type']!r}"
+            f"{str(path)!r} is for models of type {content['model_type']!r}, the model is of type {config['model_type']!r}: "
+            "save the complete model again"
         )
     try:
         return AdapterModelInterface(**content["interface"])

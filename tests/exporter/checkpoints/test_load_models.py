@@ -198,7 +198,7 @@ def test_a_model_with_an_interface(tmp_path: Path) -> None:
         (None, "cannot be loaded: .*specify and pass `interface`"),
         ({"interface": {}}, "contains no adapter interface"),
         ({"interface": {"frobnicate": 1}}, "contains no adapter interface"),
-        ({"model_type": "bert", "interface": {}}, "is for models of type 'bert', the model is of type 'mpnet'"),
+        ({"model_type": "bert", "interface": {}}, "is for models of type 'bert', the model is of type 'mpnet': save"),
     ],
 )
 def test_interfaces_that_are_missing_or_wrong(tmp_path: Path, content: Any, message: str) -> None:

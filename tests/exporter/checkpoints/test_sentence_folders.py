@@ -226,7 +226,11 @@ _DENSE = {"in_features": 2 * SIZE, "out_features": WIDTH, "bias": True}
             "sets pooling_mode_median_tokens",
         ),
         ("1_Pooling/config.json", {**_POOL, "pooling_mode": "median"}, "has the pooling_mode 'median': expected cls, max"),
-        ("1_Pooling/config.json", {"word_embedding_dimension": 16}, "pools vectors of 16 numbers, but the base model has 32"),
+        (
+            "1_Pooling/config.json",
+            {"word_embedding_dimension": 16},
+            "pools vectors of 16 numbers, but the base model has 32: choose",
+        ),
         ("2_Dense/config.json", {**_DENSE, "in_features": 16}, "has in_features 16, but the module before it gives 64"),
         ("2_Dense/config.json", {**_DENSE, "out_features": 4}, r"has linear.* of shape .*: expected \[4"),
         ("2_Dense/config.json", {**_DENSE, "out_features": "x"}, "must have out_features, found 'x'"),

@@ -112,8 +112,20 @@ def test_rows_without_padding_where_padding_is_not_finite(planned: tuple[Any, An
 
 def test_logits_that_are_never_finite_are_refused(planned: tuple[Any, Any, Path]) -> None:
     plan, groups, folder = planned
-    with pytest.raises(VerificationError, match=r"(?s)nothing was written.*not finite"):
-        probe_module.make_probe(plan, Graph(folder, lambda logits, _: logits * np.nan), groups)
+    graph = Graph(folder, lambda logits, _: logits * (np.nan if logits.shape[1] == 4 else 1))
+    with pytest.raises(
+        VerificationError, match=r"but the exported graph gives NaN or infinity for mood on rows of 5 tokens; nothing"
+    ):
+        probe_module.make_probe(plan, graph, groups)
+
+
+def test_a_model_without_finite_logits_is_refused(planned: tuple[Any, Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, groups, folder = planned
+    monkeypatch.setattr(probe_module, "_eager", lambda *_: None)
+    with pytest.raises(
+        VerificationError, match="finite logits, but PyTorch fails, or gives NaN or infinity on rows of 5 tokens"
+    ):
+        probe_module.make_probe(plan, Graph(folder, lambda logits, _: logits), groups)
 
 
 def test_a_graph_that_differs_is_refused_task_by_task(planned: tuple[Any, Any, Path]) -> None:

@@ -156,7 +156,7 @@ def test_addresses_are_read_and_written(predictor: runtime.Predictor, tmp_path: 
     ("arguments", "message"),
     [
         (["--file", "nowhere"], "nowhere: expected a folder with a file per partition, for --engine ray"),
-        (["--file", "empty"], "empty: expected files with the suffixes txt, jsonl, csv, tsv or parquet, found 1"),
+        (["--file", "empty"], "suffixes txt, jsonl, csv, tsv or parquet, found none among 1 file(s)"),
         (["--file", "empty", "--actors", "0"], "--actors: expected a positive number, found 0"),
         (["--file", "empty", "--tasks", "mood"], "found 'mood'"),
         (["--file", "empty", "--task", "a=b"], "--engine ray: expected a folder for --output, and no --task"),

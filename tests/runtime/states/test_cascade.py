@@ -13,6 +13,7 @@ import pytest
 import runtime
 from exporter import export
 from runtime.__main__ import main
+from runtime.states_commands import _predictions
 from tests.helpers.small_vocabulary import VOCABULARY
 from tests.helpers.sweep import swept
 from tests.helpers.tiny_models import bert_config, tiny_model, tokenizer
@@ -100,6 +101,24 @@ def test_commands_keep_states(predictor: runtime.Predictor, tmp_path: Path, caps
     assert len(lines) == len(TEXTS)
     assert main([folder, "run", str(texts)]) == 2
     assert "not a file of safetensors" in capsys.readouterr().err
+
+
+class _Logits(dict[str, Any]):
+    drop = 2
+
+
+def test_logits_of_states_that_are_not_finite_name_the_text(
+    predictor: runtime.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _Logits(a=np.array([[0, 1], [-np.inf, 1]]), r=np.array([[1], [np.inf]]))
+    monkeypatch.setattr(runtime.Predictor, "run_branches", lambda *_: found)
+    states: Any = range(2)  # only their number is read
+    lines = _predictions(predictor, states, ["a", "r"], 2)
+    assert json.loads(next(lines))["predictions"]["r"]["value"] == 1
+    with pytest.raises(
+        runtime.AdapterDropError, match=r"^task r, texts\[1\]: expected finite logits, .* \(drop 2, provider cpu\); the weights"
+    ):
+        next(lines)
 
 
 @pytest.mark.parametrize(

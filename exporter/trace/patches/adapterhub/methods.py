@@ -8,6 +8,7 @@ adapter, so that it is bound to its task by name like any other weight.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,12 +151,16 @@ def _prompt_forward(prompt: Any, embedded: torch.Tensor) -> tuple[torch.Tensor, 
 
 def patch_glow(model: nn.Module) -> None:
     """Refuse GLOW blocks: the library splits the sequence axis in place of the features and fails in PyTorch."""
-    for block in modules_of(model, GLOWCouplingBlock):
-        bind(block, _glow_forward)
+    for path, block in model.named_modules():
+        if isinstance(block, GLOWCouplingBlock):
+            bind(block, partial(_glow_forward, name=path.rpartition(".")[2]))
 
 
-def _glow_forward(block: Any, *_: Any, **__: Any) -> Any:
-    raise ExportError(f"the adapters library cannot run {type(block).__name__}: expected an invertible adapter of type nice")
+def _glow_forward(block: Any, *_: Any, name: str, **__: Any) -> Any:
+    raise ExportError(
+        f"the adapters library cannot run the {type(block).__name__} of the adapter {name!r}: expected an invertible adapter "
+        "of type nice"
+    )
 
 
 METHOD_PATCHES: tuple[Callable[[nn.Module], None], ...] = (
