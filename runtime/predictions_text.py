@@ -37,7 +37,7 @@ def as_json(
         head = {"provider": predictor.provider, "drop": predictor.drops[0]} | ({} if nodes is None else {"nodes": nodes})
         return json.dumps(head | {"texts": rows}, allow_nan=False)
     except ValueError as error:
-        raise AdapterDropError("--json: a prediction is NaN or infinite, which JSON cannot represent; omit --json") from error
+        raise AdapterDropError("--json: a prediction is NaN or infinite, which JSON cannot represent: omit it") from error
 
 
 def as_text(

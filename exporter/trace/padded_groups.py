@@ -150,7 +150,7 @@ def with_padded(group: PaddedGroup, traced: TracedGroup) -> TracedGroup:
             weights[name] = arrays
     if missing := sorted(set(traced.weights) - set(names)):
         raise ExportError(
-            f"expected weights of the task {first.name!r} that other tasks have too, found {', '.join(missing)}: export this "
-            "task separately (--tasks), and report it with the model's configuration"
+            f"the weights {', '.join(missing)} of the task {first.name!r} cannot be matched with those of other tasks: export "
+            "it separately (--tasks), and report it with the model's configuration"
         )
     return replace(traced, tasks=tasks, weights=weights)

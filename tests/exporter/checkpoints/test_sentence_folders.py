@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import runtime
 from exporter import export
+from exporter.checkpoints.embedders import check_poolable
 from exporter.checkpoints.load import load
 from exporter.checkpoints.scan import Part
 from exporter.checkpoints.sentence_folder import read_sentence_folder
@@ -209,6 +210,12 @@ def test_a_wrong_pooling(saved: Path, pooling: Any, message: str) -> None:
     adapters = [str(saved / name) for name in ("features", "labels", "topics")]
     with pytest.raises(ExportError, match=message):
         load(saved / "base", False, adapters=adapters, pooling=pooling)
+
+
+def test_a_pooling_without_peft_adapters_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"which this model does not have: omit the pooling of 'one', 'other'$"):
+        check_poolable({"one": "mean", "other": "cls"})
+    check_poolable({})
 
 
 OLD = "sentence_transformers.models."

@@ -16,6 +16,7 @@ import onnxruntime
 import peft
 import pytest
 import torch
+from torch import nn
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -56,6 +57,12 @@ HEADS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 def task(name: str, drop: int = 0) -> Task:
     return Task(name, name, Head(None, "classification", (), 1, ""), drop, {}, "", (name,))
+
+
+def test_tasks_with_other_weights_are_refused() -> None:
+    model = nn.ModuleDict({"one": nn.Linear(2, 2), "other": nn.Linear(2, 2, bias=False)})
+    with pytest.raises(ExportError, match=r"for 'one' and 'other' in .*found differences in bias: train both with one config"):
+        task_weights(model, [task("one"), task("other")])
 
 
 def shared_copy(model: Any) -> Any:

@@ -99,8 +99,16 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, path: str, precision: Any
         make_states().save(tmp_path / path, precision)
 
 
-@pytest.mark.parametrize("position", [0, 4, 9, 60, 200, 400, -1, -90])
-def test_damaged_files_are_refused(tmp_path: Path, position: int) -> None:
+@pytest.mark.parametrize(
+    ("position", "message"),
+    [
+        (4, "expected a header of"),
+        (60, "expected a file of trunk states, found"),
+        *((position, "damaged or not a file of safetensors: expected a header in JSON") for position in (0, 9, 400)),
+        *((position, "damaged: expected the content with sha256") for position in (200, -1, -90)),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path: Path, position: int, message: str) -> None:
     states = make_states()
     path = tmp_path / "states"
     states.save(path)
@@ -110,7 +118,7 @@ def test_damaged_files_are_refused(tmp_path: Path, position: int) -> None:
         runtime.load_states(path)
     content[position] ^= 0x55
     path.write_bytes(content)
-    with pytest.raises(runtime.InputError, match=r"damaged|expected a file of trunk states"):
+    with pytest.raises(runtime.InputError, match=message):
         runtime.load_states(path)
 
 
