@@ -72,11 +72,11 @@ class _Source:
         return str(recorded or f"{self.command} {self.options(lines)}".rstrip())
 
 
-def _main(variants: Mapping[str, str], batches: Sequence[int]) -> Callable[[_Lines], list[tuple[str, str]]]:
+def _main(contenders: Mapping[str, str], batches: Sequence[int]) -> Callable[[_Lines], list[tuple[str, str]]]:
     def shown(lines: _Lines) -> list[tuple[str, str]]:
         found = []
-        for variant, name in variants.items():
-            for row in _rows(lines, variant=variant, length=128):
+        for contender, name in contenders.items():
+            for row in _rows(lines, variant=contender, length=128):
                 if row["batch"] in batches and row["throughput_ratio"] is not None:
                     (other,) = _rows(lines, variant=row["reference"], batch=row["batch"], length=128)
                     text = f"{row['throughput_ratio']:.2f} times the throughput of {other['label']}"

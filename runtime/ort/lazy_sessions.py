@@ -1,11 +1,11 @@
-"""Lazily opened CPU sessions of a bundle's graphs."""
+"""Sessions of a bundle's graphs that are opened on the first access, with or without one copy of the packed weights."""
 
 import ctypes
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,31 @@ class GraphSessions(Mapping[str, Any]):
         return list(self._open.values())
 
 
-class LazySessions(GraphSessions):
-    """Thread-safe mapping from the file name of a graph to its session.
+class OnDemandSessions(GraphSessions):
+    """Thread-safe mapping from the file name of a graph to its session, for providers whose sessions share no weights.
+
+    The graphs of a trunk and of branches have the weights of the graph of all tasks once more on the device. They are opened
+    when they are used.
+    """
+
+    def __init__(self, graphs: Mapping[str, GraphFile], late: Collection[str], make: Make) -> None:
+        """Open all graphs but those of `late`, which are opened on the first access; `make` as for `PackedSessions`."""
+        super().__init__(graphs)
+        self._make = make
+        self._lock = threading.Lock()
+        self._open = {name: make(name, graph, False) for name, graph in graphs.items() if name not in late}
+
+    def __getitem__(self, graph: str) -> Any:
+        """Return the session of a graph; open the graph if necessary."""
+        if graph not in self._open:
+            with self._lock:
+                if graph not in self._open:
+                    self._open[graph] = self._make(graph, self._graphs[graph], False)
+        return self._open[graph]
+
+
+class PackedSessions(GraphSessions):
+    """Thread-safe mapping from the file name of a graph to its session on the CPU.
 
     The first graph is opened immediately and packs its own weights, which takes negligible time. The first access to another
     graph packs the weights of all graphs into one file that all sessions read (`Options.share_weights`). This takes seconds
@@ -99,7 +122,7 @@ class LazySessions(GraphSessions):
 
 
 def open_packed(graphs: Mapping[str, GraphFile], folder: Path, make: Make, options: Options) -> dict[str, Any]:
-    """Open sessions of all graphs that share one copy of their packed weights, in a folder; `make` as for `LazySessions`.
+    """Open sessions of all graphs that share one copy of their packed weights, in a folder; `make` as for `PackedSessions`.
 
     Raises:
         OSError: there is no space or no permission.

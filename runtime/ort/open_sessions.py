@@ -19,9 +19,8 @@ from runtime.ort.find_compiled import CompiledGraphs, find_compiled
 from runtime.ort.forks import PerProcess
 from runtime.ort.graph_file import GraphFile
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO, Provider
-from runtime.ort.lazy_sessions import LazySessions, Make, open_packed
+from runtime.ort.lazy_sessions import Make, OnDemandSessions, PackedSessions, open_packed
 from runtime.ort.node_counts import example_feeds
-from runtime.ort.on_demand import OnDemandSessions
 from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.plugins import failure, reason_of
 from runtime.ort.probe import ProbeCheck, ProbeError
@@ -173,7 +172,7 @@ def _check_products(files: BoundFolder, manifest: Manifest) -> None:
 
 def _on_cpu(graphs: Mapping[str, GraphFile], make: Make, manifest: Manifest, options: Options) -> Mapping[str, Any]:
     if options.cache is None or not options.share_weights:
-        return LazySessions(graphs, make, options, example_feeds(manifest))
+        return PackedSessions(graphs, make, options, example_feeds(manifest))
     files = next(iter(graphs.values())).files
     # Weights packed from files whose hashes were not compared must not be used for a bundle whose hashes were.
     settings = repr(sorted(options.session_config.items())) if options.session_config else ""

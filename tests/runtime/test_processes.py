@@ -24,7 +24,7 @@ from runtime.bundle import read_manifest
 from runtime.ort import open_sessions as session
 from runtime.ort.forks import PerProcess
 from runtime.ort.known_providers import CPU, CUDA, OPENVINO
-from runtime.ort.on_demand import OnDemandSessions
+from runtime.ort.lazy_sessions import OnDemandSessions
 from runtime.ort.open_bundle import OpenBundle
 from runtime.ort.session import create_session
 from tests.helpers.runtime_bundles import feeds, rewrite, write_bundle, write_routed

@@ -19,7 +19,7 @@ from runtime.ort import open_sessions as session
 from runtime.ort import prepacked as packed
 from runtime.ort.external_data import rewrite as rewrite_wire
 from runtime.ort.graph_file import GraphFile
-from runtime.ort.lazy_sessions import LazySessions
+from runtime.ort.lazy_sessions import PackedSessions
 from tests.helpers.runtime_bundles import TASKS, expected, feeds, rewrite, variant, write_bundle
 
 DROPS = (5, 2)
@@ -66,7 +66,7 @@ def test_the_second_graph_opens_when_it_is_needed(bundle: Path) -> None:
     said: list[str] = []
     predictor = runtime.load(bundle, provider="cpu", options=Options(progress=said.append, threads=1))
     sessions = predictor._bundle.sessions
-    assert isinstance(sessions, LazySessions)
+    assert isinstance(sessions, PackedSessions)
     first = sessions._open[MODEL]
     assert list(sessions._open) == [MODEL]
     with ThreadPoolExecutor(8) as pool:  # all at once
@@ -79,7 +79,7 @@ def test_the_second_graph_opens_when_it_is_needed(bundle: Path) -> None:
 def test_a_policy_finds_all_graphs_open(bundle: Path) -> None:
     predictor = runtime.load(bundle, provider="cpu", policy=runtime.LatencyTarget(1.0))
     sessions = predictor._bundle.sessions
-    assert isinstance(sessions, LazySessions)
+    assert isinstance(sessions, PackedSessions)
     assert len(sessions._open) == 2
 
 
