@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
-from exporter.compile.rewrite.builder import Builder, const_array, known_shape
+from exporter.compile.rewrite.axis_rules import Dim
+from exporter.compile.rewrite.builder import Builder, const_array
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
@@ -14,7 +18,7 @@ _INT = ir.DataType.INT64
 
 
 class MeasureLengthsPass(NodeRewritePass):
-    """A Reshape to [0, 4, -1, 8] takes the unknown length from its input, bit-exact.
+    """A Reshape to [0, 4, -1, 8] takes the unknown length from the axes of its input, bit-exact.
 
     Where no row selects a structure of a routed graph, its batch is empty. From no elements, ONNX Runtime cannot infer -1 next
     to an empty axis that is copied, and fails. The batch becomes the -1 instead, which also keeps ONNX Runtime's own
@@ -24,23 +28,45 @@ class MeasureLengthsPass(NodeRewritePass):
     op_types = ("Reshape",)
 
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
-        """Put the length of an input's axis in the place of -1."""
+        """Put the length in the place of -1."""
         x, target = node.inputs[0], const_array(node.inputs[1])
         dims = [] if target is None else target.tolist()
         if x is None or dims[:1] != [0] or -1 not in dims:
             return None
-        before, after = known_shape(x), known_shape(node.outputs[0])
-        if before is None or after is None:
-            return Refusal(f"the shape of the {'input' if before is None else 'result'} is not known")
+        if x.shape is None:
+            return Refusal("the rank of the input is not known")
         unknown = dims.index(-1)
-        if after[unknown] not in before:
-            return Refusal(f"the length {after[unknown]} is not one of the input")
-        axis = before.index(after[unknown])
-        of_one, of_target = ir.Shape([1]), ir.Shape([len(dims)])
-        length = build.node("Shape", [x], attributes={"start": axis, "end": axis + 1}, shape=of_one, dtype=_INT)
+        result = None if node.outputs[0].shape is None else node.outputs[0].shape[unknown]
         dims[0] = -1
-        inputs = [build.ints(dims[:unknown]), length]
+        if isinstance(result, int):
+            dims[unknown] = result
+            node.replace_input_with(1, build.ints(dims))
+            return node.outputs[0]
+        inputs = [build.ints(dims[:unknown]), _length(x, result, dims, build)]
         if after_it := dims[unknown + 1 :]:
             inputs.append(build.ints(after_it))
+        of_target = ir.Shape([len(dims)])
         node.replace_input_with(1, build.node("Concat", inputs, attributes={"axis": 0}, shape=of_target, dtype=_INT))
         return node.outputs[0]
+
+
+def _length(x: ir.Value, result: Dim | None, dims: Sequence[int], build: Builder) -> ir.Value:
+    """The unknown length, [1]: that of an axis of the input, or the product of its axes by those of the target.
+
+    The first axis is in neither product, because it may be empty, nor is any other that a 0 copies.
+    """
+    before = list(x.shape or ())
+    if isinstance(result, ir.SymbolicDim) and result.value is not None and result in before:
+        axis = before.index(result)
+        return _measure(x, axis, axis + 1, build)
+    left = [axis for axis in range(1, len(before)) if axis >= len(dims) or dims[axis] != 0]
+    lengths = _measure(x, 0, len(before), build)
+    one = ir.Shape([1])
+    own = build.node("Gather", [lengths, build.ints(left)], attributes={"axis": 0}, shape=ir.Shape([len(left)]), dtype=_INT)
+    count = build.node("ReduceProd", [own, build.ints([0])], shape=one, dtype=_INT)
+    others = math.prod(dim for dim in dims if dim > 0)
+    return count if others == 1 else build.node("Div", [count, build.ints([others])], shape=one, dtype=_INT)
+
+
+def _measure(x: ir.Value, start: int, end: int, build: Builder) -> ir.Value:
+    return build.node("Shape", [x], attributes={"start": start, "end": end}, shape=ir.Shape([end - start]), dtype=_INT)

@@ -15,13 +15,28 @@ GROUPED = (
 )
 
 
+PRODUCT = "(float[batch, 6, sequence, 4] x) => (float[batch, other, 3] y) <int64[3] t = {0, -1, 3}> { y = Reshape(x, t) }"
+COPIED = "(float[batch, 2, 6, sequence] x) => (float[batch, 2, other] y) <int64[3] t = {0, 0, -1}> { y = Reshape(x, t) }"
+KNOWN = "(float[batch, 3, 4] x) => (float[batch, 12] y) <int64[2] t = {0, -1}> { y = Reshape(x, t) }"
+
+
 @pytest.mark.parametrize("rows", [0, 3])
-def test_an_unknown_length_is_measured(rows: int) -> None:
-    model = prove(MeasureLengthsPass(), GROUPED, "Shape Concat Reshape")
+@pytest.mark.parametrize(
+    ("text", "operators", "before", "after"),
+    [
+        (GROUPED, "Shape Concat Reshape", [2, 2, 5, 8], [4, 5, 8]),
+        (PRODUCT, "Shape Gather ReduceProd Div Concat Reshape", [6, 5, 4], [40, 3]),
+        (COPIED, "Shape Gather ReduceProd Concat Reshape", [2, 6, 5], [2, 30]),
+        (KNOWN, "Reshape", [3, 4], [12]),
+    ],
+    ids=["axis", "product", "copied", "known"],
+)
+def test_an_unknown_length_is_measured(rows: int, text: str, operators: str, before: list[int], after: list[int]) -> None:
+    model = prove(MeasureLengthsPass(), text, operators)
     content = ir.to_proto(model).SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": np.zeros((rows, 2, 2, 5, 8), np.float32)})
-    assert found.shape == (rows, 4, 5, 8)
+    (found,) = session.run(None, {"x": np.zeros((rows, *before), np.float32)})
+    assert found.shape == (rows, *after)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +44,6 @@ def test_an_unknown_length_is_measured(rows: int) -> None:
     [
         ("float[batch, sequence, 8] x) => (float[batch, sequence, 2, 4] y", "0, 0, 2, 4"),
         ("float[batch, 2, 4] x) => (float[batch, 8] y", "-1, 8"),  # nothing is copied: -1 is 0
-        ("float[batch, sequence, 8] x) => (float[batch, other, 16] y", "0, -1, 16"),
     ],
 )
 def test_other_targets_stay(shapes: str, target: str) -> None:
