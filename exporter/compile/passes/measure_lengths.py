@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from exporter.compile.rewrite.axis_rules import Dim
-from exporter.compile.rewrite.builder import Builder, const_array
+from exporter.compile.rewrite.builder import Builder, const_array, known_shape
 from exporter.compile.rewrite.node_pass import NodeRewritePass, Rewritten
 from exporter.compile.rewrite.refusals import Refusal
 
@@ -22,7 +22,8 @@ class MeasureLengthsPass(NodeRewritePass):
 
     Where no row selects a structure of a routed graph, its batch is empty. From no elements, ONNX Runtime cannot infer -1 next
     to an empty axis that is copied, and fails. The batch becomes the -1 instead, which also keeps ONNX Runtime's own
-    optimizations from replacing the measured length by -1 again.
+    optimizations from replacing the measured length by -1 again. Where a computed target moves the batch to another axis, its
+    zero is a length, not an axis to copy.
     """
 
     op_types = ("Reshape",)
@@ -30,7 +31,9 @@ class MeasureLengthsPass(NodeRewritePass):
     def rewrite(self, node: ir.Node, build: Builder) -> Rewritten:
         """Put the length in the place of -1."""
         x, target = node.inputs[0], const_array(node.inputs[1])
-        dims = [] if target is None else target.tolist()
+        if target is None:
+            return self._take_zeros(node)
+        dims = target.tolist()
         if x is None or dims[:1] != [0] or -1 not in dims:
             return None
         if x.shape is None:
@@ -47,6 +50,18 @@ class MeasureLengthsPass(NodeRewritePass):
             inputs.append(build.ints(after_it))
         of_target = ir.Shape([len(dims)])
         node.replace_input_with(1, build.node("Concat", inputs, attributes={"axis": 0}, shape=of_target, dtype=_INT))
+        return node.outputs[0]
+
+    def _take_zeros(self, node: ir.Node) -> Rewritten:
+        """Let a computed target mean its zeros, unless the batch stays first: a 0 there would copy another axis."""
+        x, concat = node.inputs[0], node.inputs[1].producer() if node.inputs[1] is not None else None
+        if x is None or concat is None or concat.op_type != "Concat" or node.attributes.get_int("allowzero", False):
+            return None
+        before, after = known_shape(x), known_shape(node.outputs[0])
+        constants = [array for value in concat.inputs if (array := const_array(value)) is not None]
+        if not before or not after or before[0] == after[0] or any((array <= 0).any() for array in constants):
+            return None
+        node.attributes.add(ir.AttrInt64("allowzero", 1))
         return node.outputs[0]
 
 

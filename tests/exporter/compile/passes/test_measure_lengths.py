@@ -39,6 +39,16 @@ def test_an_unknown_length_is_measured(rows: int, text: str, operators: str, bef
     assert found.shape == (rows, *after)
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_batch_that_moves_is_no_axis_to_copy(rows: int) -> None:
+    text = """(float[batch, 20] x) => (float[4, 5, batch] y) <int64[2] four_five = {4, 5}>
+        { n = Shape<start = 0, end = 1>(x) t = Concat<axis = 0>(four_five, n) y = Reshape(x, t) }"""
+    model = prove(MeasureLengthsPass(), text, "Shape Concat Reshape")
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.zeros((rows, 20), np.float32)})
+    assert found.shape == (4, 5, rows)
+
+
 @pytest.mark.parametrize(
     ("shapes", "target"),
     [
