@@ -64,8 +64,8 @@ def add(
     Args:
         folder: a folder written by `export`. It is replaced as a whole, or not at all.
         adapters: [NAME=]SOURCE, folders or hub ids of adapters to load into the model.
-        model: the trunk that the bundle was exported from: a live model, a folder or hub id, or None for the bundled example.
-            Tasks of it that the bundle already has are ignored.
+        model: the base model that the bundle was exported from: a live model, a folder or hub id, or None for the bundled
+            example. Tasks of it that the bundle already has are ignored.
         fusions: folders or hub ids of fusion layers to load into the model.
         atol: allowed |onnx - torch| relative to max(1, max |torch|); the default is that of the bundle's precision.
         pooling: as in `export`.

@@ -12,6 +12,7 @@ from exporter.checkpoints.load import check_finite, load
 from exporter.checkpoints.sources import located
 from exporter.errors import ExportError
 from exporter.models.neutral_state import neutral_state
+from exporter.planning.arguments import check_files, check_flags
 from exporter.planning.make_plan import make_options, make_plans
 from exporter.planning.routable import check_routable
 from exporter.prune.fusion_members import open_calibration
@@ -138,6 +139,9 @@ def export(
         VerificationError: the graph differs from PyTorch, or its predictions differ on too many texts. In either case
             nothing was written.
     """
+    flags = {"routed": routed, "extendable": extendable, "split": split, "with_tokenizer": with_tokenizer}
+    check_flags({**flags, "overwrite": overwrite})
+    check_files(calibration, evaluation)
     output = _path(output)
     check_destination(output, overwrite)
     check_sources(output, (model, tokenizer, adapters, fusions, calibration, evaluation))

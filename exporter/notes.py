@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import onnx_ir as ir
+
 from exporter.models.embeddings import embedder_of
 from exporter.models.inputs import used_inputs
 from exporter.models.own_tasks import OwnModel, Sharing
@@ -105,6 +107,19 @@ def decided_in_fp64(exact: Mapping[str, float]) -> tuple[str, ...]:
         f"{_listed(list(exact))}: compared with PyTorch in fp64 for some of the verified inputs, where the graph differs from "
         f"PyTorch in fp32 by up to {max(exact.values()):.1e}",
     )
+
+
+def nothing_quantized(plan: Plan, graph: ir.Model) -> tuple[str, ...]:
+    """Return a note if a graph of int8 has no weight in 8 bits.
+
+    Args:
+        plan: the plan of the graph.
+        graph: the compiled graph.
+    """
+    eight_bits = (ir.DataType.INT8, ir.DataType.UINT8)
+    if plan.precision != "int8" or any(value.dtype in eight_bits for value in graph.graph.initializers.values()):
+        return ()
+    return ("no matrix is large enough for int8, where quantizing its input would cost more than it saves: weights stay fp32",)
 
 
 def without_pooling(plan: Plan) -> tuple[str, ...]:

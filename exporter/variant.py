@@ -17,6 +17,7 @@ from exporter.notes import (
     decided_in_fp64,
     default_prompts,
     missing_effects,
+    nothing_quantized,
     other_inputs,
     shared_weights,
     unread_inputs,
@@ -140,6 +141,7 @@ def export_variant(
             *without_pooling(plan),
             *default_prompts(task_groups),
             *shared_weights(plan, task_groups),
+            *nothing_quantized(plan, compiled.graph),
             *apart,
         )
     exact = dict(verified.exact)

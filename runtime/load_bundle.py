@@ -69,6 +69,8 @@ def load(
         InputError: `drop` was not exported, `threads` is not a positive integer, the cache folder or an option
             cannot be used, or the cache of states is smaller than one text.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"folder: expected a path or an id of the hub, found {folder!r:.100}")
     options = Options() if options is None else options
     if not isinstance(options, Options):
         raise InputError(f"options: expected runtime.Options(…), found {options!r:.100}")

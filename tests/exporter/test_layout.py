@@ -105,6 +105,7 @@ def test_overwrite_replaces_the_layout_and_nothing_else(bundle: Path, model: Any
 
 def test_int8_has_the_name_and_the_dtype_of_browsers(model: Any, tmp_path: Path) -> None:
     report = export(model, tokenizer(), tasks=["tags"], output=tmp_path / "out", layout="transformersjs", precision="int8")
+    assert any("no matrix is large enough for int8" in note for note in report.variants[0].notes)
     assert report.variants[0].model == "onnx/model_quantized.onnx"
     assert (tmp_path / "out" / "onnx" / "model_quantized.onnx_data").is_file()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["transformers.js_config"]["dtype"] == "q8"

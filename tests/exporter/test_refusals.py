@@ -61,6 +61,11 @@ def model() -> Any:
         ({"output": None}, "the output must be the path of a folder"),
         ({"output": "a\0b"}, "the output must be the path of a folder"),
         ({"tokenizer": "bert"}, "expected a fast tokenizer, found str"),
+        ({"routed": "no"}, "routed must be True or False, found 'no'"),
+        ({"overwrite": None}, "overwrite must be True or False, found None"),
+        ({"calibration": 3}, "calibration must be the path of a file, found 3"),
+        ({"evaluation": 3}, "evaluation must be the path of a file, or a mapping from task to path, found 3"),
+        ({"evaluation": {"a": 3}}, "evaluation must be the path of a file, .* found {'a': 3}"),
     ],
 )
 def test_arguments(model: Any, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

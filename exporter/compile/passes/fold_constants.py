@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import logging
+from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -10,6 +12,8 @@ import onnxscript.optimizer
 from exporter.compile.rewrite.builder import const_array
 
 __all__ = ["FoldConstantsPass"]
+
+_LOGGER = logging.getLogger("onnxscript.optimizer")
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
@@ -19,7 +23,7 @@ class FoldConstantsPass(ir.passes.InPlacePass):
        they are bound.
     2. Above `size_limit` elements, only a Transpose of a weight is folded, and only with `transpose_weights`. It is not folded
        before groups are joined: a folded copy hides that two groups read the same weight.
-    3. No LayerNormalization is folded: onnxscript computes its optional outputs too, prints a warning and keeps the node.
+    3. No LayerNormalization is folded: onnxscript computes its optional outputs too, and keeps the node.
     """
 
     # Not a NodeRewritePass: onnxscript has its own loop.
@@ -50,7 +54,19 @@ class FoldConstantsPass(ir.passes.InPlacePass):
                 return self.transpose_weights  # rule 2
             return None
 
-        result = onnxscript.optimizer.fold_constants(
-            model, input_size_limit=self.size_limit, output_size_limit=self.size_limit, should_fold=should_fold
-        )
+        with _no_warnings():
+            result = onnxscript.optimizer.fold_constants(
+                model, input_size_limit=self.size_limit, output_size_limit=self.size_limit, should_fold=should_fold
+            )
         return ir.passes.PassResult(model, modified=bool(result.modified))
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Let onnxscript log only errors: it warns of constants that it leaves, such as the parts of a Split."""
+    level = _LOGGER.level
+    _LOGGER.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _LOGGER.setLevel(level)

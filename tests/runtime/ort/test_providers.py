@@ -95,6 +95,11 @@ def test_verify_is_a_switch(bundle: Path) -> None:
         runtime.load(bundle, verify="no")  # type: ignore[arg-type]
 
 
+def test_a_folder_is_a_path() -> None:
+    with pytest.raises(runtime.InputError, match="folder: expected a path or an id of the hub, found 3"):
+        runtime.load(3)  # type: ignore[arg-type]
+
+
 def test_numbers_that_onnx_runtime_does_not_take(bundle: Path) -> None:
     assert runtime.load(bundle, provider="cpu", options=Options(threads=MOST_THREADS, spin=False))
     for threads in (MOST_THREADS + 1, 2**32):

@@ -74,3 +74,11 @@ def test_a_norm_of_constants_prints_no_warning(caplog: pytest.LogCaptureFixture)
     text = f"{HEAD} {{ s = LayerNormalization(w, v) y = Add(x, s) }}"
     prove(FoldConstantsPass(), text, None, initializers=WEIGHTS)
     assert not caplog.records
+
+
+def test_nothing_is_logged_of_what_stays(caplog: pytest.LogCaptureFixture) -> None:
+    text = f"{HEAD} {{ a, b = Split<axis = 0, num_outputs = 2>(w) c = Concat<axis = 0>(b, a) y = Add(x, c) }}"
+    model = parse(text, WEIGHTS)
+    FoldConstantsPass()(model)
+    assert "Split" in op_types(model)
+    assert not caplog.records
