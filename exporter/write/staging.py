@@ -53,7 +53,9 @@ def check_destination(output: Path, overwrite: bool) -> None:
             check_replaceable(output)
             check_unused(output)
         parent = next(path for path in output.absolute().parents if path.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        if not parent.is_dir():
+            raise ExportError(f"the output {str(output)!r} cannot be written: {str(parent)!r} is a file, not a folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
             raise ExportError(f"the output {str(output)!r} cannot be written: no permission to write in {str(parent)!r}")
     except OSError as error:
         raise ExportError(f"the output {str(output)!r} cannot be written: {error}") from error
@@ -93,9 +95,9 @@ def staged(output: Path, overwrite: bool, continued: bytes | None = None) -> Ite
         ExportError: a file cannot be written, for example because the disk is full, or another process wrote to `output`.
     """
     output = output.absolute()
-    created = [parent for parent in output.parents if not parent.exists()]
+    created: list[Path] = []
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(output, created)
         _remove_leftovers(output)
         partial, lock = _make_partial(output)
         identity = partial.stat()
@@ -109,9 +111,6 @@ def staged(output: Path, overwrite: bool, continued: bytes | None = None) -> Ite
                 flush_names(output.parent)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
-            for parent in created:
-                with contextlib.suppress(OSError):  # used by another export
-                    parent.rmdir()
             if isinstance(error, KeyboardInterrupt) and _is_at(output, identity):
                 raise KeyboardInterrupt(f"{output} is written") from error
             if isinstance(error, Exception):  # which may come from files of two bundles
@@ -119,8 +118,27 @@ def staged(output: Path, overwrite: bool, continued: bytes | None = None) -> Ite
             raise
         finally:
             lock.release()
-    except OSError as error:
-        raise ExportError(f"the output {str(output)!r} cannot be written, nothing was kept: {error}") from error
+    except BaseException as error:
+        for folder in reversed(created):
+            with contextlib.suppress(OSError):  # used by another export
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise ExportError(f"the output {str(output)!r} cannot be written, nothing was kept: {error}") from error
+        raise
+
+
+def _make_parents(output: Path, created: list[Path]) -> None:
+    """Create the folders that `output` needs, and append each of them to `created`; a failure may come half-way."""
+    # From the top: whether a path with `..` exists is known only when the folder before it is there
+    for folder in reversed(output.parents):
+        if not folder.is_dir():
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                if not folder.is_dir():  # otherwise another export has created it
+                    raise
+            else:
+                created.append(folder)
 
 
 def _is_at(path: Path, identity: os.stat_result) -> bool:
@@ -145,7 +163,11 @@ def _make_partial(output: Path) -> tuple[Path, FolderLock]:
     while True:
         partial = _sibling(output, "partial")
         partial.mkdir()
-        lock = FolderLock.take(partial)
+        try:
+            lock = FolderLock.take(partial)
+        except BaseException:
+            partial.rmdir()
+            raise
         if lock is not None:  # otherwise another export removed it as a leftover before it was locked
             return partial, lock
 

@@ -8,12 +8,14 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -318,3 +320,43 @@ def test_a_link_is_named_with_the_folder(output: Path) -> None:
     link.symlink_to(output)
     with pytest.raises(ExportError, match=r"'.*current' is a link, which is never replaced: name the folder '.*onnx' itself"):
         check_destination(link, overwrite=True)
+
+
+@pytest.mark.parametrize("path", ["a/b/../../file/onnx", "a/b/file2/onnx"])
+def test_folders_of_a_failed_export_are_removed(tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "kept").mkdir()
+    make = Path.mkdir
+
+    def mkdir(folder: Path, mode: int = 0o777) -> None:
+        if folder.name == "file2":  # as on a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        make(folder, mode)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(ExportError, match="nothing was kept"):
+        export(tmp_path / path, 1)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "kept"]
+
+
+def test_an_empty_folder_that_was_there_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(VerificationError), staged(tmp_path / "new" / ".." / "kept" / "onnx", overwrite=False):
+        raise VerificationError("differs")
+    assert [found.name for found in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_lock_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderLock, "take", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(ExportError, match="nothing was kept"):
+        export(tmp_path / "new" / "onnx", 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mk.py"
+    file.touch()
+    null = Path(os.devnull)
+    for output, named in ((file / "x", file), (file / "x" / "y", file), *([(null / "x", null)] if os.name == "posix" else [])):
+        with pytest.raises(ExportError, match=re.escape(f"cannot be written: {str(named)!r} is a file, not a folder")):
+            check_destination(output, overwrite=False)
