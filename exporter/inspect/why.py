@@ -88,8 +88,10 @@ class Explanation:
             raise ExportError(f"{step} {why}; passes to name: {there}")
         if name not in self.tensors:
             known = {_letters(each): each for each in (*sorted(self.tensors), *_PASSES)}
-            (nearest,) = difflib.get_close_matches(_letters(name), known, n=1, cutoff=0.0)
-            raise ExportError(f"{name!r} is neither a tensor of {self.file} nor a pass; the nearest name is {known[nearest]!r}")
+            near = difflib.get_close_matches(_letters(name), known, 1)
+            hint = f"passes to name: {', '.join(self.steps)}; --why without a name shows tensors too"
+            hint = f"the nearest name is {known[near[0]]!r}" if near else hint
+            raise ExportError(f"{name!r} is neither a tensor of {self.file} nor a pass; {hint}")
         return tuple(each for each in self.unapplied if name in each.tensors)
 
 

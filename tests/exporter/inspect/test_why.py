@@ -90,6 +90,8 @@ def test_json_has_the_patterns(bundle: Path, capsys: pytest.CaptureFixture[str])
     [
         ("QuantiseRows", "neither a tensor of model.onnx nor a pass; the nearest name is 'QuantizeRows'"),
         ("input_id", "the nearest name is 'input_ids'"),
+        ("zzz", "'zzz' is neither a tensor of model.onnx nor a pass; passes to name: "),
+        ("no such", "; --why without a name shows tensors too\n"),
         ("convert_to_half", "the nearest name is 'ConvertToHalf'"),  # it did not run, which the message about that name says
         (
             "FuseSkipLayerNorm",
