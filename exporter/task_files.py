@@ -28,10 +28,11 @@ from exporter.verify.routes import width
 from exporter.verify.slots import verify_slots
 from exporter.write.save import task_entry
 from exporter.write.stored_groups import StoredGroup, load_stored_groups
+from exporter.write.task_file import task_file_bytes
 from runtime.bundle import Manifest, ParityRow, VariantEntry, slots_file
 from runtime.bundle.whole_file import unreplaceable, write_whole
 from runtime.slots.layout import SlotLayout, layout_file
-from runtime.slots.task_file import is_task_file, task_file_bytes
+from runtime.slots.task_file import is_task_file
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _file(output: object) -> Path:
     if path.is_dir():
         raise ExportError(f"the output must be a file, found the folder {path}: name a file in it, such as {path / 'task'}")
     if not path.absolute().parent.is_dir():
+        if path.parent.exists():
+            raise ExportError(f"the output {str(output)!r} cannot be written: {str(path.parent)!r} is a file, not a folder")
         raise ExportError(f"there is no folder {path.absolute().parent} for the output: create it")
     return path
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from exporter.errors import ExportError
 from runtime.errors import InputError
-from runtime.text.text_file import read_limited
+from runtime.text.text_file import limited
 
 Text = str | tuple[str, str]
 # fusion -> layer -> member -> score; the fusion is "" in a file without fusion names.
@@ -73,7 +73,8 @@ def read_rows(path: Path) -> list[Row]:
 
 def _decode(path: Path) -> str:
     try:
-        data = read_limited(path)
+        with path.open("rb") as file:
+            data = limited(file, str(path))
     except InputError as error:
         raise ExportError(str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: the path contains a null byte

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from exporter.errors import ExportError
 from runtime.bundle import MANIFEST
-from runtime.bundle.compiled_entry import COMPILED, is_compiled_folder
+from runtime.bundle.compiled_entry import COMPILED, RECORD, CompiledEntry
 from runtime.bundle.file_names import GRAPHS
+from runtime.bundle.files import BoundFolder
+from runtime.errors import BundleError
 
 _SHOWN = 10
 
@@ -39,7 +41,7 @@ def check_replaceable(folder: Path, shown: Path | None = None) -> None:
         found + "/" * _is_folder(path)
         for found, path in _contents(folder, listed)
         if (found not in {*listed, MANIFEST} or _is_folder(path))
-        and not (found == COMPILED and is_compiled_folder(path))  # made from the export, and useless without it
+        and not (found == COMPILED and _is_compiled_folder(path))  # made from the export, and useless without it
     )
     if surplus:
         more = f" and {len(surplus) - _SHOWN} more" if len(surplus) > _SHOWN else ""
@@ -106,6 +108,24 @@ def _contents(folder: Path, listed: set[str]) -> Iterator[tuple[str, Path]]:
 
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
+
+
+def _is_compiled_folder(folder: Path) -> bool:
+    """Whether a folder `compiled` contains only compiled graphs that their records list."""
+    try:
+        return not folder.is_symlink() and all(_is_complete(each) for each in folder.iterdir())
+    except OSError:
+        return False
+
+
+def _is_complete(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        entry = CompiledEntry.read(BoundFolder.open(folder))
+    except (BundleError, OSError):
+        return False
+    return {path.name for path in folder.iterdir()} <= {*entry.files, RECORD}
 
 
 def _lies_in(text: str, folder: Path) -> bool:

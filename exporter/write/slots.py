@@ -11,10 +11,10 @@ import onnx_ir as ir
 from exporter.errors import ExportError
 from exporter.plan import Plan
 from exporter.write.save import save_graph, task_entry
+from exporter.write.task_file import task_file_bytes
 from exporter.write.weights_file import WeightsFile
 from runtime.bundle import ParityRow, slots_file
 from runtime.slots.layout import LAYOUT_VERSION, SlotGroup, SlotLayout, SlotWeight, identity_of, layout_file, own_task_file
-from runtime.slots.task_file import task_file_bytes
 
 
 def make_layout(

@@ -111,24 +111,6 @@ class CompiledEntry:
         return entry  # type: ignore[no-any-return]  # decode() returns Any: the type is its argument
 
 
-def is_compiled_folder(folder: Path) -> bool:
-    """Whether a folder `compiled` contains only compiled graphs that their records list."""
-    try:
-        return not folder.is_symlink() and all(_is_complete(each) for each in folder.iterdir())
-    except OSError:
-        return False
-
-
-def _is_complete(folder: Path) -> bool:
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    try:
-        entry = CompiledEntry.read(BoundFolder.open(folder))
-    except (BundleError, OSError):
-        return False
-    return {path.name for path in folder.iterdir()} <= {*entry.files, RECORD}
-
-
 def _problems(entry: CompiledEntry) -> Iterator[str]:
     if entry.version != _VERSION:
         yield f"version: expected {_VERSION}, found {entry.version}"

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,47 +12,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from runtime.bundle import ROUTED_HEADS, ParityRow, TaskEntry
-from runtime.bundle.schema import decode, encode
-from runtime.bundle.tensors import check_seal, map_file, pack, sealed, unpack
+from runtime.bundle import ROUTED_HEADS, TaskEntry
+from runtime.bundle.schema import decode
+from runtime.bundle.tensors import check_seal, map_file, unpack
 from runtime.errors import AdapterDropError, InputError
 from runtime.slots.hot_entry import AddedFile, HotEntry, TaskWeights
 from runtime.slots.layout import SlotLayout
 
-__all__ = ["is_task_file", "open_task_file", "own_weights", "task_file_bytes"]
+__all__ = ["FORMAT", "VERSION", "is_task_file", "open_task_file", "own_weights"]
 
-_FORMAT: Final = "adapterdrop-task"
-_VERSION: Final = "2"
+FORMAT: Final = "adapterdrop-task"
+VERSION: Final = "2"
 _MAKE_AGAIN: Final = "make it again with `python -m exporter task DIR --adapter SOURCE --output FILE`"
 
 Array = npt.NDArray[Any]
-
-
-def task_file_bytes(
-    entry: TaskEntry, precision: str, graphs: Mapping[str, tuple[int, int, Mapping[str, Array]]], parity: Sequence[ParityRow]
-) -> bytes:
-    """Return the content of a task file.
-
-    Args:
-        entry: the task.
-        precision: precision of the graphs.
-        graphs: identity of a graph -> (drop, number of the group, input of the graph -> weights).
-        parity: comparisons with eager PyTorch.
-
-    Raises:
-        ValueError: a weight has a type that the format lacks.
-    """
-    known = {str(drop): {"identity": identity, "group": group} for identity, (drop, group, _) in graphs.items()}
-    metadata = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "task": json.dumps(encode(entry), ensure_ascii=False),
-        "precision": precision,
-        "graphs": json.dumps(known, sort_keys=True),
-        "parity": json.dumps(encode(list(parity))),
-    }
-    arrays = {f"{drop}:{name}": array for drop, _, rows in graphs.values() for name, array in rows.items()}
-    return pack(arrays, sealed(arrays, metadata))
 
 
 def open_task_file(
@@ -107,7 +80,7 @@ def open_task_file(
 def is_task_file(path: Path) -> bool:
     """Whether a file has a task, of any version and possibly damaged. Raises OSError if it cannot be read."""
     try:
-        return map_file(path)[1].get("format") == _FORMAT
+        return map_file(path)[1].get("format") == FORMAT
     except ValueError:
         return False
 
@@ -167,11 +140,11 @@ def _unpacked(content: bytes | memoryview, shown: str) -> tuple[dict[str, Array]
         arrays, metadata = unpack(content)
     except ValueError as error:
         raise InputError(f"{shown}: not a task file, or damaged: {error}; {_MAKE_AGAIN}") from error
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") != FORMAT:
         raise InputError(f"{shown}: expected a file of `python -m exporter task`, found other weights; {_MAKE_AGAIN}")
-    if metadata.get("version") != _VERSION:
+    if metadata.get("version") != VERSION:
         found = metadata.get("version")
-        raise InputError(f"{shown}: expected version {_VERSION} of task files, found {found!r}; {_MAKE_AGAIN}")
+        raise InputError(f"{shown}: expected version {VERSION} of task files, found {found!r}; {_MAKE_AGAIN}")
     return arrays, metadata
 
 

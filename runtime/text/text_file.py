@@ -1,23 +1,11 @@
 """Files that are read as a whole."""
 
-from pathlib import Path
 from typing import IO, Final
 
 from runtime.errors import InputError
 
 LARGEST: Final = 256_000_000  # bytes; as texts they take several times as much memory
 STANDARD_INPUT: Final = "-"
-
-
-def read_limited(path: Path) -> bytes:
-    """Return the content of a file, which may be a pipe or a device without an end.
-
-    Raises:
-        OSError: the file cannot be read.
-        InputError: it has more than LARGEST bytes.
-    """
-    with path.open("rb") as file:
-        return limited(file, str(path))
 
 
 def limited(file: IO[bytes], name: str) -> bytes:
