@@ -75,9 +75,9 @@ def _advise(request: Request, own: Path, data: Data, fused: Sequence[str], sizes
     measurements = Measurements(own, data.plan, templates, request.threads)
     tables = _tables(data, drops, sorted(members), measurements, stages)
     with stages("count"):
-        counts = count(templates, drops, sorted(members), request.shape, own)
+        counts = count(templates, drops, sorted(members), data.shape, own)
     names = [task.name for task in data.plan.tasks]
-    timing = Timing(measurements, counts, names, request.shape)
+    timing = Timing(measurements, counts, names, data.shape)
     timing.add(corners(counts, names, drops, sorted(members)), stages)
     every = losses(tables, sorted(members))
     precise = losses(tables, sorted(members), lambda each: is_precise(each, request.max_loss))
@@ -95,7 +95,7 @@ def _advise(request: Request, own: Path, data: Data, fused: Sequence[str], sizes
     return Advice(
         source=data.source,
         layers=data.plan.layers,
-        shape=request.shape,
+        shape=data.shape,
         precision=request.precision,
         tasks=tables,
         left_out=data.left_out,

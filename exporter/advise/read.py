@@ -21,6 +21,7 @@ from exporter.verify.padding import with_padding_side
 
 # Tokens; texts are truncated to this length if the model has no limit.
 _MAX_LENGTH = 512
+_TIMED_LENGTH = 64  # tokens of a call without --shape
 _TARGETS = ("portable", "cpu")
 
 
@@ -37,6 +38,7 @@ class Data:
         labels: task -> their labels.
         ranges: texts for the ranges of activations in int8, if the target needs them.
         last: the largest drop to consider.
+        shape: batch and length of the timed calls.
     """
 
     source: str
@@ -47,6 +49,7 @@ class Data:
     labels: Mapping[str, Labels]
     ranges: Calibration | None
     last: int
+    shape: tuple[int, int]
 
 
 def check_request(request: Request) -> None:
@@ -61,7 +64,7 @@ def check_request(request: Request) -> None:
         raise ExportError(
             f"advice measures the CPU provider: target must be one of {', '.join(_TARGETS)}, found {request.target!r}"
         )
-    if len(request.shape) != 2 or min(request.shape) < 1:
+    if request.shape is not None and (len(request.shape) != 2 or min(request.shape) < 1):
         raise ExportError(f"the shape must be BATCHxLENGTH, such as 1x64, found {'x'.join(map(str, request.shape))}")
     for name, number in (("limit", request.limit), ("threads", request.threads)):
         if number is not None and number < 1:
@@ -87,7 +90,7 @@ def read(request: Request) -> Data:
     last = plan.layers if request.max_drop is None else check_drop(request.max_drop, plan.layers)
     inputs = [entry.name for entry in plan.inputs]
     length = plan.max_lengths.get(SEQUENCE, _MAX_LENGTH)
-    batch, timed = request.shape
+    batch, timed = request.shape or (1, min(_TIMED_LENGTH, length))
     if timed > length:
         raise ExportError(
             f"the model takes lengths up to {length}, found the shape {batch}x{timed}: pass --shape {batch}x{length}"
@@ -103,4 +106,4 @@ def read(request: Request) -> Data:
         if request.calibration is None:
             raise ExportError(f"{request.precision} with these ranges measures them on texts: add --calibration FILE")
         ranges = read_calibration(request.calibration, tokenizer, inputs, length)
-    return Data(checkpoint.source, plan, tasks, left_out, texts, labels, ranges, last)
+    return Data(checkpoint.source, plan, tasks, left_out, texts, labels, ranges, last, (batch, timed))

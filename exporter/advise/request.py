@@ -40,7 +40,7 @@ class Request:
         int8_ranges: ranges of activations in int8; None for the default of the target.
         calibration: texts for fusion members and ranges; None for the evaluation file of the fusion.
         keep_fused: numbers of members to try besides all; None for a quarter and a half of them.
-        shape: (batch, length) of the timed calls.
+        shape: (batch, length) of the timed calls; None for one text of 64 tokens, or the longest that the model takes.
         threads: threads within an operator; None for ONNX Runtime's default.
         max_loss: share of its metric that each task may lose; None where only the latency limits.
         latency: seconds for a call; None for no limit.
@@ -60,7 +60,7 @@ class Request:
     int8_ranges: str | None = None
     calibration: str | None = None
     keep_fused: Sequence[int] | None = None
-    shape: tuple[int, int] = (1, 64)
+    shape: tuple[int, int] | None = None
     threads: int | None = None
     max_loss: float | None = 0.01
     latency: float | None = None

@@ -296,6 +296,10 @@ def test_the_command_line(case: Case, advice: Advice, capsys: pytest.CaptureFixt
     assert (case.folder / "pareto.png").is_file()
 
 
+def test_the_default_shape_is_one_that_the_model_takes(case: Case) -> None:
+    assert read(replace(case.request, shape=None)).shape == (1, 48)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
