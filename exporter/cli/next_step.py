@@ -66,8 +66,8 @@ def _takes_texts(manifest: Manifest, encoder: TextEncoder | None, task: TaskEntr
 
 
 def _is_nameable(task: TaskEntry) -> bool:
-    """Whether --tasks, a list with commas, can name a task: not an AdapterFusion `a,b`."""
-    return "," not in task.name and task.name == task.name.strip()
+    """Whether --tasks, a list with commas, can name a task: not an AdapterFusion `a,b`; and a line shows the name."""
+    return "," not in task.name and task.name == task.name.strip() and task.name.isprintable()
 
 
 def _text_arguments(tasks: Sequence[TaskEntry], encoder: TextEncoder) -> list[str]:

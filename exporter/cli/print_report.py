@@ -22,6 +22,7 @@ from exporter.cli.tables import (
     variant_table,
 )
 from exporter.report import ExportedTask, Report, VariantReport
+from runtime.printable import printable
 
 # The largest number of lines of a summary.
 _LINES = 30
@@ -61,7 +62,7 @@ def print_report(report: Report, following: Sequence[str], console: Console, ver
     """
     width = console.width
     count = len(report.tasks)
-    title = f"{report.source}: {count} {noun}{'s' if count > 1 else ''}"
+    title = f"{printable(report.source)}: {count} {noun}{'s' if count > 1 else ''}"
     ending = [*export_facts(report, width), Text(), Text("next:", "bold"), *map(Text, following)]
     if verbose:
         for variant in report.variants:

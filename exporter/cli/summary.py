@@ -17,6 +17,7 @@ from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, SplitEntry
 from runtime.bundle.entries import PAIR_SUMS
 from runtime.bundle.interface import SEQUENCE
+from runtime.printable import printable
 
 # The width of the labels.
 _LABEL = 15
@@ -141,7 +142,7 @@ def _fact(label: str, text: str, width: int) -> list[Text]:
 
 
 def _labelled(label: str, text: str) -> Text:
-    return Text.assemble((label.ljust(_LABEL), "bold"), text)
+    return Text.assemble((label.ljust(_LABEL), "bold"), printable(text))
 
 
 def _fusion(report: FusionReport) -> str:

@@ -14,6 +14,7 @@ from exporter.prune.fusion_scores import AttentionTable
 from exporter.report import ExportedTask, VariantReport
 from exporter.texts.drift import Drift
 from runtime.bundle import ParityRow, PassRow
+from runtime.printable import printable
 
 # Longer compositions are named by their kind and their number of parts.
 _SETUP_WIDTH = 22
@@ -57,7 +58,8 @@ def variant_table(variants: Sequence[VariantReport]) -> Table:
 def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
     """Return a row per fusion member and a column per layer: measured scores in percent, with * if the member stays."""
     unit = "% of attention" if table.measured else "given scores"
-    shown = Table(title=f"{table.task}: fusion {table.fusion}, {unit} per layer" + (", * kept" if kept else ""), padding=(0, 0))
+    title = f"{table.task}: fusion {table.fusion}, {unit} per layer" + (", * kept" if kept else "")
+    shown = Table(title=printable(title), padding=(0, 0))
     shown.add_column("member")
     for row in table.layers:
         shown.add_column(f"{row.layer} ", justify="right", no_wrap=True)
@@ -68,7 +70,7 @@ def attention_table(table: AttentionTable, kept: Kept | None = None) -> Table:
             mark = "*" if kept and member in kept.get(row.layer, row.members) else " "
             number = "-" if score is None else f"{100 * score:.0f}" if table.measured else f"{score:.2g}"
             cells.append(number + (mark if score is not None else " "))
-        shown.add_row(member, *cells)
+        shown.add_row(printable(member), *cells)
     return shown
 
 
@@ -141,4 +143,4 @@ def _table(left: Sequence[str], right: Sequence[str]) -> Table:
 
 def _name(name: str, fold: bool = False) -> Text:
     """Return a cell that takes one line at any width of the terminal, unless it may `fold`."""
-    return Text(name, no_wrap=not fold, overflow="fold" if fold else "ellipsis")
+    return Text(printable(name), no_wrap=not fold, overflow="fold" if fold else "ellipsis")

@@ -10,6 +10,7 @@ from exporter.cli.option_values import heads_of, pooling_of
 from exporter.cli.output import plain_console, printing
 from exporter.cli.progress import shown_progress
 from exporter.task_files import TaskReport, task
+from runtime.printable import printable
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,7 +45,7 @@ def _text(report: TaskReport) -> str:
     shapes = ", ".join(dict.fromkeys(f"{row.batch}x{row.sequence}" for row in report.parity))
     notes = "".join(f"note: {each}\n" for each in report.notes)
     return (
-        f"{report.output}: the task {report.task}, {report.bytes / 1e6:.2f} MB\n"
+        f"{printable(str(report.output))}: the task {printable(report.task)}, {report.bytes / 1e6:.2f} MB\n"
         f"verified in a slot against single-task PyTorch at {shapes}: max diff {worst:.1e}\n{notes}"
         f"add it to a running service: predictor.add_task({report.task!r}, {str(report.output)!r})"
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 from exporter.inspect import numbers as _numbers
 from exporter.inspect.views import GraphView, Inspection
 from runtime.bundle import PassRow
+from runtime.printable import printable
 
 # Further operators are added up: their share is small.
 _OPERATORS = 8
@@ -19,8 +20,9 @@ _OPERATORS = 8
 def print_inspection(inspection: Inspection, graph: GraphView, console: Console) -> None:
     """Print all graphs of the bundle in a few lines, and `graph`, one of them, in detail."""
     shape = "x".join(map(str, inspection.shape))
+    folder = printable(str(inspection.folder))
     console.print(
-        f"{inspection.folder}: {inspection.precision}, target {inspection.target}, opset {inspection.opset}; exported with "
+        f"{folder}: {inspection.precision}, target {inspection.target}, opset {inspection.opset}; exported with "
         + ", ".join(f"{name} {inspection.versions[name]}" for name in ("torch", "adapters") if name in inspection.versions),
         soft_wrap=True,
         markup=False,
@@ -108,7 +110,7 @@ def _task_table(graph: GraphView) -> Table:
     for task in graph.tasks:
         zeros = f"{_numbers.size(task.padding_bytes)}, + {100 * task.padding_operations:.1f} %" if task.padding_bytes else ""
         table.add_row(
-            task.name,
+            printable(task.name),
             task.group,
             str(task.drop),
             _numbers.flops(sum(task.flops)),

@@ -211,3 +211,20 @@ def test_quiet_and_verbose_exclude_each_other(capsys: pytest.CaptureFixture[str]
         capsys.readouterr().err
         == "error: argument --verbose: not allowed with argument --quiet; see python -m exporter --help\n"
     )
+
+
+def test_a_name_with_a_line_break_takes_one_line() -> None:
+    for verbose in (False, True):
+        usual, broken = (_lines(_report(_variant((name, "b"))), verbose=verbose) for name in ("one_task", "one\ntask"))
+        assert [line.replace("one_task", "one task") for line in usual] == broken
+
+
+def test_paths_and_members_with_line_breaks() -> None:
+    report = _report(_variant(("a",)))
+    fusion = _fusion("a", 2, 2, None)
+    table = replace(fusion.table, members=("x\ny",), layers=(LayerScores(0, ("x\ny",), (1.0,)),), task="t\na")
+    variant = replace(report.variants[0], fusions=(replace(fusion, table=table),))
+    report = replace(report, output=Path("on\nnx"), source="my\nmodel", variants=(variant,))
+    shown = "\n".join(_lines(report, verbose=True))
+    for name in ("on nx", "my model", "x y", "t a: fusion"):
+        assert name in shown

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 from adapters import GPT2AdapterModel
+from rich.console import Console
 from transformers import GPT2Config
 
 from exporter import ExportError, export
@@ -18,6 +21,7 @@ from exporter.cli.main import main
 from exporter.inspect import Inspection, inspect_bundle
 from exporter.inspect.flops import Cost, node_cost, product_type
 from exporter.inspect.shapes import concrete_values
+from exporter.inspect.text import print_inspection
 from tests.helpers.pass_testing import parse
 from tests.helpers.tiny_models import bert_config, tiny_model
 
@@ -261,3 +265,12 @@ def test_what_is_no_bundle_is_refused(capsys: pytest.CaptureFixture[str], tmp_pa
         inspect_bundle(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main(["inspect"])
+
+
+def test_a_name_with_a_line_break_takes_one_line(inspection: Inspection) -> None:
+    graph = inspection.graphs[0]
+    broken = replace(graph, tasks=(replace(graph.tasks[0], name="one\ntask"), *graph.tasks[1:]))
+    file = io.StringIO()
+    print_inspection(replace(inspection, folder=Path("on\nnx")), broken, Console(file=file, width=120))
+    assert file.getvalue().startswith("on nx: ")
+    assert "one task" in file.getvalue()
