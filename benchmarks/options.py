@@ -171,7 +171,11 @@ def _parser() -> CommandParser:
         help="with --device cuda: the shapes at which torch.compile is measured; default 1x128,32x128",
     )
     parser.add_argument(
-        "--skip", default="", metavar="KEY,…", help="contenders to omit, by their keys in the results, such as files,files-fp16"
+        "--skip",
+        type=str,
+        default="",
+        metavar="KEY,…",
+        help="contenders to omit, by their keys in the results, such as files,files-fp16",
     )
     parser.add_argument(
         "--output",

@@ -1,7 +1,6 @@
 """All commands of `python -m runtime`; see its --help."""
 
 import argparse
-import difflib
 import json
 import logging
 import sys
@@ -10,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from runtime import compile_ahead, states_commands
-from runtime.command_options import CommandParser, add_text_options, describe, read_settings
+from runtime.command_options import TEXT_FILE, CommandParser, add_task_options, add_text_options, describe, read_settings
 from runtime.errors import AdapterDropError, InputError, ProviderError
 from runtime.load_bundle import load
 from runtime.logged import shown
@@ -22,7 +21,7 @@ from runtime.ort.providers import find
 from runtime.predictions_text import as_json, as_text
 from runtime.predictor import Prediction, Predictor
 from runtime.printable import printable
-from runtime.program import as_called, terminable
+from runtime.program import as_called, as_options, nearest_command, terminable
 from runtime.serving import triton
 from runtime.standard_output import discard_output, failed, print_error, print_text, written
 from runtime.states_commands import with_added
@@ -76,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with written():
                     return triton.main(arguments[1:])
             if (command := states_commands.COMMANDS.get(arguments[1] if len(arguments) > 1 else "")) is not None:
+                if not arguments[0]:
+                    raise InputError("DIR: must not be empty")
                 for line in command(arguments[0], arguments[2:]):
                     print_text(line)
                 return _DONE
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check_command(arguments)
             print_text(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
-        return failed(printable(as_called(str(error))))
+        return failed(printable(as_called(as_options(str(error)))))
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         discard_output()
     except KeyboardInterrupt:
@@ -99,10 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_command(arguments: Sequence[str]) -> None:
-    """Raise InputError if the first argument is a mistyped command, which would be taken for the name of a folder."""
-    for first in arguments[:1]:
-        if (close := difflib.get_close_matches(first, _COMMANDS, 1, 0.75)) and not Path(first).exists():
-            raise InputError(f"{first!r} is neither a folder nor a command: the nearest command is {close[0]}")
+    """Raise InputError for a mistyped command: the first argument, else the name of a folder, or the one after the folder."""
+    named = (("neither a folder nor", _COMMANDS), ("not", states_commands.COMMANDS))
+    for given, (is_no, commands) in zip(arguments, named, strict=False):
+        if (nearest := nearest_command(given, commands)) and not Path(given).exists():
+            raise InputError(f"{given!r} is {is_no} a command{nearest}")
 
 
 def _predict(options: argparse.Namespace) -> str:
@@ -165,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--text",
+        type=str,
         dest="texts",
         action="append",
         default=[],
@@ -173,27 +176,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--pair",
+        type=str,
         dest="texts",
         action="append",
         nargs=2,
         metavar=("A", "B"),
         help="a pair of texts, for example a question and its context; may be repeated",
     )
-    add(
-        "--file",
-        metavar="F",
-        help="UTF-8 file, one text per line, a TAB between the texts of a pair; or .jsonl, .csv, .tsv or .parquet with a "
-        "column text; - reads standard input",
-    )
-    add("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
-    add(
-        "--task",
-        dest="added",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="add a task from a file of `python -m exporter task`, for a bundle with slots; may be repeated",
-    )
+    add("--file", metavar="F", help=TEXT_FILE)
+    add_task_options(parser)
     add(
         "--provider",
         type=_provider,

@@ -5,6 +5,8 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, NoReturn, get_args
 
 from runtime.errors import InputError
@@ -69,6 +71,26 @@ SETTINGS: Final[Mapping[str, _Kind]] = {
 }
 # Fields of Options whose keys are those of ONNX Runtime: provider_options.KEY=VALUE
 MAPPINGS: Final = ("provider_options", "session_config")
+# Help of the file of texts
+TEXT_FILE: Final = (
+    "UTF-8 file, one text per line, a TAB between the texts of a pair; or .jsonl, .csv, .tsv or .parquet with a column text; "
+    "- reads standard input"
+)
+
+
+def check_values(parser: argparse.ArgumentParser) -> None:
+    """Let a parser refuse empty values, except of type str, and say which numbers it expects."""
+    for kind, expected in ((int, "a whole number"), (float, "a number"), (Path, ""), (None, "")):
+        parser.register("type", kind, partial(_value, kind or str, expected))
+
+
+def _value(kind: Callable[[str], Any], expected: str, text: str) -> Any:
+    if not text:  # often an unset variable of a shell; as a path, it would be the current folder
+        raise argparse.ArgumentTypeError("must not be empty")
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {expected}, found {text!r}") from None
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -84,6 +106,7 @@ class CommandParser(argparse.ArgumentParser):
         """
         kind = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=description, epilog=epilog, formatter_class=kind, allow_abbrev=False)
+        check_values(self)
 
     def format_help(self) -> str:
         """Return the help, with the commands as the user calls them."""
@@ -121,6 +144,19 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--threshold", type=float, metavar="X", help="least probability of a label of multilabel tasks; default 0.5")
     add("--top-k", type=int, metavar="K", help="the K most probable labels of classification and multilabel tasks")
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that select tasks, and that add them from files."""
+    parser.add_argument("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
+    parser.add_argument(
+        "--task",
+        dest="added",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="add a task from a file of `python -m exporter task`, for a bundle with slots; may be repeated",
+    )
 
 
 def add_session_options(parser: argparse.ArgumentParser) -> None:

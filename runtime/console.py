@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from runtime.errors import InputError
-from runtime.program import INSTALL, NAME, import_failure, shorten_interrupts
+from runtime.program import INSTALL, NAME, import_failure, nearest_command, shorten_interrupts
 from runtime.standard_output import failed, flushed, print_text
 
 _EXPORT: Final = "pip install 'adapterdrop-onnx[export,adapters,cpu]' or 'adapterdrop-onnx[export,peft,cpu]'"
@@ -73,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return flushed(lambda: _printed(f"{NAME} {importlib.metadata.version('adapterdrop-onnx')}", 0))
     command = next((each for each in COMMANDS if each.name == given[0]), None)
     if command is None:
-        names = ", ".join(each.name for each in COMMANDS)
-        return failed(f"{given[0]!r} is not a command: expected {names}; see {NAME} --help")
+        names = [each.name for each in COMMANDS]
+        expected = f": expected {', '.join(names)}"
+        return failed(f"{given[0]!r} is not a command{nearest_command(given[0], names) or expected}; see {NAME} --help")
     if _is_missing(command.module):
         return failed(f"{NAME} {command.name} is not installed here: {command.install}")
     try:

@@ -1,11 +1,12 @@
 """Parts that all command lines share: how the command that runs is called, missing packages, termination, interrupts."""
 
 import contextlib
+import difflib
 import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from types import TracebackType
 from typing import Final, NoReturn
@@ -23,6 +24,10 @@ _AS_SCRIPT: Final = (
     (re.compile(r"python -m exporter (add|advise|inspect|push|task)\b"), rf"{NAME} \1"),
     (re.compile(r"python -m exporter\b"), rf"{NAME} export"),
 )
+# Arguments of Python that are options of the same name
+_OPTIONS: Final = "aggregate|cache|drop|precision|provider|stride|tasks|threads|threshold|top_k|truncate|window"
+_GIVEN: Final = re.compile(rf"(?<![\w.'-])({_OPTIONS})=(?:True|'?(\w+)'?)")
+_ABOUT: Final = re.compile(r"(^|; |expected )(options(?:\.|: ))?([a-z_]+(?:\.\w+)?)(?=: (?:ex|cannot|they|this)| as well)")
 
 
 def as_called(text: str) -> str:
@@ -36,6 +41,30 @@ def as_called(text: str) -> str:
     for pattern, script in _AS_SCRIPT:
         text = pattern.sub(script, text)
     return text
+
+
+def nearest_command(name: str, commands: Iterable[str]) -> str:
+    """Return the end of a message about an unknown command, with the nearest one; empty if none resembles it."""
+    close = difflib.get_close_matches(name.lower(), commands, 1, 0.75)
+    return f": the nearest command is {close[0]}" if close else ""
+
+
+def as_options(text: str) -> str:
+    """Return the message of an error that names arguments of Python with the options of the command line instead."""
+    text = re.sub(r",? or None\b( to [a-z ]+)?", "", text)
+    own = text.startswith("options")
+
+    def given(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2]
+        return f"no --{name}" if value == "False" else f"--{name} {value or ''}".rstrip()
+
+    def about(found: re.Match[str]) -> str:
+        start, _, name = found.groups()
+        if re.fullmatch(_OPTIONS, name):
+            return f"{start}--{name.replace('_', '-')}"
+        return f"{start}--option {name}" if own else found[0]
+
+    return _ABOUT.sub(about, _GIVEN.sub(given, text))
 
 
 def import_failure(error: ImportError, remedy: str) -> str:

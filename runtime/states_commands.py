@@ -9,13 +9,14 @@ from typing import Final
 
 from runtime.bundle import HeadType
 from runtime.bundle.whole_file import unreplaceable
-from runtime.command_options import CommandParser, add_session_options, read_settings
+from runtime.command_options import TEXT_FILE, CommandParser, add_session_options, add_task_options, read_settings
 from runtime.errors import InputError
 from runtime.load_bundle import load
 from runtime.options import Options
 from runtime.predictor import Predictor
 from runtime.states.states_file import is_states_file
 from runtime.states.trunk_states import TrunkStates, load_states
+from runtime.streams.options import names
 from runtime.streams.records import Columns
 from runtime.streams.work import texts_of
 from runtime.text.check_logits import check_finite
@@ -30,12 +31,7 @@ def encode(folder: str, arguments: Sequence[str]) -> Iterator[str]:
     parser = CommandParser(
         prog="python -m runtime DIR encode", description="Compute the states of the trunk for texts, once for all tasks."
     )
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        help="UTF-8 file, one text per line, a TAB between the texts of a pair; or .jsonl, .csv, .tsv or .parquet with a "
-        "column text; - for standard input",
-    )
+    parser.add_argument("file", metavar="FILE", help=TEXT_FILE)
     parser.add_argument("--output", required=True, metavar="STATES", help="file of safetensors to write")
     parser.add_argument(
         "--precision", metavar="P", help="fp16 halves the file and rounds the states; default: as the graph computes them"
@@ -70,20 +66,11 @@ def run(folder: str, arguments: Sequence[str]) -> Iterator[str]:
         description="Compute tasks from states that `python -m runtime DIR encode` wrote, and print a JSON object per text.",
     )
     parser.add_argument("states", metavar="STATES", help="the file of states")
-    parser.add_argument("--tasks", metavar="a,b", help="only these tasks, in this order; default: all")
-    parser.add_argument(
-        "--task",
-        action="append",
-        dest="added",
-        default=[],
-        metavar="NAME=FILE",
-        help="add a task from a file of `python -m exporter task`, for a bundle with slots; may be repeated",
-    )
+    add_task_options(parser)
     _add_options(parser)
     options = parser.parse_args(arguments)
-    tasks = None if options.tasks is None else [name.strip() for name in options.tasks.split(",") if name.strip()]
     predictor = _load(folder, options)
-    chosen = with_added(predictor, options.added, tasks)
+    chosen = with_added(predictor, options.added, names(options.tasks))
     yield from _predictions(predictor, load_states(options.states), chosen, options.drop)
 
 

@@ -112,6 +112,10 @@ def test_a_command_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys
     assert "adapterdrop export is not installed here: pip install 'adapterdrop-onnx[export," in capsys.readouterr().err
     assert console.main(["nothing"]) == 2
     assert "'nothing' is not a command: expected export, add," in capsys.readouterr().err
+    assert console.main(["inspct"]) == 2
+    assert (
+        capsys.readouterr().err == "error: 'inspct' is not a command: the nearest command is inspect; see adapterdrop --help\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exporter.cli.option_values import parse_shape
+from exporter.cli.option_values import parse_layers, parse_output, parse_shape
 from exporter.cli.shared_options import add_sources, add_tasks
 from runtime.command_options import CommandParser
 
@@ -56,10 +56,13 @@ def advise_parser() -> CommandParser:
     )
     parser.add_argument("--latency", type=_seconds, metavar="T", help="longest time of a call: 20ms or 0.02s")
     parser.add_argument(
-        "--shape", type=parse_shape, default=(1, 64), metavar="BxL", help="batch x length of a call; default 1x64"
+        "--shape",
+        type=parse_shape,
+        metavar="BxL",
+        help="batch x length of a call; default 1x64, or the longest that the model takes",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads within an operator; default: those of ONNX Runtime")
-    parser.add_argument("--max-drop", type=int, metavar="N", help="consider drops from 0 to N; default: all layers")
+    parser.add_argument("--max-drop", type=parse_layers, metavar="N", help="consider drops from 0 to N; default: all layers")
     parser.add_argument(
         "--keep-fused",
         type=_numbers,
@@ -78,7 +81,7 @@ def advise_parser() -> CommandParser:
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="texts per task; default 1000")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=parse_output,
         default=Path("advice"),
         metavar="DIR",
         help="folder for measurements, graphs, advice.json and pareto.png; default advice",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.cli.option_values import parse_shape
+from exporter.cli.option_values import parse_layers, parse_shape
 from exporter.cli.shared_options import add_report, add_sources, add_tasks
 from runtime.command_options import CommandParser
 
@@ -89,7 +89,7 @@ def task_parser() -> CommandParser:
     )
     parser.add_argument(
         "--drop",
-        type=int,
+        type=parse_layers,
         metavar="N",
         help="drop of the task, if those of the folder have different ones; default: the lowest",
     )
@@ -107,7 +107,9 @@ def inspect_parser() -> CommandParser:
         metavar="BxL",
         help="batch x length of the inputs; default 1x128; for images only the batch",
     )
-    parser.add_argument("--drop", type=int, metavar="N", help="variant to show in detail; default: the first in the folder")
+    parser.add_argument(
+        "--drop", type=parse_layers, metavar="N", help="variant to show in detail; default: the first in the folder"
+    )
     parser.add_argument("--routed", action="store_true", help="show the routed graph, in which each row selects its task")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the graph into an .svg file, or a .png file (needs matplotlib)"
@@ -115,6 +117,7 @@ def inspect_parser() -> CommandParser:
     parser.add_argument(
         "--why",
         nargs="?",
+        type=str,
         const="",
         metavar="TENSOR|PASS",
         help="show which patterns the compiler did not apply in the graph, and why: all, or those of a pass or a tensor",
@@ -133,7 +136,11 @@ def push_parser() -> CommandParser:
         "--create-pr", action="store_true", help="open a pull request instead of a commit on the default branch"
     )
     parser.add_argument(
-        "--base-model", default="", metavar="ID", help="hub id of the model that the adapters were trained on, for the card"
+        "--base-model",
+        type=str,
+        default="",
+        metavar="ID",
+        help="hub id of the model that the adapters were trained on, for the card",
     )
     parser.add_argument("--json", action="store_true", help="print address, commit and files as one JSON object")
     return parser

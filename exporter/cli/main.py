@@ -14,7 +14,7 @@ from exporter.cli.folder_options import add_parser, inspect_parser, push_parser,
 from exporter.cli.options import export_parser
 from exporter.errors import ExportError, VerificationError
 from runtime.command_options import CommandParser
-from runtime.program import as_called, import_failure, terminable
+from runtime.program import as_called, import_failure, nearest_command, terminable
 from runtime.standard_output import print_error
 
 # First argument -> its options, and the module whose run(options) does the work. The module is loaded by name once the options
@@ -87,7 +87,11 @@ def command(arguments: Sequence[str]) -> tuple[CommandParser, str, list[str]]:
         make_parser, module = _COMMANDS[arguments[0]]
         return make_parser(), module, list(arguments[1:])
     make_parser, module = _EXPORT
-    return make_parser(), module, list(arguments)
+    parser = make_parser()
+    if arguments and not arguments[0].startswith("-"):  # an export has options only
+        expected = f": expected {', '.join(_COMMANDS)} or the options of an export"
+        parser.error(f"{arguments[0]!r} is not a command{nearest_command(arguments[0], _COMMANDS) or expected}")
+    return parser, module, list(arguments)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from exporter.errors import ExportError
 
@@ -17,10 +19,21 @@ def parse_shape(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be BATCHxLENGTH, for example 1x128, found {text!r}") from None
 
 
+def parse_output(text: str) -> Path:
+    """Parse the path of a folder to write; `..` after a folder that does not exist leaves that folder out."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    path = Path(text)
+    if ".." not in path.parts or os.path.exists(path.parent):  # noqa: PTH110  # the method raises without permission
+        return path
+    real = os.path.realpath(os.path.expanduser(path.parent))  # noqa: PTH111  # the method raises without a home
+    return Path(os.path.abspath(os.path.join(real, path.name)))  # noqa: PTH100, PTH118  # the last part may be ".."
+
+
 def parse_drop(text: str) -> int | list[int] | dict[str, int]:
     """Parse N to a number, N,N to a list, and task=N,task=N to a mapping."""
     if "=" not in text:
-        numbers = [_layers(part) for part in _fields(text)]
+        numbers = [parse_layers(part) for part in _fields(text)]
         return numbers if len(numbers) > 1 else numbers[0]
     drops: dict[str, int] = {}
     for part in _fields(text):
@@ -29,7 +42,7 @@ def parse_drop(text: str) -> int | list[int] | dict[str, int]:
             raise argparse.ArgumentTypeError(f"must be N, N,N or task=N,task=N, found {part.strip()!r}")
         if name.strip() in drops:
             raise argparse.ArgumentTypeError(f"names the task {name.strip()!r} twice")
-        drops[name.strip()] = _layers(number)
+        drops[name.strip()] = parse_layers(number)
     return drops
 
 
@@ -41,7 +54,8 @@ def _fields(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(f"must have double quotes around whole names only ({error}), found {text!r}") from None
 
 
-def _layers(text: str) -> int:
+def parse_layers(text: str) -> int:
+    """Parse a number of layers."""
     try:
         return int(text)
     except ValueError:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exporter.cli.option_values import parse_drop
+from exporter.cli.option_values import parse_drop, parse_output
 from exporter.cli.shared_options import add_report, add_sources, add_tasks
-from runtime.command_options import CommandParser
+from runtime.command_options import CommandParser, check_values
 
 _EXPORT_DESCRIPTION = """\
 Export all tasks of an adapter model into one ONNX graph with a shared trunk, verified against PyTorch.
@@ -48,6 +48,7 @@ def export_parser() -> CommandParser:
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of an export to a parser of any program."""
+    check_values(parser)
     add_sources(parser)
     add_tasks(parser)
     parser.add_argument(
@@ -69,7 +70,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         ".tsv), or scores of members (.json)",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx"
+        "--output", type=parse_output, default=Path("onnx"), metavar="DIR", help="folder to write, new or empty; default onnx"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if an export wrote it")
     parser.add_argument(

@@ -74,7 +74,7 @@ def find_tasks(
     if unknown := [name for name, each in zip(tasks, found, strict=True) if each is None]:
         raise InputError(f"tasks: expected some of {_names(known, added)}, found {', '.join(map(_shown, unknown))}")
     if not tasks:
-        raise InputError(f"tasks: expected some of {_names(known, added)}, found an empty list; None takes all")
+        raise InputError(f"tasks: expected some of {_names(known, added)}, found an empty list; omit it for all")
     return tuple(each for each in found if each is not None)
 
 

@@ -131,15 +131,29 @@ def test_labels_and_texts_do_not_control_the_terminal(bundle: str, tmp_path: Pat
         (["--text", "a", "--tasks", ","], "an empty list"),
         (["--text", "a", "--drop", "2"], "exported with 5, found 2"),
         (["--text", "a", "--threads", "0"], "threads: expected a positive integer"),
-        (["--text", "a", "--cache", ""], "options: cache: expected the path of a folder or None, found ''"),
-        (["--text", "a", "--option", "threads=0"], "options: threads: expected a positive integer or None, found 0"),
+        (["--text", "a", "--option", "threads=0"], "error: --threads: expected a positive integer, found 0\n"),
         (["--text", "a", "--option", "cuda.gpu=1"], "expected NAME=VALUE with one of threads, spin,"),
         (
             ["--text", "a", "--option", "spin=yes", "--option", "cuda.graphs=8"],
             "spin: expected on or off, found 'yes'; cuda.gr",
         ),
         (["--text", "a", "--option", "openvino.precision=int8"], "openvino.precision: expected one of f32, bf16, f16"),
-        (["--text", "word " * 30], "texts[0] has 32"),
+        (["--text", "word " * 30], "texts[0] has 32; pass --truncate to truncate them\n"),
+        (["--text", "a" * 100_001], "; split the text, or pass --truncate to truncate it\n"),
+        (["--text", "a", "--tasks", ","], ", found an empty list; omit it for all\n"),
+        (["--text", "a", "--cache", "EMPTY"], "; give a writable folder\n"),
+        (["--text", "a", "--threads", "0"], "error: --threads: expected a positive integer, found 0\n"),
+        (["--text", "a", "--option", "provider_options.x=y"], "error: --option provider_options: they belong to one provider:"),
+        (["--text", "a", "--option", "provider_options.x=y"], "name it, such as --provider openvino\n"),
+        (
+            ["--text", "a", "--option", "memory_limit=0", "--option", "tensorrt.workspace=0"],
+            "error: --option memory_limit: expected a positive integer, found 0; --option tensorrt.workspace: expected a pos",
+        ),
+        (["--text", "a", "--stride", "3"], "error: --stride: expected --aggregate as well, to merge the windows of a text; "),
+        (["--text", "a", "--stride", "3", "--aggregate", "max", "--truncate"], "error: --stride: expected no --truncate, bec"),
+        (["--text", "a", "--aggregate", "x"], "error: --aggregate: expected one of simple, first, max, average, found 'x'\n"),
+        (["--text", "a", "--top-k", "0"], "error: --top-k: expected a positive integer, found 0\n"),
+        (["--text", "a", "--threshold", "3"], "error: --threshold: expected a number from 0 to 1, found 3.0\n"),
     ],
 )
 def test_errors_are_one_line_and_status_2(
@@ -160,7 +174,16 @@ def test_wrong_options_are_one_line_and_status_2(bundle: str, capsys: pytest.Cap
     wrong = [
         ([bundle, "--provider", "gpu"], "--provider"),
         ([], "required"),
-        ([bundle, "--drop", "x"], "--drop"),
+        ([bundle, "--drop", "x"], "argument --drop: must be a whole number, found 'x'; see"),
+        ([bundle, "--threshold", "x"], "argument --threshold: must be a number, found 'x'; see"),
+        (["compile", bundle, "--provider", "cpu", "--threads", "1.5"], "--threads: must be a whole number, found '1.5'; see"),
+        (["triton", bundle, "r", "--max-batch", "x"], "--max-batch: must be a whole number, found 'x'; see"),
+        *(([bundle, "--text", "a", option, ""], f"{option}: must not be empty; see") for option in ("--cache", "--file")),
+        ([bundle, "--file", "a", "--output", ""], "argument --output: must not be empty; see"),
+        (["", "--text", "a"], "argument DIR: must not be empty; see"),
+        (["compile", "", "--provider", "cpu"], "argument DIR: must not be empty; see"),
+        (["triton", bundle, ""], "argument REPOSITORY: must not be empty; see"),
+        ([bundle, "run", ""], "argument STATES: must not be empty; see"),
         ([bundle, "--pair", "a"], "--pair"),
     ]
     for arguments, message in wrong:
@@ -173,6 +196,12 @@ def test_wrong_options_are_one_line_and_status_2(bundle: str, capsys: pytest.Cap
         assert err.count("\n") == 1
 
 
+def test_an_empty_text_is_a_text(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([bundle, "--text", "", "--tasks", "names"]) == 0
+    assert main(["", "encode", "texts.txt", "--output", "states"]) == 2
+    assert capsys.readouterr().err == "error: DIR: must not be empty\n"
+
+
 def test_a_folder_that_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--text", "a"]) == 2
     assert "python -m exporter --output DIR" in capsys.readouterr().err
@@ -180,12 +209,19 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("arguments", "nearest"),
-    [(["device"], "devices"), (["complie", "onnx", "--provider", "openvino"], "compile"), (["tritn", "a", "b"], "triton")],
+    [
+        (["device"], "devices"),
+        (["Devices"], "devices"),
+        (["complie", "onnx", "--provider", "openvino"], "compile"),
+        (["tritn", "a", "b"], "triton"),
+    ],
 )
 def test_a_mistyped_command_is_no_folder(arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     message = f"error: {arguments[0]!r} is neither a folder nor a command: the nearest command is {nearest}\n"
     assert capsys.readouterr().err == message
+    assert main(["onnx", "encde", "texts.txt", "--output", "states"]) == 2
+    assert capsys.readouterr().err == "error: 'encde' is not a command: the nearest command is encode\n"
 
 
 def test_unknown_names_get_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

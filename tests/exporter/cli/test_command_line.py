@@ -23,10 +23,12 @@ from safetensors.torch import load_file, save_file
 
 from exporter import export
 from exporter.cli.main import main, run
+from exporter.cli.options import export_parser
 from exporter.cli.output import printing
 from exporter.verify import saved as saved_graphs
 from exporter.verify import verify as verify_module
 from exporter.verify.eager import eager
+from exporter.write.staging import staged
 from exporter.write.weights_file import WeightsFile
 from tests.helpers.forked import ended, start_forked
 from tests.helpers.sweep import swept
@@ -84,6 +86,10 @@ def _refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
         (["--target", "toaster"], "target must be one of portable"),
         (["--drop", "1,1"], "drop contains 1 twice: give each variant a different drop"),
         (["--frobnicate"], "unrecognized arguments"),
+        (["--slots", "x"], "argument --slots: must be a whole number, found 'x'"),
+        (["--atol", "x"], "argument --atol: must be a number, found 'x'"),
+        (["--output", ""], "argument --output: must not be empty"),
+        (["--calibration", ""], "argument --calibration: must not be empty"),
         (["--ouput", "x"], "unrecognized arguments: --ouput x; the nearest of --ouput is --output"),
     ],
 )
@@ -91,6 +97,55 @@ def test_wrong_arguments(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, saved: Path, arguments: list[str], message: str
 ) -> None:
     assert message in _refused(capsys, tmp_path, "--model", str(saved), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspct", "o1"], "error: 'inspct' is not a command: the nearest command is inspect; see python -m exporter --help\n"),
+        (["Inspect", "o1"], "'Inspect' is not a command: the nearest command is inspect;"),
+        (["help"], "'help' is not a command: expected add, task, inspect, advise, push or the options of an export;"),
+        (["inspect", "o1", "--drop", "x"], "argument --drop: must be a whole number of layers, found 'x'"),
+        (["task", "o1", "--output", "x", "--drop", "x"], "argument --drop: must be a whole number of layers, found 'x'"),
+        (["advise", "--max-drop", "1.5"], "argument --max-drop: must be a whole number of layers, found '1.5'"),
+        (["advise", "--limit", "x"], "argument --limit: must be a whole number, found 'x'"),
+        (["advise", "--output", ""], "argument --output: must not be empty"),
+        (["inspect", ""], "argument DIR: must not be empty"),
+        (["inspect", "o1", "--picture", ""], "argument --picture: must not be empty"),
+        (["task", "o1", "--output", ""], "argument --output: must not be empty"),
+    ],
+)
+def test_wrong_arguments_of_commands(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_task_file_in_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mk.py").touch()
+    assert main(["task", "o1", "--output", str(tmp_path / "mk.py" / "x"), "--quiet"]) == 2
+    assert f"cannot be written: {str(tmp_path / 'mk.py')!r} is a file, not a folder" in capsys.readouterr().err
+
+
+def test_an_output_above_a_missing_folder(tmp_path: Path) -> None:
+    (tmp_path / "there" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "deep", target_is_directory=True)
+
+    def parsed(path: str) -> Path:
+        return Path(export_parser().parse_args(["--output", f"{tmp_path}/{path}"]).output)
+
+    for path, found in {
+        "new/deep/../x2": "new/x2",
+        "new/../../x": "../x",
+        "link/new/../x": "there/deep/x",
+        "link/new/../../x": "there/x",
+        "new/..": "",
+    }.items():
+        assert parsed(path) == Path(os.path.realpath(tmp_path / found)), path
+    assert parsed("link/../x") == tmp_path / "link" / ".." / "x"  # the system follows the link
+    with staged(parsed("new/deep/../x2"), overwrite=False):
+        pass
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x2"]
 
 
 def _edit_config(folder: Path, **changes: Any) -> None:
