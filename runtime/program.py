@@ -51,6 +51,7 @@ def nearest_command(name: str, commands: Iterable[str]) -> str:
 
 def as_options(text: str) -> str:
     """Return the message of an error that names arguments of Python with the options of the command line instead."""
+    text = re.sub(r", (\w+) or None\b", r" or \1", text)
     text = re.sub(r",? or None\b( to [a-z ]+)?", "", text)
     own = text.startswith("options")
 

@@ -62,17 +62,17 @@ def run(module: str, options: argparse.Namespace) -> int:
             # None is success; `advise` returns 1 where it chooses nothing.
             status: int | None = importlib.import_module(module).run(options)
     except ExportError as error:
-        _print_error(f"error: {error}")
+        _print_message(f"error: {error}")
         return 1 if isinstance(error, VerificationError) else 2
     except ImportError as error:
         remedy = "install adapterdrop-onnx[export,adapters,cpu] or [export,peft,cpu]"
-        _print_error(f"error: {import_failure(error, remedy)}")
+        _print_message(f"error: {import_failure(error, remedy)}")
         return 2
     except OSError as error:
-        _print_error(f"error: {error}")
+        _print_message(f"error: {error}")
         return 2
     except KeyboardInterrupt as interrupt:  # with a text if the output was there already
-        _print_error(f"interrupted: {str(interrupt) or _LEFT.get(module, 'nothing was written')}")
+        _print_message(f"interrupted: {str(interrupt) or _LEFT.get(module, 'nothing was written')}")
         return 130
     return status or 0
 
@@ -105,6 +105,6 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _print_error(text: str) -> None:
+def _print_message(text: str) -> None:
     shown = "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in as_called(text))
     print_error(shown)

@@ -151,7 +151,7 @@ def test_labels_and_texts_do_not_control_the_terminal(bundle: str, tmp_path: Pat
         ),
         (["--text", "a", "--stride", "3"], "error: --stride: expected --aggregate as well, to merge the windows of a text; "),
         (["--text", "a", "--stride", "3", "--aggregate", "max", "--truncate"], "error: --stride: expected no --truncate, bec"),
-        (["--text", "a", "--aggregate", "x"], "error: --aggregate: expected one of simple, first, max, average, found 'x'\n"),
+        (["--text", "a", "--aggregate", "x"], "error: --aggregate: expected one of simple, first, max or average, found 'x'\n"),
         (["--text", "a", "--top-k", "0"], "error: --top-k: expected a positive integer, found 0\n"),
         (["--text", "a", "--threshold", "3"], "error: --threshold: expected a number from 0 to 1, found 3.0\n"),
     ],
