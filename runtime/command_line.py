@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if list(arguments[:1]) == ["triton"]:
                 with written():
                     return triton.main(arguments[1:])
-            if (command := states_commands.COMMANDS.get(arguments[1] if len(arguments) > 1 else "")) is not None:
+            second = arguments[1] if len(arguments) > 1 and not arguments[0].startswith("-") else ""
+            if (command := states_commands.COMMANDS.get(second)) is not None:
                 if not arguments[0]:
                     raise InputError("DIR: must not be empty")
                 for line in command(arguments[0], arguments[2:]):
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check_command(arguments)
             print_text(_predict(_parser().parse_args(arguments)))
     except AdapterDropError as error:
-        return failed(printable(as_called(as_options(str(error)))))
+        text = str(error)
+        return failed(printable(as_called(as_options(text) if isinstance(error, InputError) else text)))
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         discard_output()
     except KeyboardInterrupt:
@@ -101,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_command(arguments: Sequence[str]) -> None:
     """Raise InputError for a mistyped command: the first argument, else the name of a folder, or the one after the folder."""
+    if not arguments or arguments[0].startswith("-"):  # what follows may be a value of this option
+        return
     named = (("neither a folder nor", _COMMANDS), ("not", states_commands.COMMANDS))
     for given, (is_no, commands) in zip(arguments, named, strict=False):
         if (nearest := nearest_command(given, commands)) and not Path(given).exists():

@@ -26,7 +26,7 @@ _AS_SCRIPT: Final = (
 )
 # Arguments of Python that are options of the same name
 _OPTIONS: Final = "aggregate|cache|drop|precision|provider|stride|tasks|threads|threshold|top_k|truncate|window"
-_GIVEN: Final = re.compile(rf"(?<![\w.'-])({_OPTIONS})=(?:True|'?(\w+)'?)")
+_GIVEN: Final = re.compile(rf"(?<![^\s(])({_OPTIONS})=(?:True|'?(\w+)'?)(?![\w./\\])")
 _ABOUT: Final = re.compile(r"(^|; |expected )(options(?:\.|: ))?([a-z_]+(?:\.\w+)?)(?=: (?:ex|cannot|they|this)| as well)")
 
 
@@ -51,16 +51,20 @@ def nearest_command(name: str, commands: Iterable[str]) -> str:
 
 def as_options(text: str) -> str:
     """Return the message of an error that names arguments of Python with the options of the command line instead."""
+    if text.startswith("-"):  # it is about an option
+        return text
     text = re.sub(r", (\w+) or None\b", r" or \1", text)
     text = re.sub(r",? or None\b( to [a-z ]+)?", "", text)
-    own = text.startswith("options")
+    own = text.startswith(("options:", "options."))
 
     def given(found: re.Match[str]) -> str:
         name, value = found[1].replace("_", "-"), found[2]
-        return f"no --{name}" if value == "False" else f"--{name} {value or ''}".rstrip()
+        return f"no --{name}" if value in ("False", "None") else f"--{name} {value or ''}".rstrip()
 
     def about(found: re.Match[str]) -> str:
         start, _, name = found.groups()
+        if start == "; " and not own:
+            return found[0]
         if re.fullmatch(_OPTIONS, name):
             return f"{start}--{name.replace('_', '-')}"
         return f"{start}--option {name}" if own else found[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import numpy as np
+
 from exporter.errors import ExportError
 
 __all__ = ["check_files", "check_flags"]
@@ -20,7 +22,7 @@ def check_flags(flags: Mapping[str, object]) -> None:
         ExportError: a value is neither.
     """
     for name, value in flags.items():
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | np.bool_):
             raise ExportError(f"{name} must be True or False, found {value!r:.100}")
 
 

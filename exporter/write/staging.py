@@ -129,16 +129,28 @@ def staged(output: Path, overwrite: bool, continued: bytes | None = None) -> Ite
 
 def _make_parents(output: Path, created: list[Path]) -> None:
     """Create the folders that `output` needs, and append each of them to `created`; a failure may come half-way."""
-    # From the top: whether a path with `..` exists is known only when the folder before it is there
-    for folder in reversed(output.parents):
-        if not folder.is_dir():
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                if not folder.is_dir():  # otherwise another export has created it
-                    raise
-            else:
-                created.append(folder)
+    for left in reversed(range(_TRIES)):
+        try:
+            # From the top: whether a path with `..` exists is known only when the folder before it is there
+            for folder in reversed(output.parents):
+                if not folder.is_dir() and _make(folder):
+                    created.append(folder)
+        except FileNotFoundError:  # another export that failed has removed what it created
+            if not left:
+                raise
+        else:
+            return
+
+
+def _make(folder: Path) -> bool:
+    """Create a folder, and return whether it was not there."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():  # otherwise another export has created it
+            raise
+        return False
+    return True
 
 
 def _is_at(path: Path, identity: os.stat_result) -> bool:
@@ -166,7 +178,8 @@ def _make_partial(output: Path) -> tuple[Path, FolderLock]:
         try:
             lock = FolderLock.take(partial)
         except BaseException:
-            partial.rmdir()
+            with contextlib.suppress(OSError):  # another export has removed it
+                partial.rmdir()
             raise
         if lock is not None:  # otherwise another export removed it as a leftover before it was locked
             return partial, lock

@@ -204,7 +204,7 @@ def check_drop(drop: int | None, drops: tuple[int, ...], what: str) -> None:
         InputError: `drop` is not one of `drops`.
     """
     if drop is not None and (isinstance(drop, bool) or drop not in drops):
-        more = "load it with drop=None for all that it has" if what == "loaded" else "export it again with --drop"
+        more = "load all (drop=None)" if what == "loaded" else "export it again with --drop"
         raise InputError(
             f"drop: this bundle was {what} with {', '.join(map(str, drops))}, found {drop!r}; use one of these, or {more}"
         )

@@ -1,5 +1,6 @@
 """Graph files for ONNX Runtime, with checks before and after a session opens them."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,7 @@ from runtime.ort.known_providers import CPU
 from runtime.ort.plugins import is_older
 
 # In messages of ONNX Runtime for files that exist, if their folder is renamed while it resolves the path
-_RENAMED: Final = ("canonical path", "allowed directory", "External data path does not exist", "SystemError : 2")
+_RENAMED: Final = re.compile(r"canonical path|allowed directory|External data path does not exist|SystemError : 2\b")
 _TRIES: Final = 5
 
 
@@ -70,7 +71,7 @@ class GraphFile:
             except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
                 self.files.check(by_path)
                 failure = load_failure(error)
-                if by_path or not any(part in failure for part in _RENAMED):
+                if by_path or not _RENAMED.search(failure):
                     raise
             else:
                 self.files.check(by_path)

@@ -38,7 +38,7 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--format", choices=FORMATS, help="format of --file; default: by its suffix, also before .gz; txt for others and for -")
     add("--columns", metavar="a[,b]", help="column of the texts, or both of pairs; default: text, or text_a and text_b")
-    add("--keep", metavar="a,b", help="columns that are copied to the output, such as an id")
+    add("--keep", type=str, metavar="a,b", help="columns that are copied to the output, such as an id")
     add("--skip-errors", action="store_true", help="write the errors of broken lines to the output and go on")
     add("--overwrite", action="store_true", help="start again if the output exists")
     add(

@@ -17,6 +17,7 @@ import runtime
 from runtime.__main__ import main
 from runtime.command_options import MAPPINGS, SETTINGS, read_settings
 from runtime.options import CudaOptions, Options
+from runtime.program import as_options
 from runtime.text import text_file
 from tests.helpers.runtime_bundles import write_bundle
 
@@ -222,6 +223,24 @@ def test_a_mistyped_command_is_no_folder(arguments: list[str], nearest: str, cap
     assert capsys.readouterr().err == message
     assert main(["onnx", "encde", "texts.txt", "--output", "states"]) == 2
     assert capsys.readouterr().err == "error: 'encde' is not a command: the nearest command is encode\n"
+
+
+def test_a_value_of_an_option_is_no_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("Run!", "run"):
+        assert main(["--text", text, str(tmp_path / "exports" / "drop=5")]) == 2
+        assert f"error: {tmp_path}/exports/drop=5: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--file data/provider=acme: expected a file, found a folder",
+        "--option: spin: expected on or off, found 'x'; threads: expected a whole number, found 'y'",
+        "the folder runs/top_k=3.csv: expected a name",
+    ],
+)
+def test_paths_and_options_stay_as_they_are(text: str) -> None:
+    assert as_options(text) == text
 
 
 def test_unknown_names_get_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

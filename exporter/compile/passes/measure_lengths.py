@@ -75,6 +75,8 @@ def _length(x: ir.Value, result: Dim | None, dims: Sequence[int], build: Builder
         axis = before.index(result)
         return _measure(x, axis, axis + 1, build)
     left = [axis for axis in range(1, len(before)) if axis >= len(dims) or dims[axis] != 0]
+    if not left:  # all others are copied
+        return build.ints([1])
     lengths = _measure(x, 0, len(before), build)
     one = ir.Shape([1])
     own = build.node("Gather", [lengths, build.ints(left)], attributes={"axis": 0}, shape=ir.Shape([len(left)]), dtype=_INT)

@@ -230,7 +230,7 @@ def test_the_command_prints_entities_and_labels(bundle: Path, capsys: pytest.Cap
     assert main([*arguments, "--threshold", "0", "--tasks", "flags"]) == 0
     assert "rude" in capsys.readouterr().out
     assert main([*arguments, "--aggregate", "best"]) == 2
-    assert capsys.readouterr().err == "error: --aggregate: expected one of simple, first, max, average, found 'best'\n"
+    assert capsys.readouterr().err == "error: --aggregate: expected one of simple, first, max or average, found 'best'\n"
 
 
 def test_labels_of_equal_scores_keep_their_order(bundle: Path, tmp_path: Path) -> None:
